@@ -1,0 +1,3 @@
+"""pointsweep: a YAML file that is the paper's table, and the command that fills it."""
+
+__version__ = "0.1.0"

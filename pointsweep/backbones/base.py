@@ -1,0 +1,194 @@
+"""Frozen transformers under one contract: blocks that let a method work on the feed-forward branch, and source positions.
+
+Every backbone is this one stack of blocks; its file maps a checkpoint's names to the stack's and says what its positions are.
+So a method that wraps a projection (LoRA), a drop path or a faster attention is written once, for every modality.
+
+Letters: B clouds, N tokens, C channels, H heads, M views, L blocks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.backbones.weights import file_sha256, init_random, load_strict, local_file, read_tensors
+from pointsweep.config import BackboneConfig
+from pointsweep.errors import MissingWeights
+from pointsweep.layers import Dropout, DropPath, QuickGELU
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tells one plain transformer from another."""
+
+    dim: int
+    num_blocks: int
+    num_heads: int
+    mlp: int  # width of the feed-forward branch
+    head_dim: int | None = None  # null = dim / num_heads
+    post_norm: bool = False
+    layer_scale: bool = False
+    qkv_bias: bool = True
+    eps: float = 1e-6
+    activation: str = "gelu"
+    final_norm: bool = True  # the checkpoint has a norm after the last block
+    class_token: bool = False  # the checkpoint has a class token
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a projection lands: a line of `width` places (height 1) or a plane in pixels, with the default cell size."""
+
+    width: int
+    height: int
+    cell: float
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the tokens of each cloud (batch first, no mask); q, k and v are separate projections."""
+
+    def __init__(self, shape: Shape, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = shape.num_heads
+        self.head_dim = shape.head_dim or shape.dim // shape.num_heads
+        inner = self.num_heads * self.head_dim
+        self.q = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
+        self.k = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
+        self.v = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
+        self.out = nn.Linear(inner, shape.dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self._heads(projection(x)) for projection in (self.q, self.k, self.v))  # (B, H, N, C / H)
+        if self.training and self.dropout.p > 0:
+            weights = self.dropout((q @ k.transpose(-2, -1) * self.head_dim**-0.5).softmax(dim=-1))
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, N, C)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (arXiv 2103.17239)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """One transformer block. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum and returns it changed.
+
+    Pre-norm: x + Attn(LN1(x)), then x + after_ffn(FFN(LN2(x))). Post-norm (BERT): LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
+    """
+
+    def __init__(self, shape: Shape, attention_dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.post_norm = shape.post_norm
+        self.norm1 = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.attn = Attention(shape, attention_dropout)
+        self.scale1: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.ffn: nn.Module = nn.Sequential(
+            nn.Linear(shape.dim, shape.mlp), ACTIVATIONS[shape.activation](), nn.Linear(shape.mlp, shape.dim)
+        )
+        self.scale2: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, after_ffn: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.post_norm:
+            x = self.norm1(x + self.drop_path(self.scale1(self.attn(x))))
+            return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x)))))
+        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+        return x + after_ffn(self.drop_path(self.scale2(self.ffn(self.norm2(x)))))
+
+
+class Backbone(nn.Module):
+    """A frozen pretrained transformer. A subclass fixes `shape` and `plane`, keeps its position table as a buffer `table` and
+    says where its checkpoint lies (`locate`) and how its names map to this stack's (`convert`).
+
+    `norm` (the checkpoint's final norm, else a new one) and `cls_token` (1, 1, C; None where the checkpoint has none) are taken
+    over and trained by the model (spec 2.1).
+    """
+
+    plane: Plane | None = None  # None: a 3d backbone, whose positions are those of the centres themselves
+
+    def __init__(self, config: BackboneConfig, shape: Shape) -> None:
+        super().__init__()
+        self.config, self.shape, self.dim = config, shape, shape.dim
+        depth = min(config.num_blocks or shape.num_blocks, shape.num_blocks)
+        rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in rates)
+        self.norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
+
+    @abstractmethod
+    def positions(self, places: Tensor) -> Tensor:
+        """Source encodings at continuous places: (..., N) of a line, (..., N, 2) of a plane, (..., N, 3) centres -> (..., N, C)."""
+
+    def start(self, tokens: Tensor) -> Tensor:
+        """What the checkpoint does to (B, N, C) tokens with their positions before the first block; nothing by default."""
+        return tokens
+
+    @classmethod
+    def locate(cls, config: BackboneConfig) -> Path:
+        """The checkpoint file, without reading it: `weights:` if it is a path, else the backbone's own. Raises MissingWeights."""
+        if config.weights not in ("pretrained", "random"):
+            return local_file(config)
+        return cls.locate_pretrained(config)
+
+    @classmethod
+    def locate_pretrained(cls, config: BackboneConfig) -> Path:
+        """Where the published checkpoint lies on this machine, fetched from its hub if that can be reached."""
+        raise MissingWeights(f"{config.name} has no published weights: set backbone.weights to random or to a file's path")
+
+    def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The checkpoint's tensors under the names of this module's state dict; what is not used (say, a head) left out."""
+        return dict(state)
+
+    def load(self) -> str:
+        """Fills the weights as `config.weights` says; gives their origin for the record. Raises ValueError on any mismatch."""
+        if self.config.weights == "random":
+            init_random(self, self.config.weights_seed)
+            return f"random, seed {self.config.weights_seed}"
+        path = self.locate(self.config)
+        digest = file_sha256(path)
+        if self.config.sha256 is not None and digest != self.config.sha256:
+            raise ValueError(f"backbone.sha256: {path} has {digest}, expected {self.config.sha256}")
+        load_strict(self, self.convert(read_tensors(path)), str(path))
+        return f"{path.name}, sha256 {digest}"
+
+
+def lookup_line(table: Tensor, places: Tensor) -> Tensor:
+    """Linear interpolation in a table (length, C) at places (..., N) in [0, length - 1] -> (..., N, C)."""
+    left = places.floor().clamp(0, len(table) - 1)
+    right = (left + 1).clamp(max=len(table) - 1)
+    weight = (places - left).unsqueeze(-1)
+    return (1 - weight) * table[left.long()] + weight * table[right.long()]
+
+
+def lookup_plane(table: Tensor, places: Tensor) -> Tensor:
+    """Bilinear interpolation in a grid (rows, columns, C) at places (..., N, 2) = (column, row) in grid units -> (..., N, C).
+
+    Zero outside the grid, like grid_sample with align_corners and zero padding.
+    """
+    rows, columns, channels = table.shape
+    scale = places.new_tensor([max(columns - 1, 1), max(rows - 1, 1)])
+    grid = (2 * places / scale - 1).reshape(1, 1, -1, 2)
+    image = table.permute(2, 0, 1).unsqueeze(0)  # (1, C, rows, columns)
+    found = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return found.reshape(channels, -1).t().reshape(*places.shape[:-1], channels)

@@ -1,0 +1,95 @@
+"""Reading checkpoints: finding the file, safe formats only, and a strict report when its names do not match."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep.config import BackboneConfig
+from pointsweep.errors import MissingWeights
+
+
+def local_file(config: BackboneConfig) -> Path:
+    """The file that `weights:` names. Raises MissingWeights if it is not there."""
+    path = Path(config.weights).expanduser()
+    if not path.is_file():
+        raise MissingWeights(
+            f"backbone.weights: no file {path} for {config.name}; allowed: pretrained, random or a file's path"
+        )
+    return path
+
+
+def hub_file(config: BackboneConfig, repository: str, filename: str = "model.safetensors") -> Path:
+    """A file of a hub repository, from the local cache or fetched. Raises MissingWeights naming id, cache and `weights:`."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except (OSError, ValueError) as error:
+        raise MissingWeights(
+            f"weights of {config.name} are neither cached nor reachable: hub id {repository}, file {filename}, expected in "
+            f"{constants.HF_HUB_CACHE}; fetch them there, or set backbone.weights to a local file or to random ({error})"
+        ) from error
+
+
+def data_file(config: BackboneConfig, relative: str) -> Path:
+    """A weight file below the folder that POINTSWEEP_DATA names. Raises MissingWeights."""
+    root = os.environ.get("POINTSWEEP_DATA")
+    path = Path(root or "", relative)
+    if not root or not path.is_file():
+        where = path if root else "POINTSWEEP_DATA, which is not set"
+        raise MissingWeights(
+            f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a file's path"
+        )
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file, or of a torch file that holds nothing but tensors (read without unpickling code)."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: expected a dict of tensors, got {type(loaded).__name__}")
+    return loaded
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Loads every tensor of `module`, none left over. Raises ValueError listing what is missing, unexpected or misshapen."""
+    own = module.state_dict()
+    wrong = [f"missing {name}" for name in own if name not in state]
+    wrong += [f"unexpected {name}" for name in state if name not in own]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise ValueError(f"{source} does not fit: {len(wrong)} tensors: " + "; ".join(wrong[:20]))
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
+
+
+def init_random(module: nn.Module, seed: int) -> None:
+    """The usual start of a transformer from one seed: matrices and tables N(0, 0.02), norms 1 and biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.dim() > 1:
+            tensor.data.normal_(0.0, 0.02, generator=generator)
+        else:
+            tensor.data.fill_(1.0 if name.endswith("weight") or name.endswith("gamma") else 0.0)
+
+
+def file_sha256(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""Errors a user can act on: every problem of an input at once, each with the nearest allowed name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input: where it stands, what is wrong, and on which line of the file (1-based) if known."""
+
+    path: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.path} (line {self.line})" if self.line else self.path
+        return f"{where}: {self.message}" if where else self.message
+
+
+class ConfigError(ValueError):
+    """The input is invalid; nothing was launched. Lists every problem found, not only the first."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"{source}: {count}, nothing was launched", *(f"  {problem}" for problem in problems)]
+        super().__init__("\n".join(lines))
+
+
+class MissingData(ValueError):
+    """A data set is not at hand; the message says where it was looked for and where it is obtained."""
+
+
+class MissingWeights(ValueError):
+    """Pretrained weights are not at hand; the message names the hub id, the expected cache and the `weights:` key."""
+
+
+def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> str:
+    """The message for a name that is not allowed, e.g. unknown("backbone", "dino", names, "Known")."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"unknown {what} '{found}'.{hint} {several}: {', '.join(names) or 'none'}"

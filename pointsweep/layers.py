@@ -1,0 +1,84 @@
+"""Pieces used by several methods, backbones and networks.
+
+Letters: B clouds, N tokens, C channels, S prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """Dropout whose masks come from a generator that `seed_noise` sets before every step.
+
+    A step's masks then depend on the trial's seed and the step alone: a resumed trial and a trial of a pack draw the same ones.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        keep = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.p
+        return x * keep / (1.0 - self.p)
+
+
+class DropPath(nn.Module):
+    """Drops a whole residual branch of a sample in training (stochastic depth, arXiv 1603.09382); see `Dropout` for its noise."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.dim() - 1)
+        keep = torch.rand(shape, generator=self.generator, device=x.device) >= self.p
+        return x * keep / (1.0 - self.p)
+
+
+def set_noise(model: nn.Module, generator: torch.Generator) -> None:
+    """Makes every `Dropout` and `DropPath` of the model draw from `generator`."""
+    for module in model.modules():
+        if isinstance(module, (Dropout, DropPath)):
+            module.generator = generator
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), CLIP's activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Bottleneck(nn.Sequential):
+    """Linear C -> d, QuickGELU, dropout, linear d -> C, without a residual of its own (spec 2.5)."""
+
+    def __init__(self, dim: int, width: int, dropout: float = 0.1) -> None:
+        super().__init__(nn.Linear(dim, width), QuickGELU(), Dropout(dropout), nn.Linear(width, dim))
+
+
+def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:
+    """tokens (B, N, C) and new (S, C) or (B, S, C) -> (B, N + S, C), the new ones from index `at` on."""
+    if new.dim() == 2:
+        new = new.expand(len(tokens), -1, -1)
+    return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)
+
+
+def remove_tokens(tokens: Tensor, count: int, at: int) -> Tensor:
+    """tokens (B, N + S, C) -> (B, N, C), without the `count` tokens from index `at` on."""
+    return torch.cat([tokens[:, :at], tokens[:, at + count :]], dim=1)
+
+
+def trainable(modules: Iterable[nn.Module]) -> int:
+    """The number of trainable values in some modules, shared ones once."""
+    unique = {id(p): p.numel() for module in modules for p in module.parameters() if p.requires_grad}
+    return sum(unique.values())

@@ -1,0 +1,94 @@
+"""Names -> classes. A new method, backbone, network, tokenizer or data set is one new file and one line here.
+
+`load` imports the class. `config_class` gives its `Config` without importing torch: of the registered file it executes only
+the imports of this package's torch-free files and of the standard library, and the classes whose name ends in `Config`. So a
+method stays one file (config on top, code below), and checking a sweep file stays fast.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+REGISTRY: dict[str, dict[str, str]] = {
+    "datasets": {
+        "modelnet40": "pointsweep.data.modelnet40:ModelNet40",
+        "scanobjectnn": "pointsweep.data.scanobjectnn:ScanObjectNN",
+        "synthetic": "pointsweep.data.synthetic:Synthetic",
+    },
+    "tokenizers": {
+        "point_pn_light": "pointsweep.tokenizers:PointPNLight",
+    },
+    "backbones": {
+        "clip_text": "pointsweep.backbones.clip_text:CLIPText",
+        "dinov2": "pointsweep.backbones.dinov2:DINOv2",
+        "minilm": "pointsweep.backbones.minilm:MiniLM",
+        "tiny": "pointsweep.backbones.tiny:Tiny",
+        "vit_mnist": "pointsweep.backbones.vit_mnist:ViTMNIST",
+    },
+    "methods": {
+        "adapter": "pointsweep.methods.adapter:Adapter",
+        "any2point": "pointsweep.methods.any2point:Any2Point",
+        "full": "pointsweep.methods.full:Full",
+        "head_only": "pointsweep.methods.head_only:HeadOnly",
+        "lora": "pointsweep.methods.lora:LoRA",
+        "prompt": "pointsweep.methods.prompt:Prompt",
+    },
+    "networks": {
+        "point_nn": "pointsweep.networks.point_nn:PointNN",
+    },
+}
+
+_TORCH_FREE = ("pointsweep.config", "pointsweep.errors")
+
+
+def names(kind: str) -> list[str]:
+    """All registered names of a kind (`methods`, `backbones`, ...), sorted."""
+    return sorted(REGISTRY[kind])
+
+
+def load(kind: str, name: str) -> type:
+    """The registered class; imports its module, and with it torch."""
+    module, _, attribute = REGISTRY[kind][name].partition(":")
+    loaded: type = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+@functools.cache
+def config_class(kind: str, name: str) -> Any:
+    """The `Config` of a registered class: `<Class>Config` in the same file. Does not import torch."""
+    module, _, attribute = REGISTRY[kind][name].partition(":")
+    return getattr(_config_part(module), f"{attribute}Config")
+
+
+def modality(backbone: Any) -> str:
+    """`1d`, `2d` or `3d` of a backbone's config: a class attribute, or a field where one backbone has several."""
+    value: str = backbone.modality
+    return value
+
+
+@functools.cache
+def _config_part(module_name: str) -> ModuleType:
+    spec = importlib.util.find_spec(module_name)
+    assert spec is not None and spec.origin is not None, module_name
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
+    tree.body = [node for node in tree.body if _belongs_to_config(node)]
+    module = ModuleType(f"{module_name}.config_part")
+    # Dataclasses and get_type_hints look the module up by name to resolve annotations.
+    sys.modules[module.__name__] = module
+    exec(compile(tree, spec.origin, "exec"), module.__dict__)
+    return module
+
+
+def _belongs_to_config(node: ast.stmt) -> bool:
+    if isinstance(node, ast.ClassDef):
+        return node.name.endswith("Config")
+    if isinstance(node, ast.ImportFrom):
+        return node.module in _TORCH_FREE or (node.module or "").split(".")[0] in sys.stdlib_module_names
+    return isinstance(node, ast.Import) and all(alias.name.split(".")[0] in sys.stdlib_module_names for alias in node.names)
