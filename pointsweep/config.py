@@ -306,7 +306,7 @@ def build(cls: type[Config], data: Any, path: str, problems: list[tuple[str, str
     if not isinstance(data, Mapping):
         problems.append((path, f"must be a mapping, got {data!r}"))
         return None
-    hints, before = _hints(cls), len(problems)
+    hints, before = _hints(typing.cast(Any, cls)), len(problems)
     owner = data.get("name") or path.rsplit(".", 1)[-1]
     for key in data:
         if key not in hints:

@@ -91,9 +91,10 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum and returns it changed.
+    """One transformer block. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum and returns it.
 
-    Pre-norm: x + Attn(LN1(x)), then x + after_ffn(FFN(LN2(x))). Post-norm (BERT): LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
+    Pre-norm: h = x + Attn(LN1(x)), then h + after_ffn(FFN(LN2(h))).
+    Post-norm (BERT): h = LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
     """
 
     def __init__(self, shape: Shape, attention_dropout: float, drop_path: float) -> None:
@@ -138,7 +139,7 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def positions(self, places: Tensor) -> Tensor:
-        """Source encodings at continuous places: (..., N) of a line, (..., N, 2) of a plane, (..., N, 3) centres -> (..., N, C)."""
+        """Source encodings (..., N, C) at places (..., N) of a line, (..., N, 2) of a plane, or centres (..., N, 3)."""
 
     def start(self, tokens: Tensor) -> Tensor:
         """What the checkpoint does to (B, N, C) tokens with their positions before the first block; nothing by default."""

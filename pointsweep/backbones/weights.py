@@ -18,9 +18,7 @@ def local_file(config: BackboneConfig) -> Path:
     """The file that `weights:` names. Raises MissingWeights if it is not there."""
     path = Path(config.weights).expanduser()
     if not path.is_file():
-        raise MissingWeights(
-            f"backbone.weights: no file {path} for {config.name}; allowed: pretrained, random or a file's path"
-        )
+        raise MissingWeights(f"backbone.weights: no file {path} for {config.name}; allowed: pretrained, random or a file's path")
     return path
 
 
@@ -46,9 +44,7 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
     path = Path(root or "", relative)
     if not root or not path.is_file():
         where = path if root else "POINTSWEEP_DATA, which is not set"
-        raise MissingWeights(
-            f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a file's path"
-        )
+        raise MissingWeights(f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a file's path")
     return path
 
 
