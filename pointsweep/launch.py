@@ -1,0 +1,179 @@
+"""Runs packs: in this process, or as a list of Ray Tune trials. The only file with ray.
+
+Ray retries a pack whose worker or node died; what a trial itself raises is no reason to try again (trial.py keeps it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pointsweep.config import trial_from_dict
+from pointsweep.store import open_store
+from pointsweep.tracking import TrialTags
+from pointsweep.trial import Job, Outcome, Task, run_pack
+
+RETRIES = 3  # of a pack after the loss of its worker or node
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a launch tells while it runs: an `epoch` of a trial with its metrics, or its end (`finished`, `failed`)."""
+
+    kind: str
+    key: str
+    epoch: int = 0
+    epochs: int = 0
+    metrics: Mapping[str, float] | None = None
+    reason: str = ""
+
+
+Listener = Callable[[Event], None]
+Pack = Sequence[Task]
+
+
+def run_inline(packs: Sequence[Pack], job: Job, listen: Listener) -> list[Outcome]:
+    """One pack after the other in this process: for debugging, tests, and machines without Ray."""
+    outcomes = []
+    for pack in packs:
+        for outcome in run_pack(pack, job, lambda result: listen(_epoch(result))):
+            listen(_end(outcome))
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _epoch(result: Mapping[str, Any]) -> Event:
+    metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, (int, float))}
+    return Event("epoch", result["key"], result["epoch"], result["epochs"], metrics)
+
+
+def _end(outcome: Outcome) -> Event:
+    return Event(outcome.status, outcome.key, reason=outcome.reason)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one pack takes of the cluster; fractions of a GPU let packs share it."""
+
+    cpus: float = 1
+    gpus: float = 0
+    max_concurrent: int = 0  # packs at once; 0 = as many as fit
+
+
+def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener) -> list[Outcome]:
+    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one started here."""
+    connect()
+    from ray import tune
+
+    ends = _Ends(packs, listen)
+    trainable = tune.with_resources(
+        tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            max_concurrent_trials=resources.max_concurrent or None,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="pointsweep",
+            storage_path=str(open_store(job.store).path("ray")),
+            callbacks=[_callback(ends)],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    return ends.outcomes()
+
+
+def connect() -> None:
+    """Joins the cluster that RAY_ADDRESS names (a Ray job sets it), else starts Ray on this machine for this command."""
+    # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store is the state.
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # run.py ends the command itself, within 3 s
+        "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    }.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
+    """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
+    from ray import tune
+
+    outcomes = run_pack(_decode(config["pack"]), job, tune.report)
+    tune.report({"outcomes": json.dumps([vars(outcome) for outcome in outcomes])})
+
+
+def _encode(pack: Pack) -> str:
+    # One string: Tune would read dicts of its search space in its own way.
+    return json.dumps([{"config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack])
+
+
+def _decode(text: str) -> list[Task]:
+    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in json.loads(text)]
+
+
+def _trial_name(trial: Any) -> str:
+    first = _decode(trial.config["pack"])[0]
+    return f"{first.config.key()}-{trial.trial_id}"
+
+
+class _Ends:
+    """Collects how the trials of all packs ended, and passes events on."""
+
+    def __init__(self, packs: Sequence[Pack], listen: Listener) -> None:
+        self.listen = listen
+        self.ended: dict[str, Outcome] = {}
+        self.keys = [task.config.key() for pack in packs for task in pack]
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        if "outcomes" not in result:
+            self.listen(_epoch(result))
+            return
+        for item in json.loads(result["outcomes"]):
+            self.end(Outcome(**item))
+
+    def lost(self, pack: Pack, error: str) -> None:
+        for task in pack:
+            key = task.config.key()
+            if key not in self.ended:
+                self.end(Outcome(key, "failed", f"its worker was lost {RETRIES + 1} times: {error}"))
+
+    def end(self, outcome: Outcome) -> None:
+        self.ended[outcome.key] = outcome
+        self.listen(_end(outcome))
+
+    def outcomes(self) -> list[Outcome]:
+        return [self.ended.get(key, Outcome(key, "failed", "Ray ended before it ran")) for key in self.keys]
+
+
+def _callback(ends: _Ends) -> Any:
+    from ray import tune
+
+    class Listen(tune.Callback):  # type: ignore[misc]
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+            ends.result(result)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            ends.lost(_decode(trial.config["pack"]), str(trial.error_file or "unknown"))
+
+    return Listen()

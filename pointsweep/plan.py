@@ -1,0 +1,123 @@
+"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what is missing.
+
+Nothing here costs more than one listing of the store, unless there is something to run: then every distinct arm is built on the
+meta device to count its parameters, and data and weights are looked for.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pointsweep import registry
+from pointsweep.config import DatasetConfig, TrialConfig
+from pointsweep.errors import MissingData, MissingWeights
+from pointsweep.history import read_failure, trial_status
+from pointsweep.records import Record, from_json
+from pointsweep.store import Store
+from pointsweep.sweep import Sweep
+
+STATES = ("finished", "resumable", "failed", "new")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts."""
+
+    sweep: Sweep
+    states: Mapping[str, str]
+    records: Mapping[str, Record]
+    failures: Mapping[str, str]
+    parameters: Mapping[str, Mapping[str, int]]
+    missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
+
+    @property
+    def to_run(self) -> list[TrialConfig]:
+        """The trials without a record."""
+        return [trial.config for trial in self.sweep.trials() if self.states[trial.config.key()] != "finished"]
+
+    def counts(self) -> str:
+        """One line: "9 finished, 0 to run"."""
+        number = {state: list(self.states.values()).count(state) for state in STATES}
+        parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
+        extra = [f"{number[s]} {text}" for s, text in (("resumable", "to resume"), ("failed", "failed before")) if number[s]]
+        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "")
+
+    def time_estimate(self) -> str:
+        """How long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
+        seconds: dict[str, list[float]] = {}
+        for record in self.records.values():
+            seconds.setdefault(_arm_of(record), []).append(record.seconds["total"])
+        if not seconds or not self.to_run:
+            return ""
+        overall = statistics.median(value for values in seconds.values() for value in values)
+        arms = [replace(config, seed=0).key() for config in self.to_run]
+        total = sum(statistics.median(seconds[arm]) if arm in seconds else overall for arm in arms)
+        return f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished trials"
+
+
+def _arm_of(record: Record) -> str:
+    from pointsweep.config import check_trial
+
+    config, _ = check_trial(dict(record.config) | {"seed": 0})
+    return config.key() if config is not None else ""
+
+
+def make_plan(sweep: Sweep, store: Store) -> Plan:
+    """Looks at the store and at this machine. Raises nothing for what is missing: that stands in the plan."""
+    configs = {trial.config.key(): trial.config for trial in sweep.trials()}
+    known = trial_status(store)
+    states = {key: str(known.get(key, "new")) for key in configs}
+    records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
+    failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
+    rest = {key: config for key, config in configs.items() if key not in records}
+    parameters = {key: record.parameters for key, record in records.items()} | count_arms(rest)
+    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest)))
+
+
+def read_record(store: Store, key: str) -> Record:
+    """The record of a finished trial."""
+    return from_json(store.read(f"trials/{key}/record.json").decode())
+
+
+def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
+    """Parameter counts by key; each arm (a trial but for its seed) is built once, on the meta device."""
+    if not configs:
+        return {}
+    import torch
+
+    from pointsweep.model import build, count_parameters
+
+    counted: dict[str, dict[str, int]] = {}
+    result = {}
+    for key, config in configs.items():
+        arm = replace(config, seed=0)
+        if arm.key() not in counted:
+            with torch.device("meta"):
+                counted[arm.key()] = vars(count_parameters(build(arm, num_classes(arm.dataset))))
+        result[key] = counted[arm.key()]
+    return result
+
+
+def num_classes(dataset: DatasetConfig) -> int:
+    """The number of classes, from the config alone: the data need not be at hand."""
+    count: int = dataset.num_classes  # type: ignore[attr-defined]
+    return count
+
+
+def missing(configs: Mapping[str, TrialConfig]) -> list[str]:
+    """What the trials need and this machine lacks, each once, with where it was looked for."""
+    found: dict[str, None] = {}
+    for dataset in {config.dataset for config in configs.values()}:
+        try:
+            registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
+        except MissingData as error:
+            found[str(error)] = None
+    for backbone in {config.backbone for config in configs.values() if config.backbone is not None}:
+        if backbone.weights != "random":
+            try:
+                registry.load("backbones", backbone.name).locate(backbone)  # type: ignore[attr-defined]
+            except MissingWeights as error:
+                found[str(error)] = None
+    return sorted(found)

@@ -1,0 +1,169 @@
+"""The command: python -m pointsweep.run FILE [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the table.
+
+Exit codes: 0 the table is complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
+3 interrupted, the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from pointsweep import tables
+from pointsweep.errors import ConfigError
+from pointsweep.plan import Plan, make_plan, read_record
+from pointsweep.store import FileStore, open_store
+from pointsweep.sweep import Sweep, load
+
+COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3
+GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived. Not an Exception, so that nothing takes it for a trial's failure."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        "python -m pointsweep.run",
+        description="Turns a sweep file into its table. The same command again continues: nothing finished is computed twice.",
+        epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid (nothing launched), 3 interrupted (run it again)",
+    )
+    made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
+    made.add_argument("overrides", nargs="*", help="Hydra overrides: train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke")
+    made.add_argument("--plan", action="store_true", help="check the file, print the table's skeleton and what would run, and stop")
+    made.add_argument("--cfg", action="store_true", help="print every cell's resolved configuration and stop")
+    made.add_argument("--only", action="append", default=[], help="run some cells: GLOB of a row, row=GLOB, column=GLOB, seed=N")
+    made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
+    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store); none = off")
+    made.add_argument("--inline", action="store_true", help="run in this process, without Ray")
+    made.add_argument("--workers", type=int, default=0, help="trials at once (default: as many as the resources allow)")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads of a trial")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_intermixed_args(arguments)
+    try:
+        sweep = load(args.file, args.overrides, args.only)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return INVALID
+    if args.cfg:
+        print(sweep.resolved())
+        return COMPLETE
+    store = open_store(args.store)
+    plan = make_plan(sweep, store)
+    print(f"{sweep.name}: {plan.counts()}", flush=True)
+    if args.plan:
+        print(skeleton(plan))
+        return COMPLETE
+    if plan.missing:
+        problems = [f"  {text}" for text in plan.missing]
+        print("\n".join([f"{args.file}: this machine lacks what the sweep needs, nothing was launched", *problems]), file=sys.stderr)
+        return INVALID
+    return interruptible(lambda: execute(sweep, plan, store, args), store)
+
+
+def skeleton(plan: Plan) -> str:
+    """What --plan prints: the table so far, the time it would take, and what a launch would lack."""
+    table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
+    parts = [tables.render(table, "text"), plan.time_estimate()]
+    same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
+    lacking = [f"lacking here: {text}" for text in plan.missing]
+    return "\n".join(part for part in [*parts, *same, *lacking] if part)
+
+
+def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
+    """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
+    layout = sweep.layout()
+    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
+    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}).encode())
+    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    target = None
+    if uri != "none" and plan.to_run:
+        from pointsweep import tracking
+
+        target = tracking.prepare(uri or tracking.default_uri(store), store, layout)
+    if plan.to_run:
+        launch_all(sweep, plan, store, target, args)
+    if target is not None:
+        tracking.finish(target, store, sweep.tags())
+    return conclude(sweep, store, uri)
+
+
+def launch_all(sweep: Sweep, plan: Plan, store: FileStore, target: Any, args: argparse.Namespace) -> None:
+    """Runs every trial that has no record, packs of one, in the order of the table."""
+    from pointsweep import launch
+    from pointsweep.progress import Progress
+    from pointsweep.trial import Job, Task
+
+    tags = sweep.tags()
+    packs = [[Task(config, tags[config.key()])] for config in plan.to_run]
+    job = Job(store.url, target, threads=args.threads)
+    layout, records = sweep.layout(), dict(plan.records)
+
+    def table() -> str:
+        records.update({key: read_record(store, key) for key in plan.states if key not in records and _finished(store, key)})
+        return tables.render(tables.build(layout, records, {}, plan.parameters), "text")
+
+    names = {key: tag.cell for key, tag in tags.items()}
+    with Progress(names, len(plan.records), len(plan.states), table) as progress:
+        if args.inline:
+            launch.run_inline(packs, job, progress)
+        else:
+            resources = launch.Resources(sweep.resources.cpus, sweep.resources.gpus, args.workers)
+            launch.run_ray(packs, job, resources, progress)
+
+
+def _finished(store: FileStore, key: str) -> bool:
+    return store.exists(f"trials/{key}/record.json")
+
+
+def conclude(sweep: Sweep, store: FileStore, uri: str | None) -> int:
+    """Prints the table as it now stands, and where everything lies. Returns the exit code."""
+    plan = make_plan(sweep, store)
+    table = tables.build(sweep.layout(), plan.records, plan.failures, plan.parameters)
+    tables.write_all(store, table, sweep.layout(), plan.records)
+    print(tables.render(table, "text"))
+    print(f"\nreport   {store.path(f'sweeps/{sweep.name}/report.html')}\nstore    {store.path('')}")
+    failed = [trial for trial in sweep.trials() if plan.states[trial.config.key()] != "finished"]
+    for trial in failed:
+        key = trial.config.key()
+        print(f"failed: {key} {plan.failures.get(key, 'no record')}  log: {store.path(f'trials/{key}/history.jsonl')}", file=sys.stderr)
+    return FAILED if failed else COMPLETE
+
+
+def interruptible(work: Callable[[], int], store: FileStore) -> int:
+    """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # Should Ray or a library not let go in time, the process ends all the same.
+        threading.Timer(GRACE_S, os._exit, args=(INTERRUPTED,)).start()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return work()
+    except Interrupted as interruption:
+        print(f"\ninterrupted by {interruption}: what is finished is kept in {store.path('')}; the same command continues", flush=True)
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The loop: learning rate, optimiser, one epoch, evaluation. Every step is a function of the trial's config and the step's number.
+
+Source: the training protocol of Any2Point (arXiv 2404.07989) and its program (spec 2.8). Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.config import TrainConfig, TrialConfig
+from pointsweep.data.base import Dataset, Split
+from pointsweep.layers import set_noise
+
+
+class Diverged(ArithmeticError):
+    """The loss stopped being a finite number."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud, uint8 (n,)."""
+
+    loss: float
+    accuracy: float
+    predictions: np.ndarray
+
+
+def stream(*parts: int | str) -> int:
+    """A seed for one purpose, e.g. stream(seed, "order", epoch): independent of every other and of what was drawn before."""
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def learning_rate(train: TrainConfig, epoch: int) -> float:
+    """The rate of epoch 1, 2, ...: t = epoch - 1 counts from zero; linear warm-up from min_lr, then a cosine in t, not shifted."""
+    t = epoch - 1
+    span = train.lr - train.min_lr
+    if t < train.warmup_epochs:
+        return train.min_lr + t * span / train.warmup_epochs
+    period = train.cosine_epochs or train.epochs
+    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / period, 1.0)))
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so)."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.dim() <= 1 or name.endswith("bias") or (not train.decay_tokens and "token" in name)
+            (plain if exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr, fused=True)
+
+
+def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Index arrays (size,) of one epoch in its own random order; the last, smaller batch is dropped."""
+    order = np.random.default_rng(stream(seed, "order", epoch)).permutation(count)
+    for start in range(0, count - size + 1, size):
+        yield order[start : start + size]
+
+
+def train_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int
+) -> dict[str, float]:
+    """One pass over the training clouds. Returns train/loss and train/accuracy; raises Diverged."""
+    train, device = config.train, next(model.parameters()).device
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(train, epoch)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    correct, seen = torch.zeros((), dtype=torch.long, device=device), 0
+    augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
+    model.train()
+    for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
+        set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
+        points, labels = (tensor.to(device) for tensor in dataset.train_batch(index, augmentation))
+        with autocast(train.precision, device):
+            logits = model(points)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, train.clip_norm)
+        optimizer.step()
+        loss_sum += loss.detach().double() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum()
+        seen += len(labels)
+    mean = float(loss_sum) / seen
+    if not math.isfinite(mean):
+        raise Diverged(f"the training loss of epoch {epoch} is {mean}")
+    return {"train/loss": mean, "train/accuracy": int(correct) / seen}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Evaluation:
+    """Loss, accuracy and predictions on a whole split, in file order."""
+    device, size = next(iter(model.state_dict().values())).device, config.train.eval_batch_size
+    model.eval()
+    logits, labels = [], []
+    for start in range(0, len(split.labels), size):
+        index = np.arange(start, min(start + size, len(split.labels)))
+        points, wanted = dataset.eval_batch(split, index)
+        with autocast(config.train.precision, device):
+            logits.append(model(points.to(device)).float().cpu())
+        labels.append(wanted)
+    return score(torch.cat(logits), torch.cat(labels))
+
+
+def score(logits: Tensor, labels: Tensor) -> Evaluation:
+    """logits (n, classes), labels (n,) -> Evaluation."""
+    predictions = logits.argmax(dim=1)
+    accuracy = int((predictions == labels).sum()) / len(labels)
+    return Evaluation(float(F.cross_entropy(logits.double(), labels)), accuracy, predictions.numpy().astype(np.uint8))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context a forward runs in: bf16 where the config asks for it, else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,0 +1,254 @@
+"""One pack in one process: seed, build, train, save. What happens to a trial stands in its folder before anything else hears of it."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointsweep import registry
+from pointsweep.config import DatasetConfig, TrialConfig
+from pointsweep.data.base import Dataset, Split
+from pointsweep.history import TrialFolder
+from pointsweep.model import build, count_parameters, load_trained_state, trained_state
+from pointsweep.origin import origin
+from pointsweep.records import Record
+from pointsweep.store import open_store
+from pointsweep.tracking import Mirror, Target, TrialTags
+from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train_epoch
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all packs of a launch share. `device`: `auto` takes a GPU where there is one."""
+
+    store: str
+    tracking: Target | None = None
+    threads: int = 1
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to run, and what MLflow shall say of its place in the table."""
+
+    config: TrialConfig
+    tags: TrialTags
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: `finished`, or `failed` with a reason."""
+
+    key: str
+    status: str
+    reason: str = ""
+
+
+def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
+    """Runs every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
+    torch.set_num_threads(job.threads)
+    return [_run_task(task, job, report) for task in pack]
+
+
+def _run_task(task: Task, job: Job, report: Report) -> Outcome:
+    key = task.config.key()
+    folder = TrialFolder(open_store(job.store).path(f"trials/{key}"))
+    with folder.lock():
+        if folder.record() is not None:
+            return Outcome(key, "finished")
+        mirror = _mirror(job.tracking)
+        notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
+        try:
+            Trial(task.config, folder, _device(job.device), report, notify).run()
+        except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
+            reason = f"{type(error).__name__}: {error}"
+            folder.append({"type": "failed", "reason": reason, "trace": traceback.format_exc(), "time": time.time()})
+            notify()
+            return Outcome(key, "failed", reason)
+        notify()
+        return Outcome(key, "finished")
+
+
+@functools.cache
+def _mirror(target: Target | None) -> Mirror | None:
+    """One writer to MLflow per worker process, kept over its packs."""
+    return Mirror(target) if target is not None else None
+
+
+@functools.lru_cache(maxsize=4)
+def load_dataset(config: DatasetConfig) -> Dataset:
+    """The data set, opened once per process; its arrays are memory-mapped, so the workers of a node share them."""
+    dataset: Dataset = registry.load("datasets", config.name)(config)
+    return dataset
+
+
+def _device(name: str) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+class Trial:
+    """One trial from its seed, or its last checkpoint, to its record."""
+
+    def __init__(
+        self, config: TrialConfig, folder: TrialFolder, device: torch.device, report: Report, notify: Callable[[], None]
+    ) -> None:
+        self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
+        self.dataset = load_dataset(config.dataset)
+        torch.manual_seed(stream(config.seed, "init"))
+        self.model = build(config, self.dataset.num_classes).to(device)
+        self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
+        self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8
+        self.started = time.time()
+
+    def run(self) -> None:
+        """Trains what is left to train, then writes predictions, weights and, last, the record."""
+        self.folder.start(origin(str(self.device)))
+        if self.config.network is not None and not self.config.network.trainable:
+            self._fit()
+        else:
+            self._train()
+        self._finish()
+
+    def _fit(self) -> None:
+        """A network without training: one look at the training clouds, then the test set; kept as epoch 1."""
+        begun = time.time()
+        with torch.no_grad():
+            self.model.fit(self._clouds(self.dataset.train))  # type: ignore[operator]
+            tune = getattr(self.model, "tune", None)
+            extra = dict(tune(lambda: self._clouds(self.dataset.test))) if tune else {}
+        self._end_epoch(1, extra, begun, 0.0, None)
+
+    def _clouds(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.config.train.eval_batch_size
+        for start in range(0, len(split.labels), size):
+            points, labels = self.dataset.eval_batch(split, np.arange(start, min(start + size, len(split.labels))))
+            yield points.to(self.device), labels
+
+    def _train(self) -> None:
+        if len(self.dataset.train.labels) < self.config.train.batch_size:
+            raise ValueError(
+                f"train.batch_size: {self.config.train.batch_size} is more than the {len(self.dataset.train.labels)} training clouds"
+            )
+        optimizer = make_optimizer(self.model, self.config.train)
+        first = self._resume(optimizer) + 1
+        for epoch in range(first, self.config.train.epochs + 1):
+            begun = time.time()
+            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch)
+            self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
+
+    def _end_epoch(
+        self, epoch: int, metrics: dict[str, float], begun: float, train_s: float, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        test = evaluate(self.model, self.dataset, self.dataset.test, self.config)
+        metrics |= {"test/loss": test.loss, "test/accuracy": test.accuracy}
+        if self.dataset.val is not None:
+            val = evaluate(self.model, self.dataset, self.dataset.val, self.config)
+            metrics |= {"val/loss": val.loss, "val/accuracy": val.accuracy}
+        self._select(epoch, metrics, test)
+        event = {
+            "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": time.time() - begun,
+            "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device),
+            "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
+        }  # fmt: skip
+        last = optimizer is None or epoch == self.config.train.epochs
+        self.folder.commit_epoch(event, functools.partial(self._snapshot, epoch, optimizer), last=last)
+        self.notify()
+        total = 1 if optimizer is None else self.config.train.epochs
+        self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **metrics})
+
+    def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
+        """Keeps the first epoch with the highest accuracy of each protocol (design.md, section 7)."""
+        watched = {"best_test": "test/accuracy", "best_val": "val/accuracy"}
+        chosen = [name for name, metric in watched.items() if metric in metrics and self._better(name, metric, metrics)]
+        for protocol in ["last", *chosen]:
+            self.best[protocol] = {"epoch": epoch, "metrics": dict(metrics)}
+            self.predictions[protocol] = test.predictions
+
+    def _better(self, protocol: str, metric: str, metrics: Mapping[str, float]) -> bool:
+        return protocol not in self.best or metrics[metric] > self.best[protocol]["metrics"][metric]
+
+    def _snapshot(self, epoch: int, optimizer: torch.optim.Optimizer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"model.{name}": tensor for name, tensor in trained_state(self.model).items()}
+        if optimizer is not None:
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        tensors |= {f"predictions.{name}": torch.from_numpy(values) for name, values in self.predictions.items()}
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"epoch": epoch, "best": self.best}
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> int:
+        """Restores the last checkpoint; returns its epoch, 0 if there is none."""
+        found = self.folder.resume()
+        if found is None:
+            return 0
+        tensors, state = found
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        load_trained_state(self.model, parts["model"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():
+            index, _, field = name.partition(".")
+            moments.setdefault(int(index), {})[field] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self.predictions = {name: tensor.numpy() for name, tensor in parts["predictions"].items()}
+        self.best = state["best"]
+        return int(state["epoch"])
+
+    def _finish(self) -> None:
+        self.folder.save_predictions(self.predictions)
+        self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
+        self.folder.finish(self._record())
+
+    def _record(self) -> Record:
+        epochs = self.folder.epochs()
+        counts = count_parameters(self.model)
+        train_s = sum(event["train_s"] for event in epochs)
+        trained_clouds = len(epochs) * (len(self.dataset.train.labels) // self.config.train.batch_size) * self.config.train.batch_size
+        return Record(
+            key=self.config.key(),
+            config=self.config.to_dict(),
+            metrics={name: {"epoch": best["epoch"], **best["metrics"]} for name, best in self.best.items()},
+            parameters=vars(counts),
+            dataset=describe(self.config, self.dataset),
+            weights_origin=getattr(self.model, "weights_origin", "none"),
+            marks=marks(self.config, self.dataset),
+            seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s},
+            peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
+            clouds_per_s=trained_clouds / train_s if train_s else 0.0,
+            origin=origin(str(self.device)),
+            attempts=self.folder.attempts(),
+        )
+
+
+def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
+    """What the record and MLflow say of the data."""
+    sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
+    sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
+    return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
+
+
+def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What a table must say beside the number."""
+    random = config.backbone is not None and config.backbone.weights == "random"
+    official = ("official program",) if config.compat == "official" else ()
+    return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The largest amount in use so far: of the device on a GPU, else of this process, earlier trials of the worker included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+

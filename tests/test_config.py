@@ -1,0 +1,117 @@
+"""Configs are strict, and keys are the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsweep.config import Config, added, canonical_json, check_trial, trial_from_dict
+from pointsweep.errors import ConfigError
+
+TRIAL = {
+    "dataset": "synthetic",
+    "tokenizer": "point_pn_light",
+    "backbone": {"name": "tiny", "modality": "2d"},
+    "method": {"name": "lora", "rank": 4},
+    "train": {"epochs": 3},
+    "seed": 7,
+}
+
+
+def shuffled(data, order):
+    """The same tree with every mapping's keys in another order."""
+    if not isinstance(data, dict):
+        return data
+    return {key: shuffled(data[key], order) for key in sorted(data, key=lambda k: order.random())}
+
+
+def test_round_trip_through_plain_data():
+    config = trial_from_dict(TRIAL)
+    assert trial_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@given(st.randoms())
+def test_key_does_not_depend_on_the_order_of_keys(order):
+    assert trial_from_dict(shuffled(TRIAL, order)).key() == trial_from_dict(TRIAL).key()
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "77"])
+def test_key_is_the_same_in_another_process_with_another_hash_seed(hash_seed):
+    code = f"from pointsweep.config import trial_from_dict; print(trial_from_dict({TRIAL!r}).key())"
+    run = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == trial_from_dict(TRIAL).key()
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 8}, {"train": {"epochs": 4}}, {"method": {"name": "lora", "rank": 5}}, {"compat": "fixed", "head": {"bias": True}}]
+)
+def test_every_change_changes_the_key(change):
+    assert trial_from_dict(TRIAL | change).key() != trial_from_dict(TRIAL).key()
+
+
+def test_spelled_out_defaults_and_whole_numbers_for_floats_give_the_same_key():
+    spelled = TRIAL | {"train": {"epochs": 3, "lr": 0.0005, "clip_norm": 10}, "positions": {}, "compat": "fixed"}
+    assert trial_from_dict(spelled).key() == trial_from_dict(TRIAL).key()
+
+
+def test_added_fields_at_their_default_leave_old_keys_alone():
+    @dataclass(frozen=True)
+    class Old(Config):
+        width: int = 4
+
+    @dataclass(frozen=True)
+    class New(Config):
+        width: int = 4
+        depth: int = added(2)
+
+    assert canonical_json(New()) == canonical_json(Old())
+    assert canonical_json(replace(New(), depth=3)) != canonical_json(Old())
+
+
+def test_a_raised_revision_changes_the_key():
+    @dataclass(frozen=True)
+    class First(Config):
+        width: int = 4
+
+    @dataclass(frozen=True)
+    class Second(First):
+        revision: ClassVar[int] = 2
+
+    assert canonical_json(Second()) != canonical_json(First())
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "message"),
+    [
+        ({"method": {"name": "lora", "rnk": 4}}, "method.rnk", "lora has no field 'rnk'. Did you mean 'rank'?"),
+        ({"method": "lorra"}, "method", "unknown method 'lorra'. Did you mean 'lora'? Known: adapter, any2point"),
+        ({"train": {"epochs": 0}}, "train.epochs", "must be at least 1, got 0"),
+        ({"train": {"epochs": True}}, "train.epochs", "must be a whole number, got True"),
+        ({"train": {"epochs": "3"}}, "train.epochs", "must be a whole number, got '3'"),
+        ({"train": {"lr": float("nan")}}, "train.lr", "must be a finite number"),
+        ({"train": {"precision": "fp16"}}, "train.precision", "unknown value 'fp16'"),
+        ({"dataset": {"name": "synthetic", "scale": [1]}}, "dataset.scale", "must have 2 entries, got 1"),
+        ({"trian": {}}, "trian", "unknown part 'trian'. Did you mean 'train'?"),
+        ({"backbone": None}, "backbone", "missing; name one of: clip_text"),
+        ({"method": "any2point", "backbone": {"name": "tiny", "modality": "3d"}}, "method", "needs a 1d or 2d backbone; tiny is 3d"),
+        ({"compat": "official"}, "compat", "lora has no official form here"),
+        ({"seed": -1}, "seed", "must not be negative"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_path_and_what_is_allowed(change, path, message):
+    problems = check_trial(TRIAL | change)[1]
+    assert [where for where, _ in problems] == [path]
+    assert message in problems[0][1]
+
+
+def test_all_problems_are_reported_together():
+    with pytest.raises(ConfigError, match="3 problems, nothing was launched") as error:
+        trial_from_dict(TRIAL | {"method": "lorra", "train": {"epochs": 0, "lr": -1}})
+    assert "method" in str(error.value)

@@ -1,0 +1,71 @@
+"""Who may import whom (docs/design.md, section 3), read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pointsweep"
+FILES = sorted(PACKAGE.rglob("*.py"))
+ONE_FILE = {"ray": "launch", "optuna": "launch", "mlflow": "tracking", "boto3": "store", "hydra": "sweep"}
+TORCH_FREE = ["config", "sweep", "tables", "stats", "render", "report", "tracking", "store", "records", "registry", "published"]
+
+
+def layers() -> dict[str, int]:
+    """module -> height, from the block in the design."""
+    text = (PACKAGE.parent / "docs" / "design.md").read_text()
+    block = text.split("enforces it):")[1].split("```")[1].strip().splitlines()
+    return {name.removesuffix("/*"): len(block) - row for row, line in enumerate(block) for name in line.split()}
+
+
+def module(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_outside_services_have_one_file_each(path: Path):
+    for name in imported(path):
+        owner = ONE_FILE.get(name.split(".")[0])
+        assert owner in (None, module(path)), f"{module(path)} imports {name}; only {owner} may"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "__init__"], ids=module)
+def test_a_file_imports_only_from_lower_layers(path: Path):
+    height = layers()
+    own = module(path).split(".")[0]
+    assert own in height, f"docs/design.md does not say in which layer {own} is"
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "pointsweep" and len(parts) > 1 and parts[1] in height:
+            inside = parts[1] == own
+            assert inside or height[parts[1]] <= height[own], f"{module(path)} (layer {height[own]}) imports {name}"
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_light_files_stay_free_of_torch_and_of_the_services(name: str):
+    code = f"import sys, pointsweep.{name}; print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_config_classes_are_read_without_torch():
+    code = (
+        "import sys; from pointsweep import registry\n"
+        "for kind in registry.REGISTRY:\n"
+        "    for name in registry.names(kind): assert registry.config_class(kind, name).__name__.endswith('Config')\n"
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

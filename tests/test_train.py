@@ -1,0 +1,54 @@
+"""The loop's formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pointsweep.config import TrainConfig
+from pointsweep.train import batches, learning_rate, make_optimizer, score, stream
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(1, 1.0e-6), (2, 5.09e-5), (11, 4.9863e-4), (12, 4.9835e-4), (300, 1.0137e-6)])
+def test_learning_rates_of_the_published_schedule(epoch: int, rate: float):
+    assert learning_rate(TrainConfig(), epoch) == pytest.approx(rate, rel=1e-4)
+
+
+def test_weight_decay_spares_vectors_and_on_request_tokens():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.frozen = nn.Parameter(torch.zeros(5, 5), requires_grad=False)
+
+    def decays(**fields):
+        groups = make_optimizer(Model(), TrainConfig(**fields)).param_groups
+        return {tuple(p.shape): group["weight_decay"] for group in groups for p in group["params"]}
+
+    assert decays() == {(2, 3): 0.05, (2,): 0.0, (1, 1, 4): 0.05}
+    assert decays(decay_tokens=False) == {(2, 3): 0.05, (2,): 0.0, (1, 1, 4): 0.0}
+
+
+def test_an_epoch_visits_each_cloud_at_most_once_in_an_order_of_its_own():
+    first, second = (list(batches(10, 4, seed=3, epoch=epoch)) for epoch in (1, 2))
+    assert [len(index) for index in first] == [4, 4]
+    seen = [int(i) for index in first for i in index]
+    assert len(set(seen)) == 8
+    assert seen != [int(i) for index in second for i in index]
+    again = [int(i) for index in batches(10, 4, seed=3, epoch=1) for i in index]
+    assert again == seen
+
+
+def test_streams_of_random_numbers_do_not_meet():
+    assert len({stream(seed, purpose, epoch) for seed in range(3) for purpose in ("order", "noise") for epoch in range(5)}) == 30
+
+
+def test_score_counts_right_answers():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 5.0]])
+    result = score(logits, torch.tensor([0, 1, 1, 1]))
+    assert result.accuracy == 0.75
+    assert result.predictions.tolist() == [0, 1, 0, 1]
+    expected = -torch.tensor([2.0, 1.0, -2.0, 5.0]).sigmoid().log().mean()
+    assert result.loss == pytest.approx(float(expected))
