@@ -39,7 +39,6 @@ class Shape:
     qkv_bias: bool = True
     eps: float = 1e-6
     activation: str = "gelu"
-    final_norm: bool = True  # the checkpoint has a norm after the last block
     class_token: bool = False  # the checkpoint has a class token
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -89,3 +90,45 @@ def file_sha256(path: Path) -> str:
     """The digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a checkpoint's names map to this package's. What stands in none of them keeps its name and is reported by `load_strict`."""
+
+    direct: Mapping[str, str]  # whole names
+    prefix: str  # of the numbered blocks, e.g. "encoder.layer."
+    blocks: Mapping[str, str]  # names inside a block, without .weight and .bias
+    dropped: tuple[str, ...] = ()  # prefixes of what is knowingly left out, e.g. a head
+
+    def apply(self, state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+        """The state under this package's names; blocks from `depth` on are left out."""
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            number, _, inner = name.removeprefix(self.prefix).partition(".")
+            if name in self.direct:
+                renamed[self.direct[name]] = tensor
+            elif name.startswith(self.prefix) and number.isdecimal():
+                if int(number) < depth:
+                    renamed[f"blocks.{number}.{self._inner(inner)}"] = tensor
+            elif not name.startswith(self.dropped):
+                renamed[name] = tensor
+        return renamed
+
+    def _inner(self, name: str) -> str:
+        stem, _, leaf = name.rpartition(".")
+        if name in self.blocks:
+            return self.blocks[name]
+        return f"{self.blocks[stem]}.{leaf}" if stem in self.blocks else name
+
+
+def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fused projections `...qkv.weight` of (3 C, C) as three, `...q.weight`, `...k.weight`, `...v.weight`; the rest as it is."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".qkv." in name:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                split[name.replace(".qkv.", f".{letter}.")] = part
+        else:
+            split[name] = tensor
+    return split

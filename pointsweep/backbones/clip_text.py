@@ -1,0 +1,67 @@
+"""The text tower of CLIP ViT-L/14.
+
+Source: CLIP (arXiv 2103.00020), weights `openai/clip-vit-large-patch14`; width 768, 12 blocks (spec 7). Used without the causal
+mask: tokens of a cloud have no order. The ViT-B towers are 512 wide and do not fit the papers' tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_line
+from pointsweep.backbones.weights import Names, hub_file
+from pointsweep.config import BackboneConfig
+
+NAMES = Names(
+    direct={
+        "embeddings.position_embedding.weight": "table",
+        "final_layer_norm.weight": "norm.weight",
+        "final_layer_norm.bias": "norm.bias",
+    },
+    prefix="encoder.layers.",
+    blocks={
+        "layer_norm1": "norm1",
+        "layer_norm2": "norm2",
+        "self_attn.q_proj": "attn.q",
+        "self_attn.k_proj": "attn.k",
+        "self_attn.v_proj": "attn.v",
+        "self_attn.out_proj": "attn.out",
+        "mlp.fc1": "ffn.0",
+        "mlp.fc2": "ffn.2",
+    },
+    dropped=("embeddings.token_embedding.", "embeddings.position_ids"),
+)
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig(BackboneConfig):
+    modality: ClassVar[str] = "1d"
+
+
+class CLIPText(Backbone):
+    """12 pre-norm blocks, QuickGELU; positions are the 77 rows of the token table."""
+
+    plane = Plane(width=77, height=1, cell=2)
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__(config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu"))
+        self.register_buffer("table", torch.zeros(77, 768))
+
+    def positions(self, places: Tensor) -> Tensor:
+        return lookup_line(self.table, places)
+
+    @classmethod
+    def locate_pretrained(cls, config: BackboneConfig) -> Path:
+        return hub_file(config, "openai/clip-vit-large-patch14")
+
+    def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel has no prefix.
+        if any(name.startswith("text_model.") for name in state):
+            state = {name.removeprefix("text_model."): t for name, t in state.items() if name.startswith("text_model.")}
+        return NAMES.apply(state, len(self.blocks))

@@ -1,0 +1,163 @@
+"""Geometry of point clouds: farthest points, neighbours, position features, and projections to virtual lines and planes.
+
+Tensors in, tensors out, every sample by itself. Sources: Any2Point (arXiv 2404.07989) and its program, PointCLIP (arXiv
+2112.02413) for the views, Point-NN (arXiv 2303.08134) for PosE; section numbers are those of the method specification.
+Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, M views.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+SLICE = 16  # clouds whose distances to all centres are held at once: bounds the memory of `nearest`
+
+
+def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) -> Tensor:
+    """Indices (B, count) of farthest point sampling of points (B, P, 3), starting from index 0 (spec 1.1).
+
+    The first n of them are the sample of n points. `skip_near_origin` never picks points with |p|^2 <= 1e-3, as
+    pointnet2_ops does. Raises ValueError if there are fewer points than `count`.
+    """
+    if count > points.shape[1]:
+        raise ValueError(f"cannot sample {count} points from clouds of {points.shape[1]}")
+    x, y, z = points.transpose(1, 2).contiguous().unbind(1)  # (B, P) each
+    rows = torch.arange(len(points), device=points.device)
+    chosen = torch.zeros(len(points), count, dtype=torch.long, device=points.device)
+    nearest_chosen = torch.full_like(x, 1e10)
+    if skip_near_origin:
+        nearest_chosen[x * x + y * y + z * z <= 1e-3] = -1.0
+    distance, part = torch.empty_like(x), torch.empty_like(x)
+    last = chosen[:, 0]
+    for step in range(1, count):
+        torch.sub(x, x[rows, last].unsqueeze(1), out=distance).square_()
+        for axis in (y, z):
+            torch.sub(axis, axis[rows, last].unsqueeze(1), out=part)
+            distance.addcmul_(part, part)
+        torch.minimum(nearest_chosen, distance, out=nearest_chosen)
+        last = nearest_chosen.argmax(dim=1)
+        chosen[:, step] = last
+    return chosen
+
+
+def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
+    """Indices (B, G, count) of the points (B, P, 3) nearest to each query (B, G, 3), in no particular order.
+
+    Raises ValueError if there are fewer points than `count`.
+    """
+    if count > points.shape[1]:
+        raise ValueError(f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of neighbours")
+    parts = []
+    for q, p in zip(queries.split(SLICE), points.split(SLICE), strict=True):
+        # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the other samples.
+        distance = sum((q[:, :, None, axis] - p[:, None, :, axis]).square_() for axis in range(3))  # (b, G, P)
+        parts.append(torch.as_tensor(distance).topk(count, dim=2, largest=False, sorted=False).indices)
+    return torch.cat(parts)
+
+
+def gather(values: Tensor, index: Tensor) -> Tensor:
+    """values (B, P, C) at index (B, ...) -> (B, ..., C)."""
+    flat = index.reshape(len(index), -1, 1).expand(-1, -1, values.shape[2])
+    return values.gather(1, flat).reshape(*index.shape, values.shape[2])
+
+
+def pos_e(relative: Tensor, dim: int, alpha: float = 1000.0, beta: float = 100.0) -> Tensor:
+    """PosE of relative coordinates (..., 3) -> (..., dim): per axis, dim/6 sines, then dim/6 cosines (spec 1.1)."""
+    if dim % 6:
+        raise ValueError(f"PosE needs a width divisible by 6, got {dim}")
+    exponents = torch.arange(dim // 6, device=relative.device, dtype=relative.dtype) / (dim // 6)
+    angles = beta * relative.unsqueeze(-1) / alpha**exponents  # (..., 3, dim / 6)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+POINTCLIP_VIEWS = (  # Euler angles (x, y, z) in units of pi; six faces, then the corners of PointCLIP's few-shot list (spec 2.2)
+    (0, 0, 0.5), (0.5, 0, 0.5), (1, 0, 0.5), (1.5, 0, 0.5), (0, -0.5, 0.5), (0, 0.5, 0.5),
+    (1.25, -0.25, 0.5), (1.25, 0.25, 0.5), (1.75, -0.25, 0.5), (1.75, 0.25, 0.5),
+)  # fmt: skip
+
+
+def rotations(num_views: int) -> Tensor:
+    """The first `num_views` of PointCLIP's views as matrices (M, 3, 3) = Rx Ry Rz, for column vectors."""
+    if not 1 <= num_views <= len(POINTCLIP_VIEWS):
+        raise ValueError(f"there are 1 to {len(POINTCLIP_VIEWS)} views, asked for {num_views}")
+    made = [_turn(0, x) @ _turn(1, y) @ _turn(2, z) for x, y, z in POINTCLIP_VIEWS[:num_views]]
+    return torch.stack(made).float()
+
+
+def _turn(axis: int, half_turns: float) -> Tensor:
+    """Rotation about one axis by half_turns * pi, exact at quarter turns."""
+    cos, sin = math.cos(math.pi * half_turns), math.sin(math.pi * half_turns)
+    if (2 * half_turns) % 1 == 0:
+        cos, sin = round(cos), round(sin)
+    matrix = torch.eye(3, dtype=torch.float64)
+    i, j = [k for k in range(3) if k != axis]
+    sign = -1 if axis == 1 else 1
+    matrix[i, i] = matrix[j, j] = cos
+    matrix[i, j], matrix[j, i] = -sign * sin, sign * sin
+    return matrix
+
+
+def view_lines(num_views: int, direction: Tensor) -> Tensor:
+    """Directions (M, 3) of the virtual lines: R_j^T d / |d| for PointCLIP's views (spec 2.3)."""
+    return torch.einsum("mij,i->mj", rotations(num_views), direction / direction.norm())
+
+
+def uniform_lines(num_views: int) -> Tensor:
+    """Directions (M, 3) spread over half a turn about the gravity axis: (cos(pi j / M), 0, sin(pi j / M)) (spec 2.2)."""
+    angles = torch.arange(num_views) * math.pi / num_views
+    return torch.stack([angles.cos(), torch.zeros(num_views), angles.sin()], dim=1)
+
+
+def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fixed") -> Tensor:
+    """Places (B, M, N) of centers (B, N, 3) on lines (M, 3) of `length` units (spec 2.3).
+
+    `fixed` clamps length * u - 0.5 to [0, length - 0.001]; `official` takes it modulo the length, which sends both ends of the
+    line to the same place (T6).
+    """
+    along = torch.einsum("bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines)
+    low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
+    spread = high - low
+    unit = torch.where(spread > 0, (along - low) / spread.clamp(min=torch.finfo(along.dtype).tiny), torch.zeros_like(along))
+    places = length * unit - 0.5
+    return places % length if compat == "official" else places.clamp(0, length - 1e-3)
+
+
+def project_planes(
+    centers: Tensor, views: Tensor, translation: float, size: tuple[int, int], stretch: float = 1.0
+) -> Tensor:
+    """Pixels (B, M, N, 2) = (X, Y) of centers (B, N, 3) seen from views (M, 3, 3) on a plane of size (width, height) (spec 2.4).
+
+    Perspective along z after a shift by `translation`; what falls outside wraps around. `stretch` multiplies y before the
+    scaling to pixels: the audio program's second aspect factor (T13).
+    """
+    width, height = size
+    x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(-1)  # (B, M, N) each
+    depth = z - translation + 1e-12
+    columns = (x / depth + 1) * width / 2 - 0.5
+    rows = (y / depth * stretch + 1) * height / 2 - 0.5
+    return torch.stack([columns % width, rows % height], dim=-1)
+
+
+def line_cells(places: Tensor, cell: float, length: int) -> tuple[Tensor, int]:
+    """Segment ids (B, M, N) of places on a line, and how many segments there are."""
+    return (places / cell).floor().long(), math.ceil(length / cell)
+
+
+def plane_cells(places: Tensor, cell: float, size: tuple[int, int]) -> tuple[Tensor, int]:
+    """Patch ids (B, M, N) = column + row * columns of pixels (B, M, N, 2), and how many patches there are."""
+    columns, rows = math.ceil(size[0] / cell), math.ceil(size[1] / cell)
+    place = (places / cell).floor().long()
+    return place[..., 0] + place[..., 1] * columns, columns * rows
+
+
+def voxel_ids(centers: Tensor, size: float) -> tuple[Tensor, int]:
+    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3), numbered over the whole batch, and their number.
+
+    The grid starts at each sample's own minimum (spec 2.5); no voxel is shared by two samples.
+    """
+    grid = ((centers - centers.amin(dim=1, keepdim=True)) / size).floor().long()  # (B, N, 3)
+    sample = torch.arange(len(centers), device=centers.device)[:, None, None].expand(-1, centers.shape[1], 1)
+    cells, ids = torch.cat([sample, grid], dim=2).flatten(0, 1).unique(dim=0, return_inverse=True)
+    return ids.reshape(centers.shape[:2]), len(cells)

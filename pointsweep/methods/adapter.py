@@ -1,0 +1,76 @@
+"""Adapter tuning: bottlenecks on the residual branches of every block.
+
+Sources: Houlsby et al. (arXiv 1902.00751), after attention and after the feed-forward branch, with a residual of their own; `single`,
+after the feed-forward branch only; AdaptFormer (arXiv 2205.13535), parallel to it, scaled by 0.1 and starting as a no-op (spec 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from pointsweep.backbones.base import Backbone
+from pointsweep.config import MethodConfig
+from pointsweep.layers import Bottleneck
+from pointsweep.methods.base import Method
+
+
+@dataclass(frozen=True)
+class AdapterConfig(MethodConfig):
+    kind: Literal["single", "houlsby", "adaptformer"] = "single"
+    bottleneck: int = 8
+    scale: float | None = None  # of the bottleneck; null = 1, for adaptformer 0.1
+    dropout: float = 0.1
+
+    def problems(self) -> Iterator[str]:
+        if self.bottleneck < 1:
+            yield f"bottleneck: must be at least 1, got {self.bottleneck}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: must be in [0, 1), got {self.dropout}"
+
+
+class Beside(nn.Module):
+    """module(x) + scale * adapter(x), or with `after` module(x) + scale * adapter(module(x))."""
+
+    def __init__(self, module: nn.Module, adapter: nn.Module, scale: float, after: bool) -> None:
+        super().__init__()
+        self.module, self.adapter, self.scale, self.after = module, adapter, scale, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.module(x)
+        return output + self.scale * self.adapter(output if self.after else x)
+
+
+class Adapter(Method):
+    """At width 768, 12 blocks: single d=8 156,768 values, houlsby d=4 165,984."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        config: AdapterConfig = self.config
+        parallel = config.kind == "adaptformer"
+        self.scale = config.scale if config.scale is not None else (0.1 if parallel else 1.0)
+        self.own = nn.ModuleList()
+        for block in backbone.blocks:
+            made = self._bottleneck(backbone.dim)
+            if parallel:
+                block.ffn = Beside(block.ffn, made, self.scale, after=False)
+            else:
+                self.own.append(made)
+            if config.kind == "houlsby":
+                block.attn = Beside(block.attn, self._bottleneck(backbone.dim), self.scale, after=True)
+
+    def after_ffn(self, index: int, output: Tensor, context: Any) -> Tensor:
+        if self.config.kind == "adaptformer":
+            return output
+        return output + self.scale * self.own[index](output)
+
+    def _bottleneck(self, dim: int) -> Bottleneck:
+        made = Bottleneck(dim, self.config.bottleneck, self.config.dropout)
+        for layer in (made[0], made[3]):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if self.config.kind == "adaptformer":
+            nn.init.zeros_(made[3].weight)
+        return made

@@ -1,0 +1,21 @@
+"""Full fine-tuning: every block of the backbone trains, nothing is inserted (spec 5). Position tables stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pointsweep.backbones.base import Backbone
+from pointsweep.config import MethodConfig
+from pointsweep.methods.base import Method
+
+
+@dataclass(frozen=True)
+class FullConfig(MethodConfig):
+    pass
+
+
+class Full(Method):
+    """At width 768: 85,054,464 values more (CLIP text), 85,072,896 (DINOv2)."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        backbone.blocks.requires_grad_(True)

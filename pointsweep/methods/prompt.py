@@ -1,0 +1,53 @@
+"""Prompt tuning: learned tokens behind the class token, new ones for every block (deep) or in front of the first (shallow).
+
+Source: Visual Prompt Tuning (arXiv 2203.12119), started from N(0, 0.02) (spec 5). Letters: B clouds, N tokens, C channels, L blocks,
+S prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep.backbones.base import Backbone
+from pointsweep.config import MethodConfig
+from pointsweep.layers import insert_tokens, remove_tokens
+from pointsweep.methods.base import Method
+
+
+@dataclass(frozen=True)
+class PromptConfig(MethodConfig):
+    num_prompts: int = 10
+    depth: Literal["deep", "shallow"] = "deep"
+    init_std: float = 0.02
+
+    def problems(self) -> Iterator[str]:
+        if self.num_prompts < 1:
+            yield f"num_prompts: must be at least 1, got {self.num_prompts}"
+        if self.init_std < 0:
+            yield f"init_std: must not be negative, got {self.init_std}"
+
+
+class Prompt(Method):
+    """At width 768, 12 blocks, 10 prompts: 92,160 values deep, 7,680 shallow."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        self.deep = self.config.depth == "deep"
+        self.prefix, self.last = prefix, len(backbone.blocks) - 1
+        sets = len(backbone.blocks) if self.deep else 1
+        self.prompts = nn.Parameter(self.config.init_std * torch.randn(sets, self.config.num_prompts, backbone.dim))  # (L, S, C)
+
+    def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
+        if self.deep or index == 0:
+            return insert_tokens(tokens, self.prompts[index], at=self.prefix)  # (B, prefix + S + N, C)
+        return tokens
+
+    def after_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
+        # Deep: the next block brings its own prompts. Shallow: they walk through all blocks and are dropped before the head.
+        if self.deep or index == self.last:
+            return remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
+        return tokens
