@@ -1,0 +1,169 @@
+"""What a data set is: clouds and labels in memory maps, the batches made of them, and a digest of the content.
+
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointsweep.config import DatasetConfig
+from pointsweep.data.augment import augment, normalise
+from pointsweep.data.cache import cached_arrays
+from pointsweep.errors import MissingData
+from pointsweep.geometry import farthest_points, gather
+
+CHUNK = 64  # clouds whose evaluation samples are made at once
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clouds (n, P, 3) float32, read-only, the labels (n,) int64, and which of the stored clouds they are."""
+
+    name: str
+    points: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray  # (n,) rows of `points`
+
+    def take(self, rows: np.ndarray, name: str) -> Split:
+        """A part of this split, in file order."""
+        rows = np.sort(rows)
+        return Split(name, self.points, self.labels[rows], self.index[rows])
+
+
+class Dataset:
+    """A training and a test split, and a validation split taken from the training one where the config asks for it.
+
+    `digest` covers the stored content; `marks` are what a table must say about it.
+    """
+
+    # Whether augmentation comes before sampling (the ScanObjectNN program) or after it (the ModelNet program).
+    augment_first = True
+
+    def __init__(self, config: DatasetConfig, class_names: Sequence[str], arrays: dict[str, np.ndarray], digest: str) -> None:
+        self.config, self.class_names, self.digest = config, tuple(class_names), digest
+        self.num_classes = len(class_names)
+        self.marks: tuple[str, ...] = ()
+        splits = {}
+        for name, limit in (("train", config.train_limit), ("test", config.test_limit)):
+            labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
+            whole = Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
+            splits[name] = whole.take(_in_turn(labels)[:limit], name) if limit else whole
+        self.test = splits["test"]
+        kept, held = _hold_out(splits["train"].labels, config.val_fraction)
+        self.train = splits["train"].take(kept, "train")
+        self.val = splits["train"].take(held, "val") if len(held) else None
+
+    @classmethod
+    def available(cls, config: DatasetConfig) -> None:
+        """Raises MissingData if this machine lacks the files; says where they were looked for and where they come from."""
+
+    def train_batch(self, index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec 2.9)."""
+        points = self._points(self.train, index)
+        if self.augment_first:
+            points = augment(points, self.config, generator)
+        points = sample(points, self.config.presample)
+        # One random subset for the whole batch, as the program draws it (T19).
+        subset = torch.randperm(points.shape[1], generator=generator)[: self.config.num_points]
+        points = points[:, subset]
+        if not self.augment_first:
+            points = augment(points, self.config, generator)
+        return points.contiguous(), torch.from_numpy(self.train.labels[index])
+
+    def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Rows of a split -> points (B, num_points, 3), farthest point samples of the stored clouds, and labels (B,)."""
+        rows = split.index[index]
+        whole = self._samples(split)
+        points = normalise(torch.from_numpy(np.array(whole[rows])), self.config)
+        return points, torch.from_numpy(split.labels[index])
+
+    def _points(self, split: Split, index: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(split.points[split.index[index]], dtype=np.float32))  # a copy: the map is read-only
+
+    def _samples(self, split: Split) -> np.ndarray:
+        """The farthest point samples (n, num_points, 3) of all stored clouds of a split, made once per node."""
+        count = self.config.num_points
+        if count >= split.points.shape[1]:
+            return split.points
+        stored = "test" if split.name == "test" else "train"
+
+        def make() -> dict[str, np.ndarray]:
+            parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
+            return {"points": np.concatenate([sample(torch.from_numpy(np.array(p)), count).numpy() for p in parts])}
+
+        return cached_arrays(f"samples-{self.digest[:24]}-{stored}-{count}", make)[0]["points"]
+
+
+def sample(points: Tensor, count: int) -> Tensor:
+    """Farthest point samples (B, count, 3) of points (B, P, 3); all points, as they are, where there are no more."""
+    if count >= points.shape[1]:
+        return points
+    return gather(points, farthest_points(points, count))
+
+
+def _in_turn(labels: np.ndarray) -> np.ndarray:
+    """Row numbers, the first of every class in turn, then the second of every class, and so on."""
+    rank = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rank[rows] = np.arange(len(rows))
+    return np.lexsort((labels, rank))
+
+
+def _hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows kept and rows held out, `fraction` of every class (at least one), the same in every trial."""
+    if fraction == 0:
+        return np.arange(len(labels)), np.zeros(0, dtype=np.int64)
+    generator = np.random.default_rng(0)
+    held = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        held.append(generator.permutation(rows)[: max(1, round(fraction * len(rows)))])
+    held_rows = np.concatenate(held)
+    return np.setdiff1d(np.arange(len(labels)), held_rows), held_rows
+
+
+def data_folder(name: str, folder: str, origin: str) -> Path:
+    """$POINTSWEEP_DATA/folder. Raises MissingData naming what was looked for and where the data are obtained."""
+    root = os.environ.get("POINTSWEEP_DATA")
+    if not root:
+        raise MissingData(f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds {folder}/. {origin}")
+    path = (Path(root) / folder).resolve()
+    if not path.is_relative_to(Path(root).resolve()):
+        raise MissingData(f"dataset.folder: {folder!r} leads out of POINTSWEEP_DATA")
+    if not path.is_dir():
+        raise MissingData(f"data set {name}: no folder {path} (dataset.folder below POINTSWEEP_DATA). {origin}")
+    return path
+
+
+def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, source: str) -> None:
+    """Raises ValueError naming the file and the first bad cloud: wrong shape, not finite, empty, label out of range."""
+    if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind != "f":
+        raise ValueError(f"{source}: data must be float (n, P, 3), found {points.dtype} {points.shape}")
+    if labels.shape != (len(points),):
+        raise ValueError(f"{source}: {len(points)} clouds but labels of shape {labels.shape}")
+    if len(points) == 0 or points.shape[1] == 0:
+        raise ValueError(f"{source}: holds no points")
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
+    if len(bad):
+        raise ValueError(f"{source}: cloud {bad[0]} holds a coordinate that is not finite ({len(bad)} such clouds)")
+    flat = np.flatnonzero((points.max(axis=1) == points.min(axis=1)).all(axis=1))
+    if len(flat):
+        raise ValueError(f"{source}: cloud {flat[0]} is a single point repeated ({len(flat)} such clouds)")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(f"{source}: cloud {wrong[0]} has label {labels[wrong[0]]}, allowed 0 to {num_classes - 1}")
+
+
+def text_digest(text: str) -> str:
+    """32 hex digits of a text, for a cache key."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
