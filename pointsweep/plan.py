@@ -67,8 +67,7 @@ def _arm_of(record: Record) -> str:
 def make_plan(sweep: Sweep, store: Store) -> Plan:
     """Looks at the store and at this machine. Raises nothing for what is missing: that stands in the plan."""
     configs = {trial.config.key(): trial.config for trial in sweep.trials()}
-    known = trial_status(store)
-    states = {key: str(known.get(key, "new")) for key in configs}
+    states = {key: trial_status(store, key) for key in configs}
     records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}

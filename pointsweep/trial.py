@@ -113,7 +113,8 @@ class Trial:
 
     def run(self) -> None:
         """Trains what is left to train, then writes predictions, weights and, last, the record."""
-        self.folder.start(origin(str(self.device)))
+        facts = describe(self.config, self.dataset)
+        self.folder.start(config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
         if self.config.network is not None and not self.config.network.trainable:
             self._fit()
         else:

@@ -1,0 +1,245 @@
+"""A trial's folder: append-only history, checkpoint, predictions, record. Whatever is cut off, it opens again.
+
+An epoch counts once a checkpoint of it, or of a later one, is on the disk: only then does it enter the history, and only from
+there does anybody else hear of it. So nothing that was told is ever taken back by a resume.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pointsweep.records import Record, from_json
+from pointsweep.store import FileStore, Store, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Event = dict[str, Any]
+Snapshot = Callable[[], tuple[dict[str, "Tensor"], dict[str, Any]]]
+
+CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folder
+
+
+class Held(RuntimeError):
+    """Another process works on this trial."""
+
+
+class TrialFolder:
+    """trials/<key> of a store on a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pending: list[Event] = []  # epochs trained since the last checkpoint
+        self._saved_at = 0.0
+        self._save_s = 0.0
+
+    # History
+
+    def events(self) -> list[Event]:
+        """All events, in order. What follows a damaged line is not trusted."""
+        return _parse(self._read())[0]
+
+    def epochs(self) -> list[Event]:
+        """The epoch events, each epoch once, in order."""
+        return [event for event in self.events() if event["type"] == "epoch"]
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Adds one event; on the disk when this returns."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "history.jsonl").open("ab") as file:
+            file.write(_line(event))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def start(self, **facts: Mapping[str, Any]) -> None:
+        """Repairs the history and notes a new attempt with its facts: config, dataset, origin."""
+        self._repair()
+        self._saved_at = time.monotonic()
+        self.append({"type": "start", "attempt": self.attempts() + 1, "time": time.time(), **facts})
+
+    def attempts(self) -> int:
+        """How often a process has begun to work on this trial."""
+        return sum(event["type"] == "start" for event in self.events())
+
+    def failure(self) -> str | None:
+        """Why the last attempt failed; None if it did not."""
+        events = self.events()
+        return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
+
+    def _read(self) -> bytes:
+        try:
+            return (self.path / "history.jsonl").read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _repair(self) -> None:
+        """Drops a torn last line; keeps a copy of what stands behind a damaged one."""
+        data = self._read()
+        _, good = _parse(data)
+        if good == len(data):
+            return
+        if b"\n" in data[good:].rstrip(b"\n"):
+            write_whole(self.path / "history.damaged", data)
+        write_whole(self.path / "history.jsonl", data[:good])
+
+    # Checkpoints
+
+    def commit_epoch(self, event: Mapping[str, Any], snapshot: Snapshot, last: bool) -> None:
+        """Ends an epoch: a checkpoint when one is due (always at the first and the last), then the history."""
+        self._pending.append(dict(event))
+        due = time.monotonic() - self._saved_at >= self._save_s / CHECKPOINT_SHARE
+        if last or event["epoch"] == 1 or due:
+            self._save(*snapshot())
+
+    def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        from safetensors.torch import save
+
+        begun = time.monotonic()
+        body = json.dumps({**state, "pending": self._pending})
+        digest = _digest(tensors, body)
+        write_whole(self.path / "checkpoint.safetensors", save(dict(tensors), metadata={"state": body, "sha256": digest}))
+        for event in self._pending:
+            self.append(event)
+        self._pending = []
+        self._saved_at = time.monotonic()
+        self._save_s = self._saved_at - begun
+
+    def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint, and the history brought in line with it; None, and no epochs, if there is no sound one."""
+        found = self._load()
+        done = found[1]["epoch"] if found else 0
+        pending = found[1]["pending"] if found else []
+        kept = [event for event in self.events() if event["type"] != "epoch" or event["epoch"] <= done]
+        known = {event["epoch"] for event in kept if event["type"] == "epoch"}
+        # The process may have ended between the checkpoint and the lines that belong to it.
+        lines = kept + [event for event in pending if event["epoch"] not in known]
+        write_whole(self.path / "history.jsonl", b"".join(_line(event) for event in lines))
+        return found
+
+    def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "checkpoint.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, ValueError):
+            metadata, tensors = {}, {}
+        if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
+            path.replace(self.path / "checkpoint.damaged")
+            self.append({"type": "damaged", "file": "checkpoint.safetensors", "time": time.time()})
+            return None
+        return tensors, json.loads(metadata["state"])
+
+    # The end
+
+    def save_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
+        """The predicted classes of every test cloud by protocol, uint8 (n_test,)."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **predictions)
+        write_whole(self.path / "predictions.npz", buffer.getvalue())
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """The inverse of `save_predictions`."""
+        with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
+            return dict(file)
+
+    def save_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """The trained weights."""
+        from safetensors.torch import save
+
+        write_whole(self.path / "weights.safetensors", save(dict(weights)))
+
+    def finish(self, record: Record) -> None:
+        """Writes the record: from here on the trial is finished. The checkpoint has served."""
+        write_whole(self.path / "record.json", record.to_json().encode())
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def record(self) -> Record | None:
+        """The record of a finished trial, else None."""
+        path = self.path / "record.json"
+        return from_json(path.read_text()) if path.is_file() else None
+
+    @contextmanager
+    def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:
+        """Holds the folder for this process; a killed process lets go of it by itself. Raises Held after `wait_s`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            deadline = time.monotonic() + wait_s
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Held(f"{self.path} is worked on by another process for more than {wait_s:.0f} s") from None
+                    time.sleep(0.05)
+            yield
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    body = json.dumps(event, sort_keys=True, separators=(",", ":"))
+    return f'{{"crc":"{zlib.crc32(body.encode()):08x}","event":{body}}}\n'.encode()
+
+
+def _parse(data: bytes) -> tuple[list[Event], int]:
+    """The events up to the first line that is torn or does not match its checksum, and the number of sound bytes."""
+    events: list[Event] = []
+    good = 0
+    for line in data.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
+            sound = line.endswith(b"\n") and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
+        except (ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            break
+        events.append(entry["event"])
+        good += len(line)
+    return events, good
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)};".encode())
+        digest.update(tensors[name].contiguous().flatten().view(_bytes()).numpy().data)
+    return digest.hexdigest()
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def trial_status(store: Store, key: str) -> str:
+    """finished, resumable, failed or new."""
+    if store.exists(f"trials/{key}/record.json"):
+        return "finished"
+    if read_failure(store, key) is not None:
+        return "failed"
+    return "resumable" if store.exists(f"trials/{key}/checkpoint.safetensors") else "new"
+
+
+def read_failure(store: Store, key: str) -> str | None:
+    """Why a trial's last attempt failed; None if it did not."""
+    assert isinstance(store, FileStore)
+    return TrialFolder(store.path(f"trials/{key}")).failure()

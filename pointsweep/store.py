@@ -1,0 +1,91 @@
+"""Bytes under a name, written whole. Names are relative paths such as trials/<key>/record.json."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+
+class Store(Protocol):
+    """What the rest of the package asks of a store."""
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes to open this store again, in any process."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes under `name`. Raises FileNotFoundError."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces the bytes under `name`; a reader sees all of the old or all of the new ones."""
+
+    def list(self, prefix: str) -> list[str]:
+        """The sorted names directly below a folder, folders with a slash at their end; empty if there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there are bytes under `name`."""
+
+    def delete(self, name: str) -> None:
+        """Removes the bytes under `name`, if there are any."""
+
+
+class FileStore:
+    """A folder, on a disk that every node of the sweep sees."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def path(self, name: str) -> Path:
+        """Where `name` lies. Raises ValueError for a name that could lead out of the store."""
+        parts = name.split("/") if name else []
+        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+            raise ValueError(f"store: bad name {name!r}; allowed are relative names without '.', '..' or backslashes")
+        return self.root.joinpath(*parts)
+
+    def read(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        write_whole(self.path(name), data)
+
+    def list(self, prefix: str) -> list[str]:
+        try:
+            with os.scandir(self.path(prefix)) as entries:
+                return sorted(entry.name + "/" * entry.is_dir() for entry in entries if not entry.name.endswith(".tmp"))
+        except FileNotFoundError:
+            return []
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def delete(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes beside, flushes to the disk, renames: after a crash there is the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def open_store(url: str | None = None) -> FileStore:
+    """The store at a folder: `url`, else $POINTSWEEP_STORE, else ~/pointsweep. Raises ValueError for other schemes."""
+    place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
+    if "://" in place and not place.startswith("file://"):
+        raise ValueError(f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a folder's path")
+    return FileStore(Path(place.removeprefix("file://")))

@@ -1,0 +1,346 @@
+"""MLflow as the live mirror of the trials' folders. The only file with mlflow.
+
+`sync_trial` brings one run up to what stands in its folder, whatever was sent before: called again it changes nothing, and a
+process killed between any two of its calls leaves nothing that the next one would double. Everything else calls it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsweep.history import TrialFolder
+from pointsweep.records import Layout, Record, from_json, layout_from_json
+from pointsweep.store import FileStore
+
+log = logging.getLogger("pointsweep.tracking")
+
+CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
+BATCH = 1000  # metrics in one call, MLflow's limit
+STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a sweep is mirrored: server or database, experiment and parent run."""
+
+    uri: str
+    experiment_id: str
+    parent_run_id: str
+    sweep: str
+
+
+@dataclass(frozen=True)
+class TrialTags:
+    """A trial's place in the table."""
+
+    sweep: str
+    row: str
+    column: str
+    seed: int
+
+    @property
+    def cell(self) -> str:
+        """The name of the trial's run and of its line in a log."""
+        return f"{self.row} / {self.column} / seed {self.seed}"
+
+
+def default_uri(store: FileStore) -> str:
+    """A database in the store."""
+    return f"sqlite:///{store.path('mlflow.db')}"
+
+
+def masked(uri: str) -> str:
+    """A URI without the password in it."""
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
+    """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises what MLflow raises."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    with _initialised_once(uri, store):
+        client = _client(uri)
+        experiment = _experiment(client, layout.name, store if uri.startswith("sqlite") else None)
+    parent = _parent(client, experiment, layout)
+    client.log_text(parent, layout.to_json(), "layout.json")
+    client.update_run(parent, status="RUNNING")
+    return Target(uri, experiment, parent, layout.name)
+
+
+@contextmanager
+def _initialised_once(uri: str, store: FileStore) -> Iterator[None]:
+    """Several processes that open a fresh SQLite database at once break its creation; the lock lets one do it."""
+    if not uri.startswith("sqlite"):
+        yield
+        return
+    with store.path("mlflow.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def _client(uri: str) -> Any:
+    # A trial must not wait long for a server that is away; the mirror tries again later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+def _experiment(client: Any, name: str, store: FileStore | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = store.path("mlartifacts").as_uri() if store is not None else None
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException:
+            # Another driver was faster.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def _parent(client: Any, experiment: str, layout: Layout) -> str:
+    found = client.search_runs([experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {"pointsweep.kind": "sweep", "pointsweep.sweep": layout.name, "mlflow.note.content": layout.title}
+    return str(client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}").info.run_id)
+
+
+class Runs:
+    """What this process knows of the runs of one target, so that it need not ask again."""
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.client = target, _client(target.uri)
+        self.ids: dict[str, str] = {}
+        self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
+
+    def open(self, folder: TrialFolder, tags: TrialTags) -> str:
+        """The run of a trial, found by its key or created."""
+        key = folder.path.name
+        if key not in self.ids:
+            found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
+            run_id = str(found[0].info.run_id) if found else self._create(key, folder, tags)
+            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
+            self._describe(run_id, folder)
+            self.ids[key] = run_id
+        return self.ids[key]
+
+    def _create(self, key: str, folder: TrialFolder, tags: TrialTags) -> str:
+        events = folder.events()
+        marks = {
+            "mlflow.parentRunId": self.target.parent_run_id, "pointsweep.kind": "trial", "pointsweep.key": key,
+            "pointsweep.sweep": self.target.sweep, "row": tags.row, "column": tags.column, "seed": str(tags.seed),
+            "cell": f"{tags.row} / {tags.column}",
+        }  # fmt: skip
+        begun = int(1000 * events[0]["time"]) if events else None
+        run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=marks, run_name=tags.cell)
+        return str(run.info.run_id)
+
+    def _describe(self, run_id: str, folder: TrialFolder) -> None:
+        """Parameters, data and origin; the same values again are no change."""
+        from mlflow.entities import Dataset, DatasetInput, Param
+
+        start = next((event for event in folder.events() if event["type"] == "start"), None)
+        if start is None:
+            return
+        params = [Param(name, value) for name, value in flat(start["config"])]
+        tags = _tags({f"origin.{name}": value for name, value in start["origin"].items()})
+        commit = start["origin"].get("code", "").rstrip("+")
+        self.client.log_batch(run_id, params=params, tags=[*tags, *_tags({"mlflow.source.git.commit": commit})])
+        data = start["dataset"]
+        source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
+        dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
+        self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        self.client.log_text(run_id, json.dumps(start["config"], indent=2), "config.json")
+
+    def send_epochs(self, run_id: str, folder: TrialFolder) -> None:
+        """All epochs that the run lacks. An epoch's metrics travel in one call: it is there whole or not at all."""
+        from mlflow.entities import Metric
+
+        sent = self.sent[folder.path.name]
+        batch: list[Any] = []
+        for event in folder.epochs():
+            if event["epoch"] in sent:
+                continue
+            values = {**event["metrics"], "lr": event["lr"], "seconds": event["seconds"], "peak_memory_bytes": event["peak_memory_bytes"]}
+            metrics = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
+            if len(batch) + len(metrics) > BATCH:
+                self.client.log_batch(run_id, metrics=batch)
+                batch = []
+            batch += metrics
+            sent.add(event["epoch"])
+        if batch:
+            self.client.log_batch(run_id, metrics=batch)
+
+    def close(self, run_id: str, folder: TrialFolder) -> None:
+        """The end, if the trial has one: the record, what a table compares, the status."""
+        record, failure = folder.record(), folder.failure()
+        if record is not None:
+            self._send_record(run_id, record)
+            self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_tag(run_id, "pointsweep.done", "1")
+        elif failure is not None:
+            self.client.set_tag(run_id, "pointsweep.failure", failure[:CHUNK])
+            self.client.set_terminated(run_id, "FAILED")
+        elif self.client.get_run(run_id).info.status != "RUNNING":
+            self.client.update_run(run_id, status="RUNNING")
+
+    def _send_record(self, run_id: str, record: Record) -> None:
+        from mlflow.entities import Metric
+
+        text = record.to_json()
+        chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
+        tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks)})
+        values = {f"{protocol}/accuracy": chosen["test/accuracy"] for protocol, chosen in record.metrics.items()}
+        values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
+        values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
+        metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
+        self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        self.client.log_text(run_id, text, "record.json")
+
+
+def _tags(values: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(name, value) for name, value in values.items()]
+
+
+def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a nested config; parts that are not there are left out."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}{name}.")
+        elif value is not None:
+            yield f"{path}{name}", str(value)
+
+
+def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
+    """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
+    run_id = runs.open(folder, tags)
+    runs.send_epochs(run_id, folder)
+    runs.close(run_id, folder)
+
+
+class Mirror:
+    """A worker's one writer: a thread that syncs the trials it is told of. Training never waits for it."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.waiting: dict[Path, tuple[TrialFolder, TrialTags]] = {}
+        self.changed = threading.Condition()
+        self.warned: set[str] = set()
+        threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
+
+    def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
+        """Something new stands in a folder."""
+        with self.changed:
+            self.waiting[folder.path] = (folder, tags)
+            self.changed.notify()
+
+    def _run(self) -> None:
+        runs: Runs | None = None
+        pause = 1.0
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting)
+                folder, tags = self.waiting.pop(next(iter(self.waiting)))
+            try:
+                runs = runs or Runs(self.target)
+                sync_trial(runs, folder, tags)
+                pause = 1.0
+            except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
+                self._warn(error)
+                runs = None
+                with self.changed:
+                    self.waiting.setdefault(folder.path, (folder, tags))
+                time.sleep(pause)
+                pause = min(2 * pause, 30.0)
+
+    def _warn(self, error: Exception) -> None:
+        if type(error).__name__ not in self.warned:
+            self.warned.add(type(error).__name__)
+            log.warning("MLflow at %s: %s; training goes on, the mirror catches up", masked(self.target.uri), type(error).__name__)
+
+
+def finish(target: Target, store: FileStore, tags: Mapping[str, TrialTags]) -> None:
+    """At the end of a sweep: sends what is not there yet, and closes the parent run."""
+    runs = Runs(target)
+    done = {run.data.tags["pointsweep.key"] for run in _trial_runs(target.uri, target.experiment_id, "1")}
+    for key, place in tags.items():
+        folder = TrialFolder(store.path(f"trials/{key}"))
+        if key not in done and folder.events():
+            sync_trial(runs, folder, place)
+    runs.client.set_terminated(target.parent_run_id, "FINISHED")
+
+
+def _trial_runs(uri: str, experiment: str, done: str | None = None) -> Iterable[Any]:
+    """All trial runs of an experiment, page by page."""
+    client, token = _client(uri), None
+    wanted = "tags.`pointsweep.kind` = 'trial'" + (f" and tags.`pointsweep.done` = '{done}'" if done else "")
+    while True:
+        page = client.search_runs([experiment], wanted, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """Layout, records and failures of a sweep from MLflow alone. Raises ValueError if it is not there."""
+    from mlflow.artifacts import load_text
+
+    client = _client(uri)
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None:
+        known = ", ".join(sorted(found.name for found in client.search_experiments())) or "none"
+        raise ValueError(f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {known}")
+    parents = client.search_runs([experiment.experiment_id], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
+    if not parents:
+        raise ValueError(f"MLflow experiment {sweep!r} holds no run of a sweep")
+    with _tracking_uri(uri):
+        layout = layout_from_json(load_text(f"runs:/{parents[0].info.run_id}/layout.json"))
+    records, failures = {}, {}
+    for run in _trial_runs(uri, experiment.experiment_id):
+        key = run.data.tags["pointsweep.key"]
+        text = _joined(run.data.tags)
+        if text:
+            records[key] = from_json(text)
+        elif "pointsweep.failure" in run.data.tags:
+            failures[key] = run.data.tags["pointsweep.failure"]
+    return layout, records, failures
+
+
+def _joined(tags: Mapping[str, str]) -> str:
+    names = sorted((name for name in tags if name.startswith("pointsweep.record.")), key=lambda name: int(name.rpartition(".")[2]))
+    return "".join(tags[name] for name in names)
+
+
+@contextmanager
+def _tracking_uri(uri: str) -> Iterator[None]:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
