@@ -1,0 +1,141 @@
+"""The axes of a table: rows, columns and further axes, each a list of labelled settings.
+
+An axis is written as a list of mappings (each with a label), as one key with its values ({method.rank: [4, 8]}), or as several keys
+that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [...]}}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from pointsweep.config import TrialConfig
+from pointsweep.errors import Problem, unknown
+from pointsweep.settings import Place
+from pointsweep.sweep_file import Document
+
+PARTS_OF_A_TRIAL = tuple(field.name for field in fields(TrialConfig))
+OWN_KEYS = ("label", "when", "published")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row or column: what it sets, for which cells (`when`), and what the paper calls it (`published`)."""
+
+    label: str
+    settings: Mapping[str, Any]
+    document: Document
+    path: tuple[Any, ...]
+    when: Mapping[str, Any] | None = None
+    published: Any = None
+
+    def place(self, key: str) -> Place:
+        """Where a key of the settings stands."""
+        return place_of(self.document, self.path, key)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A header and its entries."""
+
+    header: str
+    entries: tuple[Entry, ...]
+
+
+def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
+    """Where `key` of the mapping at `path` stands; in a zip or a list of values, the value's own place."""
+    zipped = path[:-1] and path[-2:-1] == ("zip",)
+    if zipped:
+        inner = (*path[:-1], key, path[-1])
+    elif path and isinstance(path[-1], int) and len(path) > 1 and path[-2] == key:
+        inner = path
+    else:
+        inner = (*path, key)
+    return Place(document.where(*inner), document.line(inner))
+
+
+def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
+    """One axis. What is wrong with it is added to the document's problems."""
+    complain = partial(_complain, document)
+    if isinstance(value, list):
+        entries = [_entry(document, (*path, i), item) for i, item in enumerate(value)]
+        axis = Axis("", tuple(entry for entry in entries if entry is not None))
+    elif isinstance(value, Mapping) and len(value) == 1:
+        key, values = next(iter(value.items()))
+        axis = read_key(document, path, key, values)
+    else:
+        complain(path, "must be a list of labelled settings, {key: [values]} or {zip: {key: [values], ...}}")
+        return Axis("", ())
+    labels = [entry.label for entry in axis.entries]
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        complain(path, f"the label {label!r} stands twice")
+    if not axis.entries:
+        complain(path, "has no entries")
+    return axis
+
+
+def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -> Axis:
+    """The axis of one key and its values, or of a zip."""
+    if key == "zip":
+        return _read_zip(document, (*path, "zip"), values)
+    if not isinstance(values, list):
+        _complain(document, (*path, key), f"must be a list of values, got {values!r}")
+        return Axis(str(key), ())
+    if not _known(document, (*path, key), key):
+        return Axis(str(key), ())
+    entries = [Entry(_label(value), {key: value}, document, (*path, key, i)) for i, value in enumerate(values)]
+    return Axis(key.rpartition(".")[2], tuple(entries))
+
+
+def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
+    lists = values if isinstance(values, Mapping) else {}
+    lengths = {key: len(item) for key, item in lists.items() if isinstance(item, list)}
+    if not lists or len(lengths) < len(lists) or len(set(lengths.values())) != 1:
+        _complain(document, path, f"needs lists of one length, got {lengths or values!r}")
+        return Axis("", ())
+    settings = [key for key in lists if key not in OWN_KEYS]
+    if not all([_known(document, (*path, key), key) for key in settings]):
+        return Axis("", ())
+    entries = []
+    for i in range(next(iter(lengths.values()))):
+        chosen = {key: lists[key][i] for key in settings}
+        label = str(lists["label"][i]) if "label" in lists else ", ".join(map(_label, chosen.values()))
+        published = lists["published"][i] if "published" in lists else None
+        entries.append(Entry(label, chosen, document, (*path, i), published=published))
+    return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))
+
+
+def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:
+    if not isinstance(item, Mapping) or not isinstance(item.get("label"), (str, int, float)):
+        _complain(document, path, "must be a mapping with a label")
+        return None
+    settings = {key: value for key, value in item.items() if key not in OWN_KEYS}
+    when = item.get("when")
+    if when is not None and not isinstance(when, Mapping):
+        _complain(document, (*path, "when"), f"must be a mapping of keys to values, got {when!r}")
+        when = None
+    if not all([_known(document, (*path, key), key) for key in settings]):
+        return None
+    return Entry(str(item["label"]), settings, document, path, when, item.get("published"))
+
+
+def _known(document: Document, path: tuple[Any, ...], key: str) -> bool:
+    """Whether a settings key begins with a part of a trial."""
+    part = str(key).partition(".")[0]
+    if part in PARTS_OF_A_TRIAL and part != "seed":
+        return True
+    allowed = [*(p for p in PARTS_OF_A_TRIAL if p != "seed"), *OWN_KEYS]
+    _complain(document, path, unknown("key", part, allowed, "Allowed"))
+    return False
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name", ", ".join(f"{k}={v}" for k, v in value.items())))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _complain(document: Document, path: tuple[Any, ...], message: str) -> None:
+    document.problems.append(Problem(document.where(*path), message, document.line(path)))

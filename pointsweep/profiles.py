@@ -1,0 +1,64 @@
+"""Profiles: the same sweep in another size. `smoke` is built in: synthetic clouds, tiny backbones of the same modality, two epochs.
+
+A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pointsweep import registry
+from pointsweep.settings import Place, Settings
+from pointsweep.sweep_file import Document
+
+SMALL_DATA = {
+    "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128, "train_per_class": 8, "test_per_class": 4,
+}  # fmt: skip
+SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "eval_batch_size": 64}
+SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
+
+
+def names(documents: Sequence[Document]) -> list[str]:
+    """The profiles that a sweep knows."""
+    own = [name for document in documents for name in (document.data.get("profiles") or {})]
+    return sorted({"smoke", *own})
+
+
+def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
+    """Lays a profile over the settings of a cell."""
+    if name == "smoke":
+        _smoke(settings)
+    for document in documents:
+        for key, value in ((document.data.get("profiles") or {}).get(name) or {}).items():
+            place = Place(document.where("profiles", name, key), document.line(("profiles", name, key)))
+            settings.set(str(key), value, place)
+
+
+def _smoke(settings: Settings) -> None:
+    place = Place("profile smoke", None)
+    data = settings.data
+
+    def put(part: str, value: Mapping[str, Any]) -> None:
+        settings.drop(part)
+        settings.set(part, dict(value), place)
+
+    held_out = data.get("dataset", {}).get("val_fraction", 0.0)
+    put("dataset", {**SMALL_DATA, "val_fraction": 0.25 if held_out else 0.0})
+    settings.set("train", SMALL_TRAIN, place)
+    network = data.get("network")
+    if isinstance(network, dict):
+        if "neighbours" in registry.config_class("networks", network["name"]).__dataclass_fields__:
+            settings.set("network.neighbours", 8, place)
+        return
+    backbone = data.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("name") in registry.names("backbones") and backbone["name"] != "tiny":
+        put("backbone", _stand_in(backbone))
+    settings.set("tokenizer", SMALL_TOKENS, place)
+
+
+def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """The tiny backbone for another one; a stand-in for random weights differs from that for the pretrained ones."""
+    modality = registry.config_class("backbones", backbone["name"]).modality
+    random = "-random" if backbone.get("weights") == "random" else ""
+    return {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{random}"}
