@@ -12,15 +12,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from pointsweep import tables
 from pointsweep.errors import ConfigError
 from pointsweep.plan import Plan, make_plan, read_record
+from pointsweep.records import Layout
 from pointsweep.store import FileStore, open_store
 from pointsweep.sweep import Sweep, load
+from pointsweep.tracking import Target, TrackerAway, TrialTags, finish, masked, prepare
 
 COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3
 GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
@@ -88,27 +90,47 @@ def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace
     layout = sweep.layout()
     store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
     store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}).encode())
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    target = None
-    if uri != "none" and plan.to_run:
-        from pointsweep import tracking
-
-        target = tracking.prepare(uri or tracking.default_uri(store), store, layout)
-    if plan.to_run:
-        launch_all(sweep, plan, store, target, args)
-    if target is not None:
-        tracking.finish(target, store, sweep.tags())
+    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    places = {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+    with mirrored(uri, store, layout, places) as target:
+        if plan.to_run:
+            launch_all(plan, store, target, places, args)
     return conclude(sweep, store, uri)
 
 
-def launch_all(sweep: Sweep, plan: Plan, store: FileStore, target: Any, args: argparse.Namespace) -> None:
+@contextmanager
+def mirrored(uri: str, store: FileStore, layout: Layout, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
+    """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
+    mark = f"sweeps/{layout.name}/mirrored.json"
+    wanted = json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
+    if uri == "none" or (store.exists(mark) and store.read(mark) == wanted):
+        yield None
+        return
+    target = None
+    try:
+        target = prepare(uri, store, layout)
+    except TrackerAway as error:
+        print(f"{error}\ntraining goes on without it; the same command, run again, mirrors what it finds", file=sys.stderr)
+    yield target
+    if target is None:
+        return
+    try:
+        finish(target, store, places)
+        store.write(mark, wanted)
+    except TrackerAway as error:
+        print(f"{error}\nit is behind; the same command, run again, mirrors the rest", file=sys.stderr)
+
+
+def launch_all(
+    plan: Plan, store: FileStore, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace
+) -> None:
     """Runs every trial that has no record, packs of one, in the order of the table."""
     from pointsweep import launch
     from pointsweep.progress import Progress
     from pointsweep.trial import Job, Task
 
-    tags = sweep.tags()
-    packs = [[Task(config, tags[config.key()])] for config in plan.to_run]
+    sweep = plan.sweep
+    packs = [[Task(config, places[config.key()])] for config in plan.to_run]
     job = Job(store.url, target, threads=args.threads)
     layout, records = sweep.layout(), dict(plan.records)
 
@@ -116,7 +138,7 @@ def launch_all(sweep: Sweep, plan: Plan, store: FileStore, target: Any, args: ar
         records.update({key: read_record(store, key) for key in plan.states if key not in records and _finished(store, key)})
         return tables.render(tables.build(layout, records, {}, plan.parameters), "text")
 
-    names = {key: tag.cell for key, tag in tags.items()}
+    names = {key: place.cell for key, place in places.items()}
     with Progress(names, len(plan.records), len(plan.states), table) as progress:
         if args.inline:
             launch.run_inline(packs, job, progress)
@@ -129,13 +151,15 @@ def _finished(store: FileStore, key: str) -> bool:
     return store.exists(f"trials/{key}/record.json")
 
 
-def conclude(sweep: Sweep, store: FileStore, uri: str | None) -> int:
+def conclude(sweep: Sweep, store: FileStore, uri: str) -> int:
     """Prints the table as it now stands, and where everything lies. Returns the exit code."""
     plan = make_plan(sweep, store)
     table = tables.build(sweep.layout(), plan.records, plan.failures, plan.parameters)
-    tables.write_all(store, table, sweep.layout(), plan.records)
+    tables.write_all(store, table, plan.records)
     print(tables.render(table, "text"))
     print(f"\nreport   {store.path(f'sweeps/{sweep.name}/report.html')}\nstore    {store.path('')}")
+    if uri != "none":
+        print(f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}" if uri.startswith("sqlite") else f"MLflow   {masked(uri)}")
     failed = [trial for trial in sweep.trials() if plan.states[trial.config.key()] != "finished"]
     for trial in failed:
         key = trial.config.key()

@@ -31,6 +31,10 @@ BATCH = 1000  # metrics in one call, MLflow's limit
 STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
+class TrackerAway(RuntimeError):
+    """MLflow cannot be reached, or refuses. Nothing is lost: the store has it all, the next run mirrors it."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a sweep is mirrored: server or database, experiment and parent run."""
@@ -66,15 +70,27 @@ def masked(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Turns what MLflow and its connection raise into TrackerAway, without secrets."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {masked(str(error))[:300]}") from error
+
+
 def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
-    """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises what MLflow raises."""
+    """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
     store.root.mkdir(parents=True, exist_ok=True)
-    with _initialised_once(uri, store):
-        client = _client(uri)
-        experiment = _experiment(client, layout.name, store if uri.startswith("sqlite") else None)
-    parent = _parent(client, experiment, layout)
-    client.log_text(parent, layout.to_json(), "layout.json")
-    client.update_run(parent, status="RUNNING")
+    with _told(uri):
+        with _initialised_once(uri, store):
+            client = _client(uri)
+            experiment = _experiment(client, layout.name, store if uri.startswith("sqlite") else None)
+        parent = _parent(client, experiment, layout)
+        client.log_text(parent, layout.to_json(), "layout.json")
+        client.update_run(parent, status="RUNNING")
     return Target(uri, experiment, parent, layout.name)
 
 
@@ -97,7 +113,8 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow.tracking import MlflowClient
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     return MlflowClient(uri)
 
 
@@ -282,14 +299,15 @@ class Mirror:
 
 
 def finish(target: Target, store: FileStore, tags: Mapping[str, TrialTags]) -> None:
-    """At the end of a sweep: sends what is not there yet, and closes the parent run."""
-    runs = Runs(target)
-    done = {run.data.tags["pointsweep.key"] for run in _trial_runs(target.uri, target.experiment_id, "1")}
-    for key, place in tags.items():
-        folder = TrialFolder(store.path(f"trials/{key}"))
-        if key not in done and folder.events():
-            sync_trial(runs, folder, place)
-    runs.client.set_terminated(target.parent_run_id, "FINISHED")
+    """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
+    with _told(target.uri):
+        runs = Runs(target)
+        done = {run.data.tags["pointsweep.key"] for run in _trial_runs(target.uri, target.experiment_id, "1")}
+        for key, place in tags.items():
+            folder = TrialFolder(store.path(f"trials/{key}"))
+            if key not in done and folder.events():
+                sync_trial(runs, folder, place)
+        runs.client.set_terminated(target.parent_run_id, "FINISHED")
 
 
 def _trial_runs(uri: str, experiment: str, done: str | None = None) -> Iterable[Any]:

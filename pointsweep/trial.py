@@ -72,7 +72,7 @@ def _run_task(task: Task, job: Job, report: Report) -> Outcome:
         try:
             Trial(task.config, folder, _device(job.device), report, notify).run()
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
-            reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             folder.append({"type": "failed", "reason": reason, "trace": traceback.format_exc(), "time": time.time()})
             notify()
             return Outcome(key, "failed", reason)
@@ -184,7 +184,7 @@ class Trial:
         if optimizer is not None:
             for index, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        tensors |= {f"predictions.{name}": torch.from_numpy(values) for name, values in self.predictions.items()}
+        tensors |= {f"predictions.{name}": torch.tensor(values) for name, values in self.predictions.items()}
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"epoch": epoch, "best": self.best}
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> int:
