@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +71,8 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
     from ray import tune
 
     ends = _Ends(packs, listen)
+    # Tune wants a folder that all nodes see; nothing in it is read again.
+    folder = open_store(job.store).path(f"ray/{uuid.uuid4().hex[:12]}")
     trainable = tune.with_resources(
         tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus}
     )
@@ -82,14 +86,17 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="pointsweep",
-            storage_path=str(open_store(job.store).path("ray")),
+            name=folder.name,
+            storage_path=str(folder.parent),
             callbacks=[_callback(ends)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return ends.outcomes()
 
 
@@ -99,6 +106,7 @@ def connect() -> None:
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # run.py ends the command itself, within 3 s
         "TUNE_GLOBAL_CHECKPOINT_S": "86400",

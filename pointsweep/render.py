@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,7 +69,10 @@ def render(table: Table, form: str) -> str:
 
 def percent(value: float | None, signed: bool = False) -> str:
     """A fraction as percent with one decimal."""
-    return "" if value is None else f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    if value is None:
+        return ""
+    rounded = round(100 * value, 1) + 0.0  # no "-0.0"
+    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"
 
 
 def accuracy(cell: TableCell) -> str:
@@ -140,10 +144,14 @@ def order(steps: Sequence[tuple[str, Difference | None]], column: str) -> str:
     """The rows from best to worst; > where the seeds tell two neighbours apart, ~ where they do not."""
     if len(steps) < 2:
         return ""
+    if all(step is None or step.low is None for _, step in steps):
+        return f"{column}: one seed shows no order"
     text = f"{column}: {steps[0][0]}"
     for (_, step), (following, _) in zip(steps, steps[1:], strict=False):
         if step is None or step.low is None or step.high is None:
             text += f" ? {following} (one seed shows no order)"
+        elif step.low == step.high:
+            text += f" ~ {following} ({percent(step.mean, True)} with every seed: no spread to judge by)"
         else:
             sign = ">" if step.resolved else "~"
             text += f" {sign} {following} ({percent(step.mean, True)}, 95 % interval {percent(step.low, True)} to {percent(step.high, True)})"
@@ -176,7 +184,8 @@ def text(table: Table) -> str:
     """For a terminal: all columns side by side where they fit, else one below the other."""
     wide = _blocks(table, [range(len(table.columns))])
     blocks = wide if max(map(len, wide)) <= WIDTH else _blocks(table, [range(i, i + 1) for i in range(len(table.columns))])
-    return "\n".join([table.title, headline(table), "", *blocks, "", *footnotes(table)]).rstrip() + "\n"
+    notes = [line for note in footnotes(table) for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+    return "\n".join([table.title, headline(table), "", *blocks, "", *notes]).rstrip() + "\n"
 
 
 def _blocks(table: Table, groups: Sequence[Sequence[int]]) -> list[str]:

@@ -35,8 +35,8 @@ class Difference:
 
     @property
     def resolved(self) -> bool:
-        """Whether these seeds tell the arms apart."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether these seeds tell the arms apart. An interval without width (every seed the same, to the cloud) does not."""
+        return self.low is not None and self.high is not None and self.low < self.high and (self.low > 0 or self.high < 0)
 
 
 def summary(values: Sequence[float]) -> Summary:

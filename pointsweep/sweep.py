@@ -170,7 +170,7 @@ class _Reader:
                 self.own.append(Problem(text, "one value only; to vary a key use an axis: +axes.KEY=[...]"))
                 continue
             self._apply_one(text, override.key_or_group, override.is_delete(), override.value())
-            self.notes.append(text)
+            self.notes.append(f"override {text}")
 
     def _apply_one(self, text: str, key: str, delete: bool, value: Any) -> None:
         part, _, rest = key.partition(".")
@@ -223,7 +223,7 @@ class _Reader:
             name, str(self.data.get("title", name)), self.source, self.document.text,
             tuple(axis.header for axis in row_axes), tuple(tuple(entry.label for entry in row) for row in rows),
             tuple(entry.label for entry in column_axis.entries), tuple(cells), metric, protocol, resources,
-            tuple(dict.fromkeys(note for note in self.notes if note != f"profile={self.profile}")),
+            tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         )  # fmt: skip
 
     def _base(self) -> Settings:
