@@ -91,7 +91,9 @@ def count(number: int | None) -> str:
         return ""
     if number >= 10_000_000:
         return f"{number / 1e6:.1f}M"
-    return f"{number / 1e6:.3f}M" if number >= 100_000 else f"{number / 1e3:.1f}k"
+    if number >= 100_000:
+        return f"{number / 1e6:.3f}M"
+    return f"{number / 1e3:.1f}k" if number >= 1000 else str(number)
 
 
 def trained(cell: TableCell) -> str:

@@ -1,0 +1,90 @@
+"""Positional encodings: tables looked up at places, averaged over views, and the alternatives of Any2Point's Table 4."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pointsweep.backbones.base import lookup_line, lookup_plane
+from pointsweep.backbones.tiny import Tiny, TinyConfig
+from pointsweep.config import PositionsConfig
+from pointsweep.positions import Positions, sine_table
+
+
+def backbone(modality: str) -> Tiny:
+    made = Tiny(TinyConfig(name="tiny", modality=modality))
+    made.load()
+    return made
+
+
+def positions(modality: str = "1d", **fields) -> Positions:
+    torch.manual_seed(0)
+    return Positions(PositionsConfig(**fields), backbone(modality), num_tokens=5, compat="fixed")
+
+
+CENTERS = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1)) * 0.4
+
+
+def test_a_line_table_is_interpolated_linearly():
+    table = torch.tensor([[0.0], [10.0], [30.0]])
+    assert lookup_line(table, torch.tensor([0.0, 0.25, 1.0, 1.5, 2.0])).flatten().tolist() == pytest.approx([0, 2.5, 10, 20, 30])
+
+
+def test_a_plane_table_is_interpolated_bilinearly():
+    table = torch.tensor([[[0.0], [1.0]], [[10.0], [11.0]]])  # rows, columns
+    places = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])  # (column, row)
+    assert lookup_plane(table, places).flatten().tolist() == pytest.approx([0, 1, 10, 5.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["1d", "2d"])
+def test_virtual_encodings_are_the_mean_over_views(modality: str):
+    six = positions(modality)
+    places = six.places(CENTERS)
+    assert places is not None
+    one_by_one = [six(CENTERS, places[:, view : view + 1]) for view in range(6)]
+    torch.testing.assert_close(six(CENTERS, places), torch.stack(one_by_one).mean(dim=0))
+
+
+def test_the_two_ends_of_the_line_meet_different_ends_of_the_table():
+    """Spec 2.3 under `fixed`: u = 0 stands at 0, u = 1 at (77 - 0.5) * 76 / 77 of 76."""
+    line = positions(num_views=1)
+    centers = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])
+    places = line.places(centers)
+    assert places is not None
+    assert sorted(places.flatten().tolist()) == [0, 76.5]
+    table, low = line.encode.__self__.table, int(places[0, 0].argmin())
+    found = line(centers, places)[0]
+    torch.testing.assert_close(found[low], table[0])
+    share = 76.5 * 76 / 77 - 75
+    torch.testing.assert_close(found[1 - low], (1 - share) * table[75] + share * table[76], atol=1e-4, rtol=1e-4)
+
+
+def test_a_3d_backbone_encodes_the_centres_themselves():
+    made = positions("3d")
+    assert made.places(CENTERS) is None
+    torch.testing.assert_close(made(CENTERS, None), made.encode.__self__.embed(CENTERS))
+
+
+def test_the_alternatives():
+    assert positions(kind="none")(CENTERS, None) is None
+    learned = positions(kind="learnable")
+    assert [tuple(p.shape) for p in learned.parameters()] == [(1, 5, 48)]
+    sines = positions(kind="sinusoidal")(CENTERS, None)
+    assert sines is not None
+    assert float(sines[0, 3, 0]) == pytest.approx(math.sin(3))
+    assert float(sines[1, 3, 1]) == pytest.approx(math.cos(3))
+    assert float(sine_table(5, 48)[2, 4]) == pytest.approx(math.sin(2 / 10000 ** (4 / 48)), abs=1e-6)
+
+
+@pytest.mark.parametrize(("injection", "start", "blocks"), [("once", True, False), ("each_block", False, True), ("twice_then_each", True, True)])
+def test_where_encodings_are_added(injection: str, start: bool, blocks: bool):
+    made = positions(injection=injection)
+    assert (made.at_start, made.at_every_block) == (start, blocks)
+
+
+def test_uniform_views_are_refused_on_a_plane():
+    assert positions(view_set="uniform", num_views=9).views.shape == (9, 3)
+    with pytest.raises(ValueError, match=r"positions.view_set: uniform views exist on lines"):
+        positions("2d", view_set="uniform")
