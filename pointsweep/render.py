@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pointsweep.records import Published
 from pointsweep.stats import Difference
 
-WIDTH = 118  # of a terminal; a wider table is printed one column below the other
+WIDTH = 118  # of a terminal; columns that do not fit beside the others are printed below them
 SYMBOLS = "*†‡§¶"
+PROTOCOLS = {"last": "last epoch", "best_val": "best epoch on validation", "best_test": "best epoch on the test set"}
+LEGEND = (
+    "order by mean; in brackets how far the row before is ahead, paired by seed, with its 95 % t-interval; "
+    "> the seeds tell the two apart, ~ they do not; not adjusted for the number of pairs"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,15 @@ class TableCell:
     marks: tuple[str, ...] = ()
     optimism: float | None = None  # mean of best_test minus mean of last
 
+    @property
+    def status(self) -> str:
+        """complete, incomplete, failed or excluded."""
+        if self.excluded is not None:
+            return "excluded"
+        if self.failures:
+            return "failed"
+        return "complete" if self.n == self.expected else "incomplete"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -57,6 +72,10 @@ class Table:
     def cell(self, row: int, column: int) -> TableCell:
         """The cell at a place."""
         return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+
+    def place(self, cell: TableCell) -> str:
+        """ "row / column" of a cell."""
+        return " / ".join((*self.rows[cell.row], self.columns[cell.column]))
 
 
 def render(table: Table, form: str) -> str:
@@ -102,11 +121,11 @@ def trained(cell: TableCell) -> str:
 
 
 def paper(cell: TableCell) -> tuple[str, str]:
-    """The published value and parameter count, as printed there."""
+    """The published value and parameter count, as printed there (papers print at least one decimal, and so does str)."""
     if cell.published is None:
         return "", ""
     value, params = cell.published.value, cell.published.params_m
-    return "" if value is None else f"{value:g}", "" if params is None else f"{params:g}M"
+    return "" if value is None else str(float(value)), "" if params is None else f"{float(params)}M"
 
 
 def symbols(table: Table) -> dict[str, str]:
@@ -117,57 +136,81 @@ def symbols(table: Table) -> dict[str, str]:
     return {mark: SYMBOLS[i % len(SYMBOLS)] * (1 + i // len(SYMBOLS)) for i, mark in enumerate(partial)}
 
 
+def marked(table: Table, cell: TableCell) -> str:
+    """The accuracy with the symbols of its footnotes."""
+    return accuracy(cell) + "".join(symbol for mark, symbol in symbols(table).items() if mark in cell.marks and cell.values)
+
+
 def headline(table: Table) -> str:
     """Protocol and unit in one line."""
-    words = {"last": "last epoch", "best_val": "best epoch on validation", "best_test": "best epoch on the test set"}
     seeds = sorted({cell.expected for cell in table.cells if cell.expected})
-    over = f"mean ± sd over {' or '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}" if seeds else "no trials"
-    return f"{table.metric} in %, {words[table.protocol]}, {over}; params: trainable, without the head"
+    over = f"mean ± sd over {' or '.join(map(str, seeds))} seeds" if seeds else "no trials"
+    over = "one seed, so no sd" if seeds == [1] else over
+    return f"{table.metric} in %, protocol: {PROTOCOLS[table.protocol]}, {over}; params: trainable, without the head"
 
 
 def footnotes(table: Table) -> list[str]:
-    """Everything a reader must know beside the numbers, in a fixed order."""
-    lines = [f"{symbol} {mark}" for mark, symbol in symbols(table).items()]
+    """Everything a reader must know beside the numbers, in a fixed order, one line each."""
+    return [" ".join(line.split()) for line in _notes(table)]
+
+
+def _notes(table: Table) -> Iterator[str]:
+    yield from (f"{symbol} {mark}" for mark, symbol in symbols(table).items())
     filled = [cell for cell in table.cells if cell.values]
-    lines += [f"all cells: {m}" for m in sorted({m for c in filled for m in c.marks} - symbols(table).keys())]
-    lines += [line for i, column in enumerate(table.columns) if (line := order(table.steps[i], column))]
+    everywhere = sorted({mark for cell in filled for mark in cell.marks} - symbols(table).keys())
+    if everywhere:
+        yield f"all cells: {', '.join(everywhere)}"
+    orders = [line for steps, column in zip(table.steps, table.columns, strict=True) if (line := order(steps, column))]
+    if any(step is not None and step.low is not None for steps in table.steps for _, step in steps):
+        yield LEGEND
+    yield from orders
     optimism = [cell.optimism for cell in filled if cell.optimism is not None]
-    if optimism and table.protocol == "best_test":
-        mean = sum(sorted(optimism)) / len(optimism)
-        lines.append(f"choosing the epoch on the test set adds {percent(mean, signed=True)} over the last epoch, in the mean of the cells")
-    lines += [f"—  {name(table, cell)}: {cell.excluded}" for cell in table.cells if cell.excluded]
-    lines += [f"failed  {name(table, cell)}, seed {seed}: {reason}" for cell in table.cells for seed, reason in cell.failures]
+    if optimism:
+        verb = "adds" if table.protocol == "best_test" else "would add"
+        mean = percent(sum(sorted(optimism)) / len(optimism), signed=True)
+        yield f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of the cells"
+    yield from (f"— {table.place(cell)}: {cell.excluded}" for cell in table.cells if cell.excluded is not None)
+    yield from (f"failed: {table.place(cell)}, seed {seed}: {why}" for cell in table.cells for seed, why in cell.failures)
+    for cell in filled:
+        known = {seed for seed, _ in (*cell.values, *cell.failures)}
+        if absent := [str(seed) for seed, _ in cell.keys if seed not in known]:
+            yield f"not finished: {table.place(cell)}, seed {', '.join(absent)}"
     sources = sorted({cell.published.source for cell in table.cells if cell.published})
-    lines += [f"paper: {', '.join(sources)}"] if sources else []
-    return [*lines, *table.notes]
+    if sources:
+        yield f"paper: {'; '.join(sources)}"
+    yield from table.notes
 
 
 def order(steps: Sequence[tuple[str, Difference | None]], column: str) -> str:
-    """The rows from best to worst; > where the seeds tell two neighbours apart, ~ where they do not."""
-    if len(steps) < 2:
+    """The rows from best to worst: "vit: adapter > prompt (+3.1, +1.2 to +5.0) ~ full (+0.4, -1.0 to +1.8)"."""
+    differences = [step for _, step in steps[:-1]]
+    if not differences:
         return ""
-    if all(step is None or step.low is None for _, step in steps):
+    if all(step is None or step.low is None for step in differences):
         return f"{column}: one seed shows no order"
-    text = f"{column}: {steps[0][0]}"
-    for (_, step), (following, _) in zip(steps, steps[1:], strict=False):
-        if step is None or step.low is None or step.high is None:
-            text += f" ? {following} (one seed shows no order)"
-        elif step.low == step.high:
-            text += f" ~ {following} ({percent(step.mean, True)} with every seed: no spread to judge by)"
-        else:
-            sign = ">" if step.resolved else "~"
-            text += f" {sign} {following} ({percent(step.mean, True)}, 95 % interval {percent(step.low, True)} to {percent(step.high, True)})"
-    return text
+    most = max(step.n for step in differences if step is not None)
+    parts = [_step(step, following, most) for step, (following, _) in zip(differences, steps[1:], strict=True)]
+    return f"{column}: {steps[0][0]}{''.join(parts)}"
 
 
-def name(table: Table, cell: TableCell) -> str:
-    """ "row / column" of a cell."""
-    return f"{' / '.join(table.rows[cell.row])} / {table.columns[cell.column]}"
+def _step(step: Difference | None, following: str, most: int) -> str:
+    """One arrow of the order; `most` is the number of seeds that the best covered pair shares."""
+    if step is None:
+        return f" ? {following} (no seed in common)"
+    ahead = percent(step.mean, signed=True)
+    if step.low is None or step.high is None:
+        return f" ? {following} ({ahead}, one seed in common: no interval)"
+    if step.constant:
+        return f" ~ {following} ({f'{ahead} with' if step.mean else 'equal with'} every seed: no spread to judge by)"
+    # Paired over the common seeds alone, the difference can point against the order of the means.
+    sign = ("<" if step.high < 0 else ">") if step.resolved else "~"
+    fewer = f", {step.n} seeds" if step.n < most else ""
+    return f" {sign} {following} ({ahead}, {percent(step.low, signed=True)} to {percent(step.high, signed=True)}{fewer})"
 
 
 def headings(table: Table) -> list[tuple[str, Callable[[TableCell], str]]]:
     """The sub-columns of every column; those of the paper only where it printed something."""
-    found: list[tuple[str, Callable[[TableCell], str]]] = [("accuracy", lambda cell: _marked(table, cell)), ("params", trained)]
+    found: list[tuple[str, Callable[[TableCell], str]]] = [("accuracy", lambda cell: marked(table, cell)), ("params", trained)]
     if any(paper(cell)[0] for cell in table.cells):
         found.append(("paper", lambda cell: paper(cell)[0]))
     if any(paper(cell)[1] for cell in table.cells):
@@ -175,138 +218,131 @@ def headings(table: Table) -> list[tuple[str, Callable[[TableCell], str]]]:
     return found
 
 
-def _marked(table: Table, cell: TableCell) -> str:
-    return accuracy(cell) + "".join(symbol for mark, symbol in symbols(table).items() if mark in cell.marks and cell.values)
+def grid(table: Table, group: Sequence[int]) -> list[list[str]]:
+    """The second heading row and the body for some columns, as strings."""
+    subs = headings(table)
+    second = list(table.row_headers) + [title for _ in group for title, _ in subs]
+    body = [[*row, *(show(table.cell(i, c)) for c in group for _, show in subs)] for i, row in enumerate(table.rows)]
+    return [second, *body]
 
 
 # Formats
 
 
 def text(table: Table) -> str:
-    """For a terminal: all columns side by side where they fit, else one below the other."""
-    wide = _blocks(table, [range(len(table.columns))])
-    blocks = wide if max(map(len, wide)) <= WIDTH else _blocks(table, [range(i, i + 1) for i in range(len(table.columns))])
-    notes = [line for note in footnotes(table) for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
-    return "\n".join([table.title, headline(table), "", *blocks, "", *notes]).rstrip() + "\n"
+    """For a terminal: as many columns side by side as fit, the others below."""
+    blocks: list[list[str]] = []
+    group: list[int] = []
+    for column in range(len(table.columns)):
+        block = _block(table, [*group, column])
+        if group and max(map(len, block)) > WIDTH:
+            group, block = [], _block(table, [column])
+            blocks.append(block)
+        elif not group:
+            blocks.append(block)
+        group.append(column)
+        blocks[-1] = block
+    parts = [_wrapped([table.title, headline(table)]), *blocks, _wrapped(footnotes(table))]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _blocks(table: Table, groups: Sequence[Sequence[int]]) -> list[str]:
-    lines: list[str] = []
-    for group in groups:
-        grid = _grid(table, group)
-        widths = [max(map(len, column)) for column in zip(*grid[1:], strict=True)]
-        labels, subs = len(table.row_headers), len(headings(table))
-        spans = [sum(widths[at : at + subs]) + 2 * (subs - 1) for at in range(labels, len(widths), subs)]
-        for i, column in enumerate(group):
-            short = len(table.columns[column]) - spans[i]
-            if short > 0:
-                widths[labels + i * subs] += short
-                spans[i] += short
-        left = sum(widths[:labels]) + 2 * labels
-        top = " " * left + "  ".join(table.columns[c].ljust(span) for c, span in zip(group, spans, strict=True))
-        body = ["  ".join(_pad(cells, widths, labels)).rstrip() for cells in grid[1:]]
-        rule = "-" * max(map(len, [top.rstrip(), *body]))
-        lines += [*([""] if lines else []), top.rstrip(), body[0], rule, *body[1:]]
-    return lines
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
 
 
-def _pad(cells: Sequence[str], widths: Sequence[int], labels: int) -> Iterator[str]:
-    for i, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-        yield cell.ljust(width) if i < labels else cell.rjust(width)
-
-
-def _grid(table: Table, group: Sequence[int]) -> list[list[str]]:
-    """Two heading rows and the body, as strings."""
-    subs = headings(table)
-    top = ["" for _ in table.row_headers] + [table.columns[c] if i == 0 else "" for c in group for i in range(len(subs))]
-    second = list(table.row_headers) + [title for _ in group for title, _ in subs]
-    body = [[*row, *(show(table.cell(i, c)) for c in group for _, show in subs)] for i, row in enumerate(table.rows)]
-    return [top, second, *body]
+def _block(table: Table, group: Sequence[int]) -> list[str]:
+    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each column's first number."""
+    lines = grid(table, group)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    labels, subs = len(table.row_headers), len(headings(table))
+    top = [" " * (sum(widths[:labels]) + 2 * (labels - 1))]
+    for i, column in enumerate(group):
+        at = labels + i * subs
+        span = sum(widths[at : at + subs]) + 2 * (subs - 1)
+        widths[at] += max(0, len(table.columns[column]) - span)
+        top.append(table.columns[column].ljust(span))
+    body = []
+    for line in lines:
+        cells = [cell.ljust(width) if i < labels else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        groups = [cells[:labels], *(cells[at : at + subs] for at in range(labels, len(cells), subs))]
+        body.append("    ".join("  ".join(part) for part in groups).rstrip())
+    first = "    ".join(top).rstrip()
+    return [first, body[0], "-" * max(map(len, [first, *body])), *body[1:]]
 
 
 def markdown(table: Table) -> str:
     """For GitHub; the column's name stands before every sub-column's."""
     subs = headings(table)
-    heads = [*table.row_headers, *(f"{c} {s}".strip() for c in table.columns for s, _ in subs)]
+    heads = [*table.row_headers, *(f"{column} {sub}" for column in table.columns for sub, _ in subs)]
     rule = ["---"] * len(table.row_headers) + ["---:"] * (len(table.columns) * len(subs))
-    rows = [[_md(cell) for cell in row] for row in ([heads, rule, *_grid(table, range(len(table.columns)))[2:]])]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    notes = [f"- {_md(note)}" for note in footnotes(table)]
-    return "\n".join([f"**{_md(table.title)}**", "", _md(headline(table)), "", *lines, "", *notes]).rstrip() + "\n"
+    rows = [[_md(cell) for cell in row] for row in [heads, *grid(table, range(len(table.columns)))[1:]]]
+    lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
+    # A number or a bullet at its start would make a list within the list.
+    notes = [re.sub(r"^(\d+(?=[.)])|(?=[-+]))", r"\1\\", _md(note)) for note in footnotes(table)]
+    head = [f"**{_md(table.title)}**", "", _md(headline(table)), "", *lines]
+    return "\n".join([*head, *([""] if notes else []), *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _md(value: str) -> str:
-    for char in "\\|*_<>`":
-        value = value.replace(char, f"\\{char}")
-    return value.replace("\n", " ")
+    return re.sub(r"([\\|*_<>`~#$&\[\]])", r"\\\1", " ".join(value.split()))
 
 
 def latex(table: Table) -> str:
     """A table environment for booktabs."""
     subs, labels = headings(table), len(table.row_headers)
-    spec = "l" * labels + "r" * (len(subs) * len(table.columns))
     tops = [f"\\multicolumn{{{len(subs)}}}{{c}}{{{_tex(column)}}}" for column in table.columns]
-    rules = [f"\\cmidrule(lr){{{labels + 1 + i * len(subs)}-{labels + (i + 1) * len(subs)}}}" for i in range(len(tops))]
-    grid = _grid(table, range(len(table.columns)))[1:]
-    rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in grid]
-    caption = f"{_tex(table.title)}. {_tex(headline(table))}."
+    starts = range(labels + 1, labels + 1 + len(subs) * len(tops), len(subs))
+    rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in grid(table, range(len(table.columns)))]
+    notes = [f"{_tex(note)}\\par" for note in footnotes(table)]
     return "\n".join([
-        r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", f"\\caption{{{caption}}}",
-        f"\\begin{{tabular}}{{{spec}}}", r"\toprule", " & ".join([""] * labels + tops) + r" \\", "".join(rules), rows[0], r"\midrule",
-        *rows[1:], r"\bottomrule", r"\end{tabular}", *(f"\\\\ {{\\footnotesize {_tex(note)}}}" for note in footnotes(table)),
+        r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering",
+        f"\\caption{{{_tex(table.title)}. {_tex(headline(table))}.}}",
+        f"\\begin{{tabular}}{{{'l' * labels}{'r' * (len(subs) * len(tops))}}}", r"\toprule",
+        " & ".join([""] * labels + tops) + r" \\", "".join(f"\\cmidrule(lr){{{at}-{at + len(subs) - 1}}}" for at in starts),
+        rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}",
+        *([r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"] if notes else []),
         r"\end{table}",
     ]) + "\n"  # fmt: skip
 
 
+# A bracket at the start of a row would be read as the argument of the line break before it.
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "---", "†": r"$\dagger$", "‡": r"$\ddagger$",
-    "§": r"\S{}", "¶": r"\P{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
+    "§": r"\S{}", "¶": r"\P{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 
 def _tex(value: str) -> str:
-    return "".join(TEX.get(char, char) for char in value)
+    return "".join(TEX.get(char, char) for char in " ".join(value.split()))
 
 
 def comma_separated(table: Table) -> str:
     """One line a cell, full precision, fractions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    labels = [header or f"row{i if i else ''}" for i, header in enumerate(table.row_headers)]
+    labels = [header or f"row{i or ''}" for i, header in enumerate(table.row_headers)]
+    counts = ("trainable", "trainable_without_head", "total")
     writer.writerow([
-        *labels, "column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values", "trainable",
-        "trainable_without_head", "total", "published", "published_params_m", "source", "marks", "status",
+        *labels, "column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values", *counts,
+        "published", "published_params_m", "source", "marks", "status", "reason",
     ])  # fmt: skip
     for cell in table.cells:
-        counts = cell.parameters or {}
         published = cell.published or Published(None, None, "")
+        reason = cell.excluded or "; ".join(f"seed {seed}: {why}" for seed, why in cell.failures)
         writer.writerow([
-            *table.rows[cell.row], table.columns[cell.column], table.metric, table.protocol, *map(_raw, (cell.mean, cell.sd)), cell.n,
-            cell.expected, *map(_raw, (cell.low, cell.high)), " ".join(f"{seed}:{value!r}" for seed, value in cell.values),
-            *(counts.get(kind, "") for kind in ("trainable", "trainable_without_head", "total")), _raw(published.value),
-            _raw(published.params_m), published.source, "; ".join(cell.marks), status(cell),
+            *table.rows[cell.row], table.columns[cell.column], table.metric, table.protocol, cell.mean, cell.sd, cell.n,
+            cell.expected, cell.low, cell.high, " ".join(f"{seed}:{value!r}" for seed, value in cell.values),
+            *((cell.parameters or {}).get(kind) for kind in counts), published.value, published.params_m, published.source,
+            "; ".join(cell.marks), cell.status, reason,
         ])  # fmt: skip
     return out.getvalue()
 
 
-def _raw(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
-def status(cell: TableCell) -> str:
-    """complete, incomplete, failed or excluded."""
-    if cell.excluded is not None:
-        return "excluded"
-    if cell.failures:
-        return "failed"
-    return "complete" if cell.n == cell.expected else "incomplete"
-
-
 def as_json(table: Table) -> str:
     """Everything, sorted keys."""
-    data: dict[str, Any] = asdict(table)
-    return json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    cells = [{**asdict(cell), "status": cell.status} for cell in table.cells]
+    return json.dumps({**asdict(table), "cells": cells}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {

@@ -9,18 +9,21 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.history import TrialFolder, read_failure
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
-from pointsweep.render import FORMATS, Table, TableCell, render
+from pointsweep.render import FORMATS, PROTOCOLS, Table, TableCell, render
 from pointsweep.report import page
-from pointsweep.stats import ranking, summary
-from pointsweep.store import FileStore, Store, open_store
+from pointsweep.stats import Summary, ranking, summary
+from pointsweep.store import FileStore, open_store
 
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
+EMPTY = Summary(None, None, 0, None, None)
 
 
 def build(
@@ -29,17 +32,30 @@ def build(
     failures: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Table:
-    """The table as far as it is filled. `parameters` counts arms that have no record yet, by key."""
-    cells = tuple(_cell(layout, cell, records, failures, parameters or {}) for cell in layout.cells)
+    """The table as far as it is filled. `parameters` counts arms that have no record yet, by key.
+
+    Raises ValueError if a record lacks the layout's protocol or metric.
+    """
+    here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
+    trees = Counter(tree(record) for record in here.values())
+    # The code most trials were made by; of equally many, one that does not depend on the order of the records.
+    common = min(trees, key=lambda name: (-trees[name], name), default="")
+    cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
     steps = []
     for column in range(len(layout.columns)):
-        arms = {" / ".join(layout.rows[cell.row]): dict(cell.values) for cell in cells if cell.column == column and cell.values}
-        steps.append(tuple(ranking(arms)))
-    notes = (*layout.notes, *_mixed(layout, records))
+        arms = {cell.row: dict(cell.values) for cell in cells if cell.column == column}
+        steps.append(tuple((" / ".join(layout.rows[row]), step) for row, step in ranking(arms)))
+    versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
+    notes = (*layout.notes, *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []))
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
         tuple(steps), notes,
     )  # fmt: skip
+
+
+def tree(record: Record) -> str:
+    """The digest of the code that made a record."""
+    return record.origin.get("tree", "unknown")
 
 
 def _cell(
@@ -48,33 +64,38 @@ def _cell(
     records: Mapping[str, Record],
     failures: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, int]],
+    common: str,
 ) -> TableCell:
     found = {seed: records[key] for seed, key in cell.keys if key in records}
-    values = {seed: record.metrics[layout.protocol][layout.metric] for seed, record in found.items()}
-    stats = summary(list(values.values())) if values else None
+    values = {seed: value(record, layout.protocol, layout.metric) for seed, record in found.items()}
+    stats = summary(list(values.values())) if values else EMPTY
     counts = [record.parameters for record in found.values()] or [parameters[key] for _, key in cell.keys if key in parameters]
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
-    marks = sorted({mark for record in found.values() for mark in record.marks})
+    marks = {mark for record in found.values() for mark in record.marks}
+    marks |= {f"made by other code: tree {tree(record)}" for record in found.values() if tree(record) != common}
     return TableCell(
-        cell.row, cell.column, stats and stats.mean, stats and stats.sd, len(values), len(cell.keys), stats and stats.low,
-        stats and stats.high, tuple(sorted(values.items())), cell.keys, failed, dict(counts[0]) if counts else None,
-        cell.published, cell.excluded, tuple(marks), _optimism(layout, list(found.values())),
+        cell.row, cell.column, stats.mean, stats.sd, len(values), len(cell.keys), stats.low, stats.high,
+        tuple(sorted(values.items())), cell.keys, failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
+        tuple(sorted(marks)), optimism(list(found.values()), layout.metric),
     )  # fmt: skip
 
 
-def _optimism(layout: Layout, records: Sequence[Record]) -> float | None:
-    """How much choosing the epoch on the test set adds over the last epoch."""
-    if not records:
+def value(record: Record, protocol: str, metric: str) -> float:
+    """A record's number. Raises ValueError naming what the record has instead."""
+    if protocol not in record.metrics:
+        hint = " (best_val needs dataset.val_fraction above 0)" if protocol == "best_val" else ""
+        raise ValueError(f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}")
+    if metric not in record.metrics[protocol]:
+        raise ValueError(f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}")
+    return record.metrics[protocol][metric]
+
+
+def optimism(records: Sequence[Record], metric: str) -> float | None:
+    """How much choosing the epoch on the test set adds over the last epoch, in the mean. None if the records do not tell."""
+    if not records or any(metric not in record.metrics.get(name, {}) for record in records for name in ("best_test", "last")):
         return None
-    best, last = (summary([r.metrics[protocol][layout.metric] for r in records]).mean for protocol in ("best_test", "last"))
+    best, last = (summary([record.metrics[name][metric] for record in records]).mean for name in ("best_test", "last"))
     return best - last
-
-
-def _mixed(layout: Layout, records: Mapping[str, Record]) -> list[str]:
-    """A note where the table's records were made by different versions of the code."""
-    keys = [key for cell in layout.cells for _, key in cell.keys if key in records]
-    trees = sorted({records[key].origin.get("tree", "unknown") for key in keys})
-    return [f"made by {len(trees)} versions of the code: {', '.join(trees)}"] if len(trees) > 1 else []
 
 
 def read(store: FileStore, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
@@ -98,21 +119,25 @@ def write_all(store: FileStore, table: Table, records: Mapping[str, Record]) -> 
     """Writes the table in every format, and the report."""
     for ending, form in FILES.items():
         store.write(f"sweeps/{table.name}/table.{ending}", render(table, form).encode())
-    store.write(f"sweeps/{table.name}/report.html", page(table, records, curves(store, records)).encode())
+    store.write(f"sweeps/{table.name}/table.html", page(table, {}, {}).encode())
+    store.write(f"sweeps/{table.name}/report.html", page(table, records, curves(store, table)).encode())
 
 
-def curves(store: FileStore, keys: Mapping[str, Record]) -> dict[str, list[float]]:
-    """Test accuracy by epoch, for every trial."""
-    return {
-        key: [event["metrics"]["test/accuracy"] for event in TrialFolder(store.path(f"trials/{key}")).epochs()] for key in keys
-    }
+def curves(store: FileStore, table: Table) -> dict[str, list[float]]:
+    """The table's metric by epoch, for every trial of it that has begun."""
+    found = {}
+    for key in sorted({key for cell in table.cells for _, key in cell.keys}):
+        epochs = [event["metrics"] for event in TrialFolder(store.path(f"trials/{key}")).epochs()]
+        found[key] = [metrics[table.metric] for metrics in epochs if table.metric in metrics]
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m pointsweep.tables", description="Prints the table of a sweep from what is finished.")
+    made = argparse.ArgumentParser("python -m pointsweep.tables", description="Prints a sweep's table from what is finished.")
     made.add_argument("sweep", help="a sweep's name, or its file")
-    made.add_argument("--format", choices=sorted(FORMATS), default="text")
+    made.add_argument("--format", choices=[*FORMATS, "html"], default="text")
+    made.add_argument("--protocol", choices=list(PROTOCOLS), help="which epoch counts (default: what the sweep file says)")
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--source", choices=["store", "mlflow"], default="store", help="read the store, or MLflow alone")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
@@ -122,14 +147,15 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if a table was printed, 2 if there is none."""
     args = parser().parse_args(arguments)
-    store: Store = open_store(args.store)
-    assert isinstance(store, FileStore)
     try:
+        store = open_store(args.store)
         layout, records, failures = _source(args, store)
+        table = build(replace(layout, protocol=args.protocol or layout.protocol), records, failures)
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    sys.stdout.write(render(build(layout, records, failures), args.format))
+    histories = curves(store, table) if args.format == "html" and args.source == "store" else {}
+    sys.stdout.write(page(table, records, histories) if args.format == "html" else render(table, args.format))
     return 0
 
 
