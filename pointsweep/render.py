@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import re
 import textwrap
@@ -263,7 +262,10 @@ def _block(table: Table, group: Sequence[int]) -> list[str]:
         top.append(table.columns[column].ljust(span))
     body = []
     for line in lines:
-        cells = [cell.ljust(width) if i < labels else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if i < labels else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         groups = [cells[:labels], *(cells[at : at + subs] for at in range(labels, len(cells), subs))]
         body.append("    ".join("  ".join(part) for part in groups).rstrip())
     first = "    ".join(top).rstrip()

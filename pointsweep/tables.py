@@ -19,11 +19,12 @@ from pointsweep.history import TrialFolder, read_failure
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
 from pointsweep.render import FORMATS, PROTOCOLS, Table, TableCell, render
 from pointsweep.report import page
-from pointsweep.stats import Summary, ranking, summary
+from pointsweep.stats import ranking, summary
 from pointsweep.store import FileStore, open_store
 
+__all__ = ["build", "curves", "main", "read", "render", "write_all"]
+
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
-EMPTY = Summary(None, None, 0, None, None)
 
 
 def build(
@@ -68,14 +69,15 @@ def _cell(
 ) -> TableCell:
     found = {seed: records[key] for seed, key in cell.keys if key in records}
     values = {seed: value(record, layout.protocol, layout.metric) for seed, record in found.items()}
-    stats = summary(list(values.values())) if values else EMPTY
+    stats = summary(list(values.values())) if values else None
+    mean, sd, low, high = (stats.mean, stats.sd, stats.low, stats.high) if stats else (None, None, None, None)
     counts = [record.parameters for record in found.values()] or [parameters[key] for _, key in cell.keys if key in parameters]
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
     marks = {mark for record in found.values() for mark in record.marks}
     marks |= {f"made by other code: tree {tree(record)}" for record in found.values() if tree(record) != common}
     return TableCell(
-        cell.row, cell.column, stats.mean, stats.sd, len(values), len(cell.keys), stats.low, stats.high,
-        tuple(sorted(values.items())), cell.keys, failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
+        cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, tuple(sorted(values.items())), cell.keys,
+        failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
         tuple(sorted(marks)), optimism(list(found.values()), layout.metric),
     )  # fmt: skip
 
