@@ -142,6 +142,7 @@ class _Reader:
         self.notes: list[str] = []
         self.profile = ""
         self.own: list[Problem] = []
+        self.column_labels: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -203,6 +204,7 @@ class _Reader:
                 self.complain((key,), unknown("key", key, KEYS, "Keys"))
         base = self._base()
         row_axes, column_axis = self._axes()
+        self.column_labels = tuple(entry.label for entry in column_axis.entries)
         name = self._name()
         seeds = self._seeds()
         metric = self._choice("metric", METRICS)
@@ -222,7 +224,7 @@ class _Reader:
         return Sweep(
             name, str(self.data.get("title", name)), self.source, self.document.text,
             tuple(axis.header for axis in row_axes), tuple(tuple(entry.label for entry in row) for row in rows),
-            tuple(entry.label for entry in column_axis.entries), tuple(cells), metric, protocol, resources,
+            self.column_labels, tuple(cells), metric, protocol, resources,
             tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         )  # fmt: skip
 
@@ -369,8 +371,8 @@ class _Reader:
         asked = False
         for entry in entries:
             value = entry.published
-            if isinstance(value, Mapping) and not set(value) <= set(COLUMNS):
-                value = value.get(entries[-1].label)
+            if isinstance(value, Mapping) and not set(value) & set(COLUMNS):
+                value = self._by_column(entry, value, entries[-1].label)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return Published(float(value), None, f"{Path(self.source).name}")
             if value is not None:
@@ -385,6 +387,16 @@ class _Reader:
             place = entry.place("published")
             self.own.append(Problem(place.path, str(error), place.line))
             return None
+
+
+    def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
+        """The number that a row gives for a column of the table."""
+        for label in numbers:
+            if label not in self.column_labels:
+                place = entry.place("published")
+                text = unknown("column", label, [*self.column_labels, *COLUMNS], "Columns of the table and of published.csv")
+                self.own.append(Problem(place.path, text, place.line))
+        return numbers.get(column)
 
 
 def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:

@@ -78,6 +78,9 @@ def read(path: Path) -> Document:
 
 def _build(node: yaml.Node, path: tuple[Hashable, ...], document: Document) -> Any:
     document.lines[path] = node.start_mark.line + 1
+    if not node.tag.startswith("tag:yaml.org,2002:") or ":python/" in node.tag:
+        document.problems.append(Problem(document.where(*path), f"the tag {node.tag} is not allowed", node.start_mark.line + 1))
+        return None
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), document) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):

@@ -1,0 +1,284 @@
+"""The sweep language: what a file means, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pointsweep.config import TrialConfig
+from pointsweep.errors import ConfigError
+from pointsweep.sweep import Sweep, load
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+BASE = """
+name: t
+base:
+  dataset: synthetic
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+  method: {name: lora, rank: 4}
+"""
+
+
+@pytest.fixture()
+def write(tmp_path):
+    def made(text: str, name: str = "t.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return made
+
+
+def cell(sweep: Sweep, row: int = 0, column: int = 0) -> TrialConfig:
+    return next(c for c in sweep.cells if (c.row, c.column) == (row, column)).trials[0]
+
+
+def problems(path: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(path, overrides or [], only or [])
+    return str(error.value)
+
+
+# What a file means
+
+
+def test_rows_columns_and_seeds_multiply(write):
+    sweep = load(write(BASE + "rows: {method.rank: [2, 4]}\ncolumns: {train.lr: [1e-3, 5e-4, 1e-4]}\nseeds: 2\n"))
+    assert sweep.rows == (("2",), ("4",))
+    assert sweep.row_headers == ("rank",)
+    assert sweep.columns == ("0.001", "0.0005", "0.0001")
+    assert len(sweep.trials()) == 12
+    assert (cell(sweep, 1, 2).method.rank, cell(sweep, 1, 2).train.lr) == (4, 1e-4)
+
+
+def test_labelled_rows_set_what_they_say(write):
+    rows = "rows:\n  - {label: small, method.rank: 2}\n  - {label: prompts, method: {name: prompt, num_prompts: 3}}\n"
+    sweep = load(write(BASE + rows))
+    assert [row[0] for row in sweep.rows] == ["small", "prompts"]
+    assert cell(sweep, 0).method.rank == 2
+    # Another component replaces the base's whole: nothing of lora is left.
+    assert (cell(sweep, 1).method.name, cell(sweep, 1).method.num_prompts) == ("prompt", 3)
+
+
+def test_the_last_axis_is_printed_across_where_there_are_no_columns(write):
+    sweep = load(write(BASE + "rows: {method.rank: [2, 4]}\naxes: {seedless: [1]}\n".replace("seedless: [1]", "train.lr: [1e-3], backbone.modality: [1d, 2d]")))
+    assert sweep.columns == ("1d", "2d")
+    assert sweep.row_headers == ("rank", "lr")
+    assert sweep.rows == (("2", "0.001"), ("4", "0.001"))
+
+
+def test_zip_varies_keys_together(write):
+    sweep = load(write(BASE + "columns:\n  zip: {label: [A, B], method.rank: [2, 4], train.lr: [1e-3, 1e-4]}\n"))
+    assert sweep.columns == ("A", "B")
+    assert [(cell(sweep, 0, c).method.rank, cell(sweep, 0, c).train.lr) for c in (0, 1)] == [(2, 1e-3), (4, 1e-4)]
+
+
+def test_conditional_settings_are_weaker_than_rows_and_stronger_than_the_base(write):
+    text = BASE + """
+settings:
+  - {when: {method: prompt}, method.num_prompts: 7, train.lr: 1e-3}
+rows:
+  - {label: a, method: prompt}
+  - {label: b, method: {name: prompt, num_prompts: 2}}
+  - {label: c, method.rank: 8}
+"""
+    sweep = load(write(text))
+    assert (cell(sweep, 0).method.num_prompts, cell(sweep, 0).train.lr) == (7, 1e-3)
+    assert cell(sweep, 1).method.num_prompts == 2
+    assert cell(sweep, 2).train.lr == 5e-4
+
+
+def test_cells_are_left_out_by_when_and_by_exclude(write):
+    text = BASE + """
+rows:
+  - {label: everywhere, method: head_only}
+  - {label: on lines, method: any2point, when: {backbone.modality: [1d]}}
+  - {label: guided, method: any2point}
+columns: {backbone.modality: [1d, 3d]}
+exclude: [{when: {method: any2point, backbone.modality: 3d}, because: any2point has no 3d form}]
+"""
+    sweep = load(write(text))
+    reasons = {(c.row, c.column): c.excluded for c in sweep.cells}
+    assert reasons[1, 1] == "on lines is for backbone.modality ['1d'] only"
+    assert reasons[2, 1] == "any2point has no 3d form"
+    assert [reasons[i] for i in ((0, 0), (0, 1), (1, 0), (2, 0))] == [None] * 4
+
+
+def test_a_file_inherits_base_and_settings(write):
+    write("name: p\nbase: {dataset: synthetic, backbone: tiny, tokenizer: point_pn_light, train.epochs: 7}\n"
+          "settings: [{when: {method: lora}, method.rank: 5}]\n", "parent.yaml")  # fmt: skip
+    sweep = load(write("name: c\nbase: {from: parent.yaml, method: lora, train: {lr: 1e-3}}\n", "child.yaml"))
+    config = cell(sweep)
+    assert (config.train.epochs, config.train.lr, config.method.rank) == (7, 1e-3, 5)
+
+
+def test_a_network_takes_the_place_of_backbone_and_method(write):
+    sweep = load(write(BASE + "rows:\n  - {label: ours, method.rank: 2}\n  - {label: Point-NN, network: point_nn}\n"))
+    assert cell(sweep, 1).network.name == "point_nn"
+    assert cell(sweep, 1).backbone is None
+
+
+def test_two_cells_with_one_configuration_share_their_trials(write):
+    sweep = load(write(BASE + "rows:\n  - {label: a, method.rank: 4}\n  - {label: b}\nseeds: 3\n"))
+    assert len(sweep.trials()) == 3
+    assert sweep.identical_cells() == ["a / all = b / all"]
+
+
+def test_overrides_win_over_rows_and_change_the_file(write):
+    path = write(BASE + "rows: {method.rank: [2, 4]}\nexclude: [{when: {method.rank: 2}, because: x}]\n")
+    assert cell(load(path, ["method.rank=9"]), 1).method.rank == 9
+    assert cell(load(path, ["dataset.scale=[0.5,2.0]"]), 1).dataset.scale == (0.5, 2.0)
+    assert len(load(path, ["seeds=[5]"]).trials()) == 1
+    assert len(load(path, ["~exclude", "seeds=1"]).trials()) == 2
+    assert load(path, ["+axes.train.lr=[1e-4,1e-3]"]).columns == ("0.0001", "0.001")
+    assert "override seeds=[5]" in load(path, ["seeds=[5]"]).notes
+
+
+def test_only_keeps_a_part_of_the_table(write):
+    path = write(BASE + "rows: {method.rank: [2, 4, 16]}\ncolumns: {train.lr: [1e-3, 1e-4]}\n")
+    sweep = load(path, [], ["row=4", "row=1*", "column=0.001", "seed=1"])
+    assert (sweep.rows, sweep.columns) == ((("4",), ("16",)), ("0.001",))
+    assert [trial.config.seed for trial in sweep.trials()] == [1, 1]
+    assert "unknown row '3'" in problems(path, only=["row=3"])
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_is_valid_and_small_under_the_smoke_profile(path):
+    full, small = load(path), load(path, ["profile=smoke"])
+    assert len(small.cells) == len(full.cells)
+    assert small.name == f"{full.name}-smoke"
+    for trial in small.trials():
+        assert trial.config.dataset.name == "synthetic"
+        assert trial.config.network is not None or trial.config.backbone.name == "tiny"
+        assert trial.config.train.epochs == 2
+    assert all(c.published is None for c in small.cells)
+    # Arms that differ in the table differ in their smoke form too, or the smoke run would test nothing.
+    assert len(small.trials()) == len(full.trials())
+
+
+NUMBERS = {"smoke": 24, "quickstart": 9, "modelnet40_small": 48, "ablation_table5": 18, "any2point_scanobjectnn": 6, "point_nn_modelnet40": 2}
+
+
+def test_every_file_expands_to_its_stated_number_of_trials():
+    assert {path.stem: len(load(path).trials()) for path in SWEEPS.rglob("*.yaml")} == NUMBERS
+
+
+def test_table_5_carries_the_papers_numbers():
+    sweep = load(SWEEPS / "ablation_table5.yaml")
+    found = [[next(c for c in sweep.cells if (c.row, c.column) == (r, k)).published.value for k in (0, 1)] for r in range(3)]
+    assert found == [[89.3, 86.6], [90.2, 86.8], [91.9, 87.7]]
+    assert (cell(sweep, 2, 0).tokenizer.neighbours, cell(sweep, 2, 1).tokenizer.neighbours) == (81, 64)
+    assert (cell(sweep, 2, 0).method.bottleneck, cell(sweep, 2, 1).method.bottleneck) == (16, 8)
+
+
+# What is said when it is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rows:\n  - {label: a, method.rnk: 2}\n", "rows[0].method.rnk (line 9): lora has no field 'rnk'. Did you mean 'rank'?"),
+        ("axes:\n  backbone: [tiny, tinny]\n", "axes.backbone[1] (line 9): unknown backbone 'tinny'. Did you mean 'tiny'? Known: clip_text"),
+        ("rows: {methd: [lora]}\n", "rows.methd (line 8): unknown key 'methd'. Did you mean 'method'?"),
+        ("rows:\n  - {method.rank: 2}\n", "rows[0] (line 9): must be a mapping with a label"),
+        ("rows:\n  - {label: a}\n  - {label: a}\n", "rows (line 8): the label 'a' stands twice"),
+        ("rows: []\n", "rows (line 8): has no entries"),
+        ("columns:\n  zip: {method.rank: [1, 2], train.lr: [1.0]}\n", "columns.zip (line 9): needs lists of one length"),
+        ("seeds: [1, 1]\n", "seeds (line 8): must be a number of seeds"),
+        ("seeds: yes\n", "got 'yes'"),
+        ("protocol: best_tst\n", "protocol (line 8): unknown protocol 'best_tst'. Did you mean 'best_test'?"),
+        ("protocol: best_val\n", "protocol (line 8): best_val needs a validation split"),
+        ("metric: accuracy\n", "unknown metric 'accuracy'"),
+        ("resources: {gpu: 1}\n", "resources.gpu (line 8): unknown resource 'gpu'. Did you mean 'gpus'?"),
+        ("exclude: [{when: {method: lora}}]\n", "exclude[0] (line 8): needs `when:`, a mapping of keys to values, and `because:`"),
+        ("settings: [{method.rank: 3}]\n", "settings[0] (line 8): needs `when:`"),
+        ("rows:\n  - {label: a, method: {name: lora, rank: 0}}\n", "rows[0].method.rank (line 9): must be at least 1, got 0"),
+        ("rows:\n  - {label: a, method: any2point, backbone.modality: 3d}\n", "rows[0].method (line 9): any2point needs a 1d or 2d backbone; tiny is 3d"),
+        ("titel: x\n", "titel (line 8): unknown key 'titel'. Did you mean 'title'?"),
+        ("title: a\ntitle: b\n", "title (line 9): stands twice"),
+        ("rows:\n  - {label: a, published: Nobody}\npublished: {paper: Any2Point, table: Table 5}\n", "rows[0].published (line 9): unknown row in published.csv 'Nobody'"),
+        ("rows:\n  - {label: a, published: {tabel: Table 5, row: x}}\npublished: {paper: Any2Point}\n", "unknown column of published.csv 'tabel'. Did you mean 'table'?"),
+        ("rows:\n  - {label: a, published: {al: 91.9}}\n", "rows[0].published (line 9): unknown column 'al'. Did you mean 'all'?"),
+    ],
+)  # fmt: skip
+def test_a_problem_names_path_line_and_what_is_allowed(write, text, expected):
+    assert expected in problems(write(BASE + text))
+
+
+def test_the_name_cannot_lead_out_of_the_store(write):
+    assert "name (line 1): must be lower-case letters" in problems(write("name: ../../etc\nbase: {}\n"))
+
+
+def test_all_problems_are_found_at_once_whatever_their_kind(write):
+    text = problems(write(BASE + "rows:\n  - {label: a, method.rnk: 2}\ntitel: x\nseeds: 0\n"), ["protocl=last", "a=1,2", "method.rank=x="])
+    for part in ("rnk", "titel", "seeds", "protocl=last: unknown key", "a=1,2: one value only", "not an override"):
+        assert part in text
+    assert "6 problems, nothing was launched" in text
+
+
+def test_a_problem_of_an_inherited_file_names_that_file(write):
+    write("name: p\nbase: {trian: {}}\n", "parent.yaml")
+    assert "parent.yaml: base.trian: " in problems(write(BASE.replace("base:", "base:\n  from: parent.yaml"), "c.yaml")).replace(" (line 2)", "")
+
+
+def test_files_that_inherit_in_a_circle_are_refused(write):
+    write("name: a\nbase: {from: b.yaml}\n", "a.yaml")
+    assert "in a circle: b.yaml -> a.yaml -> b.yaml" in problems(write("name: b\nbase: {from: a.yaml}\n", "b.yaml"))
+
+
+def test_an_inherited_file_that_is_not_there_is_named_with_its_neighbours(write):
+    assert "no file" in problems(write("name: b\nbase: {from: a.yaml}\n", "b.yaml"))
+    assert "b.yaml" in problems(write("name: b\nbase: {from: a.yaml}\n", "b.yaml"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a: [1\n", "not YAML"), ("- 1\n", "must be a mapping"), ("", "must be a mapping"), ("a: !!python/object:os.system {}\n", "a (line 1): the tag tag:yaml.org,2002:python/object:os.system is not allowed")])
+def test_what_is_no_sweep_is_refused(write, text, expected):
+    assert expected in problems(write(text))
+
+
+def test_a_file_that_is_not_there_is_said_to_be_unreadable(tmp_path):
+    assert "cannot be read" in problems(tmp_path / "none.yaml")
+
+
+def test_numbers_and_truth_values_are_those_of_yaml_1_2(write):
+    sweep = load(write(BASE + "rows:\n  - {label: no, train.lr: 5e-4, train.decay_tokens: false}\n"))
+    assert sweep.rows == (("no",),)
+    assert (cell(sweep).train.lr, cell(sweep).train.decay_tokens) == (5e-4, False)
+
+
+def test_a_bad_file_is_refused_within_2_s_and_without_torch(write):
+    path = write(BASE + "rows:\n  - {label: a, method.rnk: 2}\n")
+    code = (
+        "import sys\nfrom pointsweep.run import main\n"
+        f"code = main([{str(path)!r}])\nprint(code, 'torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run.stdout.strip() == "2 False False"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
+
+
+def reorder(data, order):
+    if isinstance(data, dict):
+        return {key: reorder(data[key], order) for key in sorted(data, key=lambda _: order.random())}
+    return [reorder(item, order) for item in data] if isinstance(data, list) else data
+
+
+@given(st.randoms())
+@settings(max_examples=25, deadline=None)
+def test_keys_do_not_depend_on_the_order_of_the_files_keys(tmp_path_factory, order):
+    data = yaml.safe_load(BASE + "rows:\n  - {label: a, method.rank: 2, train: {lr: 0.001, epochs: 3}}\n")
+    folder = tmp_path_factory.mktemp("order")
+    (folder / "a.yaml").write_text(yaml.safe_dump(data))
+    (folder / "b.yaml").write_text(yaml.safe_dump(reorder(data, order), sort_keys=False))
+    first, second = ([trial.config.key() for trial in load(folder / name).trials()] for name in ("a.yaml", "b.yaml"))
+    assert first == second
