@@ -27,7 +27,8 @@ p.sub, .notes { color: var(--soft) } .notes { padding-left: 1.1rem; font-size: .
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .55rem .8rem; text-align: right; vertical-align: top; border-top: 1px solid var(--line); white-space: nowrap }
-thead tr:first-child th { border-top: 0 } th.label { text-align: left; font-weight: 600 }
+thead tr:first-child th { border-top: 0 } thead th.first[colspan] { text-align: center }
+th.label { text-align: left; font-weight: 600 }
 td.soft { color: var(--soft) }
 td.first, th.first { border-left: 1px solid var(--line) }
 summary { cursor: pointer; font-weight: 600 } summary::marker { color: var(--accent) } .bad { color: var(--bad) }
@@ -36,6 +37,10 @@ details[open] > div { margin-top: .6rem; text-align: left; white-space: normal; 
 svg { display: block; width: 100%; height: auto } .axis { fill: var(--soft); font-size: 9px } .grid { stroke: var(--line) }
 .curve { fill: none; stroke: var(--accent); stroke-width: 1.5; opacity: .8; vector-effect: non-scaling-stroke }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem; overflow-x: auto }
+@media (max-width: 40rem) {
+  body { font-size: 14px } main { padding: 1rem .6rem 3rem } th, td { padding: .4rem .5rem }
+  td.first, thead th.first { text-align: left }
+  details[open] > div { min-width: 13rem; max-width: 62vw } }
 """
 
 

@@ -9,7 +9,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+Arm = TypeVar("Arm", int, str)
 LEVEL = 0.95
 # Of differences: 0.9 - 0.8 and 0.8 - 0.7 are the same difference. No test set is so large that one cloud counts less than this.
 DIGITS = 12
@@ -76,15 +78,17 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     return Difference(result.mean, result.n, result.low, result.high)
 
 
-def ranking(arms: Mapping[int, Mapping[int, float]]) -> list[tuple[int, Difference | None]]:
-    """The arms from the highest mean down, ties by number, each with its difference to the next one.
+def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Difference | None]]:
+    """The arms from the highest mean down, ties by name, each with its difference to the next one.
 
     That is None for the last arm, and for two neighbours that share no seed. Arms without values are left out.
     """
     means = {arm: round(summary(list(values.values())).mean, DIGITS) for arm, values in arms.items() if values}
     order = sorted(means, key=lambda arm: (-means[arm], arm))
-    steps: list[tuple[int, Difference | None]] = []
+    steps: list[tuple[Arm, Difference | None]] = []
     for arm, following in itertools.pairwise(order):
         shared = arms[arm].keys() & arms[following].keys()
         steps.append((arm, difference(arms[arm], arms[following]) if shared else None))
-    return [*steps, *((arm, None) for arm in order[-1:])]
+    if order:
+        steps.append((order[-1], None))
+    return steps

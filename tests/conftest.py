@@ -22,7 +22,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of the test's own, as the environment names it."""
     folder = tmp_path / "store"
     monkeypatch.setenv("POINTSWEEP_STORE", str(folder))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     return folder
 
 

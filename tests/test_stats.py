@@ -7,7 +7,7 @@ import random
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.stats import difference, ranking, summary
+from pointsweep.stats import Summary, difference, ranking, summary
 
 
 def test_mean_sd_and_interval_by_hand():
@@ -59,3 +59,28 @@ def test_ranking_runs_from_the_best_down():
     assert steps[0][1] is not None
     assert steps[0][1].mean == pytest.approx(0.2)
     assert steps[-1][1] is None
+
+
+def test_equal_values_have_no_spread_whatever_the_rounding():
+    for value in (0.1, 0.7, 1 / 3, 0.81):
+        assert summary([value] * 6) == Summary(value, 0.0, 6, value, value)
+    # 0.9 - 0.8 and 0.8 - 0.7 differ in the last bits, which no seeds resolve.
+    constant = difference({0: 0.9, 1: 0.8}, {0: 0.8, 1: 0.7})
+    assert constant.constant
+    assert not constant.resolved
+
+
+def test_a_difference_can_point_against_the_order_of_the_means():
+    first, second = {0: 0.5, 1: 0.51, 2: 0.9}, {0: 0.55, 1: 0.56001}
+    [(name, step), _] = ranking({"first": first, "second": second})
+    assert name == "first"
+    assert step is not None
+    assert step.n == 2
+    assert step.resolved
+    assert step.high is not None
+    assert step.high < 0
+
+
+def test_ties_and_arms_without_a_common_seed_have_a_fixed_order():
+    assert ranking({"b": {0: 0.5}, "a": {1: 0.5}}) == [("a", None), ("b", None)]
+    assert ranking({}) == []

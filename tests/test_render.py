@@ -1,0 +1,236 @@
+"""What a table looks like in every format: text written by hand, escaping, what LaTeX accepts, exact values in CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from pointsweep.records import Published
+from pointsweep.render import FORMATS, Table, TableCell, count, order, percent, render
+from pointsweep.stats import Difference
+
+NASTY = r"a_b & 100% | <b>*x*</b> $y$ #1 {z} \back ~t^ `c` [q] 'p' " + '"r"'
+
+
+def cell(row: int, column: int, mean: float | None = 0.812, sd: float | None = 0.004, **changes: object) -> TableCell:
+    keys = tuple((seed, f"{row}{column}{seed}") for seed in range(3))
+    values = tuple((seed, mean) for seed in range(3)) if mean is not None else ()
+    made = TableCell(row, column, mean, sd, len(values), 3, None, None, values, keys)
+    return replace(made, **changes)
+
+
+def table(**changes: object) -> Table:
+    cells = (
+        cell(
+            0,
+            0,
+            parameters={"trainable": 9, "trainable_without_head": 306_560, "total": 9},
+            published=Published(91.9, 0.8, "Paper"),
+        ),
+        cell(0, 1, marks=("synthetic data",)),
+        cell(1, 0, 0.0567, None, n=1, values=((0, 0.0567),)),
+        cell(1, 1, None, None, excluded="why not", keys=(), expected=0),
+    )
+    base = Table(
+        "t", "Title", "test/accuracy", "last", ("method",), (("any2point",), ("lora",)), ("minilm", "vit"), cells, ((), ())
+    )
+    return replace(base, **changes)
+
+
+def nasty() -> Table:
+    return table(
+        title=NASTY,
+        row_headers=(NASTY,),
+        rows=((NASTY,), ("[1] x",)),
+        columns=(NASTY, "vit"),
+        notes=(NASTY, "1. x", "+ y", "two\nlines"),
+    )
+
+
+# By hand: labels left, numbers right, four spaces before each column's first number, two within a column.
+TEXT = """\
+Title
+test/accuracy in %, protocol: last epoch, mean ± sd over 3 seeds; params: trainable, without the head
+
+             minilm                                      vit
+method          accuracy  params  paper  paper params       accuracy  params  paper  paper params
+-------------------------------------------------------------------------------------------------
+any2point     81.2 ± 0.4  0.307M   91.9          0.8M    81.2 ± 0.4*
+lora         5.7 (n=1/3)                                           —
+
+* synthetic data
+— lora / vit: why not
+not finished: lora / minilm, seed 1, 2
+paper: Paper
+"""
+
+
+def test_the_text_equals_what_was_written_by_hand():
+    assert render(table(), "text") == TEXT
+
+
+def test_columns_that_do_not_fit_are_printed_below():
+    wide = table(
+        columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)), rows=(("x" * 40,), ("y",)), steps=()
+    )
+    wide = replace(wide, steps=((),) * 6)
+    lines = render(wide, "text").splitlines()
+    assert max(map(len, lines)) <= 118
+    heads = [line.split() for line in lines if re.fullmatch(r"\s+[a-f](\s+[a-f])*", line)]
+    assert [name for head in heads for name in head] == list("abcdef")
+    assert len(heads) > 1
+    assert sum(line.startswith("y ") for line in lines) == len(heads), "every part repeats the rows"
+
+
+def test_a_long_column_name_stays_above_its_numbers():
+    long = table(columns=("a column with a name longer than its numbers: really", "vit"))
+    top, second, _, row, *_ = render(long, "text").splitlines()[3:]
+    assert top.index("vit") == top.index("really") + len("really") + 4
+    assert row.rindex("±") > top.index("vit")
+    assert second.index("accuracy") + len("accuracy") == row.index("0.4") + len("0.4")
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "shown"),
+    [
+        (0.8125, False, "81.2"),
+        (1.0, False, "100.0"),
+        (-0.0004, True, "+0.0"),
+        (0.031, True, "+3.1"),
+        (-0.01, True, "-1.0"),
+        (None, True, ""),
+    ],
+)
+def test_fractions_become_percent(value, signed, shown):
+    assert percent(value, signed) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0"), (999, "999"), (12_345, "12.3k"), (306_560, "0.307M"), (948_312, "0.948M"), (22_100_000, "22.1M")],
+)
+def test_parameter_counts(number, shown):
+    assert count(number) == shown
+
+
+def test_the_order_says_what_the_seeds_resolve():
+    steps = (
+        ("any2point", Difference(0.031, 3, 0.012, 0.05)),
+        ("adapter", Difference(0.004, 3, -0.01, 0.018)),
+        ("prompt", Difference(0.01, 3, 0.01, 0.01)),
+        ("lora", Difference(0.0, 3, 0.0, 0.0)),
+        ("idpt", Difference(-0.02, 2, -0.03, -0.01)),
+        ("full", Difference(0.2, 1, None, None)),
+        ("bitfit", None),
+        ("head_only", None),
+    )
+    assert order(steps, "vit") == (
+        "vit: any2point > adapter (+3.1, +1.2 to +5.0) ~ prompt (+0.4, -1.0 to +1.8)"
+        " ~ lora (+1.0 with every seed: no spread to judge by) ~ idpt (equal with every seed: no spread to judge by)"
+        " < full (-2.0, -3.0 to -1.0, 2 seeds) ? bitfit (+20.0, one seed in common: no interval)"
+        " ? head_only (no seed in common)"
+    )
+
+
+def test_one_seed_shows_no_order():
+    assert order((("a", Difference(0.5, 1, None, None)), ("b", None)), "vit") == "vit: one seed shows no order"
+    assert order((("a", None),), "vit") == ""
+    single = table(
+        cells=tuple(replace(c, expected=1, keys=c.keys[:1], n=1, values=c.values[:1], sd=None) for c in table().cells[:2])
+    )
+    assert "one seed, so no sd" in render(replace(single, rows=single.rows[:1]), "text")
+
+
+def test_marks_that_all_cells_share_are_said_once():
+    cells = tuple(replace(c, marks=("official", "synthetic data")) for c in table().cells)
+    assert "all cells: official, synthetic data\n" in render(table(cells=cells), "text")
+
+
+def test_markdown_keeps_its_columns_whatever_the_labels_hold():
+    lines = render(nasty(), "md").splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    unescaped = re.compile(r"(?<!\\)(?:\\\\)*\|")
+    assert {len(unescaped.findall(row)) for row in rows} == {1 + 1 + 2 * 4}
+    escaped = r"a\_b \& 100% \| \<b\>\*x\*\</b\> \$y\$ \#1 \{z} \\back \~t^ \`c\` \[q\] 'p' " + '"r"'
+    assert lines[0] == f"**{escaped.replace(chr(92) + '{', '{')}**"
+    assert [line for line in lines if line.startswith("- ")][-3:] == [r"- 1\. x", r"- \+ y", "- two lines"]
+
+
+def unescaped_specials(source: str) -> list[str]:
+    return re.findall(r"(?<!\\)[%#_&^~]", source)
+
+
+def test_latex_escapes_everything():
+    body = "\n".join(render(nasty(), "tex").splitlines()[1:])  # the first line is a comment
+    cells_per_row = 1 + 2 * 4
+    rows = [line for line in body.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+    assert len(rows) == 3
+    for row in rows:
+        assert unescaped_specials(row) == ["&"] * (cells_per_row - 1)
+    assert r"a\_b \& 100\% \textbar{} \textless{}b\textgreater{}*x*" in body
+    assert r"\$y\$ \#1 \{z\} \textbackslash{}back $\sim$t\textasciicircum{} `c` {[}q{]}" in body
+    assert "\n{[}1{]} x & " in body, "a bracket after a line break would be its argument"
+    for opening, closing in (("table", "table"), ("tabular", "tabular"), ("minipage", "minipage")):
+        assert body.count(f"\\begin{{{opening}}}") == body.count(f"\\end{{{closing}}}") == 1
+    assert r"81.2 $\pm$ 0.4" in body
+
+
+@pytest.mark.parametrize("made", [table(), nasty()], ids=["plain", "nasty"])
+def test_latex_compiles(made, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex here")
+    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}{render(made, 'tex')}\\end{{document}}"
+    (tmp_path / "t.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_csv_has_a_line_a_cell_with_exact_values():
+    rows = list(csv.DictReader(io.StringIO(render(table(), "csv"))))
+    assert [(row["method"], row["column"], row["status"]) for row in rows] == [
+        ("any2point", "minilm", "complete"),
+        ("any2point", "vit", "complete"),
+        ("lora", "minilm", "incomplete"),
+        ("lora", "vit", "excluded"),
+    ]
+    assert float(rows[0]["mean"]) == 0.812
+    assert (rows[0]["published"], rows[0]["published_params_m"], rows[0]["trainable_without_head"]) == ("91.9", "0.8", "306560")
+    assert rows[2]["values"] == "0:0.0567"
+    assert (rows[2]["sd"], rows[2]["n"], rows[2]["expected"]) == ("", "1", "3")
+    assert rows[3]["reason"] == "why not"
+    exact = 0.1 + 0.2
+    assert float(next(csv.DictReader(io.StringIO(render(table(cells=(cell(0, 0, exact),)), "csv"))))["mean"]) == exact
+
+
+def test_a_csv_survives_labels_with_commas_quotes_and_line_breaks():
+    odd = 'a, "b"\nc'
+    rows = list(csv.DictReader(io.StringIO(render(table(rows=((odd,), ("x",))), "csv"))))
+    assert rows[0]["method"] == odd
+
+
+def test_failed_cells_say_so():
+    failed = cell(0, 0, None, None, failures=((0, "boom"), (1, "bang")))
+    made = table(cells=(failed, cell(0, 1)), rows=(("any2point",),))
+    assert re.search(r"^any2point +failed +81.2", render(made, "text"), re.MULTILINE)
+    row = next(csv.DictReader(io.StringIO(render(made, "csv"))))
+    assert (row["status"], row["reason"]) == ("failed", "seed 0: boom; seed 1: bang")
+
+
+def test_json_holds_everything():
+    data = json.loads(render(table(), "json"))
+    assert data["cells"][0]["values"] == [[0, 0.812], [1, 0.812], [2, 0.812]]
+    assert data["cells"][0]["published"] == {"value": 91.9, "params_m": 0.8, "source": "Paper"}
+    assert [entry["status"] for entry in data["cells"]] == ["complete", "complete", "incomplete", "excluded"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_ends_with_one_line_break(form):
+    assert re.search(r"[^\n]\n\Z", render(table(), form))
