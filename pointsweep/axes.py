@@ -96,7 +96,8 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
         _complain(document, path, f"needs lists of one length, got {lengths or values!r}")
         return Axis("", ())
     settings = [key for key in lists if key not in OWN_KEYS]
-    if not all([_known(document, (*path, key), key) for key in settings]):
+    unknown_keys = [key for key in settings if not _known(document, (*path, key), key)]
+    if unknown_keys:
         return Axis("", ())
     entries = []
     for i in range(next(iter(lengths.values()))):
@@ -116,7 +117,8 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
     if when is not None and not isinstance(when, Mapping):
         _complain(document, (*path, "when"), f"must be a mapping of keys to values, got {when!r}")
         when = None
-    if not all([_known(document, (*path, key), key) for key in settings]):
+    unknown_keys = [key for key in settings if not _known(document, (*path, key), key)]
+    if unknown_keys:
         return None
     return Entry(str(item["label"]), settings, document, path, when, item.get("published"))
 

@@ -124,9 +124,7 @@ def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fi
     return places % length if compat == "official" else places.clamp(0, length - 1e-3)
 
 
-def project_planes(
-    centers: Tensor, views: Tensor, translation: float, size: tuple[int, int], stretch: float = 1.0
-) -> Tensor:
+def project_planes(centers: Tensor, views: Tensor, translation: float, size: tuple[int, int], stretch: float = 1.0) -> Tensor:
     """Pixels (B, M, N, 2) = (X, Y) of centers (B, N, 3) seen from views (M, 3, 3) on a plane of size (width, height) (spec 2.4).
 
     Perspective along z after a shift by `translation`; what falls outside wraps around. `stretch` multiplies y before the

@@ -152,7 +152,7 @@ class TrialFolder:
     def save_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
         """The predicted classes of every test cloud by protocol, uint8 (n_test,)."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **predictions)
+        np.savez_compressed(buffer, allow_pickle=False, **predictions)
         write_whole(self.path / "predictions.npz", buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:

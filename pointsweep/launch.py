@@ -73,9 +73,7 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
     ends = _Ends(packs, listen)
     # Tune wants a folder that all nodes see; nothing in it is read again.
     folder = open_store(job.store).path(f"ray/{uuid.uuid4().hex[:12]}")
-    trainable = tune.with_resources(
-        tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus}
-    )
+    trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus})
     tuner = tune.Tuner(
         trainable,
         param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},

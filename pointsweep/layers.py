@@ -5,8 +5,6 @@ Letters: B clouds, N tokens, C channels, S prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +62,24 @@ class Bottleneck(nn.Sequential):
 
     def __init__(self, dim: int, width: int, dropout: float = 0.1) -> None:
         super().__init__(nn.Linear(dim, width), QuickGELU(), Dropout(dropout), nn.Linear(width, dim))
+        self.start("xavier")
+
+    def start(self, kind: str) -> None:
+        """Biases zero; matrices Xavier-uniform, truncated normal 0.02 (`trunc_normal`), or such that nothing is added (`zero_up`)."""
+        for layer in (self[0], self[3]):
+            assert isinstance(layer, nn.Linear)
+            init_matrix(layer.weight, kind)
+            nn.init.zeros_(layer.bias)
+            if kind == "zero_up" and layer is self[3]:
+                nn.init.zeros_(layer.weight)
+
+
+def init_matrix(weight: Tensor, kind: str) -> None:
+    """In place: truncated normal 0.02 for `trunc_normal` (the ModelNet program), else Xavier-uniform (the ScanObjectNN program)."""
+    if kind == "trunc_normal":
+        nn.init.trunc_normal_(weight, std=0.02)
+    else:
+        nn.init.xavier_uniform_(weight)
 
 
 def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:
@@ -76,9 +92,3 @@ def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:
 def remove_tokens(tokens: Tensor, count: int, at: int) -> Tensor:
     """tokens (B, N + S, C) -> (B, N, C), without the `count` tokens from index `at` on."""
     return torch.cat([tokens[:, :at], tokens[:, at + count :]], dim=1)
-
-
-def trainable(modules: Iterable[nn.Module]) -> int:
-    """The number of trainable values in some modules, shared ones once."""
-    unique = {id(p): p.numel() for module in modules for p in module.parameters() if p.requires_grad}
-    return sum(unique.values())

@@ -22,6 +22,9 @@ class Positions(nn.Module):
     `view_set: uniform` on a plane, which has no such views.
     """
 
+    views: Tensor
+    table: Tensor
+
     def __init__(self, config: PositionsConfig, backbone: Backbone, num_tokens: int, compat: str) -> None:
         super().__init__()
         self.config, self.plane, self.compat = config, backbone.plane, compat

@@ -263,8 +263,7 @@ def _block(table: Table, group: Sequence[int]) -> list[str]:
     body = []
     for line in lines:
         cells = [
-            cell.ljust(width) if i < labels else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if i < labels else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         groups = [cells[:labels], *(cells[at : at + subs] for at in range(labels, len(cells), subs))]
         body.append("    ".join("  ".join(part) for part in groups).rstrip())

@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid (nothing launched), 3 interrupted (run it again)",
     )
     made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
-    made.add_argument("overrides", nargs="*", help="Hydra overrides: train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke")
+    made.add_argument(
+        "overrides", nargs="*", help="Hydra overrides: train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke"
+    )
     made.add_argument("--plan", action="store_true", help="check the file, print the table's skeleton and what would run, and stop")
     made.add_argument("--cfg", action="store_true", help="print every cell's resolved configuration and stop")
     made.add_argument("--only", action="append", default=[], help="run some cells: GLOB of a row, row=GLOB, column=GLOB, seed=N")
@@ -159,11 +161,18 @@ def conclude(sweep: Sweep, store: FileStore, uri: str) -> int:
     print(tables.render(table, "text"))
     print(f"\nreport   {store.path(f'sweeps/{sweep.name}/report.html')}\nstore    {store.path('')}")
     if uri != "none":
-        print(f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}" if uri.startswith("sqlite") else f"MLflow   {masked(uri)}")
+        print(
+            f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
+            if uri.startswith("sqlite")
+            else f"MLflow   {masked(uri)}"
+        )
     failed = [trial for trial in sweep.trials() if plan.states[trial.config.key()] != "finished"]
     for trial in failed:
         key = trial.config.key()
-        print(f"failed: {key} {plan.failures.get(key, 'no record')}  log: {store.path(f'trials/{key}/history.jsonl')}", file=sys.stderr)
+        print(
+            f"failed: {key} {plan.failures.get(key, 'no record')}  log: {store.path(f'trials/{key}/history.jsonl')}",
+            file=sys.stderr,
+        )
     return FAILED if failed else COMPLETE
 
 
@@ -181,7 +190,10 @@ def interruptible(work: Callable[[], int], store: FileStore) -> int:
     try:
         return work()
     except Interrupted as interruption:
-        print(f"\ninterrupted by {interruption}: what is finished is kept in {store.path('')}; the same command continues", flush=True)
+        print(
+            f"\ninterrupted by {interruption}: what is finished is kept in {store.path('')}; the same command continues",
+            flush=True,
+        )
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:

@@ -91,9 +91,7 @@ class Sweep:
             CellLayout(cell.row, cell.column, tuple((c.seed, c.key()) for c in cell.trials), cell.published, cell.excluded)
             for cell in self.cells
         )
-        return Layout(
-            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes
-        )
+        return Layout(self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes)
 
     def place(self, trial: Trial) -> tuple[str, str, int]:
         """The row, the column and the seed of a trial."""
@@ -211,7 +209,9 @@ class _Reader:
         protocol = self._choice("protocol", PROTOCOLS)
         resources = self._resources()
         if self.profile and self.profile not in profiles.names(self.documents):
-            self.own.append(Problem(f"profile={self.profile}", unknown("profile", self.profile, profiles.names(self.documents), "Known")))
+            self.own.append(
+                Problem(f"profile={self.profile}", unknown("profile", self.profile, profiles.names(self.documents), "Known"))
+            )
             self.profile = ""
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
         cells = [
@@ -344,9 +344,7 @@ class _Reader:
             settings.lay(entry.settings, entry.place)
         return settings
 
-    def _lay_conditional(
-        self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]
-    ) -> None:
+    def _lay_conditional(self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]) -> None:
         """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
         for key, value in rest.items():
             part = str(key).partition(".")[0]
@@ -388,7 +386,6 @@ class _Reader:
             self.own.append(Problem(place.path, str(error), place.line))
             return None
 
-
     def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
         """The number that a row gives for a column of the table."""
         for label in numbers:
@@ -412,7 +409,9 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         "seed": sorted({str(config.seed) for cell in sweep.cells for config in cell.trials}),
     }
     kept = {kind: [n for n in names if _matches(n, wanted.get(kind))] for kind, names in labels.items()}
-    missed = [Problem(f"--only {p}", unknown(k, p, labels[k], "Known")) for k, ps in wanted.items() for p in ps if not _any(labels[k], p)]
+    missed = [
+        Problem(f"--only {p}", unknown(k, p, labels[k], "Known")) for k, ps in wanted.items() for p in ps if not _any(labels[k], p)
+    ]
     if missed:
         raise ConfigError(source, missed)
     rows = [i for i, name in enumerate(labels["row"]) if name in kept["row"]]

@@ -116,7 +116,10 @@ def family(path: Path) -> list[Document]:
     while current is not None:
         if current.resolve() in seen:
             circle = " -> ".join(p.name for p in [*seen, current])
-            raise ConfigError(str(path), [Problem("base.from", f"the files inherit in a circle: {circle}", documents[-1].line(("base", "from")))])
+            raise ConfigError(
+                str(path),
+                [Problem("base.from", f"the files inherit in a circle: {circle}", documents[-1].line(("base", "from")))],
+            )
         seen.append(current.resolve())
         documents.append(_read_parent(current, documents))
         base = documents[-1].data.get("base")
@@ -129,5 +132,7 @@ def _read_parent(path: Path, children: list[Document]) -> Document:
     if children and not path.is_file():
         child = children[-1]
         near = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else "none"
-        raise ConfigError(child.source, [Problem("base.from", f"no file {path}; in that folder: {near}", child.line(("base", "from")))])
+        raise ConfigError(
+            child.source, [Problem("base.from", f"no file {path}; in that folder: {near}", child.line(("base", "from")))]
+        )
     return read(path)

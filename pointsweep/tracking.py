@@ -199,7 +199,12 @@ class Runs:
         for event in folder.epochs():
             if event["epoch"] in sent:
                 continue
-            values = {**event["metrics"], "lr": event["lr"], "seconds": event["seconds"], "peak_memory_bytes": event["peak_memory_bytes"]}
+            values = {
+                **event["metrics"],
+                "lr": event["lr"],
+                "seconds": event["seconds"],
+                "peak_memory_bytes": event["peak_memory_bytes"],
+            }
             metrics = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
             if len(batch) + len(metrics) > BATCH:
                 self.client.log_batch(run_id, metrics=batch)

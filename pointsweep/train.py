@@ -52,7 +52,8 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
     """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so)."""
-    decayed, plain = [], []
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             exempt = parameter.dim() <= 1 or name.endswith("bias") or (not train.decay_tokens and "token" in name)

@@ -1,4 +1,4 @@
-"""One pack in one process: seed, build, train, save. What happens to a trial stands in its folder before anything else hears of it."""
+"""One pack in one process: seed, build, train, save. What happens stands in the trial's folder before anything else hears of it."""
 
 from __future__ import annotations
 
@@ -252,4 +252,3 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-

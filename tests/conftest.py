@@ -17,7 +17,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["POINTSWEEP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of the test's own, as the environment names it."""
     folder = tmp_path / "store"

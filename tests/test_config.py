@@ -50,7 +50,8 @@ def test_key_is_the_same_in_another_process_with_another_hash_seed(hash_seed):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 8}, {"train": {"epochs": 4}}, {"method": {"name": "lora", "rank": 5}}, {"compat": "fixed", "head": {"bias": True}}]
+    "change",
+    [{"seed": 8}, {"train": {"epochs": 4}}, {"method": {"name": "lora", "rank": 5}}, {"compat": "fixed", "head": {"bias": True}}],
 )
 def test_every_change_changes_the_key(change):
     assert trial_from_dict(TRIAL | change).key() != trial_from_dict(TRIAL).key()
@@ -100,7 +101,11 @@ def test_a_raised_revision_changes_the_key():
         ({"dataset": {"name": "synthetic", "scale": [1]}}, "dataset.scale", "must have 2 entries, got 1"),
         ({"trian": {}}, "trian", "unknown part 'trian'. Did you mean 'train'?"),
         ({"backbone": None}, "backbone", "missing; name one of: clip_text"),
-        ({"method": "any2point", "backbone": {"name": "tiny", "modality": "3d"}}, "method", "needs a 1d or 2d backbone; tiny is 3d"),
+        (
+            {"method": "any2point", "backbone": {"name": "tiny", "modality": "3d"}},
+            "method",
+            "needs a 1d or 2d backbone; tiny is 3d",
+        ),
         ({"compat": "official"}, "compat", "lora has no official form here"),
         ({"seed": -1}, "seed", "must not be negative"),
     ],

@@ -69,7 +69,20 @@ def test_nearest_equal_sorted_distances_and_contain_the_centre():
 
 
 def test_pos_e_golden_values():
-    expected = [-0.544021, 0.310984, -0.839072, 0.950415, -0.912945, -0.591127, 0.408082, 0.806578, -0.988032, 0.812649, 0.154251, 0.582754]
+    expected = [
+        -0.544021,
+        0.310984,
+        -0.839072,
+        0.950415,
+        -0.912945,
+        -0.591127,
+        0.408082,
+        0.806578,
+        -0.988032,
+        0.812649,
+        0.154251,
+        0.582754,
+    ]
     assert pos_e(torch.tensor([0.1, -0.2, 0.3]), 12).tolist() == pytest.approx(expected, abs=1e-5)
 
 

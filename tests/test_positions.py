@@ -78,7 +78,9 @@ def test_the_alternatives():
     assert float(sine_table(5, 48)[2, 4]) == pytest.approx(math.sin(2 / 10000 ** (4 / 48)), abs=1e-6)
 
 
-@pytest.mark.parametrize(("injection", "start", "blocks"), [("once", True, False), ("each_block", False, True), ("twice_then_each", True, True)])
+@pytest.mark.parametrize(
+    ("injection", "start", "blocks"), [("once", True, False), ("each_block", False, True), ("twice_then_each", True, True)]
+)
 def test_where_encodings_are_added(injection: str, start: bool, blocks: bool):
     made = positions(injection=injection)
     assert (made.at_start, made.at_every_block) == (start, blocks)

@@ -24,7 +24,10 @@ def test_a_number_is_found():
     [
         ({"paper": "Any2Pont"}, "unknown paper in published.csv 'Any2Pont'. Did you mean 'Any2Point'?"),
         ({"tabel": "Table 5"}, "unknown column of published.csv 'tabel'. Did you mean 'table'?"),
-        ({"paper": "Any2Point", "table": "Table 5", "row": "L.A.=no Ens.=no"}, "2 lines of published.csv fit .* say which by: backbone, modality"),
+        (
+            {"paper": "Any2Point", "table": "Table 5", "row": "L.A.=no Ens.=no"},
+            "2 lines of published.csv fit .* say which by: backbone, modality",
+        ),
     ],
 )
 def test_what_is_not_one_number_is_refused(selectors, message):

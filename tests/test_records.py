@@ -31,14 +31,20 @@ def test_unknown_fields_of_the_same_schema_are_dropped():
     assert from_json(json.dumps(data)) == from_json(STORED.read_text())
 
 
-@pytest.mark.parametrize(("text", "message"), [('{"schema": 99}', "record of schema 99, this version reads up to 1"), ("[]", "not a record"), ("{}", "not a record")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"schema": 99}', "record of schema 99, this version reads up to 1"), ("[]", "not a record"), ("{}", "not a record")],
+)
 def test_what_is_no_record_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         from_json(text)
 
 
 def test_a_layout_goes_through_json_unchanged():
-    cells = (CellLayout(0, 0, ((0, "k0"), (1, "k1")), Published(91.9, None, "Paper, Table 1")), CellLayout(0, 1, (), excluded="why"))
+    cells = (
+        CellLayout(0, 0, ((0, "k0"), (1, "k1")), Published(91.9, None, "Paper, Table 1")),
+        CellLayout(0, 1, (), excluded="why"),
+    )
     layout = Layout("n", "t", ("method",), (("lora",),), ("a", "b"), cells, protocol="best_test", notes=("x",))
     assert layout_from_json(layout.to_json()) == layout
     with pytest.raises(ValueError, match="not a layout"):

@@ -38,9 +38,7 @@ def table(**changes: object) -> Table:
         cell(1, 0, 0.0567, None, n=1, values=((0, 0.0567),)),
         cell(1, 1, None, None, excluded="why not", keys=(), expected=0),
     )
-    base = Table(
-        "t", "Title", "test/accuracy", "last", ("method",), (("any2point",), ("lora",)), ("minilm", "vit"), cells, ((), ())
-    )
+    base = Table("t", "Title", "test/accuracy", "last", ("method",), (("any2point",), ("lora",)), ("minilm", "vit"), cells, ((), ()))
     return replace(base, **changes)
 
 
@@ -142,9 +140,7 @@ def test_the_order_says_what_the_seeds_resolve():
 def test_one_seed_shows_no_order():
     assert order((("a", Difference(0.5, 1, None, None)), ("b", None)), "vit") == "vit: one seed shows no order"
     assert order((("a", None),), "vit") == ""
-    single = table(
-        cells=tuple(replace(c, expected=1, keys=c.keys[:1], n=1, values=c.values[:1], sd=None) for c in table().cells[:2])
-    )
+    single = table(cells=tuple(replace(c, expected=1, keys=c.keys[:1], n=1, values=c.values[:1], sd=None) for c in table().cells[:2]))
     assert "one seed, so no sd" in render(replace(single, rows=single.rows[:1]), "text")
 
 

@@ -104,9 +104,7 @@ def test_a_constant_curve_is_drawn():
 def test_everything_is_escaped():
     bad = "<script>alert('x')</script>&\"</style>"
     shape = layout(title=bad, row_headers=(bad,), rows=((bad,), *layout().rows[1:]), columns=(bad, "b"), notes=(bad,))
-    found = {
-        key: replace(r, weights_origin=bad, marks=(bad,), dataset={**r.dataset, "name": bad}) for key, r in records().items()
-    }
+    found = {key: replace(r, weights_origin=bad, marks=(bad,), dataset={**r.dataset, "name": bad}) for key, r in records().items()}
     made = Reader(page(build(shape, found, {"prompt/a/2": bad}), found, CURVES))
     assert "script" not in made.tags
     assert made.tags.count("style") == 1

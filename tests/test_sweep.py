@@ -27,7 +27,7 @@ base:
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def write(tmp_path):
     def made(text: str, name: str = "t.yaml") -> Path:
         path = tmp_path / name
@@ -69,7 +69,14 @@ def test_labelled_rows_set_what_they_say(write):
 
 
 def test_the_last_axis_is_printed_across_where_there_are_no_columns(write):
-    sweep = load(write(BASE + "rows: {method.rank: [2, 4]}\naxes: {seedless: [1]}\n".replace("seedless: [1]", "train.lr: [1e-3], backbone.modality: [1d, 2d]")))
+    sweep = load(
+        write(
+            BASE
+            + "rows: {method.rank: [2, 4]}\naxes: {seedless: [1]}\n".replace(
+                "seedless: [1]", "train.lr: [1e-3], backbone.modality: [1d, 2d]"
+            )
+        )
+    )
     assert sweep.columns == ("1d", "2d")
     assert sweep.row_headers == ("rank", "lr")
     assert sweep.rows == (("2", "0.001"), ("4", "0.001"))
@@ -82,7 +89,9 @@ def test_zip_varies_keys_together(write):
 
 
 def test_conditional_settings_are_weaker_than_rows_and_stronger_than_the_base(write):
-    text = BASE + """
+    text = (
+        BASE
+        + """
 settings:
   - {when: {method: prompt}, method.num_prompts: 7, train.lr: 1e-3}
 rows:
@@ -90,6 +99,7 @@ rows:
   - {label: b, method: {name: prompt, num_prompts: 2}}
   - {label: c, method.rank: 8}
 """
+    )
     sweep = load(write(text))
     assert (cell(sweep, 0).method.num_prompts, cell(sweep, 0).train.lr) == (7, 1e-3)
     assert cell(sweep, 1).method.num_prompts == 2
@@ -97,7 +107,9 @@ rows:
 
 
 def test_cells_are_left_out_by_when_and_by_exclude(write):
-    text = BASE + """
+    text = (
+        BASE
+        + """
 rows:
   - {label: everywhere, method: head_only}
   - {label: on lines, method: any2point, when: {backbone.modality: [1d]}}
@@ -105,6 +117,7 @@ rows:
 columns: {backbone.modality: [1d, 3d]}
 exclude: [{when: {method: any2point, backbone.modality: 3d}, because: any2point has no 3d form}]
 """
+    )
     sweep = load(write(text))
     reasons = {(c.row, c.column): c.excluded for c in sweep.cells}
     assert reasons[1, 1] == "on lines is for backbone.modality ['1d'] only"
@@ -164,7 +177,14 @@ def test_every_file_is_valid_and_small_under_the_smoke_profile(path):
     assert len(small.trials()) == len(full.trials())
 
 
-NUMBERS = {"smoke": 24, "quickstart": 9, "modelnet40_small": 48, "ablation_table5": 18, "any2point_scanobjectnn": 6, "point_nn_modelnet40": 2}
+NUMBERS = {
+    "smoke": 24,
+    "quickstart": 9,
+    "modelnet40_small": 48,
+    "ablation_table5": 18,
+    "any2point_scanobjectnn": 6,
+    "point_nn_modelnet40": 2,
+}
 
 
 def test_every_file_expands_to_its_stated_number_of_trials():
@@ -218,7 +238,9 @@ def test_the_name_cannot_lead_out_of_the_store(write):
 
 
 def test_all_problems_are_found_at_once_whatever_their_kind(write):
-    text = problems(write(BASE + "rows:\n  - {label: a, method.rnk: 2}\ntitel: x\nseeds: 0\n"), ["protocl=last", "a=1,2", "method.rank=x="])
+    text = problems(
+        write(BASE + "rows:\n  - {label: a, method.rnk: 2}\ntitel: x\nseeds: 0\n"), ["protocl=last", "a=1,2", "method.rank=x="]
+    )
     for part in ("rnk", "titel", "seeds", "protocl=last: unknown key", "a=1,2: one value only", "not an override"):
         assert part in text
     assert "6 problems, nothing was launched" in text
@@ -226,7 +248,9 @@ def test_all_problems_are_found_at_once_whatever_their_kind(write):
 
 def test_a_problem_of_an_inherited_file_names_that_file(write):
     write("name: p\nbase: {trian: {}}\n", "parent.yaml")
-    assert "parent.yaml: base.trian: " in problems(write(BASE.replace("base:", "base:\n  from: parent.yaml"), "c.yaml")).replace(" (line 2)", "")
+    assert "parent.yaml: base.trian: " in problems(write(BASE.replace("base:", "base:\n  from: parent.yaml"), "c.yaml")).replace(
+        " (line 2)", ""
+    )
 
 
 def test_files_that_inherit_in_a_circle_are_refused(write):
@@ -239,7 +263,15 @@ def test_an_inherited_file_that_is_not_there_is_named_with_its_neighbours(write)
     assert "b.yaml" in problems(write("name: b\nbase: {from: a.yaml}\n", "b.yaml"))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("a: [1\n", "not YAML"), ("- 1\n", "must be a mapping"), ("", "must be a mapping"), ("a: !!python/object:os.system {}\n", "a (line 1): the tag tag:yaml.org,2002:python/object:os.system is not allowed")])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1\n", "not YAML"),
+        ("- 1\n", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("a: !!python/object:os.system {}\n", "a (line 1): the tag tag:yaml.org,2002:python/object:os.system is not allowed"),
+    ],
+)
 def test_what_is_no_sweep_is_refused(write, text, expected):
     assert expected in problems(write(text))
 

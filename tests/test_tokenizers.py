@@ -11,7 +11,9 @@ from pointsweep.tokenizers import PointPNLight, PointPNLightConfig, normalise
 
 def tokenizer(dim: int = 48, **fields) -> PointPNLight:
     torch.manual_seed(0)
-    return PointPNLight(PointPNLightConfig(name="point_pn_light", **({"neighbours": 6, "num_tokens": 4} | fields)), dim, "fixed").eval()
+    return PointPNLight(
+        PointPNLightConfig(name="point_pn_light", **({"neighbours": 6, "num_tokens": 4} | fields)), dim, "fixed"
+    ).eval()
 
 
 def parameters(model: torch.nn.Module) -> int:

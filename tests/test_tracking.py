@@ -17,7 +17,19 @@ import pytest
 from pointsweep.history import TrialFolder
 from pointsweep.records import CellLayout, Layout, from_json
 from pointsweep.store import FileStore
-from pointsweep.tracking import Mirror, Runs, Target, TrackerAway, TrialTags, _client, finish, masked, prepare, read_table, sync_trial
+from pointsweep.tracking import (
+    Mirror,
+    Runs,
+    Target,
+    TrackerAway,
+    TrialTags,
+    _client,
+    finish,
+    masked,
+    prepare,
+    read_table,
+    sync_trial,
+)
 
 RECORD = from_json((Path(__file__).parent / "stored" / "record_v1.json").read_text())
 KEY = RECORD.key
@@ -37,7 +49,17 @@ def trial(store: FileStore, epochs: int = 3, key: str = KEY) -> TrialFolder:
 
 def add_epoch(folder: TrialFolder, epoch: int) -> None:
     metrics = {"train/loss": 1 / epoch, "test/accuracy": epoch / 10}
-    folder.append({"type": "epoch", "epoch": epoch, "metrics": metrics, "lr": 0.1, "seconds": 1.0, "time": 1000.0 + epoch, "peak_memory_bytes": 5})
+    folder.append(
+        {
+            "type": "epoch",
+            "epoch": epoch,
+            "metrics": metrics,
+            "lr": 0.1,
+            "seconds": 1.0,
+            "time": 1000.0 + epoch,
+            "peak_memory_bytes": 5,
+        }
+    )
 
 
 def steps(target: Target, key: str = KEY) -> list[int]:
@@ -119,7 +141,9 @@ store = FileStore(Path({str(tmp_path)!r}))
 target = prepare("sqlite:///{tmp_path}/mlflow.db", store, Layout("together", "", ("m",), (("a",),), ("b",), ()))
 print(target.experiment_id, target.parent_run_id)
 """
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)
+    ]
     outputs = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0] * 8, [error[-500:] for _, error in outputs]
     assert len({out for out, _ in outputs}) == 1

@@ -100,7 +100,7 @@ class Block(nn.Module):
         super().__init__()
         self.post_norm = shape.post_norm
         self.norm1 = nn.LayerNorm(shape.dim, eps=shape.eps)
-        self.attn = Attention(shape, attention_dropout)
+        self.attn: nn.Module = Attention(shape, attention_dropout)
         self.scale1: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(shape.dim, eps=shape.eps)
         self.ffn: nn.Module = nn.Sequential(
@@ -131,8 +131,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.config, self.shape, self.dim = config, shape, shape.dim
         depth = min(config.num_blocks or shape.num_blocks, shape.num_blocks)
-        rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in rates)
+        self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in self.drop_path_rates)
         self.norm = nn.LayerNorm(shape.dim, eps=shape.eps)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
 

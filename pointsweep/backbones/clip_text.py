@@ -48,6 +48,7 @@ class CLIPText(Backbone):
     """12 pre-norm blocks, QuickGELU; positions are the 77 rows of the token table."""
 
     plane = Plane(width=77, height=1, cell=2)
+    table: Tensor
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__(config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu"))

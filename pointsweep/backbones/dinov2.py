@@ -69,6 +69,7 @@ class DINOv2(Backbone):
     """12 pre-norm blocks; the class token is the checkpoint's, its own position row is not used (spec 2.1)."""
 
     plane = Plane(width=518, height=518, cell=26)
+    table: Tensor
 
     def __init__(self, config: DINOv2Config) -> None:
         super().__init__(config, Shape(768, 12, 12, 3072, layer_scale=True, class_token=True))

@@ -54,6 +54,7 @@ class MiniLM(Backbone):
     """
 
     plane = Plane(width=512, height=1, cell=13)
+    table: Tensor
 
     def __init__(self, config: MiniLMConfig) -> None:
         super().__init__(config, Shape(384, 6, 12, 1536, post_norm=True, eps=1e-12))

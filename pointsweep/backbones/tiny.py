@@ -35,8 +35,11 @@ class TinyConfig(BackboneConfig):
 class Tiny(Backbone):
     """Width 48, 2 blocks, 4 heads. Tables are drawn with the scale of the tokens, or positions would drown in them."""
 
+    table: Tensor
+
     def __init__(self, config: TinyConfig) -> None:
         super().__init__(config, Shape(dim=48, num_blocks=2, num_heads=4, mlp=96, class_token=config.modality == "2d"))
+        self.like = config.like
         if config.modality == "3d":
             self.embed = nn.Sequential(nn.Linear(3, 48), nn.GELU(), nn.Linear(48, 48))
         elif config.modality == "2d":
@@ -47,7 +50,7 @@ class Tiny(Backbone):
             self.register_buffer("table", torch.zeros(LENGTH, 48))
 
     def load(self) -> str:
-        seed = self.config.weights_seed + zlib.crc32(self.config.like.encode()) if self.config.like else self.config.weights_seed
+        seed = self.config.weights_seed + zlib.crc32(self.like.encode())  # 0 for no name
         init_random(self, seed)
         with torch.no_grad():
             for name, tensor in self.state_dict().items():

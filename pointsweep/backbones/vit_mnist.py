@@ -47,6 +47,7 @@ class ViTMNIST(Backbone):
     """The plane is the model's own 28 x 28 image, a cell one of its patches."""
 
     plane = Plane(width=28, height=28, cell=4)
+    table: Tensor
 
     def __init__(self, config: ViTMNISTConfig) -> None:
         shape = Shape(64, 6, 4, 128, head_dim=64, qkv_bias=False, eps=1e-5, activation="relu", class_token=True)

@@ -28,7 +28,7 @@ CLASSES = (
     "piano", "plant", "radio", "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
     "wardrobe", "xbox",
 )  # fmt: skip
-ORIGIN = "ModelNet40 is for academic research; modelnet40_ply_hdf5_2048 and modelnet40_normal_resampled come from Princeton and Stanford."
+ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
     """The text layout from a folder or a .tar.xz: x, y, z of every shape that the lists name, in their order."""
     with _open_text(source) as read:
         check_names(read("modelnet40_shape_names.txt"), f"{source}: modelnet40_shape_names.txt")
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for split in ("train", "test"):
             ids = read(f"modelnet40_{split}.txt").split()
             # The class of an id is all before its last underscore: night_stand_0001 is a night_stand.

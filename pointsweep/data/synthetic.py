@@ -59,16 +59,19 @@ class Synthetic(Dataset):
 
 def make_arrays(config: SyntheticConfig) -> dict[str, np.ndarray]:
     """{train,test}_points (n, source_points, 3) float32 and _labels (n,), each cloud from a generator of its own."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     makers = list(SHAPES.values())[: config.num_classes]
     for part, (split, per_class) in enumerate((("train", config.train_per_class), ("test", config.test_per_class))):
         labels = np.arange(per_class * config.num_classes) % config.num_classes
-        clouds = [make_cloud(makers[label], config, np.random.default_rng([config.data_seed, part, i])) for i, label in enumerate(labels)]
+        clouds = [
+            make_cloud(makers[label], config, np.random.default_rng([config.data_seed, part, i])) for i, label in enumerate(labels)
+        ]
         arrays |= {f"{split}_points": np.stack(clouds), f"{split}_labels": labels.astype(np.int64)}
     return arrays
 
 
 Maker = Callable[[np.random.Generator, int], np.ndarray]
+Part = tuple[list[float], list[float]]  # centre and size of a box
 
 
 def make_cloud(maker: Maker, config: SyntheticConfig, random: np.random.Generator) -> np.ndarray:
@@ -106,7 +109,7 @@ def _box(random: np.random.Generator, count: int, size: np.ndarray) -> np.ndarra
     return points * size
 
 
-def _boxes(random: np.random.Generator, count: int, parts: list[tuple[list[float], list[float]]]) -> np.ndarray:
+def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.ndarray:
     """Several boxes (centre, size), points by surface."""
     sizes = np.array([size for _, size in parts])
     areas = sizes[:, 0] * sizes[:, 1] + sizes[:, 1] * sizes[:, 2] + sizes[:, 0] * sizes[:, 2]
@@ -163,7 +166,7 @@ def _torus(random: np.random.Generator, count: int) -> np.ndarray:
     return np.stack([ring * np.cos(a), thick * np.sin(b), ring * np.sin(a)], axis=1)
 
 
-def _legs(width: float, depth: float, height: float, thick: float) -> list[tuple[list[float], list[float]]]:
+def _legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
     corners = [(sx * (width - thick) / 2, sz * (depth - thick) / 2) for sx in (-1, 1) for sz in (-1, 1)]
     return [([x, -height / 2, z], [thick, height, thick]) for x, z in corners]
 
@@ -176,7 +179,7 @@ def _table(random: np.random.Generator, count: int) -> np.ndarray:
 def _chair(random: np.random.Generator, count: int) -> np.ndarray:
     width, depth, height = random.uniform(0.8, 1.1), random.uniform(0.8, 1.1), random.uniform(0.6, 1.0)
     back = random.uniform(0.6, 1.1)
-    parts = [([0, 0, 0], [width, 0.1, depth]), ([0, back / 2, -depth / 2], [width, back, 0.1])]
+    parts: list[Part] = [([0, 0, 0], [width, 0.1, depth]), ([0, back / 2, -depth / 2], [width, back, 0.1])]
     return _boxes(random, count, [*parts, *_legs(width, depth, height, 0.15)])
 
 
@@ -191,8 +194,8 @@ def _mug(random: np.random.Generator, count: int) -> np.ndarray:
 
 def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
     width, height, boards = random.uniform(0.8, 1.2), random.uniform(1.4, 2.0), int(random.integers(2, 5))
-    sides = [([sx * width / 2, 0, 0], [0.08, height, 0.5]) for sx in (-1, 1)]
-    shelves = [([0, height * (i / (boards - 1) - 0.5), 0], [width, 0.08, 0.5]) for i in range(boards)]
+    sides = [([sx * width / 2, 0.0, 0.0], [0.08, height, 0.5]) for sx in (-1, 1)]
+    shelves = [([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5]) for i in range(boards)]
     return _boxes(random, count, [*sides, *shelves])
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pointsweep.backbones.base import Backbone
+from pointsweep.backbones.base import Backbone, Block
 from pointsweep.config import MethodConfig
 from pointsweep.layers import Bottleneck
 from pointsweep.methods.base import Method
@@ -53,6 +53,7 @@ class Adapter(Method):
         self.scale = config.scale if config.scale is not None else (0.1 if parallel else 1.0)
         self.own = nn.ModuleList()
         for block in backbone.blocks:
+            assert isinstance(block, Block)
             made = self._bottleneck(backbone.dim)
             if parallel:
                 block.ffn = Beside(block.ffn, made, self.scale, after=False)
@@ -68,9 +69,5 @@ class Adapter(Method):
 
     def _bottleneck(self, dim: int) -> Bottleneck:
         made = Bottleneck(dim, self.config.bottleneck, self.config.dropout)
-        for layer in (made[0], made[3]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        if self.config.kind == "adaptformer":
-            nn.init.zeros_(made[3].weight)
+        made.start("zero_up" if self.config.kind == "adaptformer" else "xavier")
         return made

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from pointsweep.backbones.base import Backbone, Plane
 from pointsweep.config import MethodConfig
 from pointsweep.geometry import line_cells, plane_cells, voxel_ids
-from pointsweep.layers import Bottleneck, DropPath
+from pointsweep.layers import Bottleneck, DropPath, init_matrix
 from pointsweep.methods.base import Method
 
 FAR = -1e5  # added to the attention logit of two tokens that share no cell
@@ -172,9 +172,10 @@ class Any2Point(Method):
         self.prefix, self.num_views, self.plane = prefix, num_views, backbone.plane
         if config.adapter == "none":
             return
-        self.bottlenecks = nn.ModuleList(Bottleneck(dim, config.bottleneck, config.dropout) for _ in range(depth))
-        for bottleneck in self.bottlenecks:
-            init_bottleneck(bottleneck, config.adapter_init)
+        bottlenecks = [Bottleneck(dim, config.bottleneck, config.dropout) for _ in range(depth)]
+        for bottleneck in bottlenecks:
+            bottleneck.start(config.adapter_init)
+        self.bottlenecks = nn.ModuleList(bottlenecks)
         if config.adapter == "mlp":
             return
         self.cell_norms = nn.ModuleList(CellNorm(num_views, dim) for _ in range(depth))
@@ -182,7 +183,7 @@ class Any2Point(Method):
             self.voxel_norms = nn.ModuleList(CellNorm(1, dim) for _ in range(depth))
         if config.local_aggregation:
             self.attention = LocalAttention(config, num_views, dim)
-            self.drop_paths = nn.ModuleList(DropPath(block.drop_path.p) for block in backbone.blocks)
+            self.drop_paths = nn.ModuleList(DropPath(rate) for rate in backbone.drop_path_rates)
 
     def begin(self, tokens: Tensor, centers: Tensor, places: Tensor | None) -> tuple[Tensor, Neighbourhoods | None]:
         if self.config.adapter != "guided":
@@ -238,20 +239,3 @@ def source_cells(places: Tensor, plane: Plane, cell_size: float | None) -> tuple
     if plane.height == 1:
         return line_cells(places, size, plane.width)
     return plane_cells(places, size, (plane.width, plane.height))
-
-
-def init_bottleneck(bottleneck: Bottleneck, kind: str) -> None:
-    """The start of a bottleneck: matrices by `kind`, biases zero; `zero_up` makes it a no-op."""
-    for layer in (bottleneck[0], bottleneck[3]):
-        init_matrix(layer.weight, kind)
-        nn.init.zeros_(layer.bias)
-    if kind == "zero_up":
-        nn.init.zeros_(bottleneck[3].weight)
-
-
-def init_matrix(weight: Tensor, kind: str) -> None:
-    """Xavier-uniform (the ScanObjectNN program, and `zero_up`) or truncated normal 0.02 (the ModelNet program), in place."""
-    if kind == "trunc_normal":
-        nn.init.trunc_normal_(weight, std=0.02)
-    else:
-        nn.init.xavier_uniform_(weight)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.backbones.base import Backbone
+from pointsweep.backbones.base import Backbone, Block
 from pointsweep.config import MethodConfig
 from pointsweep.methods.base import Method
 
@@ -56,9 +56,13 @@ class LoRA(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         alpha = self.config.alpha if self.config.alpha is not None else float(self.config.rank)
         for block in backbone.blocks:
+            assert isinstance(block, Block)
             for target in self.config.targets:
-                if target in ("fc1", "fc2"):
-                    place = 0 if target == "fc1" else 2
-                    block.ffn[place] = LowRank(block.ffn[place], self.config.rank, alpha)
-                else:
-                    setattr(block.attn, target, LowRank(getattr(block.attn, target), self.config.rank, alpha))
+                owner, name = _place(block, target)
+                setattr(owner, name, LowRank(getattr(owner, name), self.config.rank, alpha))
+
+
+def _place(block: Block, target: str) -> tuple[nn.Module, str]:
+    """The module that holds a projection, and its name there."""
+    places = {"fc1": "0", "fc2": "2"}
+    return (block.ffn, places[target]) if target in places else (block.attn, target)

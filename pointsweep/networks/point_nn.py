@@ -110,7 +110,10 @@ class PointNN(nn.Module):
             spread_x, spread_p = (self._spread(v, c, near, group) for v, c in ((x, own), (places, centers)))
             for i in group:
                 rows = zip(own[i].split(ROWS), centers[i].split(ROWS), near[i].split(ROWS), strict=True)
-                parts += [self._pool((x[i][n] - c.unsqueeze(1)) / spread_x, c, (places[i][n] - p.unsqueeze(1)) / spread_p) for c, p, n in rows]
+                parts += [
+                    self._pool((x[i][n] - c.unsqueeze(1)) / spread_x, c, (places[i][n] - p.unsqueeze(1)) / spread_p)
+                    for c, p, n in rows
+                ]
         # The published pooling has a batch normalisation that was never trained: running mean 0, variance 1.
         return F.gelu(torch.cat(parts).reshape(*own.shape[:2], -1) / (1 + 1e-5) ** 0.5)
 

@@ -118,8 +118,16 @@ def test_dinov2_reads_timms_layout_as_well(dino, tmp_path):
     for i, block in enumerate(plain.blocks):
         for leaf in ("weight", "bias"):
             parts = [getattr(getattr(block.attn, letter), leaf) for letter in "qkv"]
-            names = {"attn.qkv": torch.cat(parts), "attn.proj": getattr(block.attn.out, leaf), "norm1": getattr(block.norm1, leaf)}
-            names |= {"norm2": getattr(block.norm2, leaf), "mlp.fc1": getattr(block.ffn[0], leaf), "mlp.fc2": getattr(block.ffn[2], leaf)}
+            names = {
+                "attn.qkv": torch.cat(parts),
+                "attn.proj": getattr(block.attn.out, leaf),
+                "norm1": getattr(block.norm1, leaf),
+            }
+            names |= {
+                "norm2": getattr(block.norm2, leaf),
+                "mlp.fc1": getattr(block.ffn[0], leaf),
+                "mlp.fc2": getattr(block.ffn[2], leaf),
+            }
             state |= {f"blocks.{i}.{name}.{leaf}": value for name, value in names.items()}
         state |= {f"blocks.{i}.ls1.gamma": block.scale1.gamma, f"blocks.{i}.ls2.gamma": block.scale2.gamma}
     save_file({k: v.detach().contiguous().clone() for k, v in state.items()}, tmp_path / "timm.safetensors")

@@ -11,11 +11,7 @@ from pointsweep.config import trial_from_dict
 from pointsweep.layers import set_noise
 from pointsweep.model import build, load_trained_state, trained_state
 
-CASES = [
-    (name, modality)
-    for name in registry.names("methods")
-    for modality in registry.config_class("methods", name).modalities
-]
+CASES = [(name, modality) for name in registry.names("methods") for modality in registry.config_class("methods", name).modalities]
 STARTS_AS_NOTHING = {"lora": {}, "full": {}, "adapter": {"kind": "adaptformer"}, "head_only": {}}
 
 
@@ -80,7 +76,9 @@ def test_a_step_reaches_every_trained_weight_and_no_frozen_one(method, modality)
 
 @pytest.mark.parametrize(("method", "modality"), [case for case in CASES if case[0] in STARTS_AS_NOTHING])
 def test_a_method_that_starts_as_nothing_equals_head_only(method, modality):
-    plain, made = (model(name, modality, **fields).eval() for name, fields in (("head_only", {}), (method, STARTS_AS_NOTHING[method])))
+    plain, made = (
+        model(name, modality, **fields).eval() for name, fields in (("head_only", {}), (method, STARTS_AS_NOTHING[method]))
+    )
     state = {name: value for name, value in trained_state(made).items() if name in trained_state(plain)}
     load_trained_state(plain, state)
     torch.testing.assert_close(made(points()), plain(points()))

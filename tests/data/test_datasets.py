@@ -53,11 +53,15 @@ def test_the_text_layout_is_read_from_its_archive(data_root):
 def test_scanobjectnn_sample(data_root):
     data = dataset("scanobjectnn", folder="scanobjectnn_dev")
     assert (len(data.train.labels), len(data.test.labels), data.num_classes) == (10, 10, 15)
-    points, labels = data.eval_batch(data.test, np.arange(10))
+    points, _ = data.eval_batch(data.test, np.arange(10))
     assert points.shape == (10, 1024, 3)
     assert points.mean(dim=1).abs().max() < 1e-5
     stored = data.test.points
-    assert torch.equal(points[3], sample(torch.from_numpy(np.array(stored[3:4])), 1024)[0] - sample(torch.from_numpy(np.array(stored[3:4])), 1024)[0].mean(dim=0))
+    assert torch.equal(
+        points[3],
+        sample(torch.from_numpy(np.array(stored[3:4])), 1024)[0]
+        - sample(torch.from_numpy(np.array(stored[3:4])), 1024)[0].mean(dim=0),
+    )
 
 
 def test_scanobjectnn_training_follows_the_programs_order(data_root):
@@ -145,7 +149,9 @@ def test_two_processes_convert_at_once(tmp_path):
     code = "from tests.data.test_datasets import dataset; print(dataset('synthetic', data_seed=7).digest)"
     environment = {"POINTSWEEP_CACHE": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], env=environment
+        )
         for _ in range(3)
     ]
     digests = {process.communicate()[0] for process in started}

@@ -27,7 +27,7 @@ seeds: 2
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(SWEEP)
@@ -88,7 +88,9 @@ def test_a_trial_that_two_sweeps_share_runs_once(store, sweep, tmp_path):
 def test_one_failing_trial_leaves_the_others_and_is_seen(store, sweep, tmp_path):
     bad = tmp_path / "bad.yaml"
     # A rate that makes the loss overflow: a real failure of a real trial, no mock.
-    bad.write_text(SWEEP.replace("seeds: 2", "seeds: 1").replace("[lora, head_only]", "[lora]").replace("plane, ", "plane, train.lr: 1.0e+30, "))
+    bad.write_text(
+        SWEEP.replace("seeds: 2", "seeds: 1").replace("[lora, head_only]", "[lora]").replace("plane, ", "plane, train.lr: 1.0e+30, ")
+    )
     run = command(bad, "--inline", "--tracking-uri", "none")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Diverged: the training loss of epoch" in run.stderr
@@ -130,7 +132,10 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
 def start_and_wait_for_progress(sweep: Path, store: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command in the background, at the moment when some trial has begun and none of the last has ended."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pointsweep.run", str(sweep), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "pointsweep.run", str(sweep), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -178,7 +183,10 @@ def test_the_same_table_from_mlflow_alone(store, sweep):
     for form in ("text", "csv", "json"):
         outputs = [
             subprocess.run(
-                [sys.executable, "-m", "pointsweep.tables", "tiny", "--format", form, *source], capture_output=True, text=True, check=True
+                [sys.executable, "-m", "pointsweep.tables", "tiny", "--format", form, *source],
+                capture_output=True,
+                text=True,
+                check=True,
             ).stdout
             for source in ([], ["--source", "mlflow", "--tracking-uri", f"sqlite:///{store}/mlflow.db"])
         ]

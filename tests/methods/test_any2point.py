@@ -169,7 +169,9 @@ def test_cell_statistics_equal_batch_norm_over_all_cells(count_empty):
         cut = slice(j * dim, (j + 1) * dim)
         own.weight.data, own.bias.data = norm.weight.data[cut].clone(), norm.bias.data[cut].clone()
         used = range(number) if count_empty else range(3)
-        pooled = [y[b, j][ids[b, j] == c].mean(dim=0) if (ids[b, j] == c).any() else torch.zeros(dim) for b in range(batch) for c in used]
+        pooled = [
+            y[b, j][ids[b, j] == c].mean(dim=0) if (ids[b, j] == c).any() else torch.zeros(dim) for b in range(batch) for c in used
+        ]
         expected = own(torch.stack(pooled)).reshape(batch, len(used), dim)
         for b in range(batch):
             for i in range(tokens):
@@ -187,7 +189,11 @@ def test_local_attention_and_norms_are_shared_by_all_blocks():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"bottleneck": 0}, "bottleneck: must be at least 1"), ({"attn_dim": 13}, "attn_dim: must be a multiple of attn_heads"), ({"voxel_size": 0.0}, "voxel_size")],
+    [
+        ({"bottleneck": 0}, "bottleneck: must be at least 1"),
+        ({"attn_dim": 13}, "attn_dim: must be a multiple of attn_heads"),
+        ({"voxel_size": 0.0}, "voxel_size"),
+    ],
 )
 def test_senseless_values_are_refused(fields, message):
     assert any(message in problem for problem in Any2PointConfig(**fields).problems())

@@ -100,7 +100,9 @@ def test_adapters_by_their_formulas():
     houlsby = Adapter(AdapterConfig(name="adapter", kind="houlsby", bottleneck=3))
     houlsby.attach(wrapped, 1, 6)
     attention = plain.blocks[0].attn(TOKENS)
-    torch.testing.assert_close(wrapped.eval().blocks[0].attn(TOKENS), attention + bottleneck(wrapped.blocks[0].attn.adapter, attention))
+    torch.testing.assert_close(
+        wrapped.eval().blocks[0].attn(TOKENS), attention + bottleneck(wrapped.blocks[0].attn.adapter, attention)
+    )
 
 
 def test_adaptformer_is_parallel_scaled_and_starts_as_a_no_op():
