@@ -1,0 +1,127 @@
+"""A trial from its seed to its record, and from a checkpoint to the same record."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from pointsweep import registry
+from pointsweep.config import TrialConfig, trial_from_dict
+from pointsweep.history import TrialFolder
+from pointsweep.store import FileStore
+from pointsweep.tracking import TrialTags
+from pointsweep.trial import Job, Task, Trial, run_pack
+
+
+class Killed(BaseException):
+    """Ends a trial as a kill would: nothing after it runs."""
+
+
+def config(method: str | dict = "lora", **changes) -> TrialConfig:
+    return trial_from_dict({
+        "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 40, "test_limit": 20, "val_fraction": 0.2},
+        "tokenizer": {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "backbone": {"name": "tiny", "attention_dropout": 0.1, "drop_path": 0.1},
+        "method": method,
+        "train": {"epochs": 4, "batch_size": 8, "warmup_epochs": 1, "lr": 2e-3},
+        "seed": 3,
+    } | changes)  # fmt: skip
+
+
+def run(trial: TrialConfig, folder: TrialFolder, stop_after: int | None = None) -> None:
+    def report(result):
+        if result["epoch"] == stop_after:
+            raise Killed
+
+    with pytest.raises(Killed) if stop_after else contextlib.nullcontext():
+        Trial(trial, folder, torch.device("cpu"), report, lambda: None).run()
+
+
+def outcome(folder: TrialFolder) -> tuple:
+    record = folder.record()
+    assert record is not None
+    weights = {name: value.tobytes() for name, value in load_file(folder.path / "weights.safetensors").items()}
+    epochs = [(event["epoch"], event["metrics"], event["lr"]) for event in folder.epochs()]
+    return weights, record.metrics, {k: v.tobytes() for k, v in folder.predictions().items()}, epochs
+
+
+METHODS = [name for name in registry.names("methods") if "1d" in registry.config_class("methods", name).modalities]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_trial_gives_the_same_bits_as_an_undisturbed_one(tmp_path, method):
+    run(config(method), TrialFolder(tmp_path / "whole"))
+    for stop in (1, 3):
+        path = tmp_path / f"cut{stop}"
+        run(config(method), TrialFolder(path), stop_after=stop)
+        assert TrialFolder(path).record() is None
+        run(config(method), TrialFolder(path))
+        assert outcome(TrialFolder(path)) == outcome(TrialFolder(tmp_path / "whole"))
+        assert TrialFolder(path).attempts() == 2
+
+
+def test_another_seed_gives_other_numbers(tmp_path):
+    for seed in (0, 1):
+        run(config(seed=seed), TrialFolder(tmp_path / str(seed)))
+    assert outcome(TrialFolder(tmp_path / "0"))[3] != outcome(TrialFolder(tmp_path / "1"))[3]
+
+
+def test_protocols_select_the_epoch_they_say(tmp_path):
+    folder = TrialFolder(tmp_path / "t")
+    run(config(), folder)
+    record, epochs = folder.record(), folder.epochs()
+    assert record is not None
+    for protocol, metric in (("best_test", "test/accuracy"), ("best_val", "val/accuracy")):
+        values = [event["metrics"][metric] for event in epochs]
+        assert record.metrics[protocol]["epoch"] == 1 + values.index(max(values))
+    assert record.metrics["last"]["epoch"] == 4
+    assert set(folder.predictions()) == {"last", "best_test", "best_val"}
+
+
+def test_predictions_are_those_of_the_recorded_accuracy(tmp_path):
+    folder, trial = TrialFolder(tmp_path / "t"), config()
+    run(trial, folder)
+    record = folder.record()
+    assert record is not None
+    labels = registry.load("datasets", "synthetic")(trial.dataset).test.labels
+    for protocol, predicted in folder.predictions().items():
+        assert np.mean(predicted == labels) == record.metrics[protocol]["test/accuracy"]
+
+
+def test_a_trial_that_raises_leaves_the_rest_of_its_pack_alone(tmp_path):
+    store = FileStore(tmp_path)
+    bad = config(train={"epochs": 3, "batch_size": 8, "lr": 1e30, "warmup_epochs": 0})
+    tags = TrialTags("s", "r", "c", 0)
+    outcomes = run_pack([Task(bad, tags), Task(config(), tags)], Job(store.url), lambda result: None)
+    assert [o.status for o in outcomes] == ["failed", "finished"]
+    assert outcomes[0].reason.startswith("Diverged: the training loss of epoch")
+    folder = TrialFolder(store.path(f"trials/{bad.key()}"))
+    assert folder.failure() == outcomes[0].reason
+    assert "Traceback" in folder.events()[-1]["trace"]
+
+
+def test_a_finished_trial_is_not_trained_again(tmp_path):
+    store, trial = FileStore(tmp_path), config()
+    reports: list[dict] = []
+    task = Task(trial, TrialTags("s", "r", "c", 0))
+    for _ in range(2):
+        assert run_pack([task], Job(store.url), reports.append)[0].status == "finished"
+    assert [r["epoch"] for r in reports] == [1, 2, 3, 4]
+
+
+def test_random_weights_and_synthetic_data_are_marked(tmp_path):
+    folder = TrialFolder(tmp_path / "t")
+    run(config(), folder)
+    record = folder.record()
+    assert record is not None
+    assert record.marks == ("random frozen weights", "synthetic data")
+    assert record.weights_origin == "random, seed 0"
+
+
+def test_too_few_clouds_for_a_batch_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"train.batch_size: 64 is more than the 30 training clouds"):
+        Trial(config(train={"batch_size": 64}), TrialFolder(tmp_path), torch.device("cpu"), lambda r: None, lambda: None).run()
