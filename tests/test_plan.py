@@ -14,7 +14,7 @@ from pointsweep.sweep import load
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 
 
-@pytest.fixture()
+@pytest.fixture
 def made(tmp_path):
     return FileStore(tmp_path / "store")
 
