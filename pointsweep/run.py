@@ -180,20 +180,18 @@ def interruptible(work: Callable[[], int], store: FileStore) -> int:
     """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
         # Should Ray or a library not let go in time, the process ends all the same.
         threading.Timer(GRACE_S, os._exit, args=(INTERRUPTED,)).start()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
+        name = signal.Signals(number).name
+        print(f"\ninterrupted by {name}: all that is done is kept in {store.root}; the same command continues", flush=True)
+        raise Interrupted
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return work()
-    except Interrupted as interruption:
-        print(
-            f"\ninterrupted by {interruption}: what is finished is kept in {store.path('')}; the same command continues",
-            flush=True,
-        )
+    except Interrupted:
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:

@@ -319,8 +319,9 @@ class _Reader:
             self.own.append(Problem(place.path, message, place.line))
         if config is None or problems:
             return Cell(row[0], column[0], ())
-        if protocol == "best_val" and config.dataset.val_fraction == 0:
-            self.complain(("protocol",), "best_val needs a validation split: set dataset.val_fraction above 0")
+        asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
+        for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
+            self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
         published = None if self.profile else self._published([*row[1], column[1]], row[1])
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
 

@@ -47,11 +47,25 @@ def build(
         arms = {cell.row: dict(cell.values) for cell in cells if cell.column == column}
         steps.append(tuple((" / ".join(layout.rows[row]), step) for row, step in ranking(arms)))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
-    notes = (*layout.notes, *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []))
+    notes = (
+        *layout.notes,
+        *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
+        *_mixed_data(here),
+    )
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
         tuple(steps), notes,
     )  # fmt: skip
+
+
+def _mixed_data(records: Mapping[str, Record]) -> list[str]:
+    """A note for each data set whose files were others for some of the trials: one configuration, different content."""
+    contents: dict[str, set[str]] = {}
+    for record in records.values():
+        name = json.dumps(record.config.get("dataset"), sort_keys=True)
+        contents.setdefault(name, set()).add(str(record.dataset.get("digest"))[:16])
+    found = sorted((sorted(digests), json.loads(name)) for name, digests in contents.items() if len(digests) > 1)
+    return [f"data changed between trials: {data['name']} has digests {', '.join(digests)}" for digests, data in found]
 
 
 def tree(record: Record) -> str:

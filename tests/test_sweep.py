@@ -216,6 +216,7 @@ def test_table_5_carries_the_papers_numbers():
         ("seeds: yes\n", "got 'yes'"),
         ("protocol: best_tst\n", "protocol (line 8): unknown protocol 'best_tst'. Did you mean 'best_test'?"),
         ("protocol: best_val\n", "protocol (line 8): best_val needs a validation split"),
+        ("metric: val/accuracy\n", "metric (line 8): val/accuracy needs a validation split"),
         ("metric: accuracy\n", "unknown metric 'accuracy'"),
         ("resources: {gpu: 1}\n", "resources.gpu (line 8): unknown resource 'gpu'. Did you mean 'gpus'?"),
         ("exclude: [{when: {method: lora}}]\n", "exclude[0] (line 8): needs `when:`, a mapping of keys to values, and `because:`"),

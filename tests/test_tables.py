@@ -242,3 +242,12 @@ def test_every_format_and_the_report_are_written(filled: FileStore):
 def loaded(store: FileStore) -> tuple[Table, Mapping[str, Record], Mapping[str, str]]:
     shape, found, reasons = read(store, "made_up")
     return build(shape, found, reasons), found, reasons
+
+
+def test_data_that_changed_between_trials_are_named():
+    same = {key: replace(made, config={"dataset": {"name": "synthetic"}}) for key, made in records().items()}
+    key = next(iter(same))
+    changed = same | {key: replace(same[key], dataset=dict(same[key].dataset) | {"digest": "e" * 64})}
+    expected = f"data changed between trials: synthetic has digests {'d' * 16}, {'e' * 16}"
+    assert expected in build(layout(), changed, {}).notes
+    assert not any("data changed" in note for note in build(layout(), same, {}).notes)

@@ -194,19 +194,6 @@ def test_the_same_table_from_mlflow_alone(store, sweep):
         assert outputs[0].strip()
 
 
-def test_on_ray_the_table_is_the_same_and_a_killed_driver_continues(store, tmp_path, undisturbed):
-    sweep = tmp_path / "tiny.yaml"
-    sweep.write_text(SWEEP.replace("epochs: 2", "epochs: 4"))
-    process = start_and_wait_for_progress(sweep, store)
-    process.kill()
-    process.communicate()
-    run_until_complete(sweep)
-    assert table(store) == undisturbed
-    steps = epochs_in_mlflow(store)
-    assert len(steps) == 8
-    assert all(sorted(seen) == [1, 2, 3, 4] for seen in steps.values()), steps
-
-
 def test_data_arrays_are_shared_between_workers_not_copied():
     """Two processes that open one data set map the same file."""
     code = textwrap.dedent("""
