@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,10 +116,14 @@ def connect() -> None:
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    # ray.init puts handlers of its own under Python's, and they abort the process.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
         ray.init(address="local", include_dashboard=False, **quiet)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:

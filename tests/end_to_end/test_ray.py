@@ -58,7 +58,18 @@ def test_a_signal_ends_a_sweep_on_ray_within_3_s(store, tmp_path, number):
 def cluster(folder: Path) -> Iterator[str]:
     """A Ray head with a dashboard, as `ray start --head` makes it; the address that `ray job submit` takes."""
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    ports = ["--port", "6412", "--dashboard-port", "8412", "--ray-client-server-port", "20412", "--min-worker-port", "21000"]
+    ports = [
+        "--port",
+        "6412",
+        "--dashboard-port",
+        "8412",
+        "--ray-client-server-port",
+        "20412",
+        "--dashboard-agent-listen-port",
+        "20413",
+        "--min-worker-port",
+        "21000",
+    ]
     arguments = ["start", "--head", "--block", "--num-cpus", "2", *ports, "--max-worker-port", "21999", "--temp-dir", str(folder)]
     ray = str(Path(sys.executable).parent / "ray")
     process = subprocess.Popen(
@@ -80,6 +91,17 @@ def cluster(folder: Path) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _submit(submit: list[str], environment: dict[str, str]) -> str:
+    """The output of a job; a fresh head may answer for some seconds that it has no agent yet."""
+    for _ in range(20):
+        run = subprocess.run(submit, capture_output=True, text=True, timeout=240, env=environment)
+        if "No available agent" not in run.stderr:
+            break
+        time.sleep(1)
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
+    return run.stdout
 
 
 def test_ray_job_submit_ships_the_folder_and_continues(store, tmp_path_factory):
@@ -104,10 +126,7 @@ def test_ray_job_submit_ships_the_folder_and_continues(store, tmp_path_factory):
             json.dumps({"env_vars": variables}),
         ]
         environment = os.environ | {"RAY_AUTH_MODE": "disabled", "TMPDIR": str(folder)}
-        outputs = [
-            subprocess.run([*submit, "--", *line], capture_output=True, text=True, timeout=240, env=environment).stdout
-            for _ in range(2)
-        ]
+        outputs = [_submit([*submit, "--", *line], environment) for _ in range(2)]
     assert "0 finished, 3 to run" in outputs[0], outputs[0]
     assert "[3/3] finished" in outputs[0], outputs[0]
     assert "3 finished, 0 to run" in outputs[1], outputs[1]
