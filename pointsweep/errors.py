@@ -31,6 +31,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join(lines))
 
 
+class Unfit(ValueError):
+    """The machines at hand cannot run the sweep: a trial would wait for ever for what they have not."""
+
+
 class MissingData(ValueError):
     """A data set is not at hand; the message says where it was looked for and where it is obtained."""
 

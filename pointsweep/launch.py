@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsweep.config import trial_from_dict
+from pointsweep.errors import Unfit
 from pointsweep.store import open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Outcome, Task, run_pack
@@ -67,8 +68,12 @@ class Resources:
 
 
 def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener) -> list[Outcome]:
-    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one started here."""
+    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one started here.
+
+    Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
+    """
     connect()
+    _check_fits(resources)
     from ray import tune
 
     ends = _Ends(packs, listen)
@@ -97,6 +102,22 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return ends.outcomes()
+
+
+def _check_fits(resources: Resources) -> None:
+    """A cluster elsewhere may still grow; Ray on this machine will not."""
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    there = ray.cluster_resources()
+    for name, asked in (("cpus", resources.cpus), ("gpus", resources.gpus)):
+        has = there.get(name.removesuffix("s").upper(), 0)
+        if asked > has:
+            hint = f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
+            raise Unfit(
+                f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint}, or name a cluster by RAY_ADDRESS"
+            )
 
 
 def connect() -> None:

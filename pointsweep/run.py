@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pointsweep import tables
-from pointsweep.errors import ConfigError
+from pointsweep.errors import ConfigError, Unfit
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, open_store
@@ -75,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = [f"  {text}" for text in plan.missing]
         print("\n".join([f"{args.file}: this machine lacks what the sweep needs, nothing was launched", *problems]), file=sys.stderr)
         return INVALID
-    return interruptible(lambda: execute(sweep, plan, store, args), store)
+    try:
+        return interruptible(lambda: execute(sweep, plan, store, args), store)
+    except Unfit as error:
+        print(f"{args.file}: {error}", file=sys.stderr)
+        return INVALID
 
 
 def skeleton(plan: Plan) -> str:

@@ -219,6 +219,8 @@ class _Reader:
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
+        if self.profile == "smoke":
+            resources = Resources()  # the small form fits a laptop: one core, no GPU
         if self.profile:
             name, self.notes = f"{name}-{self.profile}", [f"profile={self.profile}: published numbers do not apply", *self.notes]
         return Sweep(

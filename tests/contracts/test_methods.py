@@ -55,6 +55,34 @@ def test_no_prediction_depends_on_another_sample(method, modality):
     assert not torch.allclose(after[2], before[2], atol=1e-3)
 
 
+REAL = [
+    (method, backbone)
+    for method in registry.names("methods")
+    for backbone in registry.names("backbones")
+    if backbone != "tiny"
+    and registry.config_class("backbones", backbone).modality in registry.config_class("methods", method).modalities
+]
+
+
+@pytest.mark.parametrize(("method", "backbone"), REAL)
+def test_no_prediction_depends_on_another_sample_in_the_real_backbones_either(method, backbone):
+    """Their structure (post-norm, layer scale, tables), with random weights and one block."""
+    config = trial_from_dict({
+        "dataset": "synthetic",
+        "tokenizer": {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "backbone": {"name": backbone, "weights": "random", "num_blocks": 1},
+        "method": method,
+    })  # fmt: skip
+    made = build(config, 5).eval()
+    clouds = points()
+    with torch.no_grad():
+        before = made(clouds)
+        clouds[2] = 3 * torch.randn(40, 3)
+        after = made(clouds)
+    torch.testing.assert_close(after[[0, 1, 3]], before[[0, 1, 3]], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(after[2], before[2], atol=1e-6)
+
+
 @pytest.mark.parametrize(("method", "modality"), CASES)
 def test_a_step_reaches_every_trained_weight_and_no_frozen_one(method, modality):
     made = model(method, modality).train()

@@ -72,6 +72,17 @@ def test_a_sweep_ends_with_its_table_and_a_rerun_trains_nothing(store, sweep):
     assert table(store) == before
 
 
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_runs_in_its_smoke_form(store, path):
+    run = command(path, "profile=smoke", "seeds=1", "--inline", "--tracking-uri", "none")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "all cells: " in run.stdout
+    assert "synthetic data" in run.stdout
+
+
 def test_a_new_row_or_seed_runs_only_the_difference(store, sweep):
     assert command(sweep, "--inline", "--only", "row=lora", "--tracking-uri", "none").returncode == 0
     more = command(sweep, "--inline", "seeds=3", "--tracking-uri", "none")

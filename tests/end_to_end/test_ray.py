@@ -54,6 +54,14 @@ def test_a_signal_ends_a_sweep_on_ray_within_3_s(store, tmp_path, number):
     assert time.monotonic() - begun < 3.5  # 3 s, and what it takes to see it
 
 
+def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(store, tmp_path):
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP + "resources: {cpus: 1000}\n")
+    run = command(sweep, "--tracking-uri", "none")
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "resources.cpus: a trial asks for 1000, this machine has" in run.stderr
+
+
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[str]:
     """A Ray head with a dashboard, as `ray start --head` makes it; the address that `ray job submit` takes."""
