@@ -1,23 +1,18 @@
 """What a trial is: a frozen tree of dataclasses that holds everything that can change its numbers, and the key made of it.
 
 Nothing here imports torch, so sweeps are checked and tables are printed without it. Each registered class (a method, a
-backbone ...) brings its own `Config` below one of the bases of this file; `registry.py` finds it by name.
+backbone ...) brings its own `Config` below one of the bases of this file; `registry.py` finds it by name, `checks.py` fills it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
-
-from pointsweep import registry
-from pointsweep.errors import ConfigError, Problem, unknown
 
 
 def added(default: Any) -> Any:
@@ -212,13 +207,12 @@ class TrialConfig(Config):
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars; `trial_from_dict` is its inverse."""
+        """Plain dicts, lists and scalars; `checks.trial_from_dict` is its inverse."""
         return typing.cast(dict[str, Any], _plain(self))
 
 
 PARTS = {"dataset": "datasets", "network": "networks", "tokenizer": "tokenizers", "backbone": "backbones", "method": "methods"}
 MODEL_PARTS = ("tokenizer", "backbone", "positions", "method", "head")
-UNNAMED = {"positions": PositionsConfig, "head": HeadConfig, "train": TrainConfig}
 
 
 def canonical_json(config: Config) -> str:
@@ -238,135 +232,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Config):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     return list(value) if isinstance(value, tuple) else value
-
-
-def trial_from_dict(data: Mapping[str, Any]) -> TrialConfig:
-    """Builds a trial from plain data, strictly. Raises ConfigError with every problem, each under its dotted path."""
-    config, problems = check_trial(data)
-    if config is None or problems:
-        raise ConfigError("trial", [Problem(path, message) for path, message in problems])
-    return config
-
-
-def check_trial(data: Mapping[str, Any]) -> tuple[TrialConfig | None, list[tuple[str, str]]]:
-    """The trial, or None, and all (dotted path, message) that are wrong with it."""
-    problems: list[tuple[str, str]] = []
-    values: dict[str, Any] = {}
-    whole = data.get("network") is not None
-    for name in ("dataset", "network") if whole else ("dataset", "tokenizer", "backbone", "positions", "method", "head"):
-        values[name] = _part(name, data.get(name), problems)
-    values["train"] = _part("train", data.get("train"), problems)
-    if whole:
-        problems += [(part, "a network takes the place of this part; leave it out") for part in MODEL_PARTS if data.get(part)]
-    known = {f.name for f in fields(TrialConfig)}
-    problems += [(name, unknown("part", name, known, "Parts")) for name in data if name not in known]
-    hints = _hints(TrialConfig)
-    for name in ("compat", "seed"):
-        if name in data:
-            values[name] = _convert(data[name], hints[name], name, problems)
-    if problems:
-        return None, problems
-    config = TrialConfig(**values)
-    problems += _cross_problems(config)
-    return config, problems
-
-
-def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
-    if config.seed < 0:
-        yield "seed", f"must not be negative, got {config.seed}"
-    if config.method is not None and config.backbone is not None:
-        modality = registry.modality(config.backbone)
-        if modality not in config.method.modalities:
-            needed = " or ".join(config.method.modalities)
-            yield "method", f"{config.method.name} needs a {needed} backbone; {config.backbone.name} is {modality}"
-    if config.compat == "official" and (config.network is None or "official" not in config.network.compats):
-        name = config.network.name if config.network else getattr(config.method, "name", "")
-        yield "compat", f"{name} has no official form here; allowed: fixed"
-
-
-def _part(name: str, data: Any, problems: list[tuple[str, str]]) -> Any:
-    """One part of a trial. A string stands for its name alone; parts without a name may be left out."""
-    if name in UNNAMED:
-        return build(UNNAMED[name], {} if data is None else data, name, problems)
-    if isinstance(data, str):
-        data = {"name": data}
-    kind = PARTS[name]
-    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        wanted = f"missing; name one of: {', '.join(registry.names(kind))}"
-        problems.append((name, wanted if data is None else f"needs a name, got {data!r}; {wanted}"))
-        return None
-    if data["name"] not in registry.names(kind):
-        problems.append((name, unknown(name, data["name"], registry.names(kind), "Known")))
-        return None
-    return build(registry.config_class(kind, data["name"]), data, name, problems)
-
-
-def build(cls: type[Config], data: Any, path: str, problems: list[tuple[str, str]]) -> Any:
-    """A `cls` from a mapping, strictly typed. Appends what is wrong to `problems` and then returns None."""
-    if not isinstance(data, Mapping):
-        problems.append((path, f"must be a mapping, got {data!r}"))
-        return None
-    hints, before = _hints(typing.cast(Any, cls)), len(problems)
-    owner = data.get("name") or path.rsplit(".", 1)[-1]
-    for key in data:
-        if key not in hints:
-            names = sorted(hints)
-            problems.append((f"{path}.{key}", _no_field(str(owner), str(key), names)))
-    values = {k: _convert(v, hints[k], f"{path}.{k}", problems) for k, v in data.items() if k in hints}
-    if len(problems) > before:
-        return None
-    config = cls(**values)
-    for text in config.problems():
-        name, _, message = text.partition(": ")
-        problems.append((f"{path}.{name}", message) if message and name in hints else (path, text))
-    return config
-
-
-def _no_field(owner: str, key: str, names: list[str]) -> str:
-    text = unknown("field", key, [n for n in names if n != "name"], "Fields")
-    return f"{owner} has no field '{key}'." + text.removeprefix(f"unknown field '{key}'.")
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls)}
-
-
-def _convert(value: Any, hint: Any, path: str, problems: list[tuple[str, str]]) -> Any:
-    """`value` as the hinted type; whole numbers are taken for floats, nothing else is coerced."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _convert(value, next(a for a in args if a is not type(None)), path, problems)
-    if origin is Literal:
-        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
-            problems.append((path, unknown("value", value, map(str, args), "Allowed")))
-        return value
-    if origin is tuple:
-        return _convert_tuple(value, args, path, problems)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number:
-        if value != value or value in (float("inf"), float("-inf")):
-            problems.append((path, f"must be a finite number, got {value}"))
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        problems.append((path, f"must be {words.get(hint, hint)}, got {value!r}"))
-    return value
-
-
-def _convert_tuple(value: Any, args: tuple[Any, ...], path: str, problems: list[tuple[str, str]]) -> Any:
-    if not isinstance(value, (list, tuple)):
-        problems.append((path, f"must be a list, got {value!r}"))
-        return value
-    if args[-1] is Ellipsis:
-        args = (args[0],) * len(value)
-    if len(value) != len(args):
-        problems.append((path, f"must have {len(args)} entries, got {len(value)}"))
-        return value
-    return tuple(_convert(item, arg, f"{path}[{i}]", problems) for i, (item, arg) in enumerate(zip(value, args, strict=True)))
 
 
 def with_seed(config: TrialConfig, seed: int) -> TrialConfig:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pointsweep.config import trial_from_dict
+from pointsweep.checks import trial_from_dict
 from pointsweep.errors import Unfit
 from pointsweep.store import open_store
 from pointsweep.tracking import TrialTags

@@ -58,7 +58,7 @@ class Plan:
 
 
 def _arm_of(record: Record) -> str:
-    from pointsweep.config import check_trial
+    from pointsweep.checks import check_trial
 
     config, _ = check_trial(dict(record.config) | {"seed": 0})
     return config.key() if config is not None else ""

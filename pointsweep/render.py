@@ -7,11 +7,12 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 from pointsweep.records import Published
 from pointsweep.stats import Difference
+from pointsweep.table import Table, TableCell
 
 WIDTH = 118  # of a terminal; columns that do not fit beside the others are printed below them
 SYMBOLS = "*†‡§¶"
@@ -20,61 +21,6 @@ LEGEND = (
     "order by mean; in brackets how far the row before is ahead, paired by seed, with its 95 % t-interval; "
     "> the seeds tell the two apart, ~ they do not; not adjusted for the number of pairs"
 )
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """One cell. `values` holds (seed, value) of the finished trials, `failures` (seed, reason) of those that failed."""
-
-    row: int
-    column: int
-    mean: float | None
-    sd: float | None
-    n: int
-    expected: int
-    low: float | None
-    high: float | None
-    values: tuple[tuple[int, float], ...]
-    keys: tuple[tuple[int, str], ...]
-    failures: tuple[tuple[int, str], ...] = ()
-    parameters: Mapping[str, int] | None = None
-    published: Published | None = None
-    excluded: str | None = None
-    marks: tuple[str, ...] = ()
-    optimism: float | None = None  # mean of best_test minus mean of last
-
-    @property
-    def status(self) -> str:
-        """complete, incomplete, failed or excluded."""
-        if self.excluded is not None:
-            return "excluded"
-        if self.failures:
-            return "failed"
-        return "complete" if self.n == self.expected else "incomplete"
-
-
-@dataclass(frozen=True)
-class Table:
-    """What is printed. `steps` ranks the rows of every column: (row, difference to the next row or None)."""
-
-    name: str
-    title: str
-    metric: str
-    protocol: str
-    row_headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    columns: tuple[str, ...]
-    cells: tuple[TableCell, ...]
-    steps: tuple[tuple[tuple[str, Difference | None], ...], ...]  # one entry a column
-    notes: tuple[str, ...] = ()
-
-    def cell(self, row: int, column: int) -> TableCell:
-        """The cell at a place."""
-        return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
-
-    def place(self, cell: TableCell) -> str:
-        """ "row / column" of a cell."""
-        return " / ".join((*self.rows[cell.row], self.columns[cell.column]))
 
 
 def render(table: Table, form: str) -> str:

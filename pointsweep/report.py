@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from pointsweep.records import Record
-from pointsweep.render import Table, TableCell, count, footnotes, headings, headline, marked, percent
+from pointsweep.render import count, footnotes, headings, headline, marked, percent
+from pointsweep.table import Table, TableCell
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5c6675; --line: #d9dee6; --page: #fbfcfd; --card: #fff;
@@ -33,7 +34,8 @@ td.soft { color: var(--soft) }
 td.first, th.first { border-left: 1px solid var(--line) }
 summary { cursor: pointer; font-weight: 600 } summary::marker { color: var(--accent) } .bad { color: var(--bad) }
 details[open] > div { margin-top: .6rem; text-align: left; white-space: normal; min-width: 17rem; max-width: 26rem }
-.run { font-size: .85rem; overflow-wrap: anywhere; border-top: 1px solid var(--line); padding: .4rem 0 } code { font-size: .85em; overflow-wrap: anywhere }
+.run { font-size: .85rem; overflow-wrap: anywhere; border-top: 1px solid var(--line); padding: .4rem 0 }
+code { font-size: .85em; overflow-wrap: anywhere }
 svg { display: block; width: 100%; height: auto } .axis { fill: var(--soft); font-size: 9px } .grid { stroke: var(--line) }
 .curve { fill: none; stroke: var(--accent); stroke-width: 1.5; opacity: .8; vector-effect: non-scaling-stroke }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem; overflow-x: auto }

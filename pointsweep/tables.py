@@ -17,10 +17,11 @@ from pathlib import Path
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.history import TrialFolder, read_failure
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
-from pointsweep.render import FORMATS, PROTOCOLS, Table, TableCell, render
+from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.stats import ranking, summary
 from pointsweep.store import FileStore, open_store
+from pointsweep.table import Table, TableCell
 
 __all__ = ["build", "curves", "main", "read", "render", "write_all"]
 

@@ -12,19 +12,14 @@ import json
 import logging
 import os
 import re
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pointsweep.history import TrialFolder
 from pointsweep.records import Layout, Record, from_json, layout_from_json
 from pointsweep.store import FileStore
-
-log = logging.getLogger("pointsweep.tracking")
 
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 BATCH = 1000  # metrics in one call, MLflow's limit
@@ -261,47 +256,6 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     run_id = runs.open(folder, tags)
     runs.send_epochs(run_id, folder)
     runs.close(run_id, folder)
-
-
-class Mirror:
-    """A worker's one writer: a thread that syncs the trials it is told of. Training never waits for it."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.waiting: dict[Path, tuple[TrialFolder, TrialTags]] = {}
-        self.changed = threading.Condition()
-        self.warned: set[str] = set()
-        threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
-
-    def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
-        """Something new stands in a folder."""
-        with self.changed:
-            self.waiting[folder.path] = (folder, tags)
-            self.changed.notify()
-
-    def _run(self) -> None:
-        runs: Runs | None = None
-        pause = 1.0
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting)
-                folder, tags = self.waiting.pop(next(iter(self.waiting)))
-            try:
-                runs = runs or Runs(self.target)
-                sync_trial(runs, folder, tags)
-                pause = 1.0
-            except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
-                self._warn(error)
-                runs = None
-                with self.changed:
-                    self.waiting.setdefault(folder.path, (folder, tags))
-                time.sleep(pause)
-                pause = min(2 * pause, 30.0)
-
-    def _warn(self, error: Exception) -> None:
-        if type(error).__name__ not in self.warned:
-            self.warned.add(type(error).__name__)
-            log.warning("MLflow at %s: %s; training goes on, the mirror catches up", masked(self.target.uri), type(error).__name__)
 
 
 def finish(target: Target, store: FileStore, tags: Mapping[str, TrialTags]) -> None:

@@ -18,11 +18,12 @@ from pointsweep import registry
 from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.history import TrialFolder
+from pointsweep.mirror import Mirror
 from pointsweep.model import build, count_parameters, load_trained_state, trained_state
 from pointsweep.origin import origin
 from pointsweep.records import Record
 from pointsweep.store import open_store
-from pointsweep.tracking import Mirror, Target, TrialTags
+from pointsweep.tracking import Target, TrialTags
 from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train_epoch
 
 Report = Callable[[dict[str, Any]], None]

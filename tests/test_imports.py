@@ -12,7 +12,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointsweep"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ONE_FILE = {"ray": "launch", "optuna": "launch", "mlflow": "tracking", "boto3": "store", "hydra": "sweep"}
-TORCH_FREE = ["config", "sweep", "tables", "stats", "render", "report", "tracking", "store", "records", "registry", "published"]
+TORCH_FREE = [
+    "config",
+    "sweep",
+    "tables",
+    "stats",
+    "render",
+    "report",
+    "tracking",
+    "store",
+    "records",
+    "registry",
+    "published",
+    "checks",
+    "mirror",
+]
 
 
 def layers() -> dict[str, int]:

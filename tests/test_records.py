@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.config import trial_from_dict
+from pointsweep.checks import trial_from_dict
 from pointsweep.records import CellLayout, Layout, Published, from_json, layout_from_json
 
 STORED = Path(__file__).parent / "stored" / "record_v1.json"

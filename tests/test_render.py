@@ -13,8 +13,9 @@ from dataclasses import replace
 import pytest
 
 from pointsweep.records import Published
-from pointsweep.render import FORMATS, Table, TableCell, count, order, percent, render
+from pointsweep.render import FORMATS, count, order, percent, render
 from pointsweep.stats import Difference
+from pointsweep.table import Table, TableCell
 
 NASTY = r"a_b & 100% | <b>*x*</b> $y$ #1 {z} \back ~t^ `c` [q] 'p' " + '"r"'
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsweep.records import CellLayout, Layout, Published, Record
-from pointsweep.render import FORMATS, Table, render
+from pointsweep.render import FORMATS, render
 from pointsweep.report import page
 from pointsweep.store import FileStore
+from pointsweep.table import Table
 from pointsweep.tables import FILES, build, main, read, write_all
 
 ROWS = ("full", "adapter", "prompt", "lora")

@@ -10,7 +10,8 @@ import torch
 from safetensors.numpy import load_file
 
 from pointsweep import registry
-from pointsweep.config import TrialConfig, trial_from_dict
+from pointsweep.checks import trial_from_dict
+from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
 from pointsweep.tracking import TrialTags

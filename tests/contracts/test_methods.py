@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pointsweep import registry
-from pointsweep.config import trial_from_dict
+from pointsweep.checks import trial_from_dict
 from pointsweep.layers import set_noise
 from pointsweep.model import build, load_trained_state, trained_state
 

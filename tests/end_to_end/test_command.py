@@ -209,7 +209,7 @@ def test_data_arrays_are_shared_between_workers_not_copied():
     """Two processes that open one data set map the same file."""
     code = textwrap.dedent("""
         import numpy as np
-        from pointsweep.config import check_trial
+        from pointsweep.checks import check_trial
         from pointsweep.trial import load_dataset
         config, _ = check_trial({"network": "point_nn", "dataset": {"name": "synthetic", "num_points": 64, "presample": 64}})
         points = load_dataset(config.dataset).train.points

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pointsweep.backbones.tiny import Tiny, TinyConfig
-from pointsweep.config import trial_from_dict
+from pointsweep.checks import trial_from_dict
 from pointsweep.geometry import voxel_ids
 from pointsweep.methods.any2point import Any2Point, Any2PointConfig, CellNorm, cells_of, source_cells
 from pointsweep.model import build, count_parameters

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pointsweep.backbones.tiny import Tiny, TinyConfig
-from pointsweep.config import check_trial, trial_from_dict
+from pointsweep.checks import check_trial, trial_from_dict
 from pointsweep.layers import insert_tokens, remove_tokens
 from pointsweep.methods.adapter import Adapter, AdapterConfig
 from pointsweep.methods.lora import LoRA, LoRAConfig, LowRank

@@ -1,0 +1,54 @@
+"""A worker's one writer to MLflow: a thread that syncs the trials it is told of. Training never waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from pointsweep.history import TrialFolder
+from pointsweep.tracking import Runs, Target, TrialTags, masked, sync_trial
+
+log = logging.getLogger("pointsweep.mirror")
+
+
+class Mirror:
+    """Started once per worker process and kept over its packs."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.waiting: dict[Path, tuple[TrialFolder, TrialTags]] = {}
+        self.changed = threading.Condition()
+        self.warned: set[str] = set()
+        threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
+
+    def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
+        """Something new stands in a folder."""
+        with self.changed:
+            self.waiting[folder.path] = (folder, tags)
+            self.changed.notify()
+
+    def _run(self) -> None:
+        runs: Runs | None = None
+        pause = 1.0
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting)
+                folder, tags = self.waiting.pop(next(iter(self.waiting)))
+            try:
+                runs = runs or Runs(self.target)
+                sync_trial(runs, folder, tags)
+                pause = 1.0
+            except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
+                self._warn(error)
+                runs = None
+                with self.changed:
+                    self.waiting.setdefault(folder.path, (folder, tags))
+                time.sleep(pause)
+                pause = min(2 * pause, 30.0)
+
+    def _warn(self, error: Exception) -> None:
+        if type(error).__name__ not in self.warned:
+            self.warned.add(type(error).__name__)
+            log.warning("MLflow at %s: %s; training goes on, the mirror catches up", masked(self.target.uri), type(error).__name__)

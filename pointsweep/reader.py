@@ -1,0 +1,305 @@
+"""The documents of a sweep -> its rows, columns and cells, each cell a checked trial; all problems collected, each with its line."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pointsweep import profiles
+from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, place_of, read_axis, read_key
+from pointsweep.checks import check_trial
+from pointsweep.config import TrialConfig, with_seed
+from pointsweep.errors import Problem, unknown
+from pointsweep.published import COLUMNS, find
+from pointsweep.records import Published
+from pointsweep.settings import Place, Settings
+from pointsweep.sweep_file import Document
+
+KEYS = (
+    "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published",
+    "resources", "profiles",
+)  # fmt: skip
+PROTOCOLS = ("last", "best_val", "best_test")
+METRICS = ("test/accuracy", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table. `trials` has one config a seed; `excluded` says why there are none."""
+
+    row: int
+    column: int
+    trials: tuple[TrialConfig, ...]
+    excluded: str | None = None
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes of the cluster."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+class Reader:
+    """Turns the documents of one sweep into the parts of a Sweep, collecting problems."""
+
+    def __init__(self, documents: Sequence[Document], source: str) -> None:
+        self.documents, self.document, self.source = documents, documents[-1], source
+        self.data = dict(self.document.data)
+        self.late: list[Callable[[Settings], None]] = []  # overrides of settings, which win over all others
+        self.notes: list[str] = []
+        self.profile = ""
+        self.own: list[Problem] = []
+        self.column_labels: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything found so far; problems of a parent file name it."""
+        parents = [replace(p, path=f"{Path(d.source).name}: {p.path}") for d in self.documents[:-1] for p in d.problems]
+        return [*parents, *self.document.problems, *self.own]
+
+    def complain(self, path: tuple[Any, ...], message: str) -> None:
+        self.own.append(Problem(self.document.where(*path), message, self.document.line(path)))
+
+    # Overrides
+
+    def override(self, text: str, key: str, delete: bool, value: Any) -> None:
+        """Sets or deletes a key: in every cell, above all else, if it is a trial's; else in the file."""
+        part, _, rest = key.partition(".")
+        if part in PARTS_OF_A_TRIAL and part != "seed":
+            place = Place(f"override {text}", None)
+            self.late.append(lambda settings: settings.drop(key) if delete else settings.set(key, value, place))
+        elif key == "profile":
+            self.profile = str(value)
+        elif part not in KEYS:
+            allowed = [*KEYS, "profile", *(p for p in PARTS_OF_A_TRIAL if p != "seed")]
+            self.own.append(Problem(text, unknown("key", part, allowed, "Allowed")))
+        else:
+            node = self.data
+            if rest:
+                node = self.data[part] = dict(self.data.get(part) or {})
+            name = rest or part
+            if delete and name not in node:
+                self.own.append(Problem(text, unknown("key", name, map(str, node), "There are")))
+            elif delete:
+                del node[name]
+            else:
+                node[name] = value
+
+    # The file
+
+    def parts(self) -> dict[str, Any]:
+        """The fields of a Sweep; worth something only if there are no problems after it."""
+        for key in self.data:
+            if key not in KEYS:
+                self.complain((key,), unknown("key", key, KEYS, "Keys"))
+        base = self._base()
+        row_axes, column_axis = self._axes()
+        self.column_labels = tuple(entry.label for entry in column_axis.entries)
+        name = self._name()
+        seeds = self._seeds()
+        metric = self._choice("metric", METRICS)
+        protocol = self._choice("protocol", PROTOCOLS)
+        resources = self._resources()
+        if self.profile and self.profile not in profiles.names(self.documents):
+            self.own.append(
+                Problem(f"profile={self.profile}", unknown("profile", self.profile, profiles.names(self.documents), "Known"))
+            )
+            self.profile = ""
+        rows = list(itertools.product(*(axis.entries for axis in row_axes)))
+        cells = [
+            self._cell(base, (i, row), (j, column), seeds, protocol)
+            for i, row in enumerate(rows)
+            for j, column in enumerate(column_axis.entries)
+        ]
+        if self.profile == "smoke":
+            resources = Resources()  # the small form fits a laptop: one core, no GPU
+        if self.profile:
+            name, self.notes = f"{name}-{self.profile}", [f"profile={self.profile}: published numbers do not apply", *self.notes]
+        return {
+            "name": name,
+            "title": str(self.data.get("title", name)),
+            "row_headers": tuple(axis.header for axis in row_axes),
+            "rows": tuple(tuple(entry.label for entry in row) for row in rows),
+            "columns": self.column_labels,
+            "cells": tuple(cells),
+            "metric": metric,
+            "protocol": protocol,
+            "resources": resources,
+            "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
+        }
+
+    def _base(self) -> Settings:
+        settings = Settings()
+        for document in self.documents:
+            base = self.data.get("base") if document is self.document else document.data.get("base")
+            if base is not None and not isinstance(base, Mapping):
+                self.complain(("base",), f"must be a mapping of settings, got {base!r}")
+                continue
+            for key, value in (base or {}).items():
+                part = str(key).partition(".")[0]
+                if key == "from":
+                    continue
+                if part not in PARTS_OF_A_TRIAL or part == "seed":
+                    text = unknown("key", part, [p for p in PARTS_OF_A_TRIAL if p != "seed"] + ["from"], "Allowed")
+                    document.problems.append(Problem(document.where("base", key), text, document.line(("base", key))))
+                else:
+                    settings.set(str(key), value, place_of(document, ("base",), str(key)))
+        return settings
+
+    def _axes(self) -> tuple[list[Axis], Axis]:
+        """The axes that are nested down the table, and the one across it."""
+        down: list[Axis] = []
+        if "rows" in self.data:
+            down.append(read_axis(self.document, ("rows",), self.data["rows"]))
+        further = self.data.get("axes") or {}
+        if not isinstance(further, Mapping):
+            self.complain(("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together")
+            further = {}
+        axes = [read_key(self.document, ("axes",), str(key), values) for key, values in further.items()]
+        if "columns" in self.data:
+            across = read_axis(self.document, ("columns",), self.data["columns"])
+        elif axes:
+            across = axes.pop()
+        else:
+            across = Axis("", (Entry("all", {}, self.document, ("rows",)),))
+        down += axes
+        if not down:
+            down.append(Axis("", (Entry("all", {}, self.document, ("base",)),)))
+        return down, across
+
+    def _name(self) -> str:
+        name = self.data.get("name", Path(self.source).stem)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,80}", name):
+            self.complain(("name",), f"must be lower-case letters, digits, _ and -, got {name!r}")
+        return str(name)
+
+    def _seeds(self) -> list[int]:
+        seeds = self.data.get("seeds", [0, 1, 2])
+        if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
+            return list(range(seeds))
+        whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+        if not whole or not seeds or len(set(seeds)) < len(seeds):
+            self.complain(("seeds",), f"must be a number of seeds, or a list of different seeds from 0 on, got {seeds!r}")
+            return []
+        return list(seeds)
+
+    def _choice(self, key: str, allowed: Sequence[str]) -> str:
+        value = self.data.get(key, allowed[0])
+        if value not in allowed:
+            self.complain((key,), unknown(key, value, allowed, "Allowed"))
+        return str(value)
+
+    def _resources(self) -> Resources:
+        data = self.data.get("resources") or {}
+        known = tuple(Resources.__dataclass_fields__)
+        for key in data if isinstance(data, Mapping) else ["resources"]:
+            if key not in known:
+                self.complain(("resources", key), unknown("resource", key, known, "Allowed"))
+            elif isinstance(data[key], bool) or not isinstance(data[key], (int, float)) or data[key] < 0:
+                self.complain(("resources", key), f"must be a number from 0 on, got {data[key]!r}")
+        return Resources(**{key: data[key] for key in known if isinstance(data, Mapping) and key in data})
+
+    # Cells
+
+    def _cell(
+        self, base: Settings, row: tuple[int, Sequence[Entry]], column: tuple[int, Entry], seeds: Sequence[int], protocol: str
+    ) -> Cell:
+        entries = [column[1], *reversed(row[1])]
+        settings = self._settings(base, entries)
+        because = self._excluded(settings, entries)
+        if because is not None:
+            return Cell(row[0], column[0], (), because)
+        if self.profile:
+            profiles.apply(self.profile, settings, self.documents)
+        for change in self.late:
+            change(settings)
+        config, problems = check_trial(settings.data)
+        for path, message in problems:
+            place = settings.place(path)
+            self.own.append(Problem(place.path, message, place.line))
+        if config is None or problems:
+            return Cell(row[0], column[0], ())
+        asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
+        for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
+            self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
+        published = None if self.profile else self._published([*row[1], column[1]], row[1])
+        return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
+
+    def _settings(self, base: Settings, entries: Iterable[Entry]) -> Settings:
+        """base < conditional settings < columns < further axes < rows. The conditions look at the cell's final names."""
+        entries = list(entries)
+        final = base.copy()
+        for entry in entries:
+            final.lay(entry.settings, entry.place)
+        settings = base.copy()
+        for document in self.documents:
+            listed = self.data.get("settings") if document is self.document else document.data.get("settings")
+            for i, item in enumerate(listed or []):
+                when = item.get("when") if isinstance(item, Mapping) else None
+                if not isinstance(when, Mapping):
+                    self.complain(("settings", i), "needs `when:`, a mapping of keys to values")
+                elif final.matches(when):
+                    rest = {key: value for key, value in item.items() if key != "when"}
+                    self._lay_conditional(settings, rest, final, partial(place_of, document, ("settings", i)))
+        for entry in entries:
+            settings.lay(entry.settings, entry.place)
+        return settings
+
+    def _lay_conditional(self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]) -> None:
+        """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
+        for key, value in rest.items():
+            part = str(key).partition(".")[0]
+            if settings.get(part) != final.get(part) and isinstance(final.data.get(part), dict) and "name" in final.data[part]:
+                settings.set(part, final.data[part]["name"], final.place(part))
+            settings.set(str(key), value, place(str(key)))
+
+    def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
+        for entry in entries:
+            if entry.when is not None and not settings.matches(entry.when):
+                return f"{entry.label} is for {', '.join(f'{k} {v}' for k, v in entry.when.items())} only"
+        for i, item in enumerate(self.data.get("exclude") or []):
+            if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping) or not item.get("because"):
+                self.complain(("exclude", i), "needs `when:`, a mapping of keys to values, and `because:`, the reason")
+            elif settings.matches(item["when"]):
+                return str(item["because"])
+        return None
+
+    def _published(self, entries: Sequence[Entry], row: Sequence[Entry]) -> Published | None:
+        """The paper's number: given here (a number, or numbers by column), or selected from published.csv."""
+        selectors: dict[str, Any] = dict(self.data.get("published") or {})
+        asked = False
+        for entry in entries:
+            value = entry.published
+            if isinstance(value, Mapping) and not set(value) & set(COLUMNS):
+                value = self._by_column(entry, value, entries[-1].label)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return Published(float(value), None, f"{Path(self.source).name}")
+            if value is not None:
+                selectors |= value if isinstance(value, Mapping) else {"row": str(value)}
+                asked = asked or entry in row
+        if not asked:
+            return None
+        try:
+            return find(selectors)
+        except ValueError as error:
+            entry = next(entry for entry in row if entry.published is not None)
+            place = entry.place("published")
+            self.own.append(Problem(place.path, str(error), place.line))
+            return None
+
+    def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
+        """The number that a row gives for a column of the table."""
+        for label in numbers:
+            if label not in self.column_labels:
+                place = entry.place("published")
+                text = unknown("column", label, [*self.column_labels, *COLUMNS], "Columns of the table and of published.csv")
+                self.own.append(Problem(place.path, text, place.line))
+        return numbers.get(column)
