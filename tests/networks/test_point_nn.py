@@ -86,6 +86,15 @@ def test_under_fixed_the_sharpness_is_chosen_without_the_test_set():
     assert set(made.tune(forbidden)) == {"vote/gamma", "vote/accuracy"}
 
 
+def test_the_published_program_takes_the_sharpness_that_is_best_on_the_test_set():
+    made, test = network("official"), (clouds(30, seed=1), torch.arange(30) % 3)
+    made.fit([(clouds(12), torch.arange(12) % 3)])
+    chosen = made.tune(lambda: [test])
+    similarity = made.encode(test[0]) @ made.bank.t()
+    right = [int((made.vote(similarity, 2.0 * i).argmax(dim=1) == test[1]).sum()) for i in range(5000)]
+    assert chosen == {"vote/gamma": 2.0 * right.index(max(right)), "vote/accuracy": max(right) / 30}
+
+
 @pytest.mark.parametrize(("compat", "floor"), [("fixed", 0.35), ("official", 0.35)])
 def test_real_shapes_are_recognised_without_any_training(data_root, compat, floor):
     """Three shapes a class to learn from and one a class to judge: chance is 2.5 %."""
