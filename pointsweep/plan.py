@@ -64,15 +64,15 @@ def _arm_of(record: Record) -> str:
     return config.key() if config is not None else ""
 
 
-def make_plan(sweep: Sweep, store: Store) -> Plan:
-    """Looks at the store and at this machine. Raises nothing for what is missing: that stands in the plan."""
+def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
+    """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first."""
     configs = {trial.config.key(): trial.config for trial in sweep.trials()}
     states = {key: trial_status(store, key) for key in configs}
     records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
     parameters = {key: record.parameters for key, record in records.items()} | count_arms(rest)
-    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest)))
+    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest, fetch)))
 
 
 def read_record(store: Store, key: str) -> Record:
@@ -105,7 +105,7 @@ def num_classes(dataset: DatasetConfig) -> int:
     return count
 
 
-def missing(configs: Mapping[str, TrialConfig]) -> list[str]:
+def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> list[str]:
     """What the trials need and this machine lacks, each once, with where it was looked for."""
     found: dict[str, None] = {}
     for dataset in {config.dataset for config in configs.values()}:
@@ -116,7 +116,7 @@ def missing(configs: Mapping[str, TrialConfig]) -> list[str]:
     for backbone in {config.backbone for config in configs.values() if config.backbone is not None}:
         if backbone.weights != "random":
             try:
-                registry.load("backbones", backbone.name).locate(backbone)  # type: ignore[attr-defined]
+                registry.load("backbones", backbone.name).locate(backbone, fetch)  # type: ignore[attr-defined]
             except MissingWeights as error:
                 found[str(error)] = None
     return sorted(found)

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(sweep.resolved())
         return COMPLETE
     store = open_store(args.store)
-    plan = make_plan(sweep, store)
+    plan = make_plan(sweep, store, fetch=not args.plan)
     print(f"{sweep.name}: {plan.counts()}", flush=True)
     if args.plan:
         print(skeleton(plan))

@@ -145,15 +145,15 @@ class Backbone(nn.Module):
         return tokens
 
     @classmethod
-    def locate(cls, config: BackboneConfig) -> Path:
+    def locate(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         """The checkpoint file, without reading it: `weights:` if it is a path, else the backbone's own. Raises MissingWeights."""
         if config.weights not in ("pretrained", "random"):
             return local_file(config)
-        return cls.locate_pretrained(config)
+        return cls.locate_pretrained(config, fetch)
 
     @classmethod
-    def locate_pretrained(cls, config: BackboneConfig) -> Path:
-        """Where the published checkpoint lies on this machine, fetched from its hub if that can be reached."""
+    def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
+        """Where the published checkpoint lies on this machine; `fetch`: got from its hub first, if that can be reached."""
         raise MissingWeights(f"{config.name} has no published weights: set backbone.weights to random or to a file's path")
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

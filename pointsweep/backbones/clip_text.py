@@ -58,8 +58,8 @@ class CLIPText(Backbone):
         return lookup_line(self.table, places)
 
     @classmethod
-    def locate_pretrained(cls, config: BackboneConfig) -> Path:
-        return hub_file(config, "openai/clip-vit-large-patch14")
+    def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
+        return hub_file(config, "openai/clip-vit-large-patch14", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel has no prefix.

@@ -79,8 +79,8 @@ class DINOv2(Backbone):
         return lookup_plane(self.table, places * ((SIDE - 1) / (518 - 1)))
 
     @classmethod
-    def locate_pretrained(cls, config: BackboneConfig) -> Path:
-        return hub_file(config, "facebook/dinov2-base")
+    def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
+        return hub_file(config, "facebook/dinov2-base", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = TIMM_NAMES if "pos_embed" in state else NAMES

@@ -68,7 +68,7 @@ class MiniLM(Backbone):
         return self.embedding_norm(tokens)
 
     @classmethod
-    def locate_pretrained(cls, config: BackboneConfig) -> Path:
+    def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         # find_spec, not import: the package's own import would load sentence-transformers.
         spec = importlib.util.find_spec(PACKAGE)
         path = Path(spec.origin).parent / "model" / "model.safetensors" if spec and spec.origin else None

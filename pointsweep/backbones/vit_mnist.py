@@ -58,7 +58,7 @@ class ViTMNIST(Backbone):
         return lookup_plane(self.table, places * ((SIDE - 1) / (28 - 1)))
 
     @classmethod
-    def locate_pretrained(cls, config: BackboneConfig) -> Path:
+    def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         return data_file(config, "weights/vit_mnist/model.safetensors")
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,19 +23,22 @@ def local_file(config: BackboneConfig) -> Path:
     return path
 
 
-def hub_file(config: BackboneConfig, repository: str, filename: str = "model.safetensors") -> Path:
-    """A file of a hub repository, from the local cache or fetched. Raises MissingWeights naming id, cache and `weights:`."""
+def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors") -> Path:
+    """A file of a hub repository, from the local cache, or fetched if asked. Raises MissingWeights naming id, cache, `weights:`."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     cached = try_to_load_from_cache(repository, filename)
     if isinstance(cached, str):
         return Path(cached)
+    where = f"hub id {repository}, file {filename}, expected in {constants.HF_HUB_CACHE}"
+    if not fetch:
+        raise MissingWeights(f"weights of {config.name} are not cached: {where}; a launch tries to fetch them")
     try:
         return Path(hf_hub_download(repository, filename))
     except (OSError, ValueError) as error:
         raise MissingWeights(
-            f"weights of {config.name} are neither cached nor reachable: hub id {repository}, file {filename}, expected in "
-            f"{constants.HF_HUB_CACHE}; fetch them there, or set backbone.weights to a local file or to random ({error})"
+            f"weights of {config.name} are neither cached nor reachable ({type(error).__name__}): {where}; fetch them there, or "
+            "set backbone.weights to a local file or to random"
         ) from error
 
 
