@@ -31,6 +31,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join(lines))
 
 
+class BadStore(ValueError):
+    """A store, or something in it, that this version cannot read; the message names it."""
+
+
 class Unfit(ValueError):
     """The machines at hand cannot run the sweep: a trial would wait for ever for what they have not."""
 

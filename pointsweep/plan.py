@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pointsweep import registry
 from pointsweep.config import DatasetConfig, TrialConfig
-from pointsweep.errors import MissingData, MissingWeights
+from pointsweep.errors import BadStore, MissingData, MissingWeights
 from pointsweep.history import read_failure, trial_status
 from pointsweep.records import Record, from_json
 from pointsweep.store import Store
@@ -76,8 +76,12 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
 
 
 def read_record(store: Store, key: str) -> Record:
-    """The record of a finished trial."""
-    return from_json(store.read(f"trials/{key}/record.json").decode())
+    """The record of a finished trial. Raises BadStore naming the file."""
+    name = f"trials/{key}/record.json"
+    try:
+        return from_json(store.read(name).decode())
+    except (BadStore, UnicodeDecodeError) as error:
+        raise BadStore(f"{store.url}, {name}: {error}") from error
 
 
 def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:

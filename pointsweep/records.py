@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from pointsweep.errors import BadStore
+
 SCHEMA = 1  # of record.json; a reader accepts this and every older one
 
 
@@ -43,13 +45,16 @@ class Record:
 def from_json(text: str) -> Record:
     """Reads a record of this or an older version: fields unknown here are dropped, new ones get their default.
 
-    Raises ValueError if it is no record, or one of a later schema.
+    Raises BadStore if it is no record, or one of a later schema.
     """
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BadStore(f"not a record: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise ValueError("not a record: no schema number")
+        raise BadStore("not a record: no schema number")
     if data["schema"] > SCHEMA:
-        raise ValueError(f"record of schema {data['schema']}, this version reads up to {SCHEMA}: use a later pointsweep")
+        raise BadStore(f"record of schema {data['schema']}, this version reads up to {SCHEMA}: use a later pointsweep")
     known = {f.name for f in fields(Record)}
     values = {name: value for name, value in data.items() if name in known}
     return Record(**(values | {"marks": tuple(values.get("marks", ()))}))

@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pointsweep import tables
-from pointsweep.errors import ConfigError, Unfit
+from pointsweep.errors import BadStore, ConfigError, Unfit
 from pointsweep.plan import Plan, make_plan, read_record
-from pointsweep.records import Layout
 from pointsweep.store import FileStore, open_store
 from pointsweep.sweep import Sweep, load
 from pointsweep.tracking import Target, TrackerAway, TrialTags, finish, masked, prepare
@@ -65,8 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.cfg:
         print(sweep.resolved())
         return COMPLETE
-    store = open_store(args.store)
-    plan = make_plan(sweep, store, fetch=not args.plan)
+    try:
+        store = open_store(args.store)
+        plan = make_plan(sweep, store, fetch=not args.plan)
+    except BadStore as error:
+        print(error, file=sys.stderr)
+        return INVALID
     print(f"{sweep.name}: {plan.counts()}", flush=True)
     if args.plan:
         print(skeleton(plan))
@@ -98,23 +101,23 @@ def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace
     store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}).encode())
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
     places = {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
-    with mirrored(uri, store, layout, places) as target:
+    with mirrored(uri, store, plan, places) as target:
         if plan.to_run:
             launch_all(plan, store, target, places, args)
     return conclude(sweep, store, uri)
 
 
 @contextmanager
-def mirrored(uri: str, store: FileStore, layout: Layout, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
+def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
     """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
-    mark = f"sweeps/{layout.name}/mirrored.json"
+    mark = f"sweeps/{plan.sweep.name}/mirrored.json"
     wanted = json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
-    if uri == "none" or (store.exists(mark) and store.read(mark) == wanted):
+    if uri == "none" or (not plan.to_run and store.exists(mark) and store.read(mark) == wanted):
         yield None
         return
     target = None
     try:
-        target = prepare(uri, store, layout)
+        target = prepare(uri, store, plan.sweep.layout())
     except TrackerAway as error:
         print(f"{error}\ntraining goes on without it; the same command, run again, mirrors what it finds", file=sys.stderr)
     yield target

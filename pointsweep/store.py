@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from pointsweep.errors import BadStore
+
 
 class Store(Protocol):
     """What the rest of the package asks of a store."""
@@ -84,8 +86,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def open_store(url: str | None = None) -> FileStore:
-    """The store at a folder: `url`, else $POINTSWEEP_STORE, else ~/pointsweep. Raises ValueError for other schemes."""
+    """The store at a folder: `url`, else $POINTSWEEP_STORE, else ~/pointsweep. Raises BadStore for other schemes."""
     place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
     if "://" in place and not place.startswith("file://"):
-        raise ValueError(f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a folder's path")
+        raise BadStore(f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a folder's path")
     return FileStore(Path(place.removeprefix("file://")))

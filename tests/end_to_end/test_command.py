@@ -121,6 +121,29 @@ def test_an_invalid_file_launches_nothing(store, tmp_path):
     assert not store.exists()
 
 
+def test_a_store_that_cannot_be_read_is_said_to_be(store, sweep):
+    assert command(sweep, "--inline", "seeds=1", "--tracking-uri", "none").returncode == 0
+    record = next((store / "trials").glob("*/record.json"))
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
+    run = command(sweep, "--inline", "seeds=1", "--tracking-uri", "none")
+    assert run.returncode == 2
+    assert f"{record.parent.name}/record.json: record of schema 99, this version reads up to 1" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "s3:// is not a store this version knows" in command(sweep, "--store", "s3://bucket/x").stderr
+
+
+def test_a_failed_trial_is_tried_again_and_mirrored_again(store, tmp_path):
+    """The failure is real: a learning rate at which the loss overflows."""
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP.replace("seeds: 2", "seeds: 1"))
+    assert command(sweep, "--inline", "~columns", "train.lr=1e30").returncode == 1
+    assert command(sweep, "--inline", "~columns", "train.lr=1e30").returncode == 1
+    folder = next((store / "trials").iterdir())
+    attempts = sum('"start"' in line for line in (folder / "history.jsonl").read_text().splitlines())
+    assert attempts == 2
+    assert len(epochs_in_mlflow(store)) == 2
+
+
 def test_plan_and_cfg_write_nothing(store, sweep):
     plan = command(sweep, "--plan")
     assert plan.returncode == 0, plan.stderr
