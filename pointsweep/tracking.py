@@ -13,8 +13,9 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pointsweep.history import TrialFolder
@@ -92,10 +93,13 @@ def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
 @contextmanager
 def _initialised_once(uri: str, store: FileStore) -> Iterator[None]:
     """Several processes that open a fresh SQLite database at once break its creation; the lock lets one do it."""
-    if not uri.startswith("sqlite"):
+    with _locked(store.path("mlflow.lock")) if uri.startswith("sqlite") else nullcontext():
         yield
-        return
-    with store.path("mlflow.lock").open("w") as file:
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -149,13 +153,16 @@ class Runs:
     def open(self, folder: TrialFolder, tags: TrialTags) -> str:
         """The run of a trial, found by its key or created."""
         key = folder.path.name
-        if key not in self.ids:
+        if key in self.ids:
+            return self.ids[key]
+        # The trial's worker and the driver at the end may both find no run yet; the lock lets one of them create it.
+        with _locked(folder.path / "mlflow.lock"):
             found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
             run_id = str(found[0].info.run_id) if found else self._create(key, folder, tags)
-            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
-            self._describe(run_id, folder)
-            self.ids[key] = run_id
-        return self.ids[key]
+        self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
+        self._describe(run_id, folder)
+        self.ids[key] = run_id
+        return run_id
 
     def _create(self, key: str, folder: TrialFolder, tags: TrialTags) -> str:
         events = folder.events()

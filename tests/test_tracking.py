@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from pointsweep.history import TrialFolder
+from pointsweep.mirror import Mirror
 from pointsweep.records import CellLayout, Layout, from_json
 from pointsweep.store import FileStore
 from pointsweep.tracking import (
-    Mirror,
     Runs,
     Target,
     TrackerAway,
@@ -203,6 +204,19 @@ def test_a_server_that_goes_away_and_comes_back_has_everything_once(tmp_path):
         time.sleep(2)  # the mirror's own retries must not double anything
         assert sorted(steps(target)) == [1, 2, 3, 4]
         assert read_table(uri, "tiny")[1] == {KEY: RECORD}
+
+
+def test_the_mirror_and_the_driver_at_once_open_one_run(tmp_path):
+    store = FileStore(tmp_path)
+    target = prepare(f"sqlite:///{tmp_path}/mlflow.db", store, LAYOUT)
+    folders = [trial(store, key=f"{i:016x}") for i in range(5)]
+    threads = [threading.Thread(target=lambda: [sync_trial(Runs(target), folder, TAGS) for folder in folders]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    runs = _client(target.uri).search_runs([target.experiment_id], "tags.`pointsweep.kind` = 'trial'")
+    assert sorted(run.data.tags["pointsweep.key"] for run in runs) == [folder.path.name for folder in folders]
 
 
 def _epochs_or_none(target: Target) -> list[int] | None:
