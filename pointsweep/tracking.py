@@ -153,16 +153,13 @@ class Runs:
     def open(self, folder: TrialFolder, tags: TrialTags) -> str:
         """The run of a trial, found by its key or created."""
         key = folder.path.name
-        if key in self.ids:
-            return self.ids[key]
-        # The trial's worker and the driver at the end may both find no run yet; the lock lets one of them create it.
-        with _locked(folder.path / "mlflow.lock"):
+        if key not in self.ids:
             found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
             run_id = str(found[0].info.run_id) if found else self._create(key, folder, tags)
-        self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
-        self._describe(run_id, folder)
-        self.ids[key] = run_id
-        return run_id
+            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
+            self._describe(run_id, folder)
+            self.ids[key] = run_id
+        return self.ids[key]
 
     def _create(self, key: str, folder: TrialFolder, tags: TrialTags) -> str:
         events = folder.events()
@@ -260,9 +257,11 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
-    run_id = runs.open(folder, tags)
-    runs.send_epochs(run_id, folder)
-    runs.close(run_id, folder)
+    # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
+    with _locked(folder.path / "mlflow.lock"):
+        run_id = runs.open(folder, tags)
+        runs.send_epochs(run_id, folder)
+        runs.close(run_id, folder)
 
 
 def finish(target: Target, store: FileStore, tags: Mapping[str, TrialTags]) -> None:
