@@ -55,9 +55,11 @@ def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
         if modality not in config.method.modalities:
             needed = " or ".join(config.method.modalities)
             yield "method", f"{config.method.name} needs a {needed} backbone; {config.backbone.name} is {modality}"
-    if config.compat == "official" and (config.network is None or "official" not in config.network.compats):
-        name = config.network.name if config.network else getattr(config.method, "name", "")
-        yield "compat", f"{name} has no official form here; allowed: fixed"
+    whole = config.network or config.method
+    if whole is not None and config.compat not in whole.compats:
+        yield "compat", f"{whole.name} has no {config.compat} form here; allowed: {', '.join(whole.compats)}"
+    if config.head and config.backbone and config.head.pool == "class_max" and not config.backbone.class_token:
+        yield "head.pool", f"{config.backbone.name} has no class token; allowed: mean_max, mean_plus_max"
 
 
 def _part(name: str, data: Any, problems: list[tuple[str, str]]) -> Any:

@@ -84,6 +84,8 @@ class TokenizerConfig(NamedConfig):
 class BackboneConfig(NamedConfig):
     """Fields every backbone has. `weights`: `pretrained`, `random` (marked in every record and table) or a file's path."""
 
+    class_token: ClassVar[bool] = True  # false: no token stands before those of the points
+
     weights: str = "pretrained"
     sha256: str | None = None  # of the weight file, checked when given
     weights_seed: int = 0  # draws the weights when they are random; the frozen network stays the same over a trial's seeds
@@ -104,6 +106,7 @@ class MethodConfig(NamedConfig):
     """Base of the methods' configs. `modalities` are those of the backbones the method can be put into."""
 
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
+    compats: ClassVar[tuple[str, ...]] = ("fixed",)
 
 
 @dataclass(frozen=True)
@@ -139,18 +142,26 @@ class PositionsConfig(Config):
 
 @dataclass(frozen=True)
 class HeadConfig(Config):
-    """The classifier over concat(class token, max over the other tokens) (spec 2.6): ScanObjectNN's program by default."""
+    """The classifier over concat(class token, max over the other tokens) (spec 2.6): ScanObjectNN's program by default.
+
+    `pool` null is `class_max`, where there is a class token, else `mean_max`; `mean_plus_max` is their sum, one token wide.
+    """
 
     order: Literal["max_cls", "cls_max"] = "max_cls"
     bias: bool = False  # of the first two linear layers; true in the ModelNet program
     hidden: int = 256
     dropout: float = 0.5
+    pool: Literal["class_max", "mean_max", "mean_plus_max"] | None = added(None)
+    kind: Literal["two_layers", "one_layer"] = added("two_layers")  # hidden layers; one_layer: Point-BERT's, without batch norm
+    last_hidden: int | None = added(None)  # of the second hidden layer; null = hidden
+    input_dropout: float = added(0.0)
 
     def problems(self) -> Iterator[str]:
-        if self.hidden < 1:
-            yield f"hidden: must be at least 1, got {self.hidden}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
+        if self.hidden < 1 or (self.last_hidden is not None and self.last_hidden < 1):
+            yield f"hidden: must be at least 1, as last_hidden, got {self.hidden} and {self.last_hidden}"
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                yield f"{name}: must be in [0, 1), got {getattr(self, name)}"
 
 
 @dataclass(frozen=True)

@@ -17,35 +17,48 @@ from pointsweep import registry
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import HeadConfig, TrialConfig
 from pointsweep.layers import Dropout
+from pointsweep.methods.base import Method
 from pointsweep.positions import Positions
-
-PREFIX = 1  # tokens before the point tokens: the class token
 
 
 class Head(nn.Module):
-    """concat(class token, max over the point tokens) -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
+    """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
 
-    def __init__(self, config: HeadConfig, dim: int, num_classes: int) -> None:
+    def __init__(self, config: HeadConfig, dim: int, prefix: int, extra: int, num_classes: int) -> None:
         super().__init__()
+        self.pool, self.prefix = config.pool or ("class_max" if prefix else "mean_max"), prefix
         self.max_first = config.order == "max_cls"
-        width = config.hidden
+        inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + extra)
+        wide, last = config.hidden, config.last_hidden or config.hidden
+        self.dropout = Dropout(config.input_dropout)
         self.layers = nn.Sequential(
-            nn.Linear(2 * dim, width, bias=config.bias), nn.BatchNorm1d(width), nn.ReLU(), Dropout(config.dropout),
-            nn.Linear(width, width, bias=config.bias), nn.BatchNorm1d(width), nn.ReLU(), Dropout(config.dropout),
-            nn.Linear(width, num_classes),
+            nn.Linear(inputs, wide, bias=config.bias), nn.BatchNorm1d(wide), nn.ReLU(), Dropout(config.dropout),
+            nn.Linear(wide, last, bias=config.bias), nn.BatchNorm1d(last), nn.ReLU(), Dropout(config.dropout),
+            nn.Linear(last, num_classes),
         )  # fmt: skip
+        if config.kind == "one_layer":
+            self.layers = nn.Sequential(
+                nn.Linear(inputs, wide, bias=config.bias), nn.ReLU(), Dropout(config.dropout), nn.Linear(wide, num_classes)
+            )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (B, 1 + N, C) -> logits (B, classes)."""
-        pair = [tokens[:, 0], tokens[:, PREFIX:].amax(dim=1)]
-        logits: Tensor = self.layers(torch.cat(pair[::-1] if self.max_first else pair, dim=1))
+    def forward(self, tokens: Tensor, extra: list[Tensor]) -> Tensor:
+        """tokens (B, prefix + N, C) and further features (B, C) -> logits (B, classes)."""
+        if self.pool == "class_max":
+            first, last = tokens[:, 0], tokens[:, self.prefix :].amax(dim=1)
+        else:
+            first, last = tokens.mean(dim=1), tokens.amax(dim=1)
+        if self.pool == "mean_plus_max":
+            features = [first + last, *extra]
+        else:
+            features = [last, *extra, first] if self.max_first else [first, *extra, last]
+        logits: Tensor = self.layers(self.dropout(torch.cat(features, dim=1)))
         return logits
 
 
 class PointModel(nn.Module):
-    """A frozen backbone behind a trained tokenizer and in front of a trained head, with a method in it.
+    """A frozen backbone behind a tokenizer and in front of a trained head, with a method in it.
 
-    Trained in every model: tokenizer, class token and its position, the final norm, the head (spec 2.7).
+    Trained in every model: tokenizer (not a 3d backbone's own), class token and its position, the final norm, the head (spec 2.7).
     """
 
     def __init__(self, config: TrialConfig, num_classes: int) -> None:
@@ -54,44 +67,89 @@ class PointModel(nn.Module):
         backbone: Backbone = registry.load("backbones", config.backbone.name)(config.backbone)
         # On the meta device there is nothing to load: the model is only counted.
         self.weights_origin = "none" if backbone.norm.weight.is_meta else backbone.load()
+        backbone.use_compat(config.compat)
         self.backbone = backbone.requires_grad_(False)
-        dim = backbone.dim
-        self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, dim, config.compat)
+        dim, prefix = backbone.dim, backbone.prefix
+        self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
         self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        if prefix:
+            self._take_class_token(backbone)
+        backbone.norm.requires_grad_(True)
+        self.method: Method = registry.load("methods", config.method.name)(config.method, config.compat)
+        self.method.attach(backbone, prefix, config.positions.num_views)
+        self.norm = backbone.norm
+        backbone.norm = nn.Identity()  # type: ignore[assignment]
+        self.head = Head(config.head, dim, prefix, self.method.extra_features, num_classes)
+        if config.train.init == "trunc_normal":
+            self._init_as_modelnet_program()
+
+    def _take_class_token(self, backbone: Backbone) -> None:
+        """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
+        self.cls_token = nn.Parameter(torch.randn(1, 1, backbone.dim) * 0.02)
         if backbone.cls_token is not None:
             self.cls_token = nn.Parameter(backbone.cls_token.detach().clone())
             backbone.cls_token = None
-        self.cls_position = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        self.norm = backbone.norm.requires_grad_(True)
-        backbone.norm = nn.Identity()  # type: ignore[assignment]
-        self.method = registry.load("methods", config.method.name)(config.method)
-        self.method.attach(backbone, PREFIX, config.positions.num_views)
-        self.head = Head(config.head, dim, num_classes)
+        self.cls_position = nn.Parameter(torch.randn(1, 1, backbone.dim) * 0.02)
+        if backbone.cls_position is not None:
+            self.cls_position = nn.Parameter(backbone.cls_position.detach().clone())
+            backbone.cls_position = None
+
+    @torch.no_grad()
+    def _init_as_modelnet_program(self) -> None:
+        """Truncated normals of 0.02 in every linear and 1D convolution that is new; a method has a setting of its own (spec 2.8)."""
+        frozen = set(self.backbone.modules())
+        for module in (*self.tokenizer.modules(), *self.head.modules()):
+            if isinstance(module, (nn.Linear, nn.Conv1d)) and module not in frozen:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, points: Tensor) -> Tensor:
         """points (B, P, 3) -> logits (B, classes)."""
+        seen = self.method.observe(points)
         tokens, centers = self.tokenizer(points)  # (B, N, C), (B, N, 3)
-        places = self.positions.places(centers)
-        encoding = self._encoding(tokens, centers, places)  # (B, 1 + N, C)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        if self.positions.at_start:
-            tokens = tokens + encoding
-        tokens = self.backbone.start(tokens)
-        tokens, context = self.method.begin(tokens, centers, places)
+        context, encoding, bias = None, None, None
         for index, block in enumerate(self.backbone.blocks):
-            if self.positions.at_every_block:
-                tokens = tokens + encoding
+            if index in self.backbone.scale_starts:
+                if index > 0:
+                    tokens, centers = self.backbone.enter_scale(index, tokens, centers)
+                places = self.positions.places(centers)
+                encoding = self._encoding(index, tokens, centers, places)  # (B, prefix + N, C)
+                bias = self.positions.attention_bias(index, centers, places)
+                tokens = self._start(tokens, encoding) if index == 0 else tokens
+                tokens, context = self.method.begin(index, tokens, centers, places, seen)
+            if self.positions.at_every_block and encoding is not None:
+                tokens = self._add(tokens, encoding)
             tokens = self.method.before_block(index, tokens, context)
-            tokens = block(tokens, partial(self._after_ffn, index, context))
+            tokens = block(tokens, partial(self._after_ffn, index, context), bias)
             tokens = self.method.after_block(index, tokens, context)
-        logits: Tensor = self.head(self.norm(tokens))
+        tokens, extra = self.method.pool(self.norm(tokens), context)
+        logits: Tensor = self.head(tokens, extra)
         return logits
 
-    def _encoding(self, tokens: Tensor, centers: Tensor, places: Tensor | None) -> Tensor:
-        found = self.positions(centers, places)
-        points = torch.zeros_like(tokens) if found is None else found
+    def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
+        if self.backbone.prefix:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.positions.at_start:
+            tokens = tokens + encoding
+        return self.backbone.start(tokens)
+
+    def _encoding(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None) -> Tensor:
+        """Of the class token, where there is one, and the N point tokens."""
+        found = self.positions(centers, places, index)
+        points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2]) if found is None else found
+        if not self.backbone.prefix:
+            return points
         return torch.cat([self.cls_position.expand(len(tokens), -1, -1), points], dim=1)
+
+    def _add(self, tokens: Tensor, encoding: Tensor) -> Tensor:
+        """Encodings on the class token and the last N tokens; prompts that walk along between them have none."""
+        between = tokens.shape[1] - encoding.shape[1]
+        if between == 0:
+            return tokens + encoding
+        prefix = self.backbone.prefix
+        none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
+        return tokens + torch.cat([encoding[:, :prefix], none, encoding[:, prefix:]], dim=1)
 
     def _after_ffn(self, index: int, context: Any, output: Tensor) -> Tensor:
         changed: Tensor = self.method.after_ffn(index, output, context)

@@ -28,7 +28,11 @@ class Positions(nn.Module):
     def __init__(self, config: PositionsConfig, backbone: Backbone, num_tokens: int, compat: str) -> None:
         super().__init__()
         self.config, self.plane, self.compat = config, backbone.plane, compat
-        self.encode = backbone.positions
+        self.encode, self.bias = backbone.positions_at, backbone.attention_bias
+        if config.kind in ("learnable", "sinusoidal") and len(backbone.scale_starts) > 1:
+            raise ValueError(
+                f"positions.kind: {config.kind} needs one scale, {backbone.config.name} has several; allowed: virtual, none"
+            )
         self.at_start = config.injection in ("once", "twice_then_each")
         self.at_every_block = config.injection in ("each_block", "twice_then_each")
         self.register_buffer("views", self._views(), persistent=False)
@@ -59,20 +63,44 @@ class Positions(nn.Module):
         if self.plane.height == 1:
             return project_lines(centers, self.views, self.plane.width, self.compat)
         size = (self.plane.width, self.plane.height)
-        return project_planes(centers, self.views, self.config.translation, size)
+        # The published program for audio stretches y twice (T13).
+        stretch = self.plane.height / self.plane.width if self.compat == "official" else 1.0
+        return project_planes(centers, self.views, self.config.translation, size, stretch)
 
-    def forward(self, centers: Tensor, places: Tensor | None) -> Tensor | None:
-        """Encodings (B, N, C), averaged over the views; None without positional encoding."""
+    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor | None:
+        """What the backbone adds to the attention logits of the scale that begins at block `index`, (B, H or 1, N, N).
+
+        On a line it is T5's positional encoding, so it is there with `virtual` only; on a 3d backbone it belongs to the attention.
+        """
+        return self.bias(index, centers, places) if self.plane is None or self.config.kind == "virtual" else None
+
+    def forward(self, centers: Tensor, places: Tensor | None, index: int = 0) -> Tensor | None:
+        """Encodings (B, N, C) for the scale that begins at block `index`, averaged over the views; None without any."""
         if self.config.kind == "none":
             return None
         if self.config.kind in ("learnable", "sinusoidal"):
             return self.table.expand(len(centers), -1, -1)
         if places is None or self.plane is None:
-            return self.encode(centers)
-        if self.plane.height == 1:
+            return self.encode(index, centers)
+        if self.plane.height == 1 and self.compat == "official":
+            found = self._official_line(index, places)
+        elif self.plane.height == 1:
             # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the batch's extremes (T5).
-            places = places * (self.plane.width - 1) / self.plane.width
-        return self.encode(places).mean(dim=1)
+            found = self.encode(index, places * (self.plane.width - 1) / self.plane.width)
+        else:
+            found = self.encode(index, places)
+        return None if found is None else found.mean(dim=1)
+
+    def _official_line(self, index: int, places: Tensor) -> Tensor | None:
+        """The published interpolation: stretched by the whole batch's extremes (T5), weights that vanish at whole numbers (T8)."""
+        assert self.plane is not None
+        last = self.plane.width - 1
+        at = places * last / (places.max() - places.min())
+        left, right = at.floor().clamp(0, last), at.ceil().clamp(0, last)
+        at_left, at_right = self.encode(index, left), self.encode(index, right)
+        if at_left is None or at_right is None:
+            return None
+        return (right - at).unsqueeze(-1) * at_left + (at - left).unsqueeze(-1) * at_right
 
 
 def sine_table(length: int, dim: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Points -> tokens and their centres.
 
-Source: the "3D mini-network" of Any2Point (arXiv 2404.07989, spec 1.2), a lightened Point-PN (arXiv 2303.08134).
+Sources: the "3D mini-network" of Any2Point (arXiv 2404.07989, spec 1.2), a lightened Point-PN (arXiv 2303.08134); the full-width
+Point-PN of APPT (spec 1.3); the groups of Point-BERT's family (arXiv 2111.14819, spec 1.4).
 Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, D width of a stage.
 """
 
@@ -13,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pointsweep.backbones.base import Backbone
+from pointsweep.backbones.stem import PatchEmbedding, Stem
 from pointsweep.config import TokenizerConfig
 from pointsweep.geometry import farthest_points, gather, nearest, pos_e
 
@@ -50,9 +53,10 @@ class PointPNLight(nn.Module):
     stages take the next width that is, and one trained linear layer leads to `dim`.
     """
 
-    def __init__(self, config: PointPNLightConfig, dim: int, compat: str) -> None:
+    def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
-        self.config, self.num_tokens = config, config.num_tokens
+        self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
+        dim = backbone.widths[0]
         width = -(-dim // 24) * 24
         self.embed = nn.Sequential(nn.Conv1d(3, width // 8, 1, bias=False), nn.BatchNorm1d(width // 8), nn.ReLU())
         plan = ((width // 4, width // 8, 2), (width // 2, width // 4, 1), (width, config.last_width, 1))
@@ -78,12 +82,110 @@ class PointPNLight(nn.Module):
     def _stage(self, stage: nn.Module, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
         """neighbour (B, G, K, C), own (B, G, C), relative (B, G, K, 3) -> (B, G, 2C)."""
         wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
-        wide = wide + pos_e(normalise(relative, self.config.normalisation), wide.shape[3])
+        wide = wide + pos_e(normalise(relative, self.config.normalisation, self.official), wide.shape[3])
         return stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
 
 
-def normalise(relative: Tensor, kind: str) -> Tensor:
-    """Neighbourhood coordinates (B, G, K, 3) at a common scale, every sample by itself (spec 1.1; T4 for `mn40`)."""
+@dataclass(frozen=True)
+class PointPNConfig(TokenizerConfig):
+    """The defaults are APPT's: 64 tokens of neighbourhoods of 40, 96 channels before the first stage."""
+
+    neighbours: int = 40
+    num_tokens: int = 64  # of the last stage; the three before it have two, four and eight times as many centres
+    embed_dim: int = 96
+    normalisation: Literal["scan", "mn40"] = "scan"
+    height: bool = True  # the height above the cloud's lowest point as a fourth channel
+
+    def problems(self) -> Iterator[str]:
+        for name in ("neighbours", "num_tokens"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, got {getattr(self, name)}"
+        if self.embed_dim < 3 or self.embed_dim % 3:
+            yield f"embed_dim: must be a multiple of 3, got {self.embed_dim}"
+
+
+class PointPN(nn.Module):
+    """points (B, P, 3) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96: 3,369,792 parameters.
+
+    Four stages of 2, 4, 8 and 8 times `embed_dim` channels. The heights are those of the cloud as it comes, normalised; the program
+    takes them before it centres and scales. Where the last stage is not `dim` wide, one trained linear layer leads there.
+    """
+
+    def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
+        super().__init__()
+        self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
+        width, dim = config.embed_dim, backbone.widths[0]
+        self.embed = _layer(4 if config.height else 3, width)
+        plan = ((2 * width, 2 * width, 2), (4 * width, 4 * width, 1), (8 * width, 8 * width, 1), (16 * width, 8 * width, 1))
+        self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
+        self.stages = nn.ModuleList(nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats))) for _, wide, repeats in plan)
+        self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
+        inputs = points
+        if self.config.height:
+            inputs = torch.cat([points, points[:, :, 1:2] - points[:, :, 1:2].amin(dim=1, keepdim=True)], dim=2)
+        features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
+        index = farthest_points(points, counts[0])  # nested: the later stages' centres are its first ones
+        own, order, places = gather(features, index), gather(points, index), points
+        for count, widen, stage in zip(counts, self.widen, self.stages, strict=True):
+            centers = order[:, :count]
+            near = nearest(centers, places, self.config.neighbours)  # (B, G, K)
+            relative = gather(places, near) - centers.unsqueeze(2)  # (B, G, K, 3)
+            neighbour = gather(features, near)
+            pair = torch.cat([neighbour, own[:, :count].unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, 2C)
+            wide = widen(pair.flatten(1, 2).transpose(1, 2)).transpose(1, 2).unflatten(1, near.shape[1:])  # (B, G, K, D)
+            e = pos_e(normalise(relative, self.config.normalisation, self.official), wide.shape[3])
+            out = stage(((wide + e) * e).permute(0, 3, 1, 2))  # (B, D, G, K)
+            own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
+            places = centers
+        return self.out(features), places
+
+
+def _layer(dim_in: int, dim_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(dim_in, dim_out, 1, bias=False), nn.BatchNorm1d(dim_out), nn.ReLU())
+
+
+@dataclass(frozen=True)
+class PatchConfig(TokenizerConfig):
+    num_tokens: int = 128
+    neighbours: int = 32  # points of a group
+
+    def problems(self) -> Iterator[str]:
+        for name in ("neighbours", "num_tokens"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, got {getattr(self, name)}"
+
+
+class Patch(nn.Module):
+    """points (B, P, 3) -> tokens (B, N, C), centers (B, N, 3): groups of neighbours, each embedded by a small PointNet.
+
+    A 3d backbone's own pretrained embedding is taken, and stays frozen with it; in front of any other one it is new and trains.
+    """
+
+    def __init__(self, config: PatchConfig, backbone: Backbone, compat: str) -> None:
+        super().__init__()
+        self.config, self.num_tokens = config, config.num_tokens
+        stem = backbone.stem
+        if isinstance(stem, Stem):
+            self.embed, self.reduce = stem.patches[0], stem.reduce
+        else:
+            self.embed, self.reduce = PatchEmbedding((3, 128, 256), (512, backbone.dim)), nn.Identity()
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        centers = gather(points, farthest_points(points, self.num_tokens))
+        near = nearest(centers, points, self.config.neighbours)  # (B, N, K)
+        return self.reduce(self.embed(gather(points, near) - centers.unsqueeze(2))), centers
+
+
+def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:
+    """Neighbourhood coordinates (B, G, K, 3) at a common scale, every sample by itself (spec 1.1).
+
+    `official` takes one standard deviation over the whole batch for `mn40` (T4): what a cloud gives then depends on the others.
+    """
     if kind == "scan":
         return relative / (relative.abs().amax(dim=2, keepdim=True) + 1e-6)
+    if official:
+        return relative / (relative.std() + 1e-5)
     return relative / (relative.flatten(1).std(dim=1)[:, None, None, None] + 1e-5)

@@ -101,7 +101,7 @@ def test_a_raised_revision_changes_the_key():
         ({"train": {"precision": "fp16"}}, "train.precision", "unknown value 'fp16'"),
         ({"dataset": {"name": "synthetic", "scale": [1]}}, "dataset.scale", "must have 2 entries, got 1"),
         ({"trian": {}}, "trian", "unknown part 'trian'. Did you mean 'train'?"),
-        ({"backbone": None}, "backbone", "missing; name one of: clip_text"),
+        ({"backbone": None}, "backbone", "missing; name one of: bert, clip_text"),
         (
             {"method": "any2point", "backbone": {"name": "tiny", "modality": "3d"}},
             "method",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from pointsweep.geometry import farthest_points, gather
-from pointsweep.tokenizers import PointPNLight, PointPNLightConfig, normalise
+from pointsweep.tokenizers import Patch, PatchConfig, PointPN, PointPNConfig, PointPNLight, PointPNLightConfig, normalise
 
 
 def tokenizer(dim: int = 48, **fields) -> PointPNLight:
     torch.manual_seed(0)
-    return PointPNLight(
-        PointPNLightConfig(name="point_pn_light", **({"neighbours": 6, "num_tokens": 4} | fields)), dim, "fixed"
-    ).eval()
+    config = PointPNLightConfig(name="point_pn_light", **({"neighbours": 6, "num_tokens": 4} | fields))
+    return PointPNLight(config, in_front_of(dim), "fixed").eval()
+
+
+def in_front_of(dim: int):
+    """All that a tokenizer looks at of a backbone without a stem."""
+    return SimpleNamespace(dim=dim, widths=[dim], stem=None)
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -65,3 +71,37 @@ def test_a_flat_neighbourhood_gives_numbers():
 def test_more_neighbours_than_points_are_refused():
     with pytest.raises(ValueError, match="lower the number of neighbours"):
         tokenizer(neighbours=50)(torch.randn(1, 40, 3))
+
+
+def test_point_pn_of_appt_has_the_published_counts():
+    with torch.device("meta"):
+        four = PointPN(PointPNConfig(name="point_pn"), in_front_of(768), "fixed")
+        three = PointPN(PointPNConfig(name="point_pn", height=False), in_front_of(768), "fixed")
+    assert parameters(four) == 3_369_792
+    assert parameters(four) - parameters(three) == 96
+
+
+def test_point_pn_measures_heights_from_the_lowest_point():
+    """Lifting a cloud changes x, y, z but not its fourth channel: only the first layer may tell the difference."""
+    torch.manual_seed(0)
+    made = PointPN(PointPNConfig(name="point_pn", neighbours=4, num_tokens=2, embed_dim=6), in_front_of(48), "fixed").eval()
+    with torch.no_grad():
+        made.embed[0].weight[:, :3] = 0
+        points, lift = torch.randn(2, 30, 3), torch.tensor([0.0, 5.0, 0.0])
+        torch.testing.assert_close(made(points + lift)[0], made(points)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_patches_of_a_new_embedding_are_groups_about_the_farthest_points():
+    torch.manual_seed(0)
+    made = Patch(PatchConfig(name="patch", num_tokens=5, neighbours=7), in_front_of(48), "fixed").eval()
+    points = torch.randn(2, 30, 3)
+    tokens, centers = made(points)
+    torch.testing.assert_close(centers, gather(points, farthest_points(points, 5)))
+    near = (points[0] - centers[0, 3]).norm(dim=1).argsort()[:7]
+    torch.testing.assert_close(made.embed((points[0, near] - centers[0, 3])[None, None])[0, 0], tokens[0, 3], atol=1e-5, rtol=1e-5)
+
+
+def test_official_scale_of_neighbourhoods_is_that_of_the_batch():
+    relative = torch.randn(3, 4, 5, 3)
+    expected = relative / (relative.std() + 1e-5)
+    torch.testing.assert_close(normalise(relative, "mn40", official=True), expected)

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,10 @@ class Shape:
     eps: float = 1e-6
     activation: str = "gelu"
     class_token: bool = False  # the checkpoint has a class token
+    norm: str = "layer"  # or "rms" (T5)
+    bias: bool = True  # of the output projection and the feed-forward branch
+    scaled: bool = True  # attention logits divided by the root of the head's width; not so in T5
+    extra_key: bool = False  # one learned key and value more (ImageBind)
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,18 @@ class Plane:
     cell: float
 
 
+def make_norm(shape: Shape) -> nn.Module:
+    """Layer norm, or T5's without mean and shift."""
+    return nn.RMSNorm(shape.dim, eps=shape.eps) if shape.norm == "rms" else nn.LayerNorm(shape.dim, eps=shape.eps)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention over the tokens of each cloud (batch first, no mask); q, k and v are separate projections."""
+    """Multi-head self-attention over the tokens of each cloud (batch first); q, k and v are separate projections.
+
+    `across_batch` reproduces the published program for CLIP (T1): every token attends to those of its index in the other clouds.
+    """
+
+    across_batch = False
 
     def __init__(self, shape: Shape, dropout: float) -> None:
         super().__init__()
@@ -62,17 +77,31 @@ class Attention(nn.Module):
         self.q = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
         self.k = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
         self.v = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
-        self.out = nn.Linear(inner, shape.dim)
+        self.out = nn.Linear(inner, shape.dim, bias=shape.bias)
+        self.scale = self.head_dim**-0.5 if shape.scaled else 1.0
+        self.extra = nn.Parameter(torch.zeros(2, 1, 1, inner)) if shape.extra_key else None  # key and value
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._heads(projection(x)) for projection in (self.q, self.k, self.v))  # (B, H, N, C / H)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, T, C); `bias` (B, H or 1, N, N) is added to the logits among the last N tokens, those of the points."""
+        if self.across_batch:
+            x = x.transpose(0, 1)
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.extra is not None:
+            k, v = (torch.cat([t, more.expand(len(x), 1, -1)], dim=1) for t, more in zip((k, v), self.extra, strict=True))
+        mixed = self._attend(self._heads(q), self._heads(k), self._heads(v), bias)  # (B, H, T, C / H)
+        output = self.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
+        return output.transpose(0, 1) if self.across_batch else output
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None:
+            front, back = q.shape[2] - bias.shape[2], k.shape[2] - q.shape[2]
+            bias = F.pad(bias, (front, back, front, 0))
         if self.training and self.dropout.p > 0:
-            weights = self.dropout((q @ k.transpose(-2, -1) * self.head_dim**-0.5).softmax(dim=-1))
-            mixed = weights @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, N, C)
+            logits = q @ k.transpose(-2, -1) * self.scale
+            weights: Tensor = self.dropout((logits if bias is None else logits + bias).softmax(dim=-1))
+            return weights @ v
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -99,21 +128,23 @@ class Block(nn.Module):
     def __init__(self, shape: Shape, attention_dropout: float, drop_path: float) -> None:
         super().__init__()
         self.post_norm = shape.post_norm
-        self.norm1 = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.norm1 = make_norm(shape)
         self.attn: nn.Module = Attention(shape, attention_dropout)
         self.scale1: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.norm2 = make_norm(shape)
         self.ffn: nn.Module = nn.Sequential(
-            nn.Linear(shape.dim, shape.mlp), ACTIVATIONS[shape.activation](), nn.Linear(shape.mlp, shape.dim)
+            nn.Linear(shape.dim, shape.mlp, bias=shape.bias),
+            ACTIVATIONS[shape.activation](),
+            nn.Linear(shape.mlp, shape.dim, bias=shape.bias),
         )
         self.scale2: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, after_ffn: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, x: Tensor, after_ffn: Callable[[Tensor], Tensor], bias: Tensor | None = None) -> Tensor:
         if self.post_norm:
-            x = self.norm1(x + self.drop_path(self.scale1(self.attn(x))))
+            x = self.norm1(x + self.drop_path(self.scale1(self.attn(x, bias))))
             return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x)))))
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), bias)))
         return x + after_ffn(self.drop_path(self.scale2(self.ffn(self.norm2(x)))))
 
 
@@ -126,19 +157,43 @@ class Backbone(nn.Module):
     """
 
     plane: Plane | None = None  # None: a 3d backbone, whose positions are those of the centres themselves
+    prefix = 1  # tokens before the point tokens: the class token; 0 in Point-M2AE
 
     def __init__(self, config: BackboneConfig, shape: Shape) -> None:
         super().__init__()
-        self.config, self.shape, self.dim = config, shape, shape.dim
+        self.config, self.shape, self.dim, self.compat = config, shape, shape.dim, "fixed"
         depth = min(config.num_blocks or shape.num_blocks, shape.num_blocks)
         self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in self.drop_path_rates)
-        self.norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.widths = [shape.dim] * depth  # of each block's tokens
+        self.scale_starts = [0]  # the blocks at which tokens are made anew of fewer, wider ones; the first always
+        self.norm = make_norm(shape)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
+        self.cls_position: nn.Parameter | None = None  # (1, 1, C), where the checkpoint has one that is used
+        self.stem: Any = None  # of a 3d backbone a `Stem`: what makes its tokens and positions of points
+
+    def positions_at(self, index: int, places: Tensor) -> Tensor | None:
+        """`positions` for the scale that begins at block `index`."""
+        return self.positions(places)
+
+    def use_compat(self, compat: str) -> None:
+        """`official`: behave like the published program where it is known to differ (spec 8)."""
+        self.compat = compat
 
     @abstractmethod
-    def positions(self, places: Tensor) -> Tensor:
-        """Source encodings (..., N, C) at places (..., N) of a line, (..., N, 2) of a plane, or centres (..., N, 3)."""
+    def positions(self, places: Tensor) -> Tensor | None:
+        """Source encodings (..., N, C) at places (..., N) of a line, (..., N, 2) of a plane, or centres (..., N, 3).
+
+        None where the source has none but in its attention (T5).
+        """
+
+    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor | None:
+        """What block `index` and those of its scale add to the attention logits, (B, H or 1, N, N); None for nothing."""
+        return None
+
+    def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and centres of the scale that begins at block `index` > 0, of those of the scale before."""
+        raise NotImplementedError
 
     def start(self, tokens: Tensor) -> Tensor:
         """What the checkpoint does to (B, N, C) tokens with their positions before the first block; nothing by default."""
@@ -192,3 +247,10 @@ def lookup_plane(table: Tensor, places: Tensor) -> Tensor:
     image = table.permute(2, 0, 1).unsqueeze(0)  # (1, C, rows, columns)
     found = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return found.reshape(channels, -1).t().reshape(*places.shape[:-1], channels)
+
+
+def grid_positions(table: Tensor, places: Tensor, plane: Plane) -> Tensor:
+    """Encodings (..., N, C) at pixels (..., N, 2) of a plane whose corners are those of the grid `table` (rows, columns, C)."""
+    rows, columns = table.shape[:2]
+    scale = places.new_tensor([(columns - 1) / (plane.width - 1), (rows - 1) / (plane.height - 1)])
+    return lookup_plane(table, places * scale)

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_line
-from pointsweep.backbones.weights import Names, hub_file
+from pointsweep.backbones.base import Attention, Backbone, Plane, Shape, lookup_line
+from pointsweep.backbones.weights import CLIP_BLOCKS, Names, hub_file, without_prefix
 from pointsweep.config import BackboneConfig
 
 NAMES = Names(
@@ -25,16 +25,7 @@ NAMES = Names(
         "final_layer_norm.bias": "norm.bias",
     },
     prefix="encoder.layers.",
-    blocks={
-        "layer_norm1": "norm1",
-        "layer_norm2": "norm2",
-        "self_attn.q_proj": "attn.q",
-        "self_attn.k_proj": "attn.k",
-        "self_attn.v_proj": "attn.v",
-        "self_attn.out_proj": "attn.out",
-        "mlp.fc1": "ffn.0",
-        "mlp.fc2": "ffn.2",
-    },
+    blocks=CLIP_BLOCKS,
     dropped=("embeddings.token_embedding.", "embeddings.position_ids"),
 )
 
@@ -54,6 +45,12 @@ class CLIPText(Backbone):
         super().__init__(config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu"))
         self.register_buffer("table", torch.zeros(77, 768))
 
+    def use_compat(self, compat: str) -> None:
+        super().use_compat(compat)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.across_batch = compat == "official"
+
     def positions(self, places: Tensor) -> Tensor:
         return lookup_line(self.table, places)
 
@@ -63,6 +60,4 @@ class CLIPText(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel has no prefix.
-        if any(name.startswith("text_model.") for name in state):
-            state = {name.removeprefix("text_model."): t for name, t in state.items() if name.startswith("text_model.")}
-        return NAMES.apply(state, len(self.blocks))
+        return NAMES.apply(without_prefix(state, "text_model."), len(self.blocks))

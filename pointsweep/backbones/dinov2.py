@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_plane
-from pointsweep.backbones.weights import Names, hub_file, split_qkv
+from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
+from pointsweep.backbones.weights import TIMM_BLOCKS, Names, grid_table, hub_file, split_qkv
 from pointsweep.config import BackboneConfig
 
 SIDE = 37
@@ -44,18 +44,7 @@ NAMES = Names(
 TIMM_NAMES = Names(
     direct={"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"},
     prefix="blocks.",
-    blocks={
-        "norm1": "norm1",
-        "norm2": "norm2",
-        "attn.q": "attn.q",
-        "attn.k": "attn.k",
-        "attn.v": "attn.v",
-        "attn.proj": "attn.out",
-        "ls1.gamma": "scale1.gamma",
-        "ls2.gamma": "scale2.gamma",
-        "mlp.fc1": "ffn.0",
-        "mlp.fc2": "ffn.2",
-    },
+    blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "mask_token", "head."),
 )
 
@@ -76,7 +65,7 @@ class DINOv2(Backbone):
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 768))
 
     def positions(self, places: Tensor) -> Tensor:
-        return lookup_plane(self.table, places * ((SIDE - 1) / (518 - 1)))
+        return grid_positions(self.table, places, self.plane)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
@@ -86,5 +75,5 @@ class DINOv2(Backbone):
         names = TIMM_NAMES if "pos_embed" in state else NAMES
         found = names.apply(split_qkv(state), len(self.blocks))
         if "table" in found:
-            found["table"] = found["table"][0, 1:].reshape(SIDE, SIDE, -1)
+            found["table"] = grid_table(found["table"], SIDE, SIDE)
         return found

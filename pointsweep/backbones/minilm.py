@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_line
-from pointsweep.backbones.weights import Names
+from pointsweep.backbones.weights import BERT_BLOCKS, Names, with_new_norm
 from pointsweep.config import BackboneConfig
 from pointsweep.errors import MissingWeights
 
@@ -28,16 +28,7 @@ NAMES = Names(
         "embeddings.position_embeddings.weight": "table",
     },
     prefix="encoder.layer.",
-    blocks={
-        "attention.self.query": "attn.q",
-        "attention.self.key": "attn.k",
-        "attention.self.value": "attn.v",
-        "attention.output.dense": "attn.out",
-        "attention.output.LayerNorm": "norm1",
-        "intermediate.dense": "ffn.0",
-        "output.dense": "ffn.2",
-        "output.LayerNorm": "norm2",
-    },
+    blocks=BERT_BLOCKS,
     dropped=("embeddings.word_embeddings.", "embeddings.token_type_embeddings.", "embeddings.position_ids", "pooler."),
 )
 
@@ -85,4 +76,4 @@ class MiniLM(Backbone):
         kinds = state.get("embeddings.token_type_embeddings.weight")
         if "table" in found and kinds is not None:
             found["table"] = found["table"] + kinds[0]
-        return found | {"norm.weight": torch.ones(self.dim), "norm.bias": torch.zeros(self.dim)}
+        return with_new_norm(found, self.dim)

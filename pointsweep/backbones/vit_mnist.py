@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_plane
-from pointsweep.backbones.weights import Names, data_file, split_qkv
+from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
+from pointsweep.backbones.weights import TIMM_BLOCKS, Names, data_file, grid_table, split_qkv
 from pointsweep.config import BackboneConfig
 
 SIDE = 7
@@ -29,16 +29,7 @@ class ViTMNISTConfig(BackboneConfig):
 NAMES = Names(
     direct={"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"},
     prefix="blocks.",
-    blocks={
-        "norm1": "norm1",
-        "norm2": "norm2",
-        "attn.q": "attn.q",
-        "attn.k": "attn.k",
-        "attn.v": "attn.v",
-        "attn.proj": "attn.out",
-        "mlp.fc1": "ffn.0",
-        "mlp.fc2": "ffn.2",
-    },
+    blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "head."),
 )
 
@@ -55,7 +46,7 @@ class ViTMNIST(Backbone):
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 64))
 
     def positions(self, places: Tensor) -> Tensor:
-        return lookup_plane(self.table, places * ((SIDE - 1) / (28 - 1)))
+        return grid_positions(self.table, places, self.plane)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
@@ -64,5 +55,5 @@ class ViTMNIST(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = NAMES.apply(split_qkv(state), len(self.blocks))
         if "table" in found:
-            found["table"] = found["table"][0, 1:].reshape(SIDE, SIDE, -1)
+            found["table"] = grid_table(found["table"], SIDE, SIDE)
         return found

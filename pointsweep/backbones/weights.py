@@ -59,7 +59,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
         return load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, dict):
+    for wrapper in ("base_model", "model", "state_dict"):  # training programs put the weights beside their own state
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{path}: expected a dict of tensors, got {type(loaded).__name__}")
     return loaded
 
@@ -135,3 +138,39 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             split[name] = tensor
     return split
+
+
+TIMM_BLOCKS = {  # inside blocks.N; also of the original files of DINOv2, DeiT, SSAST
+    "norm1": "norm1", "norm2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.proj": "attn.out",
+    "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2", "ls1.gamma": "scale1.gamma", "ls2.gamma": "scale2.gamma",
+}  # fmt: skip
+VIT_BLOCKS = {  # inside encoder.layer.N of transformers' ViT, DeiT and AST files
+    "layernorm_before": "norm1", "layernorm_after": "norm2", "attention.attention.query": "attn.q",
+    "attention.attention.key": "attn.k", "attention.attention.value": "attn.v", "attention.output.dense": "attn.out",
+    "intermediate.dense": "ffn.0", "output.dense": "ffn.2",
+}  # fmt: skip
+BERT_BLOCKS = {  # inside encoder.layer.N of BERT's family
+    "attention.self.query": "attn.q", "attention.self.key": "attn.k", "attention.self.value": "attn.v",
+    "attention.output.dense": "attn.out", "attention.output.LayerNorm": "norm1", "intermediate.dense": "ffn.0",
+    "output.dense": "ffn.2", "output.LayerNorm": "norm2",
+}  # fmt: skip
+CLIP_BLOCKS = {  # inside encoder.layers.N of both towers
+    "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.q_proj": "attn.q", "self_attn.k_proj": "attn.k",
+    "self_attn.v_proj": "attn.v", "self_attn.out_proj": "attn.out", "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2",
+}  # fmt: skip
+
+
+def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it; all of them where none has it."""
+    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return found or dict(state)
+
+
+def grid_table(table: Tensor, rows: int, columns: int, leading: int = 1) -> Tensor:
+    """A position table (1, leading + rows * columns, C) in row-major order as (rows, columns, C), without its leading rows."""
+    return table[0, leading:].reshape(rows, columns, -1)
+
+
+def with_new_norm(state: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
+    """For a checkpoint without a final norm: the one that the model trains starts as the plain norm."""
+    return dict(state) | {"norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim)}

@@ -39,8 +39,8 @@ class Beside(nn.Module):
         super().__init__()
         self.module, self.adapter, self.scale, self.after = module, adapter, scale, after
 
-    def forward(self, x: Tensor) -> Tensor:
-        output = self.module(x)
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        output = self.module(x, *more)
         return output + self.scale * self.adapter(output if self.after else x)
 
 
@@ -52,15 +52,15 @@ class Adapter(Method):
         parallel = config.kind == "adaptformer"
         self.scale = config.scale if config.scale is not None else (0.1 if parallel else 1.0)
         self.own = nn.ModuleList()
-        for block in backbone.blocks:
+        for block, width in zip(backbone.blocks, backbone.widths, strict=True):
             assert isinstance(block, Block)
-            made = self._bottleneck(backbone.dim)
+            made = self._bottleneck(width)
             if parallel:
                 block.ffn = Beside(block.ffn, made, self.scale, after=False)
             else:
                 self.own.append(made)
             if config.kind == "houlsby":
-                block.attn = Beside(block.attn, self._bottleneck(backbone.dim), self.scale, after=True)
+                block.attn = Beside(block.attn, self._bottleneck(width), self.scale, after=True)
 
     def after_ffn(self, index: int, output: Tensor, context: Any) -> Tensor:
         if self.config.kind == "adaptformer":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Any2PointConfig(MethodConfig):
     """Defaults: the program for CLIP's text tower on ScanObjectNN; spec 2.8 lists those of the others."""
 
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d")
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
 
     adapter: Literal["none", "mlp", "guided"] = "guided"  # none: tokens, norm and head only; mlp: the bottleneck alone
     local_aggregation: bool = True  # attention among the tokens of a cell, in every view
@@ -185,7 +186,9 @@ class Any2Point(Method):
             self.attention = LocalAttention(config, num_views, dim)
             self.drop_paths = nn.ModuleList(DropPath(rate) for rate in backbone.drop_path_rates)
 
-    def begin(self, tokens: Tensor, centers: Tensor, places: Tensor | None) -> tuple[Tensor, Neighbourhoods | None]:
+    def begin(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+    ) -> tuple[Tensor, Neighbourhoods | None]:
         if self.config.adapter != "guided":
             return tokens, None
         voxel, _ = voxel_ids(centers, self.config.voxel_size)

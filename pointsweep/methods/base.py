@@ -17,9 +17,12 @@ class Method(nn.Module):
     Letters: B clouds, N tokens, C channels, M views. `prefix` tokens (the class token) stand before the N point tokens.
     """
 
-    def __init__(self, config: MethodConfig) -> None:
+    extra_features = 0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
+
+    def __init__(self, config: MethodConfig, compat: str = "fixed") -> None:
         super().__init__()
         self.config: Any = config
+        self.compat = compat
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         """Once: make own parameters; thaw (`requires_grad_`) or wrap parts of the frozen backbone."""
@@ -27,10 +30,14 @@ class Method(nn.Module):
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Once before training, without gradient, over batches of training clouds (B, P, 3)."""
 
-    def begin(self, tokens: Tensor, centers: Tensor, places: Tensor | None) -> tuple[Tensor, Any]:
-        """Once per forward: tokens (B, prefix + N, C), centers (B, N, 3), places (B, M, N) or (B, M, N, 2), None on 3d.
+    def observe(self, points: Tensor) -> Any:
+        """Once per forward, before anything else: what the method wants of the clouds (B, P, 3); `begin` gets it as `seen`."""
 
-        Returns the tokens and a context that the other hooks get; nothing of a batch is kept on `self`.
+    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, Any]:
+        """Once per scale, in front of its first block `index` (0 where there is one scale).
+
+        tokens (B, prefix + N, C), centers (B, N, 3), places (B, M, N) or (B, M, N, 2), None on 3d. Returns the tokens and a context
+        that the other hooks get; nothing of a batch is kept on `self`.
         """
         return tokens, None
 
@@ -45,3 +52,7 @@ class Method(nn.Module):
     def after_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         """The tokens after block `index`, (B, prefix + N, C) again."""
         return tokens
+
+    def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
+        """Of the normed tokens after the last block: those that the head pools, and `extra_features` features (B, C)."""
+        return tokens, []

@@ -1,4 +1,6 @@
-"""Full fine-tuning: every block of the backbone trains, nothing is inserted (spec 5). Position tables stay as they are."""
+"""Full fine-tuning: every block of the backbone trains, and what makes a 3d backbone's tokens; nothing is inserted (spec 5).
+
+Tables of positions stay as they are."""
 
 from __future__ import annotations
 
@@ -19,3 +21,5 @@ class Full(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         backbone.blocks.requires_grad_(True)
+        if backbone.stem is not None:
+            backbone.stem.requires_grad_(True)

@@ -37,9 +37,11 @@ class Prompt(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         self.deep = self.config.depth == "deep"
-        self.prefix, self.last = prefix, len(backbone.blocks) - 1
-        sets = len(backbone.blocks) if self.deep else 1
-        self.prompts = nn.Parameter(self.config.init_std * torch.randn(sets, self.config.num_prompts, backbone.dim))  # (L, S, C)
+        # Shallow prompts end with the scale: the next one's tokens are made anew of the points' tokens.
+        self.prefix, self.last = prefix, [*backbone.scale_starts, len(backbone.blocks)][1] - 1
+        widths = backbone.widths if self.deep else backbone.widths[:1]
+        drawn = self.config.init_std * torch.randn(len(widths), self.config.num_prompts, max(widths))
+        self.prompts = nn.ParameterList(nn.Parameter(one[:, :width].clone()) for one, width in zip(drawn, widths, strict=True))
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         if self.deep or index == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ NAMES = registry.names("backbones")
 
 def make(name: str, **fields) -> Backbone:
     config = registry.config_class("backbones", name)(name=name, weights="random", num_blocks=2, **fields)
+    if any(config.problems()):  # one with scales keeps all its blocks
+        config = dataclasses.replace(config, num_blocks=None)
     backbone = registry.load("backbones", name)(config)
     backbone.load()
     return backbone.eval()
@@ -23,7 +27,7 @@ def places(backbone: Backbone) -> torch.Tensor:
         return torch.randn(2, 5, 3)
     if backbone.plane.height == 1:
         return torch.rand(2, 5) * (backbone.plane.width - 1)
-    return torch.rand(2, 5, 2) * (backbone.plane.width - 1)
+    return torch.rand(2, 5, 2) * torch.tensor([backbone.plane.width - 1.0, backbone.plane.height - 1.0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,11 +35,18 @@ def places(backbone: Backbone) -> torch.Tensor:
 def test_shapes_and_positions(name):
     backbone = make(name)
     encodings = backbone.positions(places(backbone))
-    assert encodings.shape == (2, 5, backbone.dim)
+    if encodings is None:  # positions in the attention alone
+        on_views = places(backbone).unsqueeze(1)
+        encodings = backbone.attention_bias(0, torch.randn(2, 5, 3), on_views)
+        assert encodings.shape == (2, backbone.shape.num_heads, 5, 5)
+    else:
+        assert encodings.shape == (2, 5, backbone.widths[0])
     assert encodings.isfinite().all()
     assert encodings.std() > 0
-    tokens = backbone.start(torch.randn(2, 6, backbone.dim))
-    for block in backbone.blocks:
+    for index, (block, width) in enumerate(zip(backbone.blocks, backbone.widths, strict=True)):
+        if index in backbone.scale_starts:
+            tokens = torch.randn(2, 6, width)
+            tokens = backbone.start(tokens) if index == 0 else tokens
         tokens = block(tokens, lambda f: f)
     assert tokens.shape == (2, 6, backbone.dim)
 

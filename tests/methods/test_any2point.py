@@ -127,7 +127,7 @@ def test_the_guided_adapter_equals_a_slow_reference(modality, fields):
     places = torch.rand(2, 2, 6) * 8 if modality == "1d" else torch.rand(2, 2, 6, 2) * 200
     ids, _ = source_cells(places, backbone.plane, None)
     assert any(len(set(row.tolist())) < 6 for cloud in ids for row in cloud), "no two tokens share a cell: the test shows nothing"
-    _, context = method.begin(tokens, centers, places)
+    _, context = method.begin(0, tokens, centers, places, None)
     found = method.after_block(1, tokens, context)
     for b in range(2):
         torch.testing.assert_close(found[b], reference(method, 1, tokens[b], centers[b], ids[b]), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,64 @@
+"""What the 3D transformers make their tokens and positions with: a small PointNet over each group of points, and an MLP of centres.
+
+Sources: Point-BERT (arXiv 2111.14819), section 3; Point-MAE (arXiv 2203.06604); Point-M2AE (arXiv 2205.14401), section 3.1; spec 1.4.
+Letters: B clouds, N tokens, K points of a group, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class PatchEmbedding(nn.Module):
+    """Groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's maximum beside each point, two layers, maximum.
+
+    While it is frozen its batch norms keep the checkpoint's statistics, in training too.
+    """
+
+    def __init__(self, first: tuple[int, int, int], second: tuple[int, int]) -> None:
+        super().__init__()
+        self.first_conv = _two_layers(*first)
+        self.second_conv = _two_layers(2 * first[2], *second)
+
+    def train(self, mode: bool = True) -> PatchEmbedding:
+        return super().train(mode and any(p.requires_grad for p in self.parameters()))
+
+    def forward(self, groups: Tensor) -> Tensor:
+        points = groups.flatten(0, 1).transpose(1, 2)  # (B N, C_in, K)
+        points = self.first_conv(points)
+        whole = points.amax(dim=2, keepdim=True).expand_as(points)
+        tokens = self.second_conv(torch.cat([whole, points], dim=1)).amax(dim=2)  # (B N, C_out)
+        return tokens.unflatten(0, groups.shape[:2])
+
+
+def _two_layers(dim_in: int, middle: int, dim_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(dim_in, middle, 1), nn.BatchNorm1d(middle), nn.ReLU(), nn.Conv1d(middle, dim_out, 1))
+
+
+def place_mlp(middle: int, dim: int) -> nn.Sequential:
+    """Centres (..., 3) -> encodings (..., dim)."""
+    return nn.Sequential(nn.Linear(3, middle), nn.GELU(), nn.Linear(middle, dim))
+
+
+class Stem(nn.Module):
+    """`patches` and `places`, one of each per scale; `reduce` leads Point-BERT's wider tokens to the width of its blocks."""
+
+    def __init__(self, patches: list[PatchEmbedding], places: list[nn.Sequential], reduce: nn.Module | None = None) -> None:
+        super().__init__()
+        self.patches, self.places = nn.ModuleList(patches), nn.ModuleList(places)
+        self.reduce = reduce or nn.Identity()
+
+
+def body_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The encoder's tensors of a training checkpoint: those below the first prefix found, without it; else all of them.
+
+    Raises nothing: what is left over is reported by the strict loading.
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for prefix in prefixes:
+        if any(name.startswith(prefix) for name in state):
+            return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return dict(state)
