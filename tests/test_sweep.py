@@ -206,7 +206,7 @@ def test_table_5_carries_the_papers_numbers():
     ("text", "expected"),
     [
         ("rows:\n  - {label: a, method.rnk: 2}\n", "rows[0].method.rnk (line 9): lora has no field 'rnk'. Did you mean 'rank'?"),
-        ("axes:\n  backbone: [tiny, tinny]\n", "axes.backbone[1] (line 9): unknown backbone 'tinny'. Did you mean 'tiny'? Known: clip_text"),
+        ("axes:\n  backbone: [tiny, tinny]\n", "axes.backbone[1] (line 9): unknown backbone 'tinny'. Did you mean 'tiny'? Known: bert, clip_text"),
         ("rows: {methd: [lora]}\n", "rows.methd (line 8): unknown key 'methd'. Did you mean 'method'?"),
         ("rows:\n  - {method.rank: 2}\n", "rows[0] (line 9): must be a mapping with a label"),
         ("rows:\n  - {label: a}\n  - {label: a}\n", "rows (line 8): the label 'a' stands twice"),

@@ -12,43 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pointsweep import registry
-from pointsweep.backbones.base import Backbone
 from pointsweep.errors import MissingWeights
+from tests.backbones.helpers import block_outputs, check, ours, save, save_as_on_the_hub
 
 transformers = pytest.importorskip("transformers")
-
-
-def ours(name: str, weights: str | Path = "pretrained", **fields) -> Backbone:
-    config = registry.config_class("backbones", name)(name=name, weights=str(weights), **fields)
-    backbone = registry.load("backbones", name)(config)
-    backbone.load()
-    return backbone.eval()
-
-
-def block_outputs(backbone: Backbone, tokens: torch.Tensor) -> list[torch.Tensor]:
-    outputs = []
-    for block in backbone.blocks:
-        tokens = block(tokens, lambda f: f)
-        outputs.append(tokens)
-    return outputs
-
-
-def check(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-
-
-def save(model: torch.nn.Module, path: Path, prefix: str = "", extra: dict | None = None) -> Path:
-    state = {f"{prefix}{name}": tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(state | (extra or {}), path)
-    return path
-
-
-def save_as_on_the_hub(model: torch.nn.Module, folder: Path) -> Path:
-    """The library writes a checkpoint under the names that the hub's files have, which differ from those in memory."""
-    model.save_pretrained(folder)
-    return folder / "model.safetensors"
 
 
 @pytest.fixture(scope="module")
