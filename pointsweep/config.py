@@ -132,12 +132,15 @@ class PositionsConfig(Config):
     injection: Literal["once", "each_block", "twice_then_each"] = "once"
     line: tuple[float, float, float] = (-1.0, 0.0, 1.0)  # direction of the 1d projection (`pos_cor`)
     translation: float = -1.8  # of the 2d projection along the line of sight (`trans`)
+    init_std: float = added(0.02)  # of the learnable table and of the class token's position
 
     def problems(self) -> Iterator[str]:
         if not 1 <= self.num_views <= 10:
             yield f"num_views: must be from 1 to 10, got {self.num_views}"
         if not any(self.line):
             yield "line: must not be the zero vector"
+        if self.init_std < 0:
+            yield f"init_std: must not be negative, got {self.init_std}"
 
 
 @dataclass(frozen=True)

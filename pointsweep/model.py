@@ -24,11 +24,12 @@ from pointsweep.positions import Positions
 class Head(nn.Module):
     """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
 
-    def __init__(self, config: HeadConfig, dim: int, prefix: int, extra: int, num_classes: int) -> None:
+    def __init__(self, config: HeadConfig, dim: int, prefix: int, method: Method, num_classes: int) -> None:
         super().__init__()
         self.pool, self.prefix = config.pool or ("class_max" if prefix else "mean_max"), prefix
         self.max_first = config.order == "max_cls"
-        inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + extra)
+        self.takes_first_mean = method.takes_first_mean
+        inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + method.extra_features)
         wide, last = config.hidden, config.last_hidden or config.hidden
         self.dropout = Dropout(config.input_dropout)
         self.layers = nn.Sequential(
@@ -47,6 +48,7 @@ class Head(nn.Module):
             first, last = tokens[:, 0], tokens[:, self.prefix :].amax(dim=1)
         else:
             first, last = tokens.mean(dim=1), tokens.amax(dim=1)
+            first = first[:1].expand_as(first) if self.takes_first_mean else first
         if self.pool == "mean_plus_max":
             features = [first + last, *extra]
         else:
@@ -72,24 +74,29 @@ class PointModel(nn.Module):
         dim, prefix = backbone.dim, backbone.prefix
         self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
         self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
+        own_class_token = backbone.cls_token is not None
         if prefix:
-            self._take_class_token(backbone)
+            self._take_class_token(backbone, config.positions.init_std)
         backbone.norm.requires_grad_(True)
         self.method: Method = registry.load("methods", config.method.name)(config.method, config.compat)
         self.method.attach(backbone, prefix, config.positions.num_views)
+        if own_class_token and not self.method.trains_class_token:
+            self.cls_token.requires_grad_(False)
+        if backbone.stem is not None and not self.tokenizer.uses_stem:
+            backbone.stem.patches[0].requires_grad_(False)  # it makes no token here, so there is nothing to tune
         self.norm = backbone.norm
         backbone.norm = nn.Identity()  # type: ignore[assignment]
-        self.head = Head(config.head, dim, prefix, self.method.extra_features, num_classes)
+        self.head = Head(config.head, dim, prefix, self.method, num_classes)
         if config.train.init == "trunc_normal":
             self._init_as_modelnet_program()
 
-    def _take_class_token(self, backbone: Backbone) -> None:
+    def _take_class_token(self, backbone: Backbone, std: float) -> None:
         """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
         self.cls_token = nn.Parameter(torch.randn(1, 1, backbone.dim) * 0.02)
         if backbone.cls_token is not None:
             self.cls_token = nn.Parameter(backbone.cls_token.detach().clone())
             backbone.cls_token = None
-        self.cls_position = nn.Parameter(torch.randn(1, 1, backbone.dim) * 0.02)
+        self.cls_position = nn.Parameter(torch.randn(1, 1, backbone.dim) * std)
         if backbone.cls_position is not None:
             self.cls_position = nn.Parameter(backbone.cls_position.detach().clone())
             backbone.cls_position = None
@@ -106,8 +113,8 @@ class PointModel(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """points (B, P, 3) -> logits (B, classes)."""
-        seen = self.method.observe(points)
         tokens, centers = self.tokenizer(points)  # (B, N, C), (B, N, 3)
+        tokens, seen = self.method.observe(points, tokens)
         context, encoding, bias = None, None, None
         for index, block in enumerate(self.backbone.blocks):
             if index in self.backbone.scale_starts:
@@ -151,8 +158,8 @@ class PointModel(nn.Module):
         none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
         return tokens + torch.cat([encoding[:, :prefix], none, encoding[:, prefix:]], dim=1)
 
-    def _after_ffn(self, index: int, context: Any, output: Tensor) -> Tensor:
-        changed: Tensor = self.method.after_ffn(index, output, context)
+    def _after_ffn(self, index: int, context: Any, output: Tensor, inputs: Tensor) -> Tensor:
+        changed: Tensor = self.method.after_ffn(index, output, inputs, context)
         return changed
 
 

@@ -37,7 +37,7 @@ class Positions(nn.Module):
         self.at_every_block = config.injection in ("each_block", "twice_then_each")
         self.register_buffer("views", self._views(), persistent=False)
         if config.kind == "learnable":
-            self.table = nn.Parameter(torch.randn(1, num_tokens, backbone.dim) * 0.02)
+            self.table = nn.Parameter(torch.randn(1, num_tokens, backbone.dim) * config.init_std)
         elif config.kind == "sinusoidal":
             self.register_buffer("table", sine_table(num_tokens, backbone.dim).unsqueeze(0), persistent=False)
 

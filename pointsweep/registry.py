@@ -49,9 +49,14 @@ REGISTRY: dict[str, dict[str, str]] = {
     "methods": {
         "adapter": "pointsweep.methods.adapter:Adapter",
         "any2point": "pointsweep.methods.any2point:Any2Point",
+        "appt": "pointsweep.methods.appt:APPT",
+        "bitfit": "pointsweep.methods.bitfit:BitFit",
+        "dapt": "pointsweep.methods.dapt:DAPT",
         "full": "pointsweep.methods.full:Full",
         "head_only": "pointsweep.methods.head_only:HeadOnly",
+        "idpt": "pointsweep.methods.idpt:IDPT",
         "lora": "pointsweep.methods.lora:LoRA",
+        "point_peft": "pointsweep.methods.point_peft:PointPEFT",
         "prompt": "pointsweep.methods.prompt:Prompt",
     },
     "networks": {

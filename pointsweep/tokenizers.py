@@ -53,6 +53,8 @@ class PointPNLight(nn.Module):
     stages take the next width that is, and one trained linear layer leads to `dim`.
     """
 
+    uses_stem = False
+
     def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
@@ -111,6 +113,8 @@ class PointPN(nn.Module):
     takes them before it centres and scales. Where the last stage is not `dim` wide, one trained linear layer leads there.
     """
 
+    uses_stem = False
+
     def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
@@ -168,7 +172,8 @@ class Patch(nn.Module):
         super().__init__()
         self.config, self.num_tokens = config, config.num_tokens
         stem = backbone.stem
-        if isinstance(stem, Stem):
+        self.uses_stem = isinstance(stem, Stem)
+        if self.uses_stem:
             self.embed, self.reduce = stem.patches[0], stem.reduce
         else:
             self.embed, self.reduce = PatchEmbedding((3, 128, 256), (512, backbone.dim)), nn.Identity()

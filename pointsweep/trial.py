@@ -19,7 +19,7 @@ from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
-from pointsweep.model import build, count_parameters, load_trained_state, trained_state
+from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
 from pointsweep.origin import origin
 from pointsweep.records import Record
 from pointsweep.store import open_store
@@ -142,6 +142,8 @@ class Trial:
             raise ValueError(
                 f"train.batch_size: {self.config.train.batch_size} is more than the {len(self.dataset.train.labels)} training clouds"
             )
+        if isinstance(self.model, PointModel):
+            self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
         for epoch in range(first, self.config.train.epochs + 1):

@@ -119,7 +119,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum and returns it.
+    """One transformer block. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum, and what went into it.
 
     Pre-norm: h = x + Attn(LN1(x)), then h + after_ffn(FFN(LN2(h))).
     Post-norm (BERT): h = LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
@@ -140,12 +140,13 @@ class Block(nn.Module):
         self.scale2: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, after_ffn: Callable[[Tensor], Tensor], bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, after_ffn: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None) -> Tensor:
         if self.post_norm:
             x = self.norm1(x + self.drop_path(self.scale1(self.attn(x, bias))))
-            return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x)))))
+            return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x))), x))
         x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), bias)))
-        return x + after_ffn(self.drop_path(self.scale2(self.ffn(self.norm2(x)))))
+        y = self.norm2(x)
+        return x + after_ffn(self.drop_path(self.scale2(self.ffn(y))), y)
 
 
 class Backbone(nn.Module):

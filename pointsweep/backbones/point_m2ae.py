@@ -39,8 +39,6 @@ class PointM2AEConfig(BackboneConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.num_blocks is not None:
-            yield "num_blocks: point_m2ae keeps all 15 blocks of its three scales; allowed: null"
         for name in ("scale_tokens", "scale_neighbours"):
             if min(getattr(self, name)) < 1:
                 yield f"{name}: must be at least 1, got {list(getattr(self, name))}"
@@ -52,18 +50,18 @@ class PointM2AE(Backbone):
     prefix = 0
 
     def __init__(self, config: PointM2AEConfig) -> None:
-        shapes = [Shape(width, DEPTH, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in WIDTHS]
-        super().__init__(config, Shape(WIDTHS[-1], 0, 6, 4 * WIDTHS[-1], qkv_bias=False, eps=1e-5))
+        depth = min(config.num_blocks or DEPTH * len(WIDTHS), DEPTH * len(WIDTHS))
+        widths = WIDTHS[: (depth - 1) // DEPTH + 1]  # of the scales that `num_blocks` leaves
+        shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
+        super().__init__(config, shapes[-1])
         self.scale_tokens, self.scale_neighbours = config.scale_tokens, config.scale_neighbours
-        depth = DEPTH * len(WIDTHS)
-        self.drop_path_rates = [config.drop_path * i / (depth - 1) for i in range(depth)]
-        self.widths = [shape.dim for shape in shapes for _ in range(DEPTH)]
-        self.scale_starts = [DEPTH * i for i in range(len(WIDTHS))]
+        self.widths = [widths[i // DEPTH] for i in range(depth)]
+        self.scale_starts = list(range(0, depth, DEPTH))
         self.blocks = nn.ModuleList(
             Block(shapes[i // DEPTH], config.attention_dropout, rate) for i, rate in enumerate(self.drop_path_rates)
         )
-        later = [PatchEmbedding((a, a, a), (b, b)) for a, b in itertools.pairwise(WIDTHS)]
-        self.stem = Stem([PatchEmbedding((3, 128, 256), (512, WIDTHS[0])), *later], [place_mlp(width, width) for width in WIDTHS])
+        later = [PatchEmbedding((a, a, a), (b, b)) for a, b in itertools.pairwise(widths)]
+        self.stem = Stem([PatchEmbedding((3, 128, 256), (512, WIDTHS[0])), *later], [place_mlp(width, width) for width in widths])
 
     def positions(self, places: Tensor) -> Tensor:
         return self.positions_at(0, places)
@@ -88,7 +86,11 @@ class PointM2AE(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         body = {_flat_name(name): tensor for name, tensor in body_of(state, ("h_encoder.",)).items()}
-        return with_new_norm(NAMES.apply(split_qkv(body), len(self.blocks)), self.dim)
+        found = NAMES.apply(split_qkv(body), len(self.blocks))
+        unused = tuple(
+            f"stem.{part}.{scale}." for part in ("patches", "places") for scale in range(len(self.scale_starts), len(WIDTHS))
+        )
+        return with_new_norm({name: t for name, t in found.items() if not name.startswith(unused)}, self.dim)
 
 
 def _flat_name(name: str) -> str:

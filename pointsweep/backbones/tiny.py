@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_line, lookup_plane
+from pointsweep.backbones.stem import PatchEmbedding, Stem, place_mlp
 from pointsweep.backbones.weights import init_random
 from pointsweep.config import BackboneConfig
 
@@ -41,7 +42,7 @@ class Tiny(Backbone):
         super().__init__(config, Shape(dim=48, num_blocks=2, num_heads=4, mlp=96, class_token=config.modality == "2d"))
         self.like = config.like
         if config.modality == "3d":
-            self.embed = nn.Sequential(nn.Linear(3, 48), nn.GELU(), nn.Linear(48, 48))
+            self.stem = Stem([PatchEmbedding((3, 16, 32), (48, 48))], [place_mlp(48, 48)])
         elif config.modality == "2d":
             self.plane = Plane(width=518, height=518, cell=74)
             self.register_buffer("table", torch.zeros(SIDE, SIDE, 48))
@@ -54,13 +55,14 @@ class Tiny(Backbone):
         init_random(self, seed)
         with torch.no_grad():
             for name, tensor in self.state_dict().items():
-                if name == "table" or name.startswith("embed") or name == "cls_token":
+                if name == "table" or name.startswith("stem.places") or name == "cls_token":
                     tensor.mul_(25.0)
         return f"random, seed {seed}"
 
     def positions(self, places: Tensor) -> Tensor:
         if self.plane is None:
-            return self.embed(places)
+            encodings: Tensor = self.stem.places[0](places)
+            return encodings
         if self.plane.height == 1:
             return lookup_line(self.table, places)
         return lookup_plane(self.table, places * ((SIDE - 1) / (self.plane.width - 1)))

@@ -32,16 +32,16 @@ class AdapterConfig(MethodConfig):
             yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
-class Beside(nn.Module):
-    """module(x) + scale * adapter(x), or with `after` module(x) + scale * adapter(module(x))."""
+class Behind(nn.Module):
+    """y + scale * adapter(y) for y = module(x)."""
 
-    def __init__(self, module: nn.Module, adapter: nn.Module, scale: float, after: bool) -> None:
+    def __init__(self, module: nn.Module, adapter: nn.Module, scale: float) -> None:
         super().__init__()
-        self.module, self.adapter, self.scale, self.after = module, adapter, scale, after
+        self.module, self.adapter, self.scale = module, adapter, scale
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
-        output = self.module(x, *more)
-        return output + self.scale * self.adapter(output if self.after else x)
+        output: Tensor = self.module(x, *more)
+        return output + self.scale * self.adapter(output)
 
 
 class Adapter(Method):
@@ -55,17 +55,12 @@ class Adapter(Method):
         for block, width in zip(backbone.blocks, backbone.widths, strict=True):
             assert isinstance(block, Block)
             made = self._bottleneck(width)
-            if parallel:
-                block.ffn = Beside(block.ffn, made, self.scale, after=False)
-            else:
-                self.own.append(made)
+            self.own.append(made)
             if config.kind == "houlsby":
-                block.attn = Beside(block.attn, self._bottleneck(width), self.scale, after=True)
+                block.attn = Behind(block.attn, self._bottleneck(width), self.scale)
 
-    def after_ffn(self, index: int, output: Tensor, context: Any) -> Tensor:
-        if self.config.kind == "adaptformer":
-            return output
-        return output + self.scale * self.own[index](output)
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+        return output + self.scale * self.own[index](inputs if self.config.kind == "adaptformer" else output)
 
     def _bottleneck(self, dim: int) -> Bottleneck:
         made = Bottleneck(dim, self.config.bottleneck, self.config.dropout)

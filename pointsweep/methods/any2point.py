@@ -203,7 +203,7 @@ class Any2Point(Method):
         far = torch.where(ids.unsqueeze(3) == ids.unsqueeze(2), 0.0, FAR).unsqueeze(2)
         return tokens, Neighbourhoods(cells, far, voxels)
 
-    def after_ffn(self, index: int, output: Tensor, context: Neighbourhoods | None) -> Tensor:
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Neighbourhoods | None) -> Tensor:
         if self.config.adapter == "none":
             return output
         return output + self.config.scale_factor * self.bottlenecks[index](output)

@@ -18,6 +18,8 @@ class Method(nn.Module):
     """
 
     extra_features = 0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
+    trains_class_token = True  # that of the checkpoint; a new one trains always
+    takes_first_mean = False  # the head takes the mean of the batch's first cloud for all: a published fault (T3)
 
     def __init__(self, config: MethodConfig, compat: str = "fixed") -> None:
         super().__init__()
@@ -30,8 +32,12 @@ class Method(nn.Module):
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Once before training, without gradient, over batches of training clouds (B, P, 3)."""
 
-    def observe(self, points: Tensor) -> Any:
-        """Once per forward, before anything else: what the method wants of the clouds (B, P, 3); `begin` gets it as `seen`."""
+    def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Once per forward: the clouds (B, P, 3) and their tokens (B, N, C) as they come, without class token and positions.
+
+        Returns the tokens, and what `begin` shall get as `seen`.
+        """
+        return tokens, None
 
     def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, Any]:
         """Once per scale, in front of its first block `index` (0 where there is one scale).
@@ -45,8 +51,8 @@ class Method(nn.Module):
         """The tokens as block `index` shall see them."""
         return tokens
 
-    def after_ffn(self, index: int, output: Tensor, context: Any) -> Tensor:
-        """The feed-forward branch (B, tokens, C) of block `index`, before the residual sum."""
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+        """The feed-forward branch (B, tokens, C) of block `index` before the residual sum; `inputs` is what went into it."""
         return output
 
     def after_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:

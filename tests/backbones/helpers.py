@@ -21,7 +21,7 @@ def ours(name: str, weights: str | Path = "pretrained", **fields) -> Backbone:
 def block_outputs(backbone: Backbone, tokens: torch.Tensor) -> list[torch.Tensor]:
     outputs = []
     for block in backbone.blocks:
-        tokens = block(tokens, lambda f: f)
+        tokens = block(tokens, lambda f, y: f)
         outputs.append(tokens)
     return outputs
 

@@ -55,7 +55,7 @@ def test_t5_with_its_relative_positions(tmp_path):
     bias = backbone.attention_bias(0, torch.zeros(2, 200, 3), torch.arange(200.0).expand(2, 1, 200))
     tokens, outputs = library.shared(words), []
     for block in backbone.blocks:
-        tokens = block(tokens, lambda f: f, bias)
+        tokens = block(tokens, lambda f, y: f, bias)
         outputs.append(tokens)
     torch.testing.assert_close(outputs[0], expected[1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(backbone.norm(outputs[1]), expected[2], atol=1e-4, rtol=1e-4)

@@ -47,7 +47,7 @@ def test_shapes_and_positions(name):
         if index in backbone.scale_starts:
             tokens = torch.randn(2, 6, width)
             tokens = backbone.start(tokens) if index == 0 else tokens
-        tokens = block(tokens, lambda f: f)
+        tokens = block(tokens, lambda f, y: f)
     assert tokens.shape == (2, 6, backbone.dim)
 
 
@@ -65,8 +65,8 @@ def test_after_ffn_gets_the_branch_before_the_residual_sum(name):
     assert isinstance(block, Block)
     tokens = torch.randn(2, 6, block.norm1.normalized_shape[0])
     seen = []
-    whole = block(tokens, lambda f: seen.append(f) or f)
-    without = block(tokens, torch.zeros_like)
+    whole = block(tokens, lambda f, y: seen.append(f) or f)
+    without = block(tokens, lambda f, y: torch.zeros_like(f))
     if block.post_norm:
         torch.testing.assert_close(block.norm2(block.norm1(tokens + block.attn(tokens)) + seen[0]), whole)
     else:

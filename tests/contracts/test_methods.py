@@ -18,12 +18,13 @@ STARTS_AS_NOTHING = {"lora": {}, "full": {}, "adapter": {"kind": "adaptformer"},
 def model(method: str, modality: str, seed: int = 0, **fields) -> torch.nn.Module:
     config = trial_from_dict({
         "dataset": "synthetic",
-        "tokenizer": {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 6},
         "backbone": {"name": "tiny", "modality": modality},
         "method": {"name": method, **fields},
     })  # fmt: skip
     torch.manual_seed(seed)
     made = build(config, 5)
+    made.method.prepare(made, [points(8, number) for number in range(3)])
     set_noise(made, torch.Generator().manual_seed(0))
     return made
 
@@ -73,7 +74,11 @@ def test_no_prediction_depends_on_another_sample_in_the_real_backbones_either(me
         "backbone": {"name": backbone, "weights": "random", "num_blocks": 1},
         "method": method,
     })  # fmt: skip
-    made = build(config, 5).eval()
+    try:
+        made = build(config, 5).eval()
+    except ValueError as error:
+        pytest.skip(f"refused: {error}")
+    made.method.prepare(made, [points(8, number) for number in range(3)])
     clouds = points()
     with torch.no_grad():
         before = made(clouds)
@@ -97,8 +102,9 @@ def test_a_step_reaches_every_trained_weight_and_no_frozen_one(method, modality)
     after = dict(made.named_parameters())
     assert all(after[name].grad is not None for name in trained), [n for n in trained if after[n].grad is None]
     still = {name for name in trained if torch.equal(after[name], before[name])}
-    # A key bias adds the same to every logit of a softmax: its gradient is zero by construction.
-    assert not {name for name in still if not name.endswith("k.bias")}, still
+    # A key bias adds the same to every logit of a softmax, and what is added to every channel is taken out by each norm: these
+    # have no gradient by construction (APPT's published model trains one that is dead).
+    assert not {name for name in still if not name.endswith(("k.bias", "method.mix.bias"))}, still
     assert all(torch.equal(after[name], before[name]) for name in before if name not in trained)
 
 

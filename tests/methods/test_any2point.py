@@ -139,7 +139,7 @@ def test_the_bottleneck_is_added_to_the_feed_forward_branch():
     down, up = method.bottlenecks[0][0], method.bottlenecks[0][3]
     hidden = F.linear(f, down.weight, down.bias)
     expected = f + 0.3 * F.linear(hidden * torch.sigmoid(1.702 * hidden), up.weight, up.bias)
-    torch.testing.assert_close(method.after_ffn(0, f, None), expected)
+    torch.testing.assert_close(method.after_ffn(0, f, f, None), expected)
 
 
 def test_zero_up_starts_the_bottleneck_as_a_no_op():
@@ -147,7 +147,7 @@ def test_zero_up_starts_the_bottleneck_as_a_no_op():
     method = Any2Point(Any2PointConfig(name="any2point", adapter="mlp", adapter_init="zero_up"))
     method.attach(backbone, 1, 6)
     f = torch.randn(2, 7, 48)
-    assert torch.equal(method.after_ffn(0, f, None), f)
+    assert torch.equal(method.after_ffn(0, f, f, None), f)
 
 
 @pytest.mark.parametrize("count_empty", [True, False])

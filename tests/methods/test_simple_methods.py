@@ -83,7 +83,7 @@ def test_lora_wraps_what_it_names_and_starts_as_a_no_op(targets):
     found = {name.split(".")[-2] for name, p in wrapped.named_parameters() if p.requires_grad}
     assert found == {{"fc1": "0", "fc2": "2"}.get(target, target) for target in targets}
     for a, b in zip(plain.blocks, wrapped.blocks, strict=True):
-        assert torch.equal(a(TOKENS, lambda f: f), b(TOKENS, lambda f: f))
+        assert torch.equal(a(TOKENS, lambda f, y: f), b(TOKENS, lambda f, y: f))
 
 
 def test_adapters_by_their_formulas():
@@ -94,7 +94,7 @@ def test_adapters_by_their_formulas():
 
     single = Adapter(AdapterConfig(name="adapter", bottleneck=3))
     single.attach(tiny(), 1, 6)
-    torch.testing.assert_close(single.eval().after_ffn(0, TOKENS, None), TOKENS + bottleneck(single.own[0], TOKENS))
+    torch.testing.assert_close(single.eval().after_ffn(0, TOKENS, TOKENS, None), TOKENS + bottleneck(single.own[0], TOKENS))
 
     plain, wrapped = tiny(), tiny()
     houlsby = Adapter(AdapterConfig(name="adapter", kind="houlsby", bottleneck=3))
@@ -110,9 +110,10 @@ def test_adaptformer_is_parallel_scaled_and_starts_as_a_no_op():
     method = Adapter(AdapterConfig(name="adapter", kind="adaptformer", bottleneck=3))
     method.attach(wrapped, 1, 6)
     assert torch.equal(wrapped.blocks[0].ffn(TOKENS), plain.blocks[0].ffn(TOKENS))
-    adapter = wrapped.eval().blocks[0].ffn.adapter
+    adapter = method.eval().own[0]
     torch.nn.init.normal_(adapter[3].weight)
-    torch.testing.assert_close(wrapped.blocks[0].ffn(TOKENS), plain.blocks[0].ffn(TOKENS) + 0.1 * adapter(TOKENS))
+    output = plain.blocks[0].ffn(TOKENS)
+    torch.testing.assert_close(method.after_ffn(0, output, TOKENS, None), output + 0.1 * adapter(TOKENS))
 
 
 def test_an_unknown_lora_target_is_named():
