@@ -55,6 +55,8 @@ class DatasetConfig(NamedConfig):
     center: bool = True  # subtract the mean, after scaling
     unit_sphere: bool = False  # then divide by the largest norm
     val_fraction: float = 0.0  # of every class of the training split, kept out for validation
+    # In which order test clouds are put into batches. It is without effect unless a model sees the other clouds of its batch.
+    test_order: Literal["file", "by_class", "shuffled"] = added("file")
     train_limit: int | None = None  # at most so many training clouds (the first of every class in turn); null = all
     test_limit: int | None = None
 
@@ -174,6 +176,7 @@ class TrainConfig(Config):
     epochs: int = 300
     batch_size: int = 32
     eval_batch_size: int = 64
+    votes: int = added(1)  # test predictions are the mean over so many copies, all but the first augmented as in training
     lr: float = 5e-4
     min_lr: float = 1e-6
     warmup_epochs: int = 10
@@ -186,7 +189,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def problems(self) -> Iterator[str]:
-        for name in ("epochs", "eval_batch_size"):
+        for name in ("epochs", "eval_batch_size", "votes"):
             if getattr(self, name) < 1:
                 yield f"{name}: must be at least 1, got {getattr(self, name)}"
         if self.batch_size < 2:

@@ -53,3 +53,11 @@ def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> s
     near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {what} '{found}'.{hint} {several}: {', '.join(names) or 'none'}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the audit of a sweep's arms found: it `refuses` the launch, or is only said."""
+
+    refuses: bool
+    text: str

@@ -58,17 +58,20 @@ class Head(nn.Module):
 
 
 class PointModel(nn.Module):
-    """A frozen backbone behind a tokenizer and in front of a trained head, with a method in it.
+    """A frozen backbone behind a tokenizer and in front of a trained head, with a method in it. Loads it, unless one is given.
 
     Trained in every model: tokenizer (not a 3d backbone's own), class token and its position, the final norm, the head (spec 2.7).
     """
 
-    def __init__(self, config: TrialConfig, num_classes: int) -> None:
+    def __init__(self, config: TrialConfig, num_classes: int, backbone: Backbone | None = None) -> None:
         super().__init__()
         assert config.tokenizer and config.backbone and config.positions and config.method and config.head
-        backbone: Backbone = registry.load("backbones", config.backbone.name)(config.backbone)
-        # On the meta device there is nothing to load: the model is only counted.
-        self.weights_origin = "none" if backbone.norm.weight.is_meta else backbone.load()
+        self.weights_origin = "none"
+        if backbone is None:
+            backbone = registry.load("backbones", config.backbone.name)(config.backbone)
+            # On the meta device there is nothing to load: the model is only counted.
+            if not backbone.norm.weight.is_meta:
+                self.weights_origin = backbone.load()
         backbone.use_compat(config.compat)
         self.backbone = backbone.requires_grad_(False)
         dim, prefix = backbone.dim, backbone.prefix

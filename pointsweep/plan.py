@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pointsweep import registry
 from pointsweep.config import DatasetConfig, TrialConfig
-from pointsweep.errors import BadStore, MissingData, MissingWeights
+from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
 from pointsweep.history import read_failure, trial_status
 from pointsweep.records import Record, from_json
 from pointsweep.store import Store
@@ -31,6 +31,7 @@ class Plan:
     failures: Mapping[str, str]
     parameters: Mapping[str, Mapping[str, int]]
     missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
+    findings: tuple[Finding, ...] = ()  # of the audit of what is left to run
 
     @property
     def to_run(self) -> list[TrialConfig]:
@@ -72,7 +73,26 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
     parameters = {key: record.parameters for key, record in records.items()} | count_arms(rest)
-    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest, fetch)))
+    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest, fetch)), findings(sweep, rest, parameters))
+
+
+def findings(sweep: Sweep, rest: Mapping[str, TrialConfig], parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
+    """The audit of every arm of the sweep, while any of it is left to run; a finished sweep is not looked at again."""
+    if not rest:
+        return ()
+    from pointsweep import audit
+
+    arms: dict[str, audit.Arm] = {}
+    counts: dict[str, Mapping[str, int]] = {}
+    for cell in sweep.cells:
+        if not cell.trials:
+            continue
+        config = audit.arm_of(cell.trials[0])
+        known = arms.get(config.key(), audit.Arm(config, ()))
+        published = (*known.published, cell.published) if cell.published else known.published
+        arms[config.key()] = audit.Arm(config, (*known.cells, sweep.cell_name(cell)), published)
+        counts[config.key()] = parameters[cell.trials[0].key()]
+    return tuple(audit.audit(list(arms.values()), counts))
 
 
 def read_record(store: Store, key: str) -> Record:

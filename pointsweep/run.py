@@ -78,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = [f"  {text}" for text in plan.missing]
         print("\n".join([f"{args.file}: this machine lacks what the sweep needs, nothing was launched", *problems]), file=sys.stderr)
         return INVALID
+    refused = [f"  {finding.text}" for finding in plan.findings if finding.refuses]
+    if refused:
+        print("\n".join([f"{args.file}: the audit refuses the sweep, nothing was launched", *refused]), file=sys.stderr)
+        return INVALID
+    for finding in plan.findings:
+        print(f"audit: {finding.text}", flush=True)
     try:
         return interruptible(lambda: execute(sweep, plan, store, args), store)
     except Unfit as error:
@@ -91,7 +97,8 @@ def skeleton(plan: Plan) -> str:
     parts = [tables.render(table, "text"), plan.time_estimate()]
     same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
-    return "\n".join(part for part in [*parts, *same, *lacking] if part)
+    audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]
+    return "\n".join(part for part in [*parts, *same, *audited, *lacking] if part)
 
 
 def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:

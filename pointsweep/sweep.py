@@ -64,19 +64,23 @@ class Sweep:
         """The row, the column and the seed of a trial."""
         return " / ".join(self.rows[trial.cell.row]), self.columns[trial.cell.column], trial.config.seed
 
+    def cell_name(self, cell: Cell) -> str:
+        """Its row and column, as messages name it."""
+        return f"{' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}"
+
     def identical_cells(self) -> list[str]:
         """Groups of cells that hold the same trials, as "row / column = row / column"."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for cell in self.cells:
             keys = tuple(config.key() for config in cell.trials)
-            groups.setdefault(keys, []).append(f"{' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}")
+            groups.setdefault(keys, []).append(self.cell_name(cell))
         return [" = ".join(names) for keys, names in groups.items() if keys and len(names) > 1]
 
     def resolved(self) -> str:
         """Every cell's configuration as it will run, as YAML; the seeds stand beside it."""
         parts = []
         for cell in self.cells:
-            head = f"# {' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}"
+            head = f"# {self.cell_name(cell)}"
             if not cell.trials:
                 parts.append(f"{head}: not run: {cell.excluded}\n")
                 continue

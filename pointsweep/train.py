@@ -102,17 +102,29 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Evaluation:
-    """Loss, accuracy and predictions on a whole split, in file order."""
+    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches."""
     device, size = next(iter(model.state_dict().values())).device, config.train.eval_batch_size
     model.eval()
-    logits, labels = [], []
-    for start in range(0, len(split.labels), size):
-        index = np.arange(start, min(start + size, len(split.labels)))
-        points, wanted = dataset.eval_batch(split, index)
+    order, logits = dataset.evaluation_order(split), []
+    votes = config.train.votes if split.name == "test" else 1
+    for start in range(0, len(order), size):
+        points, _ = dataset.eval_batch(split, order[start : start + size])
         with autocast(config.train.precision, device):
-            logits.append(model(points.to(device)).float().cpu())
-        labels.append(wanted)
-    return score(torch.cat(logits), torch.cat(labels))
+            logits.append(_vote(model, points, dataset, votes, stream(config.seed, "vote", start)))
+    back = torch.from_numpy(np.argsort(order))
+    return score(torch.cat(logits)[back], torch.from_numpy(split.labels))
+
+
+def _vote(model: nn.Module, points: Tensor, dataset: Dataset, votes: int, seed: int) -> Tensor:
+    """points (B, P, 3) -> logits (B, classes) on the CPU; of several votes the logarithm of the mean probability."""
+    device = next(iter(model.state_dict().values())).device
+    if votes == 1:
+        logits: Tensor = model(points.to(device)).float().cpu()
+        return logits
+    generator = torch.Generator().manual_seed(seed)
+    copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
+    chances = [model(copy.to(device)).float().cpu().softmax(dim=1) for copy in copies]
+    return torch.stack(chances).mean(dim=0).log()
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:

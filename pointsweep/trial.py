@@ -133,8 +133,9 @@ class Trial:
 
     def _clouds(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.config.train.eval_batch_size
-        for start in range(0, len(split.labels), size):
-            points, labels = self.dataset.eval_batch(split, np.arange(start, min(start + size, len(split.labels))))
+        order = self.dataset.evaluation_order(split)
+        for start in range(0, len(order), size):
+            points, labels = self.dataset.eval_batch(split, order[start : start + size])
             yield points.to(self.device), labels
 
     def _train(self) -> None:

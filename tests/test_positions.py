@@ -64,7 +64,7 @@ def test_the_two_ends_of_the_line_meet_different_ends_of_the_table():
 def test_a_3d_backbone_encodes_the_centres_themselves():
     made = positions("3d")
     assert made.places(CENTERS) is None
-    torch.testing.assert_close(made(CENTERS, None), made.encode.__self__.embed(CENTERS))
+    torch.testing.assert_close(made(CENTERS, None), made.encode.__self__.stem.places[0](CENTERS))
 
 
 def test_the_alternatives():

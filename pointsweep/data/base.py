@@ -79,6 +79,19 @@ class Dataset:
             points = augment(points, self.config, generator)
         return points.contiguous(), torch.from_numpy(self.train.labels[index])
 
+    def evaluation_order(self, split: Split) -> np.ndarray:
+        """Rows (n,) of a split in the order in which evaluation goes through them: `test_order` for the test split."""
+        rows = np.arange(len(split.labels))
+        if split.name != "test" or self.config.test_order == "file":
+            return rows
+        if self.config.test_order == "by_class":
+            return np.argsort(split.labels, kind="stable")
+        return np.random.default_rng(0).permutation(rows)
+
+    def augmented(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """points (B, P, 3) changed at random as training clouds are."""
+        return augment(points, self.config, generator)
+
     def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rows of a split -> points (B, num_points, 3), farthest point samples of the stored clouds, and labels (B,)."""
         rows = split.index[index]

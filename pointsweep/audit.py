@@ -1,0 +1,139 @@
+"""What is wrong with a sweep's arms, found before anything is launched.
+
+An arm is a trial but for its seed and the settings of data and training. Refused: two arms that the table says differ and that do
+not, trained weights that no gradient reaches, a model under `compat: fixed` whose logits depend on the other clouds of a batch. Said:
+the same under `official`, with the amount; counts that do not print as the paper's; test clouds that are training clouds too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pointsweep.config import MODEL_PARTS, DatasetConfig, TrialConfig
+from pointsweep.errors import Finding, MissingData
+from pointsweep.probe import Probe, probe
+from pointsweep.records import Published
+from pointsweep.trial import load_dataset
+
+LEAK = 1e-4  # of its own movement: what rounding may do
+UNPROBED = ("backbone.weights", "backbone.sha256", "backbone.weights_seed", "backbone.like")  # of the weights, which a probe draws
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of a sweep, the cells that it fills, and what a paper prints for them."""
+
+    config: TrialConfig
+    cells: tuple[str, ...]
+    published: tuple[Published, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The first cell, and how many more there are."""
+        return self.cells[0] + (f" (and {len(self.cells) - 1} more)" if len(self.cells) > 1 else "")
+
+
+def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+    """All findings, refusals first. `parameters` are the counts of each arm's config, by key."""
+    probed = [(arm, probe(arm.config)) for arm in arms]
+    found = [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters), *_overlaps(arms)]
+    return sorted(found, key=lambda finding: not finding.refuses)
+
+
+def arm_of(config: TrialConfig) -> TrialConfig:
+    """The trial that stands for its arm: seed 0, and no more of data and training than a model sees."""
+    dataset = replace(config.dataset, train_limit=None, test_limit=None, test_order="file", val_fraction=0.0)
+    return replace(config, seed=0, dataset=dataset)
+
+
+def flat(config: Any, path: str = "") -> dict[str, Any]:
+    """Dotted keys and values of a plain nested config."""
+    if not isinstance(config, Mapping):
+        return {path: config}
+    return {key: value for name, part in config.items() for key, value in flat(part, f"{path}.{name}" if path else str(name)).items()}
+
+
+def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings of the model in which two arms differ."""
+    a, b = (flat({k: v for k, v in c.to_dict().items() if k in (*MODEL_PARTS, "network", "compat")}) for c in (first, second))
+    return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
+
+
+def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
+    for (first, seen), (second, also) in itertools.combinations(probed, 2):
+        knobs = _knobs(first.config, second.config)
+        if not knobs or any(key in UNPROBED for key in knobs) or seen.differs(also):
+            continue
+        # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused it is looked at in full.
+        if probe(first.config, whole=True).differs(probe(second.config, whole=True)):
+            continue
+        said = ", ".join(f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items()))
+        yield Finding(True, f"{first.name} and {second.name} are the same model: {said} changes nothing")
+
+
+def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
+    for arm, seen in probed:
+        names = seen.unreached
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield Finding(True, f"{arm.name}: no gradient reaches {', '.join(names[:3])}{more}, which the table counts as trained")
+        if not seen.outputs.isfinite().all():
+            yield Finding(True, f"{arm.name}: the logits of a small cloud are not finite")
+        if arm.config.backbone is not None and not any(name.startswith("head.") for name in seen.trained):
+            yield Finding(True, f"{arm.name}: the head is not trained")
+
+
+def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
+    for arm, seen in probed:
+        if seen.leak > LEAK:
+            fixed = arm.config.compat == "fixed"
+            text = f"{arm.name}: a test cloud's logits depend on the other clouds of its batch ({seen.leak:.1%} of what its own move)"
+            yield Finding(fixed, text + ("" if fixed else ", as in the published program"))
+
+
+def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    for arm in arms:
+        counts = parameters.get(arm.config.key())
+        for published in arm.published:
+            if counts is None or published.params_m is None:
+                continue
+            digits = len(str(published.params_m).partition(".")[2])
+            both = counts["trainable_without_head"], counts["trainable"]
+            if all(round(count / 1e6, digits) != published.params_m for count in both):
+                ours = " or ".join(f"{count / 1e6:.3f}M" for count in both)
+                theirs = f"{published.source} prints {published.params_m}M"
+                yield Finding(False, f"{arm.name}: {ours} trained (without or with the head), {theirs}")
+                break
+
+
+def _overlaps(arms: Sequence[Arm]) -> Iterator[Finding]:
+    seen: dict[DatasetConfig, None] = dict.fromkeys(arm.config.dataset for arm in arms)
+    for config in seen:
+        if config.name == "synthetic":
+            continue
+        try:
+            dataset = load_dataset(config)
+        except (MissingData, ValueError):
+            continue  # what is missing or broken is said by the plan, with where it was looked for
+        prints = {split.name: fingerprints(split.points)[split.index] for split in (dataset.train, dataset.test)}
+        both = int(np.isin(prints["test"], prints["train"]).sum())
+        if both:
+            share = f"{both} of {len(prints['test'])} test clouds"
+            yield Finding(False, f"{config.name}: {share} are training clouds too, point for point")
+
+
+def fingerprints(points: np.ndarray) -> np.ndarray:
+    """points (n, P, 3) float32 -> (n,) uint64 that do not depend on the order of the points."""
+    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+    found = []
+    for start in range(0, len(points), 256):
+        bits = np.ascontiguousarray(points[start : start + 256], dtype=np.float32).view(np.uint32).astype(np.uint64)
+        mixed = (bits * factors).sum(axis=2, dtype=np.uint64)
+        mixed ^= mixed >> np.uint64(29)
+        found.append((mixed * factors[0]).sum(axis=1, dtype=np.uint64))
+    return np.concatenate(found)

@@ -1,0 +1,173 @@
+"""One arm built small and looked at once: what it trains, what it gives, where gradients reach, whether clouds see each other.
+
+The backbone keeps its width and depth, but its frozen weights are slices of one pool of random numbers, so that twelve wide blocks
+cost no time to fill; tokens are few. Every trained tensor is drawn from its own name, so that two arms whose code does the same give
+the same numbers however many others each of them has.
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep import registry
+from pointsweep.backbones.base import Backbone
+from pointsweep.config import TrialConfig
+from pointsweep.layers import set_noise
+from pointsweep.model import PointModel, build
+
+CLOUDS, POINTS, CLASSES = 3, 160, 5
+POOL = 1 << 24  # random numbers that frozen weights are cut from
+SMALL: dict[str, Any] = {
+    "num_tokens": 8, "neighbours": 6, "scale_tokens": (6, 4), "scale_neighbours": (4, 4), "bank_groups": 8, "bank_group_size": 8,
+}  # fmt: skip
+# A key's bias adds the same to every logit of a softmax, and what is added to all channels is taken out by each norm.
+WITHOUT_GRADIENT = ("k.bias", "method.mix.bias")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one look at an arm found. Tensors on the CPU."""
+
+    trained: Mapping[str, tuple[int, ...]]  # names and shapes
+    starts_at_zero: frozenset[str]  # trained tensors that are all zero at the start
+    outputs: Tensor  # logits in evaluation and in training, (2, B, classes)
+    gradients: Mapping[str, float]  # norms
+    leak: float  # how far the other clouds' logits move, of what a replaced cloud's own do
+
+    @property
+    def unreached(self) -> list[str]:
+        """Trained tensors that no gradient reaches."""
+        return [name for name, norm in self.gradients.items() if norm == 0.0 and not name.endswith(WITHOUT_GRADIENT)]
+
+    def differs(self, other: Probe) -> bool:
+        """Whether the two train, start, give or learn anything that is not the same."""
+        if self.trained != other.trained or self.starts_at_zero != other.starts_at_zero:
+            return True
+        if not torch.allclose(self.outputs, other.outputs, rtol=1e-5, atol=1e-6):
+            return True
+        pairs = ((norm, other.gradients[name]) for name, norm in self.gradients.items())
+        return any(abs(a - b) > 1e-4 * max(abs(a), abs(b), 1e-6) for a, b in pairs)
+
+
+def probe(config: TrialConfig, whole: bool = False) -> Probe:
+    """Looks at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as the config says."""
+    config = config if whole else _smaller(config)
+    size = config.dataset.num_points if whole else POINTS
+    model = _build(config)
+    zero = frozenset(name for name, p in model.named_parameters() if p.requires_grad and not p.any())
+    _draw_trained(model)
+    points = _clouds(CLOUDS, size)
+    if not any(p.requires_grad for p in model.parameters()):
+        return _probe_untrained(model, points)
+    if isinstance(model, PointModel):
+        model.method.prepare(model, [_clouds(6, size, seed=1)])
+    set_noise(model, torch.Generator().manual_seed(0))
+    model.train()
+    logits = model(points)
+    F.cross_entropy(logits, torch.arange(CLOUDS) % CLASSES).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()}
+    model.eval()
+    given, leak = _look_across(model, points)
+    return Probe({n: tuple(p.shape) for n, p in trained.items()}, zero, torch.stack([given, logits.detach()]), gradients, leak)
+
+
+def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
+    bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
+    model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
+    given, leak = _look_across(model.eval(), points)
+    return Probe({}, frozenset(), torch.stack([given, given]), {}, leak)
+
+
+@torch.no_grad()
+def _look_across(model: nn.Module, points: Tensor) -> tuple[Tensor, float]:
+    """Logits, and how far those of the other clouds move when the first is replaced, of how far its own do."""
+    before = model(points)
+    changed = points.clone()
+    changed[0] = _clouds(1, points.shape[1], seed=2)[0] * 2.0
+    moved = (model(changed) - before).abs().amax(dim=1)
+    return before, float(moved[1:].max() / moved[0].clamp(min=1e-12))
+
+
+def _clouds(count: int, size: int, seed: int = 0) -> Tensor:
+    """Blobs of two scales (B, P, 3): uneven, so that neighbourhoods, cells and voxels differ."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, size, 3, generator=generator)
+    points[:, ::3] *= 0.25
+    return points / points.norm(dim=2).amax(dim=1)[:, None, None]
+
+
+def _smaller(config: TrialConfig) -> TrialConfig:
+    """Few tokens of small neighbourhoods, from fewer points; everything else as it is."""
+    dataset = dataclasses.replace(config.dataset, num_points=POINTS, presample=POINTS)
+    parts: dict[str, Any] = {"dataset": dataset}
+    for name in ("tokenizer", "network", "backbone", "method"):
+        part = getattr(config, name)
+        if part is not None:
+            known = {f.name for f in dataclasses.fields(part)}
+            parts[name] = dataclasses.replace(part, **{k: v for k, v in SMALL.items() if k in known})
+    return dataclasses.replace(config, **parts)
+
+
+def _build(config: TrialConfig) -> nn.Module:
+    torch.manual_seed(0)
+    if config.backbone is None:
+        return build(config, CLASSES)
+    return PointModel(config, CLASSES, backbone=_frozen(config.backbone))
+
+
+def _frozen(config: Any) -> Backbone:
+    """The backbone with weights cut from the pool: matrices and tables of small numbers, norms about 1."""
+    with torch.device("meta"):
+        backbone: Backbone = registry.load("backbones", config.name)(config)
+    for owner in backbone.modules():
+        for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+            made = _values(tensor, f"{type(owner).__name__}.{name}")
+            if name in owner._parameters:
+                owner.register_parameter(name, nn.Parameter(made, requires_grad=False))
+            else:
+                owner.register_buffer(name, made)
+    for number, block in enumerate(backbone.blocks):
+        for name, tensor in block.named_parameters():
+            tensor.data = _values(tensor, f"{number}.{name}")
+    return backbone
+
+
+def _values(tensor: Tensor, name: str) -> Tensor:
+    """Numbers of standard deviation 0.02, about 1 for a norm's scale and else about 0; always the same for a name."""
+    if tensor.dtype == torch.long:
+        return torch.zeros(tensor.shape, dtype=torch.long)
+    pool, count = _pool(), tensor.numel()
+    at = zlib.crc32(name.encode()) % (len(pool) - count)
+    cut = pool[at : at + count].view(tensor.shape)
+    if tensor.dim() > 1:
+        return cut
+    # Of its own, for statistics change; they and a norm's scale lie about 1.
+    return cut + (1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0)
+
+
+@functools.cache
+def _pool() -> Tensor:
+    return 0.02 * torch.randn(POOL, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _draw_trained(model: nn.Module) -> None:
+    """Moves every trained tensor by noise that depends on its name alone, at least 0.05, so that nothing is hidden by a zero."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            size = 0.05 if parameter.dim() > 1 else 0.1
+            mean = 1.0 if bool((parameter == 1).all()) else 0.0
+            # A new tensor: a thawed one may still be a slice of the pool.
+            parameter.data = mean + size * torch.randn(parameter.shape, generator=generator)
