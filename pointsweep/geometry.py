@@ -57,6 +57,17 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
     return torch.cat(parts)
 
 
+def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
+    """Indices (B, G, count) of the points (B, P, 3) nearest to each query (B, G, 3) within `radius`.
+
+    Where there are fewer, the nearest of all stands in for the rest; it counts whatever its distance.
+    """
+    found = nearest(queries, points, count)
+    away = (gather(points, found) - queries.unsqueeze(2)).square().sum(dim=3)  # (B, G, K)
+    first = found.gather(2, away.argmin(dim=2, keepdim=True))
+    return torch.where(away <= radius * radius, found, first)
+
+
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """values (B, P, C) at index (B, ...) -> (B, ..., C)."""
     flat = index.reshape(len(index), -1, 1).expand(-1, -1, values.shape[2])

@@ -5,8 +5,13 @@ Letters: B clouds, N tokens, C channels, S prompts.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.geometry import gather
 
 
 class Dropout(nn.Module):
@@ -80,6 +85,48 @@ def init_matrix(weight: Tensor, kind: str) -> None:
         nn.init.trunc_normal_(weight, std=0.02)
     else:
         nn.init.xavier_uniform_(weight)
+
+
+class Dense(nn.Module):
+    """Linear, batch norm over all but the last dimension, activation: (..., C_in) -> (..., C_out)."""
+
+    def __init__(self, dim_in: int, dim_out: int, bias: bool = True, slope: float | None = 0.0) -> None:
+        super().__init__()
+        self.linear, self.norm, self.slope = nn.Linear(dim_in, dim_out, bias=bias), nn.BatchNorm1d(dim_out), slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        x = self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+        return x if self.slope is None else F.leaky_relu(x, self.slope)
+
+
+def classifier(dims: tuple[int, ...], num_classes: int, dropout: float, bias: bool = True, slope: float = 0.0) -> nn.Sequential:
+    """The head of the networks: a `Dense` with dropout from each width to the next, then a linear layer to the classes."""
+    layers: list[nn.Module] = []
+    for dim_in, dim_out in itertools.pairwise(dims):
+        layers += [Dense(dim_in, dim_out, bias, slope), Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(dims[-1], num_classes))
+
+
+class EdgeConv(nn.Module):
+    """Points or tokens (B, N, C) -> (B, N, D): the maximum over neighbours j of LeakyReLU(BN(W [x_j - x_i, x_i])).
+
+    Source: DGCNN (arXiv 1801.07829), equation 8. Neighbours are the `neighbours` nearest by their features, i among them; all points
+    where there are fewer. W is applied before the neighbours are gathered: W1 (x_j - x_i) + W2 x_i = W1 x_j + (W2 - W1) x_i.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.linear, self.norm = nn.Linear(2 * dim_in, dim_out, bias=False), nn.BatchNorm1d(dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            near = torch.cdist(x, x).topk(min(self.neighbours, x.shape[1]), dim=2, largest=False).indices  # (B, N, K)
+        of_neighbour, of_own = self.linear.weight.chunk(2, dim=1)
+        edges = gather(F.linear(x, of_neighbour), near) + F.linear(x, of_own - of_neighbour).unsqueeze(2)  # (B, N, K, D)
+        normed = self.norm(edges.flatten(0, 2)).view_as(edges)
+        return F.leaky_relu(normed, 0.2).amax(dim=2)
 
 
 def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:

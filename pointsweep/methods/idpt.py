@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import MethodConfig
-from pointsweep.geometry import gather
-from pointsweep.layers import insert_tokens, remove_tokens
+from pointsweep.layers import EdgeConv, insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
 
 
@@ -33,22 +32,6 @@ class IDPTConfig(MethodConfig):
                 yield f"{name}: must be at least 1, got {getattr(self, name)}"
 
 
-class EdgeConv(nn.Module):
-    """Tokens (B, N, C) -> (B, N, C): the maximum over neighbours j of LeakyReLU(BN(W [x_j - x_i, x_i])) (arXiv 1801.07829)."""
-
-    def __init__(self, dim: int, neighbours: int) -> None:
-        super().__init__()
-        self.neighbours = neighbours
-        self.linear, self.norm = nn.Linear(2 * dim, dim, bias=False), nn.BatchNorm1d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        near = torch.cdist(x, x).topk(min(self.neighbours, x.shape[1]), dim=2, largest=False).indices  # (B, N, K)
-        own = x.unsqueeze(2).expand(-1, -1, near.shape[2], -1)
-        edges = self.linear(torch.cat([gather(x, near) - own, own], dim=3))  # (B, N, K, C)
-        normed = self.norm(edges.flatten(0, 2)).unflatten(0, edges.shape[:3])
-        return F.leaky_relu(normed, 0.2).amax(dim=2)
-
-
 class IDPT(Method):
     """With Point-MAE and the two-layer head for 15 classes: 1,696,399 values. The head sees class token, prompt and maximum."""
 
@@ -57,7 +40,7 @@ class IDPT(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         layers = self.config.num_layers
         self.prefix, self.last, dim = prefix, len(backbone.blocks) - 1, backbone.dim
-        self.layers = nn.ModuleList(EdgeConv(dim, self.config.neighbours) for _ in range(layers))
+        self.layers = nn.ModuleList(EdgeConv(dim, dim, self.config.neighbours) for _ in range(layers))
         self.join = nn.Linear(layers * dim, dim, bias=False)
         self.prompt_position = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         backbone.norm.requires_grad_(False)
