@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Dataset, check_clouds, data_folder
+from pointsweep.data.base import Copy, Dataset, check_clouds, data_folder, folders_with
 from pointsweep.data.cache import cached_arrays, signature
 from pointsweep.errors import MissingData
 
@@ -29,6 +29,8 @@ CLASSES = (
     "wardrobe", "xbox",
 )  # fmt: skip
 ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
+# What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec 6.2).
+MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, "modelnet40_train.txt": 9843}
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,32 @@ class ModelNet40(Dataset):
     """Sampled first, then scaled and translated (spec 2.9)."""
 
     augment_first = False
+    origin = ORIGIN
 
     def __init__(self, config: ModelNet40Config) -> None:
-        folder = data_folder("modelnet40", config.folder, ORIGIN)
-        files, read = layout(folder)
-        arrays, digest = cached_arrays(f"modelnet40-{signature(files)}", read)
+        arrays, digest = stored(data_folder("modelnet40", config.folder, ORIGIN))
         super().__init__(config, CLASSES, arrays, digest)
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
         layout(data_folder("modelnet40", config.folder, ORIGIN))  # type: ignore[attr-defined]
+
+    @classmethod
+    def copies(cls, root: Path) -> Iterator[Copy]:
+        for marker, train in MARKERS.items():
+            for folder in folders_with(root, marker):
+                yield Copy(
+                    str(folder.relative_to(root)),
+                    lambda folder=folder: layout(folder)[1](),  # type: ignore[misc]
+                    CLASSES,
+                    {"train": (train,), "test": (2468,)},
+                )
+
+
+def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    files, read = layout(folder)
+    return cached_arrays(f"modelnet40-{signature(files)}", read)
 
 
 def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]]]:
