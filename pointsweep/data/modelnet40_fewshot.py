@@ -150,7 +150,7 @@ def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a converted few-shot fold with {', '.join(ARRAYS)}: {error}") from error
     check_episode(arrays, way, shot, str(path))
     return {name: unit_sphere(array) if name.endswith("points") else array.astype(np.int64) for name, array in arrays.items()}
