@@ -19,7 +19,10 @@ from typing import Any
 REGISTRY: dict[str, dict[str, str]] = {
     "datasets": {
         "modelnet40": "pointsweep.data.modelnet40:ModelNet40",
+        "modelnet40_c": "pointsweep.data.corrupted:ModelNet40C",
+        "modelnet40_fewshot": "pointsweep.data.modelnet40_fewshot:ModelNet40Fewshot",
         "scanobjectnn": "pointsweep.data.scanobjectnn:ScanObjectNN",
+        "scanobjectnn_c": "pointsweep.data.corrupted:ScanObjectNNC",
         "synthetic": "pointsweep.data.synthetic:Synthetic",
     },
     "tokenizers": {

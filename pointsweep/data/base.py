@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from pointsweep.errors import MissingData
 from pointsweep.geometry import farthest_points, gather
 
 CHUNK = 64  # clouds whose evaluation samples are made at once
+SAMPLING = "fps-first-0"  # the variant of farthest point sampling, part of its cache's key: from index 0, no point skipped (T40)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,20 @@ class Split:
         return Split(name, self.points, self.labels[rows], self.index[rows])
 
 
+@dataclass(frozen=True)
+class Copy:
+    """Stored clouds found below a data root, for `python -m pointsweep.data`.
+
+    `read` gives {split}_points (n, P, 3), or (total, 3) with {split}_starts (n + 1,) where clouds differ in size, and {split}_labels;
+    it raises ValueError. `published`: split -> the numbers of clouds that were published; none where no number is known.
+    """
+
+    place: str  # below the root, and which part
+    read: Callable[[], Mapping[str, np.ndarray]]
+    class_names: Sequence[str]
+    published: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
 class Dataset:
     """A training and a test split, and a validation split taken from the training one where the config asks for it.
 
@@ -47,6 +62,8 @@ class Dataset:
 
     # Whether augmentation comes before sampling (the ScanObjectNN program) or after it (the ModelNet program).
     augment_first = True
+    origin = ""  # where the data are obtained
+    made_from = ""  # the data set, or the seed, that this one can be made from
 
     def __init__(self, config: DatasetConfig, class_names: Sequence[str], arrays: dict[str, np.ndarray], digest: str) -> None:
         self.config, self.class_names, self.digest = config, tuple(class_names), digest
@@ -65,6 +82,11 @@ class Dataset:
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
         """Raises MissingData if this machine lacks the files; says where they were looked for and where they come from."""
+
+    @classmethod
+    def copies(cls, root: Path) -> Iterator[Copy]:
+        """What lies below a data root in this data set's layouts, wherever it lies."""
+        yield from ()
 
     def train_batch(self, index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec 2.9)."""
@@ -113,7 +135,7 @@ class Dataset:
             parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
             return {"points": np.concatenate([sample(torch.from_numpy(np.array(p)), count).numpy() for p in parts])}
 
-        return cached_arrays(f"samples-{self.digest[:24]}-{stored}-{count}", make)[0]["points"]
+        return cached_arrays(f"samples-{SAMPLING}-{self.digest[:24]}-{stored}-{count}", make)[0]["points"]
 
 
 def sample(points: Tensor, count: int) -> Tensor:
@@ -156,6 +178,11 @@ def data_folder(name: str, folder: str, origin: str) -> Path:
     if not path.is_dir():
         raise MissingData(f"data set {name}: no folder {path} (dataset.folder below POINTSWEEP_DATA). {origin}")
     return path
+
+
+def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:
+    """The folders below `root`, at most `depth` deep, and `root` itself, in which `marker` is found; sorted."""
+    return sorted({found.parents[marker.count("/")] for level in range(depth + 1) for found in root.glob("*/" * level + marker)})
 
 
 def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, source: str) -> None:

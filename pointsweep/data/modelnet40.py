@@ -7,6 +7,7 @@ also packed as one .tar.xz beside its own name. Every cloud is moved to its mean
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 
 from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Dataset, check_clouds, data_folder
+from pointsweep.data.base import Copy, Dataset, check_clouds, data_folder, folders_with
 from pointsweep.data.cache import cached_arrays, signature
 from pointsweep.errors import MissingData
 
@@ -29,6 +30,8 @@ CLASSES = (
     "wardrobe", "xbox",
 )  # fmt: skip
 ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
+# What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec 6.2).
+MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, "modelnet40_train.txt": 9843}
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,34 @@ class ModelNet40(Dataset):
     """Sampled first, then scaled and translated (spec 2.9)."""
 
     augment_first = False
+    origin = ORIGIN
 
     def __init__(self, config: ModelNet40Config) -> None:
-        folder = data_folder("modelnet40", config.folder, ORIGIN)
-        files, read = layout(folder)
-        arrays, digest = cached_arrays(f"modelnet40-{signature(files)}", read)
+        arrays, digest = stored(data_folder("modelnet40", config.folder, ORIGIN))
         super().__init__(config, CLASSES, arrays, digest)
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
         layout(data_folder("modelnet40", config.folder, ORIGIN))  # type: ignore[attr-defined]
+
+    @classmethod
+    def copies(cls, root: Path) -> Iterator[Copy]:
+        for marker, train in MARKERS.items():
+            for folder in folders_with(root, marker):
+                yield Copy(
+                    str(folder.relative_to(root)),
+                    lambda folder=folder: layout(folder)[1](),  # type: ignore[misc]
+                    CLASSES,
+                    {"train": (train,), "test": (2468,)},
+                )
+
+
+def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    files, read = layout(folder)
+    if absent := [file for file in files if not file.is_file()]:
+        raise MissingData(f"data set modelnet40: no file {absent[0]}. {ORIGIN}")
+    return cached_arrays(f"modelnet40-{signature(files)}", read)
 
 
 def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]]]:
@@ -85,7 +106,7 @@ def listed(folder: Path, split: str) -> list[Path]:
 
 def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
     """All splits: {train,test}_points (n, P, 3) float32 and _labels (n,) int64. Raises ValueError naming file and cloud."""
-    check_names((folder / "shape_names.txt").read_text(), str(folder / "shape_names.txt"))
+    check_names(_text(folder / "shape_names.txt"), str(folder / "shape_names.txt"))
     arrays = {}
     for split in ("train", "test"):
         parts = [_read_h5(file) for file in listed(folder, split)]
@@ -114,8 +135,12 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
             ids = read(f"modelnet40_{split}.txt").split()
             # The class of an id is all before its last underscore: night_stand_0001 is a night_stand.
             names = [shape.rpartition("_")[0] for shape in ids]
+            if unnamed := [shape for shape, name in zip(ids, names, strict=True) if name not in CLASSES]:
+                raise ValueError(f"{source}: modelnet40_{split}.txt: {unnamed[0]} is of none of the 40 classes")
             clouds = [_cloud(read(f"{name}/{shape}.txt"), f"{source}: {shape}") for name, shape in zip(names, ids, strict=True)]
             labels = np.array([CLASSES.index(name) for name in names], dtype=np.int64)
+            if len({len(cloud) for cloud in clouds}) != 1:
+                raise ValueError(f"{source}: {split}: the clouds must have as many points each, and there must be some")
             points = np.stack(clouds)
             check_clouds(points, labels, len(CLASSES), f"{source}: {split}")
             arrays |= {f"{split}_points": unit_sphere(points), f"{split}_labels": labels}
@@ -126,21 +151,30 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
 def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
     """A reader of members by name. A tar is read as a stream of members; nothing is extracted."""
     if source.is_dir():
-        yield lambda name: (source / name).read_text()
+        yield lambda name: _text(source / name)
         return
-    with tarfile.open(source, "r:xz") as tar:
-        texts = {}
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            if file is not None:
-                texts[member.name.partition("modelnet40_normal_resampled/")[2] or member.name] = file.read().decode()
+    texts = {}
+    try:
+        with tarfile.open(source, "r:xz") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    texts[member.name.partition("modelnet40_normal_resampled/")[2] or member.name] = file.read().decode()
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source}: not a readable .tar.xz of texts: {error}") from error
 
-        def read(name: str) -> str:
-            if name not in texts:
-                raise ValueError(f"{source}: no member {name}")
-            return texts[name]
+    def read(name: str) -> str:
+        if name not in texts:
+            raise ValueError(f"{source}: no member {name}")
+        return texts[name]
 
-        yield read
+    yield read
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise MissingData(f"data set modelnet40: no file {path}. {ORIGIN}")
+    return path.read_text()
 
 
 def _cloud(text: str, source: str) -> np.ndarray:

@@ -5,6 +5,7 @@ Source: arXiv 1908.04616; layout, splits and class order of spec 6.1. y is up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 
 from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Dataset, check_clouds, data_folder
+from pointsweep.data.base import Copy, Dataset, check_clouds, data_folder, folders_with
 from pointsweep.data.cache import cached_arrays, signature
 from pointsweep.errors import MissingData
 
@@ -28,6 +29,7 @@ VARIANTS = {  # variant -> folder, ending of the file names
     "obj_bg": ("main_split", ""),
     "obj_only": ("main_split_nobg", ""),
 }
+PUBLISHED = {"pb_t50_rs": (11416, 2882), "obj_bg": (2309, 581), "obj_only": (2309, 581)}  # training and test objects (spec 6.1)
 ORIGIN = "ScanObjectNN is handed out after a terms-of-use form by its authors (hkust-vgd.github.io/scanobjectnn)."
 
 
@@ -44,30 +46,61 @@ class ScanObjectNNConfig(DatasetConfig):
 class ScanObjectNN(Dataset):
     """2,048 points a cloud, not normalised; augmented before it is sampled (spec 2.9)."""
 
+    origin = ORIGIN
+
     def __init__(self, config: ScanObjectNNConfig) -> None:
-        files = split_files(config)
-
-        def make() -> dict[str, np.ndarray]:
-            return {f"{split}_{name}": array for split, file in files.items() for name, array in read_h5(file).items()}
-
-        arrays, digest = cached_arrays(f"scanobjectnn-{signature(files.values())}", make)
+        arrays, digest = stored(data_folder("scanobjectnn", config.folder, ORIGIN), config.variant)
         super().__init__(config, CLASSES, arrays, digest)
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
-        split_files(config)  # type: ignore[arg-type]
+        split_files(data_folder("scanobjectnn", config.folder, ORIGIN), config.variant)  # type: ignore[attr-defined]
+
+    @classmethod
+    def copies(cls, root: Path) -> Iterator[Copy]:
+        markers = [f"{inner}{folder}" for inner in ("", "h5_files/") for folder in ("main_split", "main_split_nobg")]
+        # The folder above h5_files/ is the one that a config names.
+        found = {path.parent if path.name == "h5_files" else path for marker in markers for path in folders_with(root, marker)}
+        for folder in sorted(found):
+            for variant in VARIANTS:
+                if any(path.is_file() for places in candidates(folder, variant).values() for path in places):
+                    counts = zip(("train", "test"), PUBLISHED.get(variant, ()), strict=False)
+                    yield Copy(
+                        f"{folder.relative_to(root)} ({variant})",
+                        lambda folder=folder, variant=variant: read(folder, variant),  # type: ignore[misc]
+                        CLASSES,
+                        {split: (count,) for split, count in counts},
+                    )
 
 
-def split_files(config: ScanObjectNNConfig) -> dict[str, Path]:
-    """The training and the test file of a variant; the folders may lie in h5_files/. Raises MissingData."""
-    root = data_folder("scanobjectnn", config.folder, ORIGIN)
-    folder, ending = VARIANTS[config.variant]
+def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
+    """All clouds and labels of a variant, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    return cached_arrays(f"scanobjectnn-{signature(split_files(folder, variant).values())}", lambda: read(folder, variant))
+
+
+def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
+    """{train,test}_points (n, 2048, 3) float32 and _labels (n,) int64. Raises MissingData, ValueError."""
+    names = folder / "shape_names.txt"
+    if names.is_file() and tuple(names.read_text().split()) != CLASSES:
+        raise ValueError(f"{names}: not the {len(CLASSES)} classes in the order of their labels: {', '.join(CLASSES)}")
+    files = split_files(folder, variant)
+    return {f"{split}_{name}": array for split, file in files.items() for name, array in read_h5(file).items()}
+
+
+def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
+    """Where the training and the test file of a variant may lie: below the folder, or below h5_files/ in it."""
+    inner, ending = VARIANTS[variant]
+    stems = {"train": "training_objectdataset", "test": "test_objectdataset"}
+    return {split: [folder / above / inner / f"{stem}{ending}.h5" for above in (".", "h5_files")] for split, stem in stems.items()}
+
+
+def split_files(folder: Path, variant: str) -> dict[str, Path]:
+    """The training and the test file of a variant. Raises MissingData."""
     files = {}
-    for split, stem in (("train", "training_objectdataset"), ("test", "test_objectdataset")):
-        places = [root / inner / folder / f"{stem}{ending}.h5" for inner in (".", "h5_files")]
+    for split, places in candidates(folder, variant).items():
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise MissingData(f"data set scanobjectnn, variant {config.variant}: no file {places[0]}, nor below h5_files/. {ORIGIN}")
+            raise MissingData(f"data set scanobjectnn, variant {variant}: no file {places[0]}, nor below h5_files/. {ORIGIN}")
         files[split] = found
     return files
 

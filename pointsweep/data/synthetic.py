@@ -50,6 +50,8 @@ class SyntheticConfig(DatasetConfig):
 class Synthetic(Dataset):
     """Balanced classes in turn: cloud i is of class i modulo num_classes."""
 
+    made_from = "a seed"
+
     def __init__(self, config: SyntheticConfig) -> None:
         key = text_digest(f"{REVISION} {config}")
         arrays, digest = cached_arrays(f"synthetic-{key}", lambda: make_arrays(config))

@@ -1,0 +1,77 @@
+"""The command: python -m pointsweep.data [ROOT]. Says of every data set whether it is here, where it comes from, and what is wrong.
+
+Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, or nothing to convert.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsweep.data.check import Report, check_root
+from pointsweep.data.fewshot_pickles import convert
+from pointsweep.errors import MissingData
+
+SOUND, WRONG, NOTHING = 0, 1, 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        "python -m pointsweep.data",
+        description="Checks the data sets below a data root: present, complete, sound, without overlap of training and test clouds.",
+        epilog="exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root or nothing to convert",
+    )
+    made.add_argument("root", nargs="?", help="the folder that holds the data sets (default: $POINTSWEEP_DATA)")
+    made.add_argument(
+        "--allow-parts", action="store_true", help="a set with fewer clouds or classes than were published is sound too"
+    )
+    made.add_argument("--convert-fewshot", metavar="FOLDER", help="make npz files of Point-BERT's pickles in FOLDER, and stop")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    if args.convert_fewshot:
+        return _convert(Path(args.convert_fewshot))
+    root = args.root or os.environ.get("POINTSWEEP_DATA")
+    if not root or not Path(root).is_dir():
+        what = f"{root} is not a folder" if root else "POINTSWEEP_DATA is not set"
+        print(f"no data root: {what}; give a folder, or set POINTSWEEP_DATA to it", file=sys.stderr)
+        return NOTHING
+    sound = faulty = 0
+    for name, reports, absence in check_root(Path(root)):
+        print(f"{name}: {absence}" if absence else name, flush=True)
+        for report in reports:
+            bad = bool(report.wrong) or (bool(report.parts) and not args.allow_parts)
+            sound, faulty = sound + (not bad), faulty + bad
+            print("\n".join(lines(report)), flush=True)
+    print(f"\n{sound} sound, {faulty} wrong")
+    return WRONG if faulty else SOUND
+
+
+def lines(report: Report) -> list[str]:
+    """What is printed of one copy."""
+    texts = [*report.facts, *(f"part: {text}" for text in report.parts), *(f"wrong: {text}" for text in report.wrong)]
+    return [f"  {report.place}", *(f"    {text}" for text in texts)]
+
+
+def _convert(folder: Path) -> int:
+    try:
+        for path in convert(folder):
+            print(path, flush=True)
+    except MissingData as error:
+        print(error, file=sys.stderr)
+        return NOTHING
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    return SOUND
+
+
+if __name__ == "__main__":
+    sys.exit(main())

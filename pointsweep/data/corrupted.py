@@ -1,0 +1,193 @@
+"""ModelNet-C and ScanObjectNN-C: the training split of the parent data set, and for testing one corruption at one severity.
+
+Sources: ModelNet-C, arXiv 2202.03377; ScanObjectNN-C: the same corruptions of PB_T50_RS's test clouds; layout of spec 6.5: one h5
+file per test split, `clean` and `<corruption>_<0..4>`, keys data and label. `published` reads such files as they are; `generated`
+makes the test split from the clean test clouds at hand (`corruptions.py` states every parameter).
+
+Test clouds are given whole, as in ModelNet-C's evaluation: a farthest point sample would take every added point first and hide what
+was dropped, so `num_points` cuts training clouds only. A test cloud with fewer points than `min_points` is filled up by
+repeating its points in order, because a tokenizer needs as many points as it makes centres (512 in Any2Point's); this stands
+for the repeated centres that the published samplers return then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import h5py
+import numpy as np
+
+from pointsweep.config import DatasetConfig
+from pointsweep.data import modelnet40, scanobjectnn
+from pointsweep.data.base import Copy, Dataset, Split, check_clouds, data_folder, folders_with
+from pointsweep.data.cache import cached_arrays, content_digest, signature
+from pointsweep.data.corruptions import CORRUPTIONS, NUM_SEVERITIES, REVISION, corrupt
+from pointsweep.errors import MissingData
+
+
+@dataclass(frozen=True)
+class CorruptedConfig(DatasetConfig):
+    corruption: Literal[
+        "clean", "scale", "jitter", "rotate", "dropout_global", "dropout_local", "add_global", "add_local"
+    ] = "clean"  # fmt: skip
+    severity: int = 0
+    source: Literal["generated", "published"] = "generated"
+    min_points: int = 512
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if not 0 <= self.severity <= 4:
+            yield f"severity: must be from 0 to 4, got {self.severity}"
+        if self.corruption == "clean" and self.severity != 0:
+            yield f"severity: clean has none, leave it at 0, got {self.severity}"
+        if self.min_points < 1:
+            yield f"min_points: must be at least 1, got {self.min_points}"
+
+
+@dataclass(frozen=True)
+class ModelNet40CConfig(CorruptedConfig):
+    num_classes: ClassVar[int] = 40
+
+    folder: str = "modelnet40_ply_hdf5_2048"  # of the parent, below POINTSWEEP_DATA
+    corrupted_folder: str = "modelnet_c"  # of the published files; `generated` does not look there
+    scale: tuple[float, float] = (2 / 3, 3 / 2)  # this and the next three as in the parent
+    translate: float = 0.2
+    center: bool = False
+    presample: int = 1200
+
+
+@dataclass(frozen=True)
+class ScanObjectNNCConfig(CorruptedConfig):
+    num_classes: ClassVar[int] = 15
+
+    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    folder: str = "scanobjectnn"
+    corrupted_folder: str = "scanobjectnn_c"
+    scale: tuple[float, float] = (0.9, 1.1)  # this and the next as in the parent
+    rotate: Literal["none", "gravity", "all"] = "gravity"
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.source == "published" and self.variant != "pb_t50_rs":
+            yield f"variant: the published files are made of pb_t50_rs, got {self.variant}"
+
+
+class Corrupted(Dataset):
+    """What both share. The digest covers exactly the training and the corrupted clouds."""
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+    num_test: ClassVar[int]  # clouds in every published file
+    default_folder: ClassVar[str]
+
+    def __init__(self, config: Any) -> None:
+        self.available(config)
+        parent, parent_digest = self.parent(config)
+        if config.source == "generated":
+            key = f"corrupted-{parent_digest[:32]}-{config.corruption}-{config.severity}-{REVISION}"
+            made, _ = cached_arrays(key, lambda: self._make(parent, config))
+        else:
+            path = self.split_file(config)
+            made, _ = cached_arrays(f"corrupted-{signature([path], self.name)}", lambda: read_h5(path, len(self.classes)))
+        arrays = {name: parent[name] for name in ("train_points", "train_labels")} | made
+        arrays["test_points"] = fill(made["test_points"], config.min_points)
+        super().__init__(config, self.classes, arrays, content_digest(arrays))
+        self.marks = ("generated corruption",) if config.source == "generated" and config.corruption != "clean" else ()
+
+    @classmethod
+    def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
+        """The parent's arrays and their digest. Raises MissingData, ValueError."""
+        raise NotImplementedError
+
+    @classmethod
+    def split_file(cls, config: Any) -> Path:
+        """The published file of a corruption and severity. Raises MissingData."""
+        folder = data_folder(cls.name, config.corrupted_folder, cls.origin)
+        path = folder / f"{split_name(config.corruption, config.severity)}.h5"
+        if not path.is_file():
+            raise MissingData(f"data set {cls.name}: no file {path}. {cls.origin}")
+        return path
+
+    @classmethod
+    def copies(cls, root: Path) -> Iterator[Copy]:
+        names = ["clean", *(split_name(corruption, severity) for corruption in CORRUPTIONS for severity in range(NUM_SEVERITIES))]
+        for folder in (above / cls.default_folder for above in folders_with(root, cls.default_folder)):
+            for name in names:
+                path = folder / f"{name}.h5"
+                yield Copy(
+                    str(path.relative_to(root)),
+                    lambda path=path: read_h5(path, len(cls.classes)),  # type: ignore[misc]
+                    cls.classes,
+                    {"test": (cls.num_test,)},
+                )
+
+    def _samples(self, split: Split) -> np.ndarray:
+        return split.points if split.name == "test" else super()._samples(split)
+
+    @staticmethod
+    def _make(parent: Mapping[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
+        points = corrupt(parent["test_points"], config.corruption, config.severity)
+        return {"test_points": points, "test_labels": np.array(parent["test_labels"])}
+
+
+class ModelNet40C(Corrupted):
+    """ModelNet-C: the training shapes of ModelNet40."""
+
+    augment_first = False
+    name, classes, num_test, default_folder = "modelnet40_c", modelnet40.CLASSES, 2468, "modelnet_c"
+    origin = "ModelNet-C's files come from its authors (pointcloud-c.github.io)."
+    made_from = "modelnet40"
+
+    @classmethod
+    def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
+        return modelnet40.stored(data_folder(cls.name, config.folder, modelnet40.ORIGIN))
+
+    @classmethod
+    def available(cls, config: Any) -> None:
+        modelnet40.layout(data_folder(cls.name, config.folder, modelnet40.ORIGIN))
+        if config.source == "published":
+            cls.split_file(config)
+
+
+class ScanObjectNNC(Corrupted):
+    """ScanObjectNN-C: the training objects of ScanObjectNN."""
+
+    name, classes, num_test, default_folder = "scanobjectnn_c", scanobjectnn.CLASSES, 2882, "scanobjectnn_c"
+    origin = "ScanObjectNN-C's files come from the authors of AdaptPoint (github.com/Roywangj/AdaptPoint)."
+    made_from = "scanobjectnn"
+
+    @classmethod
+    def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
+        return scanobjectnn.stored(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+
+    @classmethod
+    def available(cls, config: Any) -> None:
+        scanobjectnn.split_files(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+        if config.source == "published":
+            cls.split_file(config)
+
+
+def fill(points: np.ndarray, count: int) -> np.ndarray:
+    """Clouds (n, P, 3) -> (n, max(P, count), 3): the points repeated in order."""
+    return points if points.shape[1] >= count else points[:, np.arange(count) % points.shape[1]]
+
+
+def split_name(corruption: str, severity: int) -> str:
+    """clean, or jitter_3: the name of a published file."""
+    return corruption if corruption == "clean" else f"{corruption}_{severity}"
+
+
+def read_h5(path: Path, num_classes: int) -> dict[str, np.ndarray]:
+    """test_points (n, P, 3) float32 and test_labels (n,) int64 as stored. Raises ValueError naming the file and what is wrong."""
+    if not path.is_file():
+        raise MissingData(f"no file {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            points, labels = np.asarray(file["data"], dtype=np.float32), np.asarray(file["label"], dtype=np.int64).reshape(-1)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a file of corrupted clouds with data and label: {error}") from error
+    check_clouds(points, labels, num_classes, str(path))
+    return {"test_points": points, "test_labels": labels}
