@@ -252,5 +252,8 @@ def _plain(value: Any) -> Any:
 
 
 def with_seed(config: TrialConfig, seed: int) -> TrialConfig:
-    """The same trial with another seed."""
-    return dataclasses.replace(config, seed=seed)
+    """The same trial with another seed; a fold that is left open is that of the seed."""
+    dataset = config.dataset
+    if getattr(dataset, "fold", 0) is None:
+        dataset = dataclasses.replace(dataset, fold=seed % 10)  # type: ignore[call-arg]
+    return dataclasses.replace(config, dataset=dataset, seed=seed)

@@ -43,7 +43,7 @@ class ModelNet40FewshotConfig(DatasetConfig):
 
     way: Literal[5, 10] = 5
     shot: Literal[10, 20] = 10
-    fold: int = 0
+    fold: int | None = 0  # null: the trial's seed, so that the seeds of a table are the folds
     source: Literal["generated", "point_bert"] = "generated"
     folder: str | None = None  # below POINTSWEEP_DATA; null = modelnet40_ply_hdf5_2048 (generated) or ModelNetFewshot (point_bert)
     scale: tuple[float, float] = (2 / 3, 3 / 2)
@@ -53,7 +53,7 @@ class ModelNet40FewshotConfig(DatasetConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not 0 <= self.fold <= 9:
+        if self.fold is not None and not 0 <= self.fold <= 9:
             yield f"fold: must be from 0 to 9, got {self.fold}"
 
 
