@@ -109,7 +109,12 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
     check_names(_text(folder / "shape_names.txt"), str(folder / "shape_names.txt"))
     arrays = {}
     for split in ("train", "test"):
-        parts = [_read_h5(file) for file in listed(folder, split)]
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        for file in listed(folder, split):
+            parts.append(_read_h5(file))
+            size, first = (part[0].shape[1] for part in (parts[-1], parts[0]))
+            if size != first:
+                raise ValueError(f"{file}: clouds of {size} points, those before have {first}")
         arrays[f"{split}_points"] = unit_sphere(np.concatenate([points for points, _ in parts]))
         arrays[f"{split}_labels"] = np.concatenate([labels for _, labels in parts])
     return arrays

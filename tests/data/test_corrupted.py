@@ -110,7 +110,7 @@ def test_added_clusters_lie_about_points_of_the_cloud_inside_the_sphere(monkeypa
     assert np.linalg.norm(added, axis=1).max() <= 1
     for part in (added[:4000], added[4000:]):
         assert np.abs(np.abs(part.mean(axis=0)) - [0.5, 0, 0]).max() < 0.01
-        assert (0.07 < part.std(axis=0)).all() and (part.std(axis=0) < 0.13).all()
+        assert (part.std(axis=0) > 0.07).all() and (part.std(axis=0) < 0.13).all()
     assert np.sign(added[:4000].mean(axis=0)[0]) != np.sign(added[4000:].mean(axis=0)[0])
 
 
