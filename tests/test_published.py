@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pointsweep.published import COLUMNS, find, lines
+from pointsweep.sweep import load
 
 
 def test_every_line_has_a_number_and_a_source():
@@ -33,3 +36,19 @@ def test_a_number_is_found():
 def test_what_is_not_one_number_is_refused(selectors, message):
     with pytest.raises(ValueError, match=message):
         find(selectors)
+
+
+def test_every_line_that_names_a_method_is_a_cell_of_a_sweep():
+    """Comparison rows are other systems; that every cell builds is tested with the sweeps' plans."""
+    sweeps = (Path(__file__).parent.parent / "sweeps").rglob("*.yaml")
+    cells = [cell.published for path in sweeps for cell in load(path).cells if cell.published]
+    found = {(one.source, one.value, one.params_m) for one in cells}
+    named = [line for line in lines() if "method=comparison" not in line["setting"]]
+    assert len(named) > 70
+    missing = [
+        line["row"]
+        for line in named
+        if (f"{line['paper']}, {line['table']}", float(line["value"]), float(line["params_m"]) if line["params_m"] else None)
+        not in found
+    ]
+    assert missing == []

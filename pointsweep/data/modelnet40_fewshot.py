@@ -66,11 +66,13 @@ class ModelNet40Fewshot(Dataset):
 
     def __init__(self, config: ModelNet40FewshotConfig) -> None:
         folder = source_folder(config)
+        fold = config.fold
+        assert fold is not None, "a trial has a fold: config.with_seed fills it in"
         if config.source == "generated":
-            key = signature(layout(folder)[0], episode_name(config.way, config.shot, config.fold), 1)
-            arrays, digest = cached_arrays(f"fewshot-{key}", lambda: draw(stored(folder)[0], config.way, config.shot, config.fold))
+            key = signature(layout(folder)[0], episode_name(config.way, config.shot, fold), 1)
+            arrays, digest = cached_arrays(f"fewshot-{key}", lambda: draw(stored(folder)[0], config.way, config.shot, fold))
         else:
-            path = fold_file(folder, config.way, config.shot, config.fold)
+            path = fold_file(folder, config.way, config.shot, fold)
             key = signature([path], "point_bert", 1)
             arrays, digest = cached_arrays(f"fewshot-{key}", lambda: read_npz(path, config.way, config.shot))
         chosen = [CLASSES[number] for number in arrays["classes"]]
@@ -80,10 +82,12 @@ class ModelNet40Fewshot(Dataset):
     @classmethod
     def available(cls, config: Any) -> None:
         folder = source_folder(config)
+        fold = config.fold
+        assert fold is not None, "a trial has a fold: config.with_seed fills it in"
         if config.source == "generated":
             layout(folder)
         else:
-            fold_file(folder, config.way, config.shot, config.fold)
+            fold_file(folder, config.way, config.shot, fold)
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
