@@ -1,12 +1,18 @@
 """Pieces used by several methods, backbones and networks.
 
-Letters: B clouds, N tokens, C channels, S prompts.
+Letters: B clouds, P points, N tokens, G centres, K neighbours, C channels, D width of a layer, S prompts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.geometry import gather
 
 
 class Dropout(nn.Module):
@@ -72,6 +78,56 @@ class Bottleneck(nn.Sequential):
             nn.init.zeros_(layer.bias)
             if kind == "zero_up" and layer is self[3]:
                 nn.init.zeros_(layer.weight)
+
+
+class Residual(nn.Module):
+    """ReLU(h + BN(W2 ReLU(BN(W1 h)))) over (B, D, G, K)."""
+
+    def __init__(self, dim: int, middle: int, bias: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(dim, middle, 1, bias=bias), nn.BatchNorm2d(middle), nn.ReLU(),
+            nn.Conv2d(middle, dim, 1, bias=bias), nn.BatchNorm2d(dim),
+        )  # fmt: skip
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.relu(h + self.layers(h))
+
+
+class PairLinear(nn.Linear):
+    """A linear layer without bias over concat(neighbour, centre), or concat(neighbour - centre, centre) where `relative`.
+
+    A product of a concatenation is a sum of products, so there is one per point and one per centre instead of one per pair.
+    """
+
+    def __init__(self, dim: int, width: int, relative: bool = False) -> None:
+        super().__init__(2 * dim, width, bias=False)
+        self.relative = relative
+
+    def forward(self, x: Tensor, own: Tensor, near: Tensor) -> Tensor:  # type: ignore[override]
+        """Features x (B, P, C), those of the centres own (B, G, C), indices near (B, G, K) -> (B, D, G, K)."""
+        neighbour, center = self.weight.chunk(2, dim=1)  # (D, C) each
+        if self.relative:
+            center = center - neighbour
+        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(2)  # (B, G, K, D)
+        return pairs.permute(0, 3, 1, 2)
+
+
+def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Sequential:
+    """The same layers at every place of (B, C, P), `axes` 1, or (B, C, G, K), `axes` 2: linear, batch normalisation, ReLU."""
+    convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [convolution(before, after, 1, bias=bias), norm(after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def fully_connected(widths: Sequence[int], dropout: float = 0.0, bias: bool = True) -> nn.Sequential:
+    """Linear, batch normalisation, ReLU and dropout over (B, C), once for every width behind the first."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after, bias=bias), nn.BatchNorm1d(after), nn.ReLU(), Dropout(dropout)]
+    return nn.Sequential(*layers)
 
 
 def init_matrix(weight: Tensor, kind: str) -> None:

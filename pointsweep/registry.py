@@ -41,7 +41,13 @@ REGISTRY: dict[str, dict[str, str]] = {
         "prompt": "pointsweep.methods.prompt:Prompt",
     },
     "networks": {
+        "dgcnn": "pointsweep.networks.dgcnn:DGCNN",
         "point_nn": "pointsweep.networks.point_nn:PointNN",
+        "point_pn": "pointsweep.networks.point_pn:PointPN",
+        "pointmlp": "pointsweep.networks.pointmlp:PointMLP",
+        "pointnet": "pointsweep.networks.pointnet:PointNet",
+        "pointnet2": "pointsweep.networks.pointnet2:PointNet2",
+        "pointnext": "pointsweep.networks.pointnext:PointNeXt",
     },
 }
 

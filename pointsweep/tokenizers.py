@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pointsweep.config import TokenizerConfig
 from pointsweep.geometry import farthest_points, gather, nearest, pos_e
+from pointsweep.layers import Residual
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,6 @@ class PointPNLightConfig(TokenizerConfig):
         for name in ("neighbours", "num_tokens", "last_width"):
             if getattr(self, name) < 1:
                 yield f"{name}: must be at least 1, got {getattr(self, name)}"
-
-
-class Residual(nn.Module):
-    """ReLU(h + BN(W2 ReLU(BN(W1 h)))) over (B, D, G, K)."""
-
-    def __init__(self, dim: int, middle: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(dim, middle, 1), nn.BatchNorm2d(middle), nn.ReLU(), nn.Conv2d(middle, dim, 1), nn.BatchNorm2d(dim)
-        )
-
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.relu(h + self.layers(h))
 
 
 class PointPNLight(nn.Module):
