@@ -184,6 +184,7 @@ NUMBERS = {
     "ablation_table5": 18,
     "any2point_scanobjectnn": 6,
     "point_nn_modelnet40": 2,
+    "networks_modelnet40": 15,
 }
 
 
