@@ -1,13 +1,15 @@
 """Geometry of point clouds: farthest points, neighbours, position features, and projections to virtual lines and planes.
 
 Tensors in, tensors out, every sample by itself. Sources: Any2Point (arXiv 2404.07989) and its program, PointCLIP (arXiv
-2112.02413) for the views, Point-NN (arXiv 2303.08134) for PosE; section numbers are those of the method specification.
+2112.02413) for the views, Point-NN (arXiv 2303.08134) for PosE, PointNet++ (arXiv 1706.02413) for balls; section numbers are
+those of the method specification.
 Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, M views.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,30 +44,46 @@ def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) 
     return chosen
 
 
-def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
-    """Indices (B, G, count) of the points (B, P, 3) nearest to each query (B, G, 3), in no particular order.
+def pyramid(points: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Indices (B, G) of the centres of the first of several stages among points (B, P, 3), and how many each stage has.
 
-    Raises ValueError if there are fewer points than `count`.
+    Farthest point sampling is nested: the centres of a later stage are the first ones of the stage before. Raises ValueError if
+    there are too few points for one centre in the last stage.
+    """
+    counts = [points.shape[1] // math.prod(strides[: stage + 1]) for stage in range(len(strides))]
+    if counts[-1] < 1:
+        raise ValueError(f"clouds of {points.shape[1]} points are too small: the stages need at least {math.prod(strides)}")
+    return farthest_points(points, counts[0]), counts
+
+
+def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
+    """Indices (B, G, count) of the points (B, P, C) nearest to each query (B, G, C), in no particular order.
+
+    Points are places (C = 3) or features. Raises ValueError if there are fewer points than `count`.
     """
     if count > points.shape[1]:
         raise ValueError(f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of neighbours")
     parts = []
     for q, p in zip(queries.split(SLICE), points.split(SLICE), strict=True):
         # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the other samples.
-        distance = sum((q[:, :, None, axis] - p[:, None, :, axis]).square_() for axis in range(3))  # (b, G, P)
+        if q.shape[2] == 3:
+            distance = sum((q[:, :, None, axis] - p[:, None, :, axis]).square_() for axis in range(3))  # (b, G, P)
+        else:
+            distance = torch.cdist(q, p, compute_mode="donot_use_mm_for_euclid_dist")
         parts.append(torch.as_tensor(distance).topk(count, dim=2, largest=False, sorted=False).indices)
     return torch.cat(parts)
 
 
 def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
-    """Indices (B, G, count) of the points (B, P, 3) nearest to each query (B, G, 3) within `radius`.
+    """Indices (B, G, K) of the points (B, P, 3) within `radius` of each query (B, G, 3), at most `count`; K = min(count, P).
 
-    Where there are fewer, the nearest of all stands in for the rest; it counts whatever its distance.
+    Where there are more, the nearest: the program of PointNet++ takes the first by index, so its result depends on the order of
+    the points. Where there are fewer, the nearest one again and again, which no maximum notices.
     """
-    found = nearest(queries, points, count)
-    away = (gather(points, found) - queries.unsqueeze(2)).square().sum(dim=3)  # (B, G, K)
-    first = found.gather(2, away.argmin(dim=2, keepdim=True))
-    return torch.where(away <= radius * radius, found, first)
+    index = nearest(queries, points, min(count, points.shape[1]))
+    distance = (gather(points, index) - queries.unsqueeze(2)).square().sum(dim=3)  # (B, G, K)
+    closest = index.gather(2, distance.argmin(dim=2, keepdim=True))  # (B, G, 1)
+    return torch.where(distance < radius**2, index, closest)
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -81,6 +99,12 @@ def pos_e(relative: Tensor, dim: int, alpha: float = 1000.0, beta: float = 100.0
     exponents = torch.arange(dim // 6, device=relative.device, dtype=relative.dtype) / (dim // 6)
     angles = beta * relative.unsqueeze(-1) / alpha**exponents  # (..., 3, dim / 6)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def with_height(points: Tensor) -> Tensor:
+    """points (B, P, 3) -> (B, P, 4): the height above the cloud's lowest point as a fourth channel; y points up."""
+    height = points[:, :, 1:2]
+    return torch.cat([points, height - height.amin(dim=1, keepdim=True)], dim=2)
 
 
 POINTCLIP_VIEWS = (  # Euler angles (x, y, z) in units of pi; six faces, then the corners of PointCLIP's few-shot list (spec 2.2)

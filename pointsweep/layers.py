@@ -1,11 +1,12 @@
 """Pieces used by several methods, backbones and networks.
 
-Letters: B clouds, N tokens, C channels, S prompts.
+Letters: B clouds, P points, N tokens, G centres, K neighbours, C channels, D width of a layer, S prompts.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -79,54 +80,62 @@ class Bottleneck(nn.Sequential):
                 nn.init.zeros_(layer.weight)
 
 
+class Residual(nn.Module):
+    """ReLU(h + BN(W2 ReLU(BN(W1 h)))) over (B, D, G, K)."""
+
+    def __init__(self, dim: int, middle: int, bias: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(dim, middle, 1, bias=bias), nn.BatchNorm2d(middle), nn.ReLU(),
+            nn.Conv2d(middle, dim, 1, bias=bias), nn.BatchNorm2d(dim),
+        )  # fmt: skip
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.relu(h + self.layers(h))
+
+
+class PairLinear(nn.Linear):
+    """A linear layer without bias over concat(neighbour, centre), or concat(neighbour - centre, centre) where `relative`.
+
+    A product of a concatenation is a sum of products, so there is one per point and one per centre instead of one per pair.
+    """
+
+    def __init__(self, dim: int, width: int, relative: bool = False) -> None:
+        super().__init__(2 * dim, width, bias=False)
+        self.relative = relative
+
+    def forward(self, x: Tensor, own: Tensor, near: Tensor) -> Tensor:  # type: ignore[override]
+        """Features x (B, P, C), those of the centres own (B, G, C), indices near (B, G, K) -> (B, D, G, K)."""
+        neighbour, center = self.weight.chunk(2, dim=1)  # (D, C) each
+        if self.relative:
+            center = center - neighbour
+        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(2)  # (B, G, K, D)
+        return pairs.permute(0, 3, 1, 2)
+
+
+def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Sequential:
+    """The same layers at every place of (B, C, P), `axes` 1, or (B, C, G, K), `axes` 2: linear, batch normalisation, ReLU."""
+    convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [convolution(before, after, 1, bias=bias), norm(after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def fully_connected(widths: Sequence[int], dropout: float = 0.0, bias: bool = True) -> nn.Sequential:
+    """Linear, batch normalisation, ReLU and dropout over (B, C), once for every width behind the first."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after, bias=bias), nn.BatchNorm1d(after), nn.ReLU(), Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
 def init_matrix(weight: Tensor, kind: str) -> None:
     """In place: truncated normal 0.02 for `trunc_normal` (the ModelNet program), else Xavier-uniform (the ScanObjectNN program)."""
     if kind == "trunc_normal":
         nn.init.trunc_normal_(weight, std=0.02)
     else:
         nn.init.xavier_uniform_(weight)
-
-
-class Dense(nn.Module):
-    """Linear, batch norm over all but the last dimension, activation: (..., C_in) -> (..., C_out)."""
-
-    def __init__(self, dim_in: int, dim_out: int, bias: bool = True, slope: float | None = 0.0) -> None:
-        super().__init__()
-        self.linear, self.norm, self.slope = nn.Linear(dim_in, dim_out, bias=bias), nn.BatchNorm1d(dim_out), slope
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.linear(x)
-        x = self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
-        return x if self.slope is None else F.leaky_relu(x, self.slope)
-
-
-def classifier(dims: tuple[int, ...], num_classes: int, dropout: float, bias: bool = True, slope: float = 0.0) -> nn.Sequential:
-    """The head of the networks: a `Dense` with dropout from each width to the next, then a linear layer to the classes."""
-    layers: list[nn.Module] = []
-    for dim_in, dim_out in itertools.pairwise(dims):
-        layers += [Dense(dim_in, dim_out, bias, slope), Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(dims[-1], num_classes))
-
-
-class EdgeConv(nn.Module):
-    """Points or tokens (B, N, C) -> (B, N, D): the maximum over neighbours j of LeakyReLU(BN(W [x_j - x_i, x_i])).
-
-    Source: DGCNN (arXiv 1801.07829), equation 8. Neighbours are the `neighbours` nearest by their features, i among them; all points
-    where there are fewer. W is applied before the neighbours are gathered: W1 (x_j - x_i) + W2 x_i = W1 x_j + (W2 - W1) x_i.
-    """
-
-    def __init__(self, dim_in: int, dim_out: int, neighbours: int) -> None:
-        super().__init__()
-        self.neighbours = neighbours
-        self.linear, self.norm = nn.Linear(2 * dim_in, dim_out, bias=False), nn.BatchNorm1d(dim_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            near = torch.cdist(x, x).topk(min(self.neighbours, x.shape[1]), dim=2, largest=False).indices  # (B, N, K)
-        of_neighbour, of_own = self.linear.weight.chunk(2, dim=1)
-        edges = gather(F.linear(x, of_neighbour), near) + F.linear(x, of_own - of_neighbour).unsqueeze(2)  # (B, N, K, D)
-        normed = self.norm(edges.flatten(0, 2)).view_as(edges)
-        return F.leaky_relu(normed, 0.2).amax(dim=2)
 
 
 def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from pointsweep.backbones.base import Backbone
 from pointsweep.backbones.stem import PatchEmbedding, Stem
 from pointsweep.config import TokenizerConfig
-from pointsweep.geometry import farthest_points, gather, nearest, pos_e
+from pointsweep.geometry import farthest_points, gather, nearest, pos_e, with_height
+from pointsweep.layers import Residual
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,6 @@ class PointPNLightConfig(TokenizerConfig):
         for name in ("neighbours", "num_tokens", "last_width"):
             if getattr(self, name) < 1:
                 yield f"{name}: must be at least 1, got {getattr(self, name)}"
-
-
-class Residual(nn.Module):
-    """ReLU(h + BN(W2 ReLU(BN(W1 h)))) over (B, D, G, K)."""
-
-    def __init__(self, dim: int, middle: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(dim, middle, 1), nn.BatchNorm2d(middle), nn.ReLU(), nn.Conv2d(middle, dim, 1), nn.BatchNorm2d(dim)
-        )
-
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.relu(h + self.layers(h))
 
 
 class PointPNLight(nn.Module):
@@ -115,23 +103,19 @@ class PointPN(nn.Module):
 
     uses_stem = False
 
-    def __init__(self, config: PointPNConfig, backbone: Backbone | None, compat: str) -> None:
-        """Without a backbone, as in the network Point-PN, the tokens are those of the last stage and the first layer has a bias."""
+    def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
-        width = config.embed_dim
-        dim = backbone.widths[0] if backbone is not None else 8 * width
-        self.embed = _layer(4 if config.height else 3, width, bias=backbone is None)
+        width, dim = config.embed_dim, backbone.widths[0]
+        self.embed = _layer(4 if config.height else 3, width)
         plan = ((2 * width, 2 * width, 2), (4 * width, 4 * width, 1), (8 * width, 8 * width, 1), (16 * width, 8 * width, 1))
         self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
         self.stages = nn.ModuleList(nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats))) for _, wide, repeats in plan)
         self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
 
-    def forward(self, points: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
-        counts = [(num_tokens or self.num_tokens) << shift for shift in (3, 2, 1, 0)]
-        inputs = points
-        if self.config.height:
-            inputs = torch.cat([points, points[:, :, 1:2] - points[:, :, 1:2].amin(dim=1, keepdim=True)], dim=2)
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
+        inputs = with_height(points) if self.config.height else points
         features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
         index = farthest_points(points, counts[0])  # nested: the later stages' centres are its first ones
         own, order, places = gather(features, index), gather(points, index), points
@@ -149,8 +133,8 @@ class PointPN(nn.Module):
         return self.out(features), places
 
 
-def _layer(dim_in: int, dim_out: int, bias: bool = False) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(dim_in, dim_out, 1, bias=bias), nn.BatchNorm1d(dim_out), nn.ReLU())
+def _layer(dim_in: int, dim_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(dim_in, dim_out, 1, bias=False), nn.BatchNorm1d(dim_out), nn.ReLU())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pointsweep.geometry import (
+    ball,
     farthest_points,
     gather,
     line_cells,
@@ -14,10 +15,12 @@ from pointsweep.geometry import (
     pos_e,
     project_lines,
     project_planes,
+    pyramid,
     rotations,
     uniform_lines,
     view_lines,
     voxel_ids,
+    with_height,
 )
 
 FOUR = torch.tensor([[[0.1, 0.2, 0.3], [-0.4, 0.5, -0.6], [0.7, -0.8, 0.9], [0.0, 0.0, 0.0]]])  # the points of spec 2.3
@@ -165,3 +168,54 @@ def test_voxels_start_at_each_cloud_and_are_never_shared_between_clouds():
     assert ids[0, 0] == ids[0, 1] != ids[0, 2]
     assert not set(ids[0].tolist()) & set(ids[1].tolist())
     assert number == 4
+
+
+def test_a_ball_holds_the_nearest_points_inside_it_and_fills_up_with_the_nearest_of_all():
+    points = clouds()
+    centers = points[:, :9]
+    found = ball(centers, points, 0.9, 5)
+    assert found.shape == (3, 9, 5)
+    sizes = set()
+    for b in range(3):
+        for g in range(9):
+            distance = (points[b] - centers[b, g]).norm(dim=1)
+            inside = [i for i in distance.argsort()[:5].tolist() if distance[i] < 0.9]
+            expected = inside + [int(distance.argmin())] * (5 - len(inside))
+            assert sorted(found[b, g].tolist()) == sorted(expected)
+            sizes.add(len(inside))
+    assert {1, 5} <= sizes  # both full and nearly empty balls were met
+
+
+def test_a_ball_does_not_depend_on_the_order_of_the_points():
+    points = clouds()
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    found, moved = gather(points, ball(points[:, :9], points, 0.9, 5)), points[:, order]
+    again = gather(moved, ball(points[:, :9], moved, 0.9, 5))
+    assert torch.equal(found.sum(dim=3).sort(dim=2).values, again.sum(dim=3).sort(dim=2).values)
+
+
+def test_a_ball_asks_for_no_more_points_than_there_are():
+    points = clouds(points=4)
+    assert ball(points, points, 9.0, 7).sort(dim=2).values.tolist() == [[[0, 1, 2, 3]] * 4] * 3
+
+
+def test_neighbours_among_features_equal_a_sort_of_all_distances():
+    features = torch.randn(2, 30, 10, generator=torch.Generator().manual_seed(0))
+    found = nearest(features, features, 6).sort(dim=2).values
+    expected = ((features.unsqueeze(2) - features.unsqueeze(1)) ** 2).sum(dim=3).argsort(dim=2)[:, :, :6].sort(dim=2).values
+    assert torch.equal(found, expected)
+
+
+def test_the_centres_of_later_stages_are_farthest_points_of_earlier_ones():
+    points = clouds()
+    order, counts = pyramid(points, (2, 3))
+    assert counts == [30, 10]
+    centers = gather(points, order)
+    assert torch.equal(gather(centers, farthest_points(centers, 10)), centers[:, :10])
+    with pytest.raises(ValueError, match="clouds of 60 points are too small: the stages need at least 64"):
+        pyramid(points, (8, 8))
+
+
+def test_the_height_is_above_each_clouds_lowest_point():
+    assert with_height(FOUR)[0, :, 3].tolist() == pytest.approx([1.0, 1.3, 0.0, 0.8])
+    assert torch.equal(with_height(FOUR)[:, :, :3], FOUR)

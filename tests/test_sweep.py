@@ -191,7 +191,7 @@ NUMBERS = {
     "ablation_table5": 18,
     "any2point_scanobjectnn": 6,
     "point_nn_modelnet40": 2,
-    "networks_modelnet40": 12,
+    "networks_modelnet40": 15,
     "any2point_table1": 18,
     "any2point_table2": 30,
     "any2point_table3": 24,

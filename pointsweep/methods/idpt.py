@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import MethodConfig
-from pointsweep.layers import EdgeConv, insert_tokens, remove_tokens
+from pointsweep.geometry import nearest
+from pointsweep.layers import insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
+from pointsweep.networks.dgcnn import EdgeConv
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class IDPT(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         layers = self.config.num_layers
         self.prefix, self.last, dim = prefix, len(backbone.blocks) - 1, backbone.dim
-        self.layers = nn.ModuleList(EdgeConv(dim, dim, self.config.neighbours) for _ in range(layers))
+        self.layers = nn.ModuleList(EdgeConv(dim, dim) for _ in range(layers))
         self.join = nn.Linear(layers * dim, dim, bias=False)
         self.prompt_position = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         backbone.norm.requires_grad_(False)
@@ -50,7 +52,8 @@ class IDPT(Method):
             return tokens
         features, x = [], tokens[:, self.prefix :]
         for layer in self.layers:
-            x = layer(x)
+            near = nearest(x.detach(), x.detach(), min(self.config.neighbours, x.shape[1]))
+            x = layer(x, near)
             features.append(x)
         prompt = F.leaky_relu(self.join(torch.cat(features, dim=2)), 0.2).amax(dim=1, keepdim=True)  # (B, 1, C)
         return insert_tokens(tokens, prompt + self.prompt_position, at=self.prefix)

@@ -1,8 +1,8 @@
-"""PointNet++ with single-scale grouping.
+"""PointNet++: PointNets over the neighbourhoods of ever fewer centres.
 
-Source: PointNet++ (arXiv 1706.02413), section 3 and appendix B.1 (SSG, classification). A group is made of the nearest points within
-the radius, filled up with the centre; the published ball query takes the first ones in the order of the file, which is no property
-of a shape.
+Source: arXiv 1706.02413, section 3.2 (set abstraction) and section B of its supplement: the single-scale network (SSG), with
+512 and 128 centres for 1,024 points. Neighbourhoods are balls; see `geometry.ball` for the one deviation, the choice among too
+many points.
 Letters: B clouds, P points, G centres, K neighbours, C channels.
 """
 
@@ -15,55 +15,59 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.config import NetworkConfig
-from pointsweep.geometry import ball, farthest_points, gather
-from pointsweep.layers import Dense, classifier
+from pointsweep.geometry import ball, gather, pyramid
+from pointsweep.layers import fully_connected, shared_mlp
+
+WIDTHS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
 
 
 @dataclass(frozen=True)
 class PointNet2Config(NetworkConfig):
-    neighbours: int = 32  # of the first level; twice as many in the second
-    radius: float = 0.2  # of the first level, in the cloud's units; twice that in the second
+    strides: tuple[int, int] = (2, 4)  # points per centre, of the cloud and then of the first stage's centres
+    radii: tuple[float, float] = (0.2, 0.4)
+    neighbours: int = 32  # of the first stage; the second has twice as many
     dropout: float = 0.5
 
     def problems(self) -> Iterator[str]:
+        if min(self.strides) < 1:
+            yield f"strides: must be at least 1, got {list(self.strides)}"
+        if min(self.radii) <= 0:
+            yield f"radii: must be positive, got {list(self.radii)}"
         if self.neighbours < 1:
             yield f"neighbours: must be at least 1, got {self.neighbours}"
-        if self.radius <= 0:
-            yield f"radius: must be positive, got {self.radius}"
         if not 0 <= self.dropout < 1:
             yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
-class SetAbstraction(nn.Module):
-    """Features (B, P, C) at places (B, P, 3) -> (B, G, D) at G = P / `shrink` farthest points (section 3.2)."""
-
-    def __init__(self, shrink: int, radius: float, neighbours: int, dims: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shrink, self.radius, self.neighbours = shrink, radius, neighbours
-        pairs = zip((dims[0] + 3, *dims[1:-1]), dims[1:], strict=True)
-        self.layers = nn.Sequential(*(Dense(a, b) for a, b in pairs))
-
-    def forward(self, places: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        centers = gather(places, farthest_points(places, max(places.shape[1] // self.shrink, 1)))  # (B, G, 3)
-        near = ball(centers, places, self.radius, min(self.neighbours, places.shape[1]))  # (B, G, K)
-        members = gather(places, near) - centers.unsqueeze(2)
-        if features is not None:
-            members = torch.cat([members, gather(features, near)], dim=3)
-        return centers, self.layers(members).amax(dim=2)
-
-
 class PointNet2(nn.Module):
-    """points (B, P, 3) -> logits (B, classes). 1,024 points: 512 and 128 centres. 40 classes: 1,475,688 parameters."""
+    """points (B, P, 3) -> logits (B, classes). With 40 classes: 1,475,688 parameters."""
 
     def __init__(self, config: PointNet2Config, num_classes: int, compat: str) -> None:
         super().__init__()
-        self.first = SetAbstraction(2, config.radius, config.neighbours, (0, 64, 64, 128))
-        self.second = SetAbstraction(4, 2 * config.radius, 2 * config.neighbours, (128, 128, 128, 256))
-        self.whole = nn.Sequential(Dense(256 + 3, 256), Dense(256, 512), Dense(512, 1024))
-        self.head = classifier((1024, 512, 256), num_classes, config.dropout)
+        self.config = config
+        inputs = (3, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
+        self.stages = nn.ModuleList(
+            shared_mlp((width, *widths), axes=2, bias=True) for width, widths in zip(inputs, WIDTHS, strict=True)
+        )
+        self.head = nn.Sequential(fully_connected((1024, 512, 256), config.dropout), nn.Linear(256, num_classes))
 
     def forward(self, points: Tensor) -> Tensor:
-        centers, features = self.second(*self.first(points, None))
-        pooled = self.whole(torch.cat([centers, features], dim=2)).amax(dim=1)  # (B, 1024)
-        logits: Tensor = self.head(pooled)
+        config = self.config
+        order, counts = pyramid(points, config.strides)
+        places, centers, x = points, gather(points, order), points[:, :, :0]  # the points have no features yet
+        for stage, (count, radius) in enumerate(zip(counts, config.radii, strict=True)):
+            centers = centers[:, :count]
+            near = ball(centers, places, radius, config.neighbours << stage)  # (B, G, K)
+            relative = gather(places, near) - centers.unsqueeze(2)  # (B, G, K, 3)
+            x = pool(self.stages[stage], torch.cat([relative, gather(x, near)], dim=3))  # (B, G, C)
+            places = centers
+        # The last stage has one group: all centres, relative to the origin.
+        x = pool(self.stages[2], torch.cat([places, x], dim=2).unsqueeze(1))  # (B, 1, C)
+        logits: Tensor = self.head(x.squeeze(1))
         return logits
+
+
+def pool(layers: nn.Module, group: Tensor) -> Tensor:
+    """group (B, G, K, C) -> the maximum over K of what the layers make of it, (B, G, D)."""
+    pooled: Tensor = layers(group.permute(0, 3, 1, 2)).amax(dim=3)
+    return pooled.transpose(1, 2)

@@ -1,0 +1,19 @@
+"""The shared pieces against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pointsweep.geometry import gather
+from pointsweep.layers import PairLinear
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_pair_layer_equals_the_product_with_the_concatenation(relative):
+    torch.manual_seed(0)
+    made, x, own = PairLinear(3, 4, relative), torch.randn(2, 7, 3), torch.randn(2, 5, 3)
+    near = torch.randint(7, (2, 5, 6))
+    neighbour, center = gather(x, near), own.unsqueeze(2).expand(-1, -1, 6, -1)
+    pairs = torch.cat([neighbour - center if relative else neighbour, center], dim=3)  # (B, G, K, 2C)
+    torch.testing.assert_close(made(x, own, near), (pairs @ made.weight.t()).permute(0, 3, 1, 2))
