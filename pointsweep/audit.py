@@ -7,6 +7,7 @@ the same under `official`, with the amount; counts that do not print as the pape
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 
 from pointsweep.config import MODEL_PARTS, DatasetConfig, TrialConfig
 from pointsweep.errors import Finding, MissingData
-from pointsweep.probe import Probe, probe
+from pointsweep.probe import Probe, probe, run_once
 from pointsweep.records import Published
 from pointsweep.trial import load_dataset
 
@@ -40,9 +41,22 @@ class Arm:
 
 def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     """All findings, refusals first. `parameters` are the counts of each arm's config, by key."""
-    probed = [(arm, probe(arm.config)) for arm in arms]
-    found = [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters), *_overlaps(arms)]
+    broken = {arm: message for arm in arms if (message := _broken(arm.config))}
+    probed = [(arm, probe(arm.config)) for arm in arms if arm not in broken]
+    found = [Finding(True, f"{arm.name}: the model does not run: {message}") for arm, message in broken.items()]
+    found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters), *_overlaps(arms)]
     return sorted(found, key=lambda finding: not finding.refuses)
+
+
+@functools.cache
+def _broken(config: TrialConfig) -> str:
+    """Why a model cannot read clouds of its size (more neighbours than points, say), or cannot be built; empty if it can."""
+    try:
+        run_once(config)
+        probe(config)
+    except (ValueError, RuntimeError, IndexError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def arm_of(config: TrialConfig) -> TrialConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pointsweep import registry
@@ -91,7 +92,8 @@ def findings(sweep: Sweep, rest: Mapping[str, TrialConfig], parameters: Mapping[
         known = arms.get(config.key(), audit.Arm(config, ()))
         published = (*known.published, cell.published) if cell.published else known.published
         arms[config.key()] = audit.Arm(config, (*known.cells, sweep.cell_name(cell)), published)
-        counts[config.key()] = parameters[cell.trials[0].key()]
+        if cell.trials[0].key() in parameters:
+            counts[config.key()] = parameters[cell.trials[0].key()]
     return tuple(audit.audit(list(arms.values()), counts))
 
 
@@ -105,7 +107,10 @@ def read_record(store: Store, key: str) -> Record:
 
 
 def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
-    """Parameter counts by key; each arm (a trial but for its seed) is built once, on the meta device."""
+    """Parameter counts by key; each arm (a trial but for its seed) is built once, on the meta device.
+
+    What cannot be built has none: the audit says why.
+    """
     if not configs:
         return {}
     import torch
@@ -117,9 +122,10 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
     for key, config in configs.items():
         arm = replace(config, seed=0)
         if arm.key() not in counted:
-            with torch.device("meta"):
+            with torch.device("meta"), suppress(ValueError):
                 counted[arm.key()] = vars(count_parameters(build(arm, num_classes(arm.dataset))))
-        result[key] = counted[arm.key()]
+        if arm.key() in counted:
+            result[key] = counted[arm.key()]
     return result
 
 

@@ -59,6 +59,7 @@ class Probe:
         return any(abs(a - b) > 1e-4 * max(abs(a), abs(b), 1e-6) for a, b in pairs)
 
 
+@functools.lru_cache(maxsize=256)
 def probe(config: TrialConfig, whole: bool = False) -> Probe:
     """Looks at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as the config says."""
     config = config if whole else _smaller(config)
@@ -80,6 +81,22 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     model.eval()
     given, leak = _look_across(model, points)
     return Probe({n: tuple(p.shape) for n, p in trained.items()}, zero, torch.stack([given, logits.detach()]), gradients, leak)
+
+
+@torch.no_grad()
+def run_once(config: TrialConfig) -> None:
+    """Lets one cloud of the full size through what reads points: the tokenizer, or the whole network. Raises what that raises."""
+    points = _clouds(1, config.dataset.num_points)
+    if config.backbone is None:
+        model = build(config, CLASSES).eval()
+        if any(p.requires_grad for p in model.parameters()):
+            model(points)
+        else:
+            model.encode(points)  # type: ignore[operator]
+        return
+    assert config.tokenizer
+    backbone = _frozen(config.backbone)
+    registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat).eval()(points)
 
 
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:

@@ -14,7 +14,7 @@ from torch import nn
 
 from pointsweep import model as models
 from pointsweep import positions, registry
-from pointsweep.audit import Arm, arm_of, audit, fingerprints
+from pointsweep.audit import Arm, _broken, arm_of, audit, fingerprints
 from pointsweep.checks import trial_from_dict
 from pointsweep.layers import Dropout, DropPath
 from pointsweep.methods.base import Method
@@ -43,6 +43,8 @@ def config(modality: str, method: Any, settings: dict[str, Any]):
 
 
 def refusals(*configs) -> list[str]:
+    probe.cache_clear()
+    _broken.cache_clear()
     arms = [Arm(one, (f"arm {number}",)) for number, one in enumerate(configs)]
     return [finding.text for finding in audit(arms, {}) if finding.refuses]
 
@@ -299,6 +301,7 @@ def test_a_look_at_a_wide_arm_takes_no_more_than_a_second_of_cpu_time():
         trial_from_dict({"dataset": "scanobjectnn", "tokenizer": "point_pn_light", "backbone": "clip_text", "method": "any2point"})
     )
     probe(made)  # once for what the first call of every kernel costs
+    probe.cache_clear()
     begun = time.process_time()
     probe(made)
     assert time.process_time() - begun < 3  # 0.7 s on a quiet core; a wide margin, for machines differ
@@ -321,3 +324,17 @@ def test_fingerprints_know_a_cloud_in_any_order_and_no_other():
     assert len(np.unique(fingerprints(points))) == 600
     shuffled[7, 3, 1] = np.nextafter(shuffled[7, 3, 1], np.float32(9))
     assert (fingerprints(points) != fingerprints(shuffled)).nonzero()[0].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tokenizer.neighbours": 200}, "cannot find 200 neighbours among 128 points"),
+        ({"tokenizer.num_tokens": 64}, "cannot sample 256 points from clouds of 128"),
+        ({"positions.view_set": "uniform", "backbone": {"name": "tiny", "modality": "2d"}}, "uniform views exist on lines"),
+    ],
+)
+def test_a_model_that_cannot_read_its_clouds_is_refused_before_it_trains(settings, said):
+    found = refusals(config("1d", "head_only", settings))
+    assert len(found) == 1
+    assert said in found[0]
