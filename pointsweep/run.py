@@ -57,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_intermixed_args(arguments)
     try:
+        return plan_and_run(args)
+    except KeyboardInterrupt:
+        print("\ninterrupted while planning: nothing was launched", file=sys.stderr)
+        return INTERRUPTED
+
+
+def plan_and_run(args: argparse.Namespace) -> int:
+    """Checks, plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
+    try:
         sweep = load(args.file, args.overrides, args.only)
     except ConfigError as error:
         print(error, file=sys.stderr)

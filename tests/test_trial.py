@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,20 +14,22 @@ from pointsweep import registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
+from pointsweep.model import build, load_trained_state, trained_state
 from pointsweep.store import FileStore
 from pointsweep.tracking import TrialTags
-from pointsweep.trial import Job, Task, Trial, run_pack
+from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
+from pointsweep.trial import Job, Task, Trial, load_dataset, run_pack
 
 
 class Killed(BaseException):
     """Ends a trial as a kill would: nothing after it runs."""
 
 
-def config(method: str | dict = "lora", **changes) -> TrialConfig:
+def config(method: str | dict = "lora", modality: str = "1d", **changes) -> TrialConfig:
     return trial_from_dict({
         "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 40, "test_limit": 20, "val_fraction": 0.2},
-        "tokenizer": {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6},
-        "backbone": {"name": "tiny", "attention_dropout": 0.1, "drop_path": 0.1},
+        "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "backbone": {"name": "tiny", "modality": modality, "attention_dropout": 0.1, "drop_path": 0.1},
         "method": method,
         "train": {"epochs": 4, "batch_size": 8, "warmup_epochs": 1, "lr": 2e-3},
         "seed": 3,
@@ -50,17 +53,17 @@ def outcome(folder: TrialFolder) -> tuple:
     return weights, record.metrics, {k: v.tobytes() for k, v in folder.predictions().items()}, epochs
 
 
-METHODS = [name for name in registry.names("methods") if "1d" in registry.config_class("methods", name).modalities]
+METHODS = [(name, registry.config_class("methods", name).modalities[0]) for name in registry.names("methods")]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_resumed_trial_gives_the_same_bits_as_an_undisturbed_one(tmp_path, method):
-    run(config(method), TrialFolder(tmp_path / "whole"))
+@pytest.mark.parametrize(("method", "modality"), METHODS)
+def test_a_resumed_trial_gives_the_same_bits_as_an_undisturbed_one(tmp_path, method, modality):
+    run(config(method, modality), TrialFolder(tmp_path / "whole"))
     for stop in (1, 3):
         path = tmp_path / f"cut{stop}"
-        run(config(method), TrialFolder(path), stop_after=stop)
+        run(config(method, modality), TrialFolder(path), stop_after=stop)
         assert TrialFolder(path).record() is None
-        run(config(method), TrialFolder(path))
+        run(config(method, modality), TrialFolder(path))
         assert outcome(TrialFolder(path)) == outcome(TrialFolder(tmp_path / "whole"))
         assert TrialFolder(path).attempts() == 2
 
@@ -126,3 +129,62 @@ def test_random_weights_and_synthetic_data_are_marked(tmp_path):
 def test_too_few_clouds_for_a_batch_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"train.batch_size: 64 is more than the 30 training clouds"):
         Trial(config(train={"batch_size": 64}), TrialFolder(tmp_path), torch.device("cpu"), lambda r: None, lambda: None).run()
+
+
+def test_the_weights_of_a_finished_trial_load_back_and_predict_the_same(tmp_path):
+    folder = TrialFolder(tmp_path / "trial")
+    trial = config("lora")
+    run(trial, folder)
+    dataset = load_dataset(trial.dataset)
+    torch.manual_seed(12345)  # whatever the trained weights start from
+    model = build(trial, dataset.num_classes)
+    weights = {name: torch.from_numpy(value) for name, value in load_file(folder.path / "weights.safetensors").items()}
+    load_trained_state(model, weights)
+    assert all(torch.equal(value, weights[name]) for name, value in trained_state(model).items())
+    found = evaluate(model, dataset, dataset.test, trial)
+    assert found.predictions.tobytes() == folder.predictions()["last"].tobytes()
+
+
+def test_a_result_does_not_depend_on_batch_size_order_or_threads(data_root):
+    """Real clouds through a frozen language model: what is predicted of a cloud is its own."""
+    trial = config(
+        {"name": "any2point", "voxel_size": 0.2},
+        dataset={
+            "name": "modelnet40",
+            "folder": "modelnet40_mini/modelnet40_ply_hdf5_2048",
+            "num_points": 128,
+            "presample": 160,
+            "test_limit": 45,
+        },
+        backbone={"name": "tiny", "modality": "2d"},
+        tokenizer={"name": "point_pn_light", "num_tokens": 8, "neighbours": 8, "normalisation": "mn40"},
+    )
+    dataset = load_dataset(trial.dataset)
+    torch.manual_seed(0)
+    model = build(trial, dataset.num_classes)
+    train_epoch(model, make_optimizer(model, trial.train), dataset, replace(trial, dataset=replace(trial.dataset, train_limit=80)), 2)
+    expected = evaluate(model, dataset, dataset.test, trial)
+    for size in (1, 7, 45):
+        for order in ("by_class", "shuffled"):
+            changed = replace(
+                trial, train=replace(trial.train, eval_batch_size=size), dataset=replace(trial.dataset, test_order=order)
+            )
+            torch.set_num_threads(1 + size % 2)
+            found = evaluate(model, load_dataset(changed.dataset), load_dataset(changed.dataset).test, changed)
+            assert found.predictions.tobytes() == expected.predictions.tobytes(), (size, order)
+            assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_votes_are_the_mean_over_augmented_copies(tmp_path):
+    trial = config("head_only")
+    dataset = load_dataset(trial.dataset)
+    torch.manual_seed(0)
+    model = build(trial, dataset.num_classes).eval()
+    voted = evaluate(model, dataset, dataset.test, replace(trial, train=replace(trial.train, votes=3)))
+    points, labels = dataset.eval_batch(dataset.test, np.arange(20))
+    generator = torch.Generator().manual_seed(stream(trial.seed, "vote", 0))
+    copies = [points, dataset.augmented(points, generator), dataset.augmented(points, generator)]
+    with torch.no_grad():
+        chances = torch.stack([model(copy).softmax(dim=1) for copy in copies]).mean(dim=0)
+    assert voted.predictions.tolist() == chances.argmax(dim=1).tolist()
+    assert voted.loss == pytest.approx(float(torch.nn.functional.nll_loss(chances.log(), labels)), rel=1e-5)
