@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pointsweep import registry
+from pointsweep.plan import count_arms
 from pointsweep.published import COLUMNS, find, lines
 from pointsweep.sweep import load
+
+SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").rglob("*.yaml"))
 
 
 def test_every_line_has_a_number_and_a_source():
@@ -40,8 +44,7 @@ def test_what_is_not_one_number_is_refused(selectors, message):
 
 def test_every_line_that_names_a_method_is_a_cell_of_a_sweep():
     """Comparison rows are other systems; that every cell builds is tested with the sweeps' plans."""
-    sweeps = (Path(__file__).parent.parent / "sweeps").rglob("*.yaml")
-    cells = [cell.published for path in sweeps for cell in load(path).cells if cell.published]
+    cells = [cell.published for path in SWEEPS for cell in load(path).cells if cell.published]
     found = {(one.source, one.value, one.params_m) for one in cells}
     named = [line for line in lines() if "method=comparison" not in line["setting"]]
     assert len(named) > 70
@@ -51,4 +54,17 @@ def test_every_line_that_names_a_method_is_a_cell_of_a_sweep():
         if (f"{line['paper']}, {line['table']}", float(line["value"]), float(line["params_m"]) if line["params_m"] else None)
         not in found
     ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_published_cell_builds_at_its_full_size(path):
+    """On the meta device: structure without values, so that 86 million parameters cost nothing."""
+    configs = {cell.trials[0].key(): cell.trials[0] for cell in load(path).cells if cell.published}
+    assert set(count_arms(configs)) == set(configs)
+
+
+def test_the_guide_names_everything_that_is_registered():
+    guide = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    missing = [name for kind in registry.REGISTRY for name in registry.names(kind) if f"`{name}`" not in guide]
     assert missing == []
