@@ -45,6 +45,7 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
+    pack: int = 1  # trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's
 
 
 class Reader:
@@ -205,6 +206,8 @@ class Reader:
                 self.complain(("resources", key), unknown("resource", key, known, "Allowed"))
             elif isinstance(data[key], bool) or not isinstance(data[key], (int, float)) or data[key] < 0:
                 self.complain(("resources", key), f"must be a number from 0 on, got {data[key]!r}")
+            elif key == "pack" and (not isinstance(data[key], int) or data[key] < 1):
+                self.complain(("resources", key), f"must be a whole number from 1 on, got {data[key]!r}")
         return Resources(**{key: data[key] for key in known if isinstance(data, Mapping) and key in data})
 
     # Cells

@@ -149,13 +149,14 @@ def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialT
 def launch_all(
     plan: Plan, store: FileStore, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace
 ) -> None:
-    """Runs every trial that has no record, packs of one, in the order of the table."""
+    """Runs every trial that has no record, in packs over one backbone where the sweep asks for them, in the order of the table."""
     from pointsweep import launch
+    from pointsweep.pack import packs_of
     from pointsweep.progress import Progress
     from pointsweep.trial import Job, Task
 
     sweep = plan.sweep
-    packs = [[Task(config, places[config.key()])] for config in plan.to_run]
+    packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(plan.to_run, sweep.resources.pack)]
     job = Job(store.url, target, threads=args.threads)
     layout, records = sweep.layout(), dict(plan.records)
 

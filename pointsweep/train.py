@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.layers import set_noise
+from pointsweep.pack import backward
 
 
 class Diverged(ArithmeticError):
@@ -88,7 +89,7 @@ def train_epoch(
             logits = model(points)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        backward(loss)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
         loss_sum += loss.detach().double() * len(labels)

@@ -21,6 +21,7 @@ from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
 from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
 from pointsweep.origin import origin
+from pointsweep.pack import SharedBackbone, in_pack_thread, run_together, shared_part
 from pointsweep.records import Record
 from pointsweep.store import open_store
 from pointsweep.tracking import Target, TrialTags
@@ -59,10 +60,22 @@ class Outcome:
 def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
     """Runs every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
     torch.set_num_threads(job.threads)
-    return [_run_task(task, job, report) for task in pack]
+    common = {shared_part(task.config) for task in pack}
+    if len(pack) == 1 or len(common) > 1 or None in common:
+        return [_run_task(task, job, report) for task in pack]
+    # Of the whole pack one thread speaks to Ray.
+    said: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
+    shared = _shared_backbone(pack[0].config, job)
+    outcomes: list[Outcome] = run_together([functools.partial(_run_task, task, job, said, shared) for task in pack], job.threads)
+    return outcomes
 
 
-def _run_task(task: Task, job: Job, report: Report) -> Outcome:
+def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
+    assert config.backbone is not None
+    return SharedBackbone(config.backbone, _device(job.device))
+
+
+def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
     key = task.config.key()
     folder = TrialFolder(open_store(job.store).path(f"trials/{key}"))
     with folder.lock():
@@ -71,7 +84,7 @@ def _run_task(task: Task, job: Job, report: Report) -> Outcome:
         mirror = _mirror(job.tracking)
         notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
         try:
-            Trial(task.config, folder, _device(job.device), report, notify).run()
+            Trial(task.config, folder, _device(job.device), report, notify, shared).run()
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             folder.append({"type": "failed", "reason": reason, "trace": traceback.format_exc(), "time": time.time()})
@@ -102,12 +115,19 @@ class Trial:
     """One trial from its seed, or its last checkpoint, to its record."""
 
     def __init__(
-        self, config: TrialConfig, folder: TrialFolder, device: torch.device, report: Report, notify: Callable[[], None]
+        self,
+        config: TrialConfig,
+        folder: TrialFolder,
+        device: torch.device,
+        report: Report,
+        notify: Callable[[], None],
+        shared: SharedBackbone | None = None,
     ) -> None:
         self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
-        self.model = build(config, self.dataset.num_classes).to(device)
+        make = shared.build if shared is not None else build
+        self.model = make(config, self.dataset.num_classes).to(device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8
         self.started = time.time()

@@ -1,0 +1,316 @@
+"""Packs: trials that share a frozen backbone train together, one batched pass of it for all.
+
+Every member of a pack runs its own trial, as it would alone, in a thread of its own; only one thread runs at a time. Members meet in
+two places. At a frozen part of the backbone the inputs of all members that have come to it are joined, the part runs once, and each
+member gets its rows back; a part that a method has changed (a low-rank update, a trained bias) is met layer by layer, so that arms of
+different structure share what they have in common. At the end of a step the losses of all members are sent backwards together.
+Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the learning rate, is the
+member's own: a member may start late, end early, diverge or fail without the others.
+Letters: B clouds, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep import registry
+from pointsweep.backbones.base import Attention, Backbone, Block
+from pointsweep.config import BackboneConfig, TrialConfig, canonical_json
+from pointsweep.model import PointModel
+
+_here = threading.local()
+
+
+def packs_of(configs: Sequence[TrialConfig], size: int) -> list[list[TrialConfig]]:
+    """The trials in packs of at most `size` that share a backbone, in their order. What cannot be shared runs alone."""
+    open_packs: dict[str, list[TrialConfig]] = {}
+    packs: list[list[TrialConfig]] = []
+    for config in configs:
+        key = shared_part(config)
+        if key is None or size <= 1:
+            packs.append([config])
+            continue
+        if key not in open_packs or len(open_packs[key]) == size:
+            open_packs[key] = []
+            packs.append(open_packs[key])
+        open_packs[key].append(config)
+    return packs
+
+
+def shared_part(config: TrialConfig) -> str | None:
+    """What members of a pack have in common; None for a network and for full fine-tuning, which freeze nothing."""
+    if config.backbone is None or config.method is None or config.method.name == "full":
+        return None
+    return canonical_json(config.backbone) + config.train.precision
+
+
+def backward(loss: Tensor) -> None:
+    """`loss.backward()`, together with those of the other members in a pack."""
+    member = getattr(_here, "member", None)
+    if member is None:
+        loss.backward()
+    else:
+        member.ask(Backward(loss))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A member's wish: its rows through a frozen part. `place` orders the parts of one forward."""
+
+    place: tuple[int, ...]
+    part: Callable[[Tensor], Tensor]
+    rows: Tensor
+    modes: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A member's wish: the gradients of its loss."""
+
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """A member's wish: something done in the thread that runs the pack."""
+
+    work: Callable[[], Any]
+
+
+@dataclass
+class Member:
+    """One trial's thread. `wish` is what it waits for; None while it runs, or once it has ended."""
+
+    body: Callable[[], Any]
+    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    wish: Pass | Backward | Call | None = None
+    answer: Any = None
+    failure: BaseException | None = None  # raised in the member in place of an answer
+    result: Any = None
+    crash: BaseException | None = None  # what the body raised
+    ended: bool = False
+
+    def start(self, threads: int) -> None:
+        threading.Thread(target=self._run, args=(threads,), daemon=True, name="pack-member").start()
+
+    def _run(self, threads: int) -> None:
+        self.turn.acquire()
+        _here.member = self
+        torch.set_num_threads(threads)
+        try:
+            self.result = self.body()
+        except BaseException as error:  # handed to the thread that runs the pack
+            self.crash = error
+        self.ended = True
+        self.back.release()
+
+    def ask(self, wish: Pass | Backward | Call) -> Any:
+        """In the member's thread: waits until the wish is met. Raises what went wrong with it."""
+        self.wish = wish
+        self.back.release()
+        self.turn.acquire()
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        return self.answer
+
+    def resume(self) -> None:
+        """In the pack's thread: lets the member run until it wishes for something or ends."""
+        self.wish = None
+        self.turn.release()
+        self.back.acquire()
+
+
+def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
+    """Runs the members to their ends; their results. Raises the first exception that a body raised, once all have ended."""
+    members = [Member(body) for body in bodies]
+    for member in members:
+        member.start(threads)
+        member.resume()
+    while waiting := [member for member in members if not member.ended]:
+        for member in _meet(waiting):
+            member.resume()
+    for member in members:
+        if member.crash is not None:
+            raise member.crash
+    return [member.result for member in members]
+
+
+def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
+    """Meets the wishes that come first: a call, the earliest frozen part, and gradients once nobody wishes for anything else."""
+    calls = [member for member in waiting if isinstance(member.wish, Call)]
+    if calls:
+        return [_call(member) for member in calls]
+    passes = [member for member in waiting if isinstance(member.wish, Pass)]
+    if not passes:
+        return _backward(waiting)
+    # Whoever is behind goes first, so that all come to the next part together.
+    first = min((member.wish for member in passes if isinstance(member.wish, Pass)), key=lambda wish: wish.place)
+    return _pass([member for member in passes if _alike(member.wish, first)])
+
+
+def _call(member: Member) -> Member:
+    assert isinstance(member.wish, Call)
+    try:
+        member.answer = member.wish.work()
+    except BaseException as error:  # the member's own, raised where it asked
+        member.failure = error
+    return member
+
+
+def _alike(wish: Any, first: Pass) -> bool:
+    if not isinstance(wish, Pass):
+        return False
+    return (wish.place, wish.modes, wish.rows.shape[1:]) == (first.place, first.modes, first.rows.shape[1:])
+
+
+def _pass(group: Sequence[Member]) -> Sequence[Member]:
+    wishes = [member.wish for member in group if isinstance(member.wish, Pass)]
+    try:
+        with _modes(wishes[0].modes):
+            joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
+            parts = joined.split([len(wish.rows) for wish in wishes])
+    except Exception as error:  # out of memory, say: each member hears of it
+        for member in group:
+            member.failure = error
+        return group
+    for member, part in zip(group, parts, strict=True):
+        member.answer = part
+    return group
+
+
+def _backward(group: Sequence[Member]) -> Sequence[Member]:
+    losses = [member.wish.loss for member in group if isinstance(member.wish, Backward)]
+    try:
+        torch.autograd.backward(losses)
+    except Exception as error:
+        for member in group:
+            member.failure = error
+    return group
+
+
+def _current_modes(device: str) -> tuple[Any, ...]:
+    return torch.is_grad_enabled(), device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+
+def _modes(modes: tuple[Any, ...]) -> ExitStack:
+    """The grad and autocast modes of a member, which belong to its thread."""
+    grad, device, cast, dtype = modes
+    stack = ExitStack()
+    stack.enter_context(torch.set_grad_enabled(grad))
+    stack.enter_context(torch.autocast(device, dtype=dtype, enabled=cast))
+    return stack
+
+
+def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """rows (n, ...) through a frozen part that works on each row alone; in a pack together with the other members' rows."""
+    member: Member | None = getattr(_here, "member", None)
+    if member is None:
+        return part(rows)
+    found: Tensor = member.ask(Pass(place, part, rows, _current_modes(rows.device.type)))
+    return found
+
+
+def in_pack_thread(work: Callable[[], Any]) -> Any:
+    """Does something in the thread that runs the pack; outside a pack at once."""
+    member: Member | None = getattr(_here, "member", None)
+    return work() if member is None else member.ask(Call(work))
+
+
+class SharedBackbone:
+    """The frozen weights of a pack: loaded once, standing in every member's model."""
+
+    def __init__(self, config: BackboneConfig, device: torch.device) -> None:
+        self.config = config
+        self.whole: Backbone = registry.load("backbones", config.name)(config)
+        self.origin = self.whole.load()
+        self.whole = self.whole.requires_grad_(False).eval().to(device)
+        self.device = device
+
+    def build(self, config: TrialConfig, num_classes: int) -> nn.Module:
+        """The model that `model.build` makes of the config, with the same start, on the pack's frozen weights."""
+        # Built and thrown away but for its structure: a model's start must not depend on whether it runs in a pack.
+        own: Backbone = registry.load("backbones", self.config.name)(self.config)
+        _share(own, self.whole)
+        model = PointModel(config, num_classes, backbone=own).to(self.device)
+        model.weights_origin = self.origin
+        for index, (block, frozen) in enumerate(zip(model.backbone.blocks, self.whole.blocks, strict=True)):
+            assert isinstance(block, Block)
+            assert isinstance(frozen, Block)
+            for order, name in enumerate(("attn", "ffn")):
+                _join((index, order), block, name, getattr(frozen, name))
+        return model
+
+
+def _share(own: Backbone, whole: Backbone) -> None:
+    """Gives `own` the matrices of `whole` themselves and copies of all else, which is small and may be thawed."""
+    theirs = dict(whole.named_modules())
+    own.to(next(whole.parameters()).device)
+    own.load_state_dict(whole.state_dict())
+    for name, module in own.named_modules():
+        if isinstance(module, nn.Linear):
+            module.weight = theirs[name].weight  # type: ignore[assignment]
+
+
+def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) -> None:
+    """Lets the block's `attn` or `ffn` meet the other members': whole where the method has left it alone, else layer by layer."""
+    part = getattr(block, name)
+    if _untouched(part, frozen):
+        setattr(block, name, Joined(place, frozen))
+        return
+    matrices = {id(layer.weight): layer for layer in frozen.modules() if isinstance(layer, nn.Linear)}
+    for number, layer in enumerate(module for module in part.modules() if isinstance(module, nn.Linear)):
+        shared = matrices.get(id(layer.weight))
+        if shared is None:
+            continue
+        if layer.weight.requires_grad:  # thawed by the method: from here on its own
+            layer.weight = nn.Parameter(layer.weight.detach().clone())
+            continue
+        layer.forward = JoinedLinear((*place, number), layer, shared)  # type: ignore[method-assign,assignment]
+
+
+def _untouched(part: nn.Module, frozen: nn.Module) -> bool:
+    if any(p.requires_grad for p in part.parameters()) or [type(m) for m in part.modules()] != [type(m) for m in frozen.modules()]:
+        return False
+    # Dropout on the attention is a member's own noise, and the published attention across the batch must not see other members.
+    return not isinstance(part, Attention) or (part.dropout.p == 0.0 and not part.across_batch)
+
+
+class Joined(nn.Module):
+    """A frozen attention or feed-forward branch, (B, T, C) -> (B, T, C), that members of a pack run together."""
+
+    def __init__(self, place: tuple[int, ...], frozen: nn.Module) -> None:
+        super().__init__()
+        self.place, self.frozen = place, frozen
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        if bias is not None:  # every member has its own: nothing to join
+            return self.frozen(x, bias)  # type: ignore[no-any-return]
+        return meet(self.place, self.frozen, x)
+
+
+class JoinedLinear:
+    """A frozen matrix inside a part that the method has changed, with the member's bias if that trains."""
+
+    def __init__(self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear) -> None:
+        self.place, self.layer, self.shared = place, layer, shared
+
+    def __call__(self, x: Tensor) -> Tensor:
+        own_bias = self.layer.bias is not None and self.layer.bias.requires_grad
+        part = self._product if own_bias else self._whole
+        rows = meet((*self.place, int(own_bias)), part, x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return rows + self.layer.bias if own_bias else rows
+
+    def _product(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows, self.shared.weight)
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows, self.shared.weight, self.shared.bias)

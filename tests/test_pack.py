@@ -1,0 +1,152 @@
+"""Trials that train in one pack give what they give alone, whatever their methods, whoever of them ends early, fails or resumes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from pointsweep import registry
+from pointsweep.checks import trial_from_dict
+from pointsweep.config import TrialConfig
+from pointsweep.history import TrialFolder
+from pointsweep.pack import SharedBackbone, meet, packs_of, run_together, shared_part
+from pointsweep.store import FileStore
+from pointsweep.tracking import TrialTags
+from pointsweep.trial import Job, Task, Trial, run_pack
+
+
+def config(method: str | dict = "lora", modality: str = "1d", seed: int = 0, **train) -> TrialConfig:
+    return trial_from_dict({
+        "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 40, "test_limit": 20},
+        "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "backbone": {"name": "tiny", "modality": modality},
+        "method": method,
+        "train": {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "lr": 2e-3} | train,
+        "seed": seed,
+    })  # fmt: skip
+
+
+def run(configs: list[TrialConfig], path, packed: bool) -> list[TrialFolder]:
+    store = FileStore(path)
+    tasks = [Task(one, TrialTags("s", "r", "c", one.seed)) for one in configs]
+    for pack in [tasks] if packed else [[task] for task in tasks]:
+        run_pack(pack, Job(store.url), lambda result: None)
+    return [TrialFolder(store.path(f"trials/{one.key()}")) for one in configs]
+
+
+def assert_same(alone: TrialFolder, packed: TrialFolder) -> None:
+    """Fifteen steps: losses to 2e-6, trained values to 1e-5, predictions equal."""
+    for a, b in zip(alone.epochs(), packed.epochs(), strict=True):
+        assert b["metrics"]["train/loss"] == pytest.approx(a["metrics"]["train/loss"], rel=2e-6)
+        assert b["metrics"]["test/accuracy"] == a["metrics"]["test/accuracy"]
+    first, second = (load_file(folder.path / "weights.safetensors") for folder in (alone, packed))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, rtol=1e-5, atol=1e-6 * max(1.0, float(np.abs(value).max())), err_msg=name)
+
+
+CASES = [(n, m) for n in registry.names("methods") for m in registry.config_class("methods", n).modalities if n != "full"]
+
+
+@pytest.mark.parametrize(("method", "modality"), CASES)
+def test_a_pack_gives_what_its_members_give_alone(tmp_path, method, modality):
+    """Two seeds and another learning rate, beside an arm of another structure."""
+    configs = [
+        config(method, modality, 0),
+        config(method, modality, 1),
+        config(method, modality, 0, lr=5e-3),
+        config("head_only", modality, 2),
+    ]
+    configs = list({one.key(): one for one in configs}.values())
+    assert len({shared_part(one) for one in configs}) == 1
+    for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
+        assert_same(alone, packed)
+
+
+def test_members_end_fail_and_resume_one_by_one(tmp_path):
+    """One has fewer epochs, one diverges, one was cut off after its first epoch by a kill, one is finished already."""
+    short, bad = config("lora", seed=1, epochs=1), config("lora", seed=2, lr=1e30, warmup_epochs=0)
+    cut, done = config("any2point", seed=3), config("prompt", seed=4)
+    store = FileStore(tmp_path / "b")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(result):
+        raise Killed
+
+    with pytest.raises(Killed):
+        Trial(cut, TrialFolder(store.path(f"trials/{cut.key()}")), torch.device("cpu"), kill, lambda: None).run()
+    run([done], tmp_path / "b", False)
+    configs = [config("lora"), short, bad, cut, done]
+    alone, packed = run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True)
+    for one, a, b in zip(configs, alone, packed, strict=True):
+        if one is bad:
+            assert a.failure() == b.failure()
+            assert a.failure().startswith("Diverged")
+        else:
+            assert_same(a, b)
+    assert packed[3].attempts() == 2
+    assert packed[4].attempts() == 1
+
+
+def test_a_pack_holds_its_frozen_matrices_once():
+    shared = SharedBackbone(config().backbone, torch.device("cpu"))
+    models = [shared.build(config(method), 5) for method in ("lora", "any2point", "bitfit", "prompt")]
+    matrices = [{id(p) for p in model.parameters() if p.dim() == 2 and not p.requires_grad} for model in models]
+    assert len(set.union(*matrices)) == max(len(one) for one in matrices)
+
+
+def test_a_pack_of_real_blocks_runs_each_frozen_part_once_a_step(tmp_path, monkeypatch):
+    """Counted where it matters: passes through a frozen part, for four members against one."""
+    passes = []
+    from pointsweep.backbones.base import Attention
+
+    original = Attention.forward
+    monkeypatch.setattr(Attention, "forward", lambda self, x, bias=None: passes.append(len(x)) or original(self, x, bias))
+    run([config("head_only")], tmp_path / "one", True)
+    alone = len(passes)
+    passes.clear()
+    run([config("head_only", seed=seed) for seed in range(4)], tmp_path / "four", True)
+    assert len(passes) == alone
+    assert set(passes) == {4 * 8, 4 * 20}
+
+
+def test_packs_are_of_one_backbone_in_order_and_no_larger_than_asked():
+    wanted = [config("lora", seed=s) for s in range(5)] + [config("lora", "2d", s) for s in range(2)] + [config("full")]
+    found = packs_of(wanted, 3)
+    assert [len(pack) for pack in found] == [3, 2, 2, 1]
+    assert [one for pack in found for one in pack] == wanted
+    assert [len(pack) for pack in packs_of(wanted, 1)] == [1] * 8
+
+
+def test_what_fails_for_all_is_raised_in_every_member():
+    def broken(rows):
+        raise MemoryError("no memory")
+
+    def member():
+        try:
+            meet((0, 0), broken, torch.zeros(2, 3))
+        except MemoryError as error:
+            return str(error), threading.current_thread() is not threading.main_thread()
+
+    assert run_together([member, member], 1) == [("no memory", True)] * 2
+
+
+def test_a_members_own_exception_leaves_the_others_alone_and_comes_out_at_the_end():
+    ended = []
+
+    def good():
+        meet((0, 0), torch.relu, torch.zeros(2, 3))
+        ended.append("good")
+
+    def bad():
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        run_together([bad, good], 1)
+    assert ended == ["good"]
