@@ -1,0 +1,104 @@
+"""K trials in one pack against the same K trials one after the other, and their memory against K processes.
+
+    python benchmarks/pack.py [--members 8] [--blocks 4] [--backbone vit_in21k] [--steps 10]
+
+Both sides train the same trials from the same seeds; the ratio is void unless they give equal numbers. The rounds are interleaved,
+the medians are printed. On a CPU the frozen matrix products are bound by arithmetic either way: what a pack saves there is memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from pointsweep.checks import trial_from_dict
+from pointsweep.config import TrialConfig
+from pointsweep.tracking import TrialTags
+from pointsweep.trial import Job, Task, run_pack
+
+
+def trials(args: argparse.Namespace) -> list[TrialConfig]:
+    """Seeds of any2point over one wide frozen backbone with random weights; one epoch of `steps` steps."""
+    return [
+        trial_from_dict({
+            "dataset": {"name": "synthetic", "num_points": 128, "presample": 128, "train_limit": 8 * args.steps, "test_limit": 16},
+            "tokenizer": {"name": "point_pn_light", "num_tokens": 16, "neighbours": 8},
+            "backbone": {"name": args.backbone, "weights": "random", "num_blocks": args.blocks},
+            "method": "any2point",
+            "train": {"epochs": 1, "batch_size": 8, "warmup_epochs": 0, "lr": 1e-3},
+            "seed": seed,
+        })
+        for seed in range(args.members)
+    ]  # fmt: skip
+
+
+def run(configs: list[TrialConfig], together: bool) -> tuple[float, list[dict[str, np.ndarray]]]:
+    """Seconds, and what every trial trained."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(f"file://{folder}")
+        tasks = [Task(config, TrialTags("benchmark", "r", "c", config.seed)) for config in configs]
+        begun = time.perf_counter()
+        for pack in [tasks] if together else [[task] for task in tasks]:
+            outcomes = run_pack(pack, job, lambda result: None)
+            assert all(outcome.status == "finished" for outcome in outcomes), outcomes
+        seconds = time.perf_counter() - begun
+        return seconds, [load_file(Path(folder, "trials", config.key(), "weights.safetensors")) for config in configs]
+
+
+def equal(first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]) -> bool:
+    """Whether both trained the same values, to 1e-5."""
+    pairs = zip(first, second, strict=True)
+    return all(np.allclose(a[name], b[name], rtol=1e-5, atol=1e-6) for a, b in pairs for name in a)
+
+
+def peak_bytes(args: argparse.Namespace, members: int) -> int:
+    """Peak memory of a fresh process that trains so many members in a pack."""
+    command = [sys.executable, __file__, "--members", str(members), "--only-peak", "--blocks", str(args.blocks)]
+    done = subprocess.run([*command, "--backbone", args.backbone, "--steps", "2"], capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--backbone", default="vit_in21k")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only-peak", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    configs = trials(args)
+    if args.only_peak:
+        run(configs, together=True)
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text()
+        print(1024 * int(status.split("VmHWM:")[1].split()[0]))
+        return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    what = f"{args.members} members, {args.blocks} blocks of {args.backbone}"
+    print(f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}: {what}")
+    rounds = [(run(configs, together=False), run(configs, together=True)) for _ in range(args.rounds)]
+    same = all(equal(alone[1], packed[1]) for alone, packed in rounds)
+    ratios = [alone[0] / packed[0] for alone, packed in rounds]
+    all_rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"time of {args.members} trials alone / in a pack: {statistics.median(ratios):.2f} (rounds {all_rounds})")
+    one, many = peak_bytes(args, 1), peak_bytes(args, args.members)
+    sizes = f"{one / 1e6:.0f} MB each, {many / 1e6:.0f} MB"
+    print(f"memory of {args.members} processes / of one pack: {args.members * one / many:.1f} ({sizes})")
+    print("equal numbers: " + ("yes" if same else "NO, the ratios are void"))
+
+
+if __name__ == "__main__":
+    main()
