@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from pointsweep.config import MODEL_PARTS, DatasetConfig, TrialConfig
+from pointsweep.data.base import Split
+from pointsweep.data.parts import PartSplit
 from pointsweep.errors import Finding, MissingData
 from pointsweep.probe import Probe, probe, run_once
 from pointsweep.records import Published
@@ -128,17 +130,23 @@ def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) ->
 def _overlaps(arms: Sequence[Arm]) -> Iterator[Finding]:
     seen: dict[DatasetConfig, None] = dict.fromkeys(arm.config.dataset for arm in arms)
     for config in seen:
-        if config.name == "synthetic":
+        if config.name in ("synthetic", "synthetic_parts"):
             continue
         try:
             dataset = load_dataset(config)
         except (MissingData, ValueError):
             continue  # what is missing or broken is said by the plan, with where it was looked for
-        prints = {split.name: fingerprints(split.points)[split.index] for split in (dataset.train, dataset.test)}
+        prints = {split.name: _prints(split) for split in (dataset.train, dataset.test)}
         both = int(np.isin(prints["test"], prints["train"]).sum())
         if both:
             share = f"{both} of {len(prints['test'])} test clouds"
             yield Finding(False, f"{config.name}: {share} are training clouds too, point for point")
+
+
+def _prints(split: Split) -> np.ndarray:
+    if not isinstance(split, PartSplit):
+        return fingerprints(split.points)[split.index]
+    return np.concatenate([fingerprints(split.shape(row)[0][None]) for row in range(len(split.labels))])
 
 
 def fingerprints(points: np.ndarray) -> np.ndarray:

@@ -58,6 +58,10 @@ def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
     whole = config.network or config.method
     if whole is not None and config.compat not in whole.compats:
         yield "compat", f"{whole.name} has no {config.compat} form here; allowed: {', '.join(whole.compats)}"
+    if config.dataset.num_categories and config.network is not None:
+        yield "network", f"{config.network.name} classifies whole clouds; {config.dataset.name} needs a backbone and a method"
+    if config.dataset.num_categories and config.compat != "fixed":
+        yield "compat", f"the published programs are those of classification; allowed on {config.dataset.name}: fixed"
     if config.head and config.backbone and config.head.pool == "class_max" and not config.backbone.class_token:
         yield "head.pool", f"{config.backbone.name} has no class token; allowed: mean_max, mean_plus_max"
 

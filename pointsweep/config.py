@@ -47,6 +47,9 @@ class DatasetConfig(NamedConfig):
     cloud is cut to `num_points` by farthest point sampling. Lengths are in the data set's own units, angles in radians.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)  # of every split; the first says which epoch is best
+    num_categories: ClassVar[int] = 0  # above 0: part segmentation; every point has a label, and every cloud a category
+
     num_points: int = 1024
     presample: int = 1200
     scale: tuple[float, float] = (1.0, 1.0)  # per axis, uniform in this range
@@ -75,6 +78,13 @@ class DatasetConfig(NamedConfig):
             value = getattr(self, limit)
             if value is not None and value < 1:
                 yield f"{limit}: must be at least 1 or null, got {value}"
+
+
+@dataclass(frozen=True)
+class PartDatasetConfig(DatasetConfig):
+    """Base of the data sets of part segmentation: `num_points` are drawn at random of every cloud, without a `presample`."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("instance_miou", "class_miou", "accuracy")  # accuracy: of the points
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ class HeadConfig(Config):
     """The classifier over concat(class token, max over the other tokens) (spec 2.6): ScanObjectNN's program by default.
 
     `pool` null is `class_max`, where there is a class token, else `mean_max`; `mean_plus_max` is their sum, one token wide.
+    On a data set of parts the head is that of `segmentation.py`, which takes `dropout` and `segmentation_widths` alone.
     """
 
     order: Literal["max_cls", "cls_max"] = "max_cls"
@@ -160,10 +171,13 @@ class HeadConfig(Config):
     kind: Literal["two_layers", "one_layer"] = added("two_layers")  # hidden layers; one_layer: Point-BERT's, without batch norm
     last_hidden: int | None = added(None)  # of the second hidden layer; null = hidden
     input_dropout: float = added(0.0)
+    segmentation_widths: tuple[int, int, int, int] = added((1536, 1024, 512, 256))  # two layers to spread features, two behind
 
     def problems(self) -> Iterator[str]:
         if self.hidden < 1 or (self.last_hidden is not None and self.last_hidden < 1):
             yield f"hidden: must be at least 1, as last_hidden, got {self.hidden} and {self.last_hidden}"
+        if min(self.segmentation_widths) < 1:
+            yield f"segmentation_widths: must be at least 1, got {list(self.segmentation_widths)}"
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"{name}: must be in [0, 1), got {getattr(self, name)}"

@@ -86,6 +86,17 @@ def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
     return torch.where(distance < radius**2, index, closest)
 
 
+def interpolation(queries: Tensor, places: Tensor, count: int = 3) -> Tensor:
+    """Weights (B, P, N) that spread values at places (B, N, 3) to queries (B, P, 3): 1 / d^2 of the nearest `count`, in sum 1.
+
+    Source: PointNet++ (arXiv 1706.02413), its feature propagation. A matrix, so that its product has a deterministic gradient.
+    """
+    near = nearest(queries, places, min(count, places.shape[1]))  # (B, P, K)
+    closeness = 1 / ((gather(places, near) - queries.unsqueeze(2)).square().sum(dim=3) + 1e-8)
+    closeness = closeness / closeness.sum(dim=2, keepdim=True)
+    return queries.new_zeros(*queries.shape[:2], places.shape[1]).scatter_(2, near, closeness)
+
+
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """values (B, P, C) at index (B, ...) -> (B, ..., C)."""
     flat = index.reshape(len(index), -1, 1).expand(-1, -1, values.shape[2])

@@ -150,7 +150,7 @@ class TrialFolder:
     # The end
 
     def save_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
-        """The predicted classes of every test cloud by protocol, uint8 (n_test,)."""
+        """The predicted classes of every test cloud by protocol, uint8 (n_test,); of part segmentation each shape's IoU, float32."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **predictions)
         write_whole(self.path / "predictions.npz", buffer.getvalue())

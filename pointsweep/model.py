@@ -19,6 +19,7 @@ from pointsweep.config import HeadConfig, TrialConfig
 from pointsweep.layers import Dropout
 from pointsweep.methods.base import Method
 from pointsweep.positions import Positions
+from pointsweep.segmentation import Level, SegmentationHead, levels
 
 
 class Head(nn.Module):
@@ -89,7 +90,14 @@ class PointModel(nn.Module):
             backbone.stem.patches[0].requires_grad_(False)  # it makes no token here, so there is nothing to tune
         self.norm = backbone.norm
         backbone.norm = nn.Identity()  # type: ignore[assignment]
-        self.head = Head(config.head, dim, prefix, self.method, num_classes)
+        categories = config.dataset.num_categories
+        self.levels = levels(len(backbone.blocks)) if categories else []  # blocks whose output a head of parts takes
+        if categories:
+            widths = [backbone.widths[index] for index in self.levels]
+            extra = dim * self.method.extra_features
+            self.head: nn.Module = SegmentationHead(config.head, widths, extra, categories, num_classes)
+        else:
+            self.head = Head(config.head, dim, prefix, self.method, num_classes)
         if config.train.init == "trunc_normal":
             self._init_as_modelnet_program()
 
@@ -114,11 +122,12 @@ class PointModel(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, points: Tensor) -> Tensor:
-        """points (B, P, 3) -> logits (B, classes)."""
+    def forward(self, points: Tensor, category: Tensor | None = None) -> Tensor:
+        """points (B, P, 3) -> logits (B, classes); on a data set of parts with category (B,) -> (B, parts, P)."""
         tokens, centers = self.tokenizer(points)  # (B, N, C), (B, N, 3)
         tokens, seen = self.method.observe(points, tokens)
         context, encoding, bias = None, None, None
+        found: list[Level] = []
         for index, block in enumerate(self.backbone.blocks):
             if index in self.backbone.scale_starts:
                 if index > 0:
@@ -133,9 +142,16 @@ class PointModel(nn.Module):
             tokens = self.method.before_block(index, tokens, context)
             tokens = block(tokens, partial(self._after_ffn, index, context), bias)
             tokens = self.method.after_block(index, tokens, context)
+            if index in self.levels:
+                found.append(self._level(tokens, centers))
         tokens, extra = self.method.pool(self.norm(tokens), context)
-        logits: Tensor = self.head(tokens, extra)
+        logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
         return logits
+
+    def _level(self, tokens: Tensor, centers: Tensor) -> Level:
+        """The N point tokens, which stand last, and their centres; normed where they are as wide as the last block's."""
+        of_points = tokens[:, -centers.shape[1] :]  # (B, N, C)
+        return self.norm(of_points) if of_points.shape[2] == self.backbone.dim else of_points, centers
 
     def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
         if self.backbone.prefix:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,19 +67,19 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     model = _build(config)
     zero = frozenset(name for name, p in model.named_parameters() if p.requires_grad and not p.any())
     _draw_trained(model)
-    points = _clouds(CLOUDS, size)
+    inputs = _inputs(config, size)
     if not any(p.requires_grad for p in model.parameters()):
-        return _probe_untrained(model, points)
+        return _probe_untrained(model, inputs[0])
     if isinstance(model, PointModel):
         model.method.prepare(model, [_clouds(6, size, seed=1)])
     set_noise(model, torch.Generator().manual_seed(0))
     model.train()
-    logits = model(points)
-    F.cross_entropy(logits, torch.arange(CLOUDS) % CLASSES).backward()
+    logits = model(*inputs)
+    F.cross_entropy(logits, _labels(logits)).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()}
     model.eval()
-    given, leak = _look_across(model, points)
+    given, leak = _look_across(model, inputs)
     return Probe({n: tuple(p.shape) for n, p in trained.items()}, zero, torch.stack([given, logits.detach()]), gradients, leak)
 
 
@@ -102,18 +102,30 @@ def run_once(config: TrialConfig) -> None:
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
     bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
     model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
-    given, leak = _look_across(model.eval(), points)
+    given, leak = _look_across(model.eval(), [points])
     return Probe({}, frozenset(), torch.stack([given, given]), {}, leak)
 
 
 @torch.no_grad()
-def _look_across(model: nn.Module, points: Tensor) -> tuple[Tensor, float]:
+def _look_across(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, float]:
     """Logits, and how far those of the other clouds move when the first is replaced, of how far its own do."""
-    before = model(points)
+    points, *rest = inputs
+    before = model(points, *rest)
     changed = points.clone()
     changed[0] = _clouds(1, points.shape[1], seed=2)[0] * 2.0
-    moved = (model(changed) - before).abs().amax(dim=1)
+    moved = (model(changed, *rest) - before).abs().flatten(1).amax(dim=1)
     return before, float(moved[1:].max() / moved[0].clamp(min=1e-12))
+
+
+def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
+    """What the model takes: clouds, and on a data set of parts their categories (B,)."""
+    categories = config.dataset.num_categories
+    return [_clouds(CLOUDS, size), *([torch.arange(CLOUDS) % categories] if categories else [])]
+
+
+def _labels(logits: Tensor) -> Tensor:
+    """A class for every cloud of logits (B, classes), or for every point of logits (B, parts, P)."""
+    return (torch.arange(logits.shape[0] * logits[0, 0].numel()) % CLASSES).view(logits.shape[0], *logits.shape[2:])
 
 
 def _clouds(count: int, size: int, seed: int = 0) -> Tensor:

@@ -1,4 +1,5 @@
-"""Profiles: the same sweep in another size. `smoke` is built in: synthetic clouds, tiny backbones of the same modality, two epochs.
+"""Profiles: the same sweep in another size. `smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same
+modality, two epochs.
 
 A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3}}`.
 """
@@ -14,6 +15,10 @@ from pointsweep.sweep_file import Document
 
 SMALL_DATA = {
     "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128, "train_per_class": 8, "test_per_class": 4,
+}  # fmt: skip
+SMALL_PARTS = {
+    "name": "synthetic_parts", "num_points": 128, "presample": 128, "source_points": 128, "train_per_category": 8,
+    "test_per_category": 4,
 }  # fmt: skip
 SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "eval_batch_size": 64}
 SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
@@ -43,8 +48,11 @@ def _smoke(settings: Settings) -> None:
         settings.drop(part)
         settings.set(part, dict(value), place)
 
-    held_out = data.get("dataset", {}).get("val_fraction", 0.0)
-    put("dataset", {**SMALL_DATA, "val_fraction": 0.25 if held_out else 0.0})
+    dataset = data.get("dataset", {})
+    held_out = dataset.get("val_fraction", 0.0)
+    known = dataset.get("name") in registry.names("datasets")
+    parts = known and registry.config_class("datasets", dataset["name"]).num_categories > 0
+    put("dataset", {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0})
     settings.set("train", SMALL_TRAIN, place)
     network = data.get("network")
     if isinstance(network, dict):

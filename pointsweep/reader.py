@@ -25,7 +25,7 @@ KEYS = (
     "resources", "profiles",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
-METRICS = ("test/accuracy", "val/accuracy")
+METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou", "class_miou") for split in ("test", "val"))
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,9 @@ class Reader:
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
         for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
             self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
+        if asks["metric"].partition("/")[2] not in config.dataset.metrics:
+            has = ", ".join(config.dataset.metrics)
+            self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
         published = None if self.profile else self._published([*row[1], column[1]], row[1])
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
 

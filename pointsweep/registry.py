@@ -23,7 +23,9 @@ REGISTRY: dict[str, dict[str, str]] = {
         "modelnet40_fewshot": "pointsweep.data.modelnet40_fewshot:ModelNet40Fewshot",
         "scanobjectnn": "pointsweep.data.scanobjectnn:ScanObjectNN",
         "scanobjectnn_c": "pointsweep.data.corrupted:ScanObjectNNC",
+        "shapenetpart": "pointsweep.data.shapenetpart:ShapeNetPart",
         "synthetic": "pointsweep.data.synthetic:Synthetic",
+        "synthetic_parts": "pointsweep.data.synthetic_parts:SyntheticParts",
     },
     "tokenizers": {
         "patch": "pointsweep.tokenizers:Patch",

@@ -39,6 +39,11 @@ def percent(value: float | None, signed: bool = False) -> str:
     return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"
 
 
+def measure(table: Table) -> str:
+    """The metric without its split, in words: accuracy, instance miou."""
+    return table.metric.rpartition("/")[2].replace("_", " ")
+
+
 def accuracy(cell: TableCell) -> str:
     """ "81.2 ± 0.4", with n where seeds are missing."""
     if cell.excluded is not None:
@@ -155,7 +160,7 @@ def _step(step: Difference | None, following: str, most: int) -> str:
 
 def headings(table: Table) -> list[tuple[str, Callable[[TableCell], str]]]:
     """The sub-columns of every column; those of the paper only where it printed something."""
-    found: list[tuple[str, Callable[[TableCell], str]]] = [("accuracy", lambda cell: marked(table, cell)), ("params", trained)]
+    found: list[tuple[str, Callable[[TableCell], str]]] = [(measure(table), lambda cell: marked(table, cell)), ("params", trained)]
     if any(paper(cell)[0] for cell in table.cells):
         found.append(("paper", lambda cell: paper(cell)[0]))
     if any(paper(cell)[1] for cell in table.cells):

@@ -24,6 +24,7 @@ from pointsweep.store import FileStore
 
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 BATCH = 1000  # metrics in one call, MLflow's limit
+MEASURES = ("accuracy", "instance_miou", "class_miou")  # of a record, shown beside the run
 STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
@@ -232,7 +233,12 @@ class Runs:
         text = record.to_json()
         chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
         tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks)})
-        values = {f"{protocol}/accuracy": chosen["test/accuracy"] for protocol, chosen in record.metrics.items()}
+        values = {
+            f"{protocol}/{measure}": chosen[f"test/{measure}"]
+            for protocol, chosen in record.metrics.items()
+            for measure in MEASURES
+            if f"test/{measure}" in chosen
+        }
         values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
         values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
         metrics = [Metric(name, value, 0, 0) for name, value in values.items()]

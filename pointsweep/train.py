@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
+from pointsweep.data.part_metrics import part_score
+from pointsweep.data.parts import PartDataset
 from pointsweep.layers import set_noise
 from pointsweep.pack import backward
 
@@ -28,11 +30,20 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud, uint8 (n,)."""
+    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud, uint8 (n,).
+
+    Of part segmentation both are those of the points, `more` holds the mean IoUs, and `predictions` each shape's IoU, float32 (n,).
+    """
 
     loss: float
     accuracy: float
     predictions: np.ndarray
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """By their names in a history, e.g. test/accuracy."""
+        values = {"loss": self.loss, "accuracy": self.accuracy, **self.more}
+        return {f"{split}/{name}": value for name, value in values.items()}
 
 
 def stream(*parts: int | str) -> int:
@@ -84,17 +95,17 @@ def train_epoch(
     model.train()
     for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
-        points, labels = (tensor.to(device) for tensor in dataset.train_batch(index, augmentation))
+        *inputs, labels = (tensor.to(device) for tensor in dataset.train_batch(index, augmentation))
         with autocast(train.precision, device):
-            logits = model(points)
+            logits = model(*inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         backward(loss)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
-        loss_sum += loss.detach().double() * len(labels)
+        loss_sum += loss.detach().double() * labels.numel()
         correct += (logits.argmax(dim=1) == labels).sum()
-        seen += len(labels)
+        seen += labels.numel()
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss of epoch {epoch} is {mean}")
@@ -104,27 +115,39 @@ def train_epoch(
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Evaluation:
     """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches."""
-    device, size = next(iter(model.state_dict().values())).device, config.train.eval_batch_size
     model.eval()
-    order, logits = dataset.evaluation_order(split), []
-    votes = config.train.votes if split.name == "test" else 1
-    for start in range(0, len(order), size):
-        points, _ = dataset.eval_batch(split, order[start : start + size])
-        with autocast(config.train.precision, device):
-            logits.append(_vote(model, points, dataset, votes, stream(config.seed, "vote", start)))
-    back = torch.from_numpy(np.argsort(order))
+    answers = _answers(model, dataset, split, config)
+    if isinstance(dataset, PartDataset):
+        return score_parts(answers, split.labels, dataset.parts)
+    rows, logits, _ = zip(*answers, strict=True)
+    back = torch.from_numpy(np.argsort(np.concatenate(rows)))
     return score(torch.cat(logits)[back], torch.from_numpy(split.labels))
 
 
-def _vote(model: nn.Module, points: Tensor, dataset: Dataset, votes: int, seed: int) -> Tensor:
-    """points (B, P, 3) -> logits (B, classes) on the CPU; of several votes the logarithm of the mean probability."""
+Answer = tuple[np.ndarray, Tensor, Tensor]  # rows (B,) of a split, their logits (B, classes) or (B, parts, P), their labels
+
+
+def _answers(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Iterator[Answer]:
+    device, size = next(iter(model.state_dict().values())).device, config.train.eval_batch_size
+    order, votes = dataset.evaluation_order(split), config.train.votes if split.name == "test" else 1
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        *inputs, labels = dataset.eval_batch(split, rows)
+        with autocast(config.train.precision, device):
+            logits = _vote(model, inputs, dataset, votes, stream(config.seed, "vote", start))
+        yield rows, logits, labels
+
+
+def _vote(model: nn.Module, inputs: Sequence[Tensor], dataset: Dataset, votes: int, seed: int) -> Tensor:
+    """points (B, P, 3), and what else a model takes -> logits (B, classes) on the CPU; of several votes the log mean probability."""
     device = next(iter(model.state_dict().values())).device
     if votes == 1:
-        logits: Tensor = model(points.to(device)).float().cpu()
+        logits: Tensor = model(*(tensor.to(device) for tensor in inputs)).float().cpu()
         return logits
+    points, *rest = inputs
     generator = torch.Generator().manual_seed(seed)
     copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
-    chances = [model(copy.to(device)).float().cpu().softmax(dim=1) for copy in copies]
+    chances = [model(*(tensor.to(device) for tensor in (copy, *rest))).float().cpu().softmax(dim=1) for copy in copies]
     return torch.stack(chances).mean(dim=0).log()
 
 
@@ -133,6 +156,33 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
     predictions = logits.argmax(dim=1)
     accuracy = int((predictions == labels).sum()) / len(labels)
     return Evaluation(float(F.cross_entropy(logits.double(), labels)), accuracy, predictions.numpy().astype(np.uint8))
+
+
+def score_parts(answers: Iterable[Answer], category: np.ndarray, parts: Sequence[Sequence[int]]) -> Evaluation:
+    """Of every point's logits (B, parts, P) and the shapes' categories (n,); a point gets the best of its category's parts.
+
+    The loss is over all parts, as in training.
+    """
+    allowed = torch.zeros(len(parts), max(map(max, parts)) + 1, dtype=torch.bool)
+    for number, own in enumerate(parts):
+        allowed[number, list(own)] = True
+    order: list[int] = []
+    predicted: list[np.ndarray] = []
+    truth: list[np.ndarray] = []
+    loss = 0.0
+    for rows, logits, labels in answers:
+        possible = allowed[torch.from_numpy(category[rows])].unsqueeze(2)  # (B, parts, 1)
+        found = logits.masked_fill(~possible, -torch.inf).argmax(dim=1)  # (B, P)
+        loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+        order += rows.tolist()
+        predicted += list(found.numpy())
+        truth += list(labels.numpy())
+    back = np.argsort(order)
+    predicted, truth = [predicted[i] for i in back], [truth[i] for i in back]
+    ious = part_score(predicted, truth, category.tolist(), parts)
+    right, count = sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)), sum(map(len, truth))
+    more = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
+    return Evaluation(loss / count, right / count, np.array(ious.by_shape, dtype=np.float32), more)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -129,7 +129,7 @@ class Trial:
         make = shared.build if shared is not None else build
         self.model = make(config, self.dataset.num_classes).to(device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
-        self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8
+        self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
         self.started = time.time()
 
     def run(self) -> None:
@@ -155,7 +155,7 @@ class Trial:
         size = self.config.train.eval_batch_size
         order = self.dataset.evaluation_order(split)
         for start in range(0, len(order), size):
-            points, labels = self.dataset.eval_batch(split, order[start : start + size])
+            points, *_, labels = self.dataset.eval_batch(split, order[start : start + size])
             yield points.to(self.device), labels
 
     def _train(self) -> None:
@@ -176,10 +176,9 @@ class Trial:
         self, epoch: int, metrics: dict[str, float], begun: float, train_s: float, optimizer: torch.optim.Optimizer | None
     ) -> None:
         test = evaluate(self.model, self.dataset, self.dataset.test, self.config)
-        metrics |= {"test/loss": test.loss, "test/accuracy": test.accuracy}
+        metrics |= test.metrics("test")
         if self.dataset.val is not None:
-            val = evaluate(self.model, self.dataset, self.dataset.val, self.config)
-            metrics |= {"val/loss": val.loss, "val/accuracy": val.accuracy}
+            metrics |= evaluate(self.model, self.dataset, self.dataset.val, self.config).metrics("val")
         self._select(epoch, metrics, test)
         event = {
             "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": time.time() - begun,
@@ -193,8 +192,9 @@ class Trial:
         self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **metrics})
 
     def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
-        """Keeps the first epoch with the highest accuracy of each protocol (design.md, section 7)."""
-        watched = {"best_test": "test/accuracy", "best_val": "val/accuracy"}
+        """Keeps the first epoch with the highest accuracy, or instance mIoU, of each protocol (design.md, section 7)."""
+        measure = self.config.dataset.metrics[0]
+        watched = {"best_test": f"test/{measure}", "best_val": f"val/{measure}"}
         chosen = [name for name, metric in watched.items() if metric in metrics and self._better(name, metric, metrics)]
         for protocol in ["last", *chosen]:
             self.best[protocol] = {"epoch": epoch, "metrics": dict(metrics)}

@@ -169,7 +169,7 @@ def test_every_file_is_valid_and_small_under_the_smoke_profile(path):
     assert len(small.cells) == len(full.cells)
     assert small.name == f"{full.name}-smoke"
     for trial in small.trials():
-        assert trial.config.dataset.name == "synthetic"
+        assert trial.config.dataset.name in ("synthetic", "synthetic_parts")
         assert trial.config.network is not None or trial.config.backbone.name == "tiny"
         assert trial.config.train.epochs == 2
     assert all(c.published is None for c in small.cells)
@@ -205,6 +205,7 @@ NUMBERS = {
     "point_peft_scanobjectnn": 30,
     "robustness": 72,
     "leakage": 20,
+    "part_segmentation": 24,
 }
 
 

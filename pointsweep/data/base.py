@@ -5,6 +5,7 @@ Letters: B clouds, P points.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class Split:
     def take(self, rows: np.ndarray, name: str) -> Split:
         """A part of this split, in file order."""
         rows = np.sort(rows)
-        return Split(name, self.points, self.labels[rows], self.index[rows])
+        return dataclasses.replace(self, name=name, labels=self.labels[rows], index=self.index[rows])
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ class Dataset:
         splits = {}
         for name, limit in (("train", config.train_limit), ("test", config.test_limit)):
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
-            whole = Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
+            whole = self._whole(name, arrays, labels)
             splits[name] = whole.take(_in_turn(labels)[:limit], name) if limit else whole
         self.test = splits["test"]
         kept, held = _hold_out(splits["train"].labels, config.val_fraction)
         self.train = splits["train"].take(kept, "train")
         self.val = splits["train"].take(held, "val") if len(held) else None
+
+    def _whole(self, name: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> Split:
+        return Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
@@ -88,8 +92,11 @@ class Dataset:
         """What lies below a data root in this data set's layouts, wherever it lies."""
         yield from ()
 
-    def train_batch(self, index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec 2.9)."""
+    def train_batch(self, index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec 2.9).
+
+        In general what a model takes, the points first, and last the labels.
+        """
         points = self._points(self.train, index)
         if self.augment_first:
             points = augment(points, self.config, generator)
@@ -114,7 +121,7 @@ class Dataset:
         """points (B, P, 3) changed at random as training clouds are."""
         return augment(points, self.config, generator)
 
-    def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, Tensor]:
+    def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
         """Rows of a split -> points (B, num_points, 3), farthest point samples of the stored clouds, and labels (B,)."""
         rows = split.index[index]
         whole = self._samples(split)

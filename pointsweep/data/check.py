@@ -18,7 +18,6 @@ import numpy as np
 from pointsweep import registry
 from pointsweep.data.base import Copy
 from pointsweep.data.cache import content_digest
-from pointsweep.data.shapenetpart import ShapeNetPart
 
 
 @dataclass
@@ -32,10 +31,9 @@ class Report:
 
 
 def readers() -> Iterator[tuple[str, type]]:
-    """All registered data sets, and ShapeNetPart, which no trial can take yet."""
+    """All registered data sets."""
     for name in registry.names("datasets"):
         yield name, registry.load("datasets", name)
-    yield "shapenetpart", ShapeNetPart
 
 
 def check(copy: Copy) -> Report:

@@ -18,6 +18,7 @@ class PartScore:
     instance_miou: float
     class_miou: float
     by_category: dict[int, float]
+    by_shape: tuple[float, ...]
 
 
 def shape_iou(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) -> float:
@@ -49,4 +50,4 @@ def part_score(
     ious = [shape_iou(p, t, parts[c]) for p, t, c in zip(predicted, truth, category, strict=True)]
     numbers = np.asarray(category)
     by_category = {int(c): float(np.mean(np.asarray(ious)[numbers == c])) for c in np.unique(numbers)}
-    return PartScore(float(np.mean(ious)), float(np.mean(list(by_category.values()))), by_category)
+    return PartScore(float(np.mean(ious)), float(np.mean(list(by_category.values()))), by_category, tuple(ious))

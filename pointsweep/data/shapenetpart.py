@@ -3,6 +3,7 @@
 Source: A Scalable Active Framework for Region Annotation (Yi et al. 2016); text layout of spec 6.4: `synsetoffset2category.txt`,
 `<synset>/<id>.txt` with rows x y z nx ny nz part, `train_test_split/shuffled_{train,val,test}_file_list.json`. Every cloud is moved
 to its mean and scaled to the unit sphere when it is read. Shapes differ in their number of points, so arrays lie end to end.
+As in the published programs (Point-MAE, arXiv 2203.06604) one trains on the training and the validation list together.
 Letters: B shapes, P points.
 """
 
@@ -13,12 +14,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from pointsweep.config import PartDatasetConfig
 from pointsweep.data.base import Copy, check_clouds, data_folder, folders_with
 from pointsweep.data.cache import cached_arrays, signature
 from pointsweep.data.modelnet40 import unit_sphere
+from pointsweep.data.parts import PartDataset
 from pointsweep.errors import MissingData
 
 CATEGORIES = (
@@ -29,53 +33,37 @@ FIRST_PARTS = (0, 4, 6, 8, 12, 16, 19, 22, 24, 28, 30, 36, 38, 41, 44, 47)
 NUM_PARTS = 50
 PARTS = tuple(range(first, end) for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True))  # by category
 PUBLISHED = {"train": 12137, "val": 1870, "test": 2874}
-FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
-ORIGIN = f"ShapeNetPart ({FOLDER}) comes from Stanford; ShapeNet's terms of use apply."
+ORIGIN = "ShapeNetPart (shapenetcore_partanno_segmentation_benchmark_v0_normal) comes from Stanford; ShapeNet's terms of use apply."
 
 
 @dataclass(frozen=True)
-class PartSplit:
-    """Shape i has rows starts[i] to starts[i + 1] of points (total, 3) float32 and parts (total,), and category[i] of CATEGORIES."""
+class ShapeNetPartConfig(PartDatasetConfig):
+    """Scale and shift as of Point-MAE's program, which scales all axes of a cloud alike; here each has its own factor."""
 
-    name: str
-    points: np.ndarray
-    parts: np.ndarray
-    starts: np.ndarray  # (n + 1,)
-    category: np.ndarray  # (n,)
+    num_classes: ClassVar[int] = 50  # parts
+    num_categories: ClassVar[int] = 16
 
-    def __len__(self) -> int:
-        return len(self.category)
-
-    def shape(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """points (P, 3), parts (P,) and the category of one shape."""
-        rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
-        return self.points[rows], self.parts[rows], int(self.category[index])
-
-    def batch(self, index: np.ndarray, num_points: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Random points (B, num_points, 3), their parts (B, num_points) and the categories (B,).
-
-        No point is taken twice, except of shapes with fewer points than `num_points`.
-        """
-        points, parts = [], []
-        for shape_points, shape_parts, _ in map(self.shape, index):
-            size = len(shape_parts)
-            chosen = random.choice(size, num_points, replace=size < num_points)
-            points.append(shape_points[chosen])
-            parts.append(shape_parts[chosen])
-        return np.stack(points), np.stack(parts), np.array(self.category[index])
+    folder: str = "shapenetcore_partanno_segmentation_benchmark_v0_normal"  # below POINTSWEEP_DATA
+    num_points: int = 2048
+    presample: int = 2048
+    scale: tuple[float, float] = (0.8, 1.25)
+    translate: float = 0.1
+    center: bool = False
 
 
-class ShapeNetPart:
-    """The three splits, and a digest of their content. Not in the registry: a trial classifies whole clouds."""
+class ShapeNetPart(PartDataset):
+    """16 categories, 50 parts. Validation shapes, where a trial asks for them, are held out of the two lists' shapes."""
 
     origin = ORIGIN
-    made_from = ""
 
-    def __init__(self, folder: str = FOLDER) -> None:
-        arrays, self.digest = stored(data_folder("shapenetpart", folder, ORIGIN))
-        self.train, self.val, self.test = (
-            PartSplit(split, *(arrays[f"{split}_{name}"] for name in ("points", "parts", "starts", "labels"))) for split in PUBLISHED
-        )
+    def __init__(self, config: ShapeNetPartConfig) -> None:
+        arrays, digest = stored(data_folder("shapenetpart", config.folder, ORIGIN))
+        super().__init__(config, CATEGORIES, PARTS, arrays, digest)
+
+    @classmethod
+    def available(cls, config: ShapeNetPartConfig) -> None:  # type: ignore[override]
+        folder = data_folder("shapenetpart", config.folder, ORIGIN)
+        listed_files(folder)
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
@@ -85,14 +73,29 @@ class ShapeNetPart:
             yield Copy(str(folder.relative_to(root)), lambda folder=folder: read(folder), CATEGORIES, counts)  # type: ignore[misc]
 
 
-def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """What `read` gives, memory-mapped, and its digest. Raises MissingData, ValueError."""
+def listed_files(folder: Path) -> list[Path]:
+    """The files of all shapes, in the lists' order. Raises MissingData, ValueError."""
     lists = split_lists(folder, synsets(folder))
     files = [folder / f"{entry}.txt" for entries in lists.values() for entry in entries]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise MissingData(f"data set shapenetpart: no file {missing[0]} ({len(missing)} such shapes of {len(files)}). {ORIGIN}")
-    return cached_arrays(f"shapenetpart-{signature(files, lists)}", lambda: read(folder))
+    return files
+
+
+def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of `training`, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    files, lists = listed_files(folder), split_lists(folder, synsets(folder))
+    return cached_arrays(f"shapenetpart-trainval-{signature(files, lists)}", lambda: training(read(folder)))
+
+
+def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `read` gives, with the validation shapes behind the training shapes."""
+    first = {name: arrays[f"train_{name}"] for name in ("points", "parts", "starts", "labels")}
+    behind = {name: arrays[f"val_{name}"] for name in first}
+    behind["starts"] = behind["starts"][1:] + first["starts"][-1]
+    joined = {f"train_{name}": np.concatenate([first[name], behind[name]]) for name in first}
+    return joined | {name: array for name, array in arrays.items() if name.startswith("test_")}
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:

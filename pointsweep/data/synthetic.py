@@ -81,7 +81,7 @@ def make_cloud(maker: Maker, config: SyntheticConfig, random: np.random.Generato
     count = config.source_points
     points = maker(random, 4 * count)
     points = points - points.mean(axis=0)
-    points = points / np.abs(points).max() @ _turn(random)
+    points = points / np.abs(points).max() @ turn(random)
     side = random.normal(size=3) * [1, 0.3, 1]
     kept = np.argsort(points @ side)[: int(len(points) * (1 - config.partial))]
     points = points[random.choice(kept, count, replace=len(kept) < count)]
@@ -93,7 +93,7 @@ def make_cloud(maker: Maker, config: SyntheticConfig, random: np.random.Generato
     return random.permutation(points).astype(np.float32)
 
 
-def _turn(random: np.random.Generator) -> np.ndarray:
+def turn(random: np.random.Generator) -> np.ndarray:
     """Any turn about y and a small tilt about x."""
     a, b = random.uniform(-np.pi, np.pi), random.normal(scale=0.15)
     about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
@@ -101,7 +101,7 @@ def _turn(random: np.random.Generator) -> np.ndarray:
     return about_y @ about_x
 
 
-def _box(random: np.random.Generator, count: int, size: np.ndarray) -> np.ndarray:
+def box(random: np.random.Generator, count: int, size: np.ndarray) -> np.ndarray:
     """Points (count, 3) on the surface of a box, every face by its area."""
     x, y, z = size
     areas = np.array([y * z, y * z, x * z, x * z, x * y, x * y])
@@ -116,11 +116,11 @@ def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.nda
     sizes = np.array([size for _, size in parts])
     areas = sizes[:, 0] * sizes[:, 1] + sizes[:, 1] * sizes[:, 2] + sizes[:, 0] * sizes[:, 2]
     numbers = random.multinomial(count, areas / areas.sum())
-    made = [_box(random, n, np.array(size)) + center for n, (center, size) in zip(numbers, parts, strict=True)]
+    made = [box(random, n, np.array(size)) + center for n, (center, size) in zip(numbers, parts, strict=True)]
     return np.concatenate(made)
 
 
-def _revolved(random: np.random.Generator, count: int, radius: Callable[[np.ndarray], np.ndarray], height: float) -> np.ndarray:
+def revolved(random: np.random.Generator, count: int, radius: Callable[[np.ndarray], np.ndarray], height: float) -> np.ndarray:
     """A surface of revolution about y; radius(t) for t in [0, 1] from bottom to top, points by circumference."""
     t = random.uniform(0, 1, 8 * count)
     weight = np.maximum(radius(t), 1e-3)
@@ -143,20 +143,20 @@ def _capsule(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _cylinder(random: np.random.Generator, count: int) -> np.ndarray:
-    return _revolved(random, count, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 2.2))
+    return revolved(random, count, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 2.2))
 
 
 def _cone(random: np.random.Generator, count: int) -> np.ndarray:
     top = random.uniform(0.0, 0.25)
-    return _revolved(random, count, lambda t: 0.75 - (0.75 - top) * t, random.uniform(1.0, 2.0))
+    return revolved(random, count, lambda t: 0.75 - (0.75 - top) * t, random.uniform(1.0, 2.0))
 
 
 def _crate(random: np.random.Generator, count: int) -> np.ndarray:
-    return _box(random, count, random.uniform(0.8, 1.6, 3))
+    return box(random, count, random.uniform(0.8, 1.6, 3))
 
 
 def _pyramid(random: np.random.Generator, count: int) -> np.ndarray:
-    points = _box(random, count, np.array([1.5, random.uniform(1.0, 1.8), 1.5]))
+    points = box(random, count, np.array([1.5, random.uniform(1.0, 1.8), 1.5]))
     shrink = 1 - 0.95 * (points[:, 1] / np.ptp(points[:, 1]) + 0.5)
     return points * np.stack([shrink, np.ones(count), shrink], axis=1)
 
@@ -168,26 +168,26 @@ def _torus(random: np.random.Generator, count: int) -> np.ndarray:
     return np.stack([ring * np.cos(a), thick * np.sin(b), ring * np.sin(a)], axis=1)
 
 
-def _legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
+def legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
     corners = [(sx * (width - thick) / 2, sz * (depth - thick) / 2) for sx in (-1, 1) for sz in (-1, 1)]
     return [([x, -height / 2, z], [thick, height, thick]) for x, z in corners]
 
 
 def _table(random: np.random.Generator, count: int) -> np.ndarray:
     width, depth, height = random.uniform(1.2, 1.8), random.uniform(0.8, 1.6), random.uniform(0.7, 1.2)
-    return _boxes(random, count, [([0, 0, 0], [width, 0.1, depth]), *_legs(width, depth, height, 0.15)])
+    return _boxes(random, count, [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)])
 
 
 def _chair(random: np.random.Generator, count: int) -> np.ndarray:
     width, depth, height = random.uniform(0.8, 1.1), random.uniform(0.8, 1.1), random.uniform(0.6, 1.0)
     back = random.uniform(0.6, 1.1)
     parts: list[Part] = [([0, 0, 0], [width, 0.1, depth]), ([0, back / 2, -depth / 2], [width, back, 0.1])]
-    return _boxes(random, count, [*parts, *_legs(width, depth, height, 0.15)])
+    return _boxes(random, count, [*parts, *legs(width, depth, height, 0.15)])
 
 
 def _mug(random: np.random.Generator, count: int) -> np.ndarray:
     height, handle = random.uniform(1.0, 1.8), count // 6
-    wall = _revolved(random, count - handle, lambda t: np.full_like(t, 0.6), height)
+    wall = revolved(random, count - handle, lambda t: np.full_like(t, 0.6), height)
     angle, around = random.uniform(-np.pi / 2, np.pi / 2, handle), random.uniform(-np.pi, np.pi, handle)
     reach = 0.4 + 0.08 * np.cos(around)
     loop = np.stack([0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1)

@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from pointsweep.data.part_metrics import part_score, shape_iou
-from pointsweep.data.shapenetpart import CATEGORIES, FIRST_PARTS, FOLDER, NUM_PARTS, PARTS, ShapeNetPart
+from pointsweep.data.parts import PartDataset
+from pointsweep.data.shapenetpart import CATEGORIES, FIRST_PARTS, NUM_PARTS, PARTS, read
 from pointsweep.errors import MissingData
-from tests.data.made import SYNSETS, rows, write_shapenetpart
+from tests.data.made import SYNSETS, config, dataset, rows, write_shapenetpart
 
 SHAPES = {
     "train": {"Airplane/a1": rows(30, [0, 1, 2, 3]), "Table/t1": rows(25, [47, 49], 1), "Mug/m1": rows(40, [36, 37], 2)},
@@ -22,7 +24,11 @@ SHAPES = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
-    return write_shapenetpart(tmp_path / FOLDER, SHAPES)
+    return write_shapenetpart(tmp_path / config("shapenetpart").folder, SHAPES)
+
+
+def data(**fields) -> PartDataset:
+    return dataset("shapenetpart", **fields)
 
 
 def test_parts_are_the_published_ranges():
@@ -35,30 +41,64 @@ def test_parts_are_the_published_ranges():
     }  # fmt: skip
 
 
-def test_shapes_come_in_the_order_of_their_list_with_their_parts(folder):
-    data = ShapeNetPart()
-    assert [len(split) for split in (data.train, data.val, data.test)] == [3, 1, 2]
-    assert [CATEGORIES[c] for c in data.train.category] == ["airplane", "table", "mug"]
-    for index, stored in enumerate(SHAPES["train"].values()):
-        points, parts, category = data.train.shape(index)
+def test_shapes_come_in_the_order_of_their_lists_with_their_parts(folder):
+    """Those of the validation list stand behind those of the training list: the programs train on both."""
+    found = data()
+    assert [CATEGORIES[c] for c in found.train.labels] == ["airplane", "table", "mug", "airplane"]
+    assert [CATEGORIES[c] for c in found.test.labels] == ["table", "airplane"]
+    assert (found.num_classes, found.parts) == (50, tuple(map(tuple, PARTS)))
+    for index, stored in enumerate([*SHAPES["train"].values(), *SHAPES["val"].values()]):
+        points, parts, category = found.train.shape(index)
         centred = stored[:, :3] - stored[:, :3].mean(axis=0)
         np.testing.assert_allclose(points, centred / np.linalg.norm(centred, axis=1).max(), atol=1e-5)
         assert parts.tolist() == stored[:, 6].astype(int).tolist()
         assert set(parts.tolist()) <= set(PARTS[category])
-    assert data.digest == ShapeNetPart().digest
-    assert len(data.digest) == 64
+    assert found.digest == data().digest
+    assert len(found.digest) == 64
+    assert [len(read(folder)[f"{split}_labels"]) for split in ("train", "val", "test")] == [3, 1, 2]
+
+
+def test_a_part_of_a_split_keeps_its_shapes(folder):
+    whole, small = data(), data(train_limit=2, val_fraction=0.5)
+    assert small.val is not None
+    for split in (small.train, small.val):
+        for row, stored in enumerate(split.index):
+            assert all(np.array_equal(a, b) for a, b in zip(split.shape(row), whole.train.shape(stored), strict=True))
 
 
 def test_a_batch_takes_points_with_their_parts(folder):
-    split = ShapeNetPart().train
-    points, parts, category = split.batch(np.array([2, 0]), 30, np.random.default_rng(0))
+    found = data(num_points=30, presample=30)
+    points, category, parts = (tensor.numpy() for tensor in found.eval_batch(found.train, np.array([2, 0])))
     assert (points.shape, parts.shape, category.tolist()) == ((2, 30, 3), (2, 30), [11, 0])
     for taken, labels, index in zip(points, parts, (2, 0), strict=True):
-        whole, all_labels, _ = split.shape(index)
+        whole, all_labels, _ = found.train.shape(index)
         places = [int(np.flatnonzero((whole == point).all(axis=1))[0]) for point in taken]
         assert len(set(places)) == 30
         assert all_labels[places].tolist() == labels.tolist()
-    assert split.batch(np.array([1]), 60, np.random.default_rng(0))[0].shape == (1, 60, 3)
+    assert data(num_points=60, presample=60).eval_batch(found.train, np.array([1]))[0].shape == (1, 60, 3)
+
+
+def test_evaluation_takes_the_same_points_in_every_batch_and_training_others(folder):
+    found, random = data(num_points=20, presample=20), torch.Generator().manual_seed(0)
+    alone = found.eval_batch(found.test, np.array([1]))
+    assert all(torch.equal(a[1:], b) for a, b in zip(found.eval_batch(found.test, np.array([0, 1])), alone, strict=True))
+    first, again = (found.train_batch(np.array([0, 2]), random) for _ in range(2))
+    assert not torch.equal(first[0], again[0])
+    assert first[1].tolist() == again[1].tolist() == [0, 11]
+
+
+def test_training_points_are_scaled_and_shifted_with_their_parts(folder):
+    """30 points of 30: a permutation, so each point is found again by its part once scale and shift are undone."""
+    found = data(num_points=30, presample=30)
+    points, _, parts = found.train_batch(np.array([0]), torch.Generator().manual_seed(1))
+    whole, labels, _ = found.train.shape(0)
+    spread, there = points[0].amax(dim=0) - points[0].amin(dim=0), torch.from_numpy(np.array(whole))
+    factor = spread / (there.amax(dim=0) - there.amin(dim=0))
+    assert ((factor >= 0.8) & (factor <= 1.25)).all()
+    back = (points[0] - points[0].mean(dim=0)) / factor + there.mean(dim=0)
+    nearest = torch.cdist(back, there).argmin(dim=1)
+    assert sorted(nearest.tolist()) == list(range(30))
+    assert labels[nearest.numpy()].tolist() == parts[0].tolist()
 
 
 BAD = [
@@ -75,25 +115,25 @@ BAD = [
 def test_bad_shapes_are_named(folder, stored, message):
     np.savetxt(folder / SYNSETS["Airplane"] / "a2.txt", stored)
     with pytest.raises(ValueError, match=message) as error:
-        ShapeNetPart()
+        data()
     assert f"{SYNSETS['Airplane']}/a2.txt" in str(error.value)
 
 
 def test_text_that_is_not_numbers_is_named(folder):
     (folder / SYNSETS["Table"] / "t2.txt").write_text("1 2 three 4 5 6 7\n")
     with pytest.raises(ValueError, match=r"t2\.txt: not rows of x y z nx ny nz part"):
-        ShapeNetPart()
+        data()
 
 
 def test_what_is_missing_is_named(folder, monkeypatch):
     (folder / SYNSETS["Table"] / "t2.txt").unlink()
     with pytest.raises(MissingData, match=r"no file .*t2\.txt \(1 such shapes of 6\)"):
-        ShapeNetPart()
+        data()
     (folder / "train_test_split" / "shuffled_val_file_list.json").unlink()
     with pytest.raises(MissingData, match=r"shuffled_val_file_list\.json"):
-        ShapeNetPart()
+        data()
     with pytest.raises(MissingData, match="no folder"):
-        ShapeNetPart("elsewhere")
+        data(folder="elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -108,14 +148,14 @@ def test_what_is_missing_is_named(folder, monkeypatch):
 def test_bad_lists_are_named(folder, entries, message):
     (folder / "train_test_split" / "shuffled_test_file_list.json").write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=message) as error:
-        ShapeNetPart()
+        data()
     assert "shuffled_test_file_list.json" in str(error.value)
 
 
 def test_categories_must_be_the_sixteen(folder):
     (folder / "synsetoffset2category.txt").write_text("Airplane 02691156\n")
     with pytest.raises(ValueError, match=r"synsetoffset2category\.txt: must give a synset to each of airplane"):
-        ShapeNetPart()
+        data()
 
 
 def test_iou_of_a_shape_by_hand():
@@ -136,6 +176,7 @@ def test_means_over_shapes_and_over_categories_by_hand():
     assert score.instance_miou == pytest.approx((1 + 1 / 4 + 1 / 4) / 3)
     assert score.class_miou == pytest.approx((5 / 8 + 1 / 4) / 2)
     assert score.by_category == pytest.approx({0: 5 / 8, 1: 1 / 4})
+    assert score.by_shape == pytest.approx((1, 1 / 4, 1 / 4))
 
 
 def test_bad_predictions_are_refused():
@@ -150,8 +191,8 @@ def test_bad_predictions_are_refused():
 
 
 def test_the_readers_output_fits_the_metrics(folder):
-    split = ShapeNetPart().test
-    truth = [split.shape(index)[1] for index in range(len(split))]
-    assert part_score(truth, truth, split.category.tolist(), PARTS).class_miou == 1
+    split = data().test
+    truth = [split.shape(index)[1] for index in range(len(split.labels))]
+    assert part_score(truth, truth, split.labels.tolist(), PARTS).class_miou == 1
     # A table that is all part 47, called 48: parts 47 and 48 are 0, 49 is in neither.
     assert part_score([truth[0] + 1], truth[:1], [15], PARTS).instance_miou == pytest.approx(1 / 3)
