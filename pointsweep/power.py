@@ -1,7 +1,8 @@
 """What a design can resolve: the power of the tests that a table makes, before any trial has run.
 
-Arms are compared by a paired t-test over seeds; its power is that of the noncentral t distribution (Cohen 1988, section 2; Julious 2004,
-Statist. Med. 23, section 3). Two single models are compared by McNemar's test (Connor 1987, Biometrics 43). Values are fractions.
+Arms are compared by a paired t-test over seeds; its power is that of the noncentral t distribution (Cohen 1988, section 2; Julious
+2004, Statist. Med. 23, section 3). Two single models are compared by McNemar's test (Connor 1987,
+Biometrics 43). Values are fractions.
 """
 
 from __future__ import annotations

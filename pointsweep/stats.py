@@ -73,9 +73,9 @@ def summary(values: Sequence[float]) -> Summary:
 
 def half_width(sd: float, n: int) -> float:
     """Of the two-sided t-interval of a mean of n values."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # a tenth of the time that importing scipy.stats takes
 
-    return float(t.ppf(0.5 + LEVEL / 2, n - 1)) * sd / math.sqrt(n)
+    return float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * sd / math.sqrt(n)
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -89,11 +89,11 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
 
 def t_test(values: Summary) -> float | None:
     """The two-sided p-value of a mean of zero; None where n carries none: one value, or values without spread."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     if not values.sd:
         return None
-    return float(2 * t.sf(abs(values.mean) * math.sqrt(values.n) / values.sd, values.n - 1))
+    return float(2 * stdtr(values.n - 1, -abs(values.mean) * math.sqrt(values.n) / values.sd))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -109,9 +109,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def wilson(correct: float, total: int) -> tuple[float, float]:
     """Wilson's score interval of a share: `correct` of `total` objects. Of one trained model; it knows nothing of other seeds."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    z = float(norm.ppf(0.5 + LEVEL / 2))
+    z = float(ndtri(0.5 + LEVEL / 2))
     share = correct / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -134,7 +134,7 @@ def verdict(values: Sequence[float], published: float, num_test: int) -> Verdict
     objects (Wilson). `reproduced`: the 90 % t-interval of mean - published lies inside the margin (Schuirmann 1987; Lakens 2017,
     Soc. Psychol. Personal. Sci. 8). `not`: it lies outside, so the difference is larger than the margin. Else `undecided`.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     low, high = wilson(published * num_test, num_test)
     margin = (high - low) / 2
@@ -143,7 +143,7 @@ def verdict(values: Sequence[float], published: float, num_test: int) -> Verdict
         return Verdict("undecided", margin, "one seed has no spread to judge by")
     if not found.sd:
         return Verdict("undecided", margin, "the same with every seed: no spread to judge by")
-    half = float(t.ppf(LEVEL, found.n - 1)) * found.sd / math.sqrt(found.n)
+    half = float(stdtrit(found.n - 1, LEVEL)) * found.sd / math.sqrt(found.n)
     apart = found.mean - published
     if abs(apart) + half < margin:
         return Verdict("reproduced", margin, "inside the margin")
@@ -156,7 +156,8 @@ def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Differen
     """The arms from the highest mean down, ties by name, each with its difference to the next one, adjusted for all of them.
 
     Neighbours are picked by their order, which Holm's correction over them alone covers: in simulation no more than 5 % of sweeps
-    without any difference show one (tests/test_stats.py). The difference is None for the last arm, and for two neighbours that share no seed. Arms without values are left out.
+    without any difference show one (tests/test_stats.py). The difference is None for the last arm, and for two neighbours that
+    share no seed. Arms without values are left out.
     """
     means = {arm: round(summary(list(values.values())).mean, DIGITS) for arm, values in arms.items() if values}
     order = sorted(means, key=lambda arm: (-means[arm], arm))

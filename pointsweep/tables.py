@@ -16,10 +16,13 @@ from pathlib import Path
 
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.history import TrialFolder, read_failure
+from pointsweep.notes import percent, spread
+from pointsweep.paired import model_tests
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
-from pointsweep.stats import ranking, summary
+from pointsweep.shapley import attribution
+from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
 from pointsweep.store import FileStore, open_store
 from pointsweep.table import Table, TableCell
 
@@ -43,19 +46,24 @@ def build(
     # The code most trials were made by; of equally many, one that does not depend on the order of the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
     cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
-    steps = []
+    steps, models = [], []
+    names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
-        arms = {cell.row: dict(cell.values) for cell in cells if cell.column == column}
-        steps.append(tuple((" / ".join(layout.rows[row]), step) for row, step in ranking(arms)))
+        mine = [cell for cell in cells if cell.column == column]
+        ranked = ranking({cell.row: dict(cell.values) for cell in mine})
+        steps.append(tuple((names[row], step) for row, step in ranked))
+        trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
+        models.append(model_tests([name for name, _ in steps[-1]], trials, layout.protocol))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
     notes = (
         *layout.notes,
         *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
         *_mixed_data(here),
+        *_shares(layout, cells),
     )
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
-        tuple(steps), notes,
+        tuple(steps), notes, tuple(models),
     )  # fmt: skip
 
 
@@ -85,7 +93,8 @@ def _cell(
     found = {seed: records[key] for seed, key in cell.keys if key in records}
     values = {seed: value(record, layout.protocol, layout.metric) for seed, record in found.items()}
     stats = summary(list(values.values())) if values else None
-    mean, sd, low, high = (stats.mean, stats.sd, stats.low, stats.high) if stats else (None, None, None, None)
+    mean, sd = (stats.mean, stats.sd) if stats else (None, None)
+    low, high, interval = _interval(stats, list(found.values()), layout.metric)
     counts = [record.parameters for record in found.values()] or [parameters[key] for _, key in cell.keys if key in parameters]
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
     marks = {mark for record in found.values() for mark in record.marks}
@@ -93,8 +102,48 @@ def _cell(
     return TableCell(
         cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, tuple(sorted(values.items())), cell.keys,
         failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
-        tuple(sorted(marks)), optimism(list(found.values()), layout.metric),
+        tuple(sorted(marks)), optimism(list(found.values()), layout.metric), interval,
+        _verdict(cell, list(values.values()), list(found.values()), layout.metric),
     )  # fmt: skip
+
+
+def _interval(stats: Summary | None, found: Sequence[Record], metric: str) -> tuple[float | None, float | None, str]:
+    """The t-interval over seeds; of one seed, Wilson's over the test objects."""
+    if stats is None or stats.low is not None:
+        return (stats.low, stats.high, "seeds") if stats else (None, None, "")
+    objects = found[0].dataset.get("num_test")
+    if metric != "test/accuracy" or not objects:
+        return None, None, ""
+    return *wilson(stats.mean * objects, objects), "objects"
+
+
+def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], metric: str) -> Verdict | None:
+    """On the published value; None without one, and where the trials are no attempt at it: other data, random weights."""
+    sizes = {record.dataset.get("num_test") for record in found}
+    foreign = {mark for record in found for mark in record.marks} - {"official program"}
+    if cell.published is None or cell.published.value is None or metric != "test/accuracy" or foreign or len(sizes) != 1:
+        return None
+    [objects] = sizes
+    return verdict(values, cell.published.value / 100, objects) if objects else None
+
+
+def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
+    """Of a factorial, a note for each column: what every component contributes."""
+    named = {row: factors for row, factors in enumerate(layout.factors) if factors}
+    notes = []
+    for column, title in enumerate(layout.columns):
+        arms = [(named[cell.row], dict(cell.values)) for cell in cells if cell.column == column and cell.row in named]
+        if arms:
+            notes.append(f"components, {title} (Shapley shares, 95 % t-interval over seeds): {_shares_of(arms)}")
+    return notes
+
+
+def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -> str:
+    try:
+        found = attribution(arms)
+    except ValueError as error:
+        return f"not to be had, {error}"
+    return ", ".join(f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items())
 
 
 def value(record: Record, protocol: str, metric: str) -> float:

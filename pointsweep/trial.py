@@ -21,6 +21,7 @@ from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
 from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
 from pointsweep.origin import origin
+from pointsweep.paired import packed
 from pointsweep.records import Record
 from pointsweep.store import open_store
 from pointsweep.tracking import Target, TrialTags
@@ -212,7 +213,7 @@ class Trial:
         return int(state["epoch"])
 
     def _finish(self) -> None:
-        self.folder.save_predictions(self.predictions)
+        self.folder.save_predictions(self.predictions, self.dataset.test.labels)
         self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
         self.folder.finish(self._record())
 
@@ -234,6 +235,7 @@ class Trial:
             clouds_per_s=trained_clouds / train_s if train_s else 0.0,
             origin=origin(str(self.device)),
             attempts=self.folder.attempts(),
+            correct={name: packed(values == self.dataset.test.labels) for name, values in self.predictions.items()},
         )
 
 
