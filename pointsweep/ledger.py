@@ -6,6 +6,7 @@ recognised in tables that name different keys. A note may state a gain, "gain=+1
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -100,17 +101,18 @@ def _agreement(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     for number, line in lines:
         groups.setdefault(same_setting(line), []).append((number, line))
     for group in groups.values():
-        for key, kind in (("value", "same setting"), ("params_m", "same model")):
-            first: dict[str, tuple[int, Line]] = {}
-            for number, line in group:
-                if line[key]:
-                    first.setdefault(line[key], (number, line))
-            printed = list(first.values())
-            clash = [(a, b) for i, a in enumerate(printed) for b in printed[i + 1 :] if not agree(a[1][key], b[1][key])]
-            if clash:
-                shown = "; ".join(f"{_named(number, line)} {line[key]}{'M' * (key == 'params_m')}" for number, line in printed)
-                what = "value" if key == "value" else "number of parameters"
-                yield Fault(kind, f"one setting, another {what}: {shown}", tuple(number for number, _ in printed))
+        yield from _clash(group, "value", "same setting", "value")
+        yield from _clash(group, "params_m", "same model", "number of parameters")
+
+
+def _clash(group: Sequence[tuple[int, Line]], key: str, kind: str, what: str) -> Iterator[Fault]:
+    first: dict[str, tuple[int, Line]] = {}
+    for number, line in group:
+        if line[key]:
+            first.setdefault(line[key], (number, line))
+    if any(not agree(one, other) for one, other in itertools.combinations(first, 2)):
+        shown = "; ".join(f"{_named(number, line)} {line[key]}{'M' * (key == 'params_m')}" for number, line in first.values())
+        yield Fault(kind, f"one setting, another {what}: {shown}", tuple(number for number, _ in first.values()))
 
 
 def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
@@ -120,25 +122,24 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
         if setting(line).get("method") != COMPARISON:
             place = tuple(line[key] for key in ("backbone", "dataset", "split", "metric"))
             rows.setdefault((line["paper"], line["table"], line["row"]), {})[place] = (number, line)
-    found = list(rows.items())
-    for i, (_, one) in enumerate(found):
-        for name, other in found[i + 1 :]:
-            shared = [place for place in one if place in other]
-            pairs = [(one[place], other[place]) for place in shared]
-            if len(pairs) < 2 or found[i][0][0] != name[0] or any(same_setting(a[1]) == same_setting(b[1]) for a, b in pairs):
-                continue
-            if all(a[1]["value"] == b[1]["value"] and _same_count(a[1], b[1]) for a, b in pairs):
-                (a, first), (b, second) = pairs[0]
-                values = ", ".join(pair[0][1]["value"] for pair in pairs)
-                text = f"{_named(a, first)} and {_named(b, second)}: other settings, the same values ({values}) and size"
-                yield Fault("other setting", text, tuple(number for pair in pairs for number, _ in pair))
+    for (one_name, one), (other_name, other) in itertools.combinations(rows.items(), 2):
+        pairs = [(one[place], other[place]) for place in one if place in other]
+        if one_name[0] == other_name[0] and len(pairs) > 1 and all(_twin(a[1], b[1]) for a, b in pairs):
+            (a, first), (b, second) = pairs[0]
+            values = ", ".join(pair[0][1]["value"] for pair in pairs)
+            text = f"{_named(a, first)} and {_named(b, second)}: other settings, the same values ({values}) and size"
+            yield Fault("other setting", text, tuple(number for pair in pairs for number, _ in pair))
+
+
+def _twin(one: Line, other: Line) -> bool:
+    return same_setting(one) != same_setting(other) and one["value"] == other["value"] and _same_count(one, other)
 
 
 def _same_count(one: Line, other: Line) -> bool:
     return not one["params_m"] or not other["params_m"] or agree(one["params_m"], other["params_m"])
 
 
-GAIN = re.compile(r"gain=([+-]?\d+(?:\.\d+)?) over (.+?)(?:;|$)")
+GAIN = re.compile(r"gain=([+-]?\d+(?:\.\d+)?) over ([^;(]+)")
 
 
 def _gains(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:

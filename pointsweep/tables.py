@@ -1,5 +1,7 @@
 """Records -> Table -> text. The command: python -m pointsweep.tables SWEEP [--format F] [--source store|mlflow].
 
+--diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py).
+
 A table is a function of a layout and records, whatever their order and wherever they were read.
 """
 
@@ -14,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.history import TrialFolder, read_failure
 from pointsweep.notes import percent, spread
@@ -207,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--source", choices=["store", "mlflow"], default="store", help="read the store, or MLflow alone")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
+    made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
+    made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")
     return made
 
 
@@ -217,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = open_store(args.store)
         layout, records, failures = _source(args, store)
         table = build(replace(layout, protocol=args.protocol or layout.protocol), records, failures)
+        if args.diff or args.why:
+            sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
+            return 0
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
