@@ -6,7 +6,7 @@ that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [..
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from pointsweep.settings import Place
 from pointsweep.sweep_file import Document
 
 PARTS_OF_A_TRIAL = tuple(field.name for field in fields(TrialConfig))
-OWN_KEYS = ("label", "when", "published")
+OWN_KEYS = ("label", "when", "published", "factors")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Entry:
     path: tuple[Any, ...]
     when: Mapping[str, Any] | None = None
     published: Any = None
+    factors: Mapping[str, bool] | None = None  # of a factorial: which components the row has
 
     def place(self, key: str) -> Place:
         """Where a key of the settings stands."""
@@ -120,7 +121,23 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
     unknown_keys = [key for key in settings if not _known(document, (*path, key), key)]
     if unknown_keys:
         return None
-    return Entry(str(item["label"]), settings, document, path, when, item.get("published"))
+    return Entry(str(item["label"]), settings, document, path, when, item.get("published"), _factors(document, path, item))
+
+
+def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | None, ...]:
+    """The components of every row of the table, of all its axes together; empty where no row names any."""
+    merged = [{name: present for entry in row for name, present in (entry.factors or {}).items()} for row in rows]
+    return tuple(factors or None for factors in merged) if any(merged) else ()
+
+
+def _factors(document: Document, path: tuple[Any, ...], item: Mapping[str, Any]) -> Mapping[str, bool] | None:
+    factors = item.get("factors")
+    if factors is None:
+        return None
+    if not isinstance(factors, Mapping) or not factors or not all(isinstance(value, bool) for value in factors.values()):
+        _complain(document, (*path, "factors"), f"must be a mapping of components to true or false, got {factors!r}")
+        return None
+    return {str(name): present for name, present in factors.items()}
 
 
 def _known(document: Document, path: tuple[Any, ...], key: str) -> bool:

@@ -149,14 +149,25 @@ class TrialFolder:
 
     # The end
 
-    def save_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
-        """The predicted classes of every test cloud by protocol, uint8 (n_test,); of part segmentation each shape's IoU, float32."""
+    def save_predictions(self, predictions: Mapping[str, np.ndarray], labels: np.ndarray | None = None) -> None:
+        """The predicted classes of every test cloud by protocol, uint8 (n_test,), and the true ones.
+
+        Of part segmentation each shape's IoU, float32, and no labels.
+        """
+        truth = {} if labels is None else {"labels": labels.astype(np.uint8)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **predictions)
+        np.savez_compressed(buffer, allow_pickle=False, **predictions, **truth)
         write_whole(self.path / "predictions.npz", buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:
-        """The inverse of `save_predictions`."""
+        """The predicted classes by protocol, as `save_predictions` wrote them."""
+        return {name: values for name, values in self._saved().items() if name != "labels"}
+
+    def labels(self) -> np.ndarray | None:
+        """The true classes of the test clouds, uint8 (n_test,); None in folders older than they are."""
+        return self._saved().get("labels")
+
+    def _saved(self) -> dict[str, np.ndarray]:
         with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
             return dict(file)
 

@@ -1,15 +1,22 @@
 """The numbers that papers print, with the sources they were taken from: published.csv, one line a number.
 
+The command: python -m pointsweep.published checks them (ledger.py).
+
 Any2Point (arXiv 2404.07989), Point-PEFT (arXiv 2310.03059) and the tables in the read-me files of the programs they build on.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import functools
-from collections.abc import Mapping
+import io
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 
+from pointsweep import ledger
 from pointsweep.errors import unknown
 from pointsweep.records import Published
 
@@ -20,7 +27,16 @@ COLUMNS = ("paper", "table", "row", "setting", "backbone", "modality", "dataset"
 def lines() -> tuple[dict[str, str], ...]:
     """All lines of published.csv."""
     text = resources.files("pointsweep").joinpath("published.csv").read_text(encoding="utf-8")
-    return tuple(csv.DictReader(text.splitlines()))
+    return read_lines(text)
+
+
+def read_lines(text: str) -> tuple[dict[str, str], ...]:
+    """The lines of a file of published numbers. Raises ValueError if columns are missing."""
+    reader = csv.DictReader(io.StringIO(text))
+    absent = sorted({*COLUMNS, "value", "params_m"} - set(reader.fieldnames or ()))
+    if absent:
+        raise ValueError(f"no columns {', '.join(absent)}")
+    return tuple(reader)
 
 
 def find(selectors: Mapping[str, str]) -> Published:
@@ -42,3 +58,30 @@ def find(selectors: Mapping[str, str]) -> Published:
         float(line["params_m"]) if line["params_m"] else None,
         f"{line['paper']}, {line['table']}",
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what is inconsistent in published.csv, one line each; 0 if nothing is, 1 if something is, 2 for what cannot be read."""
+    made = argparse.ArgumentParser("python -m pointsweep.published", description="Finds inconsistencies in the published numbers.")
+    made.add_argument("--csv", help="another file of the same columns (default: the one that comes with the package)")
+    made.add_argument(
+        "--table", action="append", default=[], help="a table.json of a sweep, whose parameter counts are compared; repeatable"
+    )
+    args = made.parse_args(arguments)
+    try:
+        found = read_lines(Path(args.csv).read_text(encoding="utf-8")) if args.csv else lines()
+        counts: dict[int, list[int]] = {}
+        for name in args.table:
+            counts |= ledger.counts_of(found, Path(name).read_text(encoding="utf-8"))
+        faults = ledger.check(found, counts)
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+        print(f"{args.csv or 'published.csv'}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    for fault in faults:
+        print(f"{fault.kind}: {fault.text}")
+    print(f"{len(found)} lines, {len(faults)} finding{'s' * (len(faults) != 1)}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import profiles
-from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, place_of, read_axis, read_key
+from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_axis, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
@@ -134,6 +134,7 @@ class Reader:
             "metric": metric,
             "protocol": protocol,
             "resources": resources,
+            "factors": factors_of(rows),
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
 

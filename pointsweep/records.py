@@ -36,6 +36,8 @@ class Record:
     origin: Mapping[str, str] = field(default_factory=dict)  # versions, commit or tree digest, host, device, started, ended
     attempts: int = 1
     schema: int = SCHEMA
+    # Which test objects the trial got right, by protocol: the bits of paired.packed. Older records have none.
+    correct: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line; floats keep every bit."""
@@ -93,6 +95,7 @@ class Layout:
     metric: str = "test/accuracy"
     protocol: str = "last"  # last, best_val or best_test
     notes: tuple[str, ...] = ()  # printed under the table: the profile, overrides from the command line
+    factors: tuple[Mapping[str, bool] | None, ...] = ()  # of a factorial: which components each row has; none where no row says
 
     def to_json(self) -> str:
         """One line; `layout_from_json` reads it."""
@@ -107,7 +110,7 @@ def layout_from_json(text: str) -> Layout:
     cells = tuple(_cell(cell) for cell in data["cells"])
     rows = tuple(tuple(row) for row in data["rows"])
     tuples = {name: tuple(data[name]) for name in ("row_headers", "columns", "notes")}
-    return Layout(**(data | tuples | {"cells": cells, "rows": rows}))
+    return Layout(**(data | tuples | {"cells": cells, "rows": rows, "factors": tuple(data.get("factors", ()))}))
 
 
 def _cell(data: Mapping[str, Any]) -> CellLayout:

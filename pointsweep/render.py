@@ -10,17 +10,15 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
+from pointsweep.notes import LEGEND, object_notes, verdict_notes
+from pointsweep.notes import order as order
+from pointsweep.notes import percent as percent
 from pointsweep.records import Published
-from pointsweep.stats import Difference
 from pointsweep.table import Table, TableCell
 
 WIDTH = 118  # of a terminal; columns that do not fit beside the others are printed below them
 SYMBOLS = "*†‡§¶"
 PROTOCOLS = {"last": "last epoch", "best_val": "best epoch on validation", "best_test": "best epoch on the test set"}
-LEGEND = (
-    "order by mean; in brackets how far the row before is ahead, paired by seed, with its 95 % t-interval; "
-    "> the seeds tell the two apart, ~ they do not; not adjusted for the number of pairs"
-)
 
 
 def render(table: Table, form: str) -> str:
@@ -29,14 +27,6 @@ def render(table: Table, form: str) -> str:
 
 
 # Words that all formats share
-
-
-def percent(value: float | None, signed: bool = False) -> str:
-    """A fraction as percent with one decimal."""
-    if value is None:
-        return ""
-    rounded = round(100 * value, 1) + 0.0  # no "-0.0"
-    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"
 
 
 def measure(table: Table) -> str:
@@ -114,6 +104,7 @@ def _notes(table: Table) -> Iterator[str]:
     if any(step is not None and step.low is not None for steps in table.steps for _, step in steps):
         yield LEGEND
     yield from orders
+    yield from object_notes(table)
     optimism = [cell.optimism for cell in filled if cell.optimism is not None]
     if optimism:
         verb = "adds" if table.protocol == "best_test" else "would add"
@@ -128,34 +119,8 @@ def _notes(table: Table) -> Iterator[str]:
     sources = sorted({cell.published.source for cell in table.cells if cell.published})
     if sources:
         yield f"paper: {'; '.join(sources)}"
+    yield from verdict_notes(table)
     yield from table.notes
-
-
-def order(steps: Sequence[tuple[str, Difference | None]], column: str) -> str:
-    """The rows from best to worst: "vit: adapter > prompt (+3.1, +1.2 to +5.0) ~ full (+0.4, -1.0 to +1.8)"."""
-    differences = [step for _, step in steps[:-1]]
-    if not differences:
-        return ""
-    if all(step is None or step.low is None for step in differences):
-        return f"{column}: one seed shows no order"
-    most = max(step.n for step in differences if step is not None)
-    parts = [_step(step, following, most) for step, (following, _) in zip(differences, steps[1:], strict=True)]
-    return f"{column}: {steps[0][0]}{''.join(parts)}"
-
-
-def _step(step: Difference | None, following: str, most: int) -> str:
-    """One arrow of the order; `most` is the number of seeds that the best covered pair shares."""
-    if step is None:
-        return f" ? {following} (no seed in common)"
-    ahead = percent(step.mean, signed=True)
-    if step.low is None or step.high is None:
-        return f" ? {following} ({ahead}, one seed in common: no interval)"
-    if step.constant:
-        return f" ~ {following} ({f'{ahead} with' if step.mean else 'equal with'} every seed: no spread to judge by)"
-    # Paired over the common seeds alone, the difference can point against the order of the means.
-    sign = ("<" if step.high < 0 else ">") if step.resolved else "~"
-    fewer = f", {step.n} seeds" if step.n < most else ""
-    return f" {sign} {following} ({ahead}, {percent(step.low, signed=True)} to {percent(step.high, signed=True)}{fewer})"
 
 
 def headings(table: Table) -> list[tuple[str, Callable[[TableCell], str]]]:
@@ -277,7 +242,7 @@ def comma_separated(table: Table) -> str:
     counts = ("trainable", "trainable_without_head", "total")
     writer.writerow([
         *labels, "column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values", *counts,
-        "published", "published_params_m", "source", "marks", "status", "reason",
+        "published", "published_params_m", "source", "marks", "status", "reason", "interval", "verdict", "verdict_reason",
     ])  # fmt: skip
     for cell in table.cells:
         published = cell.published or Published(None, None, "")
@@ -286,7 +251,8 @@ def comma_separated(table: Table) -> str:
             *table.rows[cell.row], table.columns[cell.column], table.metric, table.protocol, cell.mean, cell.sd, cell.n,
             cell.expected, cell.low, cell.high, " ".join(f"{seed}:{value!r}" for seed, value in cell.values),
             *((cell.parameters or {}).get(kind) for kind in counts), published.value, published.params_m, published.source,
-            "; ".join(cell.marks), cell.status, reason,
+            "; ".join(cell.marks), cell.status, reason, cell.interval,
+            *((cell.verdict.kind, cell.verdict.reason) if cell.verdict else ("", "")),
         ])  # fmt: skip
     return out.getvalue()
 

@@ -107,7 +107,8 @@ def _cell(table: Table, cell: TableCell, records: Mapping[str, Record], curves: 
 def _runs(table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:
     parts = [_plot([curves[key] for _, key in cell.keys if curves.get(key)], table.metric)]
     if cell.low is not None:
-        interval = f"95 % t-interval of the mean: {percent(cell.low)} to {percent(cell.high)}"
+        kind = "interval over the test objects (Wilson; one seed)" if cell.interval == "objects" else "t-interval of the mean"
+        interval = f"95 % {kind}: {percent(cell.low)} to {percent(cell.high)}"
         parts.append(f"<div class='run'>{interval}</div>")
     failed = dict(cell.failures)
     for seed, key in cell.keys:

@@ -19,6 +19,7 @@ from types import FrameType
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, Unfit
 from pointsweep.plan import Plan, make_plan, read_record
+from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, open_store
 from pointsweep.sweep import Sweep, load
 from pointsweep.tracking import Target, TrackerAway, TrialTags, finish, masked, prepare
@@ -107,7 +108,7 @@ def skeleton(plan: Plan) -> str:
     same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
     audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]
-    return "\n".join(part for part in [*parts, *same, *audited, *lacking] if part)
+    return "\n".join(part for part in [*parts, *resolution(plan), *same, *audited, *lacking] if part)
 
 
 def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """Statistics over seeds: what a few runs can show, and no more.
 
-Student's t-interval for a mean, and for the paired difference of two arms run with the same seeds. Values are fractions.
+Student's t-interval for a mean, and t-interval and t-test for the paired difference of two arms run with the same seeds; Wilson's
+interval for one run; Holm's correction; the verdict on a published number. Values are fractions. Sources: Wilson 1927 (JASA 22),
+Holm 1979 (Scand. J. Statist. 6), Schuirmann 1987 (J. Pharmacokin. Biopharm. 15) for the two one-sided tests.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 Arm = TypeVar("Arm", int, str)
@@ -30,12 +32,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two arms, first minus second. `low`, `high` are None where n carries no interval."""
+    """Of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None where n carries none of them.
+
+    `adjusted` is `p` after Holm's correction over the comparisons it was made with.
+    """
 
     mean: float
     n: int
     low: float | None
     high: float | None
+    p: float | None = None
+    adjusted: float | None = None
 
     @property
     def constant(self) -> bool:
@@ -44,8 +51,10 @@ class Difference:
 
     @property
     def resolved(self) -> bool:
-        """Whether these seeds tell the arms apart: the interval leaves out zero, and has a width."""
+        """Whether these seeds tell the arms apart: the interval leaves out zero, has a width, and stands up to the correction."""
         if self.low is None or self.high is None or self.constant:
+            return False
+        if self.adjusted is not None and self.adjusted >= 1 - LEVEL:
             return False
         return self.low > 0 or self.high < 0
 
@@ -64,9 +73,9 @@ def summary(values: Sequence[float]) -> Summary:
 
 def half_width(sd: float, n: int) -> float:
     """Of the two-sided t-interval of a mean of n values."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # a tenth of the time that importing scipy.stats takes
 
-    return float(t.ppf(0.5 + LEVEL / 2, n - 1)) * sd / math.sqrt(n)
+    return float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * sd / math.sqrt(n)
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -75,13 +84,80 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     if not shared:
         raise ValueError("the arms share no seed")
     result = summary([round(first[seed] - second[seed], DIGITS) for seed in shared])
-    return Difference(result.mean, result.n, result.low, result.high)
+    return Difference(result.mean, result.n, result.low, result.high, t_test(result))
+
+
+def t_test(values: Summary) -> float | None:
+    """The two-sided p-value of a mean of zero; None where n carries none: one value, or values without spread."""
+    from scipy.special import stdtr
+
+    if not values.sd:
+        return None
+    return float(2 * stdtr(values.n - 1, -abs(values.mean) * math.sqrt(values.n) / values.sd))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """The adjusted p-values, in the order given. One that could not be had (None) stays None, and counts as a comparison."""
+    total, largest = len(p_values), 0.0
+    known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
+    result: list[float | None] = [None] * total
+    for rank, (p, at) in enumerate(known):
+        largest = max(largest, min(1.0, (total - rank) * p))
+        result[at] = largest
+    return result
+
+
+def wilson(correct: float, total: int) -> tuple[float, float]:
+    """Wilson's score interval of a share: `correct` of `total` objects. Of one trained model; it knows nothing of other seeds."""
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.5 + LEVEL / 2))
+    share = correct / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On a published number: `reproduced`, `not` or `undecided`, with the margin (a fraction) it was judged by, and why."""
+
+    kind: str
+    margin: float
+    reason: str
+
+
+def verdict(values: Sequence[float], published: float, num_test: int) -> Verdict:
+    """Judges the seeds' values against a published one (a fraction of `num_test` objects), by two one-sided tests at 5 % each.
+
+    The margin is what the published number itself cannot tell: the half width of its 95 % interval as one run on `num_test`
+    objects (Wilson). `reproduced`: the 90 % t-interval of mean - published lies inside the margin (Schuirmann 1987; Lakens 2017,
+    Soc. Psychol. Personal. Sci. 8). `not`: it lies outside, so the difference is larger than the margin. Else `undecided`.
+    """
+    from scipy.special import stdtrit
+
+    low, high = wilson(published * num_test, num_test)
+    margin = (high - low) / 2
+    found = summary(values)
+    if found.sd is None:
+        return Verdict("undecided", margin, "one seed has no spread to judge by")
+    if not found.sd:
+        return Verdict("undecided", margin, "the same with every seed: no spread to judge by")
+    half = float(stdtrit(found.n - 1, LEVEL)) * found.sd / math.sqrt(found.n)
+    apart = found.mean - published
+    if abs(apart) + half < margin:
+        return Verdict("reproduced", margin, "inside the margin")
+    if abs(apart) - half > margin:
+        return Verdict("not", margin, "higher" if apart > 0 else "lower")
+    return Verdict("undecided", margin, f"{found.n} seeds do not tell")
 
 
 def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Difference | None]]:
-    """The arms from the highest mean down, ties by name, each with its difference to the next one.
+    """The arms from the highest mean down, ties by name, each with its difference to the next one, adjusted for all of them.
 
-    That is None for the last arm, and for two neighbours that share no seed. Arms without values are left out.
+    Neighbours are picked by their order, which Holm's correction over them alone covers: in simulation no more than 5 % of sweeps
+    without any difference show one (tests/test_stats.py). The difference is None for the last arm, and for two neighbours that
+    share no seed. Arms without values are left out.
     """
     means = {arm: round(summary(list(values.values())).mean, DIGITS) for arm, values in arms.items() if values}
     order = sorted(means, key=lambda arm: (-means[arm], arm))
@@ -89,6 +165,8 @@ def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Differen
     for arm, following in itertools.pairwise(order):
         shared = arms[arm].keys() & arms[following].keys()
         steps.append((arm, difference(arms[arm], arms[following]) if shared else None))
+    adjusted = holm([step.p if step is not None else None for _, step in steps])
+    steps = [(arm, step and replace(step, adjusted=p)) for (arm, step), p in zip(steps, adjusted, strict=True)]
     if order:
         steps.append((order[-1], None))
     return steps

@@ -6,7 +6,7 @@ docs/sweeps.md describes the language. All problems of a file are found before a
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Sweep:
     protocol: str
     resources: Resources
     notes: tuple[str, ...]
+    factors: tuple[Mapping[str, bool] | None, ...] = ()  # one a row, where any row names its components
 
     def trials(self) -> list[Trial]:
         """All distinct trials, in the order of the table."""
@@ -58,7 +59,10 @@ class Sweep:
             CellLayout(cell.row, cell.column, tuple((c.seed, c.key()) for c in cell.trials), cell.published, cell.excluded)
             for cell in self.cells
         )
-        return Layout(self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes)
+        return Layout(
+            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes,
+            self.factors,
+        )  # fmt: skip
 
     def place(self, trial: Trial) -> tuple[str, str, int]:
         """The row, the column and the seed of a trial."""
@@ -151,8 +155,9 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
     )  # fmt: skip
     notes = (*sweep.notes, f"only {', '.join(only)}")
     return replace(
-        sweep, rows=tuple(sweep.rows[i] for i in rows), columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes
-    )
+        sweep, rows=tuple(sweep.rows[i] for i in rows), columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes,
+        factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
+    )  # fmt: skip
 
 
 def _matches(name: str, patterns: Sequence[str] | None) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pointsweep.paired import ModelTest
 from pointsweep.records import Published
-from pointsweep.stats import Difference
+from pointsweep.stats import Difference, Verdict
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class TableCell:
     excluded: str | None = None
     marks: tuple[str, ...] = ()
     optimism: float | None = None  # mean of best_test minus mean of last
+    interval: str = ""  # what `low` and `high` are: "seeds" (t-interval of the mean), "objects" (Wilson, of one seed) or nothing
+    verdict: Verdict | None = None  # on the published value
 
     @property
     def status(self) -> str:
@@ -54,6 +57,7 @@ class Table:
     cells: tuple[TableCell, ...]
     steps: tuple[tuple[tuple[str, Difference | None], ...], ...]  # one entry a column
     notes: tuple[str, ...] = ()
+    models: tuple[tuple[ModelTest, ...], ...] = ()  # one entry a column: the rows in that order, object by object
 
     def cell(self, row: int, column: int) -> TableCell:
         """The cell at a place."""

@@ -1,5 +1,7 @@
 """Records -> Table -> text. The command: python -m pointsweep.tables SWEEP [--format F] [--source store|mlflow].
 
+--diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py).
+
 A table is a function of a layout and records, whatever their order and wherever they were read.
 """
 
@@ -14,12 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.history import TrialFolder, read_failure
+from pointsweep.notes import percent, spread
+from pointsweep.paired import model_tests
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
-from pointsweep.stats import ranking, summary
+from pointsweep.shapley import attribution
+from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
 from pointsweep.store import FileStore, open_store
 from pointsweep.table import Table, TableCell
 
@@ -43,19 +49,24 @@ def build(
     # The code most trials were made by; of equally many, one that does not depend on the order of the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
     cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
-    steps = []
+    steps, models = [], []
+    names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
-        arms = {cell.row: dict(cell.values) for cell in cells if cell.column == column}
-        steps.append(tuple((" / ".join(layout.rows[row]), step) for row, step in ranking(arms)))
+        mine = [cell for cell in cells if cell.column == column]
+        ranked = ranking({cell.row: dict(cell.values) for cell in mine})
+        steps.append(tuple((names[row], step) for row, step in ranked))
+        trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
+        models.append(model_tests([name for name, _ in steps[-1]], trials, layout.protocol))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
     notes = (
         *layout.notes,
         *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
         *_mixed_data(here),
+        *_shares(layout, cells),
     )
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
-        tuple(steps), notes,
+        tuple(steps), notes, tuple(models),
     )  # fmt: skip
 
 
@@ -85,7 +96,8 @@ def _cell(
     found = {seed: records[key] for seed, key in cell.keys if key in records}
     values = {seed: value(record, layout.protocol, layout.metric) for seed, record in found.items()}
     stats = summary(list(values.values())) if values else None
-    mean, sd, low, high = (stats.mean, stats.sd, stats.low, stats.high) if stats else (None, None, None, None)
+    mean, sd = (stats.mean, stats.sd) if stats else (None, None)
+    low, high, interval = _interval(stats, list(found.values()), layout.metric)
     counts = [record.parameters for record in found.values()] or [parameters[key] for _, key in cell.keys if key in parameters]
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
     marks = {mark for record in found.values() for mark in record.marks}
@@ -93,8 +105,48 @@ def _cell(
     return TableCell(
         cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, tuple(sorted(values.items())), cell.keys,
         failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
-        tuple(sorted(marks)), optimism(list(found.values()), layout.metric),
+        tuple(sorted(marks)), optimism(list(found.values()), layout.metric), interval,
+        _verdict(cell, list(values.values()), list(found.values()), layout.metric),
     )  # fmt: skip
+
+
+def _interval(stats: Summary | None, found: Sequence[Record], metric: str) -> tuple[float | None, float | None, str]:
+    """The t-interval over seeds; of one seed, Wilson's over the test objects."""
+    if stats is None or stats.low is not None:
+        return (stats.low, stats.high, "seeds") if stats else (None, None, "")
+    objects = found[0].dataset.get("num_test")
+    if metric != "test/accuracy" or not objects:
+        return None, None, ""
+    return *wilson(stats.mean * objects, objects), "objects"
+
+
+def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], metric: str) -> Verdict | None:
+    """On the published value; None without one, and where the trials are no attempt at it: other data, random weights."""
+    sizes = {record.dataset.get("num_test") for record in found}
+    foreign = {mark for record in found for mark in record.marks} - {"official program"}
+    if cell.published is None or cell.published.value is None or metric != "test/accuracy" or foreign or len(sizes) != 1:
+        return None
+    [objects] = sizes
+    return verdict(values, cell.published.value / 100, objects) if objects else None
+
+
+def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
+    """Of a factorial, a note for each column: what every component contributes."""
+    named = {row: factors for row, factors in enumerate(layout.factors) if factors}
+    notes = []
+    for column, title in enumerate(layout.columns):
+        arms = [(named[cell.row], dict(cell.values)) for cell in cells if cell.column == column and cell.row in named]
+        if arms:
+            notes.append(f"components, {title} (Shapley shares, 95 % t-interval over seeds): {_shares_of(arms)}")
+    return notes
+
+
+def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -> str:
+    try:
+        found = attribution(arms)
+    except ValueError as error:
+        return f"not to be had, {error}"
+    return ", ".join(f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items())
 
 
 def value(record: Record, protocol: str, metric: str) -> float:
@@ -158,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--source", choices=["store", "mlflow"], default="store", help="read the store, or MLflow alone")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
+    made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
+    made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")
     return made
 
 
@@ -168,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = open_store(args.store)
         layout, records, failures = _source(args, store)
         table = build(replace(layout, protocol=args.protocol or layout.protocol), records, failures)
+        if args.diff or args.why:
+            sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
+            return 0
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -22,6 +22,7 @@ from pointsweep.mirror import Mirror
 from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, in_pack_thread, run_together, shared_part
+from pointsweep.paired import packed
 from pointsweep.records import Record
 from pointsweep.store import open_store
 from pointsweep.tracking import Target, TrialTags
@@ -232,9 +233,18 @@ class Trial:
         return int(state["epoch"])
 
     def _finish(self) -> None:
-        self.folder.save_predictions(self.predictions)
+        self.folder.save_predictions(self.predictions, self.dataset.test.labels if self._classifies() else None)
         self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
         self.folder.finish(self._record())
+
+    def _classifies(self) -> bool:
+        """Part segmentation keeps an IoU a shape, which is right or wrong of nothing."""
+        return all(values.dtype == np.uint8 for values in self.predictions.values())
+
+    def _correct(self) -> dict[str, str]:
+        if not self._classifies():
+            return {}
+        return {name: packed(values == self.dataset.test.labels) for name, values in self.predictions.items()}
 
     def _record(self) -> Record:
         epochs = self.folder.epochs()
@@ -254,6 +264,7 @@ class Trial:
             clouds_per_s=trained_clouds / train_s if train_s else 0.0,
             origin=origin(str(self.device)),
             attempts=self.folder.attempts(),
+            correct=self._correct(),
         )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.stats import Summary, difference, ranking, summary
+from pointsweep.stats import Summary, difference, holm, ranking, summary, verdict, wilson
 
 
 def test_mean_sd_and_interval_by_hand():
@@ -84,3 +85,86 @@ def test_a_difference_can_point_against_the_order_of_the_means():
 def test_ties_and_arms_without_a_common_seed_have_a_fixed_order():
     assert ranking({"b": {0: 0.5}, "a": {1: 0.5}}) == [("a", None), ("b", None)]
     assert ranking({}) == []
+
+
+# Tests and their correction
+
+
+def test_the_p_value_is_that_of_scipys_paired_test():
+    first, second = {0: 0.81, 1: 0.84, 2: 0.80, 3: 0.77}, {0: 0.79, 1: 0.80, 2: 0.81, 3: 0.70}
+    reference = scipy_stats.ttest_rel(list(first.values()), list(second.values()))
+    assert difference(first, second).p == pytest.approx(reference.pvalue)
+
+
+@pytest.mark.parametrize("values", [([0.8], [0.7]), ([0.8, 0.8, 0.8], [0.7, 0.7, 0.7])])
+def test_one_seed_or_no_spread_carries_no_p_value(values):
+    first, second = (dict(enumerate(each)) for each in values)
+    assert difference(first, second).p is None
+
+
+def test_holm_equals_r():
+    # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm") and p.adjust(c(0.04, 0.001, 0.03), "holm")
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.04, 0.001, 0.03]) == pytest.approx([0.06, 0.003, 0.06])
+    # A comparison without a p-value still counts.
+    assert holm([0.02, None]) == [pytest.approx(0.04), None]
+
+
+def test_wilson_equals_scipy():
+    for correct, total in ((0, 10), (81, 263), (2455, 2882), (581, 581)):
+        reference = scipy_stats.binomtest(correct, total).proportion_ci(0.95, "wilson")
+        assert wilson(correct, total) == (pytest.approx(reference.low, abs=1e-12), pytest.approx(reference.high))
+
+
+def test_wilson_and_the_t_interval_cover_what_they_say():
+    generator = np.random.default_rng(1)
+    within = [low <= 0.9 <= high for k in generator.binomial(581, 0.9, 2000) for low, high in [wilson(int(k), 581)]]
+    assert 0.935 < np.mean(within) < 0.965
+    runs = [summary(list(values)) for values in generator.normal(0.8, 0.01, (2000, 3))]
+    assert 0.935 < np.mean([run.low <= 0.8 <= run.high for run in runs]) < 0.965
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_two_thousand_sweeps_without_a_difference_at_most_one_in_twenty_shows_one(seeds):
+    generator = np.random.default_rng(seeds)
+    false = 0
+    for _ in range(2000):
+        values = 0.8 + 0.01 * generator.normal(size=(4, seeds)) + 0.01 * generator.normal(size=seeds)
+        steps = ranking({str(arm): dict(enumerate(row)) for arm, row in enumerate(values.tolist())})
+        false += any(step is not None and step.resolved for _, step in steps)
+    assert false / 2000 <= 0.05
+
+
+def test_the_correction_takes_back_what_one_pair_alone_would_show():
+    arms = {"a": (0.80, 0.82, 0.84), "b": (0.78, 0.79, 0.80), "c": (0.75, 0.83, 0.74)}
+    steps = dict(ranking({name: dict(enumerate(values)) for name, values in arms.items()}))
+    assert steps["a"].low > 0
+    assert steps["a"].p < 0.05 <= steps["a"].adjusted
+    assert not steps["a"].resolved
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "reason"),
+    [
+        ([0.900, 0.901, 0.899], "reproduced", "inside the margin"),
+        ([0.870, 0.871, 0.869], "not", "lower"),
+        ([0.930, 0.931, 0.929], "not", "higher"),
+        ([0.88, 0.90, 0.92], "undecided", "3 seeds do not tell"),
+        ([0.90], "undecided", "one seed has no spread to judge by"),
+        ([0.90, 0.90], "undecided", "the same with every seed: no spread to judge by"),
+    ],
+)
+def test_verdicts_on_a_published_number(values, kind, reason):
+    found = verdict(values, 0.90, 2882)
+    assert (found.kind, found.reason) == (kind, reason)
+    low, high = scipy_stats.binomtest(2594, 2882).proportion_ci(0.95, "wilson")
+    assert found.margin == pytest.approx((high - low) / 2, rel=1e-3)  # 1.1 points
+
+
+def test_verdicts_are_wrong_no_more_often_than_they_say():
+    generator = np.random.default_rng(2)
+    margin = verdict([0.9], 0.9, 2882).margin
+    for seeds in (2, 3, 10):
+        at_the_margin = [verdict(list(v), 0.9, 2882).kind for v in generator.normal(0.9 + margin, 0.002, (1500, seeds)).tolist()]
+        assert 0.035 < at_the_margin.count("reproduced") / 1500 < 0.065
+        assert 0.035 < at_the_margin.count("not") / 1500 < 0.065

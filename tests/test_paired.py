@@ -1,0 +1,97 @@
+"""McNemar against enumeration and scipy; the bootstrap against the formula of a crossed design, and its coverage."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from pointsweep.paired import bootstrap, mcnemar, model_test, packed, unpacked
+
+
+def enumerated(gained: int, lost: int) -> float:
+    """Mid-p over all 2^n equally likely outcomes: those more extreme, and half of those as extreme, than what was seen."""
+    seen = abs(gained - lost)
+    sizes = [abs(2 * sum(way) - gained - lost) for way in itertools.product((0, 1), repeat=gained + lost)]
+    return (sum(size > seen for size in sizes) + 0.5 * sum(size == seen for size in sizes)) / len(sizes)
+
+
+@pytest.mark.parametrize("total", range(5, 13))
+def test_mcnemar_equals_enumeration(total):
+    for gained in range(total + 1):
+        assert mcnemar(gained, total - gained) == pytest.approx(enumerated(gained, total - gained), abs=1e-14)
+
+
+def test_mcnemar_equals_scipys_binomial_test_but_for_half_the_point():
+    for gained, lost in ((41, 12), (100, 80), (3, 30)):
+        exact = scipy_stats.binomtest(gained, gained + lost).pvalue
+        assert mcnemar(gained, lost) == pytest.approx(exact - scipy_stats.binom.pmf(gained, gained + lost, 0.5))
+
+
+def test_too_few_differing_objects_carry_no_p_value():
+    assert [mcnemar(n, 0) is None for n in range(7)] == [True, True, True, True, True, False, False]
+    assert mcnemar(5, 0) == pytest.approx(0.03125)
+
+
+def test_mcnemar_keeps_its_level():
+    generator = np.random.default_rng(0)
+    differing = generator.binomial(2882, 0.05, 4000)
+    rejected = [mcnemar(int(k), int(n - k)) < 0.05 for n, k in zip(differing, generator.binomial(differing, 0.5), strict=True)]
+    assert np.mean(rejected) < 0.055
+
+
+def test_correctness_survives_packing():
+    for count in (1, 7, 8, 9, 2882):
+        correct = np.random.default_rng(count).random(count) < 0.9
+        assert (unpacked(packed(correct), count) == correct).all()
+    assert len(packed(np.ones(2882))) < 500
+    with pytest.raises(ValueError, match="correctness of 1 to 8 objects, expected 9"):
+        unpacked(packed(np.ones(8)), 9)
+
+
+def test_a_model_test_counts_what_each_gains():
+    one, other = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
+    found = model_test("a", "b", 3, one, other)
+    assert (found.gained, found.lost, found.seed, found.p) == (2, 1, 3, None)
+
+
+def drawn(generator: np.random.Generator, seeds: int, objects: int, seed_sd: float = 0.3) -> list[dict[int, np.ndarray]]:
+    """Correctness of two equal arms: objects are easy or hard for both, a seed makes an arm better or worse everywhere."""
+    ease = generator.normal(1.0, 1.0, objects)
+    level = generator.normal(0, seed_sd, (2, seeds, 1))
+    right = ease + level + generator.normal(0, 0.7, (2, seeds, objects)) > 0
+    return [dict(enumerate(arm)) for arm in right]
+
+
+def test_the_bootstraps_variance_is_that_of_the_crossed_design():
+    first, second = drawn(np.random.default_rng(3), 6, 500)
+    gain = np.stack([first[s].astype(float) - second[s] for s in range(6)])
+    objects, seeds = gain.mean(0).var() / 500, gain.mean(1).var(ddof=1) / 6
+    found = bootstrap(first, second, 6000)
+    assert found.mean == pytest.approx(gain.mean())
+    # Owen's bootstrap adds the part that both drawings share once more, which is small: at most the objects' part.
+    assert seeds + objects * 0.9 < found.standard_error**2 < (seeds + 2 * objects) * 1.1
+
+
+def test_one_seed_draws_objects_alone():
+    first, second = drawn(np.random.default_rng(4), 1, 800)
+    gain = first[0].astype(float) - second[0]
+    found = bootstrap(first, second, 4000)
+    assert found.standard_error == pytest.approx(gain.std() / math.sqrt(800), rel=0.05)
+    assert (found.high - found.mean) == pytest.approx(1.96 * found.standard_error, rel=1e-3)
+    assert bootstrap(first, second, 300) == bootstrap(first, second, 300)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_the_bootstraps_interval_covers_the_truth(seeds):
+    generator = np.random.default_rng(5)
+    found = [bootstrap(*drawn(generator, seeds, 200), replicates=200) for _ in range(300)]
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.93  # two equal arms: the truth is 0
+
+
+def test_arms_without_a_common_seed_are_refused():
+    with pytest.raises(ValueError, match="share no seed"):
+        bootstrap({0: np.ones(3, bool)}, {1: np.ones(3, bool)})
