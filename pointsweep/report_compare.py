@@ -147,7 +147,7 @@ def confusions(data: Mapping[str, Any]) -> str:
         return ""
     options = [escape(arm["name"]) for arm in data["arms"]]
     select = f"<label>Arm <select id='confused'>{_options(options, data['first'])}</select></label>"
-    lead = "Rows are the true classes, columns what was predicted, over all seeds of the arm. The stronger a colour, the larger its share of the row."
+    lead = "Rows are the true classes, columns what was predicted, over all seeds of the arm; colours show shares of a row."
     body = f"<div class='choose'>{select}</div><div class='card' id='confusion'></div>{NOSCRIPT}"
     return section("confusions", "Confusions", lead, body)
 
