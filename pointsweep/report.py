@@ -16,10 +16,12 @@ from importlib import resources
 
 from pointsweep.records import Record
 from pointsweep.render import count, footnotes, headings, headline, marked, percent
+from pointsweep.report_axes import axes
+from pointsweep.report_charts import thinned
 from pointsweep.report_compare import as_script, comparison, configs, confusions, payload, rerun
 from pointsweep.report_data import Evidence
 from pointsweep.report_numbers import cost, duration, optimism
-from pointsweep.report_sections import axes, learning, pareto, section
+from pointsweep.report_sections import learning, pareto, section
 from pointsweep.table import Table, TableCell
 
 CURVE = (260, 112, 34, 18)  # width, height, left and bottom margin of a plot
@@ -177,7 +179,10 @@ def _plot(series: Sequence[Sequence[float]], metric: str) -> str:
         up = (value - low) / (high - low) if high > low else 0.5
         return f"{left + (right - left) * epoch / (longest - 1):.1f},{floor - (floor - 8) * up:.1f}"
 
-    lines = (f"<polyline class='curve' points='{' '.join(point(e, v) for e, v in enumerate(values))}'/>" for values in series)
+    lines = (
+        f"<polyline class='curve' points='{' '.join(point(e, v) for e, v in thinned(list(enumerate(values))))}'/>"
+        for values in series
+    )
     grid = (f"<line class='grid' x1='{left}' x2='{right}' y1='{y}' y2='{y}'/>" for y in ((8, floor) if high > low else ()))
     words = [(0, 11, "start", percent(high)), (0, floor + 3, "start", percent(low))][: 2 if high > low else 1]
     words += [(left, height - 3, "start", "epoch 1"), (right, height - 3, "end", str(longest))]

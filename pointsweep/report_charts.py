@@ -1,6 +1,6 @@
 """Charts as inline SVG: no script, colours from the page's CSS variables, every mark with its numbers as a <title>.
 
-Values come in as they are shown (percent). Letters: none; coordinates are the SVG's own, the origin at the top left.
+Values come in as they are shown (percent). Coordinates are the SVG's own, the origin at the top left.
 """
 
 from __future__ import annotations
@@ -9,8 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 SLOTS = 8  # colours there are; further series repeat them, dashed
+LETTER = 7.0  # about the width of a letter of the words beside marks
+MOST_POINTS = 100  # of a line
 MOST_DOTS = 25  # of a line that carry their numbers; a line of 300 epochs needs not 300
 SHAPES: tuple[Callable[[float, float], str], ...] = (
     lambda x, y: f"M{x - 5:.1f} {y:.1f}a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
@@ -169,19 +174,26 @@ def scatter(frame: Frame, label: str, marks: Sequence[Mark], front: Sequence[Poi
 
 
 def _labels(frame: Frame, marks: Sequence[Mark]) -> str:
-    """The words beside marks, to the side where the drawing has room, moved up where two would overlap."""
+    """The words above marks, to the side where the drawing has room; left out where they would cover others, which has <title>s."""
     out = ""
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []  # left, right, baseline
     for mark in sorted((mark for mark in marks if mark.label), key=lambda mark: -mark.point.y):
-        x, y = frame.x(mark.point.x), frame.y(mark.point.y)
+        x, y = frame.x(mark.point.x), frame.y(mark.point.y) - 9
         end = x > frame.width * 0.6
-        at = y - 9
-        while any(abs(at - other) < 13 and abs(x - place) < 150 for place, other in taken):
-            at -= 13
-        taken.append((x, at))
+        width = LETTER * len(mark.label)
+        left, right = (x - 7 - width, x - 7) if end else (x + 7, x + 7 + width)
+        if any(abs(y - other) < 15 and left < stop and start < right for start, stop, other in taken):
+            continue
+        taken.append((left, right, y))
         anchor = "end" if end else "start"
-        out += f"<text class='word' x='{x + (-7 if end else 7):.1f}' y='{at:.1f}' text-anchor='{anchor}'>{escape(mark.label)}</text>"
+        out += f"<text class='word' x='{right if end else left:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(mark.label)}</text>"
     return out
+
+
+def thinned(points: Sequence[Item]) -> list[Item]:
+    """At most MOST_POINTS of them, evenly, the last one among them: more is not seen on a drawing of this size."""
+    step = max(1, math.ceil(len(points) / MOST_POINTS))
+    return list(points)[::-1][::step][::-1]
 
 
 def legend(names: Mapping[str, int], shape: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The report's drawn sections: learning curves, accuracy against parameters, curves over a numeric axis, optimism, cost.
+"""The report's drawn sections: learning curves, and accuracy against parameters; and what all sections share.
 
 A section is "" where the sweep has nothing to show in it. Fractions become percent here, as in render.py.
 """
@@ -6,19 +6,16 @@ A section is "" where the sweep has nothing to show in it. Fractions become perc
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from pointsweep.records import Record
 from pointsweep.render import count, percent
-from pointsweep.report_charts import SLOTS, Frame, Mark, Point, Series, legend, lines, scatter, ticks, whole_ticks
+from pointsweep.report_charts import SHAPES, SLOTS, Frame, Mark, Point, Series, legend, lines, scatter, thinned, ticks, whole_ticks
 from pointsweep.stats import summary
 from pointsweep.table import Table, TableCell
 
-NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])")  # standing alone: not the 3 of "3d"
 MOST_LABELS = 6  # names written beside points of the front
 
 
@@ -73,7 +70,7 @@ def _curve(table: Table, cell: TableCell, seeds: Sequence[Sequence[float]], slot
         span = f" ({percent(low)} to {percent(high)}, {len(values)} seeds)" if len(values) > 1 else ""
         words = f"{table.place(cell)}, epoch {i + 1}: {percent(mean)}{span}"
         points.append(Point(i + 1, 100 * mean, 100 * low, 100 * high, words))
-    return Series(row_name(table, cell), slot, points)
+    return Series(row_name(table, cell), slot, thinned(points))
 
 
 # Accuracy against trainable parameters
@@ -100,12 +97,19 @@ def pareto(table: Table) -> str:
     label = f"{table.metric} against trainable parameters"
     drawn = scatter(frame, label, marks, steps, ("trainable parameters without the head", f"{table.metric} in %"))
     columns = {name: i for i, name in enumerate(table.columns)}
-    rows = {" / ".join(row): i for i, row in enumerate(table.rows)}
-    names = ", ".join(f"<b>{escape(table.place(cell))}</b>" for cell in best)
+    names = ", ".join(f"<b>{escape(table.place(cell))}</b>" for cell in best[-MOST_LABELS:])
+    names += f" and {len(best) - MOST_LABELS} smaller ones" if len(best) > MOST_LABELS else ""
+    rows = _shapes(table)
     lead = f"The dashed line is the Pareto front by the means: no cell has fewer parameters and a higher mean than {names}."
-    keys = f"<div class='keys'>{legend(columns)}{legend(rows, shape=True)}</div>"
+    keys = f"<div class='keys'>{legend(columns)}{legend(rows, shape=True) if len(rows) > 1 else ''}</div>"
     bars = "<p class='small'>Bars are ± one standard deviation over the seeds; the scale of the parameters is logarithmic.</p>"
     return section("pareto", "Accuracy against parameters", lead, f"<figure class='wide'>{drawn}{keys}</figure>{bars}")
+
+
+def _shapes(table: Table) -> dict[str, int]:
+    """The rows' first labels with their shapes; none (all are circles) where there are more of them than shapes."""
+    names = list(dict.fromkeys(row[0] for row in table.rows))
+    return {name: i for i, name in enumerate(names)} if len(names) <= len(SHAPES) else {}
 
 
 def front(cells: Sequence[TableCell]) -> list[TableCell]:
@@ -131,7 +135,7 @@ def _mark(table: Table, cell: TableCell, place: float, named: bool) -> Mark:
     spread = f" ± {percent(cell.sd)}" if cell.sd is not None else ""
     words = f"{table.place(cell)}: {percent(cell.mean)}{spread}, {_size(cell):,} parameters"
     point = Point(place, 100 * (cell.mean or 0.0), 100 * low, 100 * high, words)
-    return Mark(point, cell.column, cell.row, table.place(cell) if named else "")
+    return Mark(point, cell.column, _shapes(table).get(table.rows[cell.row][0], 0), table.place(cell) if named else "")
 
 
 def _decades(low: int, high: int) -> list[tuple[float, str]]:
@@ -141,59 +145,6 @@ def _decades(low: int, high: int) -> list[tuple[float, str]]:
     words = [f"{value // 10**6}M" if value >= 10**6 else f"{value // 1000}k" if value >= 1000 else str(value) for value in found]
     round_ones = [(math.log10(value), word) for value, word in zip(found, words, strict=True)]
     return round_ones or [(math.log10(value), count(value)) for value in dict.fromkeys((low, high))]
-
-
-# Curves over a numeric axis
-
-
-@dataclass(frozen=True)
-class NumericAxis:
-    """Labels of a table that stand for numbers: the row's label at `position`, or the column (None). `values`: label -> number."""
-
-    name: str
-    position: int | None
-    values: Mapping[str, float]
-
-
-def numeric_axes(table: Table, records: Mapping[str, Record]) -> list[NumericAxis]:
-    """Every axis with at least three numbers, told by its labels, or by the one number in which its arms' settings differ."""
-    found = []
-    for position in (*range(len(table.row_headers)), None):
-        labels = list(dict.fromkeys(row[position] for row in table.rows)) if position is not None else list(table.columns)
-        header = table.row_headers[position] if position is not None else ""
-        axis = _by_label(header, position, labels) or _by_setting(table, records, position, labels)
-        if axis is not None and len(set(axis.values.values())) >= 3:
-            found.append(axis)
-    return found
-
-
-def _by_label(header: str, position: int | None, labels: Sequence[str]) -> NumericAxis | None:
-    """Labels that are the same but for one number: 1, 2, 6 or "M = 1", "M = 2"."""
-    numbers = [NUMBER.findall(label) for label in labels]
-    rests = {NUMBER.sub("", label).strip(" =:") for label in labels}
-    if len(rests) != 1 or any(len(found) != 1 for found in numbers):
-        return None
-    values = {label: float(found[0]) for label, found in zip(labels, numbers, strict=True)}
-    return NumericAxis(header or rests.pop() or "column", position, values)
-
-
-def _by_setting(table: Table, records: Mapping[str, Record], position: int | None, labels: Sequence[str]) -> NumericAxis | None:
-    settings: dict[str, list[dict[str, Any]]] = {label: [] for label in labels}
-    for cell in table.cells:
-        found = next((flat(records[key].config) for _, key in cell.keys if key in records), None)
-        if found is not None:
-            settings[table.rows[cell.row][position] if position is not None else table.columns[cell.column]].append(found)
-    first = [configs[0] for configs in settings.values() if configs]
-    keys = {key for config in first for key in config if key != "seed"}
-    differing = [key for key in keys if len({repr(config.get(key)) for config in first}) > 1]
-    if len(first) < len(labels) or len(differing) != 1:
-        return None
-    key = differing[0]
-    values = {label: {config.get(key) for config in configs} for label, configs in settings.items()}
-    numbers = {label: v for label, found in values.items() for v in found if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    if any(len(found) != 1 for found in values.values()) or len(numbers) < len(labels):
-        return None
-    return NumericAxis(key.rpartition(".")[2], position, {label: float(number) for label, number in numbers.items()})
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -209,42 +160,3 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
-
-
-def axes(table: Table, records: Mapping[str, Record]) -> str:
-    """A chart for every numeric axis: the means with their 95 % intervals, one line for each of the other labels."""
-    body = "".join(_axis(table, axis) for axis in numeric_axes(table, records))
-    lead = f"{escape(table.metric)} in %: means, and bands of the 95 % t-intervals over the seeds."
-    return section("axes", "Over a number", lead, body)
-
-
-def _axis(table: Table, axis: NumericAxis) -> str:
-    groups: dict[str, list[TableCell]] = {}
-    for cell in table.cells:
-        if cell.mean is not None:
-            column = [table.columns[cell.column]] if axis.position is not None else []
-            others = [*(label for i, label in enumerate(table.rows[cell.row]) if i != axis.position), *column]
-            groups.setdefault(" / ".join(others), []).append(cell)
-    series = []
-    for slot, (name, cells) in enumerate(groups.items()):
-        points = sorted((_axis_point(table, axis, cell) for cell in cells), key=lambda point: point.x)
-        series.append(Series(name, slot, points))
-    points = [point for one in series for point in one.points]
-    if len({point.x for point in points}) < 3:
-        return ""
-    y_ticks = ticks(min(p.low for p in points), max(p.high for p in points), 6)
-    numbers = sorted({point.x for point in points})
-    x_ticks = [(number, f"{number:g}") for number in numbers] if len(numbers) <= 12 else ticks(numbers[0], numbers[-1], 8)
-    span = (x_ticks[0][0], x_ticks[-1][0])
-    frame = Frame(720, 360, span, (y_ticks[0][0], y_ticks[-1][0]), x_ticks, y_ticks, left=40, bottom=42, right=20)
-    drawn = lines(frame, f"{table.metric} by {axis.name}", series, axis.name, dots=True)
-    keys = legend({one.name: one.slot for one in series})
-    return f"<figure class='wide'><figcaption>{escape(axis.name)}</figcaption>{drawn}{keys}</figure>"
-
-
-def _axis_point(table: Table, axis: NumericAxis, cell: TableCell) -> Point:
-    label = table.rows[cell.row][axis.position] if axis.position is not None else table.columns[cell.column]
-    mean = cell.mean or 0.0
-    low, high = (mean, mean) if cell.low is None or cell.high is None else (cell.low, cell.high)
-    span = f" ({percent(low)} to {percent(high)})" if cell.low is not None else ""
-    return Point(axis.values[label], 100 * mean, 100 * low, 100 * high, f"{table.place(cell)}: {percent(mean)}{span}")

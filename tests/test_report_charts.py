@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -13,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsweep.records import CellLayout, Layout
-from pointsweep.report_charts import Frame, ticks, whole_ticks
+from pointsweep.report_axes import axes, numeric_axes
+from pointsweep.report_charts import Frame, thinned, ticks, whole_ticks
 from pointsweep.report_compare import as_script, payload
 from pointsweep.report_data import Evidence, Truth
 from pointsweep.report_numbers import cost, optimism
-from pointsweep.report_sections import axes, flat, front, learning, numeric_axes, pareto
+from pointsweep.report_sections import flat, front, learning, pareto
 from pointsweep.table import Table, TableCell
 from pointsweep.tables import build
 from tests.test_tables import failures, layout, record, records
@@ -158,7 +161,7 @@ def test_the_page_carries_predictions_and_truth_as_they_are():
     data = json.loads(
         re.sub("^<script[^>]*>|</script>$", "", as_script(payload(made(), records(), Evidence(said, dict.fromkeys(said, truth)))))
     )
-    unpacked = lambda text, kind="u1": np.frombuffer(__import__("base64").b64decode(text), kind).tolist()  # noqa: E731
+    unpacked = lambda text, kind="u1": np.frombuffer(base64.b64decode(text), kind).tolist()  # noqa: E731
     arms = {arm["name"]: arm for arm in data["arms"]}
     assert arms["full / a"]["seeds"] == [0, 1, 2]
     assert [unpacked(values) for values in arms["full / a"]["predictions"]] == [said[f"full/a/{seed}"].tolist() for seed in range(3)]
@@ -192,3 +195,25 @@ def test_whole_ticks_hold_both_ends_and_no_fraction(low, span):
 def test_a_frame_of_one_value_draws_it_in_the_middle():
     frame = Frame(100, 50, (1, 1), (5, 5), (), (), left=0, right=0, top=0, bottom=0)
     assert (frame.x(1), frame.y(5)) == (50, 25)
+
+
+@pytest.mark.parametrize("count", [1, 2, 100, 101, 300, 1000])
+def test_a_long_line_is_thinned_evenly_to_its_last_point(count):
+    kept = thinned(range(count))
+    assert kept[-1] == count - 1 and len(kept) == count if count <= 100 else 50 <= len(kept) <= 100
+    assert len({b - a for a, b in itertools.pairwise(kept)}) <= 1
+
+
+def test_many_lines_over_an_axis_are_split_by_column():
+    rows = [(method, str(number)) for method in ("a", "b", "c", "d") for number in (1, 4, 100)]
+    cells = tuple(
+        CellLayout(i, j, ((0, f"{'/'.join(row)}/{column}"),)) for i, row in enumerate(rows) for j, column in enumerate(("x", "y"))
+    )
+    shape = Layout("many", "Many", ("method", "rank"), tuple(rows), ("x", "y"), cells)
+    found = {key: record(key, 0.5) for cell in cells for _, key in cell.keys}
+    source = axes(build(shape, found, {}), found)
+    assert re.findall(r"<figcaption>(.)</figcaption>", source) == ["x", "y"]
+    assert source.count("<polyline") == 8
+    assert source.count("rank (logarithmic)") == 2
+    [first, middle, last] = sorted({float(x) for x in re.findall(r"cx='([0-9.]+)'", source)})
+    assert (middle - first) / (last - first) == pytest.approx(np.log(4) / np.log(100), abs=0.01)
