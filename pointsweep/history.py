@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ Event = dict[str, Any]
 Snapshot = Callable[[], tuple[dict[str, "Tensor"], dict[str, Any]]]
 
 CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+TRUTH = ("labels", "class_names")  # in predictions.npz beside the protocols
 LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folder
 
 
@@ -149,27 +150,27 @@ class TrialFolder:
 
     # The end
 
-    def save_predictions(self, predictions: Mapping[str, np.ndarray], labels: np.ndarray | None = None) -> None:
-        """The predicted classes of every test cloud by protocol, uint8 (n_test,), and the true ones.
+    def save_predictions(
+        self, predictions: Mapping[str, np.ndarray], labels: np.ndarray | None = None, class_names: Sequence[str] = ()
+    ) -> None:
+        """The predicted classes of every test cloud by protocol, uint8 (n_test,), and the true ones with their names.
 
         Of part segmentation each shape's IoU, float32, and no labels.
         """
-        truth = {} if labels is None else {"labels": labels.astype(np.uint8)}
+        truth = {} if labels is None else {"labels": labels.astype(np.uint8), "class_names": np.array(class_names, dtype=np.str_)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **predictions, **truth)
         write_whole(self.path / "predictions.npz", buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The predicted classes by protocol, as `save_predictions` wrote them."""
-        return {name: values for name, values in self._saved().items() if name != "labels"}
-
-    def labels(self) -> np.ndarray | None:
-        """The true classes of the test clouds, uint8 (n_test,); None in folders older than they are."""
-        return self._saved().get("labels")
-
-    def _saved(self) -> dict[str, np.ndarray]:
         with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
-            return dict(file)
+            return {name: file[name] for name in file.files if name not in TRUTH}
+
+    def truth(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """The true classes of the test clouds and the classes' names; None for a trial that did not keep them."""
+        with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
+            return (file["labels"], tuple(map(str, file["class_names"]))) if set(TRUTH) <= set(file.files) else None
 
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """The trained weights."""

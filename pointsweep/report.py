@@ -1,84 +1,104 @@
-"""One HTML file per sweep that opens offline: the table, every cell opening its runs and learning curves, how to run it again.
+"""One HTML file per sweep that opens offline: the table, every cell opening its runs, and what the sweep has to show beside it.
 
-No script and nothing from the network; light and dark follow the reader's system, narrow screens scroll inside the table.
+Nothing from the network: the page's policy allows its own style and its one script (report.css, report.js), named by its digest, and
+nothing else. Light and dark follow the reader's system or the button; narrow screens scroll inside tables.
 """
 
 from __future__ import annotations
 
-import glob
-import shlex
+import base64
+import functools
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 
 from pointsweep.records import Record
 from pointsweep.render import count, footnotes, headings, headline, marked, percent
+from pointsweep.report_axes import axes
+from pointsweep.report_charts import thinned
+from pointsweep.report_compare import as_script, comparison, configs, confusions, payload, rerun
+from pointsweep.report_data import Evidence
+from pointsweep.report_numbers import cost, duration, optimism
+from pointsweep.report_sections import learning, pareto, section
 from pointsweep.table import Table, TableCell
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #5c6675; --line: #d9dee6; --page: #fbfcfd; --card: #fff;
-  --accent: #2f6fb3; --bad: #b3382f }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaf0; --soft: #9aa5b5; --line: #343c48; --page: #14181e; --card: #1b2028;
-    --accent: #79b0e8; --bad: #f0857c } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { max-width: 72rem; margin: 0 auto; padding: 2rem 1rem 4rem }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem }
-p.sub, .notes { color: var(--soft) } .notes { padding-left: 1.1rem; font-size: .92rem }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card) }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .55rem .8rem; text-align: right; vertical-align: top; border-top: 1px solid var(--line); white-space: nowrap }
-thead tr:first-child th { border-top: 0 } thead th.first[colspan] { text-align: center }
-th.label { text-align: left; font-weight: 600 }
-td.soft { color: var(--soft) }
-td.first, th.first { border-left: 1px solid var(--line) }
-summary { cursor: pointer; font-weight: 600 } summary::marker { color: var(--accent) } .bad { color: var(--bad) }
-details[open] > div { margin-top: .6rem; text-align: left; white-space: normal; min-width: 17rem; max-width: 26rem }
-.run { font-size: .85rem; overflow-wrap: anywhere; border-top: 1px solid var(--line); padding: .4rem 0 }
-code { font-size: .85em; overflow-wrap: anywhere }
-svg { display: block; width: 100%; height: auto } .axis { fill: var(--soft); font-size: 9px } .grid { stroke: var(--line) }
-.curve { fill: none; stroke: var(--accent); stroke-width: 1.5; opacity: .8; vector-effect: non-scaling-stroke }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem; overflow-x: auto }
-@media (max-width: 40rem) {
-  body { font-size: 14px } main { padding: 1rem .6rem 3rem } th, td { padding: .4rem .5rem }
-  td.first, thead th.first { text-align: left }
-  details[open] > div { min-width: 13rem; max-width: 62vw } }
-"""
-
 
 CURVE = (260, 112, 34, 18)  # width, height, left and bottom margin of a plot
 RERUN = "What is finished is not trained again; to train it anew, delete its folder under trials/ in the store first."
 ORIGIN = ("version.pointsweep", "version.torch", "version.numpy", "version.ray", "python", "device", "platform")
 
 
-def page(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:
+def page(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], evidence: Evidence | None = None) -> str:
     """The whole page. `curves` holds the table's metric (fraction) by epoch, by trial key; without records only the table."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in footnotes(table))
-    title = escape(table.title)
-    head = (
+    lead = "A cell opens its runs; coloured is the highest mean of its column." if records else ""
+    parts = [
+        section("results", "Results", lead, _results(table, records, curves)),
+        *(_sections(table, records, curves, evidence or Evidence()) if records else []),
+    ]
+    body = "".join(parts)
+    script = f"<script>{_file('report.js')}</script>" if records else ""
+    facts = _facts(table, records) if records else ""
+    head = f"<header><h1>{escape(table.title)}</h1><p class='sub'>{escape(headline(table))}.</p>{facts}</header>"
+    return f"{_head(table.title)}<body>{head}{_navigation(body) if records else ''}<main>{body}</main>{script}</body></html>\n"
+
+
+@functools.cache
+def _file(name: str) -> str:
+    return resources.files("pointsweep").joinpath(name).read_text(encoding="utf-8")
+
+
+def _head(title: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(_file("report.js").encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{_file('report.css')}</style></head>"
     )
-    body = (
-        f"<h1>{title}</h1><p class='sub'>{escape(headline(table))}.{' A cell opens its runs.' if records else ''}</p>"
-        f"<div class='scroll' tabindex='0'>{_table(table, records, curves)}</div>"
-        f"<h2>Notes</h2><ul class='notes'>{notes}</ul>"
-    )
-    return f"{head}<body><main>{body}{_rest(table, records) if records else ''}</main></body></html>\n"
 
 
-def rerun(table: Table, cell: TableCell) -> str:
-    """The command that runs one cell; FILE stands for the sweep's file, which the table does not know."""
-    row = shlex.quote("row=" + glob.escape(" / ".join(table.rows[cell.row])))
-    column = shlex.quote("column=" + glob.escape(table.columns[cell.column]))
-    return f"python -m pointsweep.run FILE --only {row} --only {column}"
+def _navigation(body: str) -> str:
+    """Links to the sections that there are, and the button for light and dark (shown by the script that makes it work)."""
+    names = re.findall(r"<section id='(\w+)'>", body)
+    links = "".join(f"<a href='#{name}'>{name.capitalize()}</a>" for name in names)
+    button = "<button type='button' id='theme' aria-label='light or dark' hidden>◐</button>"
+    return f"<nav aria-label='sections'><div><p>{links}</p>{button}</div></nav>"
 
 
-def _rest(table: Table, records: Mapping[str, Record]) -> str:
-    command = escape("python -m pointsweep.run FILE")
+def _facts(table: Table, records: Mapping[str, Record]) -> str:
+    """The few numbers that a reader wants before the table."""
+    keys = {key for cell in table.cells for _, key in cell.keys}
+    done = [records[key] for key in sorted(keys & records.keys())]
+    best = max((cell for cell in table.cells if cell.mean is not None), key=lambda cell: cell.mean or 0.0, default=None)
+    facts = [("trials finished", f"{len(done)} of {len(keys)}")]
+    if best is not None:
+        facts.append((f"best mean: {table.place(best)}", f"{percent(best.mean)} %"))
+    if seconds := sum(record.seconds.get("total", 0.0) for record in done):
+        facts.append(("of training and testing", duration(seconds)))
+    if objects := {int(record.dataset["num_test"]) for record in done}:
+        facts.append(("test clouds", " or ".join(f"{number:,}" for number in sorted(objects))))
+    return f"<dl class='facts'>{''.join(f'<div><dt>{escape(word)}</dt><dd>{escape(value)}</dd></div>' for word, value in facts)}</dl>"
+
+
+def _results(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in footnotes(table))
+    return f"<div class='scroll' tabindex='0'>{_table(table, records, curves)}</div><h3>Notes</h3><ul class='notes'>{notes}</ul>"
+
+
+def _sections(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], evidence: Evidence) -> list[str]:
+    """What follows the table; a section is left out where the sweep has nothing to show in it."""
+    data = payload(table, records, evidence)
+    command = "<pre>python -m pointsweep.run FILE</pre>"
     file = f"<p>FILE is the sweep's file; a copy is in the store, sweeps/{escape(table.name)}/sweep.yaml. {RERUN}</p>"
-    return f"<h2>Run it again</h2><pre>{command}</pre>{file}<h2>Where the numbers come from</h2>{_origins(table, records)}"
+    return [
+        pareto(table), axes(table, records), learning(table, records, curves), comparison(table, data), confusions(data),
+        optimism(table, records), cost(table, records), configs(table, records),
+        section("rerun", "Run it again", "All of it; a cell's own command stands in the cell and with its settings.", command + file),
+        section("origin", "Where the numbers come from", "Data, code and machines of the trials.", _origins(table, records)),
+        as_script(data),
+    ]  # fmt: skip
 
 
 def _table(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:
@@ -101,7 +121,8 @@ def _cell(table: Table, cell: TableCell, records: Mapping[str, Record], curves: 
         bad = " class='bad'" if cell.failures else ""
         shown = f"<details><summary{bad}>{shown}</summary><div>{_runs(table, cell, records, curves)}</div></details>"
     others = "".join(f"<td class='soft'>{escape(show(cell))}</td>" for _, show in headings(table)[1:])
-    return f"<td class='first'>{shown}</td>{others}"
+    best = cell.mean is not None and cell.mean == max(c.mean or 0.0 for c in table.cells if c.column == cell.column)
+    return f"<td class='{'first best' if best else 'first'}'>{shown}</td>{others}"
 
 
 def _runs(table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:
@@ -159,7 +180,10 @@ def _plot(series: Sequence[Sequence[float]], metric: str) -> str:
         up = (value - low) / (high - low) if high > low else 0.5
         return f"{left + (right - left) * epoch / (longest - 1):.1f},{floor - (floor - 8) * up:.1f}"
 
-    lines = (f"<polyline class='curve' points='{' '.join(point(e, v) for e, v in enumerate(values))}'/>" for values in series)
+    lines = (
+        f"<polyline class='curve' points='{' '.join(point(e, v) for e, v in thinned(list(enumerate(values))))}'/>"
+        for values in series
+    )
     grid = (f"<line class='grid' x1='{left}' x2='{right}' y1='{y}' y2='{y}'/>" for y in ((8, floor) if high > low else ()))
     words = [(0, 11, "start", percent(high)), (0, floor + 3, "start", percent(low))][: 2 if high > low else 1]
     words += [(left, height - 3, "start", "epoch 1"), (right, height - 3, "end", str(longest))]

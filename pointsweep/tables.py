@@ -18,12 +18,13 @@ from pathlib import Path
 
 from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, unknown
-from pointsweep.history import TrialFolder, read_failure
+from pointsweep.history import read_failure
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
+from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.shapley import attribution
 from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
 from pointsweep.store import FileStore, open_store
@@ -189,16 +190,8 @@ def write_all(store: FileStore, table: Table, records: Mapping[str, Record]) -> 
     for ending, form in FILES.items():
         store.write(f"sweeps/{table.name}/table.{ending}", render(table, form).encode())
     store.write(f"sweeps/{table.name}/table.html", page(table, {}, {}).encode())
-    store.write(f"sweeps/{table.name}/report.html", page(table, records, curves(store, table)).encode())
-
-
-def curves(store: FileStore, table: Table) -> dict[str, list[float]]:
-    """The table's metric by epoch, for every trial of it that has begun."""
-    found = {}
-    for key in sorted({key for cell in table.cells for _, key in cell.keys}):
-        epochs = [event["metrics"] for event in TrialFolder(store.path(f"trials/{key}")).epochs()]
-        found[key] = [metrics[table.metric] for metrics in epochs if table.metric in metrics]
-    return found
+    report = page(table, records, curves(store, table), gather(store, table, records))
+    store.write(f"sweeps/{table.name}/report.html", report.encode())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -228,8 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    histories = curves(store, table) if args.format == "html" and args.source == "store" else {}
-    sys.stdout.write(page(table, records, histories) if args.format == "html" else render(table, args.format))
+    here = args.format == "html" and args.source == "store"
+    histories, evidence = (curves(store, table), gather(store, table, records)) if here else ({}, Evidence())
+    sys.stdout.write(page(table, records, histories, evidence) if args.format == "html" else render(table, args.format))
     return 0
 
 

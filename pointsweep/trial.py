@@ -233,7 +233,8 @@ class Trial:
         return int(state["epoch"])
 
     def _finish(self) -> None:
-        self.folder.save_predictions(self.predictions, self.dataset.test.labels if self._classifies() else None)
+        labels = self.dataset.test.labels if self._classifies() else None
+        self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
         self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
         self.folder.finish(self._record())
 

@@ -1,7 +1,9 @@
-"""The page: whole, offline, escaped, with every run in the cell that it fills."""
+"""The page: whole, offline, escaped, with every run in the cell that it fills and every section that has something to show."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -57,7 +59,8 @@ def shown(shape: Layout | None = None, found=None, curves=CURVES) -> Reader:
 
 def test_every_cell_opens_its_runs():
     made = shown()
-    assert made.tags.count("details") == 6, "the two excluded cells have no runs"
+    results = page(build(layout(), records(), failures()), records(), CURVES).split("</table>")[0]
+    assert results.count("<details>") == 6, "the two excluded cells have no runs"
     assert "seed 0 last 80.0 (epoch 3), best_test 81.0 (epoch 2)" in made.text
     assert "22.1M trained, 22.1M without the head, of 30.0M; 12 s" in made.text
     assert f"weights: random, seed 0; data: {'d' * 12}; code: {'c' * 12}, tree {'1' * 16} full/a/0" in made.text
@@ -66,19 +69,32 @@ def test_every_cell_opens_its_runs():
     assert "95 % t-interval of the mean: 77.0 to 87.0" in made.text  # 82 ± 4.303 * 2 / sqrt(3)
 
 
-def test_the_page_needs_no_network_and_no_script():
+def test_the_page_needs_no_network_and_runs_no_script_but_its_own():
     made = shown()
-    assert not {"script", "link", "img", "iframe", "object", "embed"} & set(made.tags)
-    assert not [value for name, value in made.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not {"link", "img", "iframe", "object", "embed", "base", "form"} & set(made.tags)
+    assert not [name for name, _ in made.attributes if name in ("src", "action") or name.startswith("on")]
+    assert all(value.startswith("#") for name, value in made.attributes if name == "href")
     source = page(build(layout(), records(), failures()), records(), CURVES)
-    assert not re.search(r"https?:|url\(|@import", source)
+    assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)|url\(|@import", source)
     assert "prefers-color-scheme: dark" in source
     assert "width=device-width" in source
+    data, script = re.findall(r"<script([^>]*)>(.*?)</script>", source, re.DOTALL)
+    assert data[0] == " type='application/json' id='data'"
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    [policy] = [value for name, value in made.attributes if name == "content" and "default-src" in value]
+    assert policy.startswith(f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';")
+
+
+def test_every_section_is_reached_from_the_top():
+    made = shown()
+    links = [value.removeprefix("#") for name, value in made.attributes if name == "href"]
+    assert links == ["results", "pareto", "curves", "compare", "optimism", "cost", "configs", "rerun", "origin"]
+    assert set(links) <= {value for name, value in made.attributes if name == "id"}
 
 
 def test_curves_are_drawn_on_the_scale_of_their_values():
     source = page(build(layout(), records(), failures()), records(), CURVES)
-    [plot] = re.findall(r"<svg.*?</svg>", source)
+    [plot] = re.findall(r"<svg.*?</svg>", source.split("</table>")[0])
     lines = re.findall(r"points='([^']+)'", plot)
     points = [[tuple(map(float, point.split(","))) for point in line.split()] for line in lines]
     assert len(points) == 3
@@ -94,7 +110,9 @@ def test_curves_are_drawn_on_the_scale_of_their_values():
 
 @pytest.mark.parametrize("curve", [[], [0.5]])
 def test_a_curve_of_one_epoch_is_not_drawn(curve):
-    assert "svg" not in shown(curves={"full/a/0": curve}).tags
+    made = shown(curves={"full/a/0": curve})
+    assert "polyline" not in made.tags
+    assert "Learning curves" not in made.text
 
 
 def test_a_constant_curve_is_drawn():
@@ -106,9 +124,10 @@ def test_everything_is_escaped():
     shape = layout(title=bad, row_headers=(bad,), rows=((bad,), *layout().rows[1:]), columns=(bad, "b"), notes=(bad,))
     found = {key: replace(r, weights_origin=bad, marks=(bad,), dataset={**r.dataset, "name": bad}) for key, r in records().items()}
     made = Reader(page(build(shape, found, {"prompt/a/2": bad}), found, CURVES))
-    assert "script" not in made.tags
+    assert made.tags.count("script") == 2, "the page's data and its own script"
     assert made.tags.count("style") == 1
     assert made.text.count("alert('x')") >= 6
+    assert "<script>alert" not in page(build(shape, found, {"prompt/a/2": bad}), found, CURVES)
 
 
 def test_the_rerun_command_names_exactly_one_cell():

@@ -91,7 +91,9 @@ def test_predictions_are_those_of_the_recorded_accuracy(tmp_path):
     run(trial, folder)
     record = folder.record()
     assert record is not None
-    labels = registry.load("datasets", "synthetic")(trial.dataset).test.labels
+    data = registry.load("datasets", "synthetic")(trial.dataset)
+    labels, names = folder.truth()
+    assert (labels.tolist(), names) == (data.test.labels.tolist(), data.class_names)
     for protocol, predicted in folder.predictions().items():
         assert np.mean(predicted == labels) == record.metrics[protocol]["test/accuracy"]
 

@@ -1,0 +1,86 @@
+"""The report's sections that are tables with bars: what choosing the epoch on the test set adds, and what a trial costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from pointsweep.records import Record
+from pointsweep.render import PROTOCOLS, percent
+from pointsweep.report_sections import section
+from pointsweep.stats import summary
+from pointsweep.table import Table, TableCell
+
+
+def optimism(table: Table, records: Mapping[str, Record]) -> str:
+    """What `best_test` reports above `last`, cell by cell."""
+    cells = [cell for cell in table.cells if cell.optimism is not None]
+    most = max((cell.optimism or 0.0 for cell in cells), default=0.0)
+    rows = []
+    for cell in cells:
+        found = [records[key] for _, key in cell.keys if key in records]
+        last, best = (_mean(found, protocol, table.metric) for protocol in ("last", "best_test"))
+        epochs = ", ".join(str(int(record.metrics["best_test"]["epoch"])) for record in found)
+        added = bar((cell.optimism or 0.0) / most if most else 0.0, percent(cell.optimism, signed=True))
+        rows.append([escape(table.place(cell)), percent(last), percent(best), added, escape(epochs)])
+    if not rows:
+        return ""
+    lead = (
+        "A table that takes the best epoch <em>by test accuracy</em> is optimistic by this much over the last epoch. This table's "
+        f"protocol: {escape(PROTOCOLS[table.protocol])}."
+    )
+    return section("optimism", "Optimism of best_test", lead, grid(["", "last", "best_test", "added", "its epochs"], rows))
+
+
+def _mean(found: Sequence[Record], protocol: str, metric: str) -> float:
+    return summary([record.metrics[protocol][metric] for record in found]).mean
+
+
+def cost(table: Table, records: Mapping[str, Record]) -> str:
+    """Seconds, throughput, memory and attempts of a cell's trials, in the mean (memory: the highest)."""
+    cells = [(cell, found) for cell in table.cells if (found := _timed(cell, records))]
+    if not cells:
+        return ""
+    seconds = [summary([record.seconds["total"] for record in found]).mean for _, found in cells]
+    rows = []
+    for (cell, found), mean in zip(cells, seconds, strict=True):
+        speed = summary([record.clouds_per_s for record in found]).mean
+        memory = max(record.peak_memory_bytes for record in found)
+        tries = max(record.attempts for record in found)
+        length = bar(mean / max(seconds) if max(seconds) else 0.0, duration(mean))
+        numbers = [f"{speed:.0f}" if speed else "", f"{memory / 2**30:.2f}" if memory else "", str(tries)]
+        rows.append([escape(table.place(cell)), length, *numbers])
+    every = {key: records[key] for cell, _ in cells for _, key in cell.keys if key in records}
+    total = sum(record.seconds.get("total", 0.0) for record in every.values())
+    devices = ", ".join(sorted({record.origin.get("device", "unknown device") for record in every.values()}))
+    lead = (
+        f"{len(every)} trials took {duration(total)} in all on {escape(devices)}: means of a cell's trials, the highest peak of "
+        "memory and of attempts. On the CPU the peak is that of the worker's process, earlier trials in it included."
+    )
+    heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts"]
+    return section("cost", "Cost", lead, grid(heads, rows))
+
+
+def _timed(cell: TableCell, records: Mapping[str, Record]) -> list[Record]:
+    return [records[key] for _, key in cell.keys if key in records and "total" in records[key].seconds]
+
+
+def duration(seconds: float) -> str:
+    """ "106 s", "12.4 min", "3.1 h"."""
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def bar(share: float, word: str) -> str:
+    """A word with a bar of a share of the full length behind it."""
+    return f"<span class='bar' style='--share:{100 * min(max(share, 0.0), 1.0):.1f}%'>{escape(word)}</span>"
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells; the first of a row is its heading."""
+    top = "".join(f"<th scope='col'>{escape(head)}</th>" for head in heads)
+    body = "".join(
+        f"<tr><th class='label' scope='row'>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
+    )
+    return f"<div class='scroll' tabindex='0'><table class='plain'><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"

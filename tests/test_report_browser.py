@@ -1,0 +1,124 @@
+"""The page in a real browser, its network off: no complaint, everything opens, nothing wider than a phone, the counts right."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pointsweep.report import page
+from pointsweep.report_data import Evidence, Truth
+from pointsweep.tables import build
+from tests.test_tables import failures, layout, records
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+OFFLINE = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=4000",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9",
+)  # fmt: skip
+EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+# Looks at the page in a frame of a phone's width, as a reader would, and writes what it saw into its own body.
+LOOK = """
+addEventListener("load", () => {
+  const frame = document.querySelector("iframe"), page = frame.contentDocument, at = (id) => page.getElementById(id);
+  const pick = (id, name) => {
+    at(id).value = [...at(id).options].findIndex((option) => option.text === name);
+    at(id).dispatchEvent(new Event("change"));
+  };
+  for (const details of page.querySelectorAll("details")) details.open = true;
+  const seen = { title: page.title, width: frame.contentWindow.innerWidth, content: page.documentElement.scrollWidth };
+  seen.open = [...page.querySelectorAll("details > :last-child")].every((element) => element.checkVisibility());
+  pick("first", "full / a");
+  pick("second", "prompt / a");
+  const count = (name) => Number(page.querySelector(`[data-count=${name}]`).textContent);
+  Object.assign(seen, { gain: count("gain"), loss: count("loss") });
+  seen.classes = Object.fromEntries([...page.querySelectorAll(".flip")].map((line) =>
+    [line.children[0].textContent, [line.children[4], line.children[1]].map((element) => Number(element.textContent))]));
+  seen.settings = [...page.querySelectorAll("#settings tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
+  pick("confused", "full / a");
+  seen.confusions = [...page.querySelectorAll("#confusion rect title")].map((title) => title.textContent);
+  seen.clouds = page.querySelectorAll("canvas").length;
+  const [canvas] = page.querySelectorAll("canvas"), before = canvas.toDataURL();
+  canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  seen.turned = before !== canvas.toDataURL();
+  const light = getComputedStyle(page.body).backgroundColor;
+  at("theme").click();
+  seen.dark = light !== getComputedStyle(page.body).backgroundColor;
+  const result = document.createElement("output");
+  result.textContent = JSON.stringify(seen);
+  document.body.replaceChildren(result);
+});
+"""
+LABELS = np.arange(30) % 5
+SAID = {key: np.random.default_rng(i).integers(0, 5, 30).astype(np.uint8) for i, key in enumerate(sorted(records()))}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict:
+    shape = layout(title=f"A title {EVIL}", notes=(EVIL, "a" * 400))
+    configs = {"full": {"method": {"name": "full"}, "compat": EVIL}, "prompt": {"method": {"name": "prompt", "num_prompts": 4}}}
+    found = {key: replace(r, config=configs.get(key.split("/")[0], {})) for key, r in records().items()}
+    clouds = np.random.default_rng(0).normal(size=(30, 64, 3))
+    truth = Truth("d" * 64, LABELS.astype(np.uint8), ("cup", "car", EVIL, "bed", "tent"), clouds)
+    curves = {f"full/a/{seed}": [0.2, 0.5, 0.8] for seed in range(3)}
+    source = page(build(shape, found, failures()), found, curves, Evidence(SAID, dict.fromkeys(SAID, truth)))
+    folder = tmp_path_factory.mktemp("browser")
+    frame = f"<iframe style='width:400px;height:800px;border:0' srcdoc=\"{html.escape(source)}\"></iframe>"
+    (folder / "look.html").write_text(f"<!doctype html><meta charset='utf-8'><body>{frame}<script>{LOOK}</script></body>")
+    command = [CHROMIUM, *OFFLINE, f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"file://{folder / 'look.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r"<output>(.*?)</output>", done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    return {**json.loads(html.unescape(found.group(1))), "console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
+
+
+def counted() -> tuple[np.ndarray, np.ndarray]:
+    """By object, over the two seeds that both arms have: only full is right, only prompt is right."""
+    right = {arm: np.stack([SAID[f"{arm}/a/{seed}"] == LABELS for seed in (0, 1)]) for arm in ("full", "prompt")}
+    return (right["full"] & ~right["prompt"]).sum(axis=0), (~right["full"] & right["prompt"]).sum(axis=0)
+
+
+def test_nothing_is_complained_of_and_no_label_is_run(seen):
+    assert seen["console"] == []
+    assert seen["title"] == f"A title {EVIL}"
+
+
+def test_it_is_no_wider_than_a_phone_with_everything_open(seen):
+    assert seen["width"] == 400
+    assert seen["content"] <= 400
+    assert seen["open"]
+
+
+def test_gains_and_losses_are_those_of_the_predictions(seen):
+    gain, loss = counted()
+    assert (seen["gain"], seen["loss"]) == (gain.sum(), loss.sum())
+    names = ("cup", "car", EVIL, "bed", "tent")
+    wanted = {name: [int(gain[i == LABELS].sum()), int(loss[i == LABELS].sum())] for i, name in enumerate(names)}
+    assert seen["classes"] == {name: counts for name, counts in wanted.items() if any(counts)}
+
+
+def test_settings_that_differ_are_shown_and_no_others(seen):
+    wanted = [["compat", EVIL, "—"], ["method.name", "full", "prompt"], ["method.num_prompts", "—", "4"]]
+    assert sorted(seen["settings"]) == wanted
+
+
+def test_confusions_count_every_prediction_of_every_seed(seen):
+    names = ("cup", "car", EVIL, "bed", "tent")
+    table = sum(np.histogram2d(LABELS, SAID[f"full/a/{seed}"], bins=(range(6), range(6)))[0] for seed in range(3))
+    wanted = {f"{names[i]} taken for {names[j]}: {int(table[i, j])} of 18" for i in range(5) for j in range(5) if table[i, j]}
+    assert set(seen["confusions"]) == wanted
+
+
+def test_clouds_turn_and_the_page_turns_dark(seen):
+    gain, loss = counted()
+    assert seen["clouds"] == min(6, (gain > 0).sum()) + min(6, (loss > 0).sum())
+    assert seen["turned"]
+    assert seen["dark"]
