@@ -5,9 +5,10 @@ Source: the training protocol of Any2Point (arXiv 2404.07989) and its program (s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -18,11 +19,8 @@ from torch.nn import functional as F
 
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
+from pointsweep.failures import Diverged
 from pointsweep.layers import set_noise
-
-
-class Diverged(ArithmeticError):
-    """The loss stopped being a finite number."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,9 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1
 ) -> dict[str, float]:
-    """One pass over the training clouds. Returns train/loss and train/accuracy; raises Diverged."""
+    """One pass over the training clouds, each batch computed in `parts`. Returns train/loss and train/accuracy; raises Diverged."""
     train, device = config.train, next(model.parameters()).device
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(train, epoch)
@@ -84,15 +82,12 @@ def train_epoch(
     for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
         points, labels = (tensor.to(device) for tensor in dataset.train_batch(index, augmentation))
-        with autocast(train.precision, device):
-            logits = model(points)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, hits = accumulate(model, points, labels, train, parts)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
-        loss_sum += loss.detach().double() * len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum()
+        loss_sum += loss * len(labels)
+        correct += hits
         seen += len(labels)
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
@@ -100,31 +95,58 @@ def train_epoch(
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 
+def accumulate(model: nn.Module, points: Tensor, labels: Tensor, train: TrainConfig, parts: int) -> tuple[Tensor, Tensor]:
+    """Adds the gradient of the mean loss of points (B, P, 3), labels (B,). Returns that loss, float64, and the number of hits.
+
+    In several parts the memory of one part suffices, and the gradient is that of the whole batch but for rounding, unless the
+    clouds of a batch see each other: batch normalisation then takes its statistics over a part, and dropout draws other masks.
+    """
+    loss_sum = torch.zeros((), dtype=torch.float64, device=points.device)
+    correct = torch.zeros((), dtype=torch.long, device=points.device)
+    for clouds, wanted in zip(points.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        with autocast(train.precision, points.device):
+            logits = model(clouds)
+        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=train.label_smoothing) * (len(wanted) / len(labels))
+        loss.backward()
+        loss_sum += loss.detach().double()
+        correct += (logits.argmax(dim=1) == wanted).sum()
+    return loss_sum, correct
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Evaluation:
-    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches."""
+def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig, parts: int = 1) -> Evaluation:
+    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches.
+
+    Each batch goes through the model in `parts`; but in compat `official`, where the clouds of a batch see each other, whole.
+    """
+    parts = parts if config.compat == "fixed" else 1
     device, size = next(iter(model.state_dict().values())).device, config.train.eval_batch_size
     model.eval()
     order, logits = dataset.evaluation_order(split), []
+    forward = functools.partial(_in_parts, model, parts)
     votes = config.train.votes if split.name == "test" else 1
     for start in range(0, len(order), size):
         points, _ = dataset.eval_batch(split, order[start : start + size])
         with autocast(config.train.precision, device):
-            logits.append(_vote(model, points, dataset, votes, stream(config.seed, "vote", start)))
+            logits.append(_vote(forward, points, dataset, votes, stream(config.seed, "vote", start)))
     back = torch.from_numpy(np.argsort(order))
     return score(torch.cat(logits)[back], torch.from_numpy(split.labels))
 
 
-def _vote(model: nn.Module, points: Tensor, dataset: Dataset, votes: int, seed: int) -> Tensor:
-    """points (B, P, 3) -> logits (B, classes) on the CPU; of several votes the logarithm of the mean probability."""
+def _in_parts(model: nn.Module, parts: int, points: Tensor) -> Tensor:
+    """points (B, P, 3) -> logits (B, classes) on the CPU."""
     device = next(iter(model.state_dict().values())).device
+    pieces = [model(piece.to(device)).float().cpu() for piece in points.tensor_split(min(parts, len(points)))]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _vote(forward: Callable[[Tensor], Tensor], points: Tensor, dataset: Dataset, votes: int, seed: int) -> Tensor:
+    """points (B, P, 3) -> logits (B, classes) on the CPU; of several votes the logarithm of the mean probability."""
     if votes == 1:
-        logits: Tensor = model(points.to(device)).float().cpu()
-        return logits
+        return forward(points)
     generator = torch.Generator().manual_seed(seed)
     copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
-    chances = [model(copy.to(device)).float().cpu().softmax(dim=1) for copy in copies]
-    return torch.stack(chances).mean(dim=0).log()
+    return torch.stack([forward(copy).softmax(dim=1) for copy in copies]).mean(dim=0).log()
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:
