@@ -84,7 +84,7 @@ def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
         with _initialised_once(uri, store):
             client = _client(uri)
             experiment = _experiment(client, layout.name, store if uri.startswith("sqlite") else None)
-        parent = _parent(client, experiment, layout)
+            parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
         client.update_run(parent, status="RUNNING")
     return Target(uri, experiment, parent, layout.name)
