@@ -313,6 +313,14 @@ def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[st
     return layout, records, failures
 
 
+def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
+    """The trial's key and the steps that were sent, for every trial run of a sweep: what chaos.py looks at."""
+    client = _client(uri)
+    experiment = client.get_experiment_by_name(sweep)
+    runs = _trial_runs(uri, experiment.experiment_id) if experiment is not None else []
+    return [(r.data.tags["pointsweep.key"], [m.step for m in client.get_metric_history(r.info.run_id, STEPS)]) for r in runs]
+
+
 def _joined(tags: Mapping[str, str]) -> str:
     names = sorted((name for name in tags if name.startswith("pointsweep.record.")), key=lambda name: int(name.rpartition(".")[2]))
     return "".join(tags[name] for name in names)
