@@ -96,14 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     writes = len((folder / "undisturbed" / "ledger").read_text().splitlines())
     rounds = choose(args, seed, writes)
     print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
-    broken: dict[str, dict[str, list[Round]]] = defaultdict(lambda: defaultdict(list))
+    held: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for each in rounds:
         for invariant, words in disturb(subject, each).items():
-            broken[invariant][column(each)] += [each] if words else []
+            held[invariant][column(each)].append(not words)
             if words:
                 print(f"BROKEN {invariant}: {each}: {words}", flush=True)
-    print(matrix(rounds, broken))
-    if any(failed for row in broken.values() for failed in row.values()):
+    print(matrix(held))
+    if not all(all(column) for row in held.values() for column in row.values()):
         print(f"the stores are kept in {folder}")
         return 1
     shutil.rmtree(folder)
@@ -254,14 +254,13 @@ def column(each: Round) -> str:
     return f"{each.launcher} {each.way}"
 
 
-def matrix(rounds: Sequence[Round], broken: Mapping[str, Mapping[str, Sequence[Round]]]) -> str:
-    """Invariants by launcher and way: in how many of the rounds each held."""
-    columns = sorted({column(each) for each in rounds})
-    totals = {name: sum(column(each) == name for each in rounds) for name in columns}
-    width = max(map(len, broken), default=0)
+def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
+    """Invariants by launcher and way: in how many of the rounds that ended each held."""
+    columns = sorted({name for row in held.values() for name in row})
+    width = max(map(len, held), default=0)
     lines = [" " * width + "".join(f"{name:>15}" for name in columns)]
-    for invariant, row in broken.items():
-        cells = [f"{totals[name] - len(row[name])}/{totals[name]}" if name in row else "-" for name in columns]
+    for invariant, row in held.items():
+        cells = [f"{sum(row[name])}/{len(row[name])}" if name in row else "-" for name in columns]
         lines.append(f"{invariant:<{width}}" + "".join(f"{cell:>15}" for cell in cells))
     return "\n".join(lines)
 
