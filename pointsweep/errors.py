@@ -35,6 +35,10 @@ class BadStore(ValueError):
     """A store, or something in it, that this version cannot read; the message names it."""
 
 
+class StoreFailed(OSError):
+    """The store's disk refuses a write: full, read-only, not allowed. The message says which file and why."""
+
+
 class Unfit(ValueError):
     """The machines at hand cannot run the sweep: a trial would wait for ever for what they have not."""
 

@@ -6,11 +6,10 @@ there does anybody else hear of it. So nothing that was told is ever taken back 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
-import os
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pointsweep import faults
+from pointsweep.failures import Failure
+from pointsweep.lease import Held as Held
+from pointsweep.lease import Lease, leased
 from pointsweep.records import Record, from_json
-from pointsweep.store import FileStore, Store, write_whole
+from pointsweep.store import FileStore, Store, write_whole, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("pointsweep.history")
 
 Event = dict[str, Any]
 Snapshot = Callable[[], tuple[dict[str, "Tensor"], dict[str, Any]]]
@@ -34,15 +39,13 @@ TRUTH = ("labels", "class_names")  # in predictions.npz beside the protocols
 LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folder
 
 
-class Held(RuntimeError):
-    """Another process works on this trial."""
-
-
 class TrialFolder:
     """trials/<key> of a store on a disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.launch = ""  # which run of the command works on it; failures are counted by launch
+        self.lease: Lease | None = None
         self._pending: list[Event] = []  # epochs trained since the last checkpoint
         self._saved_at = 0.0
         self._save_s = 0.0
@@ -55,21 +58,35 @@ class TrialFolder:
 
     def epochs(self) -> list[Event]:
         """The epoch events, each epoch once, in order."""
-        return [event for event in self.events() if event["type"] == "epoch"]
+        found = [event for event in self.events() if event["type"] == "epoch"]
+        # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
+        return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Adds one event; on the disk when this returns."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "history.jsonl").open("ab") as file:
-            file.write(_line(event))
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.path / "history.jsonl"
+        self._check()
+        way = faults.due(path)
+        with writing(path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                faults.put(file, _line(event), path, way)
+        faults.done(way)
+
+    def _check(self) -> None:
+        """Raises LeaseLost if another process has taken the folder over from this one."""
+        if self.lease is not None:
+            self.lease.check()
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._check()
+        write_whole(self.path / name, data)
 
     def start(self, **facts: Mapping[str, Any]) -> None:
         """Repairs the history and notes a new attempt with its facts: config, dataset, origin."""
-        self._repair()
+        self.repair()
         self._saved_at = time.monotonic()
-        self.append({"type": "start", "attempt": self.attempts() + 1, "time": time.time(), **facts})
+        self.append({"type": "start", "attempt": self.attempts() + 1, "time": time.time(), "launch": self.launch, **facts})
 
     def attempts(self) -> int:
         """How often a process has begun to work on this trial."""
@@ -80,21 +97,48 @@ class TrialFolder:
         events = self.events()
         return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
 
+    def failure_kind(self) -> str:
+        """The class of the last attempt's failure; "" if it did not fail."""
+        events = self.events()
+        return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
+
+    def count_failures(self, kind: str) -> int:
+        """How often this launch has seen a class of failure here."""
+        return sum(e["type"] == "failed" and e.get("class") == kind and e.get("launch") == self.launch for e in self.events())
+
+    def final_failure(self) -> Failure | None:
+        """The failure after which this launch has given up; None if it has not."""
+        events = self.events()
+        last = events[-1] if events else {"type": ""}
+        given_up = last["type"] == "failed" and self.launch and last.get("launch") == self.launch and not last["retried"]
+        return Failure(last["class"], last["reason"]) if given_up else None
+
+    def lost_attempt(self) -> Failure | None:
+        """An attempt of this launch that has no end: its process was killed, or its machine is gone. Repairs the history."""
+        self.repair()
+        marks = [event for event in self.events() if event["type"] in ("start", "failed", "stopped")]
+        lost = bool(marks) and marks[-1]["type"] == "start" and self.launch and marks[-1].get("launch") == self.launch
+        return Failure("lost_node", "its process ended without a word: killed, or its machine is gone") if lost else None
+
+    def parts(self) -> int:
+        """In how many parts a batch is computed; more than one after the memory did not suffice."""
+        return max((int(event["parts"]) for event in self.events() if event["type"] == "parts"), default=1)
+
     def _read(self) -> bytes:
         try:
             return (self.path / "history.jsonl").read_bytes()
         except FileNotFoundError:
             return b""
 
-    def _repair(self) -> None:
+    def repair(self) -> None:
         """Drops a torn last line; keeps a copy of what stands behind a damaged one."""
         data = self._read()
         _, good = _parse(data)
         if good == len(data):
             return
         if b"\n" in data[good:].rstrip(b"\n"):
-            write_whole(self.path / "history.damaged", data)
-        write_whole(self.path / "history.jsonl", data[:good])
+            self._write("history.damaged", data)
+        self._write("history.jsonl", data[:good])
 
     # Checkpoints
 
@@ -111,7 +155,7 @@ class TrialFolder:
         begun = time.monotonic()
         body = json.dumps({**state, "pending": self._pending})
         digest = _digest(tensors, body)
-        write_whole(self.path / "checkpoint.safetensors", save(dict(tensors), metadata={"state": body, "sha256": digest}))
+        self._write("checkpoint.safetensors", save(dict(tensors), metadata={"state": body, "sha256": digest}))
         for event in self._pending:
             self.append(event)
         self._pending = []
@@ -127,7 +171,11 @@ class TrialFolder:
         known = {event["epoch"] for event in kept if event["type"] == "epoch"}
         # The process may have ended between the checkpoint and the lines that belong to it.
         lines = kept + [event for event in pending if event["epoch"] not in known]
-        write_whole(self.path / "history.jsonl", b"".join(_line(event) for event in lines))
+        if found and len({event["epoch"] for event in lines if event["type"] == "epoch"}) < done:
+            # The history lost epochs that the checkpoint has behind it: the trial is trained anew rather than told with gaps.
+            self._set_aside("history.jsonl")
+            return self.resume()
+        self._write("history.jsonl", b"".join(_line(event) for event in lines))
         return found
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -143,10 +191,16 @@ class TrialFolder:
         except (SafetensorError, OSError, ValueError):
             metadata, tensors = {}, {}
         if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
-            path.replace(self.path / "checkpoint.damaged")
-            self.append({"type": "damaged", "file": "checkpoint.safetensors", "time": time.time()})
+            self._set_aside("checkpoint.safetensors")
             return None
         return tensors, json.loads(metadata["state"])
+
+    def _set_aside(self, damaged: str) -> None:
+        """Takes the checkpoint out of use because a file is damaged, and says so."""
+        self._check()
+        (self.path / "checkpoint.safetensors").replace(self.path / "checkpoint.damaged")
+        log.warning("%s: %s is damaged; the trial starts from scratch", self.path, damaged)
+        self.append({"type": "damaged", "file": damaged, "word": "the trial starts from scratch", "time": time.time()})
 
     # The end
 
@@ -160,7 +214,7 @@ class TrialFolder:
         truth = {} if labels is None else {"labels": labels.astype(np.uint8), "class_names": np.array(class_names, dtype=np.str_)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **predictions, **truth)
-        write_whole(self.path / "predictions.npz", buffer.getvalue())
+        self._write("predictions.npz", buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The predicted classes by protocol, as `save_predictions` wrote them."""
@@ -176,11 +230,11 @@ class TrialFolder:
         """The trained weights."""
         from safetensors.torch import save
 
-        write_whole(self.path / "weights.safetensors", save(dict(weights)))
+        self._write("weights.safetensors", save(dict(weights)))
 
     def finish(self, record: Record) -> None:
         """Writes the record: from here on the trial is finished. The checkpoint has served."""
-        write_whole(self.path / "record.json", record.to_json().encode())
+        self._write("record.json", record.to_json().encode())
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def record(self) -> Record | None:
@@ -190,19 +244,12 @@ class TrialFolder:
 
     @contextmanager
     def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:
-        """Holds the folder for this process; a killed process lets go of it by itself. Raises Held after `wait_s`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            deadline = time.monotonic() + wait_s
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Held(f"{self.path} is worked on by another process for more than {wait_s:.0f} s") from None
-                    time.sleep(0.05)
-            yield
+        """Holds the folder for this process; a killed process lets go of it by itself. Raises Held, naming who has it."""
+        with leased(self.path, wait_s) as self.lease:
+            try:
+                yield
+            finally:
+                self.lease = None
 
 
 def _line(event: Mapping[str, Any]) -> bytes:
@@ -255,3 +302,9 @@ def read_failure(store: Store, key: str) -> str | None:
     """Why a trial's last attempt failed; None if it did not."""
     assert isinstance(store, FileStore)
     return TrialFolder(store.path(f"trials/{key}")).failure()
+
+
+def read_failure_kind(store: Store, key: str) -> str:
+    """The class of a trial's last failure; "" if it did not fail."""
+    assert isinstance(store, FileStore)
+    return TrialFolder(store.path(f"trials/{key}")).failure_kind()

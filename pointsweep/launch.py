@@ -1,6 +1,6 @@
 """Runs packs: in this process, or as a list of Ray Tune trials. The only file with ray.
 
-Ray retries a pack whose worker or node died; what a trial itself raises is no reason to try again (trial.py keeps it).
+Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker (guard.py).
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsweep.checks import trial_from_dict
 from pointsweep.errors import Unfit
+from pointsweep.failures import POLICIES, Failure
+from pointsweep.guard import Outcome, note
+from pointsweep.history import TrialFolder
+from pointsweep.lease import Held, LeaseLost
 from pointsweep.store import open_store
 from pointsweep.tracking import TrialTags
-from pointsweep.trial import Job, Outcome, Task, run_pack
+from pointsweep.trial import Job, Task, run_pack
 
-RETRIES = 3  # of a pack after the loss of its worker or node
+RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,20 @@ class Event:
 
 Listener = Callable[[Event], None]
 Pack = Sequence[Task]
+Launcher = Callable[[Sequence[Pack], Job], list[Outcome]]
+
+WAIT_S = 60.0  # for trials that others hold, after everything else is done
+
+
+def run_all(packs: Sequence[Pack], job: Job, launcher: Launcher, say: Callable[[str], None]) -> list[Outcome]:
+    """Runs the packs; those that another process works on come last, when it may be done or gone."""
+    outcomes = {outcome.key: outcome for outcome in launcher(packs, job)}
+    held = [pack for pack in packs if any(outcomes[task.config.key()].status == "held" for task in pack)]
+    if held:
+        for pack in held:
+            say(f"waiting for {outcomes[pack[0].config.key()].reason}")
+        outcomes |= {outcome.key: outcome for outcome in launcher(held, replace(job, wait_s=WAIT_S))}
+    return list(outcomes.values())
 
 
 def run_inline(packs: Sequence[Pack], job: Job, listen: Listener) -> list[Outcome]:
@@ -44,7 +63,8 @@ def run_inline(packs: Sequence[Pack], job: Job, listen: Listener) -> list[Outcom
     outcomes = []
     for pack in packs:
         for outcome in run_pack(pack, job, lambda result: listen(_epoch(result))):
-            listen(_end(outcome))
+            if outcome.status != "held":
+                listen(_end(outcome))
             outcomes.append(outcome)
     return outcomes
 
@@ -76,7 +96,7 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
     _check_fits(resources)
     from ray import tune
 
-    ends = _Ends(packs, listen)
+    ends = _Ends(packs, job, listen)
     # Tune wants a folder that all nodes see; nothing in it is read again.
     folder = open_store(job.store).path(f"ray/{uuid.uuid4().hex[:12]}")
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus})
@@ -172,8 +192,8 @@ def _trial_name(trial: Any) -> str:
 class _Ends:
     """Collects how the trials of all packs ended, and passes events on."""
 
-    def __init__(self, packs: Sequence[Pack], listen: Listener) -> None:
-        self.listen = listen
+    def __init__(self, packs: Sequence[Pack], job: Job, listen: Listener) -> None:
+        self.job, self.listen = job, listen
         self.ended: dict[str, Outcome] = {}
         self.keys = [task.config.key() for pack in packs for task in pack]
 
@@ -185,17 +205,27 @@ class _Ends:
             self.end(Outcome(**item))
 
     def lost(self, pack: Pack, error: str) -> None:
+        """Ray has given a pack up. The worker could not say so in the histories of its trials, so it is said here."""
         for task in pack:
             key = task.config.key()
-            if key not in self.ended:
-                self.end(Outcome(key, "failed", f"its worker was lost {RETRIES + 1} times: {error}"))
+            if key in self.ended:
+                continue
+            failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
+            folder = TrialFolder(open_store(self.job.store).path(f"trials/{key}"))
+            folder.launch = self.job.launch
+            with suppress(Held, LeaseLost, OSError), folder.lock(self.job.wait_s):
+                failure = folder.final_failure() or failure
+                folder.repair()
+                note(folder, failure, possible=False)
+            self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:
         self.ended[outcome.key] = outcome
-        self.listen(_end(outcome))
+        if outcome.status != "held":
+            self.listen(_end(outcome))
 
     def outcomes(self) -> list[Outcome]:
-        return [self.ended.get(key, Outcome(key, "failed", "Ray ended before it ran")) for key in self.keys]
+        return [self.ended.get(key, Outcome(key, "failed", "Ray ended before it ran", "lost_node")) for key in self.keys]
 
 
 def _callback(ends: _Ends) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +18,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pointsweep import tables
-from pointsweep.errors import BadStore, ConfigError, Unfit
+from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
+from pointsweep.guard import Outcome
+from pointsweep.history import read_failure_kind
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, open_store
@@ -99,6 +102,9 @@ def plan_and_run(args: argparse.Namespace) -> int:
     except Unfit as error:
         print(f"{args.file}: {error}", file=sys.stderr)
         return INVALID
+    except StoreFailed as error:
+        print(f"{error}\nwhat is done is kept; the same command continues", file=sys.stderr)
+        return FAILED
 
 
 def skeleton(plan: Plan) -> str:
@@ -119,9 +125,8 @@ def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
     places = {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
     with mirrored(uri, store, plan, places) as target:
-        if plan.to_run:
-            launch_all(plan, store, target, places, args)
-    return conclude(sweep, store, uri)
+        outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
+    return conclude(sweep, store, uri, outcomes)
 
 
 @contextmanager
@@ -149,8 +154,8 @@ def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialT
 
 def launch_all(
     plan: Plan, store: FileStore, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace
-) -> None:
-    """Runs every trial that has no record, in packs over one backbone where the sweep asks for them, in the order of the table."""
+) -> list[Outcome]:
+    """Runs every trial that has no record, in packs over one backbone where the sweep asks for them. Returns how they ended."""
     from pointsweep import launch
     from pointsweep.pack import packs_of
     from pointsweep.progress import Progress
@@ -166,22 +171,29 @@ def launch_all(
         return tables.render(tables.build(layout, records, {}, plan.parameters), "text")
 
     names = {key: place.cell for key, place in places.items()}
-    with Progress(names, len(plan.records), len(plan.states), table) as progress:
-        if args.inline:
-            launch.run_inline(packs, job, progress)
-        else:
-            resources = launch.Resources(sweep.resources.cpus, sweep.resources.gpus, args.workers)
-            launch.run_ray(packs, job, resources, progress)
+    resources = launch.Resources(sweep.resources.cpus, sweep.resources.gpus, args.workers)
+    try:
+        with Progress(names, len(plan.records), len(plan.states), table) as progress:
+
+            def launcher(packs: Sequence[launch.Pack], job: Job) -> list[Outcome]:
+                return launch.run_inline(packs, job, progress) if args.inline else launch.run_ray(packs, job, resources, progress)
+
+            return launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
+    finally:
+        shutil.rmtree(store.path(f"launches/{job.launch}"), ignore_errors=True)
 
 
 def _finished(store: FileStore, key: str) -> bool:
     return store.exists(f"trials/{key}/record.json")
 
 
-def conclude(sweep: Sweep, store: FileStore, uri: str) -> int:
+def conclude(sweep: Sweep, store: FileStore, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
     """Prints the table as it now stands, and where everything lies. Returns the exit code."""
     plan = make_plan(sweep, store)
-    table = tables.build(sweep.layout(), plan.records, plan.failures, plan.parameters)
+    # A trial whose folder cannot be written has no failure in its history.
+    told = {outcome.key: outcome for outcome in outcomes if outcome.status == "failed" and outcome.key not in plan.records}
+    failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
+    table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     tables.write_all(store, table, plan.records)
     print(tables.render(table, "text"))
     print(f"\nreport   {store.path(f'sweeps/{sweep.name}/report.html')}\nstore    {store.path('')}")
@@ -191,14 +203,16 @@ def conclude(sweep: Sweep, store: FileStore, uri: str) -> int:
             if uri.startswith("sqlite")
             else f"MLflow   {masked(uri)}"
         )
-    failed = [trial for trial in sweep.trials() if plan.states[trial.config.key()] != "finished"]
-    for trial in failed:
-        key = trial.config.key()
-        print(
-            f"failed: {key} {plan.failures.get(key, 'no record')}  log: {store.path(f'trials/{key}/history.jsonl')}",
-            file=sys.stderr,
-        )
-    return FAILED if failed else COMPLETE
+    missing = [key for key, state in plan.states.items() if state != "finished"]
+    held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
+    for key in missing:
+        log = store.path(f"trials/{key}/history.jsonl")
+        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
+        if key in held and key not in plan.failures:
+            print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
+        else:
+            print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
+    return FAILED if missing else COMPLETE
 
 
 def interruptible(work: Callable[[], int], store: FileStore) -> int:

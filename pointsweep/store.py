@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from pointsweep.errors import BadStore
+from pointsweep import faults
+from pointsweep.errors import BadStore, StoreFailed
 
 
 class Store(Protocol):
@@ -72,17 +75,27 @@ class FileStore:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes beside, flushes to the disk, renames: after a crash there is the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    way = faults.due(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                faults.put(file, data, path, way)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    faults.done(way)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what a disk says when it refuses into StoreFailed, which names the file."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise StoreFailed(f"the store cannot be written: {error.strerror or error}: {path}") from error
 
 
 def open_store(url: str | None = None) -> FileStore:

@@ -85,7 +85,7 @@ def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
         with _initialised_once(uri, store):
             client = _client(uri)
             experiment = _experiment(client, layout.name, store if uri.startswith("sqlite") else None)
-        parent = _parent(client, experiment, layout)
+            parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
         client.update_run(parent, status="RUNNING")
     return Target(uri, experiment, parent, layout.name)
@@ -317,6 +317,14 @@ def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[st
         elif "pointsweep.failure" in run.data.tags:
             failures[key] = run.data.tags["pointsweep.failure"]
     return layout, records, failures
+
+
+def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
+    """The trial's key and the steps that were sent, for every trial run of a sweep: what chaos.py looks at."""
+    client = _client(uri)
+    experiment = client.get_experiment_by_name(sweep)
+    runs = _trial_runs(uri, experiment.experiment_id) if experiment is not None else []
+    return [(r.data.tags["pointsweep.key"], [m.step for m in client.get_metric_history(r.info.run_id, STEPS)]) for r in runs]
 
 
 def _joined(tags: Mapping[str, str]) -> str:

@@ -5,9 +5,10 @@ Source: the training protocol of Any2Point (arXiv 2404.07989) and its program (s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -20,12 +21,9 @@ from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.data.part_metrics import part_score
 from pointsweep.data.parts import PartDataset
+from pointsweep.failures import Diverged
 from pointsweep.layers import set_noise
 from pointsweep.pack import backward
-
-
-class Diverged(ArithmeticError):
-    """The loss stopped being a finite number."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,9 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1
 ) -> dict[str, float]:
-    """One pass over the training clouds. Returns train/loss and train/accuracy; raises Diverged."""
+    """One pass over the training clouds, each batch computed in `parts`. Returns train/loss and train/accuracy; raises Diverged."""
     train, device = config.train, next(model.parameters()).device
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(train, epoch)
@@ -96,15 +94,12 @@ def train_epoch(
     for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
         *inputs, labels = (tensor.to(device) for tensor in dataset.train_batch(index, augmentation))
-        with autocast(train.precision, device):
-            logits = model(*inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        backward(loss)
+        loss, hits = accumulate(model, inputs, labels, train, parts)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
-        loss_sum += loss.detach().double() * labels.numel()
-        correct += (logits.argmax(dim=1) == labels).sum()
+        loss_sum += loss * labels.numel()
+        correct += hits
         seen += labels.numel()
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
@@ -112,11 +107,34 @@ def train_epoch(
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 
+def accumulate(model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int) -> tuple[Tensor, Tensor]:
+    """Adds the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P). Returns that loss, float64, and the hits.
+
+    In several parts the memory of one part suffices, and the gradient is that of the whole batch but for rounding, unless the
+    clouds of a batch see each other: batch normalisation then takes its statistics over a part, and dropout draws other masks.
+    """
+    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    correct = torch.zeros((), dtype=torch.long, device=labels.device)
+    pieces = zip(*(tensor.tensor_split(parts) for tensor in (*inputs, labels)), strict=True)
+    for *clouds, wanted in pieces:
+        with autocast(train.precision, labels.device):
+            logits = model(*clouds)
+        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=train.label_smoothing) * (len(wanted) / len(labels))
+        backward(loss)
+        loss_sum += loss.detach().double()
+        correct += (logits.argmax(dim=1) == wanted).sum()
+    return loss_sum, correct
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Evaluation:
-    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches."""
+def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig, parts: int = 1) -> Evaluation:
+    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches.
+
+    Each batch goes through the model in `parts`; but in compat `official`, where the clouds of a batch see each other, whole.
+    """
     model.eval()
-    answers = _answers(model, dataset, split, config)
+    forward = functools.partial(_in_parts, model, parts if config.compat == "fixed" else 1, config.train.precision)
+    answers = _answers(forward, dataset, split, config)
     if isinstance(dataset, PartDataset):
         return score_parts(answers, split.labels, dataset.parts)
     rows, logits, _ = zip(*answers, strict=True)
@@ -125,29 +143,34 @@ def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConf
 
 
 Answer = tuple[np.ndarray, Tensor, Tensor]  # rows (B,) of a split, their logits (B, classes) or (B, parts, P), their labels
+Forward = Callable[[Sequence[Tensor]], Tensor]  # what a model takes, points (B, P, 3) first -> logits on the CPU
 
 
-def _answers(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig) -> Iterator[Answer]:
-    device, size = next(iter(model.state_dict().values())).device, config.train.eval_batch_size
+def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Tensor]) -> Tensor:
+    device = next(iter(model.state_dict().values())).device
+    pieces = zip(*(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True)
+    with autocast(precision, device):
+        found = [model(*(tensor.to(device) for tensor in piece)).float().cpu() for piece in pieces]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _answers(forward: Forward, dataset: Dataset, split: Split, config: TrialConfig) -> Iterator[Answer]:
+    size = config.train.eval_batch_size
     order, votes = dataset.evaluation_order(split), config.train.votes if split.name == "test" else 1
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         *inputs, labels = dataset.eval_batch(split, rows)
-        with autocast(config.train.precision, device):
-            logits = _vote(model, inputs, dataset, votes, stream(config.seed, "vote", start))
-        yield rows, logits, labels
+        yield rows, _vote(forward, inputs, dataset, votes, stream(config.seed, "vote", start)), labels
 
 
-def _vote(model: nn.Module, inputs: Sequence[Tensor], dataset: Dataset, votes: int, seed: int) -> Tensor:
-    """points (B, P, 3), and what else a model takes -> logits (B, classes) on the CPU; of several votes the log mean probability."""
-    device = next(iter(model.state_dict().values())).device
+def _vote(forward: Forward, inputs: Sequence[Tensor], dataset: Dataset, votes: int, seed: int) -> Tensor:
+    """Inputs -> logits (B, classes) on the CPU; of several votes the logarithm of the mean probability."""
     if votes == 1:
-        logits: Tensor = model(*(tensor.to(device) for tensor in inputs)).float().cpu()
-        return logits
+        return forward(inputs)
     points, *rest = inputs
     generator = torch.Generator().manual_seed(seed)
     copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
-    chances = [model(*(tensor.to(device) for tensor in (copy, *rest))).float().cpu().softmax(dim=1) for copy in copies]
+    chances = [forward([copy, *rest]).softmax(dim=1) for copy in copies]
     return torch.stack(chances).mean(dim=0).log()
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
+import gc
 import resource
 import time
-import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointsweep import registry
 from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
+from pointsweep.errors import MissingData
+from pointsweep.failures import BadData
+from pointsweep.guard import Guard, Outcome
 from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
 from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
@@ -30,15 +34,22 @@ from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train
 
 Report = Callable[[dict[str, Any]], None]
 
+WAIT_S = 5.0  # for a process that is being ended to let go of its trial
+
 
 @dataclass(frozen=True)
 class Job:
-    """What all packs of a launch share. `device`: `auto` takes a GPU where there is one."""
+    """What all packs of a launch share. `device`: `auto` takes a GPU where there is one.
+
+    `launch` names one run of the command; `wait_s` is how long a trial that another process works on is waited for.
+    """
 
     store: str
     tracking: Target | None = None
     threads: int = 1
     device: str = "auto"
+    launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    wait_s: float = WAIT_S
 
 
 @dataclass(frozen=True)
@@ -47,15 +58,6 @@ class Task:
 
     config: TrialConfig
     tags: TrialTags
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: `finished`, or `failed` with a reason."""
-
-    key: str
-    status: str
-    reason: str = ""
 
 
 def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
@@ -77,22 +79,34 @@ def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
 
 
 def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
-    key = task.config.key()
-    folder = TrialFolder(open_store(job.store).path(f"trials/{key}"))
-    with folder.lock():
-        if folder.record() is not None:
-            return Outcome(key, "finished")
-        mirror = _mirror(job.tracking)
-        notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
-        try:
-            Trial(task.config, folder, _device(job.device), report, notify, shared).run()
-        except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            folder.append({"type": "failed", "reason": reason, "trace": traceback.format_exc(), "time": time.time()})
-            notify()
-            return Outcome(key, "failed", reason)
-        notify()
-        return Outcome(key, "finished")
+    config, store = task.config, open_store(job.store)
+    folder = TrialFolder(store.path(f"trials/{config.key()}"))
+    folder.launch = job.launch
+    mirror = _mirror(job.tracking)
+    notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
+
+    def body(beat: Callable[[], None]) -> None:
+        def told(result: dict[str, Any]) -> None:
+            beat()
+            report(result)
+
+        Trial(config, folder, _device(job.device), told, notify, shared).run()
+
+    arm = replace(config, seed=0).key()
+    guard = Guard(folder, store.path(f"launches/{job.launch}/{arm}"), functools.partial(_relieve, config, folder), notify)
+    return guard.run(body, job.wait_s)
+
+
+def _relieve(config: TrialConfig, folder: TrialFolder) -> bool:
+    """After the memory did not suffice: batches in twice as many parts, of two clouds at least (batch normalisation)."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    parts = 2 * folder.parts()
+    if 2 * parts > config.train.batch_size:
+        return False
+    folder.append({"type": "parts", "parts": parts, "time": time.time()})
+    return True
 
 
 @functools.cache
@@ -104,7 +118,13 @@ def _mirror(target: Target | None) -> Mirror | None:
 @functools.lru_cache(maxsize=4)
 def load_dataset(config: DatasetConfig) -> Dataset:
     """The data set, opened once per process; its arrays are memory-mapped, so the workers of a node share them."""
-    dataset: Dataset = registry.load("datasets", config.name)(config)
+    maker = registry.load("datasets", config.name)
+    try:
+        dataset: Dataset = maker(config)
+    except MissingData:
+        raise
+    except (ValueError, OSError) as error:
+        raise BadData(f"{config.name}: {error}") from error
     return dataset
 
 
@@ -131,7 +151,7 @@ class Trial:
         self.model = make(config, self.dataset.num_classes).to(device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
-        self.started = time.time()
+        self.parts = folder.parts()
 
     def run(self) -> None:
         """Trains what is left to train, then writes predictions, weights and, last, the record."""
@@ -170,16 +190,16 @@ class Trial:
         first = self._resume(optimizer) + 1
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
-            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch)
+            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts)
             self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
 
     def _end_epoch(
         self, epoch: int, metrics: dict[str, float], begun: float, train_s: float, optimizer: torch.optim.Optimizer | None
     ) -> None:
-        test = evaluate(self.model, self.dataset, self.dataset.test, self.config)
+        test = evaluate(self.model, self.dataset, self.dataset.test, self.config, self.parts)
         metrics |= test.metrics("test")
         if self.dataset.val is not None:
-            metrics |= evaluate(self.model, self.dataset, self.dataset.val, self.config).metrics("val")
+            metrics |= evaluate(self.model, self.dataset, self.dataset.val, self.config, self.parts).metrics("val")
         self._select(epoch, metrics, test)
         event = {
             "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": time.time() - begun,
@@ -259,7 +279,7 @@ class Trial:
             parameters=vars(counts),
             dataset=describe(self.config, self.dataset),
             weights_origin=getattr(self.model, "weights_origin", "none"),
-            marks=marks(self.config, self.dataset),
+            marks=(*marks(self.config, self.dataset), *split_mark(self.model, self.config, self.parts)),
             seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s},
             peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
             clouds_per_s=trained_clouds / train_s if train_s else 0.0,
@@ -281,6 +301,15 @@ def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     random = config.backbone is not None and config.backbone.weights == "random"
     official = ("official program",) if config.compat == "official" else ()
     return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
+
+
+def split_mark(model: nn.Module, config: TrialConfig, parts: int) -> tuple[str, ...]:
+    """What to say if the memory did not suffice for whole batches: only without batch statistics are the numbers the same."""
+    if parts == 1:
+        return ()
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised else ""
+    return (f"batches of {config.train.batch_size} in {parts} parts (out of memory){caveat}",)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

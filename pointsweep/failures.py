@@ -1,0 +1,71 @@
+"""Why a trial ended without a record, in classes, and what is done about each: the policy stands here and nowhere else.
+
+A retry starts at the trial's last checkpoint. Every failure is an event of the trial's history with its class; how many of one
+class a launch has seen is counted there, so that a retry in another process is counted too. The next launch counts from zero.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from pointsweep.errors import MissingData, MissingWeights, StoreFailed
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How often one launch tries again after a failure of a class, and why."""
+
+    retries: int
+    why: str
+
+
+POLICIES = {
+    "out_of_memory": Policy(5, "every retry computes the batch in twice as many parts, to the same gradient"),
+    "diverged": Policy(0, "the same numbers would come again"),
+    "data": Policy(1, "a network disk may have hiccuped; broken files stay broken"),
+    "store": Policy(0, "a full or read-only disk needs a person"),
+    "lost_node": Policy(3, "the process was killed or its machine is gone; another goes on from the checkpoint"),
+    "preempted": Policy(3, "the machine was taken away on purpose; another goes on from the checkpoint"),
+    "hang": Policy(2, "a lock or a driver may be stuck; the stacks lie beside the history"),
+    "bug": Policy(0, "it would come again; the arm's other seeds are not started"),
+}
+
+
+class Diverged(ArithmeticError):
+    """The loss stopped being a finite number."""
+
+
+class BadData(ValueError):
+    """A data set is at hand and cannot be used."""
+
+
+class Hung(RuntimeError):
+    """A trial made no progress for far longer than its epochs take."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failure: its class, one line for tables and logs, and the stack for the history."""
+
+    kind: str
+    reason: str
+    trace: str = ""
+
+
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
+
+
+def classify(error: BaseException) -> str:
+    """The class of what a trial raised, one of POLICIES; what is nothing else is a bug."""
+    words = str(error).lower()
+    # By its name: torch is not imported here.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory"
+    if isinstance(error, RuntimeError) and any(text in words for text in MEMORY_WORDS):
+        return "out_of_memory"
+    if isinstance(error, StoreFailed) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)):
+        return "store"
+    kinds: dict[type[BaseException], str] = {Diverged: "diverged", Hung: "hang", BadData: "data", OSError: "data"}
+    kinds |= {MissingData: "data", MissingWeights: "data"}
+    return next((kind for known, kind in kinds.items() if isinstance(error, known)), "bug")

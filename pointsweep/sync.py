@@ -1,0 +1,66 @@
+"""The command: python -m pointsweep.sync STORE [--tracking-uri URI]. Mirrors a store's sweeps to MLflow, an empty one too.
+
+Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 1 MLflow is away or refuses; 2 the store is unfit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from pointsweep import tables
+from pointsweep.errors import StoreFailed
+from pointsweep.records import Layout
+from pointsweep.store import FileStore, open_store
+from pointsweep.tracking import TrackerAway, TrialTags, default_uri, finish, masked, prepare
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("python -m pointsweep.sync", description="Mirrors a store to MLflow. Again, it changes nothing.")
+    made.add_argument("store", help="folder of all trials")
+    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        store = open_store(args.store)
+        names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
+        if not names:
+            raise ValueError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
+        uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+        for name in names:
+            print(f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}", flush=True)
+    except (TrackerAway, StoreFailed) as error:
+        print(f"{error}\nwhat was sent is kept; the same command continues", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
+    """Mirrors one sweep with the trials that have begun; returns their number. Raises TrackerAway, ValueError."""
+    layout, _, _ = tables.read(store, name)
+    begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
+    finish(prepare(uri, store, layout), store, begun)
+    return len(begun)
+
+
+def places(layout: Layout) -> dict[str, TrialTags]:
+    """The first place of every trial in a table, as a sweep's launch tells it to MLflow."""
+    found: dict[str, TrialTags] = {}
+    for cell in layout.cells:
+        for seed, key in cell.keys:
+            found.setdefault(key, TrialTags(layout.name, " / ".join(layout.rows[cell.row]), layout.columns[cell.column], seed))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""A sweep that is killed at its writes ends as if nothing had happened; and with a safety line taken out, chaos.py sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pointsweep import chaos
+
+SWEEP = """
+name: chaotic
+base:
+  dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 32, test_limit: 8}
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+  train: {epochs: 2, batch_size: 16, warmup_epochs: 0, lr: 2.0e-3}
+rows: {method: [lora, head_only]}
+seeds: 1
+"""
+
+
+def disturbed(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as it forks; `before` is run in it first."""
+    (folder / "chaotic.yaml").write_text(SWEEP)
+    line = [str(folder / "chaotic.yaml"), *arguments]
+    code = f"import sys\nfrom pointsweep import chaos, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=3000, env=_environment(folder))
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    import os
+
+    return os.environ | {"TMPDIR": str(folder)}
+
+
+def test_a_few_deaths_change_nothing(tmp_path):
+    run = disturbed(tmp_path, "--runs", "3", "--launcher", "inline", "--seed", "5")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "one MLflow run a trial" in run.stdout
+    assert not list(tmp_path.glob("pointsweep-chaos-*")), "what held is cleaned up"
+
+
+def test_without_flushing_before_the_rename_chaos_fails(tmp_path):
+    """Write 17 is in the second trial: by then the first one's record is in place, and was never on the disk."""
+    orders = "chaos.choose = lambda *_: [chaos.Round(1, 'inline', 'after', {17: 'after'})]"
+    whole = disturbed(tmp_path, before=orders)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    run = disturbed(tmp_path, before=f"{orders}\nfaults.flush = lambda file, path: None")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "BROKEN the sweep ends well: round 1, inline: after write 17: exit code 2" in run.stdout
+
+
+@pytest.mark.slow
+def test_without_the_checkpoints_digest_chaos_fails(tmp_path):
+    orders = "chaos.choose = lambda *_: [chaos.Round(n, 'inline', 'flip', {6: 'after'}) for n in range(1, 13)]"
+    assert disturbed(tmp_path, "--seed", "1", before=orders).returncode == 0
+    run = disturbed(tmp_path, "--seed", "1", before=f"{orders}\nhistory._digest = lambda tensors, state: 'same'")
+    assert run.returncode == 1, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_every_write_in_every_way_inline(tmp_path):
+    run = disturbed(tmp_path, "--runs", "0", "--launcher", "inline")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_deaths_on_ray_change_nothing(tmp_path):
+    run = disturbed(tmp_path, "--runs", "12", "--launcher", "ray")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_rounds_cover_every_write_in_every_way_and_come_again_with_the_seed():
+    args = chaos.parser().parse_args(["f.yaml", "--runs", "0", "--deaths", "1"])
+    rounds = chaos.choose(args, 3, 10)
+    assert {(n, each.way) for each in rounds for n in each.deaths} == {(n, way) for n in range(1, 11) for way in chaos.WAYS}
+    assert rounds == chaos.choose(args, 3, 10)
+
+
+def test_an_invalid_file_is_said_to_be(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("rows: 3\n")
+    assert chaos.main([str(tmp_path / "bad.yaml")]) == 2
+    assert "nothing was launched" in capsys.readouterr().err
