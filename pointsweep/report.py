@@ -108,21 +108,28 @@ def _table(table: Table, records: Mapping[str, Record], curves: Mapping[str, Seq
     first = "<th class='first' scope='col'>"
     seconds = "".join(f"{'<th>' if i else first}{sub}</th>" for _ in table.columns for i, (sub, _) in enumerate(subs))
     rows = []
+    means = [[cell.mean for cell in table.cells if cell.column == c and cell.mean is not None] for c in range(len(table.columns))]
+    best = [max(column, default=None) for column in means]
     for i, row in enumerate(table.rows):
         heads = "".join(f"<th class='label' scope='row'>{escape(label)}</th>" for label in row)
-        cells = "".join(_cell(table, table.cell(i, c), records, curves) for c in range(len(table.columns)))
+        cells = ""
+        for c, highest in enumerate(best):
+            cell = table.cell(i, c)
+            cells += _cell(table, cell, records, curves, highest)
+            cells += "".join(f"<td class='soft'>{escape(show(cell))}</td>" for _, show in subs[1:])
         rows.append(f"<tr>{heads}{cells}</tr>")
     return f"<table><thead><tr>{labels}{tops}</tr><tr>{seconds}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _cell(table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:
+def _cell(
+    table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], best: float | None
+) -> str:
+    """A cell with what opens below it; `best` is the highest mean of its column."""
     shown = escape(marked(table, cell))
     if cell.keys and records:
         bad = " class='bad'" if cell.failures else ""
         shown = f"<details><summary{bad}>{shown}</summary><div>{_runs(table, cell, records, curves)}</div></details>"
-    others = "".join(f"<td class='soft'>{escape(show(cell))}</td>" for _, show in headings(table)[1:])
-    best = cell.mean is not None and cell.mean == max(c.mean or 0.0 for c in table.cells if c.column == cell.column)
-    return f"<td class='{'first best' if best else 'first'}'>{shown}</td>{others}"
+    return f"<td class='{'first best' if cell.mean is not None and cell.mean == best else 'first'}'>{shown}</td>"
 
 
 def _runs(table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:

@@ -82,28 +82,37 @@ def pareto(table: Table) -> str:
     sizes = [_size(cell) for cell in cells]
     if len(set(sizes)) < 2:
         return ""
-    best = front(cells)
-    positive = [size for size in sizes if size]
-    zero = math.log10(min(positive)) - 0.5  # no parameters at all: left of the logarithmic scale
-    places = {size: math.log10(size) if size else zero for size in sizes}
-    reach = [100 * edge for cell in cells for edge in _spread(cell)]
-    y_ticks = ticks(min(reach), max(reach), 6)
-    pad = 0.06 * (max(places.values()) - min(places.values()))
-    span = (min(places.values()) - pad, max(places.values()) + pad)
-    x_ticks = [*([(zero, "0")] if 0 in sizes else []), *_decades(min(positive), max(positive))]
-    frame = Frame(720, 400, span, (y_ticks[0][0], y_ticks[-1][0]), x_ticks, y_ticks, left=40, bottom=42, top=20, right=14)
-    marks = [_mark(table, cell, places[_size(cell)], cell in best[-MOST_LABELS:]) for cell in cells]
-    steps = [_mark(table, cell, places[_size(cell)], False).point for cell in best]
+    best, rows = front(cells), _shapes(table)
+    frame, places = _scatter_frame(cells)
+    named = {(cell.row, cell.column) for cell in best[-MOST_LABELS:]}
+    marks = []
+    for cell in cells:
+        label = table.place(cell) if (cell.row, cell.column) in named else ""
+        marks.append(Mark(_placed(table, cell, places[_size(cell)]), cell.column, rows.get(table.rows[cell.row][0], 0), label))
+    steps = [_placed(table, cell, places[_size(cell)]) for cell in best]
     label = f"{table.metric} against trainable parameters"
     drawn = scatter(frame, label, marks, steps, ("trainable parameters without the head", f"{table.metric} in %"))
     columns = {name: i for i, name in enumerate(table.columns)}
     names = ", ".join(f"<b>{escape(table.place(cell))}</b>" for cell in best[-MOST_LABELS:])
     names += f" and {len(best) - MOST_LABELS} smaller ones" if len(best) > MOST_LABELS else ""
-    rows = _shapes(table)
     lead = f"The dashed line is the Pareto front by the means: no cell has fewer parameters and a higher mean than {names}."
     keys = f"<div class='keys'>{legend(columns)}{legend(rows, shape=True) if len(rows) > 1 else ''}</div>"
     bars = "<p class='small'>Bars are ± one standard deviation over the seeds; the scale of the parameters is logarithmic.</p>"
     return section("pareto", "Accuracy against parameters", lead, f"<figure class='wide'>{drawn}{keys}</figure>{bars}")
+
+
+def _scatter_frame(cells: Sequence[TableCell]) -> tuple[Frame, dict[int, float]]:
+    """The drawing's scales, and where on the horizontal one every number of parameters lies."""
+    sizes = {_size(cell) for cell in cells}
+    positive = sorted(sizes - {0})
+    zero = math.log10(positive[0]) - 0.5  # no parameters at all: left of the logarithmic scale
+    places = {size: math.log10(size) if size else zero for size in sizes}
+    reach = [100 * edge for cell in cells for edge in _spread(cell)]
+    y_ticks = ticks(min(reach), max(reach), 6)
+    pad = 0.06 * (max(places.values()) - min(places.values()))
+    span = (min(places.values()) - pad, max(places.values()) + pad)
+    x_ticks = [*([(zero, "0")] if 0 in sizes else []), *_decades(positive[0], positive[-1])]
+    return Frame(720, 400, span, (y_ticks[0][0], y_ticks[-1][0]), x_ticks, y_ticks, left=40, bottom=42, top=20, right=14), places
 
 
 def _shapes(table: Table) -> dict[str, int]:
@@ -130,12 +139,11 @@ def _spread(cell: TableCell) -> tuple[float, float]:
     return mean - sd, mean + sd
 
 
-def _mark(table: Table, cell: TableCell, place: float, named: bool) -> Mark:
+def _placed(table: Table, cell: TableCell, place: float) -> Point:
     low, high = _spread(cell)
     spread = f" ± {percent(cell.sd)}" if cell.sd is not None else ""
     words = f"{table.place(cell)}: {percent(cell.mean)}{spread}, {_size(cell):,} parameters"
-    point = Point(place, 100 * (cell.mean or 0.0), 100 * low, 100 * high, words)
-    return Mark(point, cell.column, _shapes(table).get(table.rows[cell.row][0], 0), table.place(cell) if named else "")
+    return Point(place, 100 * (cell.mean or 0.0), 100 * low, 100 * high, words)
 
 
 def _decades(low: int, high: int) -> list[tuple[float, str]]:
