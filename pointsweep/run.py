@@ -18,6 +18,7 @@ from types import FrameType
 
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, Unfit
+from pointsweep.history import Held, TrialFolder, trial_status
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.store import FileStore, open_store
 from pointsweep.sweep import Sweep, load
@@ -66,11 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMPLETE
     try:
         store = open_store(args.store)
-        plan = make_plan(sweep, store, fetch=not args.plan)
+        plan = make_plan(sweep.probe(), store, fetch=not args.plan)
     except BadStore as error:
         print(error, file=sys.stderr)
         return INVALID
-    print(f"{sweep.name}: {plan.counts()}", flush=True)
+    print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
     if args.plan:
         print(skeleton(plan))
         return COMPLETE
@@ -85,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for finding in plan.findings:
         print(f"audit: {finding.text}", flush=True)
     try:
-        return interruptible(lambda: execute(sweep, plan, store, args), store)
-    except Unfit as error:
+        return interruptible(lambda: (search if sweep.search else execute)(sweep, plan, store, args), store)
+    except (Unfit, Held) as error:
         print(f"{args.file}: {error}", file=sys.stderr)
         return INVALID
 
@@ -103,15 +104,54 @@ def skeleton(plan: Plan) -> str:
 
 def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
-    layout = sweep.layout()
-    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
-    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}).encode())
+    note(sweep, store)
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
-    places = {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+    places = places_of(sweep)
     with mirrored(uri, store, plan, places) as target:
         if plan.to_run:
             launch_all(plan, store, target, places, args)
     return conclude(sweep, store, uri)
+
+
+def note(sweep: Sweep, store: FileStore) -> None:
+    """Writes what `python -m pointsweep.tables NAME` needs."""
+    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
+    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
+
+
+def places_of(sweep: Sweep) -> dict[str, TrialTags]:
+    """What MLflow is to say of every trial, by key."""
+    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+
+
+def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
+    """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.tuning import Tuning
+
+    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    places: dict[str, TrialTags] = {}
+    # One process at a time may add to a study.
+    with TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(), mirrored(uri, store, plan, places) as target:
+
+        def train(batch: Sweep) -> None:
+            places.update(places_of(batch))
+            states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
+            rest = Plan(batch, states, {}, {}, {}, ())
+            if rest.to_run:
+                launch_all(rest, store, target, places_of(batch), args)
+
+        tuning = Tuning(sweep, store)
+        tuning.run(train, lambda line: print(line, flush=True))
+        places.update(places_of(tuning.everything()))
+        found = tuning.found()
+        if found is None:
+            print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
+            return FAILED
+        note(found, store)
+        train(found)
+        if target is not None:
+            prepare(uri, store, found.layout())
+    return max(conclude(found, store, uri), FAILED if tuning.failed() else COMPLETE)
 
 
 @contextmanager
