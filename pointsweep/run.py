@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INVALID
     print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
     if args.plan:
-        print(skeleton(plan))
+        print(skeleton(plan, sweep))
         return COMPLETE
     if plan.missing:
         problems = [f"  {text}" for text in plan.missing]
@@ -92,10 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INVALID
 
 
-def skeleton(plan: Plan) -> str:
-    """What --plan prints: the table so far, the time it would take, and what a launch would lack."""
-    table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
-    parts = [tables.render(table, "text"), plan.time_estimate()]
+def skeleton(plan: Plan, sweep: Sweep) -> str:
+    """What --plan prints: the table so far, the time it would take, and what a launch would lack; of a search its arms."""
+    if sweep.search is not None:
+        parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
+        parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]
+    else:
+        table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
+        parts = [tables.render(table, "text"), plan.time_estimate()]
     same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
     audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]

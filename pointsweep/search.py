@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pointsweep.config import TrialConfig
@@ -46,7 +47,7 @@ class Study:
 
     def __init__(self, url: str, name: str, arm: Arm, search: Search) -> None:
         self.arm, self.search, self.name = arm, search, name
-        self.directions = list(search.objectives.values())
+        self.directions = [StudyDirection[direction.upper()] for direction in search.objectives.values()]
         self.log = optuna.create_study(storage=url, study_name=name, directions=self.directions, load_if_exists=True)
         self.note = ""
         self.live: optuna.Study | None = None

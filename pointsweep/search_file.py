@@ -203,7 +203,8 @@ class SearchReader:
         if problem:
             self.complain(path, problem)
             return None
-        return Parameter(key, kind, *((low, high) if kind == "int" else (float(low), float(high))), log, step, when=when)
+        as_kind = int if kind == "int" else float
+        return Parameter(key, kind, as_kind(low), as_kind(high), log, step, when=when)
 
     def _constraints(self, value: Any) -> Iterator[Constraint]:
         for index, text in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
@@ -250,7 +251,7 @@ def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[E
 
 
 def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequence[str]) -> Iterator[Problem]:
-    """What is wrong with an arm: a value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
+    """A value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
     line = reader.document.line
     if not arm.parameters:
         return
@@ -279,12 +280,12 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequ
         yield Problem(where, f"the range of {name} is empty: no point keeps the constraints", line((*path, "constraints")))
     if search.then_seeds is None and feasible:
         for key in [parameter.key for parameter in arm.parameters if parameter.key not in {key for key, _ in seen}]:
-            where = (*path, "space", key)
-            yield Problem(reader.document.where(*where), "is never chosen: no point meets its condition", line((*where, "when")))
+            own = (*path, "space", key)
+            yield Problem(reader.document.where(*own), "is never chosen: no point meets its condition", line((*own, "when")))
     if search.sampler == "grid":
         for parameter in (p for p in arm.parameters if p.grid() is None):
-            where = reader.document.where(*path, "space", parameter.key)
-            yield Problem(where, "a grid needs choices or a step", line((*path, "space", parameter.key)))
+            place = reader.document.where(*path, "space", parameter.key)
+            yield Problem(place, "a grid needs choices or a step", line((*path, "space", parameter.key)))
 
 
 def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[dict[str, Any]]:
