@@ -256,6 +256,7 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequ
     if not arm.parameters:
         return
     seen: dict[tuple[str, Any], list[Problem] | None] = {}
+    ends = {parameter.key: parameter.ends() for parameter in arm.parameters}
     feasible = applied = False
     for drawn in arm.probes(PROBES):
         config, problems = arm.compose(arm.lay(drawn))
@@ -267,7 +268,7 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequ
             yield Problem(where, "a search needs a validation split: set dataset.val_fraction above 0", line(path))
             return
         for item in drawn.items():
-            if good or item not in seen:
+            if item[1] in ends[item[0]] and (good or item not in seen):
                 seen[item] = None if good else problems
     yield from (problem for problems in seen.values() if problems for problem in problems)
     if any(seen.values()):

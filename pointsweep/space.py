@@ -87,6 +87,11 @@ class Parameter:
         values = [self.low + i * step for i in range(int((self.high - self.low) / step + 1e-9) + 1)]
         return [int(value) for value in values] if self.kind == "int" else values
 
+    def any(self, order: random.Random) -> Any:
+        """A border or a value in between, of equal chance."""
+        inner = self.grid() or [int(order.uniform(self.low, self.high)) if self.kind == "int" else order.uniform(self.low, self.high)]
+        return order.choice(self.ends() if order.random() < 0.5 else inner)
+
     def text(self) -> str:
         """The range in words."""
         if self.kind == "choice":
@@ -210,7 +215,7 @@ class Arm:
         return drawn
 
     def probes(self, extra: int) -> Iterator[dict[str, Any]]:
-        """Points that meet every border of every range at least once where its condition allows, then random corners."""
+        """Points that meet every border of every range at least once where its condition allows, then random ones."""
         order = random.Random(0)
         rounds = max((len(parameter.ends()) for parameter in self.parameters), default=0)
         for index in range(rounds + extra):
@@ -218,7 +223,7 @@ class Arm:
             for parameter in self.parameters:
                 if self.applies(parameter, drawn):
                     ends = parameter.ends()
-                    drawn[parameter.key] = ends[index % len(ends)] if index < rounds else order.choice(ends)
+                    drawn[parameter.key] = ends[index % len(ends)] if index < rounds else parameter.any(order)
             yield drawn
 
     def points(self) -> Iterator[dict[str, Any]]:
