@@ -98,7 +98,8 @@ class Parameter:
             span = ", ".join(map(str, self.labels))
         else:
             span = f"{self.low:g} to {self.high:g}" + (", log" if self.log else "") + (f", step {self.step:g}" if self.step else "")
-        condition = ", ".join(f"{key} {value}" for key, value in self.when.items())
+        allowed = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
+        condition = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in allowed.items())
         return f"{self.key} ({span})" + (f" where {condition}" if condition else "")
 
 

@@ -62,7 +62,9 @@ search:
         choice: [p.key for p in arm.parameters[1:] if arm.applies(p, {"backbone": choice})] for choice in arm.parameters[0].labels
     }
     # Of a real backbone the modality is no field; it is known all the same.
-    assert list(applying.values()) == [[k] for k in ("positions.line", "positions.translation", "positions.line", "positions.translation")]
+    assert list(applying.values()) == [
+        [k] for k in ("positions.line", "positions.translation", "positions.line", "positions.translation")
+    ]
 
 
 def test_constraints_leave_out_what_breaks_them_and_do_not_apply_to_keys_that_are_not_set(write):
@@ -146,7 +148,9 @@ def test_a_search_without_a_validation_split_is_refused(write):
 
 
 def test_all_problems_are_found_at_once(write):
-    text = problems(write("titel: x\nsearch: {space: {train.lr: {float: [2, 1]}, method.rank: {int: [0, 4]}}, trials: 0, sampler: x}\n"))
+    text = problems(
+        write("titel: x\nsearch: {space: {train.lr: {float: [2, 1]}, method.rank: {int: [0, 4]}}, trials: 0, sampler: x}\n")
+    )
     for part in ("titel", "train.lr", "method.rank", "search.trials", "search.sampler"):
         assert part in text
     assert "5 problems, nothing was launched" in text

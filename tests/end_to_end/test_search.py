@@ -109,7 +109,9 @@ def test_two_objectives_give_the_front(store, tmp_path):
 
 def test_suggestions_that_fail_are_counted_and_not_ranked(store, tmp_path):
     text = SEARCH.replace("12", "3").replace("train.lr: {float: [1e-4, 1e-2], log: true}", "train.lr: [1e+30, 1e-3]")
-    run = command(write(tmp_path, BASE + text + "  enqueue: [{train.lr: 1e+30}, {train.lr: 1e-3}]\n"), "--inline", "--tracking-uri", "none")
+    run = command(
+        write(tmp_path, BASE + text + "  enqueue: [{train.lr: 1e+30}, {train.lr: 1e-3}]\n"), "--inline", "--tracking-uri", "none"
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     states = Counter(trial.state.name for trial in studies(store)[0].trials)
     assert states["FAIL"] >= 1 and sum(states.values()) == 3
