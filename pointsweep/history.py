@@ -79,6 +79,11 @@ class TrialFolder:
         events = self.events()
         return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
 
+    def stopped(self) -> int | None:
+        """After which epoch a search stopped the last attempt; None if it did not."""
+        events = self.events()
+        return int(events[-1]["epoch"]) if events and events[-1]["type"] == "stopped" else None
+
     def _read(self) -> bytes:
         try:
             return (self.path / "history.jsonl").read_bytes()

@@ -137,12 +137,12 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
     # One process at a time may add to a study.
     with TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(), mirrored(uri, store, plan, places) as target:
 
-        def train(batch: Sweep) -> None:
+        def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
             places.update(places_of(batch))
             states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
             rest = Plan(batch, states, {}, {}, {}, ())
             if rest.to_run:
-                launch_all(rest, store, target, places_of(batch), args)
+                launch_all(rest, store, target, places_of(batch), args, limits)
 
         tuning = Tuning(sweep, store)
         tuning.run(train, lambda line: print(line, flush=True))
@@ -152,7 +152,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
             return FAILED
         note(found, store)
-        train(found)
+        train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
     return max(conclude(found, store, uri), FAILED if tuning.failed() else COMPLETE)
@@ -182,7 +182,12 @@ def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialT
 
 
 def launch_all(
-    plan: Plan, store: FileStore, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace
+    plan: Plan,
+    store: FileStore,
+    target: Target | None,
+    places: Mapping[str, TrialTags],
+    args: argparse.Namespace,
+    limits: Mapping[str, Mapping[int, float]] | None = None,
 ) -> None:
     """Runs every trial that has no record, packs of one, in the order of the table."""
     from pointsweep import launch
@@ -191,7 +196,7 @@ def launch_all(
 
     sweep = plan.sweep
     packs = [[Task(config, places[config.key()])] for config in plan.to_run]
-    job = Job(store.url, target, threads=args.threads)
+    job = Job(store.url, target, threads=args.threads, limits=limits or {})
     layout, records = sweep.layout(), dict(plan.records)
 
     def table() -> str:

@@ -23,8 +23,9 @@ from pointsweep.config import TrialConfig
 from pointsweep.errors import Unfit
 from pointsweep.space import Arm, Parameter, Search
 
+Curve = Sequence[tuple[int, float]]
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
-STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
+STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
 
 optuna.logging.set_verbosity(logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -37,8 +38,9 @@ class Suggestion:
     number: int
     drawn: Mapping[str, Any]
     batch: int
-    state: str  # running, complete, failed
+    state: str  # running, complete, failed, stopped
     values: tuple[float, ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()  # of what was stopped: its objective by epoch
     known: bool = False
 
 
@@ -86,12 +88,19 @@ class Study:
             waiting.append(Suggestion(number, drawn, batch, "running"))
         return waiting
 
-    def tell(self, results: Mapping[int, tuple[float, ...] | None]) -> None:
-        """The values of a whole batch by number; None for what failed. Each is told once, whatever happens in between."""
+    def tell(self, results: Mapping[int, tuple[float, ...] | None], stopped: Mapping[int, Curve] | None = None) -> None:
+        """The values of a whole batch by number; None for what failed, and for what was stopped, whose curve stands beside.
+
+        Each is told once, whatever happens in between.
+        """
         states = {item.number: item.state for item in self.suggestions()}
         for number in sorted(results):
             if states[number] == "running":
                 values = results[number]
+                if stopped and number in stopped:
+                    trial = optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
+                    _tell_stopped(self.log, trial, stopped[number])
+                    continue
                 self.log.tell(number, values=values, state=TrialState.COMPLETE if values else TrialState.FAIL)
         self._tell_live()
 
@@ -164,6 +173,8 @@ class Study:
             item = ended[number]
             if item.state == "complete":
                 self.live.tell(self.open[number], list(item.values))
+            elif item.state == "stopped":
+                _tell_stopped(self.live, self.open[number], item.curve)
             else:
                 self.live.tell(self.open[number], state=TrialState.FAIL)
         self.open.clear()
@@ -186,12 +197,19 @@ class Study:
         raise Unfit(f"{self.name}: {REJECTIONS} suggestions in a row break a constraint; widen the space or the constraints")
 
 
+def _tell_stopped(study: optuna.Study, trial: optuna.trial.Trial, curve: Curve) -> None:
+    """A trial that was stopped has no value, but what was seen of it until then."""
+    for epoch, value in curve:
+        trial.report(value, epoch)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
 def _suggestion(trial: FrozenTrial) -> Suggestion:
     attributes = trial.user_attrs
-    values = tuple(trial.values) if trial.values is not None else ()
-    return Suggestion(
-        trial.number, trial.params, attributes.get("batch", -1), STATES[trial.state], values, bool(attributes.get("known"))
-    )
+    values = tuple(trial.values) if trial.state == TrialState.COMPLETE else ()
+    curve = tuple(sorted(trial.intermediate_values.items()))
+    batch, known = attributes.get("batch", -1), bool(attributes.get("known"))
+    return Suggestion(trial.number, trial.params, batch, STATES[trial.state], values, curve, known)
 
 
 def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:

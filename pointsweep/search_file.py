@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pointsweep.axes import PARTS_OF_A_TRIAL, Entry
 from pointsweep.errors import Problem, unknown
 from pointsweep.settings import Settings
-from pointsweep.space import OBJECTIVES, PACKAGES, SAMPLERS, Arm, Constraint, Parameter, Search, names
+from pointsweep.space import OBJECTIVES, PACKAGES, SAMPLERS, SCHEDULERS, Arm, Constraint, Parameter, Search, names
 
 if TYPE_CHECKING:
     from pointsweep.reader import Reader
 
 Path = tuple[Any, ...]
-PLAIN = ("space", "constraints", "objectives", "sampler", "seed", "batch", "storage")
+PLAIN = ("space", "constraints", "objectives", "sampler", "scheduler", "seed", "batch", "storage")
 SECTIONS = {
     "search": (*PLAIN, "enqueue", "trials", "use_finished", "top"),
     "per_arm": ("search", "trials", "then_seeds"),
@@ -54,6 +54,7 @@ class SearchReader:
         budget = outer if self.per_arm else section
         where: Path = ("per_arm",) if self.per_arm else self.path
         sampler, options = self._sampler(section.get("sampler", "tpe"))
+        scheduler, schedule = self._scheduler(section.get("scheduler"), section.get("objectives"))
         found = Search(
             space=self._space(section.get("space")),
             constraints=tuple(self._constraints(section.get("constraints"))),
@@ -64,6 +65,8 @@ class SearchReader:
             batch=self._whole(self.path, section, "batch", 4, 1),
             objectives=self._objectives(section.get("objectives", {"val/accuracy": "maximize"})),
             enqueue=tuple(self._enqueue(section.get("enqueue"))),
+            scheduler=scheduler,
+            schedule=schedule,
             storage=section.get("storage"),
             # Finished trials told to some rows' studies would give these more looks than their budget.
             use_finished=not self.per_arm and section.get("use_finished", True) is not False,
@@ -113,6 +116,23 @@ class SearchReader:
         if needed and importlib.util.find_spec(needed) is None:
             self.complain(path, f"{name} needs the package {needed}, which is not installed: pip install {needed}")
         return name, options
+
+    def _scheduler(self, value: Any, objectives: Any) -> tuple[str | None, Mapping[str, int]]:
+        path = (*self.path, "scheduler")
+        options = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = options.pop("name", None)
+        if value is None:
+            return None, {}
+        if name not in SCHEDULERS:
+            self.complain(path, unknown("scheduler", name, SCHEDULERS, "Known"))
+            return None, {}
+        for key in options:
+            if key not in SCHEDULERS[name]:
+                self.complain((*path, key), unknown(f"option of {name}", key, SCHEDULERS[name], "It has"))
+        if objectives is not None and objectives != {"val/accuracy": "maximize"}:
+            self.complain(path, "a scheduler needs val/accuracy as the one objective")
+        least = {"reduction": 2}
+        return name, {key: self._whole(path, options, key, default, least.get(key, 1)) for key, default in SCHEDULERS[name].items()}
 
     def _objectives(self, value: Any) -> Mapping[str, str]:
         path = (*self.path, "objectives")

@@ -32,6 +32,10 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "grid": (),
 }
 PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
+SCHEDULERS: dict[str, dict[str, int]] = {
+    "asha": {"min_epochs": 1, "reduction": 3},  # at epochs 1, 3, 9 ... the best third of those seen there goes on
+    "median": {"warmup_epochs": 1, "min_trials": 5},  # stopped where it is worse than the median of those seen at that epoch
+}
 # What a search may aim at: never anything of the test split.
 OBJECTIVES = {"val/accuracy": "maximize", "val/loss": "minimize", "parameters": "minimize"}
 
@@ -269,6 +273,8 @@ class Search:
     batch: int = 4  # suggestions that are made, trained and told together
     objectives: Mapping[str, str] = field(default_factory=lambda: {"val/accuracy": "maximize"})
     enqueue: tuple[Mapping[str, Any], ...] = ()
+    scheduler: str | None = None
+    schedule: Mapping[str, int] = field(default_factory=dict)  # its options
     storage: str | None = None
     use_finished: bool = True
     top: int = 10  # rows of the table

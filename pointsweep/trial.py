@@ -7,7 +7,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class Job:
     tracking: Target | None = None
     threads: int = 1
     device: str = "auto"
+    # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
+    limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `finished`, or `failed` with a reason."""
+    """How a trial ended: `finished`, `stopped` by a search, or `failed` with a reason."""
 
     key: str
     status: str
     reason: str = ""
+
+
+class Stopped(Exception):
+    """The search that suggested a trial has seen enough of it after this epoch."""
 
 
 def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
@@ -71,7 +77,11 @@ def _run_task(task: Task, job: Job, report: Report) -> Outcome:
         mirror = _mirror(job.tracking)
         notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
         try:
-            Trial(task.config, folder, _device(job.device), report, notify).run()
+            Trial(task.config, folder, _device(job.device), report, notify, job.limits.get(key, {})).run()
+        except Stopped as end:
+            folder.append({"type": "stopped", "epoch": end.args[0], "time": time.time()})
+            notify()
+            return Outcome(key, "stopped")
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             folder.append({"type": "failed", "reason": reason, "trace": traceback.format_exc(), "time": time.time()})
@@ -102,8 +112,15 @@ class Trial:
     """One trial from its seed, or its last checkpoint, to its record."""
 
     def __init__(
-        self, config: TrialConfig, folder: TrialFolder, device: torch.device, report: Report, notify: Callable[[], None]
+        self,
+        config: TrialConfig,
+        folder: TrialFolder,
+        device: torch.device,
+        report: Report,
+        notify: Callable[[], None],
+        limits: Mapping[int, float] | None = None,
     ) -> None:
+        self.limits = limits or {}
         self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
@@ -147,6 +164,9 @@ class Trial:
             self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
+        for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
+            if self._stops(event["epoch"], event["metrics"]):
+                raise Stopped(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
             metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch)
@@ -166,11 +186,18 @@ class Trial:
             "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
-        last = optimizer is None or epoch == self.config.train.epochs
+        stops = self._stops(epoch, metrics)
+        last = optimizer is None or epoch == self.config.train.epochs or stops
         self.folder.commit_epoch(event, functools.partial(self._snapshot, epoch, optimizer), last=last)
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
         self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **metrics})
+        if stops:
+            raise Stopped(epoch)
+
+    def _stops(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a search's scheduler ends the trial here; it sees the validation split alone."""
+        return epoch < self.config.train.epochs and epoch in self.limits and metrics["val/accuracy"] < self.limits[epoch]
 
     def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
         """Keeps the first epoch with the highest accuracy of each protocol (design.md, section 7)."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pointsweep.history import TrialFolder
 from pointsweep.plan import read_record
 from pointsweep.reader import Cell
 from pointsweep.records import Record
@@ -21,7 +23,8 @@ from pointsweep.space import Arm, Search
 from pointsweep.store import FileStore
 from pointsweep.sweep import Sweep
 
-Train = Callable[[Sweep], None]  # trains every trial of a sweep that has no record
+Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial is stopped there
+Train = Callable[[Sweep, Mapping[str, Limits]], None]  # trains every trial of a sweep that has no record; limits by key
 MISSING = "·"  # in a table: a key that its row does not have
 
 
@@ -48,9 +51,11 @@ class Tuning:
             if not any(asked):
                 return
             # One launch for the batches of all arms, so that the cluster is full.
-            train(self._batch(asked))
+            limits = {key: each for study, batch in zip(self.studies, asked, strict=True) for key, each in self._limits(study, batch)}
+            train(self._batch(asked), limits)
             for study, batch in zip(self.studies, asked, strict=True):
-                study.tell({item.number: self._values(study, item) for item in batch})
+                results = {item.number: self._values(study, item) for item in batch}
+                study.tell(results, {item.number: curve for item in batch if (curve := self._stopped(study, item))})
             say(self.progress())
 
     def progress(self) -> str:
@@ -94,6 +99,33 @@ class Tuning:
     def failed(self) -> bool:
         """Whether an arm has no finished suggestion at all."""
         return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
+
+    # Schedulers
+
+    def _limits(self, study: Study, batch: Sequence[Suggestion]) -> Iterator[tuple[str, Limits]]:
+        """When the trials of a batch are stopped. Judged by earlier batches alone: it does not matter who of a batch is first."""
+        if not batch or self.search.scheduler is None:
+            return
+        before = [item for item in study.suggestions() if item.state in ("complete", "stopped") and item.batch < batch[0].batch]
+        limits = limits_of([self._curve(key) for item in before for key in self._keys(study, item)], self.search)
+        yield from ((key, limits) for item in batch for key in self._keys(study, item))
+
+    def _stopped(self, study: Study, item: Suggestion) -> tuple[tuple[int, float], ...]:
+        """What was seen of a suggestion that was stopped; nothing if it was not."""
+        for key in self._keys(study, item):
+            if not self.store.exists(f"trials/{key}/record.json") and self._folder(key).stopped() is not None:
+                return tuple(self._curve(key).items())
+        return ()
+
+    def _keys(self, study: Study, item: Suggestion) -> list[str]:
+        config = study.arm.config(item.drawn)
+        return [each.key() for each in study.arm.trials(config)] if config is not None else []
+
+    def _curve(self, key: str) -> dict[int, float]:
+        return {event["epoch"]: event["metrics"]["val/accuracy"] for event in self._folder(key).epochs()}
+
+    def _folder(self, key: str) -> TrialFolder:
+        return TrialFolder(self.store.path(f"trials/{key}"))
 
     # What was found
 
@@ -141,8 +173,11 @@ class Tuning:
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
             number = sum(item.state == "failed" for item in study.suggestions())
+            where = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
+            stopped = sum(item.state == "stopped" for item in study.suggestions())
+            if stopped:
+                yield f"{where}{stopped} suggestions were stopped early by {self.search.scheduler}; they count and are not ranked"
             if number:
-                where = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
                 yield f"{where}{number} suggestions failed; they count in the budget and are not ranked"
 
     def _winners(self, told: Sequence[Sequence[Suggestion]]) -> Sweep:
@@ -182,12 +217,34 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
     settings = next((config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), "")
     parts = [
         [parameter.text() for parameter in search.space], [rule.text for rule in search.constraints], search.sampler,
-        dict(search.options), search.seed, dict(search.objectives), [dict(point) for point in search.enqueue], arm.seeds,
+        dict(search.options), search.scheduler, dict(search.schedule), search.seed, dict(search.objectives),
+        [dict(point) for point in search.enqueue], arm.seeds,
         sweep.protocol, settings,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     where = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
     return f"{sweep.name}{where} {digest}"
+
+
+def limits_of(curves: Sequence[Mapping[int, float]], search: Search) -> dict[int, float]:
+    """epoch -> the validation accuracy below which a trial is stopped there, judged by the trials that reached it."""
+    limits = {}
+    options = search.schedule
+    for epoch in sorted({epoch for curve in curves for epoch in curve}):
+        there = sorted((curve[epoch] for curve in curves if epoch in curve), reverse=True)
+        if search.scheduler == "median" and epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
+            limits[epoch] = statistics.median(there)
+        if search.scheduler == "asha" and is_rung(epoch, options) and len(there) >= options["reduction"]:
+            limits[epoch] = there[math.ceil(len(there) / options["reduction"]) - 1]
+    return limits
+
+
+def is_rung(epoch: int, options: Mapping[str, int]) -> bool:
+    """Whether ASHA halts here: the least epoch, and each a reduction times the one before."""
+    rung = options["min_epochs"]
+    while rung < epoch:
+        rung *= options["reduction"]
+    return rung == epoch
 
 
 def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:

@@ -122,6 +122,8 @@ def test_the_smoke_profile_makes_a_search_small(write):
         ("search: {space: SPACE, sampler: tpee}\n", "search.sampler (line 8): unknown sampler 'tpee'. Did you mean 'tpe'?"),
         ("search: {space: SPACE, sampler: {name: tpe, startup: 3}}\n", "unknown option of tpe 'startup'. Did you mean 'n_startup_trials'?"),
         ("search: {space: SPACE, sampler: grid}\n", "search.space.train.lr (line 8): a grid needs choices or a step"),
+        ("search: {space: SPACE, scheduler: ahsa}\n", "search.scheduler (line 8): unknown scheduler 'ahsa'. Did you mean 'asha'?"),
+        ("search: {space: SPACE, scheduler: asha, objectives: {val/accuracy: maximize, parameters: minimize}}\n", "a scheduler needs val/accuracy as the one objective"),
         ("search: {space: SPACE, trials: 0}\n", "search.trials (line 8): must be a whole number from 1 on, got 0"),
         ("search: {space: SPACE, trails: 3}\n", "search.trails (line 8): unknown key 'trails'. Did you mean 'trials'?"),
         ("search: {space: SPACE, objectives: {test/accuracy: maximize}}\n", "search.objectives.test/accuracy (line 8): a search may not see the test split"),

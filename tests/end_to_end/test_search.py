@@ -120,6 +120,26 @@ def test_suggestions_that_fail_are_counted_and_not_ranked(store, tmp_path):
     assert command(write(tmp_path, BASE + every), "--inline", "--tracking-uri", "none").returncode == 1
 
 
+@pytest.mark.parametrize("scheduler", ["{name: median, min_trials: 2}", "{name: asha, reduction: 2}"])
+def test_a_stopped_trial_is_counted_and_not_ranked_killed_or_not(store, tmp_path, scheduler):
+    text = SEARCH.replace("12", "8") + f"  scheduler: {scheduler}\n  batch: 2\n"
+    sweep = write(tmp_path, BASE.replace("epochs: 2", "epochs: 4") + text)
+    printed = " ".join(inline(sweep, "--store", tmp_path / "undisturbed").split())
+    (whole,) = studies(tmp_path / "undisturbed")
+    states = Counter(trial.state.name for trial in whole.trials)
+    assert states["PRUNED"] >= 1 and states["COMPLETE"] + states["PRUNED"] == 8
+    assert (
+        f"{states['PRUNED']} suggestions were stopped early by {scheduler[7:].split(',')[0]}; they count and are not ranked"
+        in printed
+    )
+    rows = list(csv.DictReader(table(tmp_path / "undisturbed")["table.csv"].decode().splitlines()))
+    ranked = {row["trial"] for row in rows}
+    assert ranked == {f"#{trial.number}" for trial in whole.trials if trial.state.name == "COMPLETE"}
+    kill_repeatedly(sweep, store, 8, 2, random.Random(1))
+    seen = [[(t.params, t.values, t.state, t.intermediate_values) for t in study.trials] for study in (whole, studies(store)[0])]
+    assert seen[0] == seen[1]
+
+
 def test_a_search_on_ray(store, tmp_path):
     sweep = write(tmp_path, BASE + SEARCH.replace("12", "4"))
     run = command(sweep, "--workers", "2")
