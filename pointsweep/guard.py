@@ -28,9 +28,13 @@ FIRST_EPOCH_S = 3600.0  # while no epoch is known: loading, a memory bank, a fir
 HANG_EXIT = 70
 
 
+class Stopped(Exception):
+    """The search that suggested a trial has seen enough of it after this epoch."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `finished`; `failed`, with the failure's class and reason; `held` by another process."""
+    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process; `stopped` by a search."""
 
     key: str
     status: str
@@ -57,7 +61,11 @@ class Guard:
             with self.folder.lock(wait_s):
                 if self.folder.record() is not None:
                     return Outcome(key, "finished")
-                outcome = self._attempts(key, body)
+                try:
+                    outcome = self._attempts(key, body)
+                except Stopped as end:
+                    self.folder.append({"type": "pruned", "epoch": end.args[0], "time": time.time()})
+                    outcome = Outcome(key, "stopped")
         except (Held, LeaseLost) as error:
             return Outcome(key, "held", str(error))
         except (OSError, BadStore) as error:
@@ -85,7 +93,7 @@ class Guard:
         try:
             with Watchdog(self.folder) as watchdog:
                 body(watchdog.beat)
-        except LeaseLost:
+        except (LeaseLost, Stopped):
             raise
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
             return Failure(classify(error), one_line(error), traceback.format_exc())

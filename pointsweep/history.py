@@ -124,6 +124,11 @@ class TrialFolder:
         """In how many parts a batch is computed; more than one after the memory did not suffice."""
         return max((int(event["parts"]) for event in self.events() if event["type"] == "parts"), default=1)
 
+    def stopped(self) -> int | None:
+        """After which epoch a search stopped the last attempt; None if it did not."""
+        events = self.events()
+        return int(events[-1]["epoch"]) if events and events[-1]["type"] == "pruned" else None
+
     def _read(self) -> bytes:
         try:
             return (self.path / "history.jsonl").read_bytes()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsweep import profiles
+from pointsweep import profiles, search_file
 from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_axis, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
@@ -18,11 +18,12 @@ from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
 from pointsweep.records import Published
 from pointsweep.settings import Place, Settings
+from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document
 
 KEYS = (
     "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published",
-    "resources", "profiles",
+    "resources", "profiles", "search", "per_arm",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
 METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou", "class_miou") for split in ("test", "val"))
@@ -30,13 +31,14 @@ METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table. `trials` has one config a seed; `excluded` says why there are none."""
+    """One cell of the table. `trials` has one config a seed; `excluded` says why there are none; `arm` is still to be tuned."""
 
     row: int
     column: int
     trials: tuple[TrialConfig, ...]
     excluded: str | None = None
     published: Published | None = None
+    arm: Arm | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Reader:
         self.profile = ""
         self.own: list[Problem] = []
         self.column_labels: tuple[str, ...] = ()
+        self.search: Search | None = None
 
     @property
     def problems(self) -> list[Problem]:
@@ -115,6 +118,7 @@ class Reader:
             )
             self.profile = ""
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
+        self.search = search_file.SearchReader(self).read() if {"search", "per_arm"} & set(self.data) else None
         cells = [
             self._cell(base, (i, row), (j, column), seeds, protocol)
             for i, row in enumerate(rows)
@@ -135,6 +139,7 @@ class Reader:
             "protocol": protocol,
             "resources": resources,
             "factors": factors_of(rows),
+            "search": self.search,
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
 
@@ -184,7 +189,7 @@ class Reader:
         return str(name)
 
     def _seeds(self) -> list[int]:
-        seeds = self.data.get("seeds", [0, 1, 2])
+        seeds = self.data.get("seeds", [0] if {"search", "per_arm"} & set(self.data) else [0, 1, 2])
         if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
             return list(range(seeds))
         whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
@@ -217,18 +222,16 @@ class Reader:
         self, base: Settings, row: tuple[int, Sequence[Entry]], column: tuple[int, Entry], seeds: Sequence[int], protocol: str
     ) -> Cell:
         entries = [column[1], *reversed(row[1])]
-        settings = self._settings(base, entries)
+        settings = self.settings(entries, base)
         because = self._excluded(settings, entries)
         if because is not None:
             return Cell(row[0], column[0], (), because)
-        if self.profile:
-            profiles.apply(self.profile, settings, self.documents)
-        for change in self.late:
-            change(settings)
-        config, problems = check_trial(settings.data)
-        for path, message in problems:
-            place = settings.place(path)
-            self.own.append(Problem(place.path, message, place.line))
+        published = None if self.profile else self._published([*row[1], column[1]], row[1])
+        if self.search is not None:
+            arm = search_file.make_arm(self, self.search, base, entries, seeds)
+            return Cell(row[0], column[0], (), None, published, arm)
+        config, problems = self.compose(settings)
+        self.own += problems
         if config is None or problems:
             return Cell(row[0], column[0], ())
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
@@ -237,10 +240,19 @@ class Reader:
         if asks["metric"].partition("/")[2] not in config.dataset.metrics:
             has = ", ".join(config.dataset.metrics)
             self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
-        published = None if self.profile else self._published([*row[1], column[1]], row[1])
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
 
-    def _settings(self, base: Settings, entries: Iterable[Entry]) -> Settings:
+    def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:
+        """The trial of a cell's settings, with the profile and the overrides above them, and what is wrong with it."""
+        if self.profile:
+            profiles.apply(self.profile, settings, self.documents)
+        for change in self.late:
+            change(settings)
+        config, problems = check_trial(settings.data)
+        places = [(settings.place(path), message) for path, message in problems]
+        return config, [Problem(place.path, message, place.line) for place, message in places]
+
+    def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
         """base < conditional settings < columns < further axes < rows. The conditions look at the cell's final names."""
         entries = list(entries)
         final = base.copy()

@@ -20,7 +20,7 @@ from types import FrameType
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
 from pointsweep.guard import Outcome
-from pointsweep.history import read_failure_kind
+from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, open_store
@@ -79,13 +79,13 @@ def plan_and_run(args: argparse.Namespace) -> int:
         return COMPLETE
     try:
         store = open_store(args.store)
-        plan = make_plan(sweep, store, fetch=not args.plan)
+        plan = make_plan(sweep.probe(), store, fetch=not args.plan)
     except BadStore as error:
         print(error, file=sys.stderr)
         return INVALID
-    print(f"{sweep.name}: {plan.counts()}", flush=True)
+    print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
     if args.plan:
-        print(skeleton(plan))
+        print(skeleton(plan, sweep))
         return COMPLETE
     if plan.missing:
         problems = [f"  {text}" for text in plan.missing]
@@ -98,8 +98,8 @@ def plan_and_run(args: argparse.Namespace) -> int:
     for finding in plan.findings:
         print(f"audit: {finding.text}", flush=True)
     try:
-        return interruptible(lambda: execute(sweep, plan, store, args), store)
-    except Unfit as error:
+        return interruptible(lambda: (search if sweep.search else execute)(sweep, plan, store, args), store)
+    except (Unfit, Held) as error:
         print(f"{args.file}: {error}", file=sys.stderr)
         return INVALID
     except StoreFailed as error:
@@ -107,10 +107,14 @@ def plan_and_run(args: argparse.Namespace) -> int:
         return FAILED
 
 
-def skeleton(plan: Plan) -> str:
-    """What --plan prints: the table so far, the time it would take, and what a launch would lack."""
-    table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
-    parts = [tables.render(table, "text"), plan.time_estimate()]
+def skeleton(plan: Plan, sweep: Sweep) -> str:
+    """What --plan prints: the table so far, the time it would take, and what a launch would lack; of a search its arms."""
+    if sweep.search is not None:
+        parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
+        parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]
+    else:
+        table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
+        parts = [tables.render(table, "text"), plan.time_estimate()]
     same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
     audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]
@@ -119,14 +123,53 @@ def skeleton(plan: Plan) -> str:
 
 def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
-    layout = sweep.layout()
-    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
-    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}).encode())
+    note(sweep, store)
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
-    places = {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+    places = places_of(sweep)
     with mirrored(uri, store, plan, places) as target:
         outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
     return conclude(sweep, store, uri, outcomes)
+
+
+def note(sweep: Sweep, store: FileStore) -> None:
+    """Writes what `python -m pointsweep.tables NAME` needs."""
+    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
+    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
+
+
+def places_of(sweep: Sweep) -> dict[str, TrialTags]:
+    """What MLflow is to say of every trial, by key."""
+    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+
+
+def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
+    """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.tuning import Tuning
+
+    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    places: dict[str, TrialTags] = {}
+    # One process at a time may add to a study.
+    with TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(), mirrored(uri, store, plan, places) as target:
+
+        def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
+            places.update(places_of(batch))
+            states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
+            rest = Plan(batch, states, {}, {}, {}, ())
+            if rest.to_run:
+                launch_all(rest, store, target, places_of(batch), args, limits)
+
+        tuning = Tuning(sweep, store)
+        tuning.run(train, lambda line: print(line, flush=True))
+        places.update(places_of(tuning.everything()))
+        found = tuning.found()
+        if found is None:
+            print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
+            return FAILED
+        note(found, store)
+        train(found, {})
+        if target is not None:
+            prepare(uri, store, found.layout())
+    return max(conclude(found, store, uri), FAILED if tuning.failed() else COMPLETE)
 
 
 @contextmanager
@@ -153,7 +196,12 @@ def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialT
 
 
 def launch_all(
-    plan: Plan, store: FileStore, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace
+    plan: Plan,
+    store: FileStore,
+    target: Target | None,
+    places: Mapping[str, TrialTags],
+    args: argparse.Namespace,
+    limits: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[Outcome]:
     """Runs every trial that has no record, in packs over one backbone where the sweep asks for them. Returns how they ended."""
     from pointsweep import launch
@@ -163,7 +211,7 @@ def launch_all(
 
     sweep = plan.sweep
     packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(plan.to_run, sweep.resources.pack)]
-    job = Job(store.url, target, threads=args.threads)
+    job = Job(store.url, target, threads=args.threads, limits=limits or {})
     layout, records = sweep.layout(), dict(plan.records)
 
     def table() -> str:

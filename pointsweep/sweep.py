@@ -16,6 +16,7 @@ from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.reader import Cell, Reader, Resources
 from pointsweep.records import CellLayout, Layout
+from pointsweep.space import Search
 from pointsweep.sweep_file import family
 
 
@@ -44,6 +45,7 @@ class Sweep:
     resources: Resources
     notes: tuple[str, ...]
     factors: tuple[Mapping[str, bool] | None, ...] = ()  # one a row, where any row names its components
+    search: Search | None = None  # then cells have an arm to be tuned in place of trials
 
     def trials(self) -> list[Trial]:
         """All distinct trials, in the order of the table."""
@@ -52,6 +54,23 @@ class Sweep:
             for config in cell.trials:
                 found.setdefault(config.key(), Trial(cell, config))
         return list(found.values())
+
+    def probe(self) -> Sweep:
+        """Of a search, the sweep of some points of every arm, to see what they need and whether they can be built; else itself."""
+        if self.search is None:
+            return self
+        found = []
+        for cell in self.cells:
+            configs = [cell.arm.config(drawn) for drawn in cell.arm.probes(0)] if cell.arm else []
+            found.append(replace(cell, trials=tuple(dict.fromkeys(config for config in configs if config is not None))))
+        return replace(self, cells=tuple(found), search=None)
+
+    def searched(self) -> str:
+        """Of a search, one line: "search of 20 trials by tpe for each of 4 arms"."""
+        assert self.search is not None
+        arms = sum(cell.arm is not None for cell in self.cells)
+        each = "" if self.search.then_seeds is None else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
+        return f"search of {self.search.trials} trials by {self.search.sampler}{each}"
 
     def layout(self) -> Layout:
         """What a table needs to know."""
@@ -86,7 +105,7 @@ class Sweep:
         for cell in self.cells:
             head = f"# {self.cell_name(cell)}"
             if not cell.trials:
-                parts.append(f"{head}: not run: {cell.excluded}\n")
+                parts.append(f"{head}: not run: {cell.excluded or 'searched'}\n")
                 continue
             data = {name: value for name, value in cell.trials[0].to_dict().items() if value is not None and name != "seed"}
             seeds = [config.seed for config in cell.trials]

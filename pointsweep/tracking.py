@@ -224,6 +224,8 @@ class Runs:
         elif failure is not None:
             self.client.set_tag(run_id, "pointsweep.failure", failure[:CHUNK])
             self.client.set_terminated(run_id, "FAILED")
+        elif folder.stopped() is not None:
+            self.client.set_terminated(run_id, "KILLED")
         elif self.client.get_run(run_id).info.status != "RUNNING":
             self.client.update_run(run_id, status="RUNNING")
 

@@ -20,7 +20,7 @@ from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
-from pointsweep.guard import Guard, Outcome
+from pointsweep.guard import Guard, Outcome, Stopped
 from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
 from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
@@ -50,6 +50,8 @@ class Job:
     device: str = "auto"
     launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     wait_s: float = WAIT_S
+    # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
+    limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             beat()
             report(result)
 
-        Trial(config, folder, _device(job.device), told, notify, shared).run()
+        Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {})).run()
 
     arm = replace(config, seed=0).key()
     guard = Guard(folder, store.path(f"launches/{job.launch}/{arm}"), functools.partial(_relieve, config, folder), notify)
@@ -143,7 +145,9 @@ class Trial:
         report: Report,
         notify: Callable[[], None],
         shared: SharedBackbone | None = None,
+        limits: Mapping[int, float] | None = None,
     ) -> None:
+        self.limits = limits or {}
         self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
@@ -188,6 +192,9 @@ class Trial:
             self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
+        for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
+            if self._stops(event["epoch"], event["metrics"]):
+                raise Stopped(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
             metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts)
@@ -206,11 +213,18 @@ class Trial:
             "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
-        last = optimizer is None or epoch == self.config.train.epochs
+        stops = self._stops(epoch, metrics)
+        last = optimizer is None or epoch == self.config.train.epochs or stops
         self.folder.commit_epoch(event, functools.partial(self._snapshot, epoch, optimizer), last=last)
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
         self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **metrics})
+        if stops:
+            raise Stopped(epoch)
+
+    def _stops(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a search's scheduler ends the trial here; it sees the validation split alone."""
+        return epoch < self.config.train.epochs and epoch in self.limits and metrics["val/accuracy"] < self.limits[epoch]
 
     def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
         """Keeps the first epoch with the highest accuracy, or instance mIoU, of each protocol (design.md, section 7)."""

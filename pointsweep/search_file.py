@@ -1,0 +1,325 @@
+"""The `search:` and `per_arm:` sections of a sweep file -> a Search, and the arms that it tunes; every problem with path and line."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pointsweep.axes import PARTS_OF_A_TRIAL, Entry
+from pointsweep.errors import Problem, unknown
+from pointsweep.settings import Settings
+from pointsweep.space import OBJECTIVES, PACKAGES, SAMPLERS, SCHEDULERS, Arm, Constraint, Parameter, Search, names
+
+if TYPE_CHECKING:
+    from pointsweep.reader import Reader
+
+Path = tuple[Any, ...]
+PLAIN = ("space", "constraints", "objectives", "sampler", "scheduler", "seed", "batch", "storage")
+SECTIONS = {
+    "search": (*PLAIN, "enqueue", "trials", "use_finished", "top"),
+    "per_arm": ("search", "trials", "then_seeds"),
+    "per_arm.search": PLAIN,
+}
+RANGE = ("float", "int", "choices", "log", "step", "when")
+SMOKE_TRIALS, SMOKE_SEEDS = 4, 2
+PROBES = 24  # random points at which a value must give a valid trial at least once
+
+
+class SearchReader:
+    """Reads the section of one sweep; problems go to the sweep's reader."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.per_arm = reader, "per_arm" in reader.data
+        self.path: Path = ("per_arm", "search") if self.per_arm else ("search",)
+
+    def complain(self, path: Path, message: str) -> None:
+        self.reader.complain(path, message)
+
+    def read(self) -> Search:
+        """The search; worth something only if there are no problems after it."""
+        data = self.reader.data
+        if "search" in data and self.per_arm:
+            self.complain(("per_arm",), "stands beside search: a file has one of the two")
+        for key in ("rows", "columns", "axes", "exclude"):
+            if key in data and not self.per_arm:
+                self.complain((key,), "search takes the place of rows, columns and axes; to tune every row use per_arm")
+        if data.get("protocol") == "best_test":
+            self.complain(("protocol",), "a search sees the validation split only; allowed: last, best_val")
+        if str(data.get("metric", "")).startswith("test/") and not self.per_arm:
+            self.complain(("metric",), "a search sees and prints val/accuracy; test metrics are for a sweep of what it has chosen")
+        outer = self._section(("per_arm",), "per_arm") if self.per_arm else {}
+        section = self._section(self.path, ".".join(self.path))
+        budget = outer if self.per_arm else section
+        where: Path = ("per_arm",) if self.per_arm else self.path
+        sampler, options = self._sampler(section.get("sampler", "tpe"))
+        scheduler, schedule = self._scheduler(section.get("scheduler"), section.get("objectives"))
+        found = Search(
+            space=self._space(section.get("space")),
+            constraints=tuple(self._constraints(section.get("constraints"))),
+            sampler=sampler,
+            options=options,
+            seed=self._whole(self.path, section, "seed", 0, 0),
+            trials=self._whole(where, budget, "trials", 20, 1),
+            batch=self._whole(self.path, section, "batch", 4, 1),
+            objectives=self._objectives(section.get("objectives", {"val/accuracy": "maximize"})),
+            enqueue=tuple(self._enqueue(section.get("enqueue"))),
+            scheduler=scheduler,
+            schedule=schedule,
+            storage=section.get("storage"),
+            # Finished trials told to some rows' studies would give these more looks than their budget.
+            use_finished=not self.per_arm and section.get("use_finished", True) is not False,
+            top=self._whole(self.path, section, "top", 10, 1),
+            then_seeds=self._whole(where, outer, "then_seeds", 3, 1) if self.per_arm else None,
+        )
+        self._types(section)
+        return _small(found) if self.reader.profile == "smoke" else found
+
+    def _section(self, path: Path, name: str) -> Mapping[str, Any]:
+        data: Any = self.reader.data
+        for part in path:
+            data = data.get(part) if isinstance(data, Mapping) else None
+        if not isinstance(data, Mapping):
+            self.complain(path, f"must be a mapping with {', '.join(SECTIONS[name])}; got {data!r}")
+            return {}
+        for key in data:
+            if key not in SECTIONS[name]:
+                self.complain((*path, key), unknown("key", key, SECTIONS[name], "Allowed"))
+        return data
+
+    def _types(self, section: Mapping[str, Any]) -> None:
+        if not isinstance(section.get("use_finished", True), bool):
+            self.complain((*self.path, "use_finished"), f"must be true or false, got {section['use_finished']!r}")
+        storage = section.get("storage")
+        if storage is not None and (not isinstance(storage, str) or "://" not in storage):
+            self.complain((*self.path, "storage"), f"must be the URL of a database, e.g. postgresql://host/name, got {storage!r}")
+
+    def _whole(self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int) -> int:
+        value = data.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.complain((*path, key), f"must be a whole number from {least} on, got {value!r}")
+            return default
+        return value
+
+    def _sampler(self, value: Any) -> tuple[str, Mapping[str, Any]]:
+        path = (*self.path, "sampler")
+        options = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = options.pop("name", None)
+        if name not in SAMPLERS:
+            self.complain(path, unknown("sampler", name, SAMPLERS, "Known"))
+            return "tpe", {}
+        for key in options:
+            if key not in SAMPLERS[name]:
+                self.complain((*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has"))
+        needed = PACKAGES.get(name)
+        if needed and importlib.util.find_spec(needed) is None:
+            self.complain(path, f"{name} needs the package {needed}, which is not installed: pip install {needed}")
+        return name, options
+
+    def _scheduler(self, value: Any, objectives: Any) -> tuple[str | None, Mapping[str, int]]:
+        path = (*self.path, "scheduler")
+        options = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = options.pop("name", None)
+        if value is None:
+            return None, {}
+        if name not in SCHEDULERS:
+            self.complain(path, unknown("scheduler", name, SCHEDULERS, "Known"))
+            return None, {}
+        for key in options:
+            if key not in SCHEDULERS[name]:
+                self.complain((*path, key), unknown(f"option of {name}", key, SCHEDULERS[name], "It has"))
+        if objectives is not None and objectives != {"val/accuracy": "maximize"}:
+            self.complain(path, "a scheduler needs val/accuracy as the one objective")
+        least = {"reduction": 2}
+        return name, {key: self._whole(path, options, key, default, least.get(key, 1)) for key, default in SCHEDULERS[name].items()}
+
+    def _objectives(self, value: Any) -> Mapping[str, str]:
+        path = (*self.path, "objectives")
+        if not isinstance(value, Mapping) or not value:
+            self.complain(path, f"must be a mapping such as {{val/accuracy: maximize, parameters: minimize}}, got {value!r}")
+            return {"val/accuracy": "maximize"}
+        for name, direction in value.items():
+            if str(name).startswith("test"):
+                self.complain((*path, name), f"a search may not see the test split; allowed: {', '.join(OBJECTIVES)}")
+            elif name not in OBJECTIVES:
+                self.complain((*path, name), unknown("objective", name, OBJECTIVES, "Allowed"))
+            elif direction != OBJECTIVES[name]:
+                self.complain((*path, name), f"{name} has the direction {OBJECTIVES[name]}, got {direction!r}")
+        if self.per_arm and len(value) > 1:
+            self.complain(path, "per_arm needs one objective: of several there is no single winner")
+        return value
+
+    def _space(self, value: Any) -> tuple[Parameter, ...]:
+        path = (*self.path, "space")
+        if not isinstance(value, Mapping) or not value:
+            self.complain(path, "must be a mapping of keys to ranges, e.g. train.lr: {float: [1e-4, 1e-2], log: true}")
+            return ()
+        allowed = [part for part in PARTS_OF_A_TRIAL if part not in ("seed", "dataset")]
+        for key in value:
+            if key.partition(".")[0] not in allowed:
+                self.complain((*path, key), unknown("key", key.partition(".")[0], allowed, "Allowed"))
+            if f"override {key}=" in "".join(f"{note}\n" for note in self.reader.notes):
+                self.complain((*path, key), "is searched, and set on the command line; take one of the two away")
+        found = [self._parameter((*path, key), key, item) for key, item in value.items()]
+        # A component is chosen before its fields, wherever it stands.
+        ordered = sorted((parameter for parameter in found if parameter is not None), key=lambda parameter: "." in parameter.key)
+        for index, parameter in enumerate(ordered):
+            later = {other.key for other in ordered[index:]}
+            for key in parameter.when:
+                if key in later:
+                    self.complain((*path, parameter.key, "when", key), "is chosen later; put it before this key")
+        return tuple(ordered)
+
+    def _parameter(self, path: Path, key: str, value: Any) -> Parameter | None:
+        value = {"choices": value} if isinstance(value, list) else value
+        kinds = [kind for kind in ("float", "int", "choices") if isinstance(value, Mapping) and kind in value]
+        if not isinstance(value, Mapping) or len(kinds) != 1:
+            self.complain(path, "must be a list of choices, {float: [low, high]}, {int: [low, high]} or {choices: [...]}")
+            return None
+        for name in value:
+            if name not in RANGE:
+                self.complain((*path, name), unknown("key", name, RANGE, "Allowed"))
+        when = value.get("when") or {}
+        if not isinstance(when, Mapping):
+            self.complain((*path, "when"), f"must be a mapping of keys to values, got {when!r}")
+            when = {}
+        for name in when:
+            if str(name).partition(".")[0] not in PARTS_OF_A_TRIAL:
+                self.complain((*path, "when", name), unknown("key", name, PARTS_OF_A_TRIAL, "Allowed"))
+        if kinds[0] == "choices":
+            return self._choice(path, key, value["choices"], when)
+        return self._range(path, key, kinds[0], value, when)
+
+    def _choice(self, path: Path, key: str, choices: Any, when: Mapping[str, Any]) -> Parameter | None:
+        if not isinstance(choices, list) or not choices:
+            self.complain(path, f"the range is empty: needs a list of at least one choice, got {choices!r}")
+            return None
+        made = Parameter(key, "choice", choices=tuple(choices), when=when)
+        labels = [str(name) for name in made.labels]
+        for name in sorted({name for name in labels if labels.count(name) > 1}):
+            self.complain(path, f"the choice {name} stands twice")
+        return made
+
+    def _range(self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]) -> Parameter | None:
+        ends, log, step = value[kind], value.get("log", False), value.get("step")
+        kinds = int if kind == "int" else (int, float)
+        two = isinstance(ends, list) and len(ends) == 2 and all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
+        if not two or any(e != e or abs(e) == float("inf") for e in ends):
+            self.complain((*path, kind), f"must be [low, high], two {'whole ' if kind == 'int' else ''}numbers, got {ends!r}")
+            return None
+        low, high = ends
+        problem = ""
+        if low > high:
+            problem = f"the range is empty: {low} is above {high}"
+        elif not isinstance(log, bool):
+            problem = f"log must be true or false, got {log!r}"
+        elif log and low <= 0:
+            problem = f"a logarithmic range needs a low end above 0, got {low}"
+        elif step is not None and (isinstance(step, bool) or not isinstance(step, kinds) or step <= 0):
+            problem = f"step must be a {'whole ' if kind == 'int' else ''}number above 0, got {step!r}"
+        elif step is not None and log:
+            problem = "a range has a step or is logarithmic, not both"
+        if problem:
+            self.complain(path, problem)
+            return None
+        as_kind = int if kind == "int" else float
+        return Parameter(key, kind, as_kind(low), as_kind(high), log, step, when=when)
+
+    def _constraints(self, value: Any) -> Iterator[Constraint]:
+        for index, text in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
+            path = (*self.path, "constraints", index)
+            try:
+                unknown_keys = [key for key in names(str(text)) if key.partition(".")[0] not in PARTS_OF_A_TRIAL]
+            except (ValueError, SyntaxError) as error:
+                self.complain(path, f"no constraint: {getattr(error, 'msg', error)}")
+                continue
+            for key in unknown_keys:
+                self.complain(path, unknown("key", key, PARTS_OF_A_TRIAL, "Allowed"))
+            yield Constraint(str(text))
+
+    def _enqueue(self, value: Any) -> Iterator[Mapping[str, Any]]:
+        for index, point in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
+            if isinstance(point, Mapping):
+                yield point
+            else:
+                self.complain((*self.path, "enqueue", index), f"must be a mapping of keys of the space to values, got {point!r}")
+
+
+def _small(search: Search) -> Search:
+    """The search under the smoke profile."""
+    seeds = search.then_seeds and min(search.then_seeds, SMOKE_SEEDS)
+    return dataclasses.replace(search, trials=min(search.trials, SMOKE_TRIALS), then_seeds=seeds)
+
+
+def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[Entry], seeds: Sequence[int]) -> Arm:
+    """The arm of a cell: its settings with the space on top. Problems of the arm go to the reader."""
+    path: Path = ("per_arm" if search.then_seeds else "search",)
+    path = (*path, "search") if search.then_seeds else path
+
+    def lay(drawn: Mapping[str, Any]) -> Settings:
+        by_key = {parameter.key: parameter for parameter in search.space}
+        chosen = {key: by_key[key].value(value) for key, value in drawn.items()}
+        return reader.settings([*entries, Entry("", chosen, reader.document, (*path, "space"))], base)
+
+    arm = Arm(search.space, search.constraints, (), tuple(seeds), lay, reader.compose)
+    reader.own += dict.fromkeys(_problems(arm, search, reader, path, [entry.label for entry in entries]))
+    points = list(_points(arm, search, reader, path))
+    if search.sampler == "grid" and not reader.problems:
+        points += arm.points()
+    return dataclasses.replace(arm, enqueue=tuple(points))
+
+
+def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequence[str]) -> Iterator[Problem]:
+    """A value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
+    line = reader.document.line
+    if not arm.parameters:
+        return
+    seen: dict[tuple[str, Any], list[Problem] | None] = {}
+    ends = {parameter.key: parameter.ends() for parameter in arm.parameters}
+    feasible = applied = False
+    for drawn in arm.probes(PROBES):
+        config, problems = arm.compose(arm.lay(drawn))
+        good = config is not None and not problems
+        applied = applied or bool(drawn)
+        feasible = feasible or arm.config(drawn) is not None
+        if config is not None and not config.dataset.val_fraction:
+            where = reader.document.where(*path)
+            yield Problem(where, "a search needs a validation split: set dataset.val_fraction above 0", line(path))
+            return
+        for item in drawn.items():
+            if item[1] in ends[item[0]] and (good or item not in seen):
+                seen[item] = None if good else problems
+    yield from (problem for problems in seen.values() if problems for problem in problems)
+    if any(seen.values()):
+        return
+    name = " / ".join(label for label in reversed(labels) if label != "all") or "the search"
+    if not applied:
+        yield Problem(reader.document.where(*path, "space"), f"the range of {name} is empty: no key applies to it", line(path))
+    elif not feasible:
+        where = reader.document.where(*path, "constraints")
+        yield Problem(where, f"the range of {name} is empty: no point keeps the constraints", line((*path, "constraints")))
+    if search.then_seeds is None and feasible:
+        for key in [parameter.key for parameter in arm.parameters if parameter.key not in {key for key, _ in seen}]:
+            own = (*path, "space", key)
+            yield Problem(reader.document.where(*own), "is never chosen: no point meets its condition", line((*own, "when")))
+    if search.sampler == "grid":
+        for parameter in (p for p in arm.parameters if p.grid() is None):
+            place = reader.document.where(*path, "space", parameter.key)
+            yield Problem(place, "a grid needs choices or a step", line((*path, "space", parameter.key)))
+
+
+def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[dict[str, Any]]:
+    """The start points as drawn values."""
+    for index, point in enumerate(search.enqueue):
+        where = (*path, "enqueue", index)
+        drawn: dict[str, Any] = {}
+        by_key = {parameter.key: parameter for parameter in arm.parameters}
+        for key, value in point.items():
+            if key not in by_key:
+                reader.complain((*where, key), unknown("key", key, by_key, "In the space"))
+            elif (found := by_key[key].drawn(value)) is None:
+                reader.complain((*where, key), f"{value!r} lies outside of {by_key[key].text()}")
+            else:
+                drawn[key] = found
+        yield {key: drawn[key] for key in by_key if key in drawn}

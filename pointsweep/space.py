@@ -1,0 +1,286 @@
+"""What a search may choose: parameters with their ranges and conditions, constraints, and the arm of a table they belong to.
+
+Nothing here knows Optuna. A drawn value is a scalar, as Optuna keeps it; `Parameter.value` makes it the setting of a trial.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pointsweep import registry
+from pointsweep.config import TrialConfig, with_seed
+from pointsweep.errors import Problem
+from pointsweep.settings import Settings
+
+Drawn = Mapping[str, Any]  # key -> drawn value, in the order of the space
+
+# Options that a sampler's section of a sweep file may set, and the package it needs beside Optuna.
+SAMPLERS: dict[str, tuple[str, ...]] = {
+    "tpe": ("n_startup_trials", "n_ei_candidates", "multivariate", "group", "constant_liar"),
+    "gp": ("n_startup_trials", "deterministic_objective"),
+    "cmaes": ("n_startup_trials", "popsize", "sigma0", "with_margin", "use_separable_cma", "lr_adapt"),
+    "nsga2": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
+    "nsga3": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob", "dividing_parameter"),
+    "qmc": ("qmc_type", "scramble"),
+    "random": (),
+    "grid": (),
+}
+PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
+SCHEDULERS: dict[str, dict[str, int]] = {
+    "asha": {"min_epochs": 1, "reduction": 3},  # at epochs 1, 3, 9 ... the best third of those seen there goes on
+    "median": {"warmup_epochs": 1, "min_trials": 5},  # stopped where it is worse than the median of those seen at that epoch
+}
+# What a search may aim at: never anything of the test split.
+OBJECTIVES = {"val/accuracy": "maximize", "val/loss": "minimize", "parameters": "minimize"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key of a trial and its range. `when`: it is chosen only where these keys have these values."""
+
+    key: str
+    kind: Literal["float", "int", "choice"]
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[Any]:
+        """The choices as scalars: Optuna keeps no lists or mappings."""
+        return [label(choice) for choice in self.choices]
+
+    def value(self, drawn: Any) -> Any:
+        """The setting that a drawn value stands for."""
+        return self.choices[self.labels.index(drawn)] if self.kind == "choice" else drawn
+
+    def drawn(self, value: Any) -> Any:
+        """The inverse for a value of a stored trial; None if it lies outside."""
+        if self.kind == "choice":
+            return next((label(choice) for choice in self.choices if _same(choice, value)), None)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high or (self.kind == "int" and value != int(value)):
+            return None
+        steps = (value - self.low) / self.step if self.step else 0.0
+        if abs(steps - round(steps)) > 1e-8:
+            return None
+        return int(value) if self.kind == "int" else float(value)
+
+    def ends(self) -> list[Any]:
+        """The drawn values at its borders; of a choice, all."""
+        if self.kind == "choice":
+            return self.labels
+        count = int((self.high - self.low) / self.step + 1e-9) if self.step else 0
+        return [self.low, self.low + count * self.step if self.step else self.high]
+
+    def grid(self) -> list[Any] | None:
+        """All drawn values; None if they are too many to name."""
+        if self.kind == "choice":
+            return self.labels
+        step = self.step or (1 if self.kind == "int" and not self.log else None)
+        if step is None:
+            return None
+        values = [self.low + i * step for i in range(int((self.high - self.low) / step + 1e-9) + 1)]
+        return [int(value) for value in values] if self.kind == "int" else values
+
+    def any(self, order: random.Random) -> Any:
+        """A border or a value in between, of equal chance."""
+        inner = self.grid() or [int(order.uniform(self.low, self.high)) if self.kind == "int" else order.uniform(self.low, self.high)]
+        return order.choice(self.ends() if order.random() < 0.5 else inner)
+
+    def text(self) -> str:
+        """The range in words."""
+        if self.kind == "choice":
+            span = ", ".join(map(str, self.labels))
+        else:
+            span = f"{self.low:g} to {self.high:g}" + (", log" if self.log else "") + (f", step {self.step:g}" if self.step else "")
+        allowed = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
+        condition = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in allowed.items())
+        return f"{self.key} ({span})" + (f" where {condition}" if condition else "")
+
+
+def label(choice: Any) -> Any:
+    """A choice as a scalar: of a component its name, of a list its JSON."""
+    if isinstance(choice, Mapping) and set(choice) == {"name"}:
+        return choice["name"]
+    return json.dumps(choice, sort_keys=True) if isinstance(choice, (Mapping, list, tuple)) else choice
+
+
+def _same(choice: Any, value: Any) -> bool:
+    """Whether a stored value is that of a choice; of a component the name and the fields that the choice gives."""
+    if isinstance(value, Mapping):
+        wanted = choice if isinstance(choice, Mapping) else {"name": choice}
+        return all(_same(item, value.get(name)) for name, item in wanted.items())
+    return bool(choice == value) and isinstance(choice, bool) == isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A condition on the keys of a trial: "method.attn_dim % method.attn_heads == 0". Where a key is not set it does not apply."""
+
+    text: str
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether a trial (as plain data) keeps it."""
+        return evaluate(ast.parse(self.text, mode="eval").body, lambda key: lookup(config, key)) is not False
+
+
+OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
+}  # fmt: skip
+
+
+def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
+    """A constraint's value; None if a key in it is not set. Raises ValueError for what is not arithmetic or a comparison."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str)):
+        return node.value
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        return find(ast.unparse(node))
+    if isinstance(node, ast.BoolOp):
+        values = [evaluate(value, find) for value in node.values]
+        known = [value for value in values if value is not None]
+        return None if not known else all(known) if isinstance(node.op, ast.And) else any(known)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        left, right = evaluate(node.left, find), evaluate(node.right, find)
+        return None if left is None or right is None else OPERATORS[type(node.op)](left, right)
+    if isinstance(node, ast.Compare) and all(type(op) in OPERATORS for op in node.ops):
+        values = [evaluate(value, find) for value in (node.left, *node.comparators)]
+        if any(value is None for value in values):
+            return None
+        return all(OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, values, values[1:], strict=False))
+    raise ValueError(f"{ast.unparse(node)!r} is no part of a constraint; allowed: keys, numbers, + - * / // % < <= > >= == != and or")
+
+
+def names(text: str) -> Iterator[str]:
+    """The keys that a constraint speaks of. Raises ValueError or SyntaxError if it is none."""
+    found: list[str] = []
+    evaluate(ast.parse(text, mode="eval").body, found.append)
+    tree = ast.parse(text, mode="eval").body
+    if not isinstance(tree, (ast.Compare, ast.BoolOp)):
+        raise ValueError("must be a comparison, such as method.bottleneck * positions.num_views <= 64")
+    yield from found
+
+
+def lookup(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key of plain data; of a component its name. None if there is none."""
+    node: Any = config
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node.get("name", node) if isinstance(node, Mapping) else node
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One thing to tune: the settings of a cell with a space on top. `lay` puts drawn values there, `compose` checks the whole."""
+
+    parameters: tuple[Parameter, ...]
+    constraints: tuple[Constraint, ...]
+    enqueue: tuple[Drawn, ...]
+    seeds: tuple[int, ...]  # every suggestion is trained with all of them, its value is their mean
+    lay: Callable[[Drawn], Settings]
+    compose: Callable[[Settings], tuple[TrialConfig | None, list[Problem]]]
+
+    def applies(self, parameter: Parameter, drawn: Drawn) -> bool:
+        """Whether a parameter is chosen after those drawn before it."""
+        return not parameter.when or matches(self.lay(drawn), parameter.when)
+
+    def config(self, drawn: Drawn) -> TrialConfig | None:
+        """The trial of drawn values; None if it is no valid one or breaks a constraint."""
+        config, problems = self.compose(self.lay(drawn))
+        if config is None or problems or not all(rule.holds(config.to_dict()) for rule in self.constraints):
+            return None
+        return config
+
+    def trials(self, config: TrialConfig) -> list[TrialConfig]:
+        """A suggestion's trials, one a seed."""
+        return [with_seed(config, seed) for seed in self.seeds]
+
+    def located(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The drawn values that give a stored trial (as plain data), as far as they can be read off; None if it lies outside."""
+        drawn: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if self.applies(parameter, drawn):
+                node: Any = config
+                for name in parameter.key.split("."):
+                    node = node.get(name) if isinstance(node, Mapping) else None
+                found = parameter.drawn(node)
+                if found is None:
+                    return None
+                drawn[parameter.key] = found
+        return drawn
+
+    def probes(self, extra: int) -> Iterator[dict[str, Any]]:
+        """Points that meet every border of every range at least once where its condition allows, then random ones."""
+        order = random.Random(0)
+        rounds = max((len(parameter.ends()) for parameter in self.parameters), default=0)
+        for index in range(rounds + extra):
+            drawn: dict[str, Any] = {}
+            for parameter in self.parameters:
+                if self.applies(parameter, drawn):
+                    ends = parameter.ends()
+                    drawn[parameter.key] = ends[index % len(ends)] if index < rounds else parameter.any(order)
+            yield drawn
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """All points of a grid in the order of the file, conditions and constraints kept."""
+        yield from (point for point in self._points({}, 0) if self.config(point) is not None)
+
+    def _points(self, drawn: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
+        if index == len(self.parameters):
+            yield drawn
+            return
+        parameter = self.parameters[index]
+        if not self.applies(parameter, drawn):
+            yield from self._points(drawn, index + 1)
+            return
+        for value in parameter.grid() or ():
+            yield from self._points({**drawn, parameter.key: value}, index + 1)
+
+
+def matches(settings: Settings, when: Mapping[str, Any]) -> bool:
+    """As `Settings.matches`; `backbone.modality` is known of every backbone, set or not."""
+    return all(_get(settings, key) in (value if isinstance(value, list) else [value]) for key, value in when.items())
+
+
+def _get(settings: Settings, key: str) -> Any:
+    found = settings.get(key)
+    name = settings.get("backbone")
+    if key == "backbone.modality" and found is None and name in registry.names("backbones"):
+        return registry.modality(registry.config_class("backbones", name))
+    return found
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a search is run. `then_seeds` is None for a search on its own; else every row's winner is trained with so many more."""
+
+    space: tuple[Parameter, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    sampler: str = "tpe"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0  # of the sampler
+    trials: int = 20
+    batch: int = 4  # suggestions that are made, trained and told together
+    objectives: Mapping[str, str] = field(default_factory=lambda: {"val/accuracy": "maximize"})
+    enqueue: tuple[Mapping[str, Any], ...] = ()
+    scheduler: str | None = None
+    schedule: Mapping[str, int] = field(default_factory=dict)  # its options
+    storage: str | None = None
+    use_finished: bool = True
+    top: int = 10  # rows of the table
+    then_seeds: int | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one objective, so that there is one best trial."""
+        return len(self.objectives) == 1

@@ -1,0 +1,317 @@
+"""Arms -> batches of ordinary trials -> what was found, as a Sweep that is trained and printed as any other.
+
+A search is nothing but a Sweep whose cells are not known beforehand. Its studies say which trials come next; what these are, where
+their results lie and how they are continued is the same for a suggestion as for a cell that somebody wrote down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pointsweep.history import TrialFolder
+from pointsweep.plan import read_record
+from pointsweep.reader import Cell
+from pointsweep.records import Record
+from pointsweep.search import Study, Suggestion
+from pointsweep.space import Arm, Search
+from pointsweep.store import FileStore
+from pointsweep.sweep import Sweep
+
+Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial is stopped there
+Train = Callable[[Sweep, Mapping[str, Limits]], None]  # trains every trial of a sweep that has no record; limits by key
+MISSING = "·"  # in a table: a key that its row does not have
+
+
+class Tuning:
+    """The searches of a sweep: one, or one for every cell."""
+
+    def __init__(self, sweep: Sweep, store: FileStore) -> None:
+        assert sweep.search is not None
+        self.sweep, self.search, self.store = sweep, sweep.search, store
+        self.cells = [cell for cell in sweep.cells if cell.arm is not None]
+        path = store.path(f"sweeps/{sweep.name}/study.db")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        url = self.search.storage or f"sqlite:///{path}"
+        self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
+
+    def run(self, train: Train, say: Callable[[str], None]) -> None:
+        """Asks, trains and tells, batch by batch, until every study has its number of finished trials."""
+        for study in self.studies:
+            study.start(known(study.arm, self.search, self.sweep.protocol, self.store) if self.search.use_finished else [])
+        while True:
+            asked = [study.ask(min(self.search.batch, self._left(study))) for study in self.studies]
+            for note in {study.note for study in self.studies if study.note}:
+                say(note)
+            if not any(asked):
+                return
+            # One launch for the batches of all arms, so that the cluster is full.
+            limits = {key: each for study, batch in zip(self.studies, asked, strict=True) for key, each in self._limits(study, batch)}
+            train(self._batch(asked), limits)
+            for study, batch in zip(self.studies, asked, strict=True):
+                results = {item.number: self._values(study, item) for item in batch}
+                study.tell(results, {item.number: curve for item in batch if (curve := self._stopped(study, item))})
+            say(self.progress())
+
+    def progress(self) -> str:
+        """One line: "5 of 12 suggestions finished"."""
+        done = sum(self.search.trials - self._left(study) for study in self.studies)
+        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished"
+
+    def _left(self, study: Study) -> int:
+        ended = sum(item.state != "running" and not item.known for item in study.suggestions())
+        return max(0, self.search.trials - ended)
+
+    def everything(self) -> Sweep:
+        """All suggestions so far as a sweep: what MLflow is to show."""
+        return self._batch([study.suggestions() for study in self.studies])
+
+    def _batch(self, asked: Sequence[Sequence[Suggestion]]) -> Sweep:
+        rows: list[tuple[str, ...]] = []
+        cells = []
+        for cell, study, batch in zip(self.cells, self.studies, asked, strict=True):
+            before = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)} / "
+            for item in batch:
+                if (config := study.arm.config(item.drawn)) is not None:
+                    cells.append(Cell(len(rows), 0, tuple(study.arm.trials(config))))
+                    rows.append((f"{before}trial {item.number}",))
+        return replace(
+            self.sweep,
+            row_headers=("",),
+            rows=tuple(rows),
+            columns=("search",),
+            cells=tuple(cells),
+            search=None,
+            metric="val/accuracy",
+        )
+
+    def _values(self, study: Study, item: Suggestion) -> tuple[float, ...] | None:
+        config = study.arm.config(item.drawn)
+        if config is None:
+            return None
+        return values_of([each.key() for each in study.arm.trials(config)], self.search, self.sweep.protocol, self.store)
+
+    def failed(self) -> bool:
+        """Whether an arm has no finished suggestion at all."""
+        return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
+
+    # Schedulers
+
+    def _limits(self, study: Study, batch: Sequence[Suggestion]) -> Iterator[tuple[str, Limits]]:
+        """When the trials of a batch are stopped. Judged by earlier batches alone: it does not matter who of a batch is first."""
+        if not batch or self.search.scheduler is None:
+            return
+        before = [item for item in study.suggestions() if item.state in ("complete", "stopped") and item.batch < batch[0].batch]
+        limits = limits_of([self._curve(key) for item in before for key in self._keys(study, item)], self.search)
+        yield from ((key, limits) for item in batch for key in self._keys(study, item))
+
+    def _stopped(self, study: Study, item: Suggestion) -> tuple[tuple[int, float], ...]:
+        """What was seen of a suggestion that was stopped; nothing if it was not."""
+        for key in self._keys(study, item):
+            if not self.store.exists(f"trials/{key}/record.json") and self._folder(key).stopped() is not None:
+                return tuple(self._curve(key).items())
+        return ()
+
+    def _keys(self, study: Study, item: Suggestion) -> list[str]:
+        config = study.arm.config(item.drawn)
+        return [each.key() for each in study.arm.trials(config)] if config is not None else []
+
+    def _curve(self, key: str) -> dict[int, float]:
+        return {event["epoch"]: event["metrics"]["val/accuracy"] for event in self._folder(key).epochs()}
+
+    def _folder(self, key: str) -> TrialFolder:
+        return TrialFolder(self.store.path(f"trials/{key}"))
+
+    # What was found
+
+    def found(self) -> Sweep | None:
+        """The sweep of the result: the best trials or the front; per arm the winners with fresh seeds. None if nothing finished."""
+        told = [[item for item in study.suggestions() if item.state == "complete"] for study in self.studies]
+        if self.search.then_seeds is not None:
+            return self._winners(told)
+        items = chosen(told[0], self.search) if told else []
+        if not items:
+            return None
+        arm = self.studies[0].arm
+        keys = [parameter.key for parameter in self.search.space]
+        rows = tuple(
+            (f"#{item.number}", *(short(item.drawn[key]) if key in item.drawn else MISSING for key in keys)) for item in items
+        )
+        cells = []
+        for index, item in enumerate(items):
+            config = arm.config(item.drawn)
+            cells.append(Cell(index, 0, tuple(arm.trials(config)) if config else ()))
+        kind = "best trials" if self.search.single else "Pareto front"
+        return replace(
+            self.sweep, row_headers=("trial", *headers(keys)), rows=rows, columns=(kind,), cells=tuple(cells), search=None,
+            metric="val/accuracy", notes=(*self.sweep.notes, *self._notes(items)),
+        )  # fmt: skip
+
+    def _notes(self, items: Sequence[Suggestion]) -> Iterator[str]:
+        yield f"search: {self._budget()}; space: {space_text(self.search)}"
+        if self.search.single:
+            yield f"chosen: trial #{items[0].number}: {drawn_text(items[0].drawn)}"
+        else:
+            aims = " and ".join(f"{name} ({direction})" for name, direction in self.search.objectives.items())
+            yield f"the trials that no other one beats in {aims}"
+        number = sum(item.known for study in self.studies for item in study.suggestions())
+        if number:
+            yield f"{number} finished trials of the store lay in the space and were told to the search first"
+        yield from self._failures()
+
+    def _budget(self) -> str:
+        done = max(sum(item.state != "running" and not item.known for item in study.suggestions()) for study in self.studies)
+        aims = ", ".join(self.search.objectives)
+        protocol = f"protocol {self.sweep.protocol}"
+        return f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at {aims} ({protocol})"
+
+    def _failures(self) -> Iterator[str]:
+        for cell, study in zip(self.cells, self.studies, strict=True):
+            number = sum(item.state == "failed" for item in study.suggestions())
+            where = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
+            stopped = sum(item.state == "stopped" for item in study.suggestions())
+            if stopped:
+                yield f"{where}{stopped} suggestions were stopped early by {self.search.scheduler}; they count and are not ranked"
+            if number:
+                yield f"{where}{number} suggestions failed; they count in the budget and are not ranked"
+
+    def _winners(self, told: Sequence[Sequence[Suggestion]]) -> Sweep:
+        assert self.search.then_seeds is not None
+        found: dict[tuple[int, int], Cell] = {}
+        notes = [f"every row was tuned with the same budget: {self._budget()}; space: {space_text(self.search)}"]
+        first = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
+        seeds = range(first, first + self.search.then_seeds)
+        notes.append(f"the winner of every row was then trained with fresh seeds: {', '.join(map(str, seeds))}")
+        for cell, study, items in zip(self.cells, self.studies, told, strict=True):
+            best = chosen(items, self.search)[:1]
+            config = study.arm.config(best[0].drawn) if best else None
+            if config is None:
+                found[cell.row, cell.column] = replace(cell, arm=None, excluded=f"all {self.search.trials} suggestions failed")
+                continue
+            trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
+            found[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
+            value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"
+            notes.append(f"{self.sweep.cell_name(cell)}: {drawn_text(best[0].drawn)} ({value}, trial {best[0].number})")
+        cells = tuple(found.get((cell.row, cell.column), cell) for cell in self.sweep.cells)
+        return replace(self.sweep, cells=cells, search=None, notes=(*self.sweep.notes, *notes, *self._failures()))
+
+
+def arm_of(cell: Cell) -> Arm:
+    """The arm of a cell that has one."""
+    assert cell.arm is not None
+    return cell.arm
+
+
+def study_name(sweep: Sweep, cell: Cell) -> str:
+    """The sweep's name, that of the cell, and a digest of all that changes what is suggested or what comes of it.
+
+    A changed space is another study. More trials or another batch size continue the one there is.
+    """
+    arm, search = arm_of(cell), sweep.search
+    assert search is not None
+    settings = next((config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), "")
+    parts = [
+        [parameter.text() for parameter in search.space], [rule.text for rule in search.constraints], search.sampler,
+        dict(search.options), search.scheduler, dict(search.schedule), search.seed, dict(search.objectives),
+        [dict(point) for point in search.enqueue], arm.seeds,
+        sweep.protocol, settings,
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+    where = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
+    return f"{sweep.name}{where} {digest}"
+
+
+def limits_of(curves: Sequence[Mapping[int, float]], search: Search) -> dict[int, float]:
+    """epoch -> the validation accuracy below which a trial is stopped there, judged by the trials that reached it."""
+    limits = {}
+    options = search.schedule
+    for epoch in sorted({epoch for curve in curves for epoch in curve}):
+        there = sorted((curve[epoch] for curve in curves if epoch in curve), reverse=True)
+        if search.scheduler == "median" and epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
+            limits[epoch] = statistics.median(there)
+        if search.scheduler == "asha" and is_rung(epoch, options) and len(there) >= options["reduction"]:
+            limits[epoch] = there[math.ceil(len(there) / options["reduction"]) - 1]
+    return limits
+
+
+def is_rung(epoch: int, options: Mapping[str, int]) -> bool:
+    """Whether ASHA halts here: the least epoch, and each a reduction times the one before."""
+    rung = options["min_epochs"]
+    while rung < epoch:
+        rung *= options["reduction"]
+    return rung == epoch
+
+
+def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:
+    """The objectives' means over a suggestion's seeds; None unless all have finished with a number."""
+    if not all(store.exists(f"trials/{key}/record.json") for key in keys):
+        return None
+    records = [read_record(store, key) for key in keys]
+    values = tuple(math.fsum(objective(record, name, protocol) for record in records) / len(records) for name in search.objectives)
+    return values if all(map(math.isfinite, values)) else None
+
+
+def objective(record: Record, name: str, protocol: str) -> float:
+    """One objective of a finished trial. `parameters` are those that the table prints: trainable, without the head."""
+    if name == "parameters":
+        return float(record.parameters["trainable_without_head"])
+    assert name.startswith("val/"), name
+    return float(record.metrics[protocol][name])
+
+
+def known(
+    arm: Arm, search: Search, protocol: str, store: FileStore
+) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str]]]:
+    """Finished trials of the store that lie in the space: their drawn values, values and keys."""
+    keys = [name.rstrip("/") for name in store.list("trials")]
+    for key in (key for key in keys if store.exists(f"trials/{key}/record.json")):
+        record = read_record(store, key)
+        drawn = arm.located(record.config) if record.config.get("seed") == arm.seeds[0] else None
+        config = arm.config(drawn) if drawn is not None else None
+        trials = [each.key() for each in arm.trials(config)] if config is not None else []
+        # Only what would be the very same trial counts: all that the space leaves open must agree.
+        if trials and trials[0] == key and (values := values_of(trials, search, protocol, store)) is not None:
+            assert drawn is not None
+            yield drawn, values, trials
+
+
+def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
+    """The best first, as many as the table has rows; of several objectives those that no other beats, the best of the first ahead."""
+    signs = [-1 if direction == "maximize" else 1 for direction in search.objectives.values()]
+    costs = {item.number: tuple(sign * value for sign, value in zip(signs, item.values, strict=True)) for item in items}
+    ordered = sorted(items, key=lambda item: (costs[item.number], item.number))
+    if search.single:
+        return ordered[: search.top]
+    front: list[Suggestion] = []
+    for item in ordered:  # in this order nothing later can beat what is on the front already
+        mine = costs[item.number]
+        if not any(all(a <= b for a, b in zip(costs[other.number], mine, strict=True)) for other in front):
+            front.append(item)
+    return front
+
+
+def headers(keys: Sequence[str]) -> list[str]:
+    """The last words of the keys where these differ."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def short(value: Any) -> str:
+    """A chosen value in a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def drawn_text(drawn: Mapping[str, Any]) -> str:
+    """The chosen values to the last bit, as they are put into a sweep file."""
+    return ", ".join(f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}" for key, value in drawn.items())
+
+
+def space_text(search: Search) -> str:
+    """The space in words."""
+    rules = f"; only {', '.join(rule.text for rule in search.constraints)}" if search.constraints else ""
+    return ", ".join(parameter.text() for parameter in search.space) + rules

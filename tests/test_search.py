@@ -1,0 +1,182 @@
+"""A study: the same suggestions as plain Optuna, whole or cut off anywhere."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+
+from pointsweep.errors import Unfit
+from pointsweep.search import Study
+from pointsweep.sweep import load
+
+FILE = """
+name: t
+base:
+  dataset: {name: synthetic, val_fraction: 0.25}
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+search:
+  space:
+    method: [lora, prompt]
+    train.lr: {float: [1e-4, 1e-2], log: true}
+    train.weight_decay: {float: [0.0, 0.1], step: 0.02}
+    method.rank: {int: [2, 64], log: true, when: {method: lora}}
+  sampler: SAMPLER
+  seed: 5
+"""
+FLAT = FILE.replace("    method: [lora, prompt]\n", "    train.decay_tokens: [true, false]\n").replace(
+    "    method.rank: {int: [2, 64], log: true, when: {method: lora}}\n", ""
+).replace("modality: 1d}\n", "modality: 1d}\n  method: lora\n")  # fmt: skip
+
+
+def program(trial: optuna.Trial) -> dict:
+    """The space of FILE as one would write it for Optuna."""
+    drawn = {"method": trial.suggest_categorical("method", ["lora", "prompt"])}
+    drawn["train.lr"] = trial.suggest_float("train.lr", 1e-4, 1e-2, log=True)
+    drawn["train.weight_decay"] = trial.suggest_float("train.weight_decay", 0.0, 0.1, step=0.02)
+    if drawn["method"] == "lora":
+        drawn["method.rank"] = trial.suggest_int("method.rank", 2, 64, log=True)
+    return drawn
+
+
+def score(drawn: dict) -> float:
+    return -abs(math.log10(drawn["train.lr"]) + 3) - drawn["train.weight_decay"] + 0.1 * (drawn.get("method") == "lora")
+
+
+@pytest.fixture
+def study(tmp_path):
+    def made(text: str = FILE, sampler: str = "tpe", name: str = "study") -> Study:
+        (tmp_path / "t.yaml").write_text(text.replace("SAMPLER", sampler))
+        sweep = load(tmp_path / "t.yaml")
+        return Study(f"sqlite:///{tmp_path}/{name}.db", "t", sweep.cells[0].arm, sweep.search)
+
+    return made
+
+
+def search(study: Study, trials: int, batch: int = 4) -> list[dict]:
+    """A whole search, or the rest of one."""
+    study.start([])
+    while ended := trials - sum(item.state != "running" for item in study.suggestions()):
+        asked = study.ask(min(batch, ended))
+        study.tell({item.number: (score(item.drawn),) for item in asked})
+    return [dict(item.drawn) for item in study.suggestions()]
+
+
+SAMPLERS = {
+    "tpe": lambda: optuna.samplers.TPESampler(seed=5),
+    "random": lambda: optuna.samplers.RandomSampler(seed=5),
+    "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=5),
+    "qmc": lambda: optuna.samplers.QMCSampler(seed=5),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_same_seed_gives_the_same_suggestions_as_plain_optuna(study, name):
+    plain = optuna.create_study(sampler=SAMPLERS[name](), direction="maximize")
+    expected = []
+    for _ in range(6):
+        asked = [plain.ask() for _ in range(4)]
+        drawn = [program(trial) for trial in asked]
+        for trial, each in zip(asked, drawn, strict=True):
+            plain.tell(trial, score(each))
+        expected += drawn
+    assert search(study(sampler=name), 24) == expected
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "gp"])
+def test_a_search_that_ends_anywhere_goes_on_as_if_it_had_not(study, name):
+    """Cut off after any write to the log: the log is then read by a new process, which here is a new Study."""
+    trials = 14 if name == "gp" else 18
+    whole = search(study(FLAT, name, "whole"), trials)
+
+    class End(Exception):
+        pass
+
+    writes = 0
+    while True:
+        cut = study(FLAT, name, "cut")
+        left = [2]  # writes that this process still makes
+
+        def ends(write, left=left):
+            def counted(*args, **options):
+                nonlocal writes
+                if not left[0]:
+                    raise End
+                left[0] -= 1
+                writes += 1
+                return write(*args, **options)
+
+            return counted
+
+        cut.log.add_trial, cut.log.tell = ends(cut.log.add_trial), ends(cut.log.tell)
+        if name == "gp" and len(cut.suggestions()) < 10:
+            left[0] = 11  # a replay of this sampler costs more
+        try:
+            found = search(cut, trials)
+            break
+        except End:
+            continue
+    assert found == whole
+    assert writes == 2 * trials  # every suggestion was written once and told once
+    assert {item.state for item in cut.suggestions()} == {"complete"}
+
+
+def test_what_failed_is_not_ranked_and_not_told_a_value(study):
+    made = study(FLAT)
+    made.start([])
+    asked = made.ask(2)
+    made.tell({asked[0].number: None, asked[1].number: (0.5,)})
+    assert [(item.state, item.values) for item in made.suggestions()] == [("failed", ()), ("complete", (0.5,))]
+    made.tell({asked[0].number: (0.9,)})  # told once
+    assert made.suggestions()[0].state == "failed"
+
+
+def test_start_points_come_first_and_what_they_leave_open_is_drawn(study):
+    made = study(FILE + "  enqueue: [{method: lora, method.rank: 7}, {train.lr: 0.001}]\n")
+    first, second = search(made, 2)
+    assert (first["method"], first["method.rank"]) == ("lora", 7)
+    assert second["train.lr"] == 0.001
+
+
+def test_a_grid_ends_with_its_last_point(study):
+    text = FLAT.replace("{float: [1e-4, 1e-2], log: true}", "[1e-3, 1e-4]").replace(", 0.1], step", ", 0.04], step")
+    made = study(text, "grid")
+    made.start([])
+    drawn = []
+    while asked := made.ask(5):
+        made.tell({item.number: (0.5,) for item in asked})
+        drawn += [tuple(item.drawn.values()) for item in asked]
+    assert len(drawn) == len(set(drawn)) == 2 * 2 * 3
+
+
+def test_suggestions_keep_the_constraints(study):
+    text = FILE + "  constraints: [train.lr < 2e-3, method.rank % 2 == 0]\n"
+    drawn = search(study(text, "random"), 20)
+    assert all(each["train.lr"] < 2e-3 and each.get("method.rank", 0) % 2 == 0 for each in drawn)
+
+
+def test_constraints_that_leave_next_to_nothing_end_the_search_with_a_word(study):
+    with pytest.raises(Unfit, match="1000 suggestions in a row break a constraint"):
+        search(study(FILE + "  constraints: [train.lr <= 1e-4]\n", "random"), 4)
+
+
+def test_a_log_that_cannot_be_replayed_is_gone_on_with(study):
+    made = study(FLAT)
+    search(made, 8)
+    made.log.set_user_attr("started", False)
+    other = study(FLAT.replace("seed: 5", "seed: 6"))  # as if another version of Optuna drew otherwise
+    assert len(search(other, 16)) == 16
+    assert "could not be replayed" in other.note
+
+
+def test_finished_trials_are_told_first_and_once(study):
+    point = {"train.decay_tokens": True, "train.lr": 1e-3, "train.weight_decay": 0.02}
+    for _ in range(2):
+        made = study(FLAT)
+        made.log.set_user_attr("started", False)  # as after an end within the telling
+        made.start([(point, (0.7,), ["a"])])
+    assert [(item.known, item.values) for item in made.suggestions()] == [(True, (0.7,))]
+    assert [item.known for item in made.ask(2)] == [False, False]
+    assert len(made.live.trials) == 3

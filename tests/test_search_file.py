@@ -1,0 +1,162 @@
+"""The search: and per_arm: sections: what they mean, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from pointsweep.config import TrialConfig
+from pointsweep.errors import ConfigError
+from pointsweep.sweep import Sweep, load
+
+BASE = """
+name: t
+base:
+  dataset: {name: synthetic, val_fraction: 0.25}
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+  method: {name: lora, rank: 4}
+"""
+SPACE = "{train.lr: {float: [1e-4, 1e-2], log: true}}"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def made(text: str, base: str = BASE):
+        path = tmp_path / "t.yaml"
+        path.write_text(base + text)
+        return path
+
+    return made
+
+
+def problems(path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(path, overrides)
+    return str(error.value)
+
+
+def config(sweep: Sweep, **drawn) -> TrialConfig | None:
+    return sweep.cells[0].arm.config({key.replace("__", "."): value for key, value in drawn.items()})
+
+
+def test_a_suggestion_lies_above_the_base_and_its_conditional_settings(write):
+    text = "settings: [{when: {method: prompt}, method.init_std: 0.5, train.lr: 1e-3}]\nsearch:\n  space: {method: [lora, prompt], train.lr: {float: [1e-4, 1e-2]}}\n"
+    sweep = load(write(text))
+    assert sweep.trials() == []
+    made = config(sweep, method="prompt", train__lr=0.005)
+    assert (made.method.name, made.method.init_std, made.train.lr) == ("prompt", 0.5, 0.005)
+    assert config(sweep, method="lora", train__lr=0.005).method.rank == 4
+
+
+def test_conditions_hold_where_the_key_has_the_value(write):
+    text = """
+search:
+  space:
+    positions.translation: {float: [-2.0, 2.0], when: {backbone.modality: 2d}}
+    positions.line: {choices: [[1, 0, 0], [0, 0, 1]], when: {backbone.modality: 1d}}
+    backbone: [{name: tiny, modality: 1d}, {name: tiny, modality: 2d}, clip_text, dinov2]
+"""
+    arm = load(write(text)).cells[0].arm
+    assert [parameter.key for parameter in arm.parameters] == ["backbone", "positions.translation", "positions.line"]
+    applying = {
+        choice: [p.key for p in arm.parameters[1:] if arm.applies(p, {"backbone": choice})] for choice in arm.parameters[0].labels
+    }
+    # Of a real backbone the modality is no field; it is known all the same.
+    assert list(applying.values()) == [
+        [k] for k in ("positions.line", "positions.translation", "positions.line", "positions.translation")
+    ]
+
+
+def test_constraints_leave_out_what_breaks_them_and_do_not_apply_to_keys_that_are_not_set(write):
+    text = "search:\n  space: {method: [lora, prompt], method.rank: {int: [1, 9], when: {method: lora}}}\n  constraints: [method.rank % 2 == 0 and method.rank < 8]\n"
+    sweep = load(write(text))
+    kept = [rank for rank in range(1, 10) if config(sweep, method="lora", method__rank=rank) is not None]
+    assert kept == [2, 4, 6]
+    assert config(sweep, method="prompt") is not None
+
+
+def test_a_stored_trial_is_located_in_the_space_or_found_to_lie_outside(write):
+    text = "search:\n  space: {method: [lora, prompt], train.lr: {float: [1e-4, 1e-2]}, method.rank: {int: [2, 8, ], step: 2, when: {method: lora}}}\n"
+    arm = load(write(text)).cells[0].arm
+    point = {"method": "lora", "train.lr": 0.0012520653814999472, "method.rank": 6}
+    assert arm.located(arm.config(point).to_dict()) == point
+    for outside in ({"train.lr": 0.5}, {"method.rank": 5}):
+        assert arm.located(arm.config(point | outside).to_dict()) is None
+    assert arm.located(arm.config({"method": "prompt", "train.lr": 1e-3}).to_dict()) == {"method": "prompt", "train.lr": 1e-3}
+
+
+def test_a_grid_has_the_points_that_keep_conditions_and_constraints(write):
+    text = """
+search:
+  sampler: grid
+  space: {method: [lora, prompt], method.rank: {int: [2, 8], step: 2, when: {method: lora}}, train.lr: [1e-3, 1e-4]}
+  constraints: [method.rank <= 6]
+"""
+    points = load(write(text)).cells[0].arm.enqueue
+    assert len(points) == 3 * 2 + 2
+    assert points[0] == {"method": "lora", "method.rank": 2, "train.lr": 1e-3}
+
+
+def test_the_smoke_profile_makes_a_search_small(write):
+    text = f"rows: {{method: [lora, prompt]}}\nper_arm: {{search: {{space: {SPACE}}}, trials: 20, then_seeds: 5}}\n"
+    sweep = load(write(text), ["profile=smoke"])
+    assert (sweep.search.trials, sweep.search.then_seeds) == (4, 2)
+    assert load(write(text), ["per_arm.trials=7"]).search.trials == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("search: {space: {train.lr: {float: [1e-2, 1e-4]}}}\n", "search.space.train.lr (line 8): the range is empty: 0.01 is above 0.0001"),
+        ("search: {space: {train.lr: []}}\n", "search.space.train.lr (line 8): the range is empty"),
+        ("search: {space: {train.lr: {float: [0, 1], log: true}}}\n", "needs a low end above 0"),
+        ("search: {space: {train.lr: {flaot: [0, 1]}}}\n", "must be a list of choices, {float: [low, high]}"),
+        ("search: {space: {train.lr: {float: [0.1, 1], lgo: true}}}\n", "search.space.train.lr.lgo (line 8): unknown key 'lgo'. Did you mean 'log'?"),
+        ("search: {space: {method.rnk: {int: [1, 4]}}}\n", "search.space.method.rnk (line 8): lora has no field 'rnk'. Did you mean 'rank'?"),
+        ("search: {space: {method: [lorra, prompt]}}\n", "search.space.method (line 8): unknown method 'lorra'. Did you mean 'lora'?"),
+        ("search: {space: {method.rank: {int: [0, 4]}}}\n", "search.space.method.rank (line 8): must be at least 1, got 0"),
+        ("search: {space: {trian.lr: {float: [0.1, 1]}}}\n", "unknown key 'trian'. Did you mean 'train'?"),
+        ("search: {space: {method.rank: {int: [1, 4], when: {method: prompt}}, train.lr: [0.1]}}\n", "search.space.method.rank (line 8): is never chosen"),
+        ("search: {space: {method.rank: {int: [3, 9]}}, constraints: [method.rank < 2]}\n", "is empty: no point keeps the constraints"),
+        ("search: {space: {method.rank: {int: [3, 9]}}, constraints: [method.rank.bit_length()]}\n", "search.constraints[0] (line 8): no constraint"),
+        ("search: {space: SPACE, sampler: tpee}\n", "search.sampler (line 8): unknown sampler 'tpee'. Did you mean 'tpe'?"),
+        ("search: {space: SPACE, sampler: {name: tpe, startup: 3}}\n", "unknown option of tpe 'startup'. Did you mean 'n_startup_trials'?"),
+        ("search: {space: SPACE, sampler: grid}\n", "search.space.train.lr (line 8): a grid needs choices or a step"),
+        ("search: {space: SPACE, scheduler: ahsa}\n", "search.scheduler (line 8): unknown scheduler 'ahsa'. Did you mean 'asha'?"),
+        ("search: {space: SPACE, scheduler: asha, objectives: {val/accuracy: maximize, parameters: minimize}}\n", "a scheduler needs val/accuracy as the one objective"),
+        ("search: {space: SPACE, trials: 0}\n", "search.trials (line 8): must be a whole number from 1 on, got 0"),
+        ("search: {space: SPACE, trails: 3}\n", "search.trails (line 8): unknown key 'trails'. Did you mean 'trials'?"),
+        ("search: {space: SPACE, objectives: {test/accuracy: maximize}}\n", "search.objectives.test/accuracy (line 8): a search may not see the test split"),
+        ("search: {space: SPACE, objectives: {val/accuracy: minimize}}\n", "val/accuracy has the direction maximize"),
+        ("search: {space: SPACE, enqueue: [{train.lr: 7}]}\n", "search.enqueue[0].train.lr (line 8): 7 lies outside of train.lr (0.0001 to 0.01, log)"),
+        ("search: {space: SPACE, enqueue: [{train.rl: 7}]}\n", "unknown key 'train.rl'. Did you mean 'train.lr'?"),
+        ("search: {space: SPACE, storage: study.db}\n", "search.storage (line 8): must be the URL of a database"),
+        ("search: {space: SPACE}\nmetric: test/accuracy\n", "metric (line 9): a search sees and prints val/accuracy"),
+        ("search: {space: SPACE}\nprotocol: best_test\n", "protocol (line 9): a search sees the validation split only; allowed: last, best_val"),
+        ("search: {space: SPACE}\nrows: {method: [lora]}\n", "rows (line 9): search takes the place of rows"),
+        ("per_arm: {search: {space: SPACE, objectives: {val/accuracy: maximize, parameters: minimize}}}\n", "per_arm needs one objective"),
+        ("per_arm: {search: {space: {method.rank: {int: [1, 2], when: {method: lora}}}}}\nrows: {method: [lora, prompt]}\n", "the range of prompt is empty: no key applies to it"),
+        ("per_arm: {search: {space: SPACE, trials: 3}}\n", "per_arm.search.trials (line 8): unknown key 'trials'"),
+    ],
+)  # fmt: skip
+def test_a_problem_names_path_line_and_what_is_allowed(write, text, expected):
+    assert expected in problems(write(text.replace("SPACE", SPACE)))
+
+
+def test_a_search_without_a_validation_split_is_refused(write):
+    base = BASE.replace(", val_fraction: 0.25", "")
+    for text in (f"search: {{space: {SPACE}}}\n", f"per_arm: {{search: {{space: {SPACE}}}}}\n"):
+        assert "a search needs a validation split: set dataset.val_fraction above 0" in problems(write(text, base))
+
+
+def test_all_problems_are_found_at_once(write):
+    text = problems(
+        write("titel: x\nsearch: {space: {train.lr: {float: [2, 1]}, method.rank: {int: [0, 4]}}, trials: 0, sampler: x}\n")
+    )
+    for part in ("titel", "train.lr", "method.rank", "search.trials", "search.sampler"):
+        assert part in text
+    assert "5 problems, nothing was launched" in text
+
+
+def test_a_searched_key_cannot_be_set_on_the_command_line_too(write):
+    assert "is searched, and set on the command line" in problems(write(f"search: {{space: {SPACE}}}\n"), "train.lr=1e-3")

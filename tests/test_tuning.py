@@ -1,0 +1,50 @@
+"""What comes of a study: limits, fronts, values."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsweep.records import Record
+from pointsweep.search import Suggestion
+from pointsweep.space import Search
+from pointsweep.tuning import chosen, is_rung, limits_of, objective
+
+TWO = Search(objectives={"val/accuracy": "maximize", "parameters": "minimize"})
+
+
+def test_the_median_rule_stops_below_the_median_of_those_that_got_there():
+    search = Search(scheduler="median", schedule={"warmup_epochs": 2, "min_trials": 3})
+    curves = [{1: 0.1, 2: 0.2, 3: 0.5}, {1: 0.2, 2: 0.4, 3: 0.7}, {1: 0.3, 2: 0.6}]
+    assert limits_of(curves, search) == {2: 0.4}
+
+
+def test_asha_lets_the_best_share_pass_each_rung():
+    search = Search(scheduler="asha", schedule={"min_epochs": 1, "reduction": 3})
+    curves = [{1: value, 2: value, 3: value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    assert limits_of(curves, search) == {1: 0.5, 3: 0.5}
+    assert limits_of(curves[:2], search) == {}
+    assert [epoch for epoch in range(1, 30) if is_rung(epoch, {"min_epochs": 2, "reduction": 3})] == [2, 6, 18]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_front_is_what_no_other_trial_beats(values):
+    items = [Suggestion(i, {}, 0, "complete", (a / 5, float(p))) for i, (a, p) in enumerate(values)]
+    front = {item.values for item in chosen(items, TWO)}
+    beaten = {(a, p) for a, p in front for b, q in {item.values for item in items} if b >= a and q <= p and (b, q) != (a, p)}
+    assert front and not beaten
+    for item in items:  # whatever is not on the front is beaten by, or equal to, something on it
+        assert any(b >= item.values[0] and q <= item.values[1] for b, q in front)
+
+
+def test_the_best_come_first_and_equal_ones_in_their_order():
+    items = [Suggestion(i, {}, 0, "complete", (value,)) for i, value in enumerate((0.1, 0.5, 0.5, 0.3))]
+    assert [item.number for item in chosen(items, Search(top=3))] == [1, 2, 3]
+
+
+def test_objectives_are_read_from_the_protocols_epoch():
+    record = Record(
+        "k", {}, {"last": {"val/accuracy": 0.4, "val/loss": 2.0}, "best_val": {"val/accuracy": 0.6}}, {"trainable_without_head": 12, "trainable": 99}, {}, "none"
+    )  # fmt: skip
+    assert [objective(record, "val/accuracy", protocol) for protocol in ("last", "best_val")] == [0.4, 0.6]
+    assert [objective(record, name, "last") for name in ("val/loss", "parameters")] == [2.0, 12.0]
