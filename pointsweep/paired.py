@@ -112,8 +112,7 @@ def bootstrap(first: Mapping[int, np.ndarray], second: Mapping[int, np.ndarray],
 
     Objects and seeds are drawn independently, each with replacement. Two repairs make it fit for 2 to 5 seeds: the seeds' deviations
     are widened by sqrt(S / (S - 1)), for a bootstrap's variance is that much too small, and the interval is mean ± t * standard
-    error with S - 1 degrees of freedom, where quantiles of a handful of seeds would be far too narrow. Raises ValueError where the
-    arms share no seed.
+    error, where quantiles of a handful of seeds would be far too narrow. Raises ValueError where the arms share no seed.
     """
     from scipy.special import ndtri, stdtrit
 
@@ -124,8 +123,20 @@ def bootstrap(first: Mapping[int, np.ndarray], second: Mapping[int, np.ndarray],
     count, objects = gain.shape
     drawn = _replicates(gain, replicates)
     error, mean = float(drawn.std(ddof=1)), float(gain.mean())
-    quantile = float(ndtri(0.5 + LEVEL / 2)) if count == 1 else float(stdtrit(count - 1, 0.5 + LEVEL / 2))
+    quantile = float(ndtri(0.5 + LEVEL / 2)) if count == 1 else float(stdtrit(_freedom(gain), 0.5 + LEVEL / 2))
     return Bootstrap(mean, error, mean - quantile * error, mean + quantile * error, count, objects)
+
+
+def _freedom(gain: np.ndarray) -> float:
+    """gain (S, n) -> the degrees of freedom of its mean's variance over seeds and objects (Satterthwaite 1946, Biometrics Bull. 2).
+
+    Of two seeds only one: their spread is so uncertain that the approximation covers 90 % (simulated), and one degree at least 99 %.
+    """
+    count, objects = gain.shape
+    by_seed, by_object = float(gain.mean(axis=1).var(ddof=1)) / count, float(gain.mean(axis=0).var()) / objects
+    if count == 2 or not by_seed + by_object:
+        return count - 1
+    return (by_seed + by_object) ** 2 / (by_seed**2 / (count - 1) + by_object**2 / max(objects - 1, 1))
 
 
 def _replicates(gain: np.ndarray, replicates: int) -> np.ndarray:

@@ -66,8 +66,8 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
         level += f" over the {comparisons} comparisons of a column ({_points(alone)} would do if it were the only one)"
     basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     return (
-        f"with {objects:,} test objects and {seeds} seeds a gain of {_points(gain)} is seen with {TARGET:.0%} power, {_points(small)} "
-        f"is not ({NOT_SEEN:.0%}): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
+        f"with {objects:,} test objects and {seeds} seeds a gain of {_points(gain)} is seen with {TARGET:.0%} power, "
+        f"{_points(small)} is not ({NOT_SEEN:.0%}): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
     )
 
 

@@ -13,6 +13,7 @@ from pointsweep import registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
+from pointsweep.paired import unpacked
 from pointsweep.store import FileStore
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Task, Trial, run_pack
@@ -126,3 +127,14 @@ def test_random_weights_and_synthetic_data_are_marked(tmp_path):
 def test_too_few_clouds_for_a_batch_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"train.batch_size: 64 is more than the 30 training clouds"):
         Trial(config(train={"batch_size": 64}), TrialFolder(tmp_path), torch.device("cpu"), lambda r: None, lambda: None).run()
+
+
+def test_the_record_says_which_objects_were_right(tmp_path):
+    folder = TrialFolder(tmp_path)
+    run(config(), folder)
+    record, labels = folder.record(), folder.labels()
+    assert set(record.correct) == set(record.metrics)
+    for protocol, text in record.correct.items():
+        right = unpacked(text, record.dataset["num_test"])
+        assert (right == (folder.predictions()[protocol] == labels)).all()
+        assert right.mean() == pytest.approx(record.metrics[protocol]["test/accuracy"])
