@@ -53,8 +53,7 @@ def test_correctness_survives_packing():
 
 
 def test_a_model_test_counts_what_each_gains():
-    one, other = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
-    found = model_test("a", "b", 3, one, other)
+    found = model_test("a", "b", 3, 0b11100, 0b10010)
     assert (found.gained, found.lost, found.seed, found.p) == (2, 1, 3, None)
 
 
