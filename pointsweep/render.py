@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX, CSV or JSON. The same table gives the same bytes. Fractions become percent here and in notes.py."""
+"""A table as text, Markdown, LaTeX, CSV or JSON. The same table gives the same bytes. Only here and in notes.py is there percent."""
 
 from __future__ import annotations
 

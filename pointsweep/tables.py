@@ -137,7 +137,7 @@ def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
     notes = []
     for column, title in enumerate(layout.columns):
         arms = [(named[cell.row], dict(cell.values)) for cell in cells if cell.column == column and cell.row in named]
-        if arms:
+        if any(values for _, values in arms):
             notes.append(f"components, {title} (Shapley shares, 95 % t-interval over seeds): {_shares_of(arms)}")
     return notes
 
