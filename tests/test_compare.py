@@ -102,7 +102,7 @@ def test_a_p_value_that_n_cannot_carry_is_words(apart, said):
 def test_the_table_says_which_models_differ_in_every_format():
     table = build(layout(), records(), {})
     assert table.models[0][0].first == "a"
-    note = "all, models that differ object by object (exact McNemar, mid-p, Holm): a / "
+    note = "all, models that differ object by object (exact McNemar, mid-p, Holm): a against "
     assert note in " ".join(render(table, "text").split())
     for form in ("md", "tex"):
         assert "models that differ object by object" in render(table, form)

@@ -61,9 +61,9 @@ def resolved(made, file: str, *overrides: str) -> list[str]:
 def test_the_plan_says_what_the_design_resolves(made):
     [said] = resolved(made, "any2point_table2.yaml")
     sd = assumed_sd(summary([one / 100 for one in (79.9, 85.3, 89.1, 86.4, 89.6, 85.9, 86.3, 85.1, 91.9, 87.7)]).mean, 2882)
-    assert said.startswith("with 2,882 test objects and 3 seeds a gain of 5.0 is seen with 90% power, 1.5 is not (20%)")
+    assert said.startswith("with 2,882 test objects and 3 seeds a gain of 5.0 is seen with 90 % power, 1.5 is not (20 %)")
     assert "over the 4 comparisons of a column (2.5 would do if it were the only one)" in said
-    assert "(assumed: accuracy 87% as published)" in said
+    assert "(assumed: accuracy 87 % as published)" in said
     for gain, power in ((0.050, 0.9), (0.015, 0.2)):
         values = np.random.default_rng(0).normal(gain, sd, (20_000, 3))
         simulated = np.mean(scipy_stats.ttest_1samp(values, 0.0, axis=1).pvalue < 0.05 / 4)
