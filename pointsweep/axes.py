@@ -105,7 +105,8 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
         chosen = {key: lists[key][i] for key in settings}
         label = str(lists["label"][i]) if "label" in lists else ", ".join(map(_label, chosen.values()))
         published = lists["published"][i] if "published" in lists else None
-        entries.append(Entry(label, chosen, document, (*path, i), published=published))
+        factors = _factors(document, path, {"factors": lists["factors"][i]} if "factors" in lists else {})
+        entries.append(Entry(label, chosen, document, (*path, i), published=published, factors=factors))
     return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))
 
 

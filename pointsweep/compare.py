@@ -44,7 +44,7 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
     parts += [f"  {line}" for line in common] + ["  the configurations are equal"] * (known != [] and not any(known))
     for title, (cells, found, lines) in zip(table.columns, columns, strict=True):
         own = [line for line in lines if line not in common]
-        parts += ["", title, *(f"  {line}" for line in (*own, *_column((first, second), cells, found, table.protocol)))]
+        parts += ["", title, *(f"  {line}" for line in (*own, *_column((first, second), cells, found, table)))]
     return "\n".join(parts) + "\n"
 
 
@@ -71,7 +71,7 @@ def column_number(table: Table, name: str) -> int:
     return table.columns.index(name)
 
 
-def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: Arms, protocol: str) -> Iterator[str]:
+def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: Arms, table: Table) -> Iterator[str]:
     empty = [name for name, arm in zip(names, found, strict=True) if not arm]
     if empty:
         yield f"nothing to compare: {' and '.join(empty)} without a finished trial"
@@ -86,7 +86,8 @@ def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: A
         yield "no seed in common: no difference to be had"
         return
     yield f"difference over seeds: {over_seeds(difference(*values))}"
-    yield from over_objects(names, found, protocol)
+    if table.metric == "test/accuracy":  # what a record keeps object by object is of the test set
+        yield from over_objects(names, found, table.protocol)
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX, CSV or JSON. The same table gives the same bytes. Only here do fractions become percent."""
+"""A table as text, Markdown, LaTeX, CSV or JSON. The same table gives the same bytes. Only here and in notes.py is there percent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from pointsweep.notes import LEGEND, object_notes, verdict_notes
@@ -76,9 +76,10 @@ def symbols(table: Table) -> dict[str, str]:
     return {mark: SYMBOLS[i % len(SYMBOLS)] * (1 + i // len(SYMBOLS)) for i, mark in enumerate(partial)}
 
 
-def marked(table: Table, cell: TableCell) -> str:
-    """The accuracy with the symbols of its footnotes."""
-    return accuracy(cell) + "".join(symbol for mark, symbol in symbols(table).items() if mark in cell.marks and cell.values)
+def marked(table: Table, cell: TableCell, known: Mapping[str, str] | None = None) -> str:
+    """The accuracy with the symbols of its footnotes; who shows many cells hands in the table's symbols."""
+    found = symbols(table) if known is None else known
+    return accuracy(cell) + "".join(symbol for mark, symbol in found.items() if mark in cell.marks and cell.values)
 
 
 def headline(table: Table) -> str:
@@ -125,7 +126,11 @@ def _notes(table: Table) -> Iterator[str]:
 
 def headings(table: Table) -> list[tuple[str, Callable[[TableCell], str]]]:
     """The sub-columns of every column; those of the paper only where it printed something."""
-    found: list[tuple[str, Callable[[TableCell], str]]] = [(measure(table), lambda cell: marked(table, cell)), ("params", trained)]
+    known = symbols(table)
+    found: list[tuple[str, Callable[[TableCell], str]]] = [
+        (measure(table), lambda cell: marked(table, cell, known)),
+        ("params", trained),
+    ]
     if any(paper(cell)[0] for cell in table.cells):
         found.append(("paper", lambda cell: paper(cell)[0]))
     if any(paper(cell)[1] for cell in table.cells):
@@ -137,7 +142,8 @@ def grid(table: Table, group: Sequence[int]) -> list[list[str]]:
     """The second heading row and the body for some columns, as strings."""
     subs = headings(table)
     second = list(table.row_headers) + [title for _ in group for title, _ in subs]
-    body = [[*row, *(show(table.cell(i, c)) for c in group for _, show in subs)] for i, row in enumerate(table.rows)]
+    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    body = [[*row, *(show(cells[i, c]) for c in group for _, show in subs)] for i, row in enumerate(table.rows)]
     return [second, *body]
 
 

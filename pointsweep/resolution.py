@@ -66,8 +66,8 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
         level += f" over the {comparisons} comparisons of a column ({_points(alone)} would do if it were the only one)"
     basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     return (
-        f"with {objects:,} test objects and {seeds} seeds a gain of {_points(gain)} is seen with {TARGET:.0%} power, "
-        f"{_points(small)} is not ({NOT_SEEN:.0%}): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
+        f"with {objects:,} test objects and {seeds} seeds a gain of {_points(gain)} is seen with {100 * TARGET:.0f} % power, "
+        f"{_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
     )
 
 
@@ -77,7 +77,7 @@ def of_models(objects: int, accuracy: float) -> str:
     gain = smallest_gain(lambda gain: power_of_models(gain, objects, discordant))
     return (
         f"no gain of an arm is seen, for one seed has no spread; between two trained models a gain of {_points(gain)} is seen with "
-        f"{TARGET:.0%} power, McNemar's test, {discordant:.0%} of the objects decided otherwise"
+        f"{100 * TARGET:.0f} % power, McNemar's test, {100 * discordant:.0f} % of the objects decided otherwise"
     )
 
 
@@ -92,10 +92,10 @@ def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
     done = [value for record in records if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None]
     if done:
         mean = summary(done).mean
-        return mean, f"accuracy {mean:.0%} as in the finished trials"
+        return mean, f"accuracy {100 * mean:.0f} % as in the finished trials"
     printed = [cell.published.value / 100 for cell in cells if cell.published and cell.published.value]
     mean = summary(printed).mean if printed else ACCURACY
-    return mean, f"accuracy {mean:.0%} as published" if printed else f"accuracy {mean:.0%}"
+    return mean, f"accuracy {100 * mean:.0f} % as published" if printed else f"accuracy {100 * mean:.0f} %"
 
 
 def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:

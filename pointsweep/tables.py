@@ -57,7 +57,8 @@ def build(
         ranked = ranking({cell.row: dict(cell.values) for cell in mine})
         steps.append(tuple((names[row], step) for row, step in ranked))
         trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
-        models.append(model_tests([name for name, _ in steps[-1]], trials, layout.protocol))
+        judged = layout.metric == "test/accuracy"  # what a record keeps object by object is of the test set
+        models.append(model_tests([name for name, _ in steps[-1]] if judged else [], trials, layout.protocol))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
     notes = (
         *layout.notes,
@@ -137,7 +138,7 @@ def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
     notes = []
     for column, title in enumerate(layout.columns):
         arms = [(named[cell.row], dict(cell.values)) for cell in cells if cell.column == column and cell.row in named]
-        if arms:
+        if any(values for _, values in arms):
             notes.append(f"components, {title} (Shapley shares, 95 % t-interval over seeds): {_shares_of(arms)}")
     return notes
 

@@ -53,8 +53,7 @@ def test_correctness_survives_packing():
 
 
 def test_a_model_test_counts_what_each_gains():
-    one, other = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
-    found = model_test("a", "b", 3, one, other)
+    found = model_test("a", "b", 3, 0b11100, 0b10010)
     assert (found.gained, found.lost, found.seed, found.p) == (2, 1, 3, None)
 
 
@@ -86,9 +85,10 @@ def test_one_seed_draws_objects_alone():
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
-def test_the_bootstraps_interval_covers_the_truth(seeds):
+@pytest.mark.parametrize("seed_sd", [0.1, 0.3, 1.0])
+def test_the_bootstraps_interval_covers_the_truth(seeds, seed_sd):
     generator = np.random.default_rng(5)
-    found = [bootstrap(*drawn(generator, seeds, 200), replicates=200) for _ in range(300)]
+    found = [bootstrap(*drawn(generator, seeds, 200, seed_sd), replicates=200) for _ in range(300)]
     assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.93  # two equal arms: the truth is 0
 
 

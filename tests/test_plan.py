@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from pointsweep.plan import make_plan
+from pointsweep.power import assumed_sd
 from pointsweep.records import Record
+from pointsweep.resolution import resolution
+from pointsweep.stats import summary
 from pointsweep.store import FileStore
 from pointsweep.sweep import load
 
@@ -43,3 +49,52 @@ def test_states_are_read_from_the_store(made):
     assert plan.counts() == "1 finished, 11 to run (1 to resume)"
     assert [config.key() for config in plan.to_run] == keys[1:]
     assert plan.missing == ()
+
+
+# What the design resolves
+
+
+def resolved(made, file: str, *overrides: str) -> list[str]:
+    return resolution(make_plan(load(SWEEPS / file, list(overrides)), made))
+
+
+def test_the_plan_says_what_the_design_resolves(made):
+    [said] = resolved(made, "any2point_table2.yaml")
+    sd = assumed_sd(summary([one / 100 for one in (79.9, 85.3, 89.1, 86.4, 89.6, 85.9, 86.3, 85.1, 91.9, 87.7)]).mean, 2882)
+    assert said.startswith("with 2,882 test objects and 3 seeds a gain of 5.0 is seen with 90 % power, 1.5 is not (20 %)")
+    assert "over the 4 comparisons of a column (2.5 would do if it were the only one)" in said
+    assert "(assumed: accuracy 87 % as published)" in said
+    for gain, power in ((0.050, 0.9), (0.015, 0.2)):
+        values = np.random.default_rng(0).normal(gain, sd, (20_000, 3))
+        simulated = np.mean(scipy_stats.ttest_1samp(values, 0.0, axis=1).pvalue < 0.05 / 4)
+        assert simulated == pytest.approx(power, abs=0.03)
+
+
+def test_one_seed_resolves_models_and_no_arms(made):
+    [said] = resolved(made, "any2point_table2.yaml", "seeds=1")
+    assert "1 seed no gain of an arm is seen, for one seed has no spread; between two trained models a gain of 2.0 is seen" in said
+
+
+def test_test_objects_are_counted_as_the_sweep_cuts_them(made):
+    assert resolved(made, "any2point_table2.yaml", "dataset.test_limit=100")[0].startswith("with 100 test objects")
+    assert resolved(made, "quickstart.yaml")[0].startswith("with 250 test objects")
+
+
+def test_finished_trials_tell_the_spread(made):
+    sweep = load(SWEEPS / "any2point_table2.yaml")
+    for cell in sweep.cells:
+        for seed, config in enumerate(cell.trials):
+            value = 0.8 + 0.01 * cell.row + (0.004, -0.004, 0.0)[seed] * (-1) ** cell.row
+            counts = {"trainable": 1, "trainable_without_head": 1, "total": 1}
+            done = Record(
+                config.key(),
+                {},
+                {"last": {"test/accuracy": value}, "best_test": {"test/accuracy": value}},
+                counts,
+                {"num_test": 1000},
+                "",
+            )
+            made.write(f"trials/{config.key()}/record.json", replace(done, seconds={"total": 1.0}).to_json().encode())
+    [said] = resolution(make_plan(sweep, made))
+    assert said.startswith("with 1,000 test objects and 3 seeds")
+    assert said.endswith("the seeds' differences have sd 0.80 (measured, 16 degrees of freedom)")

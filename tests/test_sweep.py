@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError
+from pointsweep.records import layout_from_json
 from pointsweep.sweep import Sweep, load
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
@@ -352,3 +353,37 @@ def test_keys_do_not_depend_on_the_order_of_the_files_keys(tmp_path_factory, ord
     (folder / "b.yaml").write_text(yaml.safe_dump(reorder(data, order), sort_keys=False))
     first, second = ([trial.config.key() for trial in load(folder / name).trials()] for name in ("a.yaml", "b.yaml"))
     assert first == second
+
+
+# Components of a factorial
+
+FACTORIAL = """
+rows:
+  - {label: neither, method.rank: 2, factors: {size: false, drop: false}}
+  - {label: drop, method.rank: 2, head.dropout: 0.1, factors: {size: false, drop: true}}
+  - {label: size, factors: {size: true, drop: false}}
+  - {label: both, head.dropout: 0.1, factors: {size: true, drop: true}}
+  - {label: other, method.rank: 16}
+"""
+
+
+def test_the_rows_of_a_factorial_name_their_components(write):
+    sweep = load(write(BASE + FACTORIAL))
+    assert sweep.factors == (
+        {"size": False, "drop": False}, {"size": False, "drop": True}, {"size": True, "drop": False}, {"size": True, "drop": True}, None,
+    )  # fmt: skip
+    assert layout_from_json(sweep.layout().to_json()) == sweep.layout()
+    assert load(write(BASE + FACTORIAL), only=["row=both"]).factors == ({"size": True, "drop": True},)
+    assert load(write(BASE + "rows: [{label: a}]")).factors == ()
+
+
+def test_components_are_there_or_not(write):
+    with pytest.raises(
+        ConfigError, match=r"rows\[0\].factors .* must be a mapping of components to true or false, got \{'size': 3\}"
+    ):
+        load(write(BASE + "rows: [{label: a, factors: {size: 3}}]"))
+
+
+def test_the_components_of_a_zip_stand_in_its_lists(write):
+    sweep = load(write(BASE + "rows: {zip: {method.rank: [2, 4], factors: [{size: false}, {size: true}]}}"))
+    assert sweep.factors == ({"size": False}, {"size": True})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -252,3 +254,38 @@ def test_data_that_changed_between_trials_are_named():
     expected = f"data changed between trials: synthetic has digests {'d' * 16}, {'e' * 16}"
     assert expected in build(layout(), changed, {}).notes
     assert not any("data changed" in note for note in build(layout(), same, {}).notes)
+
+
+# Verdicts on published numbers
+
+
+def many(value: float, **changes: object) -> dict[str, Record]:
+    found = {}
+    for seed in range(3):
+        made = record(f"adapter/a/{seed}", value + 0.001 * (seed - 1), **changes)
+        found[made.key] = replace(made, dataset=dict(made.dataset) | {"num_test": 2882})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (0.901, "reproduced: adapter / a"),
+        (0.80, "not reproduced: adapter / a (lower)"),
+        (0.889, "undecided: adapter / a (3 seeds do not tell)"),
+    ],
+)
+def test_every_format_tells_what_became_of_the_papers_number(value, line):
+    made = build(layout(), many(value), {})
+    assert line in lines_of(made)
+    assert line in render(made, "md").replace("\\", "")
+    assert line in " ".join(render(made, "tex").split())
+    assert line in page(made, many(value), {})
+    kind = made.cell(1, 0).verdict.kind
+    assert json.loads(render(made, "json"))["cells"][2]["verdict"]["kind"] == kind
+    assert next(row for row in csv.DictReader(io.StringIO(render(made, "csv"))) if row["method"] == "adapter")["verdict"] == kind
+
+
+def test_what_is_no_attempt_at_the_papers_number_gets_no_verdict():
+    assert build(layout(), many(0.9, marks=("random frozen weights",)), {}).cell(1, 0).verdict is None
+    assert build(layout(), many(0.9, marks=("official program",)), {}).cell(1, 0).verdict is not None

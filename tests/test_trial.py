@@ -15,6 +15,7 @@ from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
 from pointsweep.model import build, load_trained_state, trained_state
+from pointsweep.paired import unpacked
 from pointsweep.store import FileStore
 from pointsweep.tracking import TrialTags
 from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
@@ -190,3 +191,14 @@ def test_votes_are_the_mean_over_augmented_copies(tmp_path):
         chances = torch.stack([model(copy).softmax(dim=1) for copy in copies]).mean(dim=0)
     assert voted.predictions.tolist() == chances.argmax(dim=1).tolist()
     assert voted.loss == pytest.approx(float(torch.nn.functional.nll_loss(chances.log(), labels)), rel=1e-5)
+
+
+def test_the_record_says_which_objects_were_right(tmp_path):
+    folder = TrialFolder(tmp_path)
+    run(config(), folder)
+    record, labels = folder.record(), folder.labels()
+    assert set(record.correct) == set(record.metrics)
+    for protocol, text in record.correct.items():
+        right = unpacked(text, record.dataset["num_test"])
+        assert (right == (folder.predictions()[protocol] == labels)).all()
+        assert right.mean() == pytest.approx(record.metrics[protocol]["test/accuracy"])
