@@ -19,12 +19,13 @@ from pointsweep.published import COLUMNS, find
 from pointsweep.records import Published
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
-from pointsweep.sweep_file import Document
+from pointsweep.sweep_file import Document, drop_misshapen
 
 KEYS = (
     "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published",
     "resources", "profiles", "search", "per_arm",
 )  # fmt: skip
+MOST_SEEDS = 10_000  # a slip of the keyboard must not fill the memory
 PROTOCOLS = ("last", "best_val", "best_test")
 METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou", "class_miou") for split in ("test", "val"))
 
@@ -101,6 +102,8 @@ class Reader:
 
     def parts(self) -> dict[str, Any]:
         """The fields of a Sweep; worth something only if there are no problems after it."""
+        for key, text in drop_misshapen(self.data):  # after the overrides
+            self.complain((key,), text)
         for key in self.data:
             if key not in KEYS:
                 self.complain((key,), unknown("key", key, KEYS, "Keys"))
@@ -190,11 +193,13 @@ class Reader:
 
     def _seeds(self) -> list[int]:
         seeds = self.data.get("seeds", [0] if {"search", "per_arm"} & set(self.data) else [0, 1, 2])
-        if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
+        if isinstance(seeds, int) and not isinstance(seeds, bool) and 0 < seeds <= MOST_SEEDS:
             return list(range(seeds))
         whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
         if not whole or not seeds or len(set(seeds)) < len(seeds):
-            self.complain(("seeds",), f"must be a number of seeds, or a list of different seeds from 0 on, got {seeds!r}")
+            self.complain(
+                ("seeds",), f"must be a number of seeds (at most {MOST_SEEDS}), or a list of different seeds from 0 on, got {seeds!r}"
+            )
             return []
         return list(seeds)
 

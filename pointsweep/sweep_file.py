@@ -15,6 +15,14 @@ import yaml
 
 from pointsweep.errors import ConfigError, Problem
 
+MOST_PATHS = 100_000  # a few aliases of aliases make a small file endless
+SHAPES: dict[str, tuple[type, str]] = {
+    "exclude": (list, "a list of {when: ..., because: ...}"),
+    "settings": (list, "a list of {when: ..., KEY: VALUE}"),
+    "published": (dict, "a mapping of the columns of published.csv to values"),
+    "profiles": (dict, "a mapping of names to settings"),
+}
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the numbers and truth values of YAML 1.2."""
@@ -68,16 +76,31 @@ def read(path: Path) -> Document:
         mark = getattr(error, "problem_mark", None)
         what = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(str(path), [Problem("", f"not YAML: {what}", mark.line + 1 if mark else None)]) from error
+    except RecursionError as error:
+        raise ConfigError(str(path), [Problem("", "is nested too deeply")]) from error
     document = Document(str(path), {}, text)
-    data = _build(node, (), document) if node is not None else None
+    try:
+        data = _build(node, (), document) if node is not None else None
+    except RecursionError as error:
+        raise ConfigError(str(path), [Problem("", "is nested too deeply, or a part of it contains itself")]) from error
     if not isinstance(data, dict):
         raise ConfigError(str(path), [Problem("", "must be a mapping with name, base, rows ...")])
     document.data = data
+    for key, text in drop_misshapen(data):
+        document.problems.append(Problem(key, text, document.line((key,))))
     return document
+
+
+def drop_misshapen(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Takes out the parts of a file that are no list or mapping where one belongs; what to say of each."""
+    wrong = [key for key, (kind, _) in SHAPES.items() if data.get(key) is not None and not isinstance(data[key], kind)]
+    return [(key, f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong]
 
 
 def _build(node: yaml.Node, path: tuple[Hashable, ...], document: Document) -> Any:
     document.lines[path] = node.start_mark.line + 1
+    if len(document.lines) > MOST_PATHS:
+        raise ConfigError(document.source, [Problem("", f"has more than {MOST_PATHS} values, aliases counted each time")])
     if not node.tag.startswith("tag:yaml.org,2002:") or ":python/" in node.tag:
         document.problems.append(Problem(document.where(*path), f"the tag {node.tag} is not allowed", node.start_mark.line + 1))
         return None

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from pointsweep.errors import BadStore
 from pointsweep.history import Held, TrialFolder, read_failure, trial_status
+from pointsweep.plan import read_record
 from pointsweep.records import Record
 from pointsweep.store import FileStore
 
@@ -174,3 +176,53 @@ def test_no_pickle_is_read(tmp_path):
         folder.predictions()
     Path(tmp_path / "checkpoint.safetensors").write_bytes(b"\x80\x04\x95")
     assert folder.resume() is None
+
+
+def test_a_record_cut_at_any_byte_is_refused_by_name_and_the_whole_one_is_read(tmp_path):
+    store = FileStore(tmp_path)
+    folder = TrialFolder(store.path("trials/k"))
+    folder.finish(RECORD)
+    path = tmp_path / "trials" / "k" / "record.json"
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(BadStore, match=r"trials/k/record.json: not a record"):
+            read_record(store, "k")
+    path.write_bytes(whole)
+    assert read_record(store, "k") == RECORD
+
+
+def test_epochs_that_a_damaged_history_lost_are_trained_again(tmp_path, caplog):
+    """The checkpoint is of epoch 3, the history ends after its first line: no table may be made of what is between."""
+    folder = TrialFolder(tmp_path / "t")
+    folder.start()
+    for epoch in (1, 2, 3):
+        folder.commit_epoch(event(epoch), snapshot(epoch), last=True)
+    path = tmp_path / "t" / "history.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[1].replace(b'"epoch":1', b'"epoch":9'), *lines[2:]]))
+    again = TrialFolder(tmp_path / "t")
+    again.start()
+    assert again.resume() is None
+    assert again.epochs() == []
+    assert "history.jsonl is damaged; the trial starts from scratch" in caplog.text
+    assert again.events()[-1]["word"] == "the trial starts from scratch"
+
+
+def test_a_damaged_checkpoint_is_told_with_a_clear_word(tmp_path, caplog):
+    folder = TrialFolder(tmp_path / "t")
+    folder.start()
+    folder.commit_epoch(event(1), snapshot(1), last=False)
+    path = tmp_path / "t" / "checkpoint.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(bytes(damaged))
+    assert folder.resume() is None
+    assert "checkpoint.safetensors is damaged; the trial starts from scratch" in caplog.text
+
+
+def test_an_epoch_that_two_owners_wrote_counts_once(tmp_path):
+    folder = TrialFolder(tmp_path / "t")
+    for epoch in (1, 2, 2, 3):
+        folder.append(event(epoch))
+    assert [e["epoch"] for e in folder.epochs()] == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +32,11 @@ def disturbed(folder: Path, *arguments: str, before: str = "") -> subprocess.Com
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    import os
-
     return os.environ | {"TMPDIR": str(folder)}
 
 
 def test_a_few_deaths_change_nothing(tmp_path):
-    run = disturbed(tmp_path, "--runs", "3", "--launcher", "inline", "--seed", "5")
+    run = disturbed(tmp_path, "--runs", "2", "--launcher", "inline", "--seed", "5")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "one MLflow run a trial" in run.stdout
     assert not list(tmp_path.glob("pointsweep-chaos-*")), "what held is cleaned up"
@@ -46,8 +45,6 @@ def test_a_few_deaths_change_nothing(tmp_path):
 def test_without_flushing_before_the_rename_chaos_fails(tmp_path):
     """Write 17 is in the second trial: by then the first one's record is in place, and was never on the disk."""
     orders = "chaos.choose = lambda *_: [chaos.Round(1, 'inline', 'after', {17: 'after'})]"
-    whole = disturbed(tmp_path, before=orders)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
     run = disturbed(tmp_path, before=f"{orders}\nfaults.flush = lambda file, path: None")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "BROKEN the sweep ends well: round 1, inline: after write 17: exit code 2" in run.stdout
