@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsweep import profiles, search_file
+from pointsweep import arms, profiles, search_file
 from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_axis, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
@@ -233,7 +233,7 @@ class Reader:
             return Cell(row[0], column[0], (), because)
         published = None if self.profile else self._published([*row[1], column[1]], row[1])
         if self.search is not None:
-            arm = search_file.make_arm(self, self.search, base, entries, seeds)
+            arm = arms.make_arm(self, self.search, base, entries, seeds)
             return Cell(row[0], column[0], (), None, published, arm)
         config, problems = self.compose(settings)
         self.own += problems

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pointsweep.axes import PARTS_OF_A_TRIAL, Entry
-from pointsweep.errors import Problem, unknown
-from pointsweep.settings import Settings
-from pointsweep.space import OBJECTIVES, PACKAGES, SAMPLERS, SCHEDULERS, Arm, Constraint, Parameter, Search, names
+from pointsweep.axes import PARTS_OF_A_TRIAL
+from pointsweep.errors import unknown
+from pointsweep.space import OBJECTIVES, PACKAGES, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
 
 if TYPE_CHECKING:
     from pointsweep.reader import Reader
@@ -24,7 +23,6 @@ SECTIONS = {
 }
 RANGE = ("float", "int", "choices", "log", "step", "when")
 SMOKE_TRIALS, SMOKE_SEEDS = 4, 2
-PROBES = 24  # random points at which a value must give a valid trial at least once
 
 
 class SearchReader:
@@ -250,76 +248,3 @@ def _small(search: Search) -> Search:
     """The search under the smoke profile."""
     seeds = search.then_seeds and min(search.then_seeds, SMOKE_SEEDS)
     return dataclasses.replace(search, trials=min(search.trials, SMOKE_TRIALS), then_seeds=seeds)
-
-
-def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[Entry], seeds: Sequence[int]) -> Arm:
-    """The arm of a cell: its settings with the space on top. Problems of the arm go to the reader."""
-    path: Path = ("per_arm" if search.then_seeds else "search",)
-    path = (*path, "search") if search.then_seeds else path
-
-    def lay(drawn: Mapping[str, Any]) -> Settings:
-        by_key = {parameter.key: parameter for parameter in search.space}
-        chosen = {key: by_key[key].value(value) for key, value in drawn.items()}
-        return reader.settings([*entries, Entry("", chosen, reader.document, (*path, "space"))], base)
-
-    arm = Arm(search.space, search.constraints, (), tuple(seeds), lay, reader.compose)
-    reader.own += dict.fromkeys(_problems(arm, search, reader, path, [entry.label for entry in entries]))
-    points = list(_points(arm, search, reader, path))
-    if search.sampler == "grid" and not reader.problems:
-        points += arm.points()
-    return dataclasses.replace(arm, enqueue=tuple(points))
-
-
-def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequence[str]) -> Iterator[Problem]:
-    """A value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
-    line = reader.document.line
-    if not arm.parameters:
-        return
-    seen: dict[tuple[str, Any], list[Problem] | None] = {}
-    ends = {parameter.key: parameter.ends() for parameter in arm.parameters}
-    feasible = applied = False
-    for drawn in arm.probes(PROBES):
-        config, problems = arm.compose(arm.lay(drawn))
-        good = config is not None and not problems
-        applied = applied or bool(drawn)
-        feasible = feasible or arm.config(drawn) is not None
-        if config is not None and not config.dataset.val_fraction:
-            where = reader.document.where(*path)
-            yield Problem(where, "a search needs a validation split: set dataset.val_fraction above 0", line(path))
-            return
-        for item in drawn.items():
-            if item[1] in ends[item[0]] and (good or item not in seen):
-                seen[item] = None if good else problems
-    yield from (problem for problems in seen.values() if problems for problem in problems)
-    if any(seen.values()):
-        return
-    name = " / ".join(label for label in reversed(labels) if label != "all") or "the search"
-    if not applied:
-        yield Problem(reader.document.where(*path, "space"), f"the range of {name} is empty: no key applies to it", line(path))
-    elif not feasible:
-        where = reader.document.where(*path, "constraints")
-        yield Problem(where, f"the range of {name} is empty: no point keeps the constraints", line((*path, "constraints")))
-    if search.then_seeds is None and feasible:
-        for key in [parameter.key for parameter in arm.parameters if parameter.key not in {key for key, _ in seen}]:
-            own = (*path, "space", key)
-            yield Problem(reader.document.where(*own), "is never chosen: no point meets its condition", line((*own, "when")))
-    if search.sampler == "grid":
-        for parameter in (p for p in arm.parameters if p.grid() is None):
-            place = reader.document.where(*path, "space", parameter.key)
-            yield Problem(place, "a grid needs choices or a step", line((*path, "space", parameter.key)))
-
-
-def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[dict[str, Any]]:
-    """The start points as drawn values."""
-    for index, point in enumerate(search.enqueue):
-        where = (*path, "enqueue", index)
-        drawn: dict[str, Any] = {}
-        by_key = {parameter.key: parameter for parameter in arm.parameters}
-        for key, value in point.items():
-            if key not in by_key:
-                reader.complain((*where, key), unknown("key", key, by_key, "In the space"))
-            elif (found := by_key[key].drawn(value)) is None:
-                reader.complain((*where, key), f"{value!r} lies outside of {by_key[key].text()}")
-            else:
-                drawn[key] = found
-        yield {key: drawn[key] for key in by_key if key in drawn}

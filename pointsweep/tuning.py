@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from pointsweep.reader import Cell
 from pointsweep.records import Record
 from pointsweep.search import Study, Suggestion
 from pointsweep.space import Arm, Search
+from pointsweep.stopping import limits_of
 from pointsweep.store import FileStore
 from pointsweep.sweep import Sweep
 
@@ -224,27 +224,6 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     where = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
     return f"{sweep.name}{where} {digest}"
-
-
-def limits_of(curves: Sequence[Mapping[int, float]], search: Search) -> dict[int, float]:
-    """epoch -> the validation accuracy below which a trial is stopped there, judged by the trials that reached it."""
-    limits = {}
-    options = search.schedule
-    for epoch in sorted({epoch for curve in curves for epoch in curve}):
-        there = sorted((curve[epoch] for curve in curves if epoch in curve), reverse=True)
-        if search.scheduler == "median" and epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
-            limits[epoch] = statistics.median(there)
-        if search.scheduler == "asha" and is_rung(epoch, options) and len(there) >= options["reduction"]:
-            limits[epoch] = there[math.ceil(len(there) / options["reduction"]) - 1]
-    return limits
-
-
-def is_rung(epoch: int, options: Mapping[str, int]) -> bool:
-    """Whether ASHA halts here: the least epoch, and each a reduction times the one before."""
-    rung = options["min_epochs"]
-    while rung < epoch:
-        rung *= options["reduction"]
-    return rung == epoch
 
 
 def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:

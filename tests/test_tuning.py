@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pointsweep.records import Record
 from pointsweep.search import Suggestion
 from pointsweep.space import Search
-from pointsweep.tuning import chosen, is_rung, limits_of, objective
+from pointsweep.stopping import is_rung, limits_of
+from pointsweep.tuning import chosen, objective
 
 TWO = Search(objectives={"val/accuracy": "maximize", "parameters": "minimize"})
 
