@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pointsweep.records import Record, from_json
-from pointsweep.store import FileStore, Store, write_whole
+from pointsweep.store import Store, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -241,5 +241,13 @@ def trial_status(store: Store, key: str) -> str:
 
 def read_failure(store: Store, key: str) -> str | None:
     """Why a trial's last attempt failed; None if it did not."""
-    assert isinstance(store, FileStore)
-    return TrialFolder(store.path(f"trials/{key}")).failure()
+    events = read_events(store, key)
+    return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
+
+
+def read_events(store: Store, key: str) -> list[Event]:
+    """All events of a trial in any store; none if it was not begun."""
+    try:
+        return _parse(store.read(f"trials/{key}/history.jsonl"))[0]
+    except FileNotFoundError:
+        return []

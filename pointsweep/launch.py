@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsweep.checks import trial_from_dict
+from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Unfit
-from pointsweep.store import open_store
+from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Outcome, Task, run_pack
 
@@ -77,8 +78,9 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
     from ray import tune
 
     ends = _Ends(packs, listen)
-    # Tune wants a folder that all nodes see; nothing in it is read again.
-    folder = open_store(job.store).path(f"ray/{uuid.uuid4().hex[:12]}")
+    # Tune wants a folder; nothing in it is read again.
+    store = open_store(job.store)
+    folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / uuid.uuid4().hex[:12]
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus})
     tuner = tune.Tuner(
         trainable,

@@ -19,9 +19,9 @@ from types import FrameType
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, Unfit
 from pointsweep.plan import Plan, make_plan, read_record
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import Store, open_store
 from pointsweep.sweep import Sweep, load
-from pointsweep.tracking import Target, TrackerAway, TrialTags, finish, masked, prepare
+from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
 
 COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3
 GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
@@ -101,12 +101,12 @@ def skeleton(plan: Plan) -> str:
     return "\n".join(part for part in [*parts, *same, *audited, *lacking] if part)
 
 
-def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
+def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) -> int:
     """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
     layout = sweep.layout()
     store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
     store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}).encode())
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
     places = {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
     with mirrored(uri, store, plan, places) as target:
         if plan.to_run:
@@ -115,7 +115,7 @@ def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace
 
 
 @contextmanager
-def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
+def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
     """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
     mark = f"sweeps/{plan.sweep.name}/mirrored.json"
     wanted = json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
@@ -137,9 +137,7 @@ def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialT
         print(f"{error}\nit is behind; the same command, run again, mirrors the rest", file=sys.stderr)
 
 
-def launch_all(
-    plan: Plan, store: FileStore, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace
-) -> None:
+def launch_all(plan: Plan, store: Store, target: Target | None, places: Mapping[str, TrialTags], args: argparse.Namespace) -> None:
     """Runs every trial that has no record, packs of one, in the order of the table."""
     from pointsweep import launch
     from pointsweep.progress import Progress
@@ -163,17 +161,17 @@ def launch_all(
             launch.run_ray(packs, job, resources, progress)
 
 
-def _finished(store: FileStore, key: str) -> bool:
+def _finished(store: Store, key: str) -> bool:
     return store.exists(f"trials/{key}/record.json")
 
 
-def conclude(sweep: Sweep, store: FileStore, uri: str) -> int:
+def conclude(sweep: Sweep, store: Store, uri: str) -> int:
     """Prints the table as it now stands, and where everything lies. Returns the exit code."""
     plan = make_plan(sweep, store)
     table = tables.build(sweep.layout(), plan.records, plan.failures, plan.parameters)
     tables.write_all(store, table, plan.records)
     print(tables.render(table, "text"))
-    print(f"\nreport   {store.path(f'sweeps/{sweep.name}/report.html')}\nstore    {store.path('')}")
+    print(f"\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
     if uri != "none":
         print(
             f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
@@ -184,13 +182,13 @@ def conclude(sweep: Sweep, store: FileStore, uri: str) -> int:
     for trial in failed:
         key = trial.config.key()
         print(
-            f"failed: {key} {plan.failures.get(key, 'no record')}  log: {store.path(f'trials/{key}/history.jsonl')}",
+            f"failed: {key} {plan.failures.get(key, 'no record')}  log: {store.place(f'trials/{key}/history.jsonl')}",
             file=sys.stderr,
         )
     return FAILED if failed else COMPLETE
 
 
-def interruptible(work: Callable[[], int], store: FileStore) -> int:
+def interruptible(work: Callable[[], int], store: Store) -> int:
     """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -199,7 +197,7 @@ def interruptible(work: Callable[[], int], store: FileStore) -> int:
         # Should Ray or a library not let go in time, the process ends all the same.
         threading.Timer(GRACE_S, os._exit, args=(INTERRUPTED,)).start()
         name = signal.Signals(number).name
-        print(f"\ninterrupted by {name}: all that is done is kept in {store.root}; the same command continues", flush=True)
+        print(f"\ninterrupted by {name}: all that is done is kept in {store.url}; the same command continues", flush=True)
         raise Interrupted
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -9,7 +9,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -230,11 +230,11 @@ class S3Store:
             path = f"{prefix}/{name}".strip("/")
             yield from self.walk(path) if name.endswith("/") else [path]
 
-    def uploads(self) -> list[tuple[str, str, datetime]]:
+    def uploads(self) -> Sequence[tuple[str, str, datetime]]:
         """Multipart uploads that were begun and neither completed nor aborted: name, id, begin."""
         start = f"{self.prefix}/" if self.prefix else ""
 
-        def ask() -> list[tuple[str, str, datetime]]:
+        def ask() -> Sequence[tuple[str, str, datetime]]:
             pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=start)
             found = [item for page in pages for item in page.get("Uploads", []) if item["Key"].startswith(start)]
             return [(item["Key"].removeprefix(start), item["UploadId"], item["Initiated"]) for item in found]
@@ -292,5 +292,7 @@ def open_store(url: str | None = None) -> FileStore | S3Store:
     if place.startswith("s3://"):
         return S3Store(place)
     if "://" in place and not place.startswith("file://"):
-        raise BadStore(f"store: {place.partition('://')[0]}:// is no store; allowed: a folder's path, or s3://bucket/prefix")
+        raise BadStore(
+            f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a folder's path, or s3://bucket/prefix"
+        )
     return FileStore(Path(place.removeprefix("file://")))

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pointsweep.errors import ConfigError, unknown
-from pointsweep.history import TrialFolder, read_failure
+from pointsweep.history import read_events, read_failure
 from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.stats import ranking, summary
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import Store, open_store
 from pointsweep.table import Table, TableCell
 
 __all__ = ["build", "curves", "main", "read", "render", "write_all"]
@@ -115,7 +115,7 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
     return best - last
 
 
-def read(store: FileStore, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
     try:
         plan = json.loads(store.read(f"sweeps/{name}/plan.json"))
@@ -132,7 +132,7 @@ def read(store: FileStore, name: str) -> tuple[Layout, dict[str, Record], dict[s
     return layout, records, failures
 
 
-def write_all(store: FileStore, table: Table, records: Mapping[str, Record]) -> None:
+def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
     """Writes the table in every format, and the report."""
     for ending, form in FILES.items():
         store.write(f"sweeps/{table.name}/table.{ending}", render(table, form).encode())
@@ -140,11 +140,11 @@ def write_all(store: FileStore, table: Table, records: Mapping[str, Record]) -> 
     store.write(f"sweeps/{table.name}/report.html", page(table, records, curves(store, table)).encode())
 
 
-def curves(store: FileStore, table: Table) -> dict[str, list[float]]:
+def curves(store: Store, table: Table) -> dict[str, list[float]]:
     """The table's metric by epoch, for every trial of it that has begun."""
     found = {}
     for key in sorted({key for cell in table.cells for _, key in cell.keys}):
-        epochs = [event["metrics"] for event in TrialFolder(store.path(f"trials/{key}")).epochs()]
+        epochs = [event["metrics"] for event in read_events(store, key) if event["type"] == "epoch"]
         found[key] = [metrics[table.metric] for metrics in epochs if table.metric in metrics]
     return found
 
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _source(args: argparse.Namespace, store: FileStore) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     name = args.sweep
     if Path(name).suffix in (".yaml", ".yml"):
         from pointsweep.sweep import load

@@ -25,6 +25,7 @@ from pointsweep.records import Record
 from pointsweep.store import open_store
 from pointsweep.tracking import Target, TrialTags
 from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train_epoch
+from pointsweep.workdir import worked_on
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -64,14 +65,19 @@ def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
 
 def _run_task(task: Task, job: Job, report: Report) -> Outcome:
     key = task.config.key()
-    folder = TrialFolder(open_store(job.store).path(f"trials/{key}"))
-    with folder.lock():
-        if folder.record() is not None:
+    with worked_on(open_store(job.store), key) as copy:
+        if copy.finished():
             return Outcome(key, "finished")
-        mirror = _mirror(job.tracking)
-        notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
+        folder, mirror = copy.folder, _mirror(job.tracking)
+
+        def notify() -> None:
+            copy.poke()
+            if mirror is not None:
+                mirror.poke(folder, task.tags)
+
         try:
             Trial(task.config, folder, _device(job.device), report, notify).run()
+            copy.flush()
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             folder.append({"type": "failed", "reason": reason, "trace": traceback.format_exc(), "time": time.time()})

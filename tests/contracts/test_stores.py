@@ -83,5 +83,5 @@ def test_a_store_is_opened_again_by_its_url(made):
 def test_the_default_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("POINTSWEEP_STORE", str(tmp_path / "here"))
     assert open_store().url == str(tmp_path / "here")
-    with pytest.raises(ValueError, match="gs:// is no store; allowed: a folder's path, or s3://bucket/prefix"):
+    with pytest.raises(ValueError, match="gs:// is not a store this version knows; allowed: a folder's path, or s3://bucket/prefix"):
         open_store("gs://bucket/x")
