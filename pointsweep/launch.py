@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,41 @@ def connect() -> None:
         ray.init(address="local", include_dashboard=False, **quiet)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node said, or the exception it ended in; times of this machine before and after."""
+
+    asked: float
+    answered: float
+    value: Any
+
+
+def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float = 120) -> dict[str, Answer]:
+    """function(argument) on each living node of the cluster, by the node's name. Raises ConnectionError if there is none."""
+    connect()
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    answers = {}
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # Without a CPU, so that a busy node answers too.
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(function)
+        gpus = f", {node['Resources']['GPU']:g} GPUs" if "GPU" in node["Resources"] else ""
+        name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}{gpus}"
+        # A first call starts the node's worker and imports; the second one's times are those of the answer alone.
+        try:
+            ray.get(task.remote(argument), timeout=wait_s)
+            asked = time.time()
+            value = ray.get(task.remote(argument), timeout=wait_s)
+        except (ray.exceptions.RayError, OSError) as error:
+            asked, value = time.time(), error
+        answers[name] = Answer(asked, time.time(), value)
+    return answers
 
 
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:

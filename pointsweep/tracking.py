@@ -78,6 +78,16 @@ def _told(uri: str) -> Iterator[None]:
         raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {masked(str(error))[:300]}") from error
 
 
+def reachable(uri: str) -> str:
+    """What is wrong with a server or database; empty if it answers."""
+    try:
+        with _told(uri):
+            _client(uri).search_experiments(max_results=1)
+    except TrackerAway as error:
+        return str(error)
+    return ""
+
+
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
     """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
     own = store if uri.startswith("sqlite") and isinstance(store, FileStore) else None
