@@ -18,6 +18,7 @@ from typing import Any
 from pointsweep.checks import trial_from_dict
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Unfit
+from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Outcome, Task, run_pack
@@ -207,16 +208,34 @@ def _trial_name(trial: Any) -> str:
     return f"{first.config.key()}-{trial.trial_id}"
 
 
+class _Exported:
+    """Hands the gauges to Ray, which serves them to Prometheus on every node."""
+
+    def __init__(self, gauges: Gauges) -> None:
+        from ray.util.metrics import Gauge
+
+        self.gauges = gauges
+        self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
+
+    def __call__(self) -> None:
+        for (name, value), number in self.gauges.values().items():
+            label = GAUGES[name][0]
+            self.made[name].set(number, {label: value} if label else None)
+
+
 class _Ends:
     """Collects how the trials of all packs ended, and passes events on."""
 
     def __init__(self, packs: Sequence[Pack], listen: Listener) -> None:
         self.listen = listen
+        self.show = _Exported(Gauges(cells_of(packs)))
         self.ended: dict[str, Outcome] = {}
         self.keys = [task.config.key() for pack in packs for task in pack]
 
     def result(self, result: Mapping[str, Any]) -> None:
         if "outcomes" not in result:
+            self.show.gauges.epoch(result)
+            self.show()
             self.listen(_epoch(result))
             return
         for item in json.loads(result["outcomes"]):
@@ -230,6 +249,8 @@ class _Ends:
 
     def end(self, outcome: Outcome) -> None:
         self.ended[outcome.key] = outcome
+        self.show.gauges.end(outcome.key, outcome.status, outcome.reason)
+        self.show()
         self.listen(_end(outcome))
 
     def outcomes(self) -> list[Outcome]:

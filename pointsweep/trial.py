@@ -75,8 +75,12 @@ def _run_task(task: Task, job: Job, report: Report) -> Outcome:
             if mirror is not None:
                 mirror.poke(folder, task.tags)
 
+        def tell(result: dict[str, Any]) -> None:
+            lag_s = mirror.lag_s() if mirror is not None else 0.0
+            report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
+
         try:
-            Trial(task.config, folder, _device(job.device), report, notify).run()
+            Trial(task.config, folder, _device(job.device), tell, notify).run()
             copy.flush()
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -176,7 +180,9 @@ class Trial:
         self.folder.commit_epoch(event, functools.partial(self._snapshot, epoch, optimizer), last=last)
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
-        self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **metrics})
+        clouds = len(self.dataset.train.labels) // self.config.train.batch_size * self.config.train.batch_size
+        pace = {"clouds_per_s": clouds / train_s} if train_s else {}
+        self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **pace, **metrics})
 
     def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
         """Keeps the first epoch with the highest accuracy of each protocol (design.md, section 7)."""

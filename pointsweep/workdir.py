@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Copy:
         self.dirty = self.ended = False
         self.busy = threading.Lock()
         self.thread: threading.Thread | None = None
+        self.behind_since: float | None = None
 
     def name(self, file: str) -> str:
         """A file's name in the store."""
@@ -116,7 +118,13 @@ class Copy:
             self.thread.start()
         with self.changed:
             self.dirty = True
+            self.behind_since = self.behind_since or time.monotonic()
             self.changed.notify()
+
+    def lag_s(self) -> float:
+        """Since when something waits to be uploaded; 0 if nothing does."""
+        since = self.behind_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def flush(self) -> None:
         """Returns when the store has all that stands in the folder. Raises BadStore if it stays away."""
@@ -151,6 +159,8 @@ class Copy:
             try:
                 self.upload()
                 warned = False
+                with self.changed:
+                    self.behind_since = time.monotonic() if self.dirty else None
             except (BadStore, OSError) as error:  # the store's trouble is not the trial's until its end
                 if not warned:
                     log.warning("%s; training goes on, the upload is tried again", error)
