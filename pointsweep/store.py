@@ -126,6 +126,9 @@ class S3Store:
         self.attempts = attempts
         self.client = _s3_client()
 
+    def __reduce__(self) -> tuple[type[S3Store], tuple[str, int]]:
+        return S3Store, (self.url, self.attempts)  # a client cannot travel to another process
+
     @property
     def url(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 
 import pytest
@@ -78,6 +79,7 @@ def test_a_reader_never_sees_half_of_what_is_written(made):
 def test_a_store_is_opened_again_by_its_url(made):
     made.write("x", b"1")
     assert open_store(made.url).read("x") == b"1"
+    assert pickle.loads(pickle.dumps(made)).read("x") == b"1"
 
 
 def test_the_default_comes_from_the_environment(monkeypatch, tmp_path):
