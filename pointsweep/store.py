@@ -47,7 +47,7 @@ class Store(Protocol):
         """Whether there are bytes under `name`."""
 
     def delete(self, name: str) -> None:
-        """Removes the bytes under `name`, if there are any."""
+        """Removes the bytes under `name`, if any."""
 
     def place(self, name: str) -> str:
         """Where a person finds `name`: a path, or an address."""
@@ -235,7 +235,7 @@ class S3Store:
 
     def uploads(self) -> Sequence[tuple[str, str, datetime]]:
         """Multipart uploads that were begun and neither completed nor aborted: name, id, begin."""
-        start = f"{self.prefix}/" if self.prefix else ""
+        start = self.prefix + "/" * bool(self.prefix)
 
         def ask() -> Sequence[tuple[str, str, datetime]]:
             pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=start)
@@ -280,12 +280,11 @@ def _s3_client() -> Any:
         from botocore.config import Config
     except ImportError as error:
         raise BadStore("store: s3:// needs boto3; install pointsweep[s3]") from error
-    # `_ask` repeats, so that one rule covers connections, refusals and damaged bodies.
+    # A session of its own, as the default one is not made for threads; `_ask` repeats: one rule for connections, refusals, bodies.
     settings = Config(
         retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60, max_pool_connections=4 * PARALLEL,
         request_checksum_calculation="when_required",
     )  # fmt: skip
-    # A session of its own: the default one is not made for threads.
     return boto3.session.Session().client("s3", config=settings)
 
 

@@ -8,6 +8,8 @@ import sys
 import time
 import urllib.request
 
+import pytest
+
 from pointsweep.store import S3Store
 from tests.end_to_end.test_command import SWEEP, command, table
 from tests.s3 import BUCKET, served
@@ -15,6 +17,7 @@ from tests.s3 import BUCKET, served
 SMALL = SWEEP.replace("seeds: 2", "seeds: 1").replace("epochs: 2", "epochs: 4")
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_on_s3_continues_on_another_node_to_the_same_table(store, tmp_path, monkeypatch):
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(SMALL)
