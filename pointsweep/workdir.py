@@ -22,7 +22,7 @@ log = logging.getLogger("pointsweep.workdir")
 
 HISTORY, CHECKPOINT, RECORD = "history.jsonl", "checkpoint.safetensors", "record.json"
 UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
-OWN = {"lock", "mlflow.lock", UPLOADED}  # files that mean something on this node only
+OWN = {"lock", "lease.json", "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
 FLUSH_ATTEMPTS = 20  # at a trial's end, before its upload is given up
 

@@ -196,7 +196,7 @@ def test_votes_are_the_mean_over_augmented_copies(tmp_path):
 def test_the_record_says_which_objects_were_right(tmp_path):
     folder = TrialFolder(tmp_path)
     run(config(), folder)
-    record, labels = folder.record(), folder.labels()
+    record, labels = folder.record(), folder.truth()[0]
     assert set(record.correct) == set(record.metrics)
     for protocol, text in record.correct.items():
         right = unpacked(text, record.dataset["num_test"])
