@@ -16,14 +16,15 @@ from pointsweep import registry
 from pointsweep.checks import check_trial
 from pointsweep.config import DatasetConfig
 from pointsweep.errors import MissingData, unknown
-from pointsweep.history import TrialFolder, trial_status
+from pointsweep.history import trial_status
 from pointsweep.notes import percent
 from pointsweep.paired import ModelTest, bootstrap, correctness, model_tests, packed, same_objects
 from pointsweep.records import Record
 from pointsweep.render import accuracy, count
 from pointsweep.stats import Difference, difference
-from pointsweep.store import FileStore
+from pointsweep.store import Store
 from pointsweep.table import Table, TableCell
+from pointsweep.workdir import read_folder
 
 Arms = tuple[Mapping[int, Record], Mapping[int, Record]]  # of the first and the second row, by seed
 NOTHING = "—"  # a key that one of two arms has not
@@ -148,7 +149,7 @@ def over_objects(names: tuple[str, str], found: Arms, protocol: str) -> Iterator
         yield of_models(test)
 
 
-def recovered(store: FileStore, records: Mapping[str, Record]) -> dict[str, Record]:
+def recovered(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
     """The records, those older than `correct` completed from their predictions where the data set is at hand, by digest.
 
     What does not give the recorded accuracy to the last bit is left as it is.
@@ -156,13 +157,13 @@ def recovered(store: FileStore, records: Mapping[str, Record]) -> dict[str, Reco
     return {key: record if record.correct else _completed(store, record) for key, record in records.items()}
 
 
-def _completed(store: FileStore, record: Record) -> Record:
+def _completed(store: Store, record: Record) -> Record:
     config, _ = check_trial(dict(record.config))
     labels = _labels(config.dataset, str(record.dataset["digest"])) if config is not None else None
-    path = store.path(f"trials/{record.key}")
-    if labels is None or not (path / "predictions.npz").is_file():
+    folder = read_folder(store, record.key)
+    if labels is None or not (folder.path / "predictions.npz").is_file():
         return record
-    right = {name: values == labels for name, values in TrialFolder(path).predictions().items() if values.shape == labels.shape}
+    right = {name: values == labels for name, values in folder.predictions().items() if values.shape == labels.shape}
     correct = {name: packed(bits) for name, bits in right.items() if _accuracy(bits) == record.metrics[name]["test/accuracy"]}
     return replace(record, correct=correct)
 
@@ -195,7 +196,7 @@ def of_models(test: ModelTest) -> str:
     return f"{head}; exact McNemar, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
 
 
-def why(table: Table, store: FileStore, row: str, column: str) -> str:
+def why(table: Table, store: Store, row: str, column: str) -> str:
     """What is known of a cell: why it is empty, failed or incomplete, seed by seed. Raises ValueError for names that are none."""
     cell = table.cell(row_number(table, row), column_number(table, column))
     head = f"{table.place(cell)}: {accuracy(cell)}, {cell.status}"
@@ -208,9 +209,9 @@ def why(table: Table, store: FileStore, row: str, column: str) -> str:
     return "\n".join([head, *lines, *notes]) + "\n"
 
 
-def _seed(store: FileStore, seed: int, key: str, value: float | None) -> Iterator[str]:
+def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[str]:
     """What became of one trial."""
-    folder = TrialFolder(store.path(f"trials/{key}"))
+    folder = read_folder(store, key)
     name, status = f"seed {seed} ({key})", trial_status(store, key)
     if value is not None:
         yield f"{name}: finished, {percent(value)}"

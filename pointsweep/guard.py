@@ -21,6 +21,7 @@ from pointsweep.failures import POLICIES, Failure, Hung, classify
 from pointsweep.history import TrialFolder
 from pointsweep.lease import Held, LeaseLost
 from pointsweep.store import write_whole
+from pointsweep.workdir import Copy
 
 HANG_FACTOR = 10  # times the median epoch without progress is a hang
 HANG_FLOOR_S = 60.0  # but never less: short epochs may wait for a disk
@@ -53,19 +54,25 @@ class Guard:
     bug_mark: Path
     relieve: Callable[[], bool]
     notify: Callable[[], None]
+    copy: Copy | None = None  # of a store elsewhere; brought level with it before the trial and after
 
     def run(self, body: Callable[[Callable[[], None]], None], wait_s: float) -> Outcome:
         """Calls `body`, with what it has to call at every sign of progress, until the trial has ended."""
         key = self.folder.path.name
         try:
             with self.folder.lock(wait_s):
-                if self.folder.record() is not None:
+                if self.copy.finished() if self.copy else self.folder.record() is not None:
                     return Outcome(key, "finished")
+                if self.copy:
+                    self.copy.fetch()
                 try:
                     outcome = self._attempts(key, body)
                 except Stopped as end:
                     self.folder.append({"type": "pruned", "epoch": end.args[0], "time": time.time()})
                     outcome = Outcome(key, "stopped")
+                finally:
+                    if self.copy:
+                        self.copy.close()
         except (Held, LeaseLost) as error:
             return Outcome(key, "held", str(error))
         except (OSError, BadStore) as error:

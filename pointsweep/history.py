@@ -24,7 +24,7 @@ from pointsweep.failures import Failure
 from pointsweep.lease import Held as Held
 from pointsweep.lease import Lease, leased
 from pointsweep.records import Record, from_json
-from pointsweep.store import FileStore, Store, write_whole, writing
+from pointsweep.store import Store, write_whole, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -305,11 +305,19 @@ def trial_status(store: Store, key: str) -> str:
 
 def read_failure(store: Store, key: str) -> str | None:
     """Why a trial's last attempt failed; None if it did not."""
-    assert isinstance(store, FileStore)
-    return TrialFolder(store.path(f"trials/{key}")).failure()
+    events = read_events(store, key)
+    return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
 
 
 def read_failure_kind(store: Store, key: str) -> str:
     """The class of a trial's last failure; "" if it did not fail."""
-    assert isinstance(store, FileStore)
-    return TrialFolder(store.path(f"trials/{key}")).failure_kind()
+    events = read_events(store, key)
+    return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
+
+
+def read_events(store: Store, key: str) -> list[Event]:
+    """All events of a trial in any store; none if it was not begun."""
+    try:
+        return _parse(store.read(f"trials/{key}/history.jsonl"))[0]
+    except FileNotFoundError:
+        return []

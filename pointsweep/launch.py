@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,14 +17,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsweep.checks import trial_from_dict
+from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Unfit
 from pointsweep.failures import POLICIES, Failure
+from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.guard import Outcome, note
-from pointsweep.history import TrialFolder
 from pointsweep.lease import Held, LeaseLost
-from pointsweep.store import open_store
+from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Task, run_pack
+from pointsweep.workdir import work_folder
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
 
@@ -97,8 +100,9 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
     from ray import tune
 
     ends = _Ends(packs, job, listen)
-    # Tune wants a folder that all nodes see; nothing in it is read again.
-    folder = open_store(job.store).path(f"ray/{uuid.uuid4().hex[:12]}")
+    # Tune wants a folder; nothing in it is read again.
+    store = open_store(job.store)
+    folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / uuid.uuid4().hex[:12]
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus})
     tuner = tune.Tuner(
         trainable,
@@ -167,6 +171,41 @@ def connect() -> None:
         signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a node said, or the exception it ended in; times of this machine before and after."""
+
+    asked: float
+    answered: float
+    value: Any
+
+
+def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float = 120) -> dict[str, Answer]:
+    """function(argument) on each living node of the cluster, by the node's name. Raises ConnectionError if there is none."""
+    connect()
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    answers = {}
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # Without a CPU, so that a busy node answers too.
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(function)
+        gpus = f", {node['Resources']['GPU']:g} GPUs" if "GPU" in node["Resources"] else ""
+        name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}{gpus}"
+        # A first call starts the node's worker and imports; the second one's times are those of the answer alone.
+        try:
+            ray.get(task.remote(argument), timeout=wait_s)
+            asked = time.time()
+            value = ray.get(task.remote(argument), timeout=wait_s)
+        except (ray.exceptions.RayError, OSError) as error:
+            asked, value = time.time(), error
+        answers[name] = Answer(asked, time.time(), value)
+    return answers
+
+
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
     from ray import tune
@@ -189,16 +228,34 @@ def _trial_name(trial: Any) -> str:
     return f"{first.config.key()}-{trial.trial_id}"
 
 
+class _Exported:
+    """Hands the gauges to Ray, which serves them to Prometheus on every node."""
+
+    def __init__(self, gauges: Gauges) -> None:
+        from ray.util.metrics import Gauge
+
+        self.gauges = gauges
+        self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
+
+    def __call__(self) -> None:
+        for (name, value), number in self.gauges.values().items():
+            label = GAUGES[name][0]
+            self.made[name].set(number, {label: value} if label else None)
+
+
 class _Ends:
     """Collects how the trials of all packs ended, and passes events on."""
 
     def __init__(self, packs: Sequence[Pack], job: Job, listen: Listener) -> None:
         self.job, self.listen = job, listen
+        self.show = _Exported(Gauges(cells_of(packs)))
         self.ended: dict[str, Outcome] = {}
         self.keys = [task.config.key() for pack in packs for task in pack]
 
     def result(self, result: Mapping[str, Any]) -> None:
         if "outcomes" not in result:
+            self.show.gauges.epoch(result)
+            self.show()
             self.listen(_epoch(result))
             return
         for item in json.loads(result["outcomes"]):
@@ -211,7 +268,7 @@ class _Ends:
             if key in self.ended:
                 continue
             failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            folder = TrialFolder(open_store(self.job.store).path(f"trials/{key}"))
+            folder = work_folder(open_store(self.job.store), key)
             folder.launch = self.job.launch
             with suppress(Held, LeaseLost, OSError), folder.lock(self.job.wait_s):
                 failure = folder.final_failure() or failure
@@ -221,6 +278,8 @@ class _Ends:
 
     def end(self, outcome: Outcome) -> None:
         self.ended[outcome.key] = outcome
+        self.show.gauges.end(outcome.key, outcome.status, outcome.reason)
+        self.show()
         if outcome.status != "held":
             self.listen(_end(outcome))
 

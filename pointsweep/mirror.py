@@ -21,13 +21,20 @@ class Mirror:
         self.waiting: dict[Path, tuple[TrialFolder, TrialTags]] = {}
         self.changed = threading.Condition()
         self.warned: set[str] = set()
+        self.behind_since: float | None = None
         threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
 
     def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
         """Something new stands in a folder."""
         with self.changed:
             self.waiting[folder.path] = (folder, tags)
+            self.behind_since = self.behind_since or time.monotonic()
             self.changed.notify()
+
+    def lag_s(self) -> float:
+        """Since when something waits to be sent; 0 if nothing does."""
+        since = self.behind_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def _run(self) -> None:
         runs: Runs | None = None
@@ -40,6 +47,8 @@ class Mirror:
                 runs = runs or Runs(self.target)
                 sync_trial(runs, folder, tags)
                 pause = 1.0
+                with self.changed:
+                    self.behind_since = time.monotonic() if self.waiting else None
             except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
                 self._warn(error)
                 runs = None

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pointsweep.data.cache import DIGEST, cache_folder
-from pointsweep.history import TrialFolder
 from pointsweep.records import Record
-from pointsweep.store import FileStore
+from pointsweep.store import Store
 from pointsweep.table import Table
+from pointsweep.workdir import read_folder
 
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for a missing or damaged file
 METRIC = "test/accuracy"  # what predictions must reproduce, or the true classes are not theirs
@@ -40,13 +40,13 @@ class Evidence:
     truths: Mapping[str, Truth] = field(default_factory=dict)
 
 
-def gather(store: FileStore, table: Table, records: Mapping[str, Record]) -> Evidence:
+def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidence:
     """The evidence of every finished trial of a table, as far as it was kept."""
     keys = sorted({key for cell in table.cells for _, key in cell.keys if key in records})
     predictions: dict[str, np.ndarray] = {}
     kept: dict[str, Truth] = {}  # by digest and number of test objects: trials of one data set share one truth
     for key in keys:
-        folder = TrialFolder(store.path(f"trials/{key}"))
+        folder = read_folder(store, key)
         try:
             found, kept_truth = folder.predictions(), folder.truth()
         except UNREADABLE:
@@ -69,11 +69,11 @@ def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> 
     return bool(abs(np.mean(predicted == truth.labels) - recorded) < 1e-9)
 
 
-def curves(store: FileStore, table: Table) -> dict[str, list[float]]:
+def curves(store: Store, table: Table) -> dict[str, list[float]]:
     """The table's metric by epoch, for every trial of it that has begun."""
     found = {}
     for key in sorted({key for cell in table.cells for _, key in cell.keys}):
-        epochs = [event["metrics"] for event in TrialFolder(store.path(f"trials/{key}")).epochs()]
+        epochs = [event["metrics"] for event in read_folder(store, key).epochs()]
         found[key] = [metrics[table.metric] for metrics in epochs if table.metric in metrics]
     return found
 

@@ -23,9 +23,9 @@ from pointsweep.guard import Outcome
 from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.resolution import resolution
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
-from pointsweep.tracking import Target, TrackerAway, TrialTags, finish, masked, prepare
+from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
 
 COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3
 GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
@@ -98,8 +98,11 @@ def plan_and_run(args: argparse.Namespace) -> int:
     for finding in plan.findings:
         print(f"audit: {finding.text}", flush=True)
     try:
-        return interruptible(lambda: (search if sweep.search else execute)(sweep, plan, store, args), store)
-    except (Unfit, Held) as error:
+        if sweep.search is None:
+            return interruptible(lambda: execute(sweep, plan, store, args), store)
+        disk = on_disk(store, "a search keeps its study in a database")
+        return interruptible(lambda: search(sweep, plan, disk, args), store)
+    except (Unfit, Held, BadStore) as error:
         print(f"{args.file}: {error}", file=sys.stderr)
         return INVALID
     except StoreFailed as error:
@@ -121,17 +124,17 @@ def skeleton(plan: Plan, sweep: Sweep) -> str:
     return "\n".join(part for part in [*parts, *resolution(plan), *same, *audited, *lacking] if part)
 
 
-def execute(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
+def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) -> int:
     """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
     note(sweep, store)
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
     places = places_of(sweep)
     with mirrored(uri, store, plan, places) as target:
         outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
     return conclude(sweep, store, uri, outcomes)
 
 
-def note(sweep: Sweep, store: FileStore) -> None:
+def note(sweep: Sweep, store: Store) -> None:
     """Writes what `python -m pointsweep.tables NAME` needs."""
     store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
     store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
@@ -173,7 +176,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
 
 
 @contextmanager
-def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
+def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
     """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
     mark = f"sweeps/{plan.sweep.name}/mirrored.json"
     wanted = json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
@@ -197,7 +200,7 @@ def mirrored(uri: str, store: FileStore, plan: Plan, places: Mapping[str, TrialT
 
 def launch_all(
     plan: Plan,
-    store: FileStore,
+    store: Store,
     target: Target | None,
     places: Mapping[str, TrialTags],
     args: argparse.Namespace,
@@ -228,14 +231,15 @@ def launch_all(
 
             return launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
     finally:
-        shutil.rmtree(store.path(f"launches/{job.launch}"), ignore_errors=True)
+        if isinstance(store, FileStore):
+            shutil.rmtree(store.path(f"launches/{job.launch}"), ignore_errors=True)
 
 
-def _finished(store: FileStore, key: str) -> bool:
+def _finished(store: Store, key: str) -> bool:
     return store.exists(f"trials/{key}/record.json")
 
 
-def conclude(sweep: Sweep, store: FileStore, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
+def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
     """Prints the table as it now stands, and where everything lies. Returns the exit code."""
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
@@ -244,7 +248,7 @@ def conclude(sweep: Sweep, store: FileStore, uri: str, outcomes: Sequence[Outcom
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     tables.write_all(store, table, plan.records)
     print(tables.render(table, "text"))
-    print(f"\nreport   {store.path(f'sweeps/{sweep.name}/report.html')}\nstore    {store.path('')}")
+    print(f"\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
     if uri != "none":
         print(
             f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
@@ -254,7 +258,7 @@ def conclude(sweep: Sweep, store: FileStore, uri: str, outcomes: Sequence[Outcom
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
     for key in missing:
-        log = store.path(f"trials/{key}/history.jsonl")
+        log = store.place(f"trials/{key}/history.jsonl")
         kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
         if key in held and key not in plan.failures:
             print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
@@ -263,7 +267,7 @@ def conclude(sweep: Sweep, store: FileStore, uri: str, outcomes: Sequence[Outcom
     return FAILED if missing else COMPLETE
 
 
-def interruptible(work: Callable[[], int], store: FileStore) -> int:
+def interruptible(work: Callable[[], int], store: Store) -> int:
     """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -272,7 +276,7 @@ def interruptible(work: Callable[[], int], store: FileStore) -> int:
         # Should Ray or a library not let go in time, the process ends all the same.
         threading.Timer(GRACE_S, os._exit, args=(INTERRUPTED,)).start()
         name = signal.Signals(number).name
-        print(f"\ninterrupted by {name}: all that is done is kept in {store.root}; the same command continues", flush=True)
+        print(f"\ninterrupted by {name}: all that is done is kept in {store.url}; the same command continues", flush=True)
         raise Interrupted
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pointsweep import tables
 from pointsweep.errors import StoreFailed
 from pointsweep.records import Layout
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import FileStore, on_disk, open_store
 from pointsweep.tracking import TrackerAway, TrialTags, default_uri, finish, masked, prepare
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
     try:
-        store = open_store(args.store)
+        store = on_disk(open_store(args.store), "its trials are read in place")
         names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
         if not names:
             raise ValueError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")

@@ -27,7 +27,7 @@ from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.shapley import attribution
 from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import Store, open_store
 from pointsweep.table import Table, TableCell
 
 __all__ = ["build", "curves", "main", "read", "render", "write_all"]
@@ -169,7 +169,7 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
     return best - last
 
 
-def read(store: FileStore, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
     try:
         plan = json.loads(store.read(f"sweeps/{name}/plan.json"))
@@ -186,7 +186,7 @@ def read(store: FileStore, name: str) -> tuple[Layout, dict[str, Record], dict[s
     return layout, records, failures
 
 
-def write_all(store: FileStore, table: Table, records: Mapping[str, Record]) -> None:
+def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
     """Writes the table in every format, and the report."""
     for ending, form in FILES.items():
         store.write(f"sweeps/{table.name}/table.{ending}", render(table, form).encode())
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _source(args: argparse.Namespace, store: FileStore) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     name = args.sweep
     if Path(name).suffix in (".yaml", ".yml"):
         from pointsweep.sweep import load

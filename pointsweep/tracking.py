@@ -20,7 +20,8 @@ from typing import Any
 
 from pointsweep.history import TrialFolder
 from pointsweep.records import Layout, Record, from_json, layout_from_json
-from pointsweep.store import FileStore
+from pointsweep.store import FileStore, Store
+from pointsweep.workdir import read_folder
 
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 BATCH = 1000  # metrics in one call, MLflow's limit
@@ -57,9 +58,9 @@ class TrialTags:
         return f"{self.row} / {self.column} / seed {self.seed}"
 
 
-def default_uri(store: FileStore) -> str:
-    """A database in the store."""
-    return f"sqlite:///{store.path('mlflow.db')}"
+def default_uri(store: Store) -> str:
+    """A database in the store; none for a store on S3, where only a server serves all nodes."""
+    return f"sqlite:///{store.path('mlflow.db')}" if isinstance(store, FileStore) else "none"
 
 
 def masked(uri: str) -> str:
@@ -78,13 +79,23 @@ def _told(uri: str) -> Iterator[None]:
         raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {masked(str(error))[:300]}") from error
 
 
-def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
+def reachable(uri: str) -> str:
+    """What is wrong with a server or database; empty if it answers."""
+    try:
+        with _told(uri):
+            _client(uri).search_experiments(max_results=1)
+    except TrackerAway as error:
+        return str(error)
+    return ""
+
+
+def prepare(uri: str, store: Store, layout: Layout) -> Target:
     """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
-    store.root.mkdir(parents=True, exist_ok=True)
+    own = store if uri.startswith("sqlite") and isinstance(store, FileStore) else None
     with _told(uri):
-        with _initialised_once(uri, store):
+        with _initialised_once(own):
             client = _client(uri)
-            experiment = _experiment(client, layout.name, store if uri.startswith("sqlite") else None)
+            experiment = _experiment(client, layout.name, own)
             parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
         client.update_run(parent, status="RUNNING")
@@ -92,9 +103,11 @@ def prepare(uri: str, store: FileStore, layout: Layout) -> Target:
 
 
 @contextmanager
-def _initialised_once(uri: str, store: FileStore) -> Iterator[None]:
+def _initialised_once(store: FileStore | None) -> Iterator[None]:
     """Several processes that open a fresh SQLite database at once break its creation; the lock lets one do it."""
-    with _locked(store.path("mlflow.lock")) if uri.startswith("sqlite") else nullcontext():
+    if store is not None:
+        store.root.mkdir(parents=True, exist_ok=True)
+    with _locked(store.path("mlflow.lock")) if store is not None else nullcontext():
         yield
 
 
@@ -272,14 +285,13 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
         runs.close(run_id, folder)
 
 
-def finish(target: Target, store: FileStore, tags: Mapping[str, TrialTags]) -> None:
+def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
     """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
     with _told(target.uri):
         runs = Runs(target)
         done = {run.data.tags["pointsweep.key"] for run in _trial_runs(target.uri, target.experiment_id, "1")}
         for key, place in tags.items():
-            folder = TrialFolder(store.path(f"trials/{key}"))
-            if key not in done and folder.events():
+            if key not in done and (folder := read_folder(store, key)).events():
                 sync_trial(runs, folder, place)
         runs.client.set_terminated(target.parent_run_id, "FINISHED")
 

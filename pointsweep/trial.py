@@ -28,9 +28,10 @@ from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, in_pack_thread, run_together, shared_part
 from pointsweep.paired import packed
 from pointsweep.records import Record
-from pointsweep.store import open_store
+from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import Target, TrialTags
 from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train_epoch
+from pointsweep.workdir import Copy, work_folder
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -82,20 +83,27 @@ def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
 
 def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
     config, store = task.config, open_store(job.store)
-    folder = TrialFolder(store.path(f"trials/{config.key()}"))
+    copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking)
+    folder = copy.folder
     folder.launch = job.launch
-    mirror = _mirror(job.tracking)
-    notify = functools.partial(mirror.poke, folder, task.tags) if mirror else lambda: None
+
+    def notify() -> None:
+        copy.poke()
+        if mirror is not None:
+            mirror.poke(folder, task.tags)
 
     def body(beat: Callable[[], None]) -> None:
         def told(result: dict[str, Any]) -> None:
             beat()
-            report(result)
+            lag_s = mirror.lag_s() if mirror is not None else 0.0
+            report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
 
         Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {})).run()
 
     arm = replace(config, seed=0).key()
-    guard = Guard(folder, store.path(f"launches/{job.launch}/{arm}"), functools.partial(_relieve, config, folder), notify)
+    # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
+    marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
+    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder), notify, copy)
     return guard.run(body, job.wait_s)
 
 
@@ -218,7 +226,9 @@ class Trial:
         self.folder.commit_epoch(event, functools.partial(self._snapshot, epoch, optimizer), last=last)
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
-        self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **metrics})
+        clouds = len(self.dataset.train.labels) // self.config.train.batch_size * self.config.train.batch_size
+        pace = {"clouds_per_s": clouds / train_s} if train_s else {}
+        self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **pace, **metrics})
         if stops:
             raise Stopped(epoch)
 

@@ -13,14 +13,24 @@ from torch import Tensor, nn
 
 from pointsweep.config import BackboneConfig
 from pointsweep.errors import MissingWeights
+from pointsweep.staging import staged_file
 
 
 def local_file(config: BackboneConfig) -> Path:
     """The file that `weights:` names. Raises MissingWeights if it is not there."""
+    if config.weights.startswith("s3://"):
+        return _from_s3(config, config.weights)
     path = Path(config.weights).expanduser()
     if not path.is_file():
         raise MissingWeights(f"backbone.weights: no file {path} for {config.name}; allowed: pretrained, random or a file's path")
     return path
+
+
+def _from_s3(config: BackboneConfig, place: str) -> Path:
+    try:
+        return staged_file(place)
+    except (ValueError, FileNotFoundError) as error:
+        raise MissingWeights(f"weights of {config.name}: {place} cannot be staged: {error}") from error
 
 
 def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors") -> Path:
@@ -45,6 +55,8 @@ def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str
 def data_file(config: BackboneConfig, relative: str) -> Path:
     """A weight file below the folder that POINTSWEEP_DATA names. Raises MissingWeights."""
     root = os.environ.get("POINTSWEEP_DATA")
+    if root and root.startswith("s3://"):
+        return _from_s3(config, f"{root.rstrip('/')}/{relative}")
     path = Path(root or "", relative)
     if not root or not path.is_file():
         where = path if root else "POINTSWEEP_DATA, which is not set"

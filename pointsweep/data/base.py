@@ -21,6 +21,7 @@ from pointsweep.data.augment import augment, normalise
 from pointsweep.data.cache import cached_arrays
 from pointsweep.errors import MissingData
 from pointsweep.geometry import farthest_points, gather
+from pointsweep.staging import staged
 
 CHUNK = 64  # clouds whose evaluation samples are made at once
 SAMPLING = "fps-first-0"  # the variant of farthest point sampling, part of its cache's key: from index 0, no point skipped (T40)
@@ -179,12 +180,21 @@ def data_folder(name: str, folder: str, origin: str) -> Path:
     root = os.environ.get("POINTSWEEP_DATA")
     if not root:
         raise MissingData(f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds {folder}/. {origin}")
+    if root.startswith("s3://"):
+        root = str(_from_s3(name, root, folder, origin))
     path = (Path(root) / folder).resolve()
     if not path.is_relative_to(Path(root).resolve()):
         raise MissingData(f"dataset.folder: {folder!r} leads out of POINTSWEEP_DATA")
     if not path.is_dir():
         raise MissingData(f"data set {name}: no folder {path} (dataset.folder below POINTSWEEP_DATA). {origin}")
     return path
+
+
+def _from_s3(name: str, root: str, folder: str, origin: str) -> Path:
+    try:
+        return staged(root, folder)
+    except ValueError as error:  # a bad name, or a store that cannot be read
+        raise MissingData(f"data set {name}: {error}. {origin}") from error
 
 
 def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:

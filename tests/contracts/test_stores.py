@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 
 import pytest
 
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import FileStore, S3Store, open_store
+from tests.s3 import served
 
-STORES = {"folder": lambda tmp_path: FileStore(tmp_path / "store")}
+STORES = {"folder": lambda tmp_path: FileStore(tmp_path / "store"), "s3": lambda tmp_path: S3Store(f"s3://bucket/{tmp_path.name}")}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with served() as faults:
+        yield faults
 
 
 @pytest.fixture(params=sorted(STORES))
 def made(request, tmp_path):
+    if request.param == "s3":
+        request.getfixturevalue("server")
     return STORES[request.param](tmp_path)
 
 
@@ -69,10 +79,11 @@ def test_a_reader_never_sees_half_of_what_is_written(made):
 def test_a_store_is_opened_again_by_its_url(made):
     made.write("x", b"1")
     assert open_store(made.url).read("x") == b"1"
+    assert pickle.loads(pickle.dumps(made)).read("x") == b"1"
 
 
 def test_the_default_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("POINTSWEEP_STORE", str(tmp_path / "here"))
     assert open_store().url == str(tmp_path / "here")
-    with pytest.raises(ValueError, match="s3:// is not a store this version knows"):
-        open_store("s3://bucket/x")
+    with pytest.raises(ValueError, match="gs:// is not a store this version knows; allowed: a folder's path, or s3://bucket/prefix"):
+        open_store("gs://bucket/x")

@@ -1,0 +1,74 @@
+"""The command on a store on S3, on a real Ray, killed and continued on another node: the table of an undisturbed run on a disk."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from pointsweep.store import S3Store
+from tests.end_to_end.test_command import SWEEP, command, table
+from tests.s3 import BUCKET, served
+
+SMALL = SWEEP.replace("seeds: 2", "seeds: 1").replace("epochs: 2", "epochs: 4")
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_on_s3_continues_on_another_node_to_the_same_table(store, tmp_path, monkeypatch):
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SMALL)
+    assert command(sweep, "--inline", "--tracking-uri", "none").returncode == 0
+    with served() as faults:
+        remote = S3Store(f"s3://{BUCKET}/sweeps-of-a-test")
+        faults.share = 0.03
+        monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "first"))
+        line = [sys.executable, "-m", "pointsweep.run", str(sweep), "--inline", "--store", remote.url]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + 120
+        while not any(name.endswith("/checkpoint.safetensors") for name in remote.walk("trials")):
+            assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        process.kill()
+        process.communicate()
+        monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "second"))
+        run = command(sweep, "--store", remote.url)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "MLflow" not in run.stdout
+        assert f"report   {remote.url}/sweeps/tiny/report.html" in run.stdout
+        faults.share = 0.0
+        there = {name: remote.read(f"sweeps/tiny/{name}") for name in table(store)}
+        assert there == table(store)
+        assert not [name for name in remote.walk("trials") if "checkpoint" in name]
+        again = command(sweep, "--store", remote.url)
+        assert "4 finished, 0 to run" in again.stdout, again.stdout + again.stderr
+
+
+def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard():
+    import ray
+
+    from pointsweep.gauges import GAUGES, Gauges
+    from pointsweep.launch import _Exported
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _metrics_export_port=port)
+    try:
+        show = _Exported(Gauges({"a": "row / column", "b": "row / column"}))
+        show.gauges.epoch({"key": "a", "epoch": 1, "epochs": 2})
+        show.gauges.end("b", "failed", "ValueError: x")
+        wanted = [f"ray_{name}{{" for name in GAUGES]
+        deadline, text = time.monotonic() + 60, ""
+        while time.monotonic() < deadline and not all(name in text for name in wanted):
+            show()
+            time.sleep(1)
+            host = ray.util.get_node_ip_address()
+            text = urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5).read().decode()
+        assert [name for name in wanted if name not in text] == []
+        lines = [line for line in text.splitlines() if line.startswith("ray_pointsweep_trials{")]
+        assert any('state="running"' in line and line.endswith(" 1.0") for line in lines), lines
+    finally:
+        ray.shutdown()

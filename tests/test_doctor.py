@@ -1,0 +1,65 @@
+"""What the doctor says of a machine, and of a real Ray on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pointsweep import doctor
+from pointsweep.doctor import Finding, Wanted, clock, look, main, wanted_by
+
+
+def found(findings: list[Finding], check: str) -> Finding:
+    return next(finding for finding in findings if finding.check == check)
+
+
+def test_a_machine_with_all_it_needs_has_nothing_to_mend(tmp_path, monkeypatch):
+    monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
+    monkeypatch.setattr(doctor, "FREE_BYTES", 1)
+    findings = look(Wanted(str(tmp_path / "store"), "none"))
+    assert [finding for finding in findings if finding.mend] == []
+    assert list((tmp_path / "store" / "doctor").iterdir()) == []
+
+
+def test_what_is_wrong_is_said_with_how_to_mend_it(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path / "none"))
+    monkeypatch.setattr(doctor, "FREE_BYTES", 2**70)
+    findings = look(Wanted(str(tmp_path / "file"), "http://127.0.0.1:9"))
+    assert found(findings, "store").mend.startswith("mount the folder on this node")
+    assert "training goes on without it" in found(findings, "MLflow").mend
+    assert "POINTSWEEP_CACHE" in found(findings, "cache").mend
+    assert "set POINTSWEEP_DATA" in found(findings, "data root").mend
+
+
+def test_data_and_weights_of_a_sweep_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("POINTSWEEP_DATA", raising=False)
+    wanted = wanted_by("sweeps/quickstart.yaml", str(tmp_path), "none")
+    assert wanted.trials
+    assert found(look(wanted), "data and weights").mend == ""
+
+
+@pytest.mark.parametrize(("told", "mend"), [(100.5, ""), (99.0, ""), (107.0, "NTP client on n1"), (90.0, "NTP client on n1")])
+def test_a_clock_is_judged_by_when_its_answer_came(told, mend):
+    assert mend in clock("n1", 100.0, told, 101.0).mend
+
+
+def test_nodes_with_other_versions_are_told_apart():
+    reports = {"a": [Finding("versions", "ray 1")], "b": [Finding("versions", "ray 2")]}
+    assert "one image, or a runtime env" in doctor._alike(reports)[0].mend
+    assert doctor._alike({"a": reports["a"]})[0].mend == ""
+
+
+def test_every_node_of_a_real_ray_is_looked_at(tmp_path, monkeypatch, capsys):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
+    monkeypatch.setattr(doctor, "FREE_BYTES", 1)
+    try:
+        code = main(["--store", str(tmp_path / "store")])
+    finally:
+        ray.shutdown()
+    out = capsys.readouterr().out
+    assert "written and read in" in out, out
+    assert "versions alike" in out
+    assert code == (0 if "all is well" in out else 1)
