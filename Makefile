@@ -1,16 +1,19 @@
-# make quickstart: environment, sweep, table.   make test: environment, all tests.   Both do all set-up on a fresh machine.
+# make quickstart: environment, sweep, table.   make test: environment, all tests.   make test-long: the long forms too.   Both do all set-up on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TESTS ?= tests
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test test-long lint
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/python -m pointsweep.run sweeps/quickstart.yaml
 
 test: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+test-long: lint
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(TESTS)
 
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .

@@ -77,6 +77,7 @@ def test_a_search_ends_with_its_trials_and_its_table_and_a_rerun_trains_nothing(
     assert (table(store), records(store)) == (before, times)
 
 
+@pytest.mark.slow
 def test_more_trials_continue_the_study_and_a_changed_space_is_told_what_is_there(store, tmp_path):
     inline(write(tmp_path, BASE + SEARCH.replace("12", "3")))
     inline(write(tmp_path, BASE + SEARCH.replace("12", "5")))
@@ -98,6 +99,7 @@ def test_every_row_is_tuned_with_one_budget_then_trained_with_fresh_seeds(store,
     assert [(cell["n"], cell["status"], cell["metric"]) for cell in cells] == [("2", "complete", "test/accuracy")] * 3
 
 
+@pytest.mark.slow
 def test_two_objectives_give_the_front(store, tmp_path):
     text = SEARCH.replace("12", "6") + "  objectives: {val/accuracy: maximize, parameters: minimize}\n"
     inline(write(tmp_path, BASE + text))
@@ -107,6 +109,7 @@ def test_two_objectives_give_the_front(store, tmp_path):
     assert {(float(row["mean"]), float(row["trainable_without_head"])) for row in rows} == front
 
 
+@pytest.mark.slow
 def test_suggestions_that_fail_are_counted_and_not_ranked(store, tmp_path):
     text = SEARCH.replace("12", "3").replace("train.lr: {float: [1e-4, 1e-2], log: true}", "train.lr: [1e+30, 1e-3]")
     run = command(
@@ -120,6 +123,7 @@ def test_suggestions_that_fail_are_counted_and_not_ranked(store, tmp_path):
     assert command(write(tmp_path, BASE + every), "--inline", "--tracking-uri", "none").returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["{name: median, min_trials: 2}", "{name: asha, reduction: 2}"])
 def test_a_stopped_trial_is_counted_and_not_ranked_killed_or_not(store, tmp_path, scheduler):
     text = SEARCH.replace("12", "8") + f"  scheduler: {scheduler}\n  batch: 2\n"
@@ -140,6 +144,7 @@ def test_a_stopped_trial_is_counted_and_not_ranked_killed_or_not(store, tmp_path
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_a_search_on_ray(store, tmp_path):
     sweep = write(tmp_path, BASE + SEARCH.replace("12", "4"))
     run = command(sweep, "--workers", "2")
@@ -171,7 +176,7 @@ def kill_repeatedly(sweep: Path, store: Path, trials: int, kills: int, order: ra
     inline(sweep)
 
 
-@pytest.mark.parametrize("trials, kills", [(12, 3), pytest.param(40, 25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials, kills", [(8, 2), pytest.param(40, 25, marks=pytest.mark.slow)])
 def test_kill_9_leaves_exactly_the_stated_trials_each_told_once(store, tmp_path, trials, kills):
     sweep = write(tmp_path, BASE + SEARCH.replace("12", str(trials)))
     inline(sweep, "--store", tmp_path / "undisturbed")
