@@ -34,8 +34,10 @@ NAMES = Names(
         "output.LayerNorm.gamma": "norm2.weight",
         "output.LayerNorm.beta": "norm2.bias",
     },
-    dropped=("embeddings.word_embeddings.", "embeddings.token_type_embeddings.", "embeddings.position_ids", "pooler.", "cls."),
-)
+    dropped=(
+        "embeddings.word_embeddings.", "embeddings.token_type_embeddings.", "embeddings.position_ids", "pooler.", "cls.", "lm_head.",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,18 @@ class BERTConfig(BackboneConfig):
 
 
 class BERT(Backbone):
-    """The row of token type 0, which BERT adds to every word, is part of the position table."""
+    """The row of token type 0, which BERT adds to every word, is part of the position table. Its family differs in the values here."""
 
     plane = Plane(width=512, height=1, cell=13)
+    form = Shape(768, 12, 12, 3072, post_norm=True, eps=1e-12)
+    repository, prefix_of_names = "google-bert/bert-base-uncased", "bert."
+    reserved = 0  # rows at the front of the position table that no word uses
     table: Tensor
 
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__(config, Shape(768, 12, 12, 3072, post_norm=True, eps=1e-12))
-        self.register_buffer("table", torch.zeros(512, 768))
-        self.embedding_norm = nn.LayerNorm(768, eps=1e-12)
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__(config, self.form)
+        self.register_buffer("table", torch.zeros(512, self.dim))
+        self.embedding_norm = nn.LayerNorm(self.dim, eps=self.form.eps)
 
     def positions(self, places: Tensor) -> Tensor:
         return lookup_line(self.table, places)
@@ -62,12 +67,12 @@ class BERT(Backbone):
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        return hub_file(config, "google-bert/bert-base-uncased", fetch)
+        return hub_file(config, cls.repository, fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        body = without_prefix(state, "bert.")
+        body = without_prefix(state, self.prefix_of_names)
         found = NAMES.apply(body, len(self.blocks))
         kinds = body.get("embeddings.token_type_embeddings.weight")
         if "table" in found and kinds is not None:
-            found["table"] = found["table"] + kinds[0]
+            found["table"] = found["table"][self.reserved :] + kinds[0]
         return with_new_norm(found, self.dim)

@@ -15,17 +15,12 @@ import torch
 from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.backbones.weights import TIMM_BLOCKS, Names, grid_table, hub_file, split_qkv
+from pointsweep.backbones.weights import TIMM, TIMM_BLOCKS, VIT, Names, grid_table, hub_file, split_qkv
 from pointsweep.config import BackboneConfig
 
 SIDE = 37
 NAMES = Names(
-    direct={
-        "embeddings.position_embeddings": "table",
-        "embeddings.cls_token": "cls_token",
-        "layernorm.weight": "norm.weight",
-        "layernorm.bias": "norm.bias",
-    },
+    direct=VIT,
     prefix="encoder.layer.",
     blocks={
         "norm1": "norm1",
@@ -42,7 +37,7 @@ NAMES = Names(
     dropped=("embeddings.patch_embeddings.", "embeddings.mask_token"),
 )
 TIMM_NAMES = Names(
-    direct={"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"},
+    direct=TIMM,
     prefix="blocks.",
     blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "mask_token", "head."),

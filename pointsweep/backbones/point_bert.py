@@ -16,19 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone, Shape
-from pointsweep.backbones.stem import PatchEmbedding, Stem, body_of, place_mlp
+from pointsweep.backbones.stem import PLACES, PatchEmbedding, Stem, body_of, place_mlp, with_stem
 from pointsweep.backbones.weights import TIMM_BLOCKS, Names, hub_file, split_qkv
 from pointsweep.config import BackboneConfig
 
 NAMES = Names(
-    direct={
+    direct=PLACES
+    | {
         "cls_pos": "cls_position",
         "reduce_dim.weight": "stem.reduce.weight",
         "reduce_dim.bias": "stem.reduce.bias",
-        "pos_embed.0.weight": "stem.places.0.0.weight",
-        "pos_embed.0.bias": "stem.places.0.0.bias",
-        "pos_embed.2.weight": "stem.places.0.2.weight",
-        "pos_embed.2.bias": "stem.places.0.2.bias",
     },
     prefix="blocks.blocks.",
     blocks=TIMM_BLOCKS,
@@ -58,9 +55,4 @@ class PointBERT(Backbone):
         return hub_file(config, "torch-pointcloud/point-bert-base.pretrain.xumin-yu", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = NAMES.apply(split_qkv(body_of(state, ("transformer_q.",))), len(self.blocks))
-        return {_stem_name(name): tensor for name, tensor in found.items()}
-
-
-def _stem_name(name: str) -> str:
-    return f"stem.patches.0.{name.removeprefix('encoder.')}" if name.startswith("encoder.") else name
+        return with_stem(NAMES.apply(split_qkv(body_of(state, ("transformer_q.",))), len(self.blocks)))

@@ -15,17 +15,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Shape
-from pointsweep.backbones.stem import PatchEmbedding, Stem, body_of, place_mlp
+from pointsweep.backbones.stem import PLACES, PatchEmbedding, Stem, body_of, place_mlp, with_stem
 from pointsweep.backbones.weights import TIMM_BLOCKS, Names, hub_file, split_qkv
 from pointsweep.config import BackboneConfig
 
 NAMES = Names(
-    direct={
-        "pos_embed.0.weight": "stem.places.0.0.weight",
-        "pos_embed.0.bias": "stem.places.0.0.bias",
-        "pos_embed.2.weight": "stem.places.0.2.weight",
-        "pos_embed.2.bias": "stem.places.0.2.bias",
-    },
+    direct=PLACES,
     prefix="blocks.blocks.",
     blocks=TIMM_BLOCKS,
     dropped=("mask_token", "cls_token", "cls_pos", "cls_head"),
@@ -54,9 +49,4 @@ class PointMAE(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         body = body_of(state, ("MAE_encoder.", "ACT_encoder."))
-        found = NAMES.apply(split_qkv(body), len(self.blocks))
-        return {_stem_name(name): tensor for name, tensor in found.items()}
-
-
-def _stem_name(name: str) -> str:
-    return f"stem.patches.0.{name.removeprefix('encoder.')}" if name.startswith("encoder.") else name
+        return with_stem(NAMES.apply(split_qkv(body), len(self.blocks)))

@@ -16,23 +16,18 @@ import torch
 from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.backbones.weights import TIMM_BLOCKS, VIT_BLOCKS, Names, grid_table, hub_file, split_qkv, without_prefix
+from pointsweep.backbones.weights import TIMM, TIMM_BLOCKS, VIT, VIT_BLOCKS, Names, grid_table, hub_file, split_qkv, without_prefix
 from pointsweep.config import BackboneConfig
 
 FREQUENCIES, TIMES = 8, 64
 NAMES = Names(
-    direct={
-        "embeddings.position_embeddings": "table",
-        "embeddings.cls_token": "cls_token",
-        "layernorm.weight": "norm.weight",
-        "layernorm.bias": "norm.bias",
-    },
+    direct=VIT,
     prefix="encoder.layer.",
     blocks=VIT_BLOCKS,
     dropped=("embeddings.patch_embeddings.", "embeddings.distillation_token", "classifier."),
 )
 ORIGINAL_NAMES = Names(
-    direct={"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"},
+    direct=TIMM,
     prefix="blocks.",
     blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "dist_token", "head.", "head_dist."),

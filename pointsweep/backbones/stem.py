@@ -6,6 +6,7 @@ Letters: B clouds, N tokens, K points of a group, C channels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -62,3 +63,16 @@ def body_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str,
         if any(name.startswith(prefix) for name in state):
             return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return dict(state)
+
+
+PLACES = {  # names of the position MLP in the files of Point-BERT's family
+    "pos_embed.0.weight": "stem.places.0.0.weight",
+    "pos_embed.0.bias": "stem.places.0.0.bias",
+    "pos_embed.2.weight": "stem.places.0.2.weight",
+    "pos_embed.2.bias": "stem.places.0.2.bias",
+}
+
+
+def with_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What these files call `encoder` is the embedding of the groups."""
+    return {re.sub(r"^encoder\.", "stem.patches.0.", name): tensor for name, tensor in state.items()}

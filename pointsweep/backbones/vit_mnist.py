@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.backbones.weights import TIMM_BLOCKS, Names, data_file, grid_table, split_qkv
+from pointsweep.backbones.weights import TIMM, TIMM_BLOCKS, Names, data_file, grid_table, split_qkv
 from pointsweep.config import BackboneConfig
 
 SIDE = 7
@@ -27,7 +27,7 @@ class ViTMNISTConfig(BackboneConfig):
 
 
 NAMES = Names(
-    direct={"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"},
+    direct=TIMM,
     prefix="blocks.",
     blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "head."),

@@ -152,9 +152,14 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
+TIMM = {"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"}
 TIMM_BLOCKS = {  # inside blocks.N; also of the original files of DINOv2, DeiT, SSAST
     "norm1": "norm1", "norm2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.proj": "attn.out",
     "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2", "ls1.gamma": "scale1.gamma", "ls2.gamma": "scale2.gamma",
+}  # fmt: skip
+VIT = {
+    "embeddings.position_embeddings": "table", "embeddings.cls_token": "cls_token", "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
 }  # fmt: skip
 VIT_BLOCKS = {  # inside encoder.layer.N of transformers' ViT, DeiT and AST files
     "layernorm_before": "norm1", "layernorm_after": "norm2", "attention.attention.query": "attn.q",
