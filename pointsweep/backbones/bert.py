@@ -46,7 +46,7 @@ class BERTConfig(BackboneConfig):
 
 
 class BERT(Backbone):
-    """The row of token type 0, which BERT adds to every word, is part of the position table. Its family differs in the values here."""
+    """The row of token type 0, which BERT adds to every word, is part of the position table. Its family differs in values alone."""
 
     plane = Plane(width=512, height=1, cell=13)
     form = Shape(768, 12, 12, 3072, post_norm=True, eps=1e-12)
