@@ -132,7 +132,7 @@ def test_a_store_that_cannot_be_read_is_said_to_be(store, sweep):
     assert run.returncode == 2
     assert f"{record.parent.name}/record.json: record of schema 99, this version reads up to 1" in run.stderr
     assert "Traceback" not in run.stderr
-    assert "s3:// is not a store this version knows" in command(sweep, "--store", "s3://bucket/x").stderr
+    assert "gs:// is not a store this version knows" in command(sweep, "--store", "gs://bucket/x").stderr
 
 
 def test_a_failed_trial_is_tried_again_and_mirrored_again(store, tmp_path):
