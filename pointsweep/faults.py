@@ -14,7 +14,7 @@ import signal
 from pathlib import Path
 from typing import IO
 
-VARIABLE = "POINTSWEEP_CHAOS"  # {"ledger": path, "deaths": {number of the write: way}}
+VARIABLE = "POINTSWEEP_CHAOS"  # {"ledger": path, "deaths": {number of the write, or "folder/file" for every write of it: way}}
 WAYS = ("before", "torn", "after")  # besides: "full", which raises what a full disk raises
 _unflushed: set[Path] = set()
 
@@ -29,8 +29,9 @@ def due(path: Path) -> str:
         fcntl.flock(ledger, fcntl.LOCK_EX)
         ledger.seek(0)
         number = len(ledger.readlines()) + 1
-        way = str(orders["deaths"].get(str(number), ""))
-        ledger.write(f"{path.parent.name}/{path.name} {way}\n")
+        name = f"{path.parent.name}/{path.name}"
+        way = str(orders["deaths"].get(str(number)) or orders["deaths"].get(name, ""))
+        ledger.write(f"{name} {way}\n")
     if way == "before":
         die()
     return way

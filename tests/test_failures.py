@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 
 import pytest
@@ -207,8 +208,8 @@ def test_a_full_disk_and_a_read_only_folder_are_clear_and_leave_the_others_alone
     """The folder of the first trial is a file; of the second the record cannot be written."""
     store, (blocked, full, well) = FileStore(tmp_path), (config(seed=seed) for seed in (0, 1, 2))
     store.write(f"trials/{blocked.key()}", b"in the way")
-    ledger = tmp_path / "ledger"
-    monkeypatch.setenv("POINTSWEEP_CHAOS", f'{{"ledger": "{ledger}", "deaths": {{"9": "full"}}}}')
+    orders = {"ledger": str(tmp_path / "ledger"), "deaths": {f"{full.key()}/record.json": "full"}}
+    monkeypatch.setenv("POINTSWEEP_CHAOS", json.dumps(orders))
     ended = run_pack([Task(each, TAGS) for each in (blocked, full, well)], Job(store.url), lambda result: None)
     assert [(o.status, o.kind) for o in ended] == [("failed", "store"), ("failed", "store"), ("finished", "")]
     assert "File exists" in ended[0].reason
