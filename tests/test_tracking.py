@@ -194,7 +194,7 @@ def test_a_server_that_goes_away_and_comes_back_has_everything_once(tmp_path):
         add_epoch(folder, epoch)
         begun = time.monotonic()
         mirror.poke(folder, TAGS)
-        assert time.monotonic() - begun < 2  # a lost connection is waited for 5 s and more
+        assert time.monotonic() - begun < 2  # it waits for nothing; a loaded machine does
     with pytest.raises(TrackerAway, match=str(port)):
         finish(target, store, {KEY: TAGS})
     with server(tmp_path / "server", port):
