@@ -2,14 +2,15 @@
 
 The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at one or several writes: before
 the write, in the middle of it, or after it, with the loss of all that was not flushed (faults.py); or the disk is full at a write; or
-a bit is flipped between two runs; or any of the command's processes, Ray's too, is killed at any time. Every other round MLflow is a
-server at the end of a bad line. The same command is given until it ends well. Exit codes: 0 all invariants hold; 1 one does not;
-2 the file is invalid.
+a bit is flipped between two runs; or any of the command's processes, Ray's too, is killed at any time; or the command is given twice
+at once. By turns MLflow is a server at the end of a bad line. The same command is given until it ends well. Exit codes: 0 all
+invariants hold; 1 one does not; 2 the file is invalid.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -36,7 +37,8 @@ from pointsweep.sweep import load
 
 LAUNCHERS = ("inline", "ray")
 TRACKERS = ("sqlite", "server")
-WAYS = (*faults.WAYS, "full", "flip", "kill")
+WAYS = (*faults.WAYS, "full", "flip", "kill", "two")
+WITHOUT_DEATHS = {"kill": "killed", "two": "two commands at once"}
 KILLED_S = {"inline": 15.0, "ray": 30.0}  # within so long of its start a command is killed
 CUT = 0.2  # share of the requests to the server that go wrong
 SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")  # of a record; the rest is time and place
@@ -58,7 +60,7 @@ class Round:
         return f"round{self.number}" if self.number else "undisturbed"
 
     def __str__(self) -> str:
-        where = ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items())) or "killed"
+        where = ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items())) or WITHOUT_DEATHS[self.way]
         cut = " with a server cut off" if self.tracker == "server" else ""
         return f"round {self.number}, {self.launcher}{cut}: {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
 
@@ -169,7 +171,7 @@ def choose(args: argparse.Namespace, seed: int, writes: int) -> list[Round]:
         more = [chance.randint(number + 1, number + writes) for _ in range(chance.randint(0, args.deaths - 1))]
         deaths = {later: chance.choice(faults.WAYS) for later in more} | {number: "after" if way == "flip" else way}
         launcher, tracker = launchers[index % len(launchers)], trackers[index // len(launchers) % len(trackers)]
-        rounds.append(Round(index + 1, launcher, way, {} if way == "kill" else deaths, tracker))
+        rounds.append(Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker))
     return rounds
 
 
@@ -203,7 +205,8 @@ def command(subject: Subject, each: Round, killer: Killer | None = None) -> int:
     uri = subject.line if each.tracker == "server" else subject.uri(each)
     line = [*subject.arguments, "--store", str(store), "--tracking-uri", uri]
     start = processes.inline if each.launcher == "inline" else processes.on_ray
-    return start(line, store.parent, each.deaths, killer)
+    once = functools.partial(start, line, store.parent, each.deaths, killer)
+    return processes.at_once(once, once) if each.way == "two" else once()
 
 
 def flip(store: Path, chance: random.Random) -> bool:
@@ -233,6 +236,9 @@ def compare(subject: Subject, each: Round) -> dict[str, str]:
     texts["one MLflow run a trial"] = "; ".join(f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1)
     told = {key: [epoch for epoch, _ in epochs] for key, epochs in wanted["epochs, each once"].items()}
     texts["MLflow has each epoch once"] = "; ".join(differences(told, once))
+    if each.way == "two":
+        twice = [path.name for path in subject.store(each.name).glob("trials/*") if TrialFolder(path).attempts() > 1]
+        texts["no trial is begun twice"] = ", ".join(twice)
     if each.tracker == "server":
         tracking.rename(subject.server, subject.name, f"{subject.name} {each.name}")  # the next round's begins empty
     return texts

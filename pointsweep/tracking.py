@@ -70,7 +70,7 @@ def default_uri(store: Store) -> str:
 
 def masked(uri: str) -> str:
     """A URI without the password in it."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    return re.sub(r"//[^/\s]*@", "//***@", uri)
 
 
 @contextmanager
