@@ -1,10 +1,10 @@
-"""What a sweep adds to its trials: everything on (lease, checkpoints, history, mirror to MLflow, table) against the bare training loop.
+"""What a sweep adds to its trials: everything on (lease, checkpoints, history, mirror to MLflow) against the bare training loop.
 
     python benchmarks/overhead.py [--rounds 5] [--epochs 8] [--clouds 384] [--trials 2]
 
 Both sides train the same trials from the same seeds, one after the other in one process; the rounds are interleaved, the order within
 a round alternates, and the medians are printed. The bare side builds the model and calls the same train_epoch and evaluate, nothing
-else: it writes no byte. Of the sweep side what is outside the trials (MLflow's preparation, the table) is told apart. The ratio is
+else: it writes no byte. Of the sweep side the time until MLflow is level, once the trials have ended, is told apart. The ratios are
 void unless both give equal numbers.
 """
 
@@ -45,9 +45,10 @@ class Side:
 
 def trials(args: argparse.Namespace) -> list[TrialConfig]:
     """Seeds of LoRA over a small pretrained-size transformer with random weights."""
+    limits = {"train_limit": args.clouds, "test_limit": args.clouds // 4}
     return [
         trial_from_dict({
-            "dataset": {"name": "synthetic", "num_points": 256, "presample": 256, "train_limit": args.clouds, "test_limit": args.clouds // 4},
+            "dataset": {"name": "synthetic", "num_points": 256, "presample": 256, **limits},
             "tokenizer": {"name": "point_pn_light", "num_tokens": 32, "neighbours": 16},
             "backbone": {"name": args.backbone, "weights": "random"},
             "method": "lora",
@@ -73,25 +74,24 @@ def bare(configs: Sequence[TrialConfig]) -> Side:
     return Side(time.perf_counter() - wall, time.process_time() - cpu, losses)
 
 
-def swept(configs: Sequence[TrialConfig], empty: Path) -> tuple[Side, float]:
+def swept(configs: Sequence[TrialConfig], store: FileStore, empty: Path) -> tuple[Side, float]:
     """The same through a pack's worker with all that keeps it safe; and the seconds until MLflow is level, after the trials."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = FileStore(Path(folder))
-        shutil.copy(empty, store.path("mlflow.db"))
-        cells = tuple(CellLayout(number, 0, ((config.seed, config.key()),)) for number, config in enumerate(configs))
-        rows = tuple((str(config.seed),) for config in configs)
-        target = prepare(default_uri(store), store, Layout("overhead", "", ("seed",), rows, ("lora",), cells))
-        places = {config.key(): TrialTags("overhead", str(config.seed), "lora", config.seed) for config in configs}
-        job, wall, cpu = Job(store.url, target), time.perf_counter(), time.process_time()
-        for config in configs:
-            outcomes = run_pack([Task(config, places[config.key()])], job, lambda result: None)
-            assert outcomes[0].status == "finished", outcomes
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        begun = time.perf_counter()
-        finish(target, store, places)
-        after_s = time.perf_counter() - begun
-        records = [TrialFolder(store.path(f"trials/{config.key()}")).record() for config in configs]
-        return Side(wall, cpu, [record.metrics["last"]["test/loss"] for record in records if record is not None]), after_s
+    store.root.mkdir()
+    shutil.copy(empty, store.path("mlflow.db"))
+    cells = tuple(CellLayout(number, 0, ((config.seed, config.key()),)) for number, config in enumerate(configs))
+    rows = tuple((str(config.seed),) for config in configs)
+    target = prepare(default_uri(store), store, Layout("overhead", "", ("seed",), rows, ("lora",), cells))
+    places = {config.key(): TrialTags("overhead", str(config.seed), "lora", config.seed) for config in configs}
+    job, wall, cpu = Job(store.url, target), time.perf_counter(), time.process_time()
+    for config in configs:
+        outcomes = run_pack([Task(config, places[config.key()])], job, lambda result: None)
+        assert outcomes[0].status == "finished", outcomes
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    begun = time.perf_counter()
+    finish(target, store, places)
+    after_s = time.perf_counter() - begun
+    records = [TrialFolder(store.path(f"trials/{config.key()}")).record() for config in configs]
+    return Side(wall, cpu, [record.metrics["last"]["test/loss"] for record in records if record is not None]), after_s
 
 
 def main() -> None:
@@ -106,20 +106,19 @@ def main() -> None:
     torch.set_num_threads(1)
     configs = trials(args)
     with tempfile.TemporaryDirectory() as folder:
-        store = FileStore(Path(folder))
+        store = FileStore(Path(folder, "empty"))
         prepare(default_uri(store), store, Layout("empty", "", ("m",), (("a",),), ("b",), ()))
         empty = store.path("mlflow.db")
-        bare(configs), swept(configs, empty)  # imports, the data's cache, compiled queries
+        bare(configs), swept(configs, FileStore(Path(folder, "first")), empty)  # imports, the data's cache, compiled queries
         pairs = []
         for number in range(args.rounds):
             first = bare(configs) if number % 2 else None
-            through, after_s = swept(configs, empty)
+            through, after_s = swept(configs, FileStore(Path(folder, str(number))), empty)
             pairs.append((first or bare(configs), through, after_s))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     epoch_s = statistics.median(plain.wall_s for plain, _, _ in pairs) / args.trials / args.epochs
-    print(
-        f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}: {args.trials} trials of {args.epochs} epochs of {epoch_s:.2f} s"
-    )
+    print(f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    print(f"{args.trials} trials of {args.epochs} epochs of {epoch_s:.2f} s")
     for name in ("wall_s", "cpu_s"):
         shares = [getattr(through, name) / getattr(plain, name) - 1 for plain, through, _ in pairs]
         rounds = ", ".join(f"{share:+.1%}" for share in shares)
