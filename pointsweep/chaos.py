@@ -43,6 +43,8 @@ KILLED_S = {"inline": 15.0, "ray": 30.0}  # within so long of its start a comman
 CUT = 0.2  # share of the requests to the server that go wrong
 SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")  # of a record; the rest is time and place
 
+Held = dict[str, dict[str, list[bool]]]  # invariant -> column of the matrix -> whether it held, round by round
+
 
 @dataclass(frozen=True)
 class Round:
@@ -121,9 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = choose(args, seed, writes)
     print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # the server and the line to it end too
-    with tracker(subject, any(each.tracker == "server" for each in rounds)) as tracked:
-        held = disturb_all(tracked, rounds)
-    print(matrix(held))
+    held: Held = defaultdict(lambda: defaultdict(list))
+    try:
+        with tracker(subject, any(each.tracker == "server" for each in rounds)) as tracked:
+            disturb_all(tracked, rounds, held)
+    finally:
+        print(matrix(held), flush=True)  # interrupted, that of the rounds so far
     if not all(all(column) for row in held.values() for column in row.values()):
         print(f"the stores are kept in {folder}")
         return 1
@@ -143,9 +148,8 @@ def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
         yield replace(subject, server=f"http://127.0.0.1:{port}", line=line)
 
 
-def disturb_all(subject: Subject, rounds: Sequence[Round]) -> dict[str, dict[str, list[bool]]]:
-    """Runs the rounds and says what breaks; invariant -> column of the matrix -> whether it held, round by round."""
-    held: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+def disturb_all(subject: Subject, rounds: Sequence[Round], held: Held) -> None:
+    """Runs the rounds, says what breaks, and enters into `held` what held."""
     for each in rounds:
         begun = time.monotonic()
         found = disturb(subject, each)
@@ -156,7 +160,6 @@ def disturb_all(subject: Subject, rounds: Sequence[Round]) -> dict[str, dict[str
                 print(f"BROKEN {invariant}: {each}: {words}", flush=True)
         if not any(found.values()):
             print(f"held: {each} ({time.monotonic() - begun:.0f} s)", flush=True)
-    return held
 
 
 def choose(args: argparse.Namespace, seed: int, writes: int) -> list[Round]:

@@ -228,8 +228,9 @@ class Backbone(nn.Module):
     @classmethod
     def check(cls, config: BackboneConfig) -> None:
         """Reads the checkpoint and compares names and shapes, before anything is launched. Raises ValueError, MissingWeights."""
+        make: Callable[[BackboneConfig], Backbone] = cls  # type: ignore[assignment]  # a subclass knows its shape
         with torch.device("meta"):
-            backbone = cls(config)  # type: ignore[call-arg] - a subclass knows its shape
+            backbone = make(config)
         backbone._read()
 
     def _read(self) -> tuple[dict[str, Tensor], str]:
