@@ -149,7 +149,7 @@ def _acquire(path: Path, deadline: float) -> Lease:
         if found != watched:
             watched, since = found, time.monotonic()
         # Not by the clock on the wall alone: it differs between machines and may jump.
-        if _dead(found) or time.monotonic() - since > TERM_S:
+        if is_dead(found) or time.monotonic() - since > TERM_S:
             _take_away(path, found)
             continue
         _pause(path, deadline)
@@ -188,7 +188,7 @@ def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
     return Lease(path, holder, file)
 
 
-def _dead(holder: Holder) -> bool:
+def is_dead(holder: Holder) -> bool:
     """Whether the owner is known to be gone: a process of this machine that is no more, or a term over long ago."""
     if not holder.owner:
         return False
