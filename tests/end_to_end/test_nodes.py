@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow, table
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -21,20 +23,16 @@ LONG = SWEEP.replace("epochs: 2", "epochs: 12")
 PATIENCE_S = 400
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextlib.contextmanager
 def nodes(count: int, monkeypatch, **options) -> Iterator[tuple]:
-    """A cluster of `count` nodes with a CPU each, the first one with the dashboard; it, and the address of its jobs."""
+    """A cluster of `count` nodes with a CPU each, the first one with the dashboard; it, and a folder for more."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's sockets need a short path
     head = {
+        "temp_dir": str(folder),
         "include_dashboard": True,
         "dashboard_port": free_port(),
         "ray_client_server_port": free_port(),
@@ -43,14 +41,16 @@ def nodes(count: int, monkeypatch, **options) -> Iterator[tuple]:
     cluster = Cluster(initialize_head=True, head_node_args={**SMALL, **head, **options})
     try:
         for _ in range(count - 1):
-            add(cluster)
-        yield cluster, f"http://{cluster.head_node.webui_url}"
+            add(cluster, folder)
+        yield cluster, folder
     finally:
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def add(cluster):
-    return cluster.add_node(**SMALL, dashboard_agent_listen_port=free_port())
+def add(cluster, folder: Path) -> None:
+    """Another node, with files of its own: a node that dies takes its copy of the shipped folder along."""
+    cluster.add_node(**SMALL, temp_dir=tempfile.mkdtemp(dir=folder), dashboard_agent_listen_port=free_port())
 
 
 def wait_until(met: Callable[[], bool], doing: str) -> None:
@@ -84,9 +84,9 @@ def test_nodes_that_are_killed_and_added_change_nothing_in_the_table(store, tmp_
     sweep.write_text(LONG)
     assert command(sweep, "--inline", "--tracking-uri", "none", "--store", quiet).returncode == 0
     variables = {"POINTSWEEP_CACHE": os.environ["POINTSWEEP_CACHE"], "OMP_NUM_THREADS": "1"}
-    with nodes(4, monkeypatch) as (cluster, address):
+    with nodes(4, monkeypatch) as (cluster, folder):
         line = f"{sys.executable} -m pointsweep.run {sweep} --store {store}"
-        client, job = submit(address, line, variables)
+        client, job = submit(f"http://{cluster.head_node.webui_url}", line, variables)
 
         def passed(count: int) -> Callable[[], bool]:
             return lambda: epochs(store) >= count or client.get_job_status(job).is_terminal()
@@ -95,7 +95,7 @@ def test_nodes_that_are_killed_and_added_change_nothing_in_the_table(store, tmp_
             wait_until(passed(count), f"{count} epochs")
             assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
             cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-            add(cluster)
+            add(cluster, folder)
         wait_until(lambda: client.get_job_status(job).is_terminal(), "the end of the job")
         logs = client.get_job_logs(job)
     assert "[8/8] finished" in logs, logs

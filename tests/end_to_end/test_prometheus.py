@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from tests.end_to_end.test_command import SWEEP
-from tests.end_to_end.test_nodes import free_port, nodes, wait_until
+from tests.end_to_end.test_nodes import nodes, wait_until
+from tests.ports import free_port
 from tests.test_dashboards import DASHBOARD, FOLDER
 
 pytestmark = [
