@@ -140,7 +140,10 @@ def bundle(
         try:
             predictions = _with_labels(store.read(f"trials/{key}/predictions.npz"), truths[key].labels if key in truths else None)
             recomputed(records[key], arrays_of(predictions), layout.metric)
-        except (BadBundle, OSError, ValueError) as error:
+        except FileNotFoundError:
+            problems.append(f"trial {key}: predictions.npz is missing")
+            continue
+        except BadBundle as error:
             problems.append(f"trial {key}: {error}")
             continue
         members |= {f"trials/{key}/{name}": data for name, data in _trial(store, records[key])}
@@ -208,7 +211,9 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
         else:
             raise BadBundle(f"{metric} cannot be computed from predictions; that can test/accuracy and test/instance_miou")
         if values[protocol] != said:
-            raise BadBundle(f"{protocol}: {metric} is {values[protocol][metric]!r} by its predictions, the record says {said[metric]!r}")
+            raise BadBundle(
+                f"{protocol}: {metric} is {values[protocol][metric]!r} by its predictions, the record says {said[metric]!r}"
+            )
     if record.correct and correct and record.correct != correct:
         raise BadBundle("which objects it got right is not what its record says")
     return replace(record, metrics=values, correct=correct if record.correct else {})

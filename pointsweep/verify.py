@@ -128,7 +128,11 @@ def _numbers(found: Contents, table: Table) -> list[str]:
     here = json.loads(every_format(table)["table.json"])
     wrong = []
     for cell, made, said in zip(table.cells, here["cells"], told["cells"], strict=True):
-        wrong += [f"{table.place(cell)}: {name} {said[name]!r}, by its predictions {made[name]!r}" for name in FIELDS if said[name] != made[name]]
+        wrong += [
+            f"{table.place(cell)}: {name} {said[name]!r}, by its predictions {made[name]!r}"
+            for name in FIELDS
+            if said[name] != made[name]
+        ]
     return wrong
 
 
@@ -136,7 +140,9 @@ def _formats(found: Contents, table: Table) -> list[str]:
     """The formats whose bytes are not those that this code prints; of other code's words nothing is said."""
     if not found.same_code:
         return []
-    return [f"{name}: not what the predictions print" for name, data in every_format(table).items() if found.members.get(name) != data]
+    return [
+        f"{name}: not what the predictions print" for name, data in every_format(table).items() if found.members.get(name) != data
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,7 +96,10 @@ def test_other_data_are_no_replay(copy: Path, capsys):
     data["dataset"]["digest"] = "e" * 64
     path.write_text(json.dumps(data))
     assert main(["tiny", "head_only", "1d", "--seed", "0", "--store", str(copy)]) == 1
-    assert f"outside: other data: digest {kept(FileStore(copy), keys(copy)[1, 1]).record.dataset['digest'][:16]}" in capsys.readouterr().out
+    assert (
+        f"outside: other data: digest {kept(FileStore(copy), keys(copy)[1, 1]).record.dataset['digest'][:16]}"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
