@@ -1,12 +1,13 @@
 """One file with all that stands behind a table: the table in every format, layout, resolved configs, records, epochs, predictions.
 
-A zip of plain members in one canonical form: names sorted, nothing compressed, fixed times. So whoever reads it can write it again and
-compare the bytes, and a change anywhere is seen, also in those bytes of a zip that no checksum of its own covers. Nothing in it is a
-pickle, and nothing of it is ever unpacked to a disk. `verify.py` computes the table anew from the predictions inside.
+A zip of plain members in one canonical form: names sorted, nothing compressed, fixed times. So whoever reads it can write it again
+and compare the bytes, and a change anywhere is seen, also in those bytes of a zip that no checksum of its own covers. Nothing in it
+is a pickle, and nothing of it is ever unpacked to a disk. `verify.py` computes the table anew from the predictions inside.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -80,7 +81,7 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """The members by name, each with the checksum that the file names. Raises BadBundle for everything that `sealed` did not write."""
+    """The members by name, their checksums compared. Raises BadBundle for everything that `sealed` did not write."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             infos = file.infolist()
@@ -126,10 +127,8 @@ def bundle(
     """
     records, failures = found
     members = {**files, "README.txt": README.encode(), "layout.json": layout.to_json().encode()}
-    try:
+    with contextlib.suppress(FileNotFoundError):  # a table that was not run from a file: its layout says all that matters
         members["sweep.yaml"] = store.read(f"sweeps/{layout.name}/sweep.yaml")
-    except FileNotFoundError:
-        pass  # a table that was never run by a file: its layout says all that matters
     keys = sorted({key for cell in layout.cells for _, key in cell.keys} & records.keys())
     members["failures.json"] = _json({key: failures[key] for key in sorted(failures)})
     about = {"format": FORMAT, "sweep": layout.name, "trials": keys, "tree": tree_digest(), "code": code_version()}
@@ -155,7 +154,7 @@ def bundle(
 
 
 def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
-    """A trial's record and epochs. Neither the machine's name nor its paths and processes, which the history holds, are anybody's business."""
+    """A trial's record and epochs, without the machine's name, and without the paths and processes that its history holds."""
     origin = {name: value for name, value in record.origin.items() if name != "host"}
     yield "record.json", (replace(record, origin=origin).to_json() + "\n").encode()
     epochs = {event["epoch"]: event["metrics"] for event in read_events(store, record.key) if event["type"] == "epoch"}

@@ -1,9 +1,9 @@
 """The command: python -m pointsweep.replay SWEEP ROW COLUMN [--seed N]. Trains the trials of one cell again and compares.
 
-They run in a scratch store from their recorded configuration; the sweep's store is only read. Of each trial one line says: `equal`, every
-prediction and every metric is the recorded one, bit for bit, as it must be on a CPU with the same code; `within the interval` in which a
-further run of the cell is to be expected; or `outside`. Exit codes: 0 equal or within; 1 a trial outside, failed or on other data (with
---exact: not equal); 2 there is nothing to replay.
+They run in a scratch store from their recorded configuration; the sweep's store is only read. Of each trial one line says: `equal`,
+every prediction and every metric is the recorded one, bit for bit, as it must be on a CPU with the same code; `within the interval`
+in which a further run of the cell is to be expected; or `outside`. Exit codes: 0 equal or within; 1 a trial outside, failed or on
+other data (with --exact: not equal); 2 there is nothing to replay.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def _differing(one: np.ndarray, other: np.ndarray | None) -> int:
 def further(values: Sequence[float], objects: int) -> tuple[float, float]:
     """Between which values one further run of a cell is to be expected, 95 %.
 
-    The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991, Statistical Intervals, 4.7). Of one
-    seed, or of seeds without spread, Wilson's interval over the test objects; of a mean IoU that is wider than it need be, for no number
-    in [0, 1] varies more than one that is 0 or 1.
+    The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991, Statistical Intervals, 4.7). Of
+    one seed, or of seeds without spread, Wilson's interval over the test objects; of a mean IoU that is wider than it need be, for
+    no number in [0, 1] varies more than one that is 0 or 1.
     """
     from scipy.special import stdtrit
 
