@@ -138,7 +138,13 @@ def copy(line: dict[str, Any], made: tuple[str, str, int, Record]) -> list[Any]:
     """A row of the first run's as one of another run's."""
     row, column, seed, trial = made
     line["run_uuid"] = trial.key * 2
-    own = {"row": row, "column": column, "seed": str(seed), "key": trial.key, "method.rank": str(trial.parameters["trainable_without_head"] // 9)}
+    own = {
+        "row": row,
+        "column": column,
+        "seed": str(seed),
+        "key": trial.key,
+        "method.rank": str(trial.parameters["trainable_without_head"] // 9),
+    }
     if line.get("key") in own:
         line["value"] = own[line["key"]]
     elif line.get("key") in values(trial):
@@ -184,7 +190,9 @@ def side(folder: Path, name: str) -> None:
 def measured(folder: Path, name: str) -> dict[str, Any]:
     """One side in a fresh process, with the wall time of all of it."""
     begun = time.perf_counter()
-    done = subprocess.run([sys.executable, __file__, "--folder", str(folder), "--side", name], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--folder", str(folder), "--side", name], capture_output=True, text=True, check=True
+    )
     return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - begun}
 
 
