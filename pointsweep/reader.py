@@ -90,7 +90,8 @@ class Reader:
         else:
             node = self.data
             if rest:
-                node = self.data[part] = dict(self.data.get(part) or {})
+                below = self.data.get(part)
+                node = self.data[part] = dict(below) if isinstance(below, Mapping) else {}
             name = rest or part
             if delete and name not in node:
                 self.own.append(Problem(text, unknown("key", name, map(str, node), "There are")))
