@@ -12,13 +12,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsweep.history import TrialFolder
+from pointsweep.history import Event, TrialFolder, epochs_of
 from pointsweep.records import Layout, Record, from_json, layout_from_json
 from pointsweep.store import FileStore, Store
 from pointsweep.workdir import read_folder
@@ -125,6 +125,7 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
@@ -157,108 +158,113 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
 
 
 class Runs:
-    """What this process knows of the runs of one target, so that it need not ask again."""
+    """What this process knows of the runs of one target, so that it need not ask again. Every call costs, however little it says."""
 
     def __init__(self, target: Target) -> None:
         self.target, self.client = target, _client(target.uri)
         self.ids: dict[str, str] = {}
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
+        self.running: set[str] = set()  # runs that MLflow shows as such
 
-    def open(self, folder: TrialFolder, tags: TrialTags) -> str:
-        """The run of a trial, found by its key or created."""
-        key = folder.path.name
-        if key not in self.ids:
-            found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
-            run_id = str(found[0].info.run_id) if found else self._create(key, folder, tags)
-            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
-            self._describe(run_id, folder)
-            self.ids[key] = run_id
-        return self.ids[key]
+    def open(self, key: str, events: Sequence[Event], tags: TrialTags) -> tuple[str, list[Any]]:
+        """The run of a trial, found by its key or created, and the parameters that it does not have yet."""
+        if key in self.ids:
+            return self.ids[key], []
+        found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
+        start = next((event for event in events if event["type"] == "start"), None)
+        if found:
+            run_id = str(found[0].info.run_id)
+            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
+            if found[0].info.status == "RUNNING":
+                self.running.add(run_id)
+        else:
+            run_id = self._create(key, events, start, tags)
+            self.sent[key] = set()
+            self.running.add(run_id)
+        params = self._describe(run_id, start) if start is not None else []
+        self.ids[key] = run_id
+        return run_id, params
 
-    def _create(self, key: str, folder: TrialFolder, tags: TrialTags) -> str:
-        events = folder.events()
+    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags) -> str:
+        origin = start["origin"] if start is not None else {}
         marks = {
             "mlflow.parentRunId": self.target.parent_run_id, "pointsweep.kind": "trial", "pointsweep.key": key,
             "pointsweep.sweep": self.target.sweep, "row": tags.row, "column": tags.column, "seed": str(tags.seed),
-            "cell": f"{tags.row} / {tags.column}",
+            "cell": f"{tags.row} / {tags.column}", "mlflow.source.git.commit": origin.get("code", "").rstrip("+"),
+            **{f"origin.{name}": value for name, value in origin.items()},
         }  # fmt: skip
         begun = int(1000 * events[0]["time"]) if events else None
         run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=marks, run_name=tags.cell)
         return str(run.info.run_id)
 
-    def _describe(self, run_id: str, folder: TrialFolder) -> None:
-        """Parameters, data and origin; the same values again are no change."""
+    def _describe(self, run_id: str, start: Event) -> list[Any]:
+        """Data and config; the same values again are no change. Returns the parameters, which travel with the first metrics."""
         from mlflow.entities import Dataset, DatasetInput, Param
 
-        start = next((event for event in folder.events() if event["type"] == "start"), None)
-        if start is None:
-            return
-        params = [Param(name, value) for name, value in flat(start["config"])]
-        tags = _tags({f"origin.{name}": value for name, value in start["origin"].items()})
-        commit = start["origin"].get("code", "").rstrip("+")
-        self.client.log_batch(run_id, params=params, tags=[*tags, *_tags({"mlflow.source.git.commit": commit})])
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
         self.client.log_inputs(run_id, [DatasetInput(dataset)])
         self.client.log_text(run_id, json.dumps(start["config"], indent=2), "config.json")
+        return [Param(name, value) for name, value in flat(start["config"])]
 
-    def send_epochs(self, run_id: str, folder: TrialFolder) -> None:
-        """All epochs that the run lacks. An epoch's metrics travel in one call: it is there whole or not at all."""
+    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None) -> str:
+        """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
         from mlflow.entities import Metric
 
-        sent = self.sent[folder.path.name]
-        batch: list[Any] = []
-        for event in folder.epochs():
+        run_id, params = self.open(key, events, tags)
+        sent = self.sent[key]
+        metrics, marks = _summary(record) if record is not None else ([], [])
+        for event in epochs_of(events):
             if event["epoch"] in sent:
                 continue
-            values = {
-                **event["metrics"],
-                "lr": event["lr"],
-                "seconds": event["seconds"],
-                "peak_memory_bytes": event["peak_memory_bytes"],
-            }
-            metrics = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
-            if len(batch) + len(metrics) > BATCH:
-                self.client.log_batch(run_id, metrics=batch)
-                batch = []
-            batch += metrics
+            values = {**event["metrics"], **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")}}
+            points = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
+            if len(metrics) + len(params) + len(marks) + len(points) > BATCH:
+                self.client.log_batch(run_id, metrics=metrics, params=params, tags=marks)
+                metrics, params, marks = [], [], []
+            metrics += points
             sent.add(event["epoch"])
-        if batch:
-            self.client.log_batch(run_id, metrics=batch)
+        if metrics or params or marks:
+            self.client.log_batch(run_id, metrics=metrics, params=params, tags=marks)
+        return run_id
 
-    def close(self, run_id: str, folder: TrialFolder) -> None:
-        """The end, if the trial has one: the record, what a table compares, the status."""
-        record, failure = folder.record(), folder.failure()
+    def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
+        """The end, if the trial has one: the record's file, the status."""
+        last = events[-1] if events else {"type": ""}
         if record is not None:
-            self._send_record(run_id, record)
-            self.client.set_terminated(run_id, "FINISHED")
-            self.client.set_tag(run_id, "pointsweep.done", "1")
-        elif failure is not None:
-            self.client.set_tag(run_id, "pointsweep.failure", failure[:CHUNK])
-            self.client.set_terminated(run_id, "FAILED")
-        elif folder.stopped() is not None:
-            self.client.set_terminated(run_id, "KILLED")
-        elif self.client.get_run(run_id).info.status != "RUNNING":
+            self.client.log_text(run_id, record.to_json(), "record.json")
+            self._end(run_id, "FINISHED")
+        elif last["type"] == "failed":
+            self.client.set_tag(run_id, "pointsweep.failure", str(last["reason"])[:CHUNK])
+            self._end(run_id, "FAILED")
+        elif last["type"] == "pruned":
+            self._end(run_id, "KILLED")
+        elif run_id not in self.running:
             self.client.update_run(run_id, status="RUNNING")
+            self.running.add(run_id)
 
-    def _send_record(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import Metric
+    def _end(self, run_id: str, status: str) -> None:
+        self.client.set_terminated(run_id, status)
+        self.running.discard(run_id)
 
-        text = record.to_json()
-        chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
-        tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks)})
-        values = {
-            f"{protocol}/{measure}": chosen[f"test/{measure}"]
-            for protocol, chosen in record.metrics.items()
-            for measure in MEASURES
-            if f"test/{measure}" in chosen
-        }
-        values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
-        values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
-        metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
-        self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        self.client.log_text(run_id, text, "record.json")
+
+def _summary(record: Record) -> tuple[list[Any], list[Any]]:
+    """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
+    from mlflow.entities import Metric
+
+    text = record.to_json()
+    chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
+    values = {
+        f"{protocol}/{measure}": chosen[f"test/{measure}"]
+        for protocol, chosen in record.metrics.items()
+        for measure in MEASURES
+        if f"test/{measure}" in chosen
+    }
+    values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
+    values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
+    tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks), "pointsweep.done": "1"})
+    return [Metric(name, value, 0, 0) for name, value in values.items()], tags
 
 
 def _tags(values: Mapping[str, str]) -> list[Any]:
@@ -280,16 +286,18 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
     with _locked(folder.path / "mlflow.lock"):
-        run_id = runs.open(folder, tags)
-        runs.send_epochs(run_id, folder)
-        runs.close(run_id, folder)
+        events, record = folder.events(), folder.record()
+        run_id = runs.send(folder.path.name, events, tags, record)
+        runs.close(run_id, events, record)
 
 
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
     """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
     with _told(target.uri):
         runs = Runs(target)
-        done = {run.data.tags["pointsweep.key"] for run in _trial_runs(target.uri, target.experiment_id, "1")}
+        ended = _trial_runs(target.uri, target.experiment_id, "1")
+        # The tag travels with the last metrics, before the end: a process killed between the two leaves a run that seems to go on.
+        done = {run.data.tags["pointsweep.key"] for run in ended if run.info.status == "FINISHED"}
         for key, place in tags.items():
             if key not in done and (folder := read_folder(store, key)).events():
                 sync_trial(runs, folder, place)
