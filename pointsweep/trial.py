@@ -40,13 +40,13 @@ WAIT_S = 5.0  # for a process that is being ended to let go of its trial
 
 @dataclass(frozen=True)
 class Job:
-    """What all packs of a launch share. `device`: `auto` takes a GPU where there is one.
+    """What all packs of a launch share. `tracking`: where each sweep is mirrored. `device`: `auto` takes a GPU where there is one.
 
     `launch` names one run of the command; `wait_s` is how long a trial that another process works on is waited for.
     """
 
     store: str
-    tracking: Target | None = None
+    tracking: Mapping[str, Target] = field(default_factory=dict)
     threads: int = 1
     device: str = "auto"
     launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -83,7 +83,7 @@ def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
 
 def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
     config, store = task.config, open_store(job.store)
-    copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking)
+    copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking.get(task.tags.sweep))
     folder = copy.folder
     folder.launch = job.launch
 
@@ -121,7 +121,7 @@ def _relieve(config: TrialConfig, folder: TrialFolder) -> bool:
 
 @functools.cache
 def _mirror(target: Target | None) -> Mirror | None:
-    """One writer to MLflow per worker process, kept over its packs."""
+    """One writer to MLflow per worker process and sweep, kept over its packs."""
     return Mirror(target) if target is not None else None
 
 
