@@ -3,7 +3,7 @@
     python -m benchmarks.tracking [--trials 10] [--rounds 3]
 
 A life is the config of an Any2Point trial as parameters, tags, ten epochs of seven values, and the record. The plain side is
-written as MLflow's documentation shows: start_run, then log_param, set_tag, log_metric and log_text, value by value. `at the end` is
+written as MLflow's documentation shows: start_run, then log_param, set_tag, log_metric and log_input, value by value. `at the end` is
 a trial that ends before the mirror's next turn; `every epoch` one whose epochs are sent one by one. The runs of both sides are read
 back and must be equal.
 """
@@ -64,22 +64,42 @@ def record(trial: TrialConfig) -> Record:
     )  # fmt: skip
 
 
-def ours(store: FileStore, target: tracking.Target, trials: list[TrialConfig], every_epoch: bool) -> None:
-    """From the trials' folders, through the code that a worker's mirror calls."""
-    runs = tracking.Runs(target)
+class Live(TrialFolder):
+    """A finished trial's folder, of which only the first `shown` events are seen."""
+
+    shown = 1
+
+    def events(self) -> list[dict]:
+        return super().events()[: self.shown]
+
+    def record(self) -> Record | None:
+        return super().record() if self.shown > EPOCHS else None
+
+
+def write(store: FileStore, trials: list[TrialConfig]) -> None:
+    """The trials' folders, as training leaves them."""
     for trial in trials:
         folder = TrialFolder(store.path(f"trials/{trial.key()}"))
         for event in events(trial):
             folder.append(event)
-            if every_epoch and event["type"] == "epoch":
-                tracking.sync_trial(runs, folder, TAGS)
         folder.finish(record(trial))
-        tracking.sync_trial(runs, folder, TAGS)
+
+
+def ours(store: FileStore, target: tracking.Target, trials: list[TrialConfig], every_epoch: bool) -> None:
+    """From the trials' folders, through the code that a worker's mirror calls."""
+    runs = tracking.Runs(target)
+    for trial in trials:
+        folder = Live(store.path(f"trials/{trial.key()}"))
+        for shown in range(2, EPOCHS + 2) if every_epoch else [EPOCHS + 1]:
+            folder.shown = shown
+            tracking.sync_trial(runs, folder, TAGS)
 
 
 def one_call_per_value(uri: str, experiment: str, lives: list[dict]) -> None:
     """As the documentation of MLflow shows."""
     import mlflow
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.sources import LocalArtifactDatasetSource
 
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=experiment)
@@ -92,8 +112,9 @@ def one_call_per_value(uri: str, experiment: str, lives: list[dict]) -> None:
             for name, points in life["metrics"].items():
                 for step, value in points:
                     mlflow.log_metric(name, value, step=step)
-            for name, text in life["texts"].items():
-                mlflow.log_text(text, name)
+            for data in life["datasets"]:
+                dataset = MetaDataset(LocalArtifactDatasetSource(json.loads(data["source"])["folder"]), data["name"], data["digest"])
+                mlflow.log_input(dataset)
 
 
 def lives(uri: str, experiment: str) -> list[dict]:
@@ -102,12 +123,11 @@ def lives(uri: str, experiment: str) -> list[dict]:
     found = []
     for run in client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", order_by=["attributes.start_time"]):
         history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-        place = Path(run.info.artifact_uri.removeprefix("file://"))
         found.append({
             "params": run.data.params,
             "tags": {n: v for n, v in run.data.tags.items() if not n.startswith("mlflow.") or n == "mlflow.parentRunId"},
             "metrics": {name: sorted((point.step, point.value) for point in points) for name, points in history.items()},
-            "texts": {path.name: path.read_text() for path in sorted(place.glob("*"))},
+            "datasets": [dict(each.dataset) for each in run.inputs.dataset_inputs],
         })  # fmt: skip
     return sorted(found, key=lambda life: life["tags"]["pointsweep.key"])
 
@@ -126,15 +146,16 @@ def main() -> None:
 
         def fresh(name: str) -> tuple[tracking.Target, list[TrialConfig]]:
             number = next(numbers)
-            seeds = range(number * args.trials, (number + 1) * args.trials)
+            trials = [config(seed) for seed in range(number * args.trials, (number + 1) * args.trials)]
+            write(store, trials)
             layout = Layout(f"{name}{number}", name, ("m",), (("r",),), ("c",), ())
-            return tracking.prepare(uri, store, layout), [config(seed) for seed in seeds]
+            return tracking.prepare(uri, store, layout), trials
 
         target, trials = fresh("warm")
         ours(store, target, trials, False)
         wanted = lives(uri, target.experiment_id)
         print(f"database made in {time.perf_counter() - begun:.1f} s; a life: {len(wanted[0]['params'])} parameters, "
-              f"{len(wanted[0]['tags'])} tags, {sum(map(len, wanted[0]['metrics'].values()))} points, 2 files")  # fmt: skip
+              f"{len(wanted[0]['tags'])} tags, {sum(map(len, wanted[0]['metrics'].values()))} points, a data set")  # fmt: skip
         made = {name: [fresh(name) for _ in range(args.rounds)] for name in ("plain", "end", "epochs")}
 
         def next_of(name: str) -> tuple[tracking.Target, list[TrialConfig]]:
@@ -159,7 +180,7 @@ def bare(found: list[dict]) -> str:
     for life in found:
         tags = {name: value for name, value in life["tags"].items() if name not in own and ".record." not in name}
         params = {name: value for name, value in life["params"].items() if name != "seed"}
-        kept.append(json.dumps([params, tags, life["metrics"], sorted(life["texts"])], sort_keys=True))
+        kept.append(json.dumps([params, tags, life["metrics"], [data["name"] for data in life["datasets"]]], sort_keys=True))
     return "\n".join(sorted(kept))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pointsweep import tables
 from pointsweep.config import TrialConfig
@@ -19,6 +22,9 @@ from pointsweep.reader import Resources
 from pointsweep.store import FileStore, Store
 from pointsweep.sweep import Sweep
 from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
+
+if TYPE_CHECKING:
+    from pointsweep import launch
 
 COMPLETE, FAILED = 0, 1
 
@@ -97,7 +103,7 @@ def launch_all(
     from pointsweep.progress import Progress
     from pointsweep.trial import Job, Task
 
-    job = Job(store.url, targets, threads=args.threads, limits=limits or {})
+    shared = Job(store.url, targets, threads=args.threads, limits=limits or {})
     records = {key: record for plan in plans for key, record in plan.records.items()}
     keys = {key for plan in plans for key in plan.states}
 
@@ -111,17 +117,26 @@ def launch_all(
     try:
         with Progress(names, len(records), len(keys), table) as progress:
             for asked, configs in waiting.items():
-                packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, asked.pack)]
                 resources = launch.Resources(asked.cpus, asked.gpus, args.workers)
+                size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, args.inline)
+                packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
 
                 def launcher(packs: Sequence[launch.Pack], job: Job, resources: launch.Resources = resources) -> list[Outcome]:
                     return launch.run_inline(packs, job, progress) if args.inline else launch.run_ray(packs, job, resources, progress)
 
+                job = replace(shared, recompute=asked.recompute)
                 outcomes += launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
     finally:
         if isinstance(store, FileStore):
-            shutil.rmtree(store.path(f"launches/{job.launch}"), ignore_errors=True)
+            shutil.rmtree(store.path(f"launches/{shared.launch}"), ignore_errors=True)
     return outcomes
+
+
+def pack_size(resources: launch.Resources, inline: bool, config: TrialConfig) -> int:
+    """Of `pack: auto`: as it is measured, once, where packs will run."""
+    from pointsweep import calibrate, launch
+
+    return calibrate.pack_size(config) if inline else launch.on_worker(calibrate.pack_size, config, resources)
 
 
 def to_run(plans: Sequence[Plan]) -> dict[Resources, list[TrialConfig]]:

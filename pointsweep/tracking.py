@@ -35,12 +35,16 @@ class TrackerAway(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a sweep is mirrored: server or database, experiment and parent run."""
+    """Where a sweep is mirrored: server or database, experiment and parent run.
+
+    `fresh`: the experiment had no trial's run when the launch began, and all its workers see the same folders.
+    """
 
     uri: str
     experiment_id: str
     parent_run_id: str
     sweep: str
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
             parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
         client.update_run(parent, status="RUNNING")
-    return Target(uri, experiment, parent, layout.name)
+        empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
+    return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
 
 
 @contextmanager
@@ -107,15 +112,21 @@ def _initialised_once(store: FileStore | None) -> Iterator[None]:
     """Several processes that open a fresh SQLite database at once break its creation; the lock lets one do it."""
     if store is not None:
         store.root.mkdir(parents=True, exist_ok=True)
-    with _locked(store.path("mlflow.lock")) if store is not None else nullcontext():
+    with _locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
         yield
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[bool]:
+    """Holds the lock; whether this is the first time that anybody does."""
+    try:
+        path.touch(exist_ok=False)
+        first = True
+    except FileExistsError:
+        first = False
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield first
 
 
 @functools.cache
@@ -166,11 +177,12 @@ class Runs:
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
         self.running: set[str] = set()  # runs that MLflow shows as such
 
-    def open(self, key: str, events: Sequence[Event], tags: TrialTags) -> tuple[str, list[Any]]:
-        """The run of a trial, found by its key or created, and the parameters that it does not have yet."""
+    def open(self, key: str, events: Sequence[Event], tags: TrialTags, new: bool) -> tuple[str, list[Any]]:
+        """The run of a trial, found by its key or created, and the parameters that it does not have yet. `new`: there is none."""
         if key in self.ids:
             return self.ids[key], []
-        found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
+        wanted = f"tags.`pointsweep.key` = '{key}'"
+        found = [] if new else self.client.search_runs([self.target.experiment_id], wanted, max_results=1)
         start = next((event for event in events if event["type"] == "start"), None)
         if found:
             run_id = str(found[0].info.run_id)
@@ -198,21 +210,20 @@ class Runs:
         return str(run.info.run_id)
 
     def _describe(self, run_id: str, start: Event) -> list[Any]:
-        """Data and config; the same values again are no change. Returns the parameters, which travel with the first metrics."""
+        """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
         from mlflow.entities import Dataset, DatasetInput, Param
 
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
         self.client.log_inputs(run_id, [DatasetInput(dataset)])
-        self.client.log_text(run_id, json.dumps(start["config"], indent=2), "config.json")
         return [Param(name, value) for name, value in flat(start["config"])]
 
-    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None) -> str:
+    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:
         """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
         from mlflow.entities import Metric
 
-        run_id, params = self.open(key, events, tags)
+        run_id, params = self.open(key, events, tags, new)
         sent = self.sent[key]
         metrics, marks = _summary(record) if record is not None else ([], [])
         for event in epochs_of(events):
@@ -230,10 +241,9 @@ class Runs:
         return run_id
 
     def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
-        """The end, if the trial has one: the record's file, the status."""
+        """The end, if the trial has one."""
         last = events[-1] if events else {"type": ""}
         if record is not None:
-            self.client.log_text(run_id, record.to_json(), "record.json")
             self._end(run_id, "FINISHED")
         elif last["type"] == "failed":
             self.client.set_tag(run_id, "pointsweep.failure", str(last["reason"])[:CHUNK])
@@ -285,9 +295,10 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
-    with _locked(folder.path / "mlflow.lock"):
+    # The first one at it in a fresh experiment need not look for a run.
+    with _locked(folder.path / "mlflow.lock") as first:
         events, record = folder.events(), folder.record()
-        run_id = runs.send(folder.path.name, events, tags, record)
+        run_id = runs.send(folder.path.name, events, tags, record, first and runs.target.fresh)
         runs.close(run_id, events, record)
 
 

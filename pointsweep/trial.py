@@ -27,6 +27,7 @@ from pointsweep.model import PointModel, build, count_parameters, load_trained_s
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, in_pack_thread, run_together, shared_part
 from pointsweep.paired import packed
+from pointsweep.recompute import recompute_stages
 from pointsweep.records import Record
 from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import Target, TrialTags
@@ -53,6 +54,7 @@ class Job:
     wait_s: float = WAIT_S
     # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             lag_s = mirror.lag_s() if mirror is not None else 0.0
             report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
 
-        Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {})).run()
+        trial = Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {}))
+        if job.recompute and isinstance(trial.model, PointModel):
+            recompute_stages(trial.model.tokenizer)
+        trial.run()
 
     arm = replace(config, seed=0).key()
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
