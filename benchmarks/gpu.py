@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [--rows G1 G2 G3 G4 G5 G6 G7] [--steps 20] [--tiny]
 
 Prints nothing that could be taken for a figure of a GPU where there is none: there only `--tiny` runs, which shows that the rows
-work. G1 one step of a pack of 8 against one trial at a time, eager and compiled; G2 against 8 processes that share the GPU; G3 a trial
+work. G1 one step of a pack of 8 against one trial at a time, eager and compiled; G2 against 8 processes on the GPU; G3 a trial
 alone against a rendering of the public program's layers (fp32, views in a loop, the usual loop of farthest points); G4 the share of
 the 3.4 ms that the matrix products of a step take at 800 TFLOP/s; G5 farthest points 2048 -> 1200; G6 the adapter's views in one
 tensor against a loop; G7 members that fit into memory with the tokenizer's stages computed again.

@@ -5,8 +5,8 @@
 
 `fresh` is plain Ray Tune with a worker for every trial, `reused` with reused workers, `hydra` a multirun of the joblib launcher (pip
 install hydra-joblib-launcher): none of these keeps or logs anything, but all import what a trial needs, torch and MLflow, which
-takes most of a fresh worker's time. `ours` is the launch of the command, on Ray: lease, history, checkpoint, record, and a complete run in
-MLflow; only building and training are left out. The dear sides run fewer trials; costs are per trial. `first` is with the cold
+takes most of a fresh worker's time. `ours` is the launch of the command, on Ray: lease, history, checkpoint, record, and a complete
+run in MLflow; only building and training are left out. The dear sides run fewer trials; costs are per trial. `first` is with the cold
 start of the workers, `later` the cost of the trials after the first tenth. `--queue` compares the later cost at several lengths.
 """
 
@@ -62,8 +62,10 @@ def noop_trials() -> None:
             best = {"epoch": 1, **metrics}
             self.folder.finish(Record(
                 key=self.config.key(), config=config, metrics={"last": best, "best_test": best},
-                parameters={"trainable": 0, "trainable_without_head": 0, "total": 0}, dataset=facts, weights_origin="none", marks=(),
-                seconds={"total": 0.0, "train": 0.0}, peak_memory_bytes=1, clouds_per_s=0.0, origin=origin("cpu"), attempts=1, correct={},
+                parameters={"trainable": 0, "trainable_without_head": 0, "total": 0}, dataset=facts, weights_origin="none",
+                marks=(),
+                seconds={"total": 0.0, "train": 0.0}, peak_memory_bytes=1, clouds_per_s=0.0, origin=origin("cpu"),
+                attempts=1, correct={},
             ))  # fmt: skip
 
     trial.Trial = Noop  # type: ignore[misc]

@@ -21,6 +21,7 @@ from pointsweep.data.cache import cache_folder
 from pointsweep.layers import set_noise
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, run_together, shared_part
+from pointsweep.recompute import recompute_stages
 from pointsweep.store import write_whole
 from pointsweep.train import accumulate, make_optimizer
 
@@ -70,7 +71,7 @@ def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
     for size in SIZES:
         free = _free_bytes()
         try:
-            found[size] = _step_s(config, shared, size)
+            found[size] = step_s(config, shared, size, STEPS)
         except torch.OutOfMemoryError:
             break
         if device.type == "cpu" and 2 * (free - _free_bytes()) > MEMORY_SHARE * free:
@@ -78,20 +79,22 @@ def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
     return found
 
 
-def _step_s(config: TrialConfig, shared: SharedBackbone, size: int) -> float:
-    """Seconds of one step of one of `size` members."""
+def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, recompute: bool = False) -> float:
+    """Seconds of one step of one of `size` members, over so many steps after a first one."""
     classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
     begun = 0.0
 
     def body() -> None:
         nonlocal begun
         model = shared.build(config, classes).to(shared.device).train()
+        if recompute:
+            recompute_stages(model.tokenizer)  # type: ignore[arg-type]
         set_noise(model, torch.Generator(shared.device).manual_seed(0))
         optimizer = make_optimizer(model, config.train)
         points = torch.rand(config.train.batch_size, config.dataset.num_points, 3, device=shared.device)  # (B, P, 3)
         labels = torch.arange(config.train.batch_size, device=shared.device) % classes
         trained = [p for p in model.parameters() if p.requires_grad]
-        for step in range(1 + STEPS):
+        for step in range(1 + steps):
             if step == 1:
                 begun = _now(shared.device)
             optimizer.zero_grad(set_to_none=True)
@@ -100,7 +103,7 @@ def _step_s(config: TrialConfig, shared: SharedBackbone, size: int) -> float:
             optimizer.step()
 
     run_together([body] * size, torch.get_num_threads())
-    return (_now(shared.device) - begun) / (STEPS * size)
+    return (_now(shared.device) - begun) / (steps * size)
 
 
 def _now(device: torch.device) -> float:
