@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -101,16 +102,11 @@ def _one_view(method: Any2Point, index: int, view: int, t: Tensor, context: Neig
     cells = Cells(context.cells.first[:, part], context.cells.share[:, part], context.cells.count)
     pooled = cells.mean(y.unsqueeze(1))  # (B, 1, N, C)
     norm = method.cell_norms[index]
-    mean, var = norm._statistics.__func__(_Silent, pooled.float(), cells)
+    # Running statistics of all views lie in one tensor: a single view's are computed and dropped.
+    own = SimpleNamespace(momentum=0.1, running_mean=torch.zeros_like(norm.bias[rows]), running_var=torch.zeros_like(norm.bias[rows]))
+    mean, var = any2point.CellNorm._statistics(own, pooled.float(), cells)  # type: ignore[arg-type]
     scale = norm.weight[rows] * torch.rsqrt(var + norm.eps)
     return nn.functional.gelu(pooled * scale + (norm.bias[rows] - mean * scale)).squeeze(1)
-
-
-class _Silent:
-    """In place of a norm whose running statistics shall stay as they are."""
-
-    momentum = 0.1
-    running_mean = running_var = torch.zeros(1)
 
 
 @contextmanager

@@ -38,10 +38,11 @@ def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def _counted_already(stage: nn.Module) -> Iterator[None]:
     """The running statistics have seen this batch in the forward pass."""
     norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(module, name, buffer) for module in norms for name, buffer in module.named_buffers(recurse=False)]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)

@@ -18,6 +18,7 @@ from types import FrameType
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
+from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder, trial_status
 from pointsweep.plan import Plan, make_plan
 from pointsweep.resolution import resolution
@@ -225,6 +226,7 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
     try:
         return work()
     except Interrupted:
+        preempted()  # of a pack the trials are in threads of their own
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:
