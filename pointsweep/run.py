@@ -183,6 +183,7 @@ def skeleton(plan: Plan, sweep: Sweep) -> str:
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
     uri = tracker(args, store)
@@ -204,6 +205,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
             return FAILED
         note(found, store)
+        write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
