@@ -252,8 +252,8 @@ def test_data_arrays_are_shared_between_workers_not_copied():
 def test_several_files_are_one_launch_and_what_they_share_trains_once(store, sweep, tmp_path):
     """The second table has one row of the first and one of its own; MLflow shows each table's trials in its own experiment."""
     second = tmp_path / "second.yaml"
-    second.write_text(SWEEP.replace("name: tiny", "name: second").replace("[lora, head_only]", "[lora, adapter]"))
-    first = command(sweep, second, "--inline", "+seeds=1")
+    second.write_text(SWEEP.replace("name: tiny", "name: second", 1).replace("[lora, head_only]", "[lora, adapter]"))
+    first = command(sweep, second, "--inline", "seeds=1")
     assert first.returncode == 0, first.stderr
     assert "all 2 together: 8 trials of cells are 6 distinct ones, 6 to run" in first.stdout
     assert len(list((store / "trials").glob("*/record.json"))) == 6
@@ -262,7 +262,7 @@ def test_several_files_are_one_launch_and_what_they_share_trains_once(store, swe
 
     for name in ("tiny", "second"):
         assert len(read_table(f"sqlite:///{store}/mlflow.db", name)[1]) == 4
-    again = command(sweep, second, "--inline", "+seeds=1")
+    again = command(sweep, second, "--inline", "seeds=1")
     assert "all 2 together: 8 trials of cells are 6 distinct ones, 0 to run" in again.stdout
 
 
