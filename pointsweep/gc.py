@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pointsweep.errors import BadStore
-from pointsweep.store import FileStore, S3Store, Store, open_store
+from pointsweep.s3_store import S3Store
+from pointsweep.store import FileStore, Store, open_store
 
 OF_LAUNCHES = ("ray", "launches")
 LAUNCH_AGE = 30  # times as old as other waste: a launch may live for weeks

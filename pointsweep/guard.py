@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -78,7 +78,7 @@ class Guard:
         """Calls `body`, with what it has to call at every sign of progress, until the trial has ended."""
         key = self.folder.path.name
         try:
-            with self.folder.lock(wait_s):
+            with self.folder.lock(wait_s), self.copy.hold(wait_s) if self.copy else nullcontext():
                 if self.copy.finished() if self.copy else self.folder.record() is not None:
                     return Outcome(key, "finished")
                 if self.copy:

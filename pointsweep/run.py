@@ -147,6 +147,7 @@ def places_of(sweep: Sweep) -> dict[str, TrialTags]:
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
@@ -169,6 +170,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
             return FAILED
         note(found, store)
+        write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
