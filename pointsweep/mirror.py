@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from pointsweep.history import TrialFolder
 from pointsweep.tracking import Runs, Target, TrialTags, masked, sync_trial
+
+SHARE = 0.03  # of the time at most goes into one trial's mirror while it trains
+LONGEST_S = 5.0  # to rest
 
 log = logging.getLogger("pointsweep.mirror")
 
@@ -44,11 +48,15 @@ class Mirror:
                 self.changed.wait_for(lambda: self.waiting)
                 folder, tags = self.waiting.pop(next(iter(self.waiting)))
             try:
+                begun = time.thread_time()
                 runs = runs or Runs(self.target)
                 sync_trial(runs, folder, tags)
                 pause = 1.0
+                rest_s = min(LONGEST_S, (time.thread_time() - begun) / SHARE)
                 with self.changed:
                     self.behind_since = time.monotonic() if self.waiting else None
+                    # Short epochs of one trial go together: each call takes processor time that its training wants.
+                    self.changed.wait_for(functools.partial(self._others, folder), timeout=rest_s)
             except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
                 self._warn(error)
                 runs = None
@@ -56,6 +64,10 @@ class Mirror:
                     self.waiting.setdefault(folder.path, (folder, tags))
                 time.sleep(pause)
                 pause = min(2 * pause, 30.0)
+
+    def _others(self, folder: TrialFolder) -> bool:
+        """Whether another trial waits than this one, or this one has ended."""
+        return bool(self.waiting.keys() - {folder.path}) or (folder.path / "record.json").is_file()
 
     def _warn(self, error: Exception) -> None:
         if type(error).__name__ not in self.warned:

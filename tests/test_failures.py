@@ -249,7 +249,7 @@ def test_a_full_disk_and_a_read_only_folder_are_clear_and_leave_the_others_alone
 RARELY = """
 import os, signal, sys
 from pointsweep import history, run, trial
-history.CHECKPOINT_SHARE = 1e-9
+history.CHECKPOINT_SHARE, history.HOLD_SHARE = 1e-9, 1e9
 whole = trial.train_epoch
 def train_epoch(model, optimizer, dataset, config, epoch, parts=1):
     if epoch == 4:
@@ -262,7 +262,7 @@ sys.exit(run.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("pack", [1, 2])
 def test_a_sweep_that_is_told_to_end_keeps_the_epochs_since_the_last_checkpoint(tmp_path, pack):
-    """Checkpoints are due at the first and the last epoch only; SIGTERM comes in the fourth."""
+    """Checkpoints are due at the first and the last epoch only, copies in memory at every one; SIGTERM comes in the fourth."""
     sweep = tmp_path / "told.yaml"
     base = {
         name: value for name, value in config().to_dict().items() if value is not None and name in ("dataset", "tokenizer", "train")
