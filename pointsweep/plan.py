@@ -10,12 +10,12 @@ import os
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pointsweep import registry
 from pointsweep.adaptive import settle
-from pointsweep.config import DatasetConfig, TrialConfig
+from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
 from pointsweep.failures import BadData
 from pointsweep.history import read_failure, trial_status
@@ -64,7 +64,7 @@ class Plan:
         if not seconds or not self.to_run:
             return ""
         overall = statistics.median(value for values in seconds.values() for value in values)
-        arms = [replace(config, seed=0).key() for config in self.to_run]
+        arms = [without_seed(config).key() for config in self.to_run]
         total = sum(statistics.median(seconds[arm]) if arm in seconds else overall for arm in arms)
         return f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished trials"
 
@@ -72,8 +72,8 @@ class Plan:
 def _arm_of(record: Record) -> str:
     from pointsweep.checks import check_trial
 
-    config, _ = check_trial(dict(record.config) | {"seed": 0})
-    return config.key() if config is not None else ""
+    config, _ = check_trial(dict(record.config))
+    return without_seed(config).key() if config is not None else ""
 
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
@@ -140,7 +140,7 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
     counted: dict[str, dict[str, int]] = {}
     result = {}
     for key, config in configs.items():
-        arm = replace(config, seed=0)
+        arm = without_seed(config)
         if arm.key() not in counted:
             with torch.device("meta"), suppress(ValueError):
                 counted[arm.key()] = vars(count_parameters(build(arm, num_classes(arm.dataset))))
