@@ -1,7 +1,7 @@
 """What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what is missing.
 
 Nothing here costs more than one listing of the store, unless there is something to run: then every distinct arm is built on the
-meta device to count its parameters, and data and weights are looked for.
+meta device to count its parameters and audited, and data and weights are looked for; plan_cache.py remembers what was found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pointsweep import registry
+from pointsweep import plan_cache, registry
 from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
 from pointsweep.history import read_failure, trial_status
@@ -73,14 +73,32 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
-    parameters = {key: record.parameters for key, record in records.items()} | count_arms(rest)
-    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest, fetch)), findings(sweep, rest, parameters))
+    counted = {key: record.parameters for key, record in records.items()}
+    checked = check(sweep, rest, counted, fetch)
+    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, checked.findings)
 
 
-def findings(sweep: Sweep, rest: Mapping[str, TrialConfig], parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
-    """The audit of every arm of the sweep, while any of it is left to run; a finished sweep is not looked at again."""
+def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool) -> plan_cache.Checked:
+    """Counts, findings and what is missing for the trials that are left; from this machine's memory where it has them.
+
+    `counted` are the counts of those that are finished. A launch (`fetch`) looks for data and weights whatever is remembered.
+    """
     if not rest:
-        return ()
+        return plan_cache.Checked({}, (), ())
+    kept = plan_cache.read(sweep, list(rest))
+    if kept is not None and not fetch:
+        return kept
+    lacking, weights = missing(rest, fetch)
+    if kept is not None:
+        return replace(kept, missing=tuple(lacking))
+    parameters = count_arms(rest)
+    checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters), tuple(lacking), tuple(weights))
+    plan_cache.keep(sweep, list(rest), checked)
+    return checked
+
+
+def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
+    """The audit of every arm of the sweep."""
     from pointsweep import audit
 
     arms: dict[str, audit.Arm] = {}
@@ -111,8 +129,6 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
 
     What cannot be built has none: the audit says why.
     """
-    if not configs:
-        return {}
     import torch
 
     from pointsweep.model import build, count_parameters
@@ -135,9 +151,10 @@ def num_classes(dataset: DatasetConfig) -> int:
     return count
 
 
-def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> list[str]:
-    """What the trials need and this machine lacks, each once, with where it was looked for."""
+def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> tuple[list[str], list[str]]:
+    """What the trials need and this machine lacks, each once, with where it was looked for; and the files of weights it has."""
     found: dict[str, None] = {}
+    weights: dict[str, None] = {}
     for dataset in {config.dataset for config in configs.values()}:
         try:
             registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
@@ -146,7 +163,7 @@ def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> list[str]:
     for backbone in {config.backbone for config in configs.values() if config.backbone is not None}:
         if backbone.weights != "random":
             try:
-                registry.load("backbones", backbone.name).locate(backbone, fetch)  # type: ignore[attr-defined]
+                weights[str(registry.load("backbones", backbone.name).locate(backbone, fetch))] = None  # type: ignore[attr-defined]
             except MissingWeights as error:
                 found[str(error)] = None
-    return sorted(found)
+    return sorted(found), sorted(weights)
