@@ -6,14 +6,18 @@ meta device to count its parameters and audited, and data and weights are looked
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pointsweep import plan_cache, registry
+from pointsweep.adaptive import settle
 from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
+from pointsweep.failures import BadData
 from pointsweep.history import read_failure, trial_status
 from pointsweep.records import Record, from_json
 from pointsweep.store import Store
@@ -24,7 +28,10 @@ STATES = ("finished", "resumable", "failed", "new")
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts."""
+    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts.
+
+    Of adaptive seeds, `states` has the trials that the records ask for up to now.
+    """
 
     sweep: Sweep
     states: Mapping[str, str]
@@ -37,14 +44,17 @@ class Plan:
     @property
     def to_run(self) -> list[TrialConfig]:
         """The trials without a record."""
-        return [trial.config for trial in self.sweep.trials() if self.states[trial.config.key()] != "finished"]
+        asked = [trial.config for trial in self.sweep.trials() if trial.config.key() in self.states]
+        return [config for config in asked if self.states[config.key()] != "finished"]
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""
         number = {state: list(self.states.values()).count(state) for state in STATES}
         parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
         extra = [f"{number[s]} {text}" for s, text in (("resumable", "to resume"), ("failed", "failed before")) if number[s]]
-        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "")
+        most = len(self.sweep.trials())
+        adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all" if self.sweep.adaptive and self.to_run else ""
+        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
 
     def time_estimate(self) -> str:
         """How long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
@@ -68,14 +78,24 @@ def _arm_of(record: Record) -> str:
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first."""
-    configs = {trial.config.key(): trial.config for trial in sweep.trials()}
-    states = {key: trial_status(store, key) for key in configs}
-    records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
+    states, records = look(sweep, store)
+    configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
     counted = {key: record.parameters for key, record in records.items()}
     checked = check(sweep, rest, counted, fetch)
     return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, checked.findings)
+
+
+def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
+    """The states of the trials that are asked for, and the records of those that are finished."""
+    states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in sweep.trials()}
+    records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
+    if sweep.adaptive is not None:
+        asked = {key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys}
+        states = {key: state for key, state in states.items() if key in asked}
+        records = {key: record for key, record in records.items() if key in asked}
+    return states, records
 
 
 def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool) -> plan_cache.Checked:
@@ -152,18 +172,37 @@ def num_classes(dataset: DatasetConfig) -> int:
 
 
 def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> tuple[list[str], list[str]]:
-    """What the trials need and this machine lacks, each once, with where it was looked for; and the files of weights it has."""
+    """What the trials need and this machine lacks, or has in a state that cannot be used; each once, with where it lies.
+
+    With `fetch`, before a launch, weights are got from their hubs, and weights and data are read. Second, the files of weights found.
+    """
     found: dict[str, None] = {}
     weights: dict[str, None] = {}
     for dataset in {config.dataset for config in configs.values()}:
         try:
             registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
-        except MissingData as error:
+            if fetch:
+                _open(dataset)
+        except (MissingData, BadData) as error:
             found[str(error)] = None
     for backbone in {config.backbone for config in configs.values() if config.backbone is not None}:
         if backbone.weights != "random":
+            loader: Any = registry.load("backbones", backbone.name)
             try:
-                weights[str(registry.load("backbones", backbone.name).locate(backbone, fetch))] = None  # type: ignore[attr-defined]
+                weights[str(loader.locate(backbone, fetch))] = None
+                if fetch:
+                    loader.check(backbone)
             except MissingWeights as error:
                 found[str(error)] = None
+            except ValueError as error:
+                found[f"weights of {backbone.name}: {error}"] = None
     return sorted(found), sorted(weights)
+
+
+def _open(dataset: DatasetConfig) -> None:
+    """Reads a data set as the trials will. Not one that they make of another, or on S3: each node does its share of that."""
+    if registry.load("datasets", dataset.name).made_from or os.environ.get("POINTSWEEP_DATA", "").startswith("s3://"):  # type: ignore[attr-defined]
+        return
+    from pointsweep.trial import load_dataset
+
+    load_dataset(dataset)

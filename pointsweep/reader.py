@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsweep import arms, profiles, search_file
-from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_axis, read_key
+from pointsweep import adaptive, arms, profiles, search_file
+from pointsweep.ablation import read_rows
+from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
-from pointsweep.records import Published
+from pointsweep.records import Adaptive, Published
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document, drop_misshapen
@@ -89,7 +90,8 @@ class Reader:
         else:
             node = self.data
             if rest:
-                node = self.data[part] = dict(self.data.get(part) or {})
+                below = self.data.get(part)
+                node = self.data[part] = dict(below) if isinstance(below, Mapping) else {}
             name = rest or part
             if delete and name not in node:
                 self.own.append(Problem(text, unknown("key", name, map(str, node), "There are")))
@@ -142,6 +144,7 @@ class Reader:
             "protocol": protocol,
             "resources": resources,
             "factors": factors_of(rows),
+            "adaptive": self._adaptive([" / ".join(entry.label for entry in row) for row in rows]),
             "search": self.search,
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
@@ -168,14 +171,14 @@ class Reader:
         """The axes that are nested down the table, and the one across it."""
         down: list[Axis] = []
         if "rows" in self.data:
-            down.append(read_axis(self.document, ("rows",), self.data["rows"]))
+            down.append(read_rows(self.document, ("rows",), self.data["rows"]))
         further = self.data.get("axes") or {}
         if not isinstance(further, Mapping):
             self.complain(("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together")
             further = {}
         axes = [read_key(self.document, ("axes",), str(key), values) for key, values in further.items()]
         if "columns" in self.data:
-            across = read_axis(self.document, ("columns",), self.data["columns"])
+            across = read_rows(self.document, ("columns",), self.data["columns"])
         elif axes:
             across = axes.pop()
         else:
@@ -195,13 +198,33 @@ class Reader:
         seeds = self.data.get("seeds", [0] if {"search", "per_arm"} & set(self.data) else [0, 1, 2])
         if isinstance(seeds, int) and not isinstance(seeds, bool) and 0 < seeds <= MOST_SEEDS:
             return list(range(seeds))
+        if isinstance(seeds, Mapping):
+            wrong = list(adaptive.parse(seeds, MOST_SEEDS))
+            for path, message in wrong:
+                self.complain(("seeds", *path), message)
+            return [] if wrong else list(range(seeds["max"]))
         whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
         if not whole or not seeds or len(set(seeds)) < len(seeds):
             self.complain(
-                ("seeds",), f"must be a number of seeds (at most {MOST_SEEDS}), or a list of different seeds from 0 on, got {seeds!r}"
+                ("seeds",),
+                f"must be a number of seeds (at most {MOST_SEEDS}), a list of different seeds from 0 on, or "
+                f"{{min: 3, max: 10, until: decided}}, got {seeds!r}",
             )
             return []
         return list(seeds)
+
+    def _adaptive(self, rows: Sequence[str]) -> Adaptive | None:
+        """Of adaptive seeds the rule, with the number of the row that all others are compared with."""
+        seeds = self.data.get("seeds")
+        if not isinstance(seeds, Mapping) or self.problems:
+            return None
+        if self.search is not None:
+            self.complain(("seeds",), "a search takes a number of seeds or a list")
+        against = str(seeds.get("against", rows[0]))
+        if against not in rows:
+            self.complain(("seeds", "against"), unknown("row", against, rows, "Rows"))
+            return None
+        return Adaptive(seeds["min"], seeds["max"], rows.index(against))
 
     def _choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.data.get(key, allowed[0])

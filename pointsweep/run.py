@@ -15,13 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
-from pointsweep.guard import Outcome
+from pointsweep.guard import Outcome, preempted
 from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
-from pointsweep.plan import Plan, make_plan, read_record
+from pointsweep.plan import Plan, look, make_plan, read_record
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
@@ -128,9 +129,20 @@ def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) ->
     """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
     note(sweep, store)
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
-    places = places_of(sweep)
+    places = {key: place for key, place in places_of(sweep).items() if key in plan.states}
     with mirrored(uri, store, plan, places) as target:
         outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
+        tried = set(plan.states)
+        while sweep.adaptive is not None:
+            states, records = look(sweep, store)
+            if not states.keys() - tried:  # what failed in this launch is left to the next one
+                break
+            fresh = replace(plan, states={k: s for k, s in states.items() if s == "finished" or k not in tried}, records=records)
+            tried |= states.keys()
+            places |= {key: place for key, place in places_of(sweep).items() if key in states}
+            print(f"{sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open", flush=True)
+            if fresh.to_run:
+                outcomes += launch_all(fresh, store, target, places, args)
     return conclude(sweep, store, uri, outcomes)
 
 
@@ -147,6 +159,7 @@ def places_of(sweep: Sweep) -> dict[str, TrialTags]:
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
@@ -169,6 +182,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
             return FAILED
         note(found, store)
+        write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
@@ -283,6 +297,7 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
     try:
         return work()
     except Interrupted:
+        preempted()  # of a pack the trials are in threads of their own
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:

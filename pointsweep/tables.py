@@ -1,6 +1,7 @@
 """Records -> Table -> text. The command: python -m pointsweep.tables SWEEP [--format F] [--source store|mlflow].
 
---diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py).
+--diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
+file with all that stands behind the table (bundle.py), which `python -m pointsweep.verify FILE` checks.
 
 A table is a function of a layout and records, whatever their order and wherever they were read.
 """
@@ -16,21 +17,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep import adaptive
+from pointsweep.bundle import bundle
 from pointsweep.compare import diff, recovered, why
-from pointsweep.errors import ConfigError, unknown
+from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.history import read_failure
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
-from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
+from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json, value
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.shapley import attribution
 from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
-from pointsweep.store import Store, open_store
+from pointsweep.store import Store, open_store, write_whole
 from pointsweep.table import Table, TableCell
 
-__all__ = ["build", "curves", "main", "read", "render", "write_all"]
+__all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
 
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
 
@@ -45,22 +48,28 @@ def build(
 
     Raises ValueError if a record lacks the layout's protocol or metric.
     """
+    layout, compared = adaptive.settle(layout, records)
+    why = adaptive.reasons(layout, compared)
     here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
     trees = Counter(tree(record) for record in here.values())
     # The code most trials were made by; of equally many, one that does not depend on the order of the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
     cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
+    cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
     steps, models = [], []
     names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
         mine = [cell for cell in cells if cell.column == column]
         ranked = ranking({cell.row: dict(cell.values) for cell in mine})
-        steps.append(tuple((names[row], step) for row, step in ranked))
+        order = [names[row] for row, _ in ranked]
+        # Of seeds whose number was chosen by the values, the tests of neighbours would claim too much.
+        steps.append(() if layout.adaptive else tuple((names[row], step) for row, step in ranked))
         trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
         judged = layout.metric == "test/accuracy"  # what a record keeps object by object is of the test set
-        models.append(model_tests([name for name, _ in steps[-1]] if judged else [], trials, layout.protocol))
+        models.append(model_tests(order if judged else [], trials, layout.protocol))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
     notes = (
+        *adaptive.notes(layout, compared),
         *layout.notes,
         *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
         *_mixed_data(here),
@@ -151,16 +160,6 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
     return ", ".join(f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items())
 
 
-def value(record: Record, protocol: str, metric: str) -> float:
-    """A record's number. Raises ValueError naming what the record has instead."""
-    if protocol not in record.metrics:
-        hint = " (best_val needs dataset.val_fraction above 0)" if protocol == "best_val" else ""
-        raise ValueError(f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}")
-    if metric not in record.metrics[protocol]:
-        raise ValueError(f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}")
-    return record.metrics[protocol][metric]
-
-
 def optimism(records: Sequence[Record], metric: str) -> float | None:
     """How much choosing the epoch on the test set adds over the last epoch, in the mean. None if the records do not tell."""
     if not records or any(metric not in record.metrics.get(name, {}) for record in records for name in ("best_test", "last")):
@@ -188,11 +187,16 @@ def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
     """Writes the table in every format, and the report."""
-    for ending, form in FILES.items():
-        store.write(f"sweeps/{table.name}/table.{ending}", render(table, form).encode())
-    store.write(f"sweeps/{table.name}/table.html", page(table, {}, {}).encode())
+    for name, data in every_format(table).items():
+        store.write(f"sweeps/{table.name}/{name}", data)
     report = page(table, records, curves(store, table), gather(store, table, records))
     store.write(f"sweeps/{table.name}/report.html", report.encode())
+
+
+def every_format(table: Table) -> dict[str, bytes]:
+    """The table's files by name: table.txt, table.md and so on."""
+    made = {f"table.{ending}": render(table, form).encode() for ending, form in FILES.items()}
+    return {**made, "table.html": page(table, {}, {}).encode()}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -206,6 +210,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
     made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
     made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")
+    made.add_argument("--bundle", metavar="FILE", help="write table, configs, predictions and checksums into one file")
     return made
 
 
@@ -215,11 +220,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         store = open_store(args.store)
         layout, records, failures = _source(args, store)
-        table = build(replace(layout, protocol=args.protocol or layout.protocol), records, failures)
+        layout = replace(layout, protocol=args.protocol or layout.protocol)
+        table = build(layout, records, failures)
+        if args.bundle:
+            write_whole(Path(args.bundle), bundle(store, layout, table, (records, failures), every_format(table)))
+            print(f"{args.bundle}: written; python -m pointsweep.verify {args.bundle} checks it")
+            return 0
         if args.diff or args.why:
             sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
             return 0
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, StoreFailed) as error:
         print(error, file=sys.stderr)
         return 2
     here = args.format == "html" and args.source == "store"

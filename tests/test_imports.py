@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointsweep"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ONE_FILE = {"ray": "launch", "optuna": "search", "mlflow": "tracking", "boto3": "store", "hydra": "sweep"}
+ONE_FILE = {"ray": "launch", "optuna": "search", "mlflow": "tracking", "boto3": "s3_store", "hydra": "sweep"}
 TORCH_FREE = [
     "config",
     "sweep",
@@ -97,7 +97,7 @@ def heavy_modules_of(*arguments: str) -> str:
 
 def test_help_and_a_second_plan_import_nothing_heavy(store, monkeypatch, tmp_path):
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
-    plan = (str(PACKAGE.parent / "sweeps" / "smoke.yaml"), "--plan", "--only", "row=head only", "seeds=1")
+    plan = (str(PACKAGE.parent / "sweeps" / "smoke.yaml"), "--plan", "--only", "row=head_only", "seeds=1")
     assert heavy_modules_of("--help") == "[]"
     assert "torch" in heavy_modules_of(*plan)
     assert heavy_modules_of(*plan) == "[]"
