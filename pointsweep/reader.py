@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pointsweep import adaptive, arms, profiles, search_file
 from pointsweep.ablation import read_rows
@@ -49,7 +49,10 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
-    pack: int = 1  # trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's
+    # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
+    # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
+    pack: int | Literal["auto"] = 1
+    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
 
 
 class Reader:
@@ -238,10 +241,14 @@ class Reader:
         for key in data if isinstance(data, Mapping) else ["resources"]:
             if key not in known:
                 self.complain(("resources", key), unknown("resource", key, known, "Allowed"))
+            elif (key == "pack" and data[key] == "auto") or (key == "recompute" and isinstance(data[key], bool)):
+                continue
+            elif key == "recompute":
+                self.complain(("resources", key), f"must be true or false, got {data[key]!r}")
             elif isinstance(data[key], bool) or not isinstance(data[key], (int, float)) or data[key] < 0:
                 self.complain(("resources", key), f"must be a number from 0 on, got {data[key]!r}")
             elif key == "pack" and (not isinstance(data[key], int) or data[key] < 1):
-                self.complain(("resources", key), f"must be a whole number from 1 on, got {data[key]!r}")
+                self.complain(("resources", key), f"must be auto or a whole number from 1 on, got {data[key]!r}")
         return Resources(**{key: data[key] for key in known if isinstance(data, Mapping) and key in data})
 
     # Cells
