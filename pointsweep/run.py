@@ -21,6 +21,7 @@ from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
 from pointsweep.guard import Outcome
 from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
+from pointsweep.notify import announce, problem_of
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, Store, on_disk, open_store
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", action="append", default=[], help="run some cells: GLOB of a row, row=GLOB, column=GLOB, seed=N")
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store); none = off")
+    made.add_argument("--notify", action="append", default=[], help="at the end: a URL or a command that gets the table as JSON")
     made.add_argument("--inline", action="store_true", help="run in this process, without Ray")
     made.add_argument("--workers", type=int, default=0, help="trials at once (default: as many as the resources allow)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of a trial")
@@ -60,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_intermixed_args(arguments)
+    args.notify += filter(None, [os.environ.get("POINTSWEEP_NOTIFY")])
+    for problem in filter(None, map(problem_of, args.notify)):
+        print(f"--notify: {problem}", file=sys.stderr)
+        return INVALID
     try:
         return plan_and_run(args)
     except KeyboardInterrupt:
@@ -131,7 +137,7 @@ def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) ->
     places = places_of(sweep)
     with mirrored(uri, store, plan, places) as target:
         outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
-    return conclude(sweep, store, uri, outcomes)
+    return conclude(sweep, store, uri, outcomes, args.notify)
 
 
 def note(sweep: Sweep, store: Store) -> None:
@@ -172,7 +178,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
-    return max(conclude(found, store, uri), FAILED if tuning.failed() else COMPLETE)
+    return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
 
 
 @contextmanager
@@ -239,16 +245,16 @@ def _finished(store: Store, key: str) -> bool:
     return store.exists(f"trials/{key}/record.json")
 
 
-def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
-    """Prints the table as it now stands, and where everything lies. Returns the exit code."""
+def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:
+    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code."""
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     told = {outcome.key: outcome for outcome in outcomes if outcome.status == "failed" and outcome.key not in plan.records}
     failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     tables.write_all(store, table, plan.records)
-    print(tables.render(table, "text"))
-    print(f"\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
+    text = tables.render(table, "text")
+    print(f"{text}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
     if uri != "none":
         print(
             f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
@@ -264,7 +270,9 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] =
             print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
         else:
             print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
-    return FAILED if missing else COMPLETE
+    code = FAILED if missing else COMPLETE
+    announce(tell, sweep.name, code, plan.counts(), text)
+    return code
 
 
 def interruptible(work: Callable[[], int], store: Store) -> int:

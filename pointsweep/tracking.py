@@ -189,6 +189,7 @@ class Runs:
     def _describe(self, run_id: str, folder: TrialFolder) -> None:
         """Parameters, data and origin; the same values again are no change."""
         from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.exceptions import MlflowException
 
         start = next((event for event in folder.events() if event["type"] == "start"), None)
         if start is None:
@@ -200,7 +201,11 @@ class Runs:
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
-        self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        try:
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        except MlflowException:
+            # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
         self.client.log_text(run_id, json.dumps(start["config"], indent=2), "config.json")
 
     def send_epochs(self, run_id: str, folder: TrialFolder) -> None:
