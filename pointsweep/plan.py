@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def to_run(self) -> list[TrialConfig]:
-        """The trials without a record: the first seed of every cell before the second of any, so that a part of the time fills the table."""
+        """The trials without a record; the first seed of every cell before the second of any: a part of the time fills the table."""
         left = [trial for trial in self.sweep.trials() if self.states[trial.config.key()] != "finished"]
         return [trial.config for trial in sorted(left, key=lambda trial: trial.cell.trials.index(trial.config))]
 

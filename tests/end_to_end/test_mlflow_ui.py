@@ -61,10 +61,6 @@ async def click(tab: browser.Page, selector: str, text: str) -> None:
 
 async def grouped(tab: browser.Page, server: str, experiment: str, group: str) -> None:
     """The charts of an experiment's finished trials, grouped by their row."""
-    await tab.open(f"{server}/#/", shows("Experiments"))
-    await tab.evaluate("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
-    await tab.evaluate("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
-    await tab.call("Page.reload")
     await tab.open(f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={TRIALS}", shows("matching runs"))
     await click(tab, "button", "Group by")
     await click(tab, "[role=menuitemcheckbox]", "row")
@@ -73,8 +69,14 @@ async def grouped(tab: browser.Page, server: str, experiment: str, group: str) -
     await tab.wait(CURVES)
 
 
+# Not the seed: a tag of the same name stands in the table below.
 PARAMETERS = """[...document.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => cell.innerText.trim()))
-    .filter((cells) => /^(backbone|compat|dataset|head|method|positions|seed|tokenizer|train)\\b/.test(cells[0] ?? ""))"""
+    .filter((cells) => /^(backbone|compat|dataset|head|method|positions|tokenizer|train)\\b/.test(cells[0] ?? ""))"""
+
+
+# The switch stands beside its label.
+DIFF_ONLY = """[...document.querySelectorAll("*")].filter((e) => e.innerText?.trim() === "Show diff only"
+    && e.parentElement.querySelector("button, input")).at(0).parentElement.querySelector("button, input").click()"""
 
 
 async def compared(tab: browser.Page, server: str, experiment: str, runs: list[str]) -> dict[str, list[str]]:
@@ -83,9 +85,7 @@ async def compared(tab: browser.Page, server: str, experiment: str, runs: list[s
     await tab.open(f"{server}/#/compare-runs?{query}", shows("Show diff only"))
     await tab.wait(f"{PARAMETERS}.length > 0")
     before = len(await tab.evaluate(PARAMETERS))
-    await tab.evaluate(
-        "[...document.querySelectorAll('label')].find((e) => e.innerText.includes('Show diff only')).querySelector('button, input').click()"
-    )
+    await tab.evaluate(DIFF_ONLY)
     await tab.wait(f"{PARAMETERS}.length < {before}")
     return {name: values for name, *values in await tab.evaluate(PARAMETERS)}
 
@@ -122,6 +122,14 @@ async def photograph(server: str, experiment: str, group: str, path: Path) -> No
     """The picture of docs/tracking-server.md."""
     async with browser.page(1400, 900) as tab:
         await grouped(tab, server, experiment, group)
+        # Without what covers the charts; the grouping outlives the reload.
+        await tab.evaluate("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+        await tab.call("Page.reload")
+        await asyncio.sleep(10)
+        await tab.wait(CURVES)
+        await tab.evaluate(
+            "document.head.append(Object.assign(document.createElement('style'), {textContent: '.modebar{display:none}'}))"
+        )
         await asyncio.sleep(5)  # charts are drawn one after the other
         await tab.picture(path)
 
