@@ -1,34 +1,40 @@
-"""The command: python -m pointsweep.run FILE [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the table.
+"""The command: python -m pointsweep.run FILE... [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the tables.
 
-Exit codes: 0 the table is complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
+Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
 3 interrupted, the same command continues.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from pointsweep import tables
+<<<<<<< HEAD
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
 from pointsweep.guard import Outcome, preempted
 from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
 from pointsweep.notify import announce, problem_of
 from pointsweep.plan import Plan, make_plan, read_record
+=======
+from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
+from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
+from pointsweep.guard import preempted
+from pointsweep.history import Held, TrialFolder, trial_status
+from pointsweep.plan import Plan, make_plan
+>>>>>>> origin/main
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
-from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
+from pointsweep.tracking import TrialTags, prepare
 
-COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3
+INVALID, INTERRUPTED = 2, 3
 GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
 
 
@@ -45,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
     made.add_argument(
-        "overrides", nargs="*", help="Hydra overrides: train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke"
+        "more",
+        nargs="*",
+        metavar="FILE_OR_OVERRIDE",
+        help="more sweep files, run in the same launch (what they share trains once), and, for all of them, Hydra overrides: "
+        "train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke",
     )
     made.add_argument("--plan", action="store_true", help="check the file, print the table's skeleton and what would run, and stop")
     made.add_argument("--cfg", action="store_true", help="print every cell's resolved configuration and stop")
@@ -73,43 +83,97 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def files_and_overrides(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What ends in .yaml or .yml and assigns nothing is a file; the rest are overrides, or are told that they are none."""
+    more = [text for text in args.more if "=" not in text and text.endswith((".yaml", ".yml"))]
+    return [args.file, *more], [text for text in args.more if text not in more]
+
+
+def load_all(args: argparse.Namespace) -> list[Sweep]:
+    """The sweeps of all files. Raises ConfigError with everything that is wrong in all of them."""
+    files, overrides = files_and_overrides(args)
+    sweeps, wrong = [], []
+    for file in files:
+        try:
+            sweeps.append(load(file, overrides, args.only))
+        except ConfigError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        problems = [replace(problem, path=f"{error.source}: {problem.path}") for error in wrong for problem in error.problems]
+        raise ConfigError(", ".join(error.source for error in wrong), problems)
+    names = [sweep.name for sweep in sweeps]
+    problems = [Problem("name", f"{name!r} is the name of several files") for name in dict.fromkeys(names) if names.count(name) > 1]
+    searches = [sweep.name for sweep in sweeps if sweep.search is not None]
+    if searches and len(sweeps) > 1:
+        problems.append(Problem("search", f"{', '.join(searches)}: a search runs alone, not together with other files"))
+    if problems:
+        raise ConfigError(", ".join(files), problems)
+    return sweeps
+
+
 def plan_and_run(args: argparse.Namespace) -> int:
     """Checks, plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
     try:
-        sweep = load(args.file, args.overrides, args.only)
+        sweeps = load_all(args)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return INVALID
     if args.cfg:
-        print(sweep.resolved())
+        print("---\n".join(sweep.resolved() for sweep in sweeps))
         return COMPLETE
     try:
         store = open_store(args.store)
-        plan = make_plan(sweep.probe(), store, fetch=not args.plan)
+        plans = [make_plan(sweep.probe(), store, fetch=not args.plan) for sweep in sweeps]
     except BadStore as error:
         print(error, file=sys.stderr)
         return INVALID
-    print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
+    for sweep, plan in zip(sweeps, plans, strict=True):
+        print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
+    if len(plans) > 1:
+        print(f"all {len(plans)} together: {together(plans)}", flush=True)
     if args.plan:
-        print(skeleton(plan, sweep))
+        print("\n\n".join(skeleton(plan, sweep) for sweep, plan in zip(sweeps, plans, strict=True)))
         return COMPLETE
+    unfit = [plan for plan in plans if not fit(plan)]  # each says why
+    if unfit:
+        return INVALID
+    return launched(sweeps, plans, store, args)
+
+
+def together(plans: Sequence[Plan]) -> str:
+    """One line: "96 trials of cells are 66 distinct ones, 66 to run"."""
+    shown = sum(len(cell.trials) for plan in plans for cell in plan.sweep.cells)
+    distinct = len({key for plan in plans for key in plan.states})
+    return f"{shown} trials of cells are {distinct} distinct ones, {sum(map(len, to_run(plans).values()))} to run"
+
+
+def fit(plan: Plan) -> bool:
+    """Whether this machine and the audit let a sweep be launched; prints why not."""
     if plan.missing:
         problems = [f"  {text}" for text in plan.missing]
-        print("\n".join([f"{args.file}: this machine lacks what the sweep needs, nothing was launched", *problems]), file=sys.stderr)
-        return INVALID
+        head = f"{plan.sweep.source}: this machine lacks what the sweep needs, nothing was launched"
+        print("\n".join([head, *problems]), file=sys.stderr)
+        return False
     refused = [f"  {finding.text}" for finding in plan.findings if finding.refuses]
     if refused:
-        print("\n".join([f"{args.file}: the audit refuses the sweep, nothing was launched", *refused]), file=sys.stderr)
-        return INVALID
+        print("\n".join([f"{plan.sweep.source}: the audit refuses the sweep, nothing was launched", *refused]), file=sys.stderr)
+        return False
     for finding in plan.findings:
         print(f"audit: {finding.text}", flush=True)
+    return True
+
+
+def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
+    """Launches sweeps, or a search, and returns the exit code."""
     try:
-        if sweep.search is None:
-            return interruptible(lambda: execute(sweep, plan, store, args), store)
+        if sweeps[0].search is None:
+            return interruptible(lambda: execute(plans, store, args), store)
         disk = on_disk(store, "a search keeps its study in a database")
-        return interruptible(lambda: search(sweep, plan, disk, args), store)
+        return interruptible(lambda: search(sweeps[0], plans[0], disk, args), store)
     except (Unfit, Held, BadStore) as error:
-        print(f"{args.file}: {error}", file=sys.stderr)
+        print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
     except StoreFailed as error:
         print(f"{error}\nwhat is done is kept; the same command continues", file=sys.stderr)
@@ -130,6 +194,7 @@ def skeleton(plan: Plan, sweep: Sweep) -> str:
     return "\n".join(part for part in [*parts, *resolution(plan), *same, *audited, *lacking] if part)
 
 
+<<<<<<< HEAD
 def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) -> int:
     """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
     note(sweep, store)
@@ -151,12 +216,14 @@ def places_of(sweep: Sweep) -> dict[str, TrialTags]:
     return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
 
 
+=======
+>>>>>>> origin/main
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
     from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    uri = tracker(args, store)
     places: dict[str, TrialTags] = {}
     # One process at a time may add to a study.
     with TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(), mirrored(uri, store, plan, places) as target:
@@ -165,8 +232,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             places.update(places_of(batch))
             states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
             rest = Plan(batch, states, {}, {}, {}, ())
-            if rest.to_run:
-                launch_all(rest, store, target, places_of(batch), args, limits)
+            launch_all([rest], store, {batch.name: target} if target is not None else {}, places_of(batch), args, limits)
 
         tuning = Tuning(sweep, store)
         tuning.run(train, lambda line: print(line, flush=True))
@@ -183,6 +249,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
     return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
 
 
+<<<<<<< HEAD
 @contextmanager
 def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
     """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
@@ -277,6 +344,8 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], 
     return code
 
 
+=======
+>>>>>>> origin/main
 def interruptible(work: Callable[[], int], store: Store) -> int:
     """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
 
