@@ -43,15 +43,9 @@ class Plan:
 
     @property
     def to_run(self) -> list[TrialConfig]:
-<<<<<<< HEAD
         """The trials without a record; the first seed of every cell before the second of any: a part of the time fills the table."""
-        left = [trial for trial in self.sweep.trials() if self.states[trial.config.key()] != "finished"]
-        return [trial.config for trial in sorted(left, key=lambda trial: trial.cell.trials.index(trial.config))]
-=======
-        """The trials without a record."""
-        asked = [trial.config for trial in self.sweep.trials() if trial.config.key() in self.states]
-        return [config for config in asked if self.states[config.key()] != "finished"]
->>>>>>> origin/main
+        asked = sorted(self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config))
+        return [trial.config for trial in asked if self.states.get(trial.config.key(), "finished") != "finished"]
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""

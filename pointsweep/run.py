@@ -16,19 +16,12 @@ from dataclasses import replace
 from types import FrameType
 
 from pointsweep import tables
-<<<<<<< HEAD
-from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
-from pointsweep.guard import Outcome, preempted
-from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
-from pointsweep.notify import announce, problem_of
-from pointsweep.plan import Plan, make_plan, read_record
-=======
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
 from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder, trial_status
+from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
->>>>>>> origin/main
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
@@ -194,30 +187,6 @@ def skeleton(plan: Plan, sweep: Sweep) -> str:
     return "\n".join(part for part in [*parts, *resolution(plan), *same, *audited, *lacking] if part)
 
 
-<<<<<<< HEAD
-def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) -> int:
-    """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
-    note(sweep, store)
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
-    places = places_of(sweep)
-    with mirrored(uri, store, plan, places) as target:
-        outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
-    return conclude(sweep, store, uri, outcomes, args.notify)
-
-
-def note(sweep: Sweep, store: Store) -> None:
-    """Writes what `python -m pointsweep.tables NAME` needs."""
-    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
-    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
-
-
-def places_of(sweep: Sweep) -> dict[str, TrialTags]:
-    """What MLflow is to say of every trial, by key."""
-    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
-
-
-=======
->>>>>>> origin/main
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
     from pointsweep.searched import write_searched
@@ -249,103 +218,6 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
     return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
 
 
-<<<<<<< HEAD
-@contextmanager
-def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
-    """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
-    mark = f"sweeps/{plan.sweep.name}/mirrored.json"
-    wanted = json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
-    if uri == "none" or (not plan.to_run and store.exists(mark) and store.read(mark) == wanted):
-        yield None
-        return
-    target = None
-    try:
-        target = prepare(uri, store, plan.sweep.layout())
-    except TrackerAway as error:
-        print(f"{error}\ntraining goes on without it; the same command, run again, mirrors what it finds", file=sys.stderr)
-    yield target
-    if target is None:
-        return
-    try:
-        finish(target, store, places)
-        store.write(mark, wanted)
-    except TrackerAway as error:
-        print(f"{error}\nit is behind; the same command, run again, mirrors the rest", file=sys.stderr)
-
-
-def launch_all(
-    plan: Plan,
-    store: Store,
-    target: Target | None,
-    places: Mapping[str, TrialTags],
-    args: argparse.Namespace,
-    limits: Mapping[str, Mapping[int, float]] | None = None,
-) -> list[Outcome]:
-    """Runs every trial that has no record, in packs over one backbone where the sweep asks for them. Returns how they ended."""
-    from pointsweep import launch
-    from pointsweep.pack import packs_of
-    from pointsweep.progress import Progress
-    from pointsweep.trial import Job, Task
-
-    sweep = plan.sweep
-    packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(plan.to_run, sweep.resources.pack)]
-    job = Job(store.url, target, threads=args.threads, limits=limits or {})
-    layout, records = sweep.layout(), dict(plan.records)
-
-    def table() -> str:
-        records.update({key: read_record(store, key) for key in plan.states if key not in records and _finished(store, key)})
-        return tables.render(tables.build(layout, records, {}, plan.parameters), "text")
-
-    names = {key: place.cell for key, place in places.items()}
-    resources = launch.Resources(sweep.resources.cpus, sweep.resources.gpus, args.workers)
-    try:
-        with Progress(names, len(plan.records), len(plan.states), table) as progress:
-
-            def launcher(packs: Sequence[launch.Pack], job: Job) -> list[Outcome]:
-                return launch.run_inline(packs, job, progress) if args.inline else launch.run_ray(packs, job, resources, progress)
-
-            return launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
-    finally:
-        if isinstance(store, FileStore):
-            shutil.rmtree(store.path(f"launches/{job.launch}"), ignore_errors=True)
-
-
-def _finished(store: Store, key: str) -> bool:
-    return store.exists(f"trials/{key}/record.json")
-
-
-def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:
-    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code."""
-    plan = make_plan(sweep, store)
-    # A trial whose folder cannot be written has no failure in its history.
-    told = {outcome.key: outcome for outcome in outcomes if outcome.status == "failed" and outcome.key not in plan.records}
-    failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
-    table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
-    tables.write_all(store, table, plan.records)
-    text = tables.render(table, "text")
-    print(f"{text}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
-    if uri != "none":
-        print(
-            f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
-            if uri.startswith("sqlite")
-            else f"MLflow   {masked(uri)}"
-        )
-    missing = [key for key, state in plan.states.items() if state != "finished"]
-    held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
-    for key in missing:
-        log = store.place(f"trials/{key}/history.jsonl")
-        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
-        if key in held and key not in plan.failures:
-            print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
-        else:
-            print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
-    code = FAILED if missing else COMPLETE
-    announce(tell, sweep.name, code, plan.counts(), text)
-    return code
-
-
-=======
->>>>>>> origin/main
 def interruptible(work: Callable[[], int], store: Store) -> int:
     """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
 

@@ -248,17 +248,12 @@ class Runs:
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
-<<<<<<< HEAD
         try:
             self.client.log_inputs(run_id, [DatasetInput(dataset)])
         except MlflowException:
             # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
             self.client.log_inputs(run_id, [DatasetInput(dataset)])
-        self.client.log_text(run_id, json.dumps(start["config"], indent=2), "config.json")
-=======
-        self.client.log_inputs(run_id, [DatasetInput(dataset)])
         return [Param(name, value) for name, value in flat(start["config"])]
->>>>>>> origin/main
 
     def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:
         """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
