@@ -250,8 +250,10 @@ class Runs:
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
         try:
             self.client.log_inputs(run_id, [DatasetInput(dataset)])
-        except MlflowException:
+        except MlflowException as error:
             # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
+            if not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                raise
             self.client.log_inputs(run_id, [DatasetInput(dataset)])
         return [Param(name, value) for name, value in flat(start["config"])]
 
