@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import resource
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep import registry
-from pointsweep.config import DatasetConfig, TrialConfig
+from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
@@ -105,7 +106,8 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             recompute_stages(trial.model.tokenizer)
         trial.run()
 
-    arm = replace(config, seed=0).key()
+    # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
+    arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
     marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
     guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder), notify, copy)

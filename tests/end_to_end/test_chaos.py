@@ -81,8 +81,8 @@ UNREPAIRED = "history.TrialFolder.repair = lambda self: None"
 NETWORK = """
 name: chaotic
 base:
-  dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 32, test_limit: 8}
-rows: {network: [point_nn]}
+  dataset: {name: synthetic, num_points: 256, presample: 256, train_limit: 32, test_limit: 8}
+rows: {network: [{name: point_nn, neighbours: 8}]}
 seeds: 1
 """
 
