@@ -10,7 +10,7 @@ import os
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsweep import plan_cache, registry
