@@ -43,9 +43,9 @@ class Plan:
 
     @property
     def to_run(self) -> list[TrialConfig]:
-        """The trials without a record."""
-        asked = [trial.config for trial in self.sweep.trials() if trial.config.key() in self.states]
-        return [config for config in asked if self.states[config.key()] != "finished"]
+        """The trials without a record; the first seed of every cell before the second of any: a part of the time fills the table."""
+        asked = sorted(self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config))
+        return [trial.config for trial in asked if self.states.get(trial.config.key(), "finished") != "finished"]
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""

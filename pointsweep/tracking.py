@@ -265,11 +265,18 @@ class Runs:
     def _describe(self, run_id: str, start: Event) -> list[Any]:
         """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
         from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.exceptions import MlflowException
 
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
-        self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        try:
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        except MlflowException as error:
+            # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
+            if not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                raise
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
         return [Param(name, value) for name, value in flat(start["config"])]
 
     def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:
