@@ -2,9 +2,9 @@
 
     python benchmarks/tables.py [--records 10000] [--rounds 3] [--folder FOLDER]
 
-Both sides print mean, sd and n of every cell; the ratio is void unless these are equal. Every measurement is a fresh process, the sides
-alternate, medians are printed. Times are those of the work alone, without the imports (which would favour this side: mlflow's take
-longer), memory is the highest of the whole process. `cold`: without the index, and the records not in the page cache.
+Both sides print mean, sd and n of every cell; the ratio is void unless these are equal. Every measurement is a fresh process, the
+sides alternate, medians are printed. Times are those of the work alone, without the imports (which would favour this side: mlflow's
+take longer), memory is the highest of the whole process. `cold`: without the index, and the records not in the page cache.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ def record(made: TrialConfig, generator: np.random.Generator) -> Record:
     return Record(
         key=made.key(), config=made.to_dict(), metrics=metrics,
         parameters={"trainable": 500_000 + 9 * rank, "trainable_without_head": 9 * rank, "total": 86_000_000 + 9 * rank},
-        dataset={"name": "scanobjectnn", "digest": "d" * 64, "num_train": 11416, "num_val": 0, "num_test": OBJECTS, "num_classes": 15},
+        dataset={
+            "name": "scanobjectnn", "digest": "d" * 64, "num_train": 11416, "num_val": 0, "num_test": OBJECTS, "num_classes": 15,
+        },
         weights_origin="vit_in21k, sha256 " + "e" * 64, seconds={"total": 3600 * float(generator.random()), "train": 3000.0},
         peak_memory_bytes=2**31, clouds_per_s=900 * float(generator.random()),
         origin={
-            "tree": "1" * 16, "code": "c" * 40, "device": "cuda", "host": "node", "cpus": "16", "python": "3.11.7", "platform": "Linux",
+            "tree": "1" * 16, "code": "c" * 40, "device": "cuda", "cpus": "16", "python": "3.11.7", "platform": "Linux",
             "version.torch": "2.13.0", "version.numpy": "2.4.6", "version.ray": "2.60.0", "version.mlflow": "3.17.2",
         },
         correct={name: packed(bits) for name, bits in zip(metrics, right, strict=True)},

@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -18,14 +19,18 @@ from pointsweep.records import Record
 from pointsweep.render import count, footnotes, headings, headline, marked, percent
 from pointsweep.report_axes import axes
 from pointsweep.report_charts import thinned
-from pointsweep.report_compare import as_script, comparison, configs, confusions, payload, rerun
+from pointsweep.report_compare import as_script, commands, comparison, configs, confusions, payload
 from pointsweep.report_data import Evidence
 from pointsweep.report_numbers import cost, duration, optimism
 from pointsweep.report_sections import learning, pareto, section
 from pointsweep.table import Table, TableCell
 
 CURVE = (260, 112, 34, 18)  # width, height, left and bottom margin of a plot
-RERUN = "What is finished is not trained again; to train it anew, delete its folder under trials/ in the store first."
+RERUN = "What is finished is not trained again by it."
+REPLAY = (
+    "One cell again, beside the store: every seed is trained anew from its recorded configuration and compared, equal bit for bit, "
+    "within the interval that a further run is expected in, or outside. The command of each cell stands in the cell."
+)
 ORIGIN = ("version.pointsweep", "version.torch", "version.numpy", "version.ray", "python", "device", "platform")
 
 
@@ -91,11 +96,12 @@ def _sections(table: Table, records: Mapping[str, Record], curves: Mapping[str, 
     """What follows the table; a section is left out where the sweep has nothing to show in it."""
     data = payload(table, records, evidence)
     command = "<pre>python -m pointsweep.run FILE</pre>"
+    again = f"<p>{REPLAY}</p><pre>python -m pointsweep.replay {escape(shlex.quote(table.name))} ROW COLUMN</pre>"
     file = f"<p>FILE is the sweep's file; a copy is in the store, sweeps/{escape(table.name)}/sweep.yaml. {RERUN}</p>"
     return [
         pareto(table), axes(table, records), learning(table, records, curves), comparison(table, data), confusions(data),
         optimism(table, records), cost(table, records), configs(table, records),
-        section("rerun", "Run it again", "All of it; a cell's own command stands in the cell and with its settings.", command + file),
+        section("rerun", "Run it again", "All of it, or one cell to see whether it comes out the same.", command + file + again),
         section("origin", "Where the numbers come from", "Data, code and machines of the trials.", _origins(table, records)),
         as_script(data),
     ]  # fmt: skip
@@ -145,7 +151,8 @@ def _runs(table: Table, cell: TableCell, records: Mapping[str, Record], curves: 
         else:
             reason = escape(failed.get(seed, "not finished"))
             parts.append(f"<div class='run bad'><b>seed {seed}</b> {reason}<br><code>{escape(key)}</code></div>")
-    return "".join([*parts, f"<div class='run'><code>{escape(rerun(table, cell))}</code></div>"])
+    lines = commands(table, cell).strip().splitlines()
+    return "".join([*parts, *(f"<div class='run'><code>{escape(line)}</code></div>" for line in lines)])
 
 
 def _run(seed: int, record: Record, metric: str) -> str:

@@ -64,7 +64,7 @@ def test_the_second_reading_opens_no_record(store: FileStore, monkeypatch):
 
 
 def test_every_field_comes_back_as_it_was(store: FileStore):
-    odd = replace(made(0), marks=("a", "b"), config={"seed": None, "x": [1, {"y": 0.1 + 0.2}]}, attempts=3, metrics={})
+    odd = replace(made(0), marks=("a", "b"), config={"seed": 5, "x": [1, {"y": 0.1 + 0.2}]}, attempts=3, metrics={})
     bare = {"key": KEYS[1], "schema": 1, "config": {}, "metrics": {}, "parameters": {}, "dataset": {}, "weights_origin": ""}
     store.write(f"trials/{KEYS[0]}/record.json", odd.to_json().encode())
     store.write(f"trials/{KEYS[1]}/record.json", json.dumps(bare).encode())
