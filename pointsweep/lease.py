@@ -154,7 +154,7 @@ def _acquire(path: Path, deadline: float) -> Lease:
         waited = time.monotonic() - since
         if waited > 2 * TERM_S:  # whoever claimed it has died over it
             _claim(path, found.owner).unlink(missing_ok=True)
-        if (_dead(found) or waited > TERM_S) and _take_away(path, found):
+        if (is_dead(found) or waited > TERM_S) and _take_away(path, found):
             continue
         _pause(path, deadline)
 
@@ -192,7 +192,7 @@ def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
     return Lease(path, holder, file)
 
 
-def _dead(holder: Holder) -> bool:
+def is_dead(holder: Holder) -> bool:
     """Whether the owner is known to be gone: a process of this machine that is no more, or a term over long ago."""
     if not holder.owner:
         return False

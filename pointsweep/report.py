@@ -22,6 +22,7 @@ from pointsweep.report_charts import thinned
 from pointsweep.report_compare import as_script, commands, comparison, configs, confusions, payload
 from pointsweep.report_data import Evidence
 from pointsweep.report_numbers import cost, duration, optimism
+from pointsweep.report_search import searches
 from pointsweep.report_sections import learning, pareto, section
 from pointsweep.table import Table, TableCell
 
@@ -99,7 +100,8 @@ def _sections(table: Table, records: Mapping[str, Record], curves: Mapping[str, 
     again = f"<p>{REPLAY}</p><pre>python -m pointsweep.replay {escape(shlex.quote(table.name))} ROW COLUMN</pre>"
     file = f"<p>FILE is the sweep's file; a copy is in the store, sweeps/{escape(table.name)}/sweep.yaml. {RERUN}</p>"
     return [
-        pareto(table), axes(table, records), learning(table, records, curves), comparison(table, data), confusions(data),
+        pareto(table), searches(evidence.searches), axes(table, records), learning(table, records, curves),
+        comparison(table, data), confusions(data),
         optimism(table, records), cost(table, records), configs(table, records),
         section("rerun", "Run it again", "All of it, or one cell to see whether it comes out the same.", command + file + again),
         section("origin", "Where the numbers come from", "Data, code and machines of the trials.", _origins(table, records)),

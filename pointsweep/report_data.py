@@ -7,13 +7,14 @@ from the data sets that this machine has opened before (`data/cache.py`), found 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pointsweep.data.cache import DIGEST, cache_folder
 from pointsweep.records import Record
+from pointsweep.report_search import Searched, read_searches
 from pointsweep.store import Store
 from pointsweep.table import Table
 from pointsweep.workdir import read_folder
@@ -34,10 +35,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class Evidence:
-    """By trial key: the predicted classes (n,) uint8 of the table's protocol, and what is true of the same objects."""
+    """By trial key: the predicted classes (n,) uint8 of the table's protocol, and what is true of the same objects.
+
+    Of a search also what it saw, one an arm.
+    """
 
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     truths: Mapping[str, Truth] = field(default_factory=dict)
+    searches: Sequence[Searched] = ()
 
 
 def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidence:
@@ -58,7 +63,8 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     examples = {_name(records[key]): records[key] for key in predictions}
     truths = {name: _with_clouds(kept.get(name), record) for name, record in examples.items()}
     chosen = [(key, truth) for key in predictions if (truth := truths[_name(records[key])]) is not None]
-    return Evidence(predictions, {key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)})
+    fitting = {key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)}
+    return Evidence(predictions, fitting, read_searches(store, table.name))
 
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:

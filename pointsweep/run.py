@@ -19,7 +19,7 @@ from types import FrameType
 
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
-from pointsweep.guard import Outcome
+from pointsweep.guard import Outcome, preempted
 from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.resolution import resolution
@@ -147,6 +147,7 @@ def places_of(sweep: Sweep) -> dict[str, TrialTags]:
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
     uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
@@ -169,6 +170,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
             return FAILED
         note(found, store)
+        write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
@@ -283,6 +285,7 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
     try:
         return work()
     except Interrupted:
+        preempted()  # of a pack the trials are in threads of their own
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:

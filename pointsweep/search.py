@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from pointsweep.space import Arm, Parameter, Search
 
 Curve = Sequence[tuple[int, float]]
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
+LEAST_TRIALS = 8  # finished, before importances say anything
 STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
 
 optuna.logging.set_verbosity(logging.ERROR)
@@ -49,6 +50,7 @@ class Study:
 
     def __init__(self, url: str, name: str, arm: Arm, search: Search) -> None:
         self.arm, self.search, self.name = arm, search, name
+        sampler(search, search.seed)  # its options are looked at before anything is launched
         self.directions = [StudyDirection[direction.upper()] for direction in search.objectives.values()]
         self.log = optuna.create_study(storage=url, study_name=name, directions=self.directions, load_if_exists=True)
         self.note = ""
@@ -103,6 +105,18 @@ class Study:
                     continue
                 self.log.tell(number, values=values, state=TrialState.COMPLETE if values else TrialState.FAIL)
         self._tell_live()
+
+    def importances(self) -> dict[str, dict[str, float]]:
+        """objective -> key -> its share in what sets the best trials apart (PED-ANOVA, arXiv 2304.10255); of too few none."""
+        done = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        found = {}
+        for index, (name, direction) in enumerate(self.search.objectives.items()):
+            sign = -1.0 if direction == "maximize" else 1.0  # of what it is given, the least counts as the best
+            costs = {trial.number: sign * trial.values[index] for trial in done}
+            if len(done) >= LEAST_TRIALS and len(set(costs.values())) > 1:
+                evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+                found[name] = optuna.importance.get_param_importances(self.log, evaluator=evaluator, target=_costs_of(costs))
+        return found
 
     # The log
 
@@ -197,6 +211,10 @@ class Study:
         raise Unfit(f"{self.name}: {REJECTIONS} suggestions in a row break a constraint; widen the space or the constraints")
 
 
+def _costs_of(costs: Mapping[int, float]) -> Callable[[FrozenTrial], float]:
+    return lambda trial: costs[trial.number]
+
+
 def _tell_stopped(study: optuna.Study, trial: optuna.trial.Trial, curve: Curve) -> None:
     """A trial that was stopped has no value, but what was seen of it until then."""
     for epoch, value in curve:
@@ -233,7 +251,10 @@ def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
 
 
 def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that a search names. A grid's points are start points, so nothing is left to its sampler."""
+    """The sampler that a search names. A grid's points are start points, so nothing is left to its sampler.
+
+    Raises Unfit for options that do not go together.
+    """
     made: dict[str, Any] = {
         "tpe": optuna.samplers.TPESampler,
         "gp": optuna.samplers.GPSampler,
@@ -244,5 +265,8 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
         "random": optuna.samplers.RandomSampler,
         "grid": optuna.samplers.RandomSampler,
     }
-    found: optuna.samplers.BaseSampler = made[search.sampler](seed=seed, **search.options)
+    try:
+        found: optuna.samplers.BaseSampler = made[search.sampler](seed=seed, **search.options)
+    except ValueError as error:
+        raise Unfit(f"sampler {search.sampler}: {error}") from None
     return found

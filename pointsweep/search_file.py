@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pointsweep.axes import PARTS_OF_A_TRIAL
 from pointsweep.errors import unknown
-from pointsweep.space import OBJECTIVES, PACKAGES, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
+from pointsweep.space import OBJECTIVES, ONE_OBJECTIVE, PACKAGES, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
 
 if TYPE_CHECKING:
     from pointsweep.reader import Reader
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 Path = tuple[Any, ...]
 PLAIN = ("space", "constraints", "objectives", "sampler", "scheduler", "seed", "batch", "storage")
 SECTIONS = {
-    "search": (*PLAIN, "enqueue", "trials", "use_finished", "top"),
-    "per_arm": ("search", "trials", "then_seeds"),
+    "search": (*PLAIN, "enqueue", "trials", "hours", "use_finished", "top"),
+    "per_arm": ("search", "trials", "hours", "then_seeds"),
     "per_arm.search": PLAIN,
 }
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 RANGE = ("float", "int", "choices", "log", "step", "when")
 SMOKE_TRIALS, SMOKE_SEEDS = 4, 2
+MOST_TRIALS = 1000  # where only hours are given
 
 
 class SearchReader:
@@ -51,7 +53,7 @@ class SearchReader:
         section = self._section(self.path, ".".join(self.path))
         budget = outer if self.per_arm else section
         where: Path = ("per_arm",) if self.per_arm else self.path
-        sampler, options = self._sampler(section.get("sampler", "tpe"))
+        sampler, options = self._sampler(section.get("sampler", "tpe"), section.get("objectives"))
         scheduler, schedule = self._scheduler(section.get("scheduler"), section.get("objectives"))
         found = Search(
             space=self._space(section.get("space")),
@@ -59,7 +61,8 @@ class SearchReader:
             sampler=sampler,
             options=options,
             seed=self._whole(self.path, section, "seed", 0, 0),
-            trials=self._whole(where, budget, "trials", 20, 1),
+            trials=self._whole(where, budget, "trials", 20 if "hours" not in budget else MOST_TRIALS, 1),
+            hours=self._hours(where, budget),
             batch=self._whole(self.path, section, "batch", 4, 1),
             objectives=self._objectives(section.get("objectives", {"val/accuracy": "maximize"})),
             enqueue=tuple(self._enqueue(section.get("enqueue"))),
@@ -100,16 +103,29 @@ class SearchReader:
             return default
         return value
 
-    def _sampler(self, value: Any) -> tuple[str, Mapping[str, Any]]:
+    def _hours(self, path: Path, data: Mapping[str, Any]) -> float | None:
+        value = data.get("hours")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < float("inf")):
+            self.complain((*path, "hours"), f"must be a number above 0, got {value!r}")
+            return None
+        return None if value is None else float(value)
+
+    def _sampler(self, value: Any, objectives: Any) -> tuple[str, Mapping[str, Any]]:
         path = (*self.path, "sampler")
         options = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = options.pop("name", None)
         if name not in SAMPLERS:
             self.complain(path, unknown("sampler", name, SAMPLERS, "Known"))
             return "tpe", {}
-        for key in options:
-            if key not in SAMPLERS[name]:
+        for key, option in options.items():
+            kind = SAMPLERS[name].get(key)
+            if kind is None:
                 self.complain((*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has"))
+            elif not (type(option) is kind or (kind is float and type(option) is int)):
+                self.complain((*path, key), f"must be {KINDS[kind]}, got {option!r}")
+        if name in ONE_OBJECTIVE and isinstance(objectives, Mapping) and len(objectives) > 1:
+            self.complain(path, f"{name} aims at one objective, got {', '.join(map(str, objectives))}")
         needed = PACKAGES.get(name)
         if needed and importlib.util.find_spec(needed) is None:
             self.complain(path, f"{name} needs the package {needed}, which is not installed: pip install {needed}")
@@ -120,6 +136,12 @@ class SearchReader:
         options = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = options.pop("name", None)
         if value is None:
+            return None, {}
+        if name == "pbt":
+            self.complain(
+                path,
+                f"pbt copies weights between trials, so that a trial's settings would not tell its numbers; known: {', '.join(SCHEDULERS)}",
+            )
             return None, {}
         if name not in SCHEDULERS:
             self.complain(path, unknown("scheduler", name, SCHEDULERS, "Known"))

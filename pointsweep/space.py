@@ -20,20 +20,31 @@ from pointsweep.settings import Settings
 
 Drawn = Mapping[str, Any]  # key -> drawn value, in the order of the space
 
-# Options that a sampler's section of a sweep file may set, and the package it needs beside Optuna.
-SAMPLERS: dict[str, tuple[str, ...]] = {
-    "tpe": ("n_startup_trials", "n_ei_candidates", "multivariate", "group", "constant_liar"),
-    "gp": ("n_startup_trials", "deterministic_objective"),
-    "cmaes": ("n_startup_trials", "popsize", "sigma0", "with_margin", "use_separable_cma", "lr_adapt"),
-    "nsga2": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
-    "nsga3": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob", "dividing_parameter"),
-    "qmc": ("qmc_type", "scramble"),
-    "random": (),
-    "grid": (),
+# Options that a sampler's section of a sweep file may set, with their kinds, and the package it needs beside Optuna.
+_GENETIC: dict[str, type] = {"population_size": int, "mutation_prob": float, "crossover_prob": float, "swapping_prob": float}
+SAMPLERS: dict[str, dict[str, type]] = {
+    "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "group": bool, "constant_liar": bool},
+    "gp": {"n_startup_trials": int, "deterministic_objective": bool},
+    "cmaes": {
+        "n_startup_trials": int,
+        "popsize": int,
+        "sigma0": float,
+        "with_margin": bool,
+        "use_separable_cma": bool,
+        "lr_adapt": bool,
+    },
+    "nsga2": _GENETIC,
+    "nsga3": {**_GENETIC, "dividing_parameter": int},
+    "qmc": {"qmc_type": str, "scramble": bool},
+    "random": {},
+    "grid": {},
 }
+ONE_OBJECTIVE = ("cmaes",)  # samplers that cannot aim at several
 PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
 SCHEDULERS: dict[str, dict[str, int]] = {
     "asha": {"min_epochs": 1, "reduction": 3},  # at epochs 1, 3, 9 ... the best third of those seen there goes on
+    # brackets of asha that start to judge at epochs 1, 3, 9 ...: what needs long to show itself has a chance in the later ones
+    "hyperband": {"min_epochs": 1, "reduction": 3},
     "median": {"warmup_epochs": 1, "min_trials": 5},  # stopped where it is worse than the median of those seen at that epoch
 }
 # What a search may aim at: never anything of the test split.
@@ -270,6 +281,7 @@ class Search:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0  # of the sampler
     trials: int = 20
+    hours: float | None = None  # of training, summed over an arm's trials: no further batch once they are spent
     batch: int = 4  # suggestions that are made, trained and told together
     objectives: Mapping[str, str] = field(default_factory=lambda: {"val/accuracy": "maximize"})
     enqueue: tuple[Mapping[str, Any], ...] = ()

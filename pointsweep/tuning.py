@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pointsweep.finished import known, seconds_of, values_of
 from pointsweep.history import TrialFolder
-from pointsweep.plan import read_record
 from pointsweep.reader import Cell
-from pointsweep.records import Record
 from pointsweep.search import Study, Suggestion
 from pointsweep.space import Arm, Search
-from pointsweep.stopping import limits_of
+from pointsweep.stopping import bracket_of, limits_of
 from pointsweep.store import FileStore
 from pointsweep.sweep import Sweep
 
@@ -41,7 +39,7 @@ class Tuning:
         self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
-        """Asks, trains and tells, batch by batch, until every study has its number of finished trials."""
+        """Asks, trains and tells, batch by batch, until every study has its number of finished trials, or its hours are spent."""
         for study in self.studies:
             study.start(known(study.arm, self.search, self.sweep.protocol, self.store) if self.search.use_finished else [])
         while True:
@@ -60,12 +58,26 @@ class Tuning:
 
     def progress(self) -> str:
         """One line: "5 of 12 suggestions finished"."""
-        done = sum(self.search.trials - self._left(study) for study in self.studies)
-        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished"
+        done = sum(self._done(study) for study in self.studies)
+        spent = "" if self.search.hours is None else f", {self._hours()}"
+        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{spent}"
 
     def _left(self, study: Study) -> int:
-        ended = sum(item.state != "running" and not item.known for item in study.suggestions())
-        return max(0, self.search.trials - ended)
+        if self.search.hours is not None and self._spent(study) >= self.search.hours:
+            return 0
+        return max(0, self.search.trials - self._done(study))
+
+    def _done(self, study: Study) -> int:
+        return sum(item.state != "running" and not item.known for item in study.suggestions())
+
+    def _spent(self, study: Study) -> float:
+        """Hours of the trials that a study was told of."""
+        ended = [item for item in study.suggestions() if item.state != "running" and not item.known]
+        return sum(seconds_of(key, self.store) for item in ended for key in self._keys(study, item)) / 3600
+
+    def _hours(self) -> str:
+        each = " of each arm" if len(self.studies) > 1 else ""
+        return f"{max(map(self._spent, self.studies)):.2g} of {self.search.hours:g} hours{each} spent"
 
     def everything(self) -> Sweep:
         """All suggestions so far as a sweep: what MLflow is to show."""
@@ -96,6 +108,11 @@ class Tuning:
             return None
         return values_of([each.key() for each in study.arm.trials(config)], self.search, self.sweep.protocol, self.store)
 
+    def by_arm(self) -> dict[str, Study]:
+        """The studies by the names of their arms."""
+        names = [self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell) for cell in self.cells]
+        return dict(zip(names, self.studies, strict=True))
+
     def failed(self) -> bool:
         """Whether an arm has no finished suggestion at all."""
         return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
@@ -107,8 +124,15 @@ class Tuning:
         if not batch or self.search.scheduler is None:
             return
         before = [item for item in study.suggestions() if item.state in ("complete", "stopped") and item.batch < batch[0].batch]
-        limits = limits_of([self._curve(key) for item in before for key in self._keys(study, item)], self.search)
-        yield from ((key, limits) for item in batch for key in self._keys(study, item))
+        brackets = {item.number: self._bracket(study, item) for item in (*before, *batch)}
+        for bracket in sorted({brackets[item.number] for item in batch}):
+            rivals = [key for item in before if brackets[item.number] == bracket for key in self._keys(study, item)]
+            limits = limits_of([self._curve(key) for key in rivals], self.search, bracket)
+            yield from ((key, limits) for item in batch if brackets[item.number] == bracket for key in self._keys(study, item))
+
+    def _bracket(self, study: Study, item: Suggestion) -> int:
+        config = study.arm.config(item.drawn)
+        return bracket_of(item.number, self.search, config.train.epochs) if config is not None else 0
 
     def _stopped(self, study: Study, item: Suggestion) -> tuple[tuple[int, float], ...]:
         """What was seen of a suggestion that was stopped; nothing if it was not."""
@@ -165,10 +189,11 @@ class Tuning:
         yield from self._failures()
 
     def _budget(self) -> str:
-        done = max(sum(item.state != "running" and not item.known for item in study.suggestions()) for study in self.studies)
+        done = max(map(self._done, self.studies))
+        hours = "" if self.search.hours is None else f", {self._hours()}"
         aims = ", ".join(self.search.objectives)
         protocol = f"protocol {self.sweep.protocol}"
-        return f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at {aims} ({protocol})"
+        return f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at {aims} ({protocol}){hours}"
 
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
@@ -224,39 +249,6 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     where = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
     return f"{sweep.name}{where} {digest}"
-
-
-def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:
-    """The objectives' means over a suggestion's seeds; None unless all have finished with a number."""
-    if not all(store.exists(f"trials/{key}/record.json") for key in keys):
-        return None
-    records = [read_record(store, key) for key in keys]
-    values = tuple(math.fsum(objective(record, name, protocol) for record in records) / len(records) for name in search.objectives)
-    return values if all(map(math.isfinite, values)) else None
-
-
-def objective(record: Record, name: str, protocol: str) -> float:
-    """One objective of a finished trial. `parameters` are those that the table prints: trainable, without the head."""
-    if name == "parameters":
-        return float(record.parameters["trainable_without_head"])
-    assert name.startswith("val/"), name
-    return float(record.metrics[protocol][name])
-
-
-def known(
-    arm: Arm, search: Search, protocol: str, store: FileStore
-) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str]]]:
-    """Finished trials of the store that lie in the space: their drawn values, values and keys."""
-    keys = [name.rstrip("/") for name in store.list("trials")]
-    for key in (key for key in keys if store.exists(f"trials/{key}/record.json")):
-        record = read_record(store, key)
-        drawn = arm.located(record.config) if record.config.get("seed") == arm.seeds[0] else None
-        config = arm.config(drawn) if drawn is not None else None
-        trials = [each.key() for each in arm.trials(config)] if config is not None else []
-        # Only what would be the very same trial counts: all that the space leaves open must agree.
-        if trials and trials[0] == key and (values := values_of(trials, search, protocol, store)) is not None:
-            assert drawn is not None
-            yield drawn, values, trials
 
 
 def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:

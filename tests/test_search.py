@@ -65,6 +65,8 @@ def search(study: Study, trials: int, batch: int = 4) -> list[dict]:
 
 
 SAMPLERS = {
+    "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=5),
+    "nsga3": lambda: optuna.samplers.NSGAIIISampler(seed=5),
     "tpe": lambda: optuna.samplers.TPESampler(seed=5),
     "random": lambda: optuna.samplers.RandomSampler(seed=5),
     "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=5),
@@ -74,6 +76,8 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_same_seed_gives_the_same_suggestions_as_plain_optuna(study, name):
+    if name == "cmaes":
+        pytest.importorskip("cmaes")
     plain = optuna.create_study(sampler=SAMPLERS[name](), direction="maximize")
     expected = []
     for _ in range(6):
@@ -121,6 +125,31 @@ def test_a_search_that_ends_anywhere_goes_on_as_if_it_had_not(study, name):
     assert found == whole
     assert writes == 2 * trials  # every suggestion was written once and told once
     assert {item.state for item in cut.suggestions()} == {"complete"}
+
+
+def test_options_that_do_not_go_together_are_refused_before_anything_is_asked(study):
+    with pytest.raises(Unfit, match=r"sampler nsga2: `population_size` must be greater than or equal to 2"):
+        study(sampler="{name: nsga2, population_size: 1}")
+
+
+def test_importances_find_the_key_that_matters(study):
+    made = study(FLAT, "random")
+    search(made, 40)  # the score is above all one of the learning rate
+    (shares,) = made.importances().values()
+    assert max(shares, key=shares.get) == "train.lr" and sum(shares.values()) == pytest.approx(1)
+    assert study(FLAT, "random", "empty").importances() == {}
+
+
+def test_importances_know_the_direction(study):
+    """The same costs, once to be maximised with their sign turned and once to be minimised, say the same."""
+    made = [
+        study(FLAT + objective, "random", name) for name, objective in (("up", ""), ("down", "  objectives: {val/loss: minimize}\n"))
+    ]
+    for each, sign in zip(made, (1, -1), strict=True):
+        each.start([])
+        while len(each.suggestions()) < 24:
+            each.tell({item.number: (sign * score(item.drawn),) for item in each.ask(4)})
+    assert made[0].importances()["val/accuracy"] == pytest.approx(made[1].importances()["val/loss"])
 
 
 def test_what_failed_is_not_ranked_and_not_told_a_value(study):

@@ -121,6 +121,10 @@ def test_the_smoke_profile_makes_a_search_small(write):
         ("search: {space: {method.rank: {int: [3, 9]}}, constraints: [method.rank.bit_length()]}\n", "search.constraints[0] (line 8): no constraint"),
         ("search: {space: SPACE, sampler: tpee}\n", "search.sampler (line 8): unknown sampler 'tpee'. Did you mean 'tpe'?"),
         ("search: {space: SPACE, sampler: {name: tpe, startup: 3}}\n", "unknown option of tpe 'startup'. Did you mean 'n_startup_trials'?"),
+        ("search: {space: SPACE, sampler: {name: tpe, n_startup_trials: few}}\n", "search.sampler.n_startup_trials (line 8): must be a whole number, got 'few'"),
+        ("search: {space: SPACE, sampler: cmaes, objectives: {val/accuracy: maximize, parameters: minimize}}\n", "search.sampler (line 8): cmaes aims at one objective, got val/accuracy, parameters"),
+        ("search: {space: SPACE, hours: 0}\n", "search.hours (line 8): must be a number above 0, got 0"),
+        ("search: {space: SPACE, scheduler: pbt}\n", "search.scheduler (line 8): pbt copies weights between trials"),
         ("search: {space: SPACE, sampler: grid}\n", "search.space.train.lr (line 8): a grid needs choices or a step"),
         ("search: {space: SPACE, scheduler: ahsa}\n", "search.scheduler (line 8): unknown scheduler 'ahsa'. Did you mean 'asha'?"),
         ("search: {space: SPACE, scheduler: asha, objectives: {val/accuracy: maximize, parameters: minimize}}\n", "a scheduler needs val/accuracy as the one objective"),
@@ -141,6 +145,18 @@ def test_the_smoke_profile_makes_a_search_small(write):
 )  # fmt: skip
 def test_a_problem_names_path_line_and_what_is_allowed(write, text, expected):
     assert expected in problems(write(text.replace("SPACE", SPACE)))
+
+
+@pytest.mark.parametrize(("sampler", "package"), [("cmaes", "cmaes"), ("gp", "scipy"), ("qmc", "scipy")])
+def test_a_sampler_whose_package_is_missing_is_refused_with_its_name(write, monkeypatch, sampler, package):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    text = f"search: {{space: {SPACE}, sampler: {sampler}}}\n"
+    assert f"{sampler} needs the package {package}, which is not installed: pip install {package}" in problems(write(text))
+
+
+def test_hours_take_the_place_of_a_number_of_trials(write):
+    search = load(write(f"search: {{space: {SPACE}, hours: 2}}\n")).search
+    assert (search.hours, search.trials) == (2.0, 1000)
 
 
 def test_a_search_without_a_validation_split_is_refused(write):

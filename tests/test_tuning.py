@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsweep.finished import objective
 from pointsweep.records import Record
 from pointsweep.search import Suggestion
 from pointsweep.space import Search
-from pointsweep.stopping import is_rung, limits_of
-from pointsweep.tuning import chosen, objective
+from pointsweep.stopping import bracket_of, is_rung, limits_of
+from pointsweep.tuning import chosen
 
 TWO = Search(objectives={"val/accuracy": "maximize", "parameters": "minimize"})
 
@@ -26,6 +27,21 @@ def test_asha_lets_the_best_share_pass_each_rung():
     assert limits_of(curves, search) == {1: 0.5, 3: 0.5}
     assert limits_of(curves[:2], search) == {}
     assert [epoch for epoch in range(1, 30) if is_rung(epoch, {"min_epochs": 2, "reduction": 3})] == [2, 6, 18]
+
+
+def test_a_bracket_of_hyperband_begins_to_judge_later_than_the_one_before():
+    search = Search(scheduler="hyperband", schedule={"min_epochs": 1, "reduction": 3})
+    curves = [dict.fromkeys(range(1, 10), value) for value in (0.1, 0.2, 0.3)]
+    assert [sorted(limits_of(curves, search, bracket)) for bracket in range(3)] == [[1, 3, 9], [3, 9], [9]]
+
+
+def test_the_brackets_of_hyperband_have_the_papers_shares():
+    """Algorithm 1 of arXiv 1603.06560 with R = 81 and eta = 3: ceil(5 / (s + 1) * 3^s) trials for s = 4, 3, 2, 1, 0."""
+    search = Search(scheduler="hyperband", schedule={"min_epochs": 1, "reduction": 3})
+    found = [bracket_of(number, search, 81) for number in range(143)]
+    assert [found.count(bracket) for bracket in range(5)] == [81, 34, 15, 8, 5]
+    assert {found[number] for number in range(20)} == {0, 1, 2, 3, 4}  # a short search has some of each
+    assert {bracket_of(number, Search(scheduler="asha"), 81) for number in range(9)} == {0}
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))

@@ -1,0 +1,53 @@
+"""What the finished trials of a store tell a search: the values of a suggestion, what it took, what lies in the space already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pointsweep.history import TrialFolder
+from pointsweep.plan import read_record
+from pointsweep.records import Record
+from pointsweep.space import Arm, Search
+from pointsweep.store import FileStore
+
+
+def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:
+    """The objectives' means over a suggestion's seeds; None unless all have finished with a number."""
+    if not all(store.exists(f"trials/{key}/record.json") for key in keys):
+        return None
+    records = [read_record(store, key) for key in keys]
+    values = tuple(math.fsum(objective(record, name, protocol) for record in records) / len(records) for name in search.objectives)
+    return values if all(map(math.isfinite, values)) else None
+
+
+def objective(record: Record, name: str, protocol: str) -> float:
+    """One objective of a finished trial. `parameters` are those that the table prints: trainable, without the head."""
+    if name == "parameters":
+        return float(record.parameters["trainable_without_head"])
+    assert name.startswith("val/"), name
+    return float(record.metrics[protocol][name])
+
+
+def seconds_of(key: str, store: FileStore) -> float:
+    """What a trial took, whatever became of it: of a finished one the whole, else its epochs."""
+    if store.exists(f"trials/{key}/record.json"):
+        return float(read_record(store, key).seconds.get("total", 0.0))
+    return math.fsum(event["seconds"] for event in TrialFolder(store.path(f"trials/{key}")).epochs())
+
+
+def known(
+    arm: Arm, search: Search, protocol: str, store: FileStore
+) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str]]]:
+    """Finished trials of the store that lie in the space: their drawn values, values and keys."""
+    keys = [name.rstrip("/") for name in store.list("trials")]
+    for key in (key for key in keys if store.exists(f"trials/{key}/record.json")):
+        record = read_record(store, key)
+        drawn = arm.located(record.config) if record.config.get("seed") == arm.seeds[0] else None
+        config = arm.config(drawn) if drawn is not None else None
+        trials = [each.key() for each in arm.trials(config)] if config is not None else []
+        # Only what would be the very same trial counts: all that the space leaves open must agree.
+        if trials and trials[0] == key and (values := values_of(trials, search, protocol, store)) is not None:
+            assert drawn is not None
+            yield drawn, values, trials
