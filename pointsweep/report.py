@@ -32,6 +32,7 @@ REPLAY = (
     "One cell again, beside the store: every seed is trained anew from its recorded configuration and compared, equal bit for bit, "
     "within the interval that a further run is expected in, or outside. The command of each cell stands in the cell."
 )
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, of which a cell shows the first digits
 ORIGIN = ("version.pointsweep", "version.torch", "version.numpy", "version.ray", "python", "device", "platform")
 
 
@@ -167,10 +168,11 @@ def _run(seed: int, record: Record, metric: str) -> str:
     sizes = record.parameters
     trained = f"{count(sizes['trainable'])} trained, {count(sizes['trainable_without_head'])} without the head"
     seconds = f"; {record.seconds['total']:.0f} s" if "total" in record.seconds else ""
+    weights = DIGEST.sub(r"\1", record.weights_origin)
     lines = [
         ", ".join(values),
         f"{trained}, of {count(sizes['total'])}{seconds}",
-        f"weights: {record.weights_origin}; data: {record.dataset['digest'][:12]}; code: {code(record)}",
+        f"weights: {weights}; data: {record.dataset['digest'][:12]}; code: {code(record)}",
     ]
     shown = "<br>".join(escape(line) for line in lines)
     return f"<div class='run'><b>seed {seed}</b> {shown}<br><code>{escape(record.key)}</code></div>"

@@ -175,6 +175,12 @@ def test_a_record_of_a_shipped_tree_has_no_commit():
     assert "code: tree 1234 full/a/0" in shown(found=found).text
 
 
+def test_a_cell_shows_the_first_digits_of_the_weights_digest():
+    found = records()
+    found["full/a/0"] = replace(found["full/a/0"], weights_origin=f"model.safetensors, sha256 {'53aa51172d14' + 'f' * 52}")
+    assert "weights: model.safetensors, sha256 53aa51172d14; data" in shown(found=found).text
+
+
 def test_without_records_only_the_table_is_shown():
     made = build(layout(), records(), failures())
     source = Reader(page(made, {}, {}))
