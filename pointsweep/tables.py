@@ -25,7 +25,7 @@ from pointsweep.history import read_failure
 from pointsweep.index import read_records
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
-from pointsweep.records import CellLayout, Layout, Record, layout_value
+from pointsweep.records import CellLayout, Layout, Record, layout_from_json, value
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
