@@ -16,10 +16,11 @@ from typing import Any
 from pointsweep import plan_cache, registry
 from pointsweep.adaptive import settle
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
-from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
+from pointsweep.errors import Finding, MissingData, MissingWeights
 from pointsweep.failures import BadData
 from pointsweep.history import read_failure, trial_status
-from pointsweep.records import Record, from_json
+from pointsweep.index import read_record as read_record
+from pointsweep.records import Record
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
 
@@ -133,15 +134,6 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
         if cell.trials[0].key() in parameters:
             counts[config.key()] = parameters[cell.trials[0].key()]
     return tuple(audit.audit(list(arms.values()), counts))
-
-
-def read_record(store: Store, key: str) -> Record:
-    """The record of a finished trial. Raises BadStore naming the file."""
-    name = f"trials/{key}/record.json"
-    try:
-        return from_json(store.read(name).decode())
-    except (BadStore, UnicodeDecodeError) as error:
-        raise BadStore(f"{store.url}, {name}: {error}") from error
 
 
 def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
