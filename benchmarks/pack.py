@@ -98,6 +98,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     what = f"{args.members} members, {args.blocks} blocks of {args.backbone}"
     print(f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}: {what}")
+    run(configs[:1], together=False)  # imports, the data's cache
     rounds = [(run(configs, together=False), run(configs, together=True)) for _ in range(args.rounds)]
     same = all(equal(alone[1], packed[1]) for alone, packed in rounds)
     ratios = [alone[0] / packed[0] for alone, packed in rounds]
