@@ -25,7 +25,7 @@ from benchmarks.common import interleaved, machine, python, table
 SWEEP: dict[str, Any] = {
     "name": "benchmark",
     "base": {
-        "dataset": {"name": "synthetic", "num_points": 512, "presample": 600, "train_limit": 32, "test_limit": 16},
+        "dataset": {"name": "synthetic", "num_points": 512, "presample": 600, "train_limit": 64, "test_limit": 32},
         "tokenizer": {"name": "point_pn_light", "num_tokens": 32, "neighbours": 16},
         "backbone": {"name": "tiny", "modality": "1d"},
         "train": {"epochs": 3, "batch_size": 16, "warmup_epochs": 1, "lr": 1e-3},
