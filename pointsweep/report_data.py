@@ -65,10 +65,6 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     chosen = [(key, truth) for key in predictions if (truth := truths[_name(records[key])]) is not None]
     fitting = {key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)}
     return Evidence(predictions, fitting, read_searches(store, table.name))
-        predictions,
-        {key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)},
-        read_searches(store, table.name),
-    )
 
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:

@@ -115,7 +115,9 @@ class Study:
             costs = {trial.number: sign * trial.values[index] for trial in done}
             if len(done) >= LEAST_TRIALS and len(set(costs.values())) > 1:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-                found[name] = optuna.importance.get_param_importances(self.log, evaluator=evaluator, target=_costs_of(costs))
+                with warnings.catch_warnings():  # it warns that the least counts as the best
+                    warnings.simplefilter("ignore", UserWarning)
+                    found[name] = optuna.importance.get_param_importances(self.log, evaluator=evaluator, target=_costs_of(costs))
         return found
 
     # The log

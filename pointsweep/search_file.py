@@ -140,7 +140,7 @@ class SearchReader:
         if name == "pbt":
             self.complain(
                 path,
-                f"pbt copies weights between trials, so that a trial's settings would not tell its numbers; known: {', '.join(SCHEDULERS)}",
+                f"pbt copies weights between trials, so settings would not tell numbers; known: {', '.join(SCHEDULERS)}",
             )
             return None, {}
         if name not in SCHEDULERS:
