@@ -1,14 +1,13 @@
 """The axes of a table: rows, columns and further axes, each a list of labelled settings.
 
 An axis is written as a list of mappings (each with a label), as one key with its values ({method.rank: [4, 8]}), or as several keys
-that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [...]}}).
+that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [...]}}); ablation.py generates others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pointsweep.config import TrialConfig
@@ -16,7 +15,7 @@ from pointsweep.errors import Problem, unknown
 from pointsweep.settings import Place
 from pointsweep.sweep_file import Document
 
-PARTS_OF_A_TRIAL = tuple(field.name for field in fields(TrialConfig))
+PARTS_OF_A_TRIAL = tuple(part.name for part in fields(TrialConfig))
 OWN_KEYS = ("label", "when", "published", "factors")
 
 
@@ -31,10 +30,11 @@ class Entry:
     when: Mapping[str, Any] | None = None
     published: Any = None
     factors: Mapping[str, bool] | None = None  # of a factorial: which components the row has
+    within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings that stand elsewhere than at `path`
 
     def place(self, key: str) -> Place:
         """Where a key of the settings stands."""
-        return place_of(self.document, self.path, key)
+        return place_of(self.document, self.within.get(key, self.path), key)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
 
 def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
     """One axis. What is wrong with it is added to the document's problems."""
-    complain = partial(_complain, document)
     if isinstance(value, list):
         entries = [_entry(document, (*path, i), item) for i, item in enumerate(value)]
         axis = Axis("", tuple(entry for entry in entries if entry is not None))
@@ -67,14 +66,18 @@ def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
         key, values = next(iter(value.items()))
         axis = read_key(document, path, key, values)
     else:
-        complain(path, "must be a list of labelled settings, {key: [values]} or {zip: {key: [values], ...}}")
+        complain(document, path, "must be a list of labelled settings, {key: [values]}, {zip: {key: [values], ...}} or {ablate: ...}")
         return Axis("", ())
-    labels = [entry.label for entry in axis.entries]
-    for label in sorted({label for label in labels if labels.count(label) > 1}):
-        complain(path, f"the label {label!r} stands twice")
+    refuse_twins(document, path, [entry.label for entry in axis.entries])
     if not axis.entries:
-        complain(path, "has no entries")
+        complain(document, path, "has no entries")
     return axis
+
+
+def refuse_twins(document: Document, path: tuple[Any, ...], labels: Sequence[str]) -> None:
+    """Two rows of one label could not be told apart."""
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        complain(document, path, f"the label {label!r} stands twice")
 
 
 def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -> Axis:
@@ -82,9 +85,9 @@ def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -
     if key == "zip":
         return _read_zip(document, (*path, "zip"), values)
     if not isinstance(values, list):
-        _complain(document, (*path, key), f"must be a list of values, got {values!r}")
+        complain(document, (*path, key), f"must be a list of values, got {values!r}")
         return Axis(str(key), ())
-    if not _known(document, (*path, key), key):
+    if not known(document, (*path, key), key):
         return Axis(str(key), ())
     entries = [Entry(_label(value), {key: value}, document, (*path, key, i)) for i, value in enumerate(values)]
     return Axis(key.rpartition(".")[2], tuple(entries))
@@ -94,10 +97,10 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     lists = values if isinstance(values, Mapping) else {}
     lengths = {key: len(item) for key, item in lists.items() if isinstance(item, list)}
     if not lists or len(lengths) < len(lists) or len(set(lengths.values())) != 1:
-        _complain(document, path, f"needs lists of one length, got {lengths or values!r}")
+        complain(document, path, f"needs lists of one length, got {lengths or values!r}")
         return Axis("", ())
     settings = [key for key in lists if key not in OWN_KEYS]
-    unknown_keys = [key for key in settings if not _known(document, (*path, key), key)]
+    unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return Axis("", ())
     entries = []
@@ -112,14 +115,14 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
 
 def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:
     if not isinstance(item, Mapping) or not isinstance(item.get("label"), (str, int, float)):
-        _complain(document, path, "must be a mapping with a label")
+        complain(document, path, "must be a mapping with a label")
         return None
     settings = {key: value for key, value in item.items() if key not in OWN_KEYS}
     when = item.get("when")
     if when is not None and not isinstance(when, Mapping):
-        _complain(document, (*path, "when"), f"must be a mapping of keys to values, got {when!r}")
+        complain(document, (*path, "when"), f"must be a mapping of keys to values, got {when!r}")
         when = None
-    unknown_keys = [key for key in settings if not _known(document, (*path, key), key)]
+    unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return None
     return Entry(str(item["label"]), settings, document, path, when, item.get("published"), _factors(document, path, item))
@@ -136,18 +139,18 @@ def _factors(document: Document, path: tuple[Any, ...], item: Mapping[str, Any])
     if factors is None:
         return None
     if not isinstance(factors, Mapping) or not factors or not all(isinstance(value, bool) for value in factors.values()):
-        _complain(document, (*path, "factors"), f"must be a mapping of components to true or false, got {factors!r}")
+        complain(document, (*path, "factors"), f"must be a mapping of components to true or false, got {factors!r}")
         return None
     return {str(name): present for name, present in factors.items()}
 
 
-def _known(document: Document, path: tuple[Any, ...], key: str) -> bool:
+def known(document: Document, path: tuple[Any, ...], key: str) -> bool:
     """Whether a settings key begins with a part of a trial."""
     part = str(key).partition(".")[0]
     if part in PARTS_OF_A_TRIAL and part != "seed":
         return True
     allowed = [*(p for p in PARTS_OF_A_TRIAL if p != "seed"), *OWN_KEYS]
-    _complain(document, path, unknown("key", part, allowed, "Allowed"))
+    complain(document, path, unknown("key", part, allowed, "Allowed"))
     return False
 
 
@@ -157,5 +160,6 @@ def _label(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _complain(document: Document, path: tuple[Any, ...], message: str) -> None:
+def complain(document: Document, path: tuple[Any, ...], message: str) -> None:
+    """Adds what is wrong at a path to the document's problems."""
     document.problems.append(Problem(document.where(*path), message, document.line(path)))

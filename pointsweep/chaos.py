@@ -1,37 +1,49 @@
 """The command: python -m pointsweep.chaos FILE [OVERRIDES...] --runs N. Kills a small sweep again and again; what must hold, holds.
 
 The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at one or several writes: before
-the write, in the middle of it, or after it, with the loss of all that was not flushed (faults.py); or a bit is flipped between two
-runs. The same command is given until it ends well. Exit codes: 0 all invariants hold; 1 one does not; 2 the file is invalid.
+the write, in the middle of it, or after it, with the loss of all that was not flushed (faults.py); or the disk is full at a write; or
+a bit is flipped between two runs; or any of the command's processes, Ray's too, is killed at any time; or the command is given twice
+at once. By turns MLflow is a server at the end of a bad line. The same command is given until it ends well. Exit codes: 0 all
+invariants hold; 1 one does not; 2 the file is invalid.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pointsweep import faults, run, tracking, trial
+from pointsweep import chaos_processes as processes
+from pointsweep import faults, sync, tracking, trial
+from pointsweep.chaos_processes import Killer
+from pointsweep.chaos_tracker import Line, server
 from pointsweep.errors import ConfigError
 from pointsweep.history import TrialFolder
+from pointsweep.store import FileStore
 from pointsweep.sweep import load
 
 LAUNCHERS = ("inline", "ray")
-WAYS = (*faults.WAYS, "flip")
-LIMIT_S = 300.0  # for one command; what takes longer has hung
+TRACKERS = ("sqlite", "server")
+WAYS = (*faults.WAYS, "full", "flip", "kill", "two")
+WITHOUT_DEATHS = {"kill": "killed", "two": "two commands at once"}
+KILLED_S = {"inline": 15.0, "ray": 30.0}  # within so long of its start a command is killed
+CUT = 0.2  # share of the requests to the server that go wrong
 SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")  # of a record; the rest is time and place
+
+Held = dict[str, dict[str, list[bool]]]  # invariant -> column of the matrix -> whether it held, round by round
 
 
 @dataclass(frozen=True)
@@ -41,27 +53,40 @@ class Round:
     number: int
     launcher: str
     way: str
-    deaths: Mapping[int, str]
+    deaths: Mapping[int, str] = field(default_factory=dict)
+    tracker: str = "sqlite"
+
+    @property
+    def name(self) -> str:
+        """Of its folder. The one without a number is undisturbed."""
+        return f"round{self.number}" if self.number else "undisturbed"
 
     def __str__(self) -> str:
-        where = ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items()))
-        return f"round {self.number}, {self.launcher}: {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
+        where = ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items())) or WITHOUT_DEATHS[self.way]
+        cut = " with a server cut off" if self.tracker == "server" else ""
+        return f"round {self.number}, {self.launcher}{cut}: {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
+
+
+UNDISTURBED = Round(0, "inline", "")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The sweep that is disturbed, and the folder for its stores."""
+    """The sweep that is disturbed, the folder for its stores, and an MLflow server: its address, and that of the bad line to it."""
 
     name: str
     arguments: tuple[str, ...]
     folder: Path
     seed: int
+    server: str = ""
+    line: str = ""
 
     def store(self, name: str) -> Path:
         return self.folder / name / "store"
 
-    def uri(self, name: str) -> str:
-        return f"sqlite:///{self.store(name)}/mlflow.db"
+    def uri(self, each: Round) -> str:
+        """Where a round's runs are found."""
+        return self.server if each.tracker == "server" else f"sqlite:///{self.store(each.name)}/mlflow.db"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--deaths", type=int, default=2, help="at most so many in a round (default: 2)")
     made.add_argument("--seed", type=int, help="of the choice of writes (default: of the clock; it is printed)")
     made.add_argument("--launcher", action="append", choices=LAUNCHERS, help="default: both, by turns")
+    made.add_argument("--tracker", action="append", choices=TRACKERS, help="default: both, by turns")
     made.add_argument("--way", action="append", choices=WAYS, help="default: all")
     return made
 
@@ -90,19 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subject = Subject(name, (args.file, *args.overrides), folder, seed)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread must not be forked
     tracking.steps_by_run(f"sqlite:///{folder}/empty.db", name)  # a database to copy: making one takes seconds
-    if command(subject, "undisturbed", "inline", {}) != 0:
+    if command(subject, UNDISTURBED) != 0:
         print(f"the undisturbed sweep does not end well: {folder}/undisturbed/log", file=sys.stderr)
         return 2
     writes = len((folder / "undisturbed" / "ledger").read_text().splitlines())
     rounds = choose(args, seed, writes)
     print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
-    held: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for each in rounds:
-        for invariant, words in disturb(subject, each).items():
-            held[invariant][column(each)].append(not words)
-            if words:
-                print(f"BROKEN {invariant}: {each}: {words}", flush=True)
-    print(matrix(held))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # the server and the line to it end too
+    held: Held = defaultdict(lambda: defaultdict(list))
+    try:
+        with tracker(subject, any(each.tracker == "server" for each in rounds)) as tracked:
+            disturb_all(tracked, rounds, held)
+    finally:
+        print(matrix(held), flush=True)  # interrupted, that of the rounds so far
     if not all(all(column) for row in held.values() for column in row.values()):
         print(f"the stores are kept in {folder}")
         return 1
@@ -110,89 +136,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
+    """The subject with its MLflow server, if any round needs one."""
+    if not needed:
+        yield subject
+        return
+    chance = random.Random(subject.seed)
+    # The line is a process of its own: this one forks, and must not have threads.
+    with server(subject.folder / "mlflow", subject.folder / "empty.db") as port, Line(port, CUT, chance=chance).apart() as line:
+        yield replace(subject, server=f"http://127.0.0.1:{port}", line=line)
+
+
+def disturb_all(subject: Subject, rounds: Sequence[Round], held: Held) -> None:
+    """Runs the rounds, says what breaks, and enters into `held` what held."""
+    for each in rounds:
+        begun = time.monotonic()
+        found = disturb(subject, each)
+        for invariant, words in found.items():
+            for name in columns(each):
+                held[invariant][name].append(not words)
+            if words:
+                print(f"BROKEN {invariant}: {each}: {words}", flush=True)
+        if not any(found.values()):
+            print(f"held: {each} ({time.monotonic() - begun:.0f} s)", flush=True)
+
+
 def choose(args: argparse.Namespace, seed: int, writes: int) -> list[Round]:
     """The rounds: every write in every way, in a random order, cut or repeated to the number asked for."""
     chance = random.Random(seed)
     points = [(number, way) for number in range(1, writes + 1) for way in args.way or WAYS]
     chance.shuffle(points)
-    launchers = args.launcher or LAUNCHERS
+    launchers, trackers = args.launcher or LAUNCHERS, args.tracker or TRACKERS
     rounds = []
     for index in range(args.runs or len(points)):
         number, way = points[index % len(points)]
         more = [chance.randint(number + 1, number + writes) for _ in range(chance.randint(0, args.deaths - 1))]
         deaths = {later: chance.choice(faults.WAYS) for later in more} | {number: "after" if way == "flip" else way}
-        rounds.append(Round(index + 1, launchers[index % len(launchers)], way, deaths))
+        launcher, tracker = launchers[index % len(launchers)], trackers[index // len(launchers) % len(trackers)]
+        rounds.append(Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker))
     return rounds
 
 
 def disturb(subject: Subject, each: Round) -> dict[str, str]:
     """Runs one round; maps every invariant to what is wrong with it, "" if it holds."""
-    name = f"round{each.number}"
     chance = random.Random(f"{subject.seed} {each.number}")
-    code, flipped = -1, each.way != "flip"
-    for _ in range(len(each.deaths) + 3):
-        code = command(subject, name, each.launcher, each.deaths)
+    folder, code, flipped = subject.folder / each.name, -1, each.way != "flip"
+    killers = [Killer(chance.uniform(0, KILLED_S[each.launcher]), chance) for _ in range(2 * (each.way == "kill"))]
+    for _ in range(len(each.deaths) + len(killers) + 3):
+        code = command(subject, each, killers.pop() if killers else None)
         if code == 0:
             break
-        flipped = flipped or flip(subject.store(name), chance)
-    result = subject.folder / name / "found.json"
-    found: dict[str, str] = {"the sweep ends well": "" if code == 0 else f"exit code {code}, see {subject.folder / name / 'log'}"}
+        flipped = flipped or flip(subject.store(each.name), chance)
+    result = folder / "found.json"
+    found: dict[str, str] = {"the sweep ends well": "" if code == 0 else f"exit code {code}, see {folder / 'log'}"}
     if code == 0:
-        forked(lambda: result.write_text(json.dumps(compare(subject, name))) * 0, subject.folder / name / "log", {})
-        found |= json.loads(result.read_text())
+        checked = processes.forked(lambda: result.write_text(json.dumps(compare(subject, each))) * 0, folder / "log", {})
+        words = {"the outcome can be compared": f"see {folder / 'log'}"}
+        found |= json.loads(result.read_text()) if checked == 0 else words
     if not any(found.values()):
-        shutil.rmtree(subject.folder / name)
+        shutil.rmtree(folder)
     return found
 
 
-def command(subject: Subject, name: str, launcher: str, deaths: Mapping[int, str]) -> int:
+def command(subject: Subject, each: Round, killer: Killer | None = None) -> int:
     """Gives the sweep's command once; its exit code, that of a signal negative."""
-    store = subject.store(name)
+    store = subject.store(each.name)
     if not store.exists():
         store.mkdir(parents=True)
         shutil.copy(subject.folder / "empty.db", store / "mlflow.db")
-    folder = store.parent
-    orders = {"ledger": str(folder / "ledger"), "deaths": {str(number): way for number, way in deaths.items()}}
-    variables = {faults.VARIABLE: json.dumps(orders)}
-    line = [*subject.arguments, "--store", str(store), "--tracking-uri", subject.uri(name)]
-    if launcher == "inline":
-        return forked(lambda: run.main([*line, "--inline"]), folder / "log", variables)
-    with (folder / "log").open("ab") as log:
-        try:
-            whole = [sys.executable, "-m", "pointsweep.run", *line]
-            return subprocess.run(whole, env=os.environ | variables, stdout=log, stderr=log, timeout=LIMIT_S).returncode
-        except subprocess.TimeoutExpired:
-            return 124
-
-
-def forked(work: Callable[[], int], log: Path, variables: Mapping[str, str]) -> int:
-    """The exit code of `work`, done in a copy of this process: what it needs is imported already, and it may be killed."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            with log.open("ab") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            sys.stdout = os.fdopen(1, "w")
-            sys.stderr = os.fdopen(2, "w")
-            os.environ.update(variables)
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    return 124
+    uri = subject.line if each.tracker == "server" else subject.uri(each)
+    line = [*subject.arguments, "--store", str(store), "--tracking-uri", uri]
+    start = processes.inline if each.launcher == "inline" else processes.on_ray
+    once = functools.partial(start, line, store.parent, each.deaths, killer)
+    return processes.at_once(once, once) if each.way == "two" else once()
 
 
 def flip(store: Path, chance: random.Random) -> bool:
@@ -210,16 +227,23 @@ def flip(store: Path, chance: random.Random) -> bool:
     return True
 
 
-def compare(subject: Subject, name: str) -> dict[str, str]:
+def compare(subject: Subject, each: Round) -> dict[str, str]:
     """Every invariant of a finished round, with what is wrong with it."""
-    wanted, found = observe(subject, "undisturbed"), observe(subject, name)
+    wanted, found = observe(subject, UNDISTURBED.name), observe(subject, each.name)
     texts = {what: "; ".join(differences(wanted[what], found[what])) for what in wanted}
-    runs = tracking.steps_by_run(subject.uri(name), subject.name)
+    if each.tracker == "server":  # the line may have been too bad to the end
+        sync.mirror_sweep(FileStore(subject.store(each.name)), subject.name, subject.server)
+    runs = tracking.steps_by_run(subject.uri(each), subject.name)
     keys = [key for key, _ in runs]
     once = {key: sorted(epochs) for key, epochs in runs}
     texts["one MLflow run a trial"] = "; ".join(f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1)
     told = {key: [epoch for epoch, _ in epochs] for key, epochs in wanted["epochs, each once"].items()}
     texts["MLflow has each epoch once"] = "; ".join(differences(told, once))
+    if each.way == "two":
+        twice = [path.name for path in subject.store(each.name).glob("trials/*") if TrialFolder(path).attempts() > 1]
+        texts["no trial is begun twice"] = ", ".join(twice)
+    if each.tracker == "server":
+        tracking.rename(subject.server, subject.name, f"{subject.name} {each.name}")  # the next round's begins empty
     return texts
 
 
@@ -249,19 +273,22 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
     return [f"{name} {word}" for name, word in words.items() if word != "differs" or wanted[name] != found[name]]
 
 
-def column(each: Round) -> str:
-    """The column of the matrix that a round is counted in."""
-    return f"{each.launcher} {each.way}"
+def columns(each: Round) -> tuple[str, str]:
+    """The columns of the matrix that a round is counted in."""
+    return f"{each.launcher} {each.way}", f"MLflow: {each.tracker}"
 
 
 def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
-    """Invariants by launcher and way: in how many of the rounds that ended each held."""
-    columns = sorted({name for row in held.values() for name in row})
-    width = max(map(len, held), default=0)
-    lines = [" " * width + "".join(f"{name:>15}" for name in columns)]
-    for invariant, row in held.items():
-        cells = [f"{sum(row[name])}/{len(row[name])}" if name in row else "-" for name in columns]
-        lines.append(f"{invariant:<{width}}" + "".join(f"{cell:>15}" for cell in cells))
+    """What a round was, by invariant: in how many of the rounds that ended each held."""
+    kinds = sorted({name for row in held.values() for name in row}, key=lambda name: (name.startswith("MLflow"), name))
+    width = max(map(len, kinds), default=0)
+    lines = []
+    for number, invariant in enumerate(held, start=1):
+        lines.append(f"({number}) {invariant}")
+    lines.append(" " * width + "".join(f"{f'({number})':>9}" for number in range(1, len(held) + 1)))
+    for kind in kinds:
+        cells = [f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-" for row in held.values()]
+        lines.append(f"{kind:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsweep import launch
+from pointsweep import launch, s3_lease
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.origin import origin, tree_digest
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import FileStore, Store, open_store
 from pointsweep.tracking import masked, reachable
 
 SKEW_S = 2.0  # of a node's clock: MLflow and histories order by it
@@ -87,7 +87,14 @@ def _store(wanted: Wanted) -> list[Finding]:
         return [Finding("store", f"{type(error).__name__}: {error}", f"{mend}, or pass --store another")]
     store.delete(name)
     mend = "" if same else "another node's bytes came back: use a folder that all nodes share"
-    return [Finding("store", f"{store.url} written and read in {1000 * (time.monotonic() - begun):.0f} ms", mend)]
+    return [Finding("store", f"{store.url} written and read in {1000 * (time.monotonic() - begun):.0f} ms", mend), *_lease(store)]
+
+
+def _lease(store: Store) -> list[Finding]:
+    """Whether two launches may work on a store at once."""
+    if isinstance(store, FileStore):
+        return []
+    return [Finding("lease", "held by conditional writes" if s3_lease.conditional(store.url) else s3_lease.WORDS)]
 
 
 def _tracking(wanted: Wanted) -> list[Finding]:

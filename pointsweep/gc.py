@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pointsweep.errors import BadStore
-from pointsweep.store import FileStore, S3Store, Store, open_store
+from pointsweep.s3_store import S3Store
+from pointsweep.store import FileStore, Store, open_store
 
 CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.damaged")
 

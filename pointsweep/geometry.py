@@ -8,36 +8,62 @@ Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, M vi
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-SLICE = 16  # clouds whose distances to all centres are held at once: bounds the memory of `nearest`
+SLICE = 2  # clouds whose distances to all centres are held at once: bounds the memory of `nearest`, and keeps them in the cache
+
+
+@functools.cache
+def compiled(device_type: str) -> Any:
+    """The compiled farthest points of a device, and on a CPU neighbours too; None where its compiler is not installed."""
+    name = {"cpu": "numba", "cuda": "triton"}.get(device_type)
+    if name is None or importlib.util.find_spec(name) is None:
+        return None
+    return importlib.import_module(f"pointsweep.geometry_{name}")
 
 
 def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) -> Tensor:
-    """Indices (B, count) of farthest point sampling of points (B, P, 3), starting from index 0 (spec 1.1).
+    """Indices (B, count) of farthest point sampling of points (B, P, 3), starting from index 0 (spec 1.1); of ties the first point.
 
     The first n of them are the sample of n points. `skip_near_origin` never picks points with |p|^2 <= 1e-3, as
     pointnet2_ops does. Raises ValueError if there are fewer points than `count`.
     """
     if count > points.shape[1]:
         raise ValueError(f"cannot sample {count} points from clouds of {points.shape[1]}")
+    points = points.detach()
+    nearest_chosen = torch.full(points.shape[:2], 1e10, dtype=points.dtype, device=points.device)
+    if skip_near_origin:
+        x, y, z = points.unbind(2)
+        nearest_chosen[x * x + y * y + z * z <= 1e-3] = -1.0
+    fast = compiled(points.device.type) if points.dtype == torch.float32 else None
+    if fast is None or (points.is_cuda and points.shape[1] > fast.MOST_POINTS):
+        return _farthest_points(points, nearest_chosen, count)
+    if points.is_cuda:
+        chosen: Tensor = fast.farthest_points(points, nearest_chosen, count)
+        return chosen
+    return torch.from_numpy(fast.farthest_points(points.numpy(), nearest_chosen.numpy(), count))
+
+
+def _farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tensor:
+    """Without a compiler. Squares are rounded before they are added: fused, as in addcmul, they depend on the CPU."""
     x, y, z = points.transpose(1, 2).contiguous().unbind(1)  # (B, P) each
     rows = torch.arange(len(points), device=points.device)
     chosen = torch.zeros(len(points), count, dtype=torch.long, device=points.device)
-    nearest_chosen = torch.full_like(x, 1e10)
-    if skip_near_origin:
-        nearest_chosen[x * x + y * y + z * z <= 1e-3] = -1.0
     distance, part = torch.empty_like(x), torch.empty_like(x)
     last = chosen[:, 0]
     for step in range(1, count):
         torch.sub(x, x[rows, last].unsqueeze(1), out=distance).square_()
         for axis in (y, z):
-            torch.sub(axis, axis[rows, last].unsqueeze(1), out=part)
-            distance.addcmul_(part, part)
+            distance += torch.sub(axis, axis[rows, last].unsqueeze(1), out=part).square_()
         torch.minimum(nearest_chosen, distance, out=nearest_chosen)
         last = nearest_chosen.argmax(dim=1)
         chosen[:, step] = last
@@ -57,21 +83,50 @@ def pyramid(points: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[int]]:
 
 
 def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
-    """Indices (B, G, count) of the points (B, P, C) nearest to each query (B, G, C), in no particular order.
+    """Indices (B, G, count) of the points (B, P, C) nearest to each query (B, G, C), ascending; of ties the first points.
 
     Points are places (C = 3) or features. Raises ValueError if there are fewer points than `count`.
     """
     if count > points.shape[1]:
         raise ValueError(f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of neighbours")
-    parts = []
-    for q, p in zip(queries.split(SLICE), points.split(SLICE), strict=True):
-        # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the other samples.
-        if q.shape[2] == 3:
-            distance = sum((q[:, :, None, axis] - p[:, None, :, axis]).square_() for axis in range(3))  # (b, G, P)
-        else:
-            distance = torch.cdist(q, p, compute_mode="donot_use_mm_for_euclid_dist")
-        parts.append(torch.as_tensor(distance).topk(count, dim=2, largest=False, sorted=False).indices)
-    return torch.cat(parts)
+    queries, points = queries.detach(), points.detach()
+    fast = compiled("cpu") if points.device.type == "cpu" else None
+    if fast is not None and points.shape[2] == 3 and points.dtype == queries.dtype == torch.float32:
+        return torch.from_numpy(fast.nearest_places(queries.numpy(), points.numpy(), count))
+    pairs = zip(queries.split(SLICE), points.split(SLICE), strict=True)
+    return torch.cat([_least(_distances(q, p), count) for q, p in pairs])
+
+
+def _distances(queries: Tensor, points: Tensor) -> Tensor:
+    """Of queries (B, G, C) to points (B, P, C), squared where C = 3: (B, G, P)."""
+    # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the other samples.
+    if queries.shape[2] != 3:
+        return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
+    distance, part = (queries[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1))  # (B, G, P) each
+    distance.square_().add_(part.square_())
+    return distance.add_(torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=part).square_())
+
+
+def _least(values: Tensor, count: int) -> Tensor:
+    """Indices (B, G, count), ascending, of the least of values (B, G, P), none negative; of ties the first."""
+    # Floats that are not negative are ordered as their bits are; so is what is not a number, after a divergence.
+    keys = values.float().view(torch.int32)
+    if keys.device.type != "cpu":
+        order = keys.long() << 32 | torch.arange(keys.shape[2], device=keys.device)
+        return order.topk(count, dim=2, largest=False, sorted=False).indices.sort(dim=2).values
+    rows, fast = keys.flatten(0, 1).numpy(), compiled("cpu")
+    found = fast.least(rows, count) if fast is not None else _least_of_rows(rows, count)
+    return torch.from_numpy(found).view(*values.shape[:2], count)
+
+
+def _least_of_rows(keys: np.ndarray, count: int) -> np.ndarray:
+    """Without a compiler: keys (n, P) -> (n, count)."""
+    limit = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
+    taken = keys <= limit
+    if np.count_nonzero(taken) > count * len(keys):  # ties at the limit
+        below, ties = keys < limit, keys == limit
+        taken = below | (ties & (ties.cumsum(axis=1) <= count - below.sum(axis=1, keepdims=True)))
+    return (np.flatnonzero(taken) % keys.shape[1]).reshape(-1, count)
 
 
 def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:

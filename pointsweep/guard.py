@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import signal
@@ -10,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -27,6 +28,23 @@ HANG_FACTOR = 10  # times the median epoch without progress is a hang
 HANG_FLOOR_S = 60.0  # but never less: short epochs may wait for a disk
 FIRST_EPOCH_S = 3600.0  # while no epoch is known: loading, a memory bank, a first epoch
 HANG_EXIT = 70
+
+
+_working: set[TrialFolder] = set()  # of the trials that this process trains just now
+
+
+def preempted() -> None:
+    """Keeps what is trained, as this process is being ended from outside: a checkpoint, and a word in the history."""
+    for folder in list(_working):
+        _working.discard(folder)
+        # What cannot be kept is trained again.
+        with suppress(OSError, LeaseLost):
+            folder.rescue()
+            folder.append({"type": "stopped", "class": "preempted", "time": time.time()})
+
+
+# A worker of Ray is told to end by SIGTERM, which ends its main thread while another one trains.
+atexit.register(preempted)
 
 
 class Stopped(Exception):
@@ -60,7 +78,7 @@ class Guard:
         """Calls `body`, with what it has to call at every sign of progress, until the trial has ended."""
         key = self.folder.path.name
         try:
-            with self.folder.lock(wait_s):
+            with self.folder.lock(wait_s), self.copy.hold(wait_s) if self.copy else nullcontext():
                 if self.copy.finished() if self.copy else self.folder.record() is not None:
                     return Outcome(key, "finished")
                 if self.copy:
@@ -97,6 +115,7 @@ class Guard:
             self.notify()
 
     def _once(self, body: Callable[[Callable[[], None]], None]) -> Failure | None:
+        _working.add(self.folder)
         try:
             with Watchdog(self.folder) as watchdog:
                 body(watchdog.beat)
@@ -105,10 +124,10 @@ class Guard:
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
             return Failure(classify(error), one_line(error), traceback.format_exc())
         except BaseException:
-            # The process is being ended from outside; what is not told is only less told.
-            with suppress(OSError, LeaseLost):
-                self.folder.append({"type": "stopped", "class": "preempted", "time": time.time()})
+            preempted()
             raise
+        finally:
+            _working.discard(self.folder)
         return None
 
     def _again(self, failure: Failure) -> bool:

@@ -6,10 +6,12 @@ there does anybody else hear of it. So nothing that was told is ever taken back 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
 import logging
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +37,8 @@ Event = dict[str, Any]
 Snapshot = Callable[[], tuple[dict[str, "Tensor"], dict[str, Any]]]
 
 CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+HOLD_SHARE = 0.01  # and into copies in memory between them
+RESCUE_S = 1.0  # to wait for a checkpoint that is just being written
 TRUTH = ("labels", "class_names")  # in predictions.npz beside the protocols
 LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folder
 
@@ -47,8 +51,10 @@ class TrialFolder:
         self.launch = ""  # which run of the command works on it; failures are counted by launch
         self.lease: Lease | None = None
         self._pending: list[Event] = []  # epochs trained since the last checkpoint
-        self._saved_at = 0.0
-        self._save_s = 0.0
+        self._saving = threading.Lock()  # a rescue comes from another thread
+        self._saved_at = self._save_s = 0.0
+        self._held: tuple[dict[str, Tensor], dict[str, Any], int] | None = None  # a copy in memory, and of how many pending epochs
+        self._held_at = self._hold_s = 0.0
 
     # History
 
@@ -149,21 +155,43 @@ class TrialFolder:
 
     def commit_epoch(self, event: Mapping[str, Any], snapshot: Snapshot, last: bool) -> None:
         """Ends an epoch: a checkpoint when one is due (always at the first and the last), then the history."""
-        self._pending.append(dict(event))
-        due = time.monotonic() - self._saved_at >= self._save_s / CHECKPOINT_SHARE
-        if last or event["epoch"] == 1 or due:
-            self._save(*snapshot())
+        with self._saving:
+            self._pending.append(dict(event))
+            now = time.monotonic()
+            if last or event["epoch"] == 1 or now - self._saved_at >= self._save_s / CHECKPOINT_SHARE:
+                self._save(*snapshot(), len(self._pending))
+            elif now - max(self._held_at, self._saved_at) >= self._hold_s / HOLD_SHARE:
+                self._hold(*snapshot())
 
-    def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def _hold(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Keeps a copy for `rescue`: the next step changes the tensors in place."""
+        begun = time.monotonic()
+        self._held = {name: tensor.clone() for name, tensor in tensors.items()}, copy.deepcopy(dict(state)), len(self._pending)
+        self._held_at = time.monotonic()
+        self._hold_s = self._held_at - begun
+
+    def rescue(self) -> None:
+        """A checkpoint of the last epoch that is held, as the process is being ended from outside; from any thread."""
+        if not self._saving.acquire(timeout=RESCUE_S):
+            return
+        try:
+            if self._held is not None:
+                self._save(*self._held)
+        finally:
+            self._saving.release()
+
+    def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], count: int) -> None:
+        """Writes a checkpoint that has the first `count` pending epochs behind it, then their lines."""
         from safetensors.torch import save
 
         begun = time.monotonic()
-        body = json.dumps({**state, "pending": self._pending})
+        told = self._pending[:count]
+        body = json.dumps({**state, "pending": told})
         digest = _digest(tensors, body)
         self._write("checkpoint.safetensors", save(dict(tensors), metadata={"state": body, "sha256": digest}))
-        for event in self._pending:
+        for event in told:
             self.append(event)
-        self._pending = []
+        self._pending, self._held = self._pending[count:], None
         self._saved_at = time.monotonic()
         self._save_s = self._saved_at - begun
 

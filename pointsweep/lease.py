@@ -1,8 +1,9 @@
 """Who works on a trial: one process at a time, also on file systems where flock does nothing.
 
-`lease.json` in the trial's folder names its owner and is renewed by a thread. It is made by linking a whole file into place, and
-an expired one is taken over by renaming it away: of several that try, one succeeds. The owner renews through its open file, so
-a process that wakes up after it lost its lease writes into the file that was renamed away, never into its successor's.
+`lease.json` in the trial's folder names its owner and is renewed by a thread. It is made by linking a whole file into place.
+Whoever removes it, its owner at the end or another one once it has expired, claims that first, and then looks whether it still is
+the lease it was: so a successor's is never removed. The owner renews through its open file, so a process that wakes up after
+it lost its lease writes into the file that was removed, never into its successor's.
 flock, where it works, tells at once what the lease tells after a wait: that a process of this machine is alive.
 """
 
@@ -98,9 +99,10 @@ class Lease:
     def release(self) -> None:
         """Ends the lease; another one's is left alone."""
         self.ended.set()
-        found = read_holder(self.path)
-        if found is not None and found.owner == self.holder.owner:
-            self.path.unlink(missing_ok=True)
+        with _claimed(self.path, self.holder.owner) as claimed:
+            found = read_holder(self.path)
+            if claimed and found is not None and found.owner == self.holder.owner:
+                self.path.unlink(missing_ok=True)
         self.file.close()
 
 
@@ -149,8 +151,10 @@ def _acquire(path: Path, deadline: float) -> Lease:
         if found != watched:
             watched, since = found, time.monotonic()
         # Not by the clock on the wall alone: it differs between machines and may jump.
-        if _dead(found) or time.monotonic() - since > TERM_S:
-            _take_away(path, found)
+        waited = time.monotonic() - since
+        if waited > 2 * TERM_S:  # whoever claimed it has died over it
+            _claim(path, found.owner).unlink(missing_ok=True)
+        if (is_dead(found) or waited > TERM_S) and _take_away(path, found):
             continue
         _pause(path, deadline)
 
@@ -188,7 +192,7 @@ def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
     return Lease(path, holder, file)
 
 
-def _dead(holder: Holder) -> bool:
+def is_dead(holder: Holder) -> bool:
     """Whether the owner is known to be gone: a process of this machine that is no more, or a term over long ago."""
     if not holder.owner:
         return False
@@ -197,14 +201,29 @@ def _dead(holder: Holder) -> bool:
     return time.time() > holder.expires + 10 * TERM_S
 
 
-def _take_away(path: Path, judged: Holder) -> None:
-    """Renames the lease that was judged away. Should it be another one by now, that one is put back."""
-    away = path.with_name(f".lease.{uuid.uuid4().hex}.tmp")
+def _take_away(path: Path, judged: Holder) -> bool:
+    """Removes the lease that was judged; False if another process is at it, or if it is another lease by now."""
+    with _claimed(path, judged.owner) as claimed:
+        if not claimed or read_holder(path) != judged:
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+
+def _claim(path: Path, owner: str) -> Path:
+    return path.with_name(f".lease.{owner}.claim.tmp")
+
+
+@contextmanager
+def _claimed(path: Path, owner: str) -> Iterator[bool]:
+    """The right to remove the owner's lease, which one process has at a time; False if this one does not get it."""
+    claim = _claim(path, owner)
     try:
-        path.rename(away)
-    except FileNotFoundError:
+        claim.open("xb").close()
+    except OSError:  # or a disk that is full: the lease stands until it has expired
+        yield False
         return
-    if read_holder(away) != judged:
-        with suppress(FileExistsError):
-            path.hardlink_to(away)
-    away.unlink(missing_ok=True)
+    try:
+        yield True
+    finally:
+        claim.unlink(missing_ok=True)

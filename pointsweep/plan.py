@@ -6,14 +6,17 @@ meta device to count its parameters, and data and weights are looked for.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pointsweep import registry
 from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
+from pointsweep.failures import BadData
 from pointsweep.history import read_failure, trial_status
 from pointsweep.records import Record, from_json
 from pointsweep.store import Store
@@ -136,17 +139,36 @@ def num_classes(dataset: DatasetConfig) -> int:
 
 
 def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> list[str]:
-    """What the trials need and this machine lacks, each once, with where it was looked for."""
+    """What the trials need and this machine lacks, or has in a state that cannot be used; each once, with where it lies.
+
+    With `fetch`, before a launch, weights are got from their hubs, and weights and data are read.
+    """
     found: dict[str, None] = {}
     for dataset in {config.dataset for config in configs.values()}:
         try:
             registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
-        except MissingData as error:
+            if fetch:
+                _open(dataset)
+        except (MissingData, BadData) as error:
             found[str(error)] = None
     for backbone in {config.backbone for config in configs.values() if config.backbone is not None}:
         if backbone.weights != "random":
+            loader: Any = registry.load("backbones", backbone.name)
             try:
-                registry.load("backbones", backbone.name).locate(backbone, fetch)  # type: ignore[attr-defined]
+                loader.locate(backbone, fetch)
+                if fetch:
+                    loader.check(backbone)
             except MissingWeights as error:
                 found[str(error)] = None
+            except ValueError as error:
+                found[f"weights of {backbone.name}: {error}"] = None
     return sorted(found)
+
+
+def _open(dataset: DatasetConfig) -> None:
+    """Reads a data set as the trials will. Not one that they make of another, or on S3: each node does its share of that."""
+    if registry.load("datasets", dataset.name).made_from or os.environ.get("POINTSWEEP_DATA", "").startswith("s3://"):  # type: ignore[attr-defined]
+        return
+    from pointsweep.trial import load_dataset
+
+    load_dataset(dataset)

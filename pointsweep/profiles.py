@@ -1,7 +1,7 @@
 """Profiles: the same sweep in another size. `smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same
 modality, two epochs.
 
-A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3}}`.
+A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3, only: [adapter]}}`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,17 @@ def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
     for document in documents:
         for key, value in ((document.data.get("profiles") or {}).get(name) or {}).items():
             place = Place(document.where("profiles", name, key), document.line(("profiles", name, key)))
-            settings.set(str(key), value, place)
+            if key != "only":
+                settings.set(str(key), value, place)
+
+
+def only(name: str, documents: Sequence[Document]) -> list[str]:
+    """The part of the table that a profile keeps, as patterns of --only; none: all of it. The youngest file that says so counts."""
+    for document in reversed(documents):
+        patterns = ((document.data.get("profiles") or {}).get(name) or {}).get("only")
+        if patterns is not None:
+            return [str(pattern) for pattern in (patterns if isinstance(patterns, list) else [patterns])]
+    return []
 
 
 def _smoke(settings: Settings) -> None:

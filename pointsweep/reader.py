@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import arms, profiles, search_file
-from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_axis, read_key
+from pointsweep.ablation import read_rows
+from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
@@ -168,14 +169,14 @@ class Reader:
         """The axes that are nested down the table, and the one across it."""
         down: list[Axis] = []
         if "rows" in self.data:
-            down.append(read_axis(self.document, ("rows",), self.data["rows"]))
+            down.append(read_rows(self.document, ("rows",), self.data["rows"]))
         further = self.data.get("axes") or {}
         if not isinstance(further, Mapping):
             self.complain(("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together")
             further = {}
         axes = [read_key(self.document, ("axes",), str(key), values) for key, values in further.items()]
         if "columns" in self.data:
-            across = read_axis(self.document, ("columns",), self.data["columns"])
+            across = read_rows(self.document, ("columns",), self.data["columns"])
         elif axes:
             across = axes.pop()
         else:

@@ -19,7 +19,7 @@ from types import FrameType
 
 from pointsweep import tables
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
-from pointsweep.guard import Outcome
+from pointsweep.guard import Outcome, preempted
 from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
 from pointsweep.plan import Plan, make_plan, read_record
 from pointsweep.resolution import resolution
@@ -285,6 +285,7 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
     try:
         return work()
     except Interrupted:
+        preempted()  # of a pack the trials are in threads of their own
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:

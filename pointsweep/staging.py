@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import BadStore
-from pointsweep.store import S3Store, write_whole
+from pointsweep.s3_store import S3Store
+from pointsweep.store import write_whole
 
 RANGE_BYTES = 16 * 2**20
 FILES = "files"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from pointsweep import profiles
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.reader import Cell, Reader, Resources
@@ -122,7 +123,8 @@ def load(file: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = 
     if reader.problems:
         raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
     sweep = Sweep(source=str(file), text=documents[-1].text, **parts)
-    return _select(sweep, only, str(file)) if only else sweep
+    chosen = only or profiles.only(reader.profile, documents)
+    return _select(sweep, chosen, str(file)) if chosen else sweep
 
 
 def _override(reader: Reader, overrides: Sequence[str]) -> None:

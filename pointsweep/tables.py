@@ -1,6 +1,7 @@
 """Records -> Table -> text. The command: python -m pointsweep.tables SWEEP [--format F] [--source store|mlflow].
 
---diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py).
+--diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
+file with all that stands behind the table (bundle.py), which `python -m pointsweep.verify FILE` checks.
 
 A table is a function of a layout and records, whatever their order and wherever they were read.
 """
@@ -16,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep.bundle import bundle
 from pointsweep.compare import diff, recovered, why
-from pointsweep.errors import ConfigError, unknown
+from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.history import read_failure
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
@@ -27,7 +29,7 @@ from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.shapley import attribution
 from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
-from pointsweep.store import Store, open_store
+from pointsweep.store import Store, open_store, write_whole
 from pointsweep.table import Table, TableCell
 
 __all__ = ["build", "curves", "main", "read", "render", "write_all"]
@@ -188,11 +190,16 @@ def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
     """Writes the table in every format, and the report."""
-    for ending, form in FILES.items():
-        store.write(f"sweeps/{table.name}/table.{ending}", render(table, form).encode())
-    store.write(f"sweeps/{table.name}/table.html", page(table, {}, {}).encode())
+    for name, data in every_format(table).items():
+        store.write(f"sweeps/{table.name}/{name}", data)
     report = page(table, records, curves(store, table), gather(store, table, records))
     store.write(f"sweeps/{table.name}/report.html", report.encode())
+
+
+def every_format(table: Table) -> dict[str, bytes]:
+    """The table's files by name: table.txt, table.md and so on."""
+    made = {f"table.{ending}": render(table, form).encode() for ending, form in FILES.items()}
+    return {**made, "table.html": page(table, {}, {}).encode()}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -206,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
     made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
     made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")
+    made.add_argument("--bundle", metavar="FILE", help="write table, configs, predictions and checksums into one file")
     return made
 
 
@@ -215,11 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         store = open_store(args.store)
         layout, records, failures = _source(args, store)
-        table = build(replace(layout, protocol=args.protocol or layout.protocol), records, failures)
+        layout = replace(layout, protocol=args.protocol or layout.protocol)
+        table = build(layout, records, failures)
+        if args.bundle:
+            write_whole(Path(args.bundle), bundle(store, layout, table, (records, failures), every_format(table)))
+            print(f"{args.bundle}: written; python -m pointsweep.verify {args.bundle} checks it")
+            return 0
         if args.diff or args.why:
             sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
             return 0
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, StoreFailed) as error:
         print(error, file=sys.stderr)
         return 2
     here = args.format == "html" and args.source == "store"

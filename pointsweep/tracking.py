@@ -12,17 +12,22 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pointsweep.history import TrialFolder
 from pointsweep.records import Layout, Record, from_json, layout_from_json
 from pointsweep.store import FileStore, Store
 from pointsweep.workdir import read_folder
 
+T = TypeVar("T")
+
+PAUSES_S = (0.2, 0.5, 1.0, 1.0, 2.0)  # between attempts of what a sweep waits for at its begin and end
+PATIENCE_S = 15.0  # after which no new attempt begins
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 BATCH = 1000  # metrics in one call, MLflow's limit
 MEASURES = ("accuracy", "instance_miou", "class_miou")  # of a record, shown beside the run
@@ -65,7 +70,7 @@ def default_uri(store: Store) -> str:
 
 def masked(uri: str) -> str:
     """A URI without the password in it."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    return re.sub(r"//[^/\s]*@", "//***@", uri)
 
 
 @contextmanager
@@ -91,20 +96,40 @@ def reachable(uri: str) -> str:
 
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
     """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
-    own = store if uri.startswith("sqlite") and isinstance(store, FileStore) else None
-    with _told(uri):
-        with _initialised_once(own):
+    disk = store if isinstance(store, FileStore) else None
+    own = disk if uri.startswith("sqlite") else None
+
+    def made() -> Target:
+        with _one_at_a_time(disk):
             client = _client(uri)
             experiment = _experiment(client, layout.name, own)
             parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
         client.update_run(parent, status="RUNNING")
-    return Target(uri, experiment, parent, layout.name)
+        return Target(uri, experiment, parent, layout.name)
+
+    with _told(uri):
+        return _patiently(made)
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad."""
+    from mlflow.exceptions import MlflowException
+
+    begun = time.monotonic()
+    for pause_s in PAUSES_S:
+        try:
+            return work()
+        except (MlflowException, OSError):
+            if time.monotonic() - begun > PATIENCE_S:
+                raise
+            time.sleep(pause_s)
+    return work()
 
 
 @contextmanager
-def _initialised_once(store: FileStore | None) -> Iterator[None]:
-    """Several processes that open a fresh SQLite database at once break its creation; the lock lets one do it."""
+def _one_at_a_time(store: FileStore | None) -> Iterator[None]:
+    """Two that open a fresh SQLite database at once break its creation, and on a server each would make a parent run."""
     if store is not None:
         store.root.mkdir(parents=True, exist_ok=True)
     with _locked(store.path("mlflow.lock")) if store is not None else nullcontext():
@@ -120,8 +145,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 @functools.cache
 def _client(uri: str) -> Any:
-    # A trial must not wait long for a server that is away; the mirror tries again later.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # What is asked again is decided here, by what the server has: MLflow would create a run twice whose answer was lost.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -168,12 +193,19 @@ class Runs:
         """The run of a trial, found by its key or created."""
         key = folder.path.name
         if key not in self.ids:
-            found = self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'", max_results=1)
-            run_id = str(found[0].info.run_id) if found else self._create(key, folder, tags)
+            found = self._only(self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"))
+            run_id = found or self._create(key, folder, tags)
             self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
             self._describe(run_id, folder)
             self.ids[key] = run_id
         return self.ids[key]
+
+    def _only(self, runs: Iterable[Any]) -> str:
+        """The one run of a trial, "" if there is none. A server that was slow may have made a second one after all: it is deleted."""
+        found = sorted(str(run.info.run_id) for run in runs)
+        for more in found[1:]:
+            self.client.delete_run(more)
+        return found[0] if found else ""
 
     def _create(self, key: str, folder: TrialFolder, tags: TrialTags) -> str:
         events = folder.events()
@@ -280,28 +312,46 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
     with _locked(folder.path / "mlflow.lock"):
-        run_id = runs.open(folder, tags)
-        runs.send_epochs(run_id, folder)
-        runs.close(run_id, folder)
+        try:
+            run_id = runs.open(folder, tags)
+            runs.send_epochs(run_id, folder)
+            runs.close(run_id, folder)
+        except BaseException:
+            # Whether it arrived is not known: the next time it is asked.
+            runs.ids.pop(folder.path.name, None)
+            raise
 
 
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
     """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
     with _told(target.uri):
         runs = Runs(target)
-        done = {run.data.tags["pointsweep.key"] for run in _trial_runs(target.uri, target.experiment_id, "1")}
+        done = _patiently(lambda: _done(runs))
         for key, place in tags.items():
             if key not in done and (folder := read_folder(store, key)).events():
-                sync_trial(runs, folder, place)
-        runs.client.set_terminated(target.parent_run_id, "FINISHED")
+                _patiently(functools.partial(sync_trial, runs, folder, place))
+        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"))
 
 
-def _trial_runs(uri: str, experiment: str, done: str | None = None) -> Iterable[Any]:
+def _done(runs: Runs) -> set[str]:
+    """The trials that need no more sending; each has one run when this returns."""
+    found: dict[str, list[Any]] = {}
+    for run in _trial_runs(runs.target.uri, runs.target.experiment_id):
+        found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
+    kept = {key: runs._only(several) for key, several in found.items()}
+    return {
+        key
+        for key, several in found.items()
+        for run in several
+        if run.info.run_id == kept[key] and "pointsweep.done" in run.data.tags
+    }
+
+
+def _trial_runs(uri: str, experiment: str) -> Iterable[Any]:
     """All trial runs of an experiment, page by page."""
     client, token = _client(uri), None
-    wanted = "tags.`pointsweep.kind` = 'trial'" + (f" and tags.`pointsweep.done` = '{done}'" if done else "")
     while True:
-        page = client.search_runs([experiment], wanted, max_results=1000, page_token=token)
+        page = client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -339,6 +389,13 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
     experiment = client.get_experiment_by_name(sweep)
     runs = _trial_runs(uri, experiment.experiment_id) if experiment is not None else []
     return [(r.data.tags["pointsweep.key"], [m.step for m in client.get_metric_history(r.info.run_id, STEPS)]) for r in runs]
+
+
+def rename(uri: str, sweep: str, name: str) -> None:
+    """Gives a sweep's experiment another name, so that the sweep begins a new one."""
+    experiment = _client(uri).get_experiment_by_name(sweep)
+    if experiment is not None:
+        _client(uri).rename_experiment(experiment.experiment_id, name)
 
 
 def _joined(tags: Mapping[str, str]) -> str:

@@ -11,18 +11,23 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import BadStore
 from pointsweep.history import TrialFolder
+from pointsweep.lease import LeaseLost
+from pointsweep.s3_lease import S3Lease, s3_leased
+from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore, Store, write_whole
 
 log = logging.getLogger("pointsweep.workdir")
 
-HISTORY, CHECKPOINT, RECORD = "history.jsonl", "checkpoint.safetensors", "record.json"
+HISTORY, CHECKPOINT, RECORD, LEASE = "history.jsonl", "checkpoint.safetensors", "record.json", "lease.json"
 UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
-OWN = {"lock", "lease.json", "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
+OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
 FLUSH_ATTEMPTS = 20  # at a trial's end, before its upload is given up
 
@@ -58,6 +63,22 @@ class Copy:
         self.busy = threading.Lock()
         self.thread: threading.Thread | None = None
         self.behind_since: float | None = None
+        self.lease: S3Lease | None = None
+
+    @contextmanager
+    def hold(self, wait_s: float) -> Iterator[None]:
+        """Holds the trial over all nodes: in a store on S3 by its lease there, on a disk by the folder's own. Raises Held."""
+        if not isinstance(self.store, S3Store):
+            yield
+            return
+        with s3_leased(self.store, self.name(LEASE), wait_s) as self.lease:
+            try:
+                yield
+            finally:
+                self.lease = None
+        with suppress(BadStore):
+            if self.finished():  # whoever takes it now finds the record
+                self.store.delete(self.name(LEASE))
 
     def name(self, file: str) -> str:
         """A file's name in the store."""
@@ -95,9 +116,14 @@ class Copy:
             return None
 
     def poke(self) -> None:
-        """Something new stands in the folder. It is uploaded in the background; what comes faster than that goes together."""
+        """Something new stands in the folder. It is uploaded in the background; what comes faster than that goes together.
+
+        Raises LeaseLost once it is known that another process has taken the trial over.
+        """
         if not self.remote:
             return
+        if self.lease is not None and self.lease.lost:
+            self.lease.check()
         if self.thread is None:
             self.thread = threading.Thread(target=self._run, name="store-upload", daemon=True)
             self.thread.start()
@@ -146,6 +172,8 @@ class Copy:
                 warned = False
                 with self.changed:
                     self.behind_since = time.monotonic() if self.dirty else None
+            except LeaseLost:  # the trial is told at its next epoch
+                return
             except (BadStore, OSError) as error:  # the store's trouble is not the trial's until its end
                 if not warned:
                     log.warning("%s; training goes on, the upload is tried again", error)
@@ -155,7 +183,7 @@ class Copy:
                     self.changed.wait_for(lambda: self.ended, timeout=PAUSE_S)
 
     def upload(self) -> None:
-        """Sends what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore."""
+        """Sends what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore, LeaseLost."""
         if not self.remote:
             return
         with self.busy:
@@ -187,6 +215,8 @@ class Copy:
     def _send(self, file: str, new: tuple[tuple[int, int], bytes] | None) -> None:
         if new is not None:
             mark, data = new
+            if self.lease is not None:
+                self.lease.check()
             self.store.write(self.name(file), data)
             self.sent[file] = mark
 

@@ -34,3 +34,28 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("POINTSWEEP_DATA names no folder of real data")
     return Path(root)
+
+
+TINY = """
+name: tiny
+title: A tiny sweep
+base:
+  dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 40, test_limit: 20}
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+  train: {epochs: 2, batch_size: 16, warmup_epochs: 0, lr: 2.0e-3}
+rows: {method: [lora, head_only]}
+columns: {backbone.modality: [1d]}
+seeds: 2
+"""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds four really trained trials, the sweep `tiny`: lora and head_only, 1d, two seeds. Only to be read."""
+    from pointsweep.run import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    assert main([str(folder / "tiny.yaml"), "--inline", "--tracking-uri", "none", "--store", str(folder / "store")]) == 0
+    return folder / "store"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from pointsweep import guard, launch, trial
@@ -221,3 +224,40 @@ def test_a_full_disk_and_a_read_only_folder_are_clear_and_leave_the_others_alone
     assert run_pack([Task(full, TAGS)], Job(store.url), lambda result: None)[0].status == "finished"
     assert run_pack([Task(full, TAGS)], Job(alone.url), lambda result: None)[0].status == "finished"
     assert outcome(folder_of(store, full)) == outcome(folder_of(alone, full))
+
+
+RARELY = """
+import os, signal, sys
+from pointsweep import history, run, trial
+history.CHECKPOINT_SHARE = 1e-9
+whole = trial.train_epoch
+def train_epoch(model, optimizer, dataset, config, epoch, parts=1):
+    if epoch == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return whole(model, optimizer, dataset, config, epoch, parts)
+trial.train_epoch = train_epoch
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_sweep_that_is_told_to_end_keeps_the_epochs_since_the_last_checkpoint(tmp_path, pack):
+    """Checkpoints are due at the first and the last epoch only; SIGTERM comes in the fourth."""
+    sweep = tmp_path / "told.yaml"
+    base = {
+        name: value for name, value in config().to_dict().items() if value is not None and name in ("dataset", "tokenizer", "train")
+    }
+    sweep.write_text(
+        yaml.safe_dump({
+            "name": "told", "base": base | {"backbone": {"name": "tiny"}}, "rows": {"method": ["lora"]}, "seeds": pack,
+            "resources": {"pack": pack},
+        })
+    )  # fmt: skip
+    line = [sys.executable, "-c", RARELY, str(sweep), "--inline", "--store", str(tmp_path / "store"), "--tracking-uri", "none"]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    folders = [TrialFolder(path) for path in (tmp_path / "store" / "trials").iterdir()]
+    assert [1, 2, 3] in [[event["epoch"] for event in folder.epochs()] for folder in folders]
+    for folder in folders:
+        assert folder.events()[-1]["class"] == "preempted"
+        assert folder.resume()[1]["epoch"] == len(folder.epochs())

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from pointsweep.gc import main
-from pointsweep.store import FileStore, S3Store
+from pointsweep.s3_store import S3Store
+from pointsweep.store import FileStore
 from tests.s3 import BUCKET, served
 
 KEPT = ["trials/done/record.json", "trials/done/weights.safetensors", "trials/open/checkpoint.safetensors", "sweeps/s/table.txt"]

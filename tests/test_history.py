@@ -226,3 +226,39 @@ def test_an_epoch_that_two_owners_wrote_counts_once(tmp_path):
     for epoch in (1, 2, 2, 3):
         folder.append(event(epoch))
     assert [e["epoch"] for e in folder.epochs()] == [1, 2, 3]
+
+
+def test_a_rescue_keeps_the_last_epoch_as_it_was_when_it_ended(tmp_path):
+    """No checkpoint is due after the first epoch, and the weights have moved on since the third."""
+    folder = TrialFolder(tmp_path / "t")
+    folder.start()
+    folder.commit_epoch(event(1), snapshot(1), last=False)
+    folder._save_s = 1e9
+    weights = torch.full((3,), 2.0)
+    for epoch in (2, 3):
+        folder._hold_s = 0.0
+        folder.commit_epoch(
+            event(epoch), lambda epoch=epoch, weights=weights: ({"w": weights}, {"epoch": epoch, "best": {}}), last=False
+        )
+        weights += 1
+    folder.rescue()
+    again = TrialFolder(tmp_path / "t")
+    tensors, state = again.resume()
+    assert state["epoch"] == 3
+    assert torch.equal(tensors["w"], torch.full((3,), 3.0))
+    assert [e["epoch"] for e in again.epochs()] == [1, 2, 3]
+
+
+def test_epochs_that_were_not_held_stay_untold_by_a_rescue(tmp_path):
+    folder = TrialFolder(tmp_path / "t")
+    folder.start()
+    folder.commit_epoch(event(1), snapshot(1), last=False)
+    folder._save_s = 1e9
+    folder.commit_epoch(event(2), snapshot(2), last=False)
+    folder._hold_s = 1e9
+    folder.commit_epoch(event(3), snapshot(3), last=False)
+    folder.rescue()
+    assert [e["epoch"] for e in folder.epochs()] == [1, 2]
+    folder.commit_epoch(event(4), snapshot(4), last=True)
+    assert [e["epoch"] for e in folder.epochs()] == [1, 2, 3, 4]
+    assert TrialFolder(tmp_path / "t").resume()[1]["epoch"] == 4

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointsweep"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ONE_FILE = {"ray": "launch", "optuna": "search", "mlflow": "tracking", "boto3": "store", "hydra": "sweep"}
+ONE_FILE = {"ray": "launch", "optuna": "search", "mlflow": "tracking", "boto3": "s3_store", "hydra": "sweep"}
 TORCH_FREE = [
     "config",
     "sweep",

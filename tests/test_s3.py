@@ -8,9 +8,10 @@ import threading
 
 import pytest
 
-from pointsweep import store as module
+from pointsweep import s3_store as module
 from pointsweep.errors import BadStore
-from pointsweep.store import S3Store, open_store
+from pointsweep.s3_store import S3Store
+from pointsweep.store import open_store
 from tests.s3 import BUCKET, Faults, served
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pointsweep import staging
-from pointsweep import store as store_module
+from pointsweep import s3_store, staging
 from pointsweep.backbones.weights import local_file
 from pointsweep.data.base import data_folder
 from pointsweep.errors import BadStore, MissingData, MissingWeights
+from pointsweep.s3_store import S3Store
 from pointsweep.staging import stage, staged, staged_file
-from pointsweep.store import S3Store
 from tests.s3 import BUCKET, served
 from tests.test_trial import config
 
@@ -32,7 +33,7 @@ def server():
 @pytest.fixture
 def made(server, tmp_path, monkeypatch) -> S3Store:
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "node"))
-    monkeypatch.setattr(store_module, "PAUSE_S", (0.01, 0.05))
+    monkeypatch.setattr(s3_store, "PAUSE_S", (0.01, 0.05))
     monkeypatch.setattr(staging, "RANGE_BYTES", 50_000)
     store = S3Store(f"s3://{BUCKET}/{tmp_path.name}")
     store.write("data/a/x.bin", CONTENT)
@@ -60,6 +61,35 @@ def test_a_transfer_interrupted_ten_times_goes_on_where_it_was(made, tmp_path, m
         assert not (tmp_path / "here" / "files" / "data/a/x.bin").exists()
     assert stage(made, "data/a/x.bin", tmp_path / "here").read_bytes() == CONTENT
     assert len(asked) == 20 + 10  # every range arrived once
+
+
+@pytest.mark.slow
+def test_a_gibibyte_whose_transfer_is_killed_ten_times_arrives_whole(made, tmp_path, server):
+    """Ten processes are killed in the middle, on a server that loses a tenth of the answers; 64 ranges of 16 MiB."""
+    block = random.Random(1).randbytes(2**20)
+    digest = hashlib.sha256()
+    for number in range(1024):
+        digest.update(number.to_bytes(4) + block[4:])
+    made.write("big.bin", b"".join(number.to_bytes(4) + block[4:] for number in range(1024)))
+    root = tmp_path / "here"
+    code = (
+        "import sys; from pathlib import Path; from pointsweep.s3_store import S3Store; from pointsweep.staging import stage\n"
+        f"print(stage(S3Store({made.url!r}, attempts=20), 'big.bin', Path({str(root)!r})))"
+    )
+    server.share, part = 0.1, root / "state" / "big.bin.part"
+    before = 0
+    for _ in range(10):
+        worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        while worker.poll() is None and (part.stat().st_size if part.exists() else 0) < before + 3 * 2**24:
+            time.sleep(0.01)
+        worker.kill()
+        assert worker.wait() == -9
+        assert not (root / "files" / "big.bin").exists()
+        before = part.stat().st_size
+    subprocess.run([sys.executable, "-c", code], check=True)
+    server.share = 0.0
+    with (root / "files" / "big.bin").open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hexdigest()
 
 
 def test_what_is_here_is_not_fetched_again_until_it_changes(made, monkeypatch):

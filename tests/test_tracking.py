@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pointsweep import chaos_tracker, tracking
+from pointsweep.chaos_tracker import Line
 from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
 from pointsweep.records import CellLayout, Layout, from_json
@@ -29,8 +29,11 @@ from pointsweep.tracking import (
     masked,
     prepare,
     read_table,
+    steps_by_run,
     sync_trial,
 )
+from pointsweep.trial import Job, Task, run_pack
+from tests.test_trial import config
 
 RECORD = from_json((Path(__file__).parent / "stored" / "record_v1.json").read_text())
 KEY = RECORD.key
@@ -150,60 +153,119 @@ print(target.experiment_id, target.parent_run_id)
     assert len({out for out, _ in outputs}) == 1
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, sqlite) -> Iterator[int]:
+    """The port of a real MLflow server."""
+    folder = tmp_path_factory.mktemp("server")
+    with chaos_tracker.server(folder, sqlite[0].path("mlflow.db")) as port:
+        yield port
 
 
-@contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """A real MLflow server with its own database and artifacts."""
-    folder.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db",
-            "--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200:
-                    break
-            time.sleep(0.3)
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.wait()
+@pytest.fixture
+def line(server) -> Iterator[Line]:
+    """A line to the server, and its address: good until told otherwise."""
+    line = Line(server)
+    with line.served() as line.address:
+        yield line
 
 
-def test_a_server_that_goes_away_and_comes_back_has_everything_once(tmp_path):
-    store, port = FileStore(tmp_path / "store"), free_port()
-    uri = f"http://127.0.0.1:{port}"
-    with server(tmp_path / "server", port):
-        target = prepare(uri, store, LAYOUT)
-        folder = trial(store, epochs=2)
-        mirror = Mirror(target)
-        mirror.poke(folder, TAGS)
-        wait_for(lambda: _epochs_or_none(target) == [1, 2])
-    for epoch in (3, 4):  # away: training goes on, poking costs nothing
+def layout(name: str, keys: list[str]) -> Layout:
+    cells = tuple(CellLayout(row, 0, ((1, key),)) for row, key in enumerate(keys))
+    return Layout(name, "", ("method",), tuple((key,) for key in keys), ("line",), cells)
+
+
+def runs_of(target: Target) -> dict[str, list[list[int]]]:
+    """trial key -> the epochs of each of its runs."""
+    found: dict[str, list[list[int]]] = {}
+    for key, epochs in steps_by_run(target.uri, target.sweep):
+        found.setdefault(key, []).append(sorted(epochs))
+    return found
+
+
+def until_it_ends(target: Target, store: FileStore, places: dict[str, TrialTags]) -> None:
+    """As the command given again and again."""
+    for _ in range(30):
+        with contextlib.suppress(TrackerAway):
+            return finish(target, store, places)
+    pytest.fail("the line was too bad for 30 commands")
+
+
+def test_a_server_that_goes_away_and_comes_back_has_everything_once(tmp_path, line):
+    store = FileStore(tmp_path / "store")
+    target = prepare(line.address, store, layout("away", [KEY]))
+    folder = trial(store, epochs=2)
+    mirror = Mirror(target)
+    mirror.poke(folder, TAGS)
+    wait_for(lambda: runs_of(target).get(KEY) == [[1, 2]])
+    line.share, line.kinds = 1.0, ("refused",)
+    for epoch in (3, 4):
         add_epoch(folder, epoch)
-        begun = time.monotonic()
         mirror.poke(folder, TAGS)
-        assert time.monotonic() - begun < 0.1
-    with pytest.raises(TrackerAway, match=str(port)):
+    with pytest.raises(TrackerAway, match=line.address):
         finish(target, store, {KEY: TAGS})
-    with server(tmp_path / "server", port):
-        folder.finish(RECORD)
-        finish(target, store, {KEY: TAGS})
-        wait_for(lambda: sorted(_epochs_or_none(target) or []) == [1, 2, 3, 4])
-        time.sleep(2)  # the mirror's own retries must not double anything
-        assert sorted(steps(target)) == [1, 2, 3, 4]
-        assert read_table(uri, "tiny")[1] == {KEY: RECORD}
+    assert mirror.lag_s() > 0
+    line.share = 0.0
+    folder.finish(RECORD)
+    finish(target, store, {KEY: TAGS})
+    wait_for(lambda: mirror.lag_s() == 0)  # the mirror's own retries double nothing
+    assert runs_of(target) == {KEY: [[1, 2, 3, 4]]}
+    assert read_table(line.address, "away")[1] == {KEY: RECORD}
+
+
+@pytest.mark.parametrize("kind", ["lost", "429", "500"])
+def test_over_a_bad_line_nothing_is_lost_or_doubled(tmp_path, line, monkeypatch, kind):
+    monkeypatch.setattr(tracking, "PAUSES_S", (0.0,) * 5)
+    store, keys = FileStore(tmp_path / "store"), [f"{number:016x}" for number in range(3)]
+    places = dict.fromkeys(keys, TAGS)
+    target = prepare(line.address, store, layout(f"bad {kind}", keys))
+    line.share, line.kinds = 0.3, (kind,)
+    for key in keys:
+        trial(store, epochs=3, key=key).finish(replace(RECORD, key=key))
+    until_it_ends(target, store, places)
+    assert line.met[kind] > 0
+    line.share = 0.0
+    assert runs_of(target) == {key: [[1, 2, 3]] for key in keys}
+    assert read_table(line.address, f"bad {kind}")[1] == {key: replace(RECORD, key=key) for key in keys}
+
+
+def test_a_lost_answer_to_the_creation_of_a_run_makes_no_second_one(tmp_path, line):
+    store = FileStore(tmp_path / "store")
+    target = prepare(line.address, store, layout("created", [KEY]))
+    folder = trial(store)
+    line.share, line.kinds, line.only = 1.0, ("lost",), "runs/create"
+    for _ in range(2):
+        with contextlib.suppress(Exception):
+            sync_trial(Runs(target), folder, TAGS)
+    line.share = 0.0
+    assert line.met["lost"] == 1
+    assert runs_of(target) == {KEY: [[1, 2, 3]]}
+
+
+def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, line):
+    store = FileStore(tmp_path / "store")
+    target = prepare(line.address, store, layout("late", [KEY]))
+    folder = trial(store)
+    runs = Runs(target)
+    sync_trial(runs, folder, TAGS)
+    for _ in range(2):
+        runs._create(KEY, folder, TAGS)
+    assert len(runs_of(target)[KEY]) == 3
+    finish(target, store, {KEY: TAGS})
+    assert runs_of(target) == {KEY: [[1, 2, 3]]}
+
+
+def test_training_does_not_wait_for_a_server_that_does_not_answer(tmp_path, line, monkeypatch):
+    store, wanted = FileStore(tmp_path / "store"), config()
+    target = prepare(line.address, store, layout("hanging", [wanted.key()]))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    line.share, line.kinds, line.slow_s = 1.0, ("slow",), 3600.0
+    ended = run_pack([Task(wanted, TAGS)], Job(store.url, target), lambda result: None)[0]
+    assert ended.status == "finished"
+    wait_for(lambda: line.met.get("slow"))
+    line.share = 0.0
+    assert runs_of(target) == {}
+    finish(target, store, {wanted.key(): TAGS})
+    assert runs_of(target) == {wanted.key(): [[1, 2, 3, 4]]}
 
 
 def test_the_mirror_and_the_driver_at_once_open_one_run(tmp_path):
@@ -219,13 +281,6 @@ def test_the_mirror_and_the_driver_at_once_open_one_run(tmp_path):
     assert sorted(run.data.tags["pointsweep.key"] for run in runs) == [folder.path.name for folder in folders]
 
 
-def _epochs_or_none(target: Target) -> list[int] | None:
-    try:
-        return steps(target)
-    except AssertionError:
-        return None
-
-
 def wait_for(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -235,7 +290,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 def test_secrets_in_an_address_are_masked(tmp_path):
     assert masked("postgresql://user:secret@host/db") == "postgresql://***@host/db"
-    uri = f"http://user:secret@127.0.0.1:{free_port()}"
+    uri = f"http://user:secret@127.0.0.1:{chaos_tracker.free_port()}"
     with pytest.raises(TrackerAway) as error:
         prepare(uri, FileStore(tmp_path), LAYOUT)
     assert "secret" not in str(error.value)

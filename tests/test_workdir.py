@@ -7,11 +7,11 @@ import contextlib
 import pytest
 import torch
 
-from pointsweep import store as store_module
-from pointsweep import workdir
+from pointsweep import s3_store, workdir
 from pointsweep.errors import BadStore
 from pointsweep.history import TrialFolder, trial_status
-from pointsweep.store import S3Store
+from pointsweep.s3_store import S3Store
+from pointsweep.store import open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 from pointsweep.workdir import Copy, read_folder, work_folder
@@ -44,7 +44,7 @@ def server():
 def made(server, tmp_path, monkeypatch) -> S3Store:
     """A store of the test's own, and a node without any copies."""
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "node"))
-    monkeypatch.setattr(store_module, "PAUSE_S", (0.01, 0.05))
+    monkeypatch.setattr(s3_store, "PAUSE_S", (0.01, 0.05))
     monkeypatch.setattr(workdir, "PAUSE_S", 0.05)
     server.share = 0.0
     yield S3Store(f"s3://{BUCKET}/{tmp_path.name}")
@@ -146,7 +146,7 @@ def test_a_trial_gives_the_same_record_as_on_a_disk(made, tmp_path):
         [outcome] = run_pack([Task(trial, tags)], Job(url), lambda _: None)
         assert outcome.status == "finished", outcome.reason
     key = trial.key()
-    records = [read_folder(store_module.open_store(url), key).record() for url in stores]
+    records = [read_folder(open_store(url), key).record() for url in stores]
     assert records[0].metrics == records[1].metrics
     assert trial_status(made, key) == "finished"
     assert {"history.jsonl", "predictions.npz", "record.json", "weights.safetensors"} == set(made.list(f"trials/{key}"))

@@ -2,7 +2,7 @@
 # The MLflow server with users of its own. Secrets come by the environment and reach no file but auth.ini, which only this user reads.
 set -eu
 : "${POSTGRES_PASSWORD:?}" "${MLFLOW_AUTH_ADMIN_PASSWORD:?at least 12 characters}" "${MLFLOW_FLASK_SERVER_SECRET_KEY:?}"
-database="postgresql://mlflow:${POSTGRES_PASSWORD}@${POSTGRES_HOST:-postgres}:5432"
+database="postgresql+psycopg2://mlflow:${POSTGRES_PASSWORD}@${POSTGRES_HOST:-postgres}:5432"
 umask 077
 cat >auth.ini <<END
 [mlflow]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.backbones.weights import file_sha256, init_random, load_strict, local_file, read_tensors
+from pointsweep.backbones.weights import check_fit, file_sha256, init_random, local_file, read_tensors
 from pointsweep.config import BackboneConfig
 from pointsweep.errors import MissingWeights
 from pointsweep.layers import Dropout, DropPath, QuickGELU
@@ -221,12 +221,30 @@ class Backbone(nn.Module):
         if self.config.weights == "random":
             init_random(self, self.config.weights_seed)
             return f"random, seed {self.config.weights_seed}"
+        state, origin = self._read()
+        self.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()})
+        return origin
+
+    @classmethod
+    def check(cls, config: BackboneConfig) -> None:
+        """Reads the checkpoint and compares names and shapes, before anything is launched. Raises ValueError, MissingWeights."""
+        make: Callable[[BackboneConfig], Backbone] = cls  # type: ignore[assignment]  # a subclass knows its shape
+        with torch.device("meta"):
+            backbone = make(config)
+        backbone._read()
+
+    def _read(self) -> tuple[dict[str, Tensor], str]:
+        """The checkpoint's tensors under this module's names, and their origin. Raises ValueError, naming the file."""
         path = self.locate(self.config)
         digest = file_sha256(path)
         if self.config.sha256 is not None and digest != self.config.sha256:
             raise ValueError(f"backbone.sha256: {path} has {digest}, expected {self.config.sha256}")
-        load_strict(self, self.convert(read_tensors(path)), str(path))
-        return f"{path.name}, sha256 {digest}"
+        try:
+            state = self.convert(read_tensors(path))
+        except KeyError as error:
+            raise ValueError(f"{path} does not fit: it has no tensor {error}") from error
+        check_fit(self, state, str(path))
+        return state, f"{path.name}, sha256 {digest}"
 
 
 def lookup_line(table: Tensor, places: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,19 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of a torch file that holds nothing but tensors (read without unpickling code)."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    """All tensors of a .safetensors file, or of a torch file that holds nothing but tensors (read without unpickling code).
 
-        return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    Raises ValueError naming the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a whole file of tensors alone: {' '.join(str(error).split())[:200]}") from error
     for wrapper in ("base_model", "model", "state_dict"):  # training programs put the weights beside their own state
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -79,8 +87,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads every tensor of `module`, none left over. Raises ValueError listing what is missing, unexpected or misshapen."""
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Every tensor of `module`, none left over: raises ValueError listing what is missing, unexpected or misshapen."""
     own = module.state_dict()
     wrong = [f"missing {name}" for name in own if name not in state]
     wrong += [f"unexpected {name}" for name in state if name not in own]
@@ -91,7 +99,6 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     ]
     if wrong:
         raise ValueError(f"{source} does not fit: {len(wrong)} tensors: " + "; ".join(wrong[:20]))
-    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
 
 
 def init_random(module: nn.Module, seed: int) -> None:
@@ -112,7 +119,7 @@ def file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """How a checkpoint's names map to this package's. What stands in none of them keeps its name and is reported by `load_strict`."""
+    """How a checkpoint's names map to this package's. What stands in none of them keeps its name and is reported by `check_fit`."""
 
     direct: Mapping[str, str]  # whole names
     prefix: str  # of the numbered blocks, e.g. "encoder.layer."

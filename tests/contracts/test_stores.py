@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from pointsweep.store import FileStore, S3Store, open_store
+from pointsweep.s3_store import S3Store
+from pointsweep.store import FileStore, open_store
 from tests.s3 import served
 
 STORES = {"folder": lambda tmp_path: FileStore(tmp_path / "store"), "s3": lambda tmp_path: S3Store(f"s3://bucket/{tmp_path.name}")}

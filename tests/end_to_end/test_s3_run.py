@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from pointsweep.store import S3Store
+from pointsweep.s3_store import S3Store
 from tests.end_to_end.test_command import SWEEP, command, table
 from tests.s3 import BUCKET, served
 
@@ -44,6 +46,29 @@ def test_a_killed_sweep_on_s3_continues_on_another_node_to_the_same_table(store,
         assert not [name for name in remote.walk("trials") if "checkpoint" in name]
         again = command(sweep, "--store", remote.url)
         assert "4 finished, 0 to run" in again.stdout, again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_two_commands_on_two_nodes_share_a_store_on_s3_and_double_nothing(store, tmp_path):
+    """Each with a cache of its own, as on another node: only the lease in the store is between them. Faults all the while."""
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SMALL)
+    assert command(sweep, "--inline", "--tracking-uri", "none").returncode == 0
+    with served() as faults:
+        remote = S3Store(f"s3://{BUCKET}/two")
+        faults.share = 0.03
+        line = [sys.executable, "-m", "pointsweep.run", str(sweep), "--inline", "--store", remote.url]
+        nodes = [os.environ | {"POINTSWEEP_CACHE": str(tmp_path / name)} for name in ("first", "second")]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        drivers = [subprocess.Popen(line, env=node, **pipes) for node in nodes]
+        outputs = [driver.communicate(timeout=400)[0] for driver in drivers]
+        assert [driver.returncode for driver in drivers] == [0, 0], outputs
+        faults.share = 0.0
+        assert {name: remote.read(f"sweeps/tiny/{name}") for name in table(store)} == table(store)
+        for folder in remote.list("trials"):
+            assert {"lease.json", "checkpoint.safetensors"}.isdisjoint(remote.list(f"trials/{folder.rstrip('/')}"))
+            events = [json.loads(text)["event"] for text in remote.read(f"trials/{folder}history.jsonl").splitlines()]
+            assert [event["type"] for event in events] == ["start", *["epoch"] * 4], folder
 
 
 def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard():

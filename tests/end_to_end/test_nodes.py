@@ -1,0 +1,105 @@
+"""A sweep as a Ray job on several nodes that are killed and added while it runs: the table of an undisturbed run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow, table
+from tests.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+LONG = SWEEP.replace("epochs: 2", "epochs: 12")
+PATIENCE_S = 400
+
+
+@contextlib.contextmanager
+def nodes(count: int, monkeypatch, **options) -> Iterator[tuple]:
+    """A cluster of `count` nodes with a CPU each, the first one with the dashboard; it, and a folder for more."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's sockets need a short path
+    head = {
+        "temp_dir": str(folder),
+        "include_dashboard": True,
+        "dashboard_port": free_port(),
+        "ray_client_server_port": free_port(),
+        "dashboard_agent_listen_port": free_port(),
+    }
+    cluster = Cluster(initialize_head=True, head_node_args={**SMALL, **head, **options})
+    try:
+        for _ in range(count - 1):
+            add(cluster, folder)
+        yield cluster, folder
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add(cluster, folder: Path) -> None:
+    """Another node, with files of its own: a node that dies takes its copy of the shipped folder along."""
+    cluster.add_node(**SMALL, temp_dir=tempfile.mkdtemp(dir=folder), dashboard_agent_listen_port=free_port())
+
+
+def wait_until(met: Callable[[], bool], doing: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not met():
+        assert time.monotonic() < deadline, doing
+        time.sleep(0.2)
+
+
+def submit(address: str, line: str, variables: dict[str, str]):
+    """The client and the job's id, as `ray job submit --working-dir .` makes it; a fresh head may have no agent for some seconds."""
+    from ray.job_submission import JobSubmissionClient
+
+    client, environment = None, {"working_dir": str(ROOT), "env_vars": variables}
+    for _ in range(60):
+        with contextlib.suppress(RuntimeError, ConnectionError):
+            client = client or JobSubmissionClient(address)
+            return client, client.submit_job(entrypoint=line, runtime_env=environment)
+        time.sleep(1)
+    raise AssertionError("no job could be submitted")
+
+
+def epochs(store: Path) -> int:
+    """Epochs in the histories of all trials."""
+    return sum(path.read_text().count('"type":"epoch"') for path in (store / "trials").glob("*/history.jsonl"))
+
+
+@pytest.mark.slow
+def test_nodes_that_are_killed_and_added_change_nothing_in_the_table(store, tmp_path, monkeypatch):
+    sweep, quiet = tmp_path / "tiny.yaml", tmp_path / "undisturbed"
+    sweep.write_text(LONG)
+    assert command(sweep, "--inline", "--tracking-uri", "none", "--store", quiet).returncode == 0
+    variables = {"POINTSWEEP_CACHE": os.environ["POINTSWEEP_CACHE"], "OMP_NUM_THREADS": "1"}
+    with nodes(4, monkeypatch) as (cluster, folder):
+        line = f"{sys.executable} -m pointsweep.run {sweep} --store {store}"
+        client, job = submit(f"http://{cluster.head_node.webui_url}", line, variables)
+
+        def passed(count: int) -> Callable[[], bool]:
+            return lambda: epochs(store) >= count or client.get_job_status(job).is_terminal()
+
+        for count in (3, 12, 24):
+            wait_until(passed(count), f"{count} epochs")
+            assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
+            cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+            add(cluster, folder)
+        wait_until(lambda: client.get_job_status(job).is_terminal(), "the end of the job")
+        logs = client.get_job_logs(job)
+    assert "[8/8] finished" in logs, logs
+    assert table(store) == table(quiet), logs
+    begun = [json.loads(line)["event"]["type"] for path in (store / "trials").glob("*/history.jsonl") for line in path.open()]
+    assert begun.count("start") > 8, "no node was lost in the middle of a trial"
+    assert sorted(epochs_in_mlflow(store).values()) == [list(range(1, 13))] * 8
