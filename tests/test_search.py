@@ -12,6 +12,7 @@ import pytest
 from pointsweep.errors import Unfit
 from pointsweep.search import Study
 from pointsweep.sweep import load
+from tests.postgres import MISSING, postgres
 
 FILE = """
 name: t
@@ -171,6 +172,16 @@ def test_optuna_dashboard_opens_the_study(study, tmp_path):
     detail = get(f"/api/studies/{found['study_id']}")
     assert [trial["state"] for trial in detail["trials"]] == ["Complete"] * 6
     assert {each["name"] for each in detail["union_search_space"]} == {"method", "train.lr", "train.weight_decay", "method.rank"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_a_study_on_postgresql_is_the_one_in_a_file_and_goes_on(study, tmp_path):
+    whole = search(study(), 12)
+    arm, settings = study().arm, study().search
+    with postgres() as url:
+        search(Study(url, "t", arm, settings), 8)  # two batches of the three
+        assert search(Study(url, "t", arm, settings), 12) == whole
 
 
 def test_what_failed_is_not_ranked_and_not_told_a_value(study):
