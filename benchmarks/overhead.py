@@ -82,7 +82,7 @@ def swept(configs: Sequence[TrialConfig], store: FileStore, empty: Path) -> tupl
     rows = tuple((str(config.seed),) for config in configs)
     target = prepare(default_uri(store), store, Layout("overhead", "", ("seed",), rows, ("lora",), cells))
     places = {config.key(): TrialTags("overhead", str(config.seed), "lora", config.seed) for config in configs}
-    job, wall, cpu = Job(store.url, target), time.perf_counter(), time.process_time()
+    job, wall, cpu = Job(store.url, {"overhead": target}), time.perf_counter(), time.process_time()
     for config in configs:
         outcomes = run_pack([Task(config, places[config.key()])], job, lambda result: None)
         assert outcomes[0].status == "finished", outcomes

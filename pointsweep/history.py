@@ -64,9 +64,7 @@ class TrialFolder:
 
     def epochs(self) -> list[Event]:
         """The epoch events, each epoch once, in order."""
-        found = [event for event in self.events() if event["type"] == "epoch"]
-        # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
-        return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
+        return epochs_of(self.events())
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Adds one event; on the disk when this returns."""
@@ -283,6 +281,13 @@ class TrialFolder:
                 yield
             finally:
                 self.lease = None
+
+
+def epochs_of(events: Sequence[Event]) -> list[Event]:
+    """The epoch events among a history's, each epoch once, in order."""
+    found = [event for event in events if event["type"] == "epoch"]
+    # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
+    return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -206,6 +206,15 @@ def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float =
     return answers
 
 
+def on_worker(function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
+    """function(argument) in a worker that has what a pack gets."""
+    connect()
+    _check_fits(resources)
+    import ray
+
+    return ray.get(ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(function).remote(argument))
+
+
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
     from ray import tune

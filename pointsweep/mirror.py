@@ -1,4 +1,7 @@
-"""A worker's one writer to MLflow: a thread that syncs the trials it is told of. Training never waits for it."""
+"""A worker's one writer to MLflow: a thread that syncs the trials it is told of, each with one call for all that is new.
+
+Training never waits for it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from pointsweep.tracking import Runs, Target, TrialTags, masked, sync_trial
 
 log = logging.getLogger("pointsweep.mirror")
 
+PACE_S = 1.0  # epochs that come faster than this travel together: a call costs the same for one as for many
+
 
 class Mirror:
     """Started once per worker process and kept over its packs."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.waiting: dict[Path, tuple[TrialFolder, TrialTags]] = {}
+        self.waiting: dict[Path, tuple[TrialFolder, TrialTags, float]] = {}  # the last is when it falls due
         self.changed = threading.Condition()
         self.warned: set[str] = set()
         self.behind_since: float | None = None
@@ -27,8 +32,10 @@ class Mirror:
     def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
         """Something new stands in a folder."""
         with self.changed:
-            self.waiting[folder.path] = (folder, tags)
-            self.behind_since = self.behind_since or time.monotonic()
+            now = time.monotonic()
+            due = self.waiting[folder.path][2] if folder.path in self.waiting else now + PACE_S
+            self.waiting[folder.path] = (folder, tags, now if (folder.path / "record.json").is_file() else due)
+            self.behind_since = self.behind_since or now
             self.changed.notify()
 
     def lag_s(self) -> float:
@@ -40,9 +47,7 @@ class Mirror:
         runs: Runs | None = None
         pause = 1.0
         while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting)
-                folder, tags = self.waiting.pop(next(iter(self.waiting)))
+            folder, tags = self._next()
             try:
                 runs = runs or Runs(self.target)
                 sync_trial(runs, folder, tags)
@@ -53,9 +58,20 @@ class Mirror:
                 self._warn(error)
                 runs = None
                 with self.changed:
-                    self.waiting.setdefault(folder.path, (folder, tags))
+                    self.waiting.setdefault(folder.path, (folder, tags, time.monotonic()))
                 time.sleep(pause)
                 pause = min(2 * pause, 30.0)
+
+    def _next(self) -> tuple[TrialFolder, TrialTags]:
+        """The folder that has been due the longest, once there is one."""
+        with self.changed:
+            while True:
+                path = min(self.waiting, key=lambda path: self.waiting[path][2], default=None)
+                wait_s = self.waiting[path][2] - time.monotonic() if path is not None else None
+                if path is not None and wait_s is not None and wait_s <= 0:
+                    folder, tags, _ = self.waiting.pop(path)
+                    return folder, tags
+                self.changed.wait(wait_s)
 
     def _warn(self, error: Exception) -> None:
         if type(error).__name__ not in self.warned:

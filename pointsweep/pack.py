@@ -27,17 +27,23 @@ from pointsweep.model import PointModel
 
 _here = threading.local()
 
+# Where the rows of all members go through a frozen part as one product. On a CPU that gains nothing (products are bound by
+# arithmetic either way), and a product's last digits depend on its number of rows: one after the other they are as of a trial alone.
+JOINED_ON = {"cuda"}
 
-def packs_of(configs: Sequence[TrialConfig], size: int) -> list[list[TrialConfig]]:
+
+def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig], int]) -> list[list[TrialConfig]]:
     """The trials in packs of at most `size` that share a backbone, in their order. What cannot be shared runs alone."""
-    open_packs: dict[str, list[TrialConfig]] = {}
+    open_packs: dict[tuple[str, int], list[TrialConfig]] = {}
     packs: list[list[TrialConfig]] = []
     for config in configs:
-        key = shared_part(config)
-        if key is None or size <= 1:
+        shared = shared_part(config)
+        most = size if isinstance(size, int) else size(config)
+        if shared is None or most <= 1:
             packs.append([config])
             continue
-        if key not in open_packs or len(open_packs[key]) == size:
+        key = (shared, most)
+        if key not in open_packs or len(open_packs[key]) == most:
             open_packs[key] = []
             packs.append(open_packs[key])
         open_packs[key].append(config)
@@ -176,8 +182,11 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
     wishes = [member.wish for member in group if isinstance(member.wish, Pass)]
     try:
         with _modes(wishes[0].modes):
-            joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
-            parts = joined.split([len(wish.rows) for wish in wishes])
+            if wishes[0].rows.device.type in JOINED_ON:
+                joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
+                parts = joined.split([len(wish.rows) for wish in wishes])
+            else:
+                parts = tuple(wish.part(wish.rows) for wish in wishes)
     except Exception as error:  # out of memory, say: each member hears of it
         for member in group:
             member.failure = error

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsweep import registry
+from pointsweep.adaptive import settle
 from pointsweep.config import DatasetConfig, TrialConfig
 from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
 from pointsweep.failures import BadData
@@ -27,7 +28,10 @@ STATES = ("finished", "resumable", "failed", "new")
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts."""
+    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts.
+
+    Of adaptive seeds, `states` has the trials that the records ask for up to now.
+    """
 
     sweep: Sweep
     states: Mapping[str, str]
@@ -40,14 +44,17 @@ class Plan:
     @property
     def to_run(self) -> list[TrialConfig]:
         """The trials without a record."""
-        return [trial.config for trial in self.sweep.trials() if self.states[trial.config.key()] != "finished"]
+        asked = [trial.config for trial in self.sweep.trials() if trial.config.key() in self.states]
+        return [config for config in asked if self.states[config.key()] != "finished"]
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""
         number = {state: list(self.states.values()).count(state) for state in STATES}
         parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
         extra = [f"{number[s]} {text}" for s, text in (("resumable", "to resume"), ("failed", "failed before")) if number[s]]
-        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "")
+        most = len(self.sweep.trials())
+        adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all" if self.sweep.adaptive and self.to_run else ""
+        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
 
     def time_estimate(self) -> str:
         """How long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
@@ -71,13 +78,23 @@ def _arm_of(record: Record) -> str:
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first."""
-    configs = {trial.config.key(): trial.config for trial in sweep.trials()}
-    states = {key: trial_status(store, key) for key in configs}
-    records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
+    states, records = look(sweep, store)
+    configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
     parameters = {key: record.parameters for key, record in records.items()} | count_arms(rest)
     return Plan(sweep, states, records, failures, parameters, tuple(missing(rest, fetch)), findings(sweep, rest, parameters))
+
+
+def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
+    """The states of the trials that are asked for, and the records of those that are finished."""
+    states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in sweep.trials()}
+    records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
+    if sweep.adaptive is not None:
+        asked = {key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys}
+        states = {key: state for key, state in states.items() if key in asked}
+        records = {key: record for key, record in records.items() if key in asked}
+    return states, records
 
 
 def findings(sweep: Sweep, rest: Mapping[str, TrialConfig], parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:

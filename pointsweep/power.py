@@ -15,7 +15,7 @@ from pointsweep.stats import LEVEL
 TARGET = 0.9  # of the power, where a gain counts as seen
 
 
-def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: int = 1) -> float:
+def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -> float:
     """Of the two-sided paired t-test for a difference of two arms whose values by seed differ with standard deviation `sd`.
 
     The level is 5 % shared by the comparisons of a column: Holm's first step, which the largest difference must pass.

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pointsweep import arms, profiles, search_file
+from pointsweep import adaptive, arms, profiles, search_file
 from pointsweep.ablation import read_rows
 from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
-from pointsweep.records import Published
+from pointsweep.records import Adaptive, Published
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document, drop_misshapen
@@ -49,7 +49,10 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
-    pack: int = 1  # trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's
+    # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
+    # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
+    pack: int | Literal["auto"] = 1
+    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
 
 
 class Reader:
@@ -90,7 +93,8 @@ class Reader:
         else:
             node = self.data
             if rest:
-                node = self.data[part] = dict(self.data.get(part) or {})
+                below = self.data.get(part)
+                node = self.data[part] = dict(below) if isinstance(below, Mapping) else {}
             name = rest or part
             if delete and name not in node:
                 self.own.append(Problem(text, unknown("key", name, map(str, node), "There are")))
@@ -143,6 +147,7 @@ class Reader:
             "protocol": protocol,
             "resources": resources,
             "factors": factors_of(rows),
+            "adaptive": self._adaptive([" / ".join(entry.label for entry in row) for row in rows]),
             "search": self.search,
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
@@ -196,13 +201,33 @@ class Reader:
         seeds = self.data.get("seeds", [0] if {"search", "per_arm"} & set(self.data) else [0, 1, 2])
         if isinstance(seeds, int) and not isinstance(seeds, bool) and 0 < seeds <= MOST_SEEDS:
             return list(range(seeds))
+        if isinstance(seeds, Mapping):
+            wrong = list(adaptive.parse(seeds, MOST_SEEDS))
+            for path, message in wrong:
+                self.complain(("seeds", *path), message)
+            return [] if wrong else list(range(seeds["max"]))
         whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
         if not whole or not seeds or len(set(seeds)) < len(seeds):
             self.complain(
-                ("seeds",), f"must be a number of seeds (at most {MOST_SEEDS}), or a list of different seeds from 0 on, got {seeds!r}"
+                ("seeds",),
+                f"must be a number of seeds (at most {MOST_SEEDS}), a list of different seeds from 0 on, or "
+                f"{{min: 3, max: 10, until: decided}}, got {seeds!r}",
             )
             return []
         return list(seeds)
+
+    def _adaptive(self, rows: Sequence[str]) -> Adaptive | None:
+        """Of adaptive seeds the rule, with the number of the row that all others are compared with."""
+        seeds = self.data.get("seeds")
+        if not isinstance(seeds, Mapping) or self.problems:
+            return None
+        if self.search is not None:
+            self.complain(("seeds",), "a search takes a number of seeds or a list")
+        against = str(seeds.get("against", rows[0]))
+        if against not in rows:
+            self.complain(("seeds", "against"), unknown("row", against, rows, "Rows"))
+            return None
+        return Adaptive(seeds["min"], seeds["max"], rows.index(against))
 
     def _choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.data.get(key, allowed[0])
@@ -216,10 +241,14 @@ class Reader:
         for key in data if isinstance(data, Mapping) else ["resources"]:
             if key not in known:
                 self.complain(("resources", key), unknown("resource", key, known, "Allowed"))
+            elif (key == "pack" and data[key] == "auto") or (key == "recompute" and isinstance(data[key], bool)):
+                continue
+            elif key == "recompute":
+                self.complain(("resources", key), f"must be true or false, got {data[key]!r}")
             elif isinstance(data[key], bool) or not isinstance(data[key], (int, float)) or data[key] < 0:
                 self.complain(("resources", key), f"must be a number from 0 on, got {data[key]!r}")
             elif key == "pack" and (not isinstance(data[key], int) or data[key] < 1):
-                self.complain(("resources", key), f"must be a whole number from 1 on, got {data[key]!r}")
+                self.complain(("resources", key), f"must be auto or a whole number from 1 on, got {data[key]!r}")
         return Resources(**{key: data[key] for key in known if isinstance(data, Mapping) and key in data})
 
     # Cells

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import BadStore, unknown
 
 SCHEMA = 1  # of record.json; a reader accepts this and every older one
 
@@ -83,6 +83,15 @@ class CellLayout:
 
 
 @dataclass(frozen=True)
+class Adaptive:
+    """Seeds from `least` to `most` in a cell, by what its comparison with the row `against` still needs (adaptive.py)."""
+
+    least: int
+    most: int
+    against: int = 0
+
+
+@dataclass(frozen=True)
 class Layout:
     """The shape of a table. A row's label is a tuple, one entry per name in `row_headers` (rows, then further axes)."""
 
@@ -96,6 +105,7 @@ class Layout:
     protocol: str = "last"  # last, best_val or best_test
     notes: tuple[str, ...] = ()  # printed under the table: the profile, overrides from the command line
     factors: tuple[Mapping[str, bool] | None, ...] = ()  # of a factorial: which components each row has; none where no row says
+    adaptive: Adaptive | None = None  # then a cell's keys are those of the most seeds
 
     def to_json(self) -> str:
         """One line; `layout_from_json` reads it."""
@@ -110,10 +120,22 @@ def layout_from_json(text: str) -> Layout:
     cells = tuple(_cell(cell) for cell in data["cells"])
     rows = tuple(tuple(row) for row in data["rows"])
     tuples = {name: tuple(data[name]) for name in ("row_headers", "columns", "notes")}
-    return Layout(**(data | tuples | {"cells": cells, "rows": rows, "factors": tuple(data.get("factors", ()))}))
+    adaptive = Adaptive(**data["adaptive"]) if data.get("adaptive") else None
+    more = {"cells": cells, "rows": rows, "factors": tuple(data.get("factors", ())), "adaptive": adaptive}
+    return Layout(**(data | tuples | more))
 
 
 def _cell(data: Mapping[str, Any]) -> CellLayout:
     published = Published(**data["published"]) if data["published"] else None
     keys = tuple((seed, key) for seed, key in data["keys"])
     return CellLayout(data["row"], data["column"], keys, published, data["excluded"])
+
+
+def value(record: Record, protocol: str, metric: str) -> float:
+    """A record's number. Raises ValueError naming what the record has instead."""
+    if protocol not in record.metrics:
+        hint = " (best_val needs dataset.val_fraction above 0)" if protocol == "best_val" else ""
+        raise ValueError(f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}")
+    if metric not in record.metrics[protocol]:
+        raise ValueError(f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}")
+    return record.metrics[protocol][metric]

@@ -41,7 +41,8 @@ def accuracy(cell: TableCell) -> str:
     if cell.mean is None:
         return "failed" if cell.failures else f"0/{cell.expected}"
     spread = f" ± {percent(cell.sd)}" if cell.sd is not None else ""
-    return percent(cell.mean) + spread + (f" (n={cell.n}/{cell.expected})" if cell.n < cell.expected else "")
+    short = f" (n={cell.n}/{cell.expected})" if cell.n < cell.expected else f" (n={cell.n})" if cell.stopped else ""
+    return percent(cell.mean) + spread + short
 
 
 def count(number: int | None) -> str:

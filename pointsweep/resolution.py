@@ -14,7 +14,8 @@ from pointsweep.plan import Plan
 from pointsweep.power import TARGET, assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
 from pointsweep.reader import Cell
 from pointsweep.records import Record
-from pointsweep.stats import DIGITS, summary
+from pointsweep.sequential import last_level
+from pointsweep.stats import DIGITS, LEVEL, summary
 
 SETS = {
     "modelnet40": ("ModelNet40", "test"), "modelnet40_c": ("ModelNet40", "test"),
@@ -54,19 +55,24 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
     accuracy, source = typical_accuracy(plan, cells)
     if seeds < 2:
         return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
+    adaptive = plan.sweep.adaptive
     rows = max(sum(cell.column == column for cell in cells) for column in {cell.column for cell in cells})
     comparisons = max(rows - 1, 1)
+    share, within = float(comparisons), f"{seeds} seeds"
+    if adaptive is not None:  # what the last look can claim; the earlier ones add a little
+        share = (1 - LEVEL) / last_level((1 - LEVEL) / comparisons, adaptive.least, adaptive.most)
+        within = f"at most {seeds} seeds"
     known = pooled_sd(spreads(plan, cells))
     sd = known[0] if known else assumed_sd(accuracy, objects)
-    gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, comparisons))
-    small = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, comparisons), NOT_SEEN)
+    gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share))
+    small = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN)
     alone = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd))
-    level = "paired t-test at 5 %"
+    level = "paired t-test at 5 %" if adaptive is None else "sequential paired t-test at 5 %"
     if comparisons > 1:
         level += f" over the {comparisons} comparisons of a column ({_points(alone)} would do if it were the only one)"
     basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     return (
-        f"with {objects:,} test objects and {seeds} seeds a gain of {_points(gain)} is seen with {100 * TARGET:.0f} % power, "
+        f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with {100 * TARGET:.0f} % power, "
         f"{_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
     )
 

@@ -1,33 +1,32 @@
-"""The command: python -m pointsweep.run FILE [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the table.
+"""The command: python -m pointsweep.run FILE... [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the tables.
 
-Exit codes: 0 the table is complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
+Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
 3 interrupted, the same command continues.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from pointsweep import tables
-from pointsweep.errors import BadStore, ConfigError, StoreFailed, Unfit
-from pointsweep.guard import Outcome, preempted
-from pointsweep.history import Held, TrialFolder, read_failure_kind, trial_status
-from pointsweep.plan import Plan, make_plan, read_record
+from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
+from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
+from pointsweep.guard import preempted
+from pointsweep.history import Held, TrialFolder, trial_status
+from pointsweep.plan import Plan, make_plan
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
-from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
+from pointsweep.tracking import TrialTags, prepare
 
-COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3
+INVALID, INTERRUPTED = 2, 3
 GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
 
 
@@ -44,7 +43,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
     made.add_argument(
-        "overrides", nargs="*", help="Hydra overrides: train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke"
+        "more",
+        nargs="*",
+        metavar="FILE_OR_OVERRIDE",
+        help="more sweep files, run in the same launch (what they share trains once), and, for all of them, Hydra overrides: "
+        "train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke",
     )
     made.add_argument("--plan", action="store_true", help="check the file, print the table's skeleton and what would run, and stop")
     made.add_argument("--cfg", action="store_true", help="print every cell's resolved configuration and stop")
@@ -67,43 +70,97 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def files_and_overrides(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What ends in .yaml or .yml and assigns nothing is a file; the rest are overrides, or are told that they are none."""
+    more = [text for text in args.more if "=" not in text and text.endswith((".yaml", ".yml"))]
+    return [args.file, *more], [text for text in args.more if text not in more]
+
+
+def load_all(args: argparse.Namespace) -> list[Sweep]:
+    """The sweeps of all files. Raises ConfigError with everything that is wrong in all of them."""
+    files, overrides = files_and_overrides(args)
+    sweeps, wrong = [], []
+    for file in files:
+        try:
+            sweeps.append(load(file, overrides, args.only))
+        except ConfigError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        problems = [replace(problem, path=f"{error.source}: {problem.path}") for error in wrong for problem in error.problems]
+        raise ConfigError(", ".join(error.source for error in wrong), problems)
+    names = [sweep.name for sweep in sweeps]
+    problems = [Problem("name", f"{name!r} is the name of several files") for name in dict.fromkeys(names) if names.count(name) > 1]
+    searches = [sweep.name for sweep in sweeps if sweep.search is not None]
+    if searches and len(sweeps) > 1:
+        problems.append(Problem("search", f"{', '.join(searches)}: a search runs alone, not together with other files"))
+    if problems:
+        raise ConfigError(", ".join(files), problems)
+    return sweeps
+
+
 def plan_and_run(args: argparse.Namespace) -> int:
     """Checks, plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
     try:
-        sweep = load(args.file, args.overrides, args.only)
+        sweeps = load_all(args)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return INVALID
     if args.cfg:
-        print(sweep.resolved())
+        print("---\n".join(sweep.resolved() for sweep in sweeps))
         return COMPLETE
     try:
         store = open_store(args.store)
-        plan = make_plan(sweep.probe(), store, fetch=not args.plan)
+        plans = [make_plan(sweep.probe(), store, fetch=not args.plan) for sweep in sweeps]
     except BadStore as error:
         print(error, file=sys.stderr)
         return INVALID
-    print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
+    for sweep, plan in zip(sweeps, plans, strict=True):
+        print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
+    if len(plans) > 1:
+        print(f"all {len(plans)} together: {together(plans)}", flush=True)
     if args.plan:
-        print(skeleton(plan, sweep))
+        print("\n\n".join(skeleton(plan, sweep) for sweep, plan in zip(sweeps, plans, strict=True)))
         return COMPLETE
+    unfit = [plan for plan in plans if not fit(plan)]  # each says why
+    if unfit:
+        return INVALID
+    return launched(sweeps, plans, store, args)
+
+
+def together(plans: Sequence[Plan]) -> str:
+    """One line: "96 trials of cells are 66 distinct ones, 66 to run"."""
+    shown = sum(len(cell.trials) for plan in plans for cell in plan.sweep.cells)
+    distinct = len({key for plan in plans for key in plan.states})
+    return f"{shown} trials of cells are {distinct} distinct ones, {sum(map(len, to_run(plans).values()))} to run"
+
+
+def fit(plan: Plan) -> bool:
+    """Whether this machine and the audit let a sweep be launched; prints why not."""
     if plan.missing:
         problems = [f"  {text}" for text in plan.missing]
-        print("\n".join([f"{args.file}: this machine lacks what the sweep needs, nothing was launched", *problems]), file=sys.stderr)
-        return INVALID
+        head = f"{plan.sweep.source}: this machine lacks what the sweep needs, nothing was launched"
+        print("\n".join([head, *problems]), file=sys.stderr)
+        return False
     refused = [f"  {finding.text}" for finding in plan.findings if finding.refuses]
     if refused:
-        print("\n".join([f"{args.file}: the audit refuses the sweep, nothing was launched", *refused]), file=sys.stderr)
-        return INVALID
+        print("\n".join([f"{plan.sweep.source}: the audit refuses the sweep, nothing was launched", *refused]), file=sys.stderr)
+        return False
     for finding in plan.findings:
         print(f"audit: {finding.text}", flush=True)
+    return True
+
+
+def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
+    """Launches sweeps, or a search, and returns the exit code."""
     try:
-        if sweep.search is None:
-            return interruptible(lambda: execute(sweep, plan, store, args), store)
+        if sweeps[0].search is None:
+            return interruptible(lambda: execute(plans, store, args), store)
         disk = on_disk(store, "a search keeps its study in a database")
-        return interruptible(lambda: search(sweep, plan, disk, args), store)
+        return interruptible(lambda: search(sweeps[0], plans[0], disk, args), store)
     except (Unfit, Held, BadStore) as error:
-        print(f"{args.file}: {error}", file=sys.stderr)
+        print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
     except StoreFailed as error:
         print(f"{error}\nwhat is done is kept; the same command continues", file=sys.stderr)
@@ -124,33 +181,12 @@ def skeleton(plan: Plan, sweep: Sweep) -> str:
     return "\n".join(part for part in [*parts, *resolution(plan), *same, *audited, *lacking] if part)
 
 
-def execute(sweep: Sweep, plan: Plan, store: Store, args: argparse.Namespace) -> int:
-    """Launches what is not finished, mirrors it to MLflow, writes and prints the table."""
-    note(sweep, store)
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
-    places = places_of(sweep)
-    with mirrored(uri, store, plan, places) as target:
-        outcomes = launch_all(plan, store, target, places, args) if plan.to_run else []
-    return conclude(sweep, store, uri, outcomes)
-
-
-def note(sweep: Sweep, store: Store) -> None:
-    """Writes what `python -m pointsweep.tables NAME` needs."""
-    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
-    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
-
-
-def places_of(sweep: Sweep) -> dict[str, TrialTags]:
-    """What MLflow is to say of every trial, by key."""
-    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
-
-
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
     from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
-    uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.path('mlflow.db')}"
+    uri = tracker(args, store)
     places: dict[str, TrialTags] = {}
     # One process at a time may add to a study.
     with TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(), mirrored(uri, store, plan, places) as target:
@@ -159,8 +195,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             places.update(places_of(batch))
             states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
             rest = Plan(batch, states, {}, {}, {}, ())
-            if rest.to_run:
-                launch_all(rest, store, target, places_of(batch), args, limits)
+            launch_all([rest], store, {batch.name: target} if target is not None else {}, places_of(batch), args, limits)
 
         tuning = Tuning(sweep, store)
         tuning.run(train, lambda line: print(line, flush=True))
@@ -175,98 +210,6 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         if target is not None:
             prepare(uri, store, found.layout())
     return max(conclude(found, store, uri), FAILED if tuning.failed() else COMPLETE)
-
-
-@contextmanager
-def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
-    """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
-    mark = f"sweeps/{plan.sweep.name}/mirrored.json"
-    wanted = json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
-    if uri == "none" or (not plan.to_run and store.exists(mark) and store.read(mark) == wanted):
-        yield None
-        return
-    target = None
-    try:
-        target = prepare(uri, store, plan.sweep.layout())
-    except TrackerAway as error:
-        print(f"{error}\ntraining goes on without it; the same command, run again, mirrors what it finds", file=sys.stderr)
-    yield target
-    if target is None:
-        return
-    try:
-        finish(target, store, places)
-        store.write(mark, wanted)
-    except TrackerAway as error:
-        print(f"{error}\nit is behind; the same command, run again, mirrors the rest", file=sys.stderr)
-
-
-def launch_all(
-    plan: Plan,
-    store: Store,
-    target: Target | None,
-    places: Mapping[str, TrialTags],
-    args: argparse.Namespace,
-    limits: Mapping[str, Mapping[int, float]] | None = None,
-) -> list[Outcome]:
-    """Runs every trial that has no record, in packs over one backbone where the sweep asks for them. Returns how they ended."""
-    from pointsweep import launch
-    from pointsweep.pack import packs_of
-    from pointsweep.progress import Progress
-    from pointsweep.trial import Job, Task
-
-    sweep = plan.sweep
-    packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(plan.to_run, sweep.resources.pack)]
-    job = Job(store.url, target, threads=args.threads, limits=limits or {})
-    layout, records = sweep.layout(), dict(plan.records)
-
-    def table() -> str:
-        records.update({key: read_record(store, key) for key in plan.states if key not in records and _finished(store, key)})
-        return tables.render(tables.build(layout, records, {}, plan.parameters), "text")
-
-    names = {key: place.cell for key, place in places.items()}
-    resources = launch.Resources(sweep.resources.cpus, sweep.resources.gpus, args.workers)
-    try:
-        with Progress(names, len(plan.records), len(plan.states), table) as progress:
-
-            def launcher(packs: Sequence[launch.Pack], job: Job) -> list[Outcome]:
-                return launch.run_inline(packs, job, progress) if args.inline else launch.run_ray(packs, job, resources, progress)
-
-            return launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
-    finally:
-        if isinstance(store, FileStore):
-            shutil.rmtree(store.path(f"launches/{job.launch}"), ignore_errors=True)
-
-
-def _finished(store: Store, key: str) -> bool:
-    return store.exists(f"trials/{key}/record.json")
-
-
-def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
-    """Prints the table as it now stands, and where everything lies. Returns the exit code."""
-    plan = make_plan(sweep, store)
-    # A trial whose folder cannot be written has no failure in its history.
-    told = {outcome.key: outcome for outcome in outcomes if outcome.status == "failed" and outcome.key not in plan.records}
-    failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
-    table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
-    tables.write_all(store, table, plan.records)
-    print(tables.render(table, "text"))
-    print(f"\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
-    if uri != "none":
-        print(
-            f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
-            if uri.startswith("sqlite")
-            else f"MLflow   {masked(uri)}"
-        )
-    missing = [key for key, state in plan.states.items() if state != "finished"]
-    held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
-    for key in missing:
-        log = store.place(f"trials/{key}/history.jsonl")
-        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
-        if key in held and key not in plan.failures:
-            print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
-        else:
-            print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
-    return FAILED if missing else COMPLETE
 
 
 def interruptible(work: Callable[[], int], store: Store) -> int:

@@ -16,7 +16,7 @@ from pointsweep import profiles
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.reader import Cell, Reader, Resources
-from pointsweep.records import CellLayout, Layout
+from pointsweep.records import Adaptive, CellLayout, Layout
 from pointsweep.space import Search
 from pointsweep.sweep_file import family
 
@@ -46,6 +46,7 @@ class Sweep:
     resources: Resources
     notes: tuple[str, ...]
     factors: tuple[Mapping[str, bool] | None, ...] = ()  # one a row, where any row names its components
+    adaptive: Adaptive | None = None  # then a cell's trials are those of the most seeds
     search: Search | None = None  # then cells have an arm to be tuned in place of trials
 
     def trials(self) -> list[Trial]:
@@ -81,7 +82,7 @@ class Sweep:
         )
         return Layout(
             self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes,
-            self.factors,
+            self.factors, self.adaptive,
         )  # fmt: skip
 
     def place(self, trial: Trial) -> tuple[str, str, int]:
@@ -175,9 +176,14 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         if cell.row in rows and cell.column in columns
     )  # fmt: skip
     notes = (*sweep.notes, f"only {', '.join(only)}")
+    adaptive = None if "seed" in wanted else sweep.adaptive
+    if adaptive and adaptive.against not in rows:
+        text = f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare every row"
+        raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
     return replace(
         sweep, rows=tuple(sweep.rows[i] for i in rows), columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes,
         factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
+        adaptive=adaptive and replace(adaptive, against=rows.index(adaptive.against)),
     )  # fmt: skip
 
 

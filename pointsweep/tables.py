@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep import adaptive
 from pointsweep.bundle import bundle
 from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.history import read_failure
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
-from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json
+from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json, value
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
@@ -32,7 +33,7 @@ from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
 from pointsweep.store import Store, open_store, write_whole
 from pointsweep.table import Table, TableCell
 
-__all__ = ["build", "curves", "main", "read", "render", "write_all"]
+__all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
 
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
 
@@ -47,22 +48,28 @@ def build(
 
     Raises ValueError if a record lacks the layout's protocol or metric.
     """
+    layout, compared = adaptive.settle(layout, records)
+    why = adaptive.reasons(layout, compared)
     here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
     trees = Counter(tree(record) for record in here.values())
     # The code most trials were made by; of equally many, one that does not depend on the order of the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
     cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
+    cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
     steps, models = [], []
     names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
         mine = [cell for cell in cells if cell.column == column]
         ranked = ranking({cell.row: dict(cell.values) for cell in mine})
-        steps.append(tuple((names[row], step) for row, step in ranked))
+        order = [names[row] for row, _ in ranked]
+        # Of seeds whose number was chosen by the values, the tests of neighbours would claim too much.
+        steps.append(() if layout.adaptive else tuple((names[row], step) for row, step in ranked))
         trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
         judged = layout.metric == "test/accuracy"  # what a record keeps object by object is of the test set
-        models.append(model_tests([name for name, _ in steps[-1]] if judged else [], trials, layout.protocol))
+        models.append(model_tests(order if judged else [], trials, layout.protocol))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
     notes = (
+        *adaptive.notes(layout, compared),
         *layout.notes,
         *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
         *_mixed_data(here),
@@ -151,16 +158,6 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
     except ValueError as error:
         return f"not to be had, {error}"
     return ", ".join(f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items())
-
-
-def value(record: Record, protocol: str, metric: str) -> float:
-    """A record's number. Raises ValueError naming what the record has instead."""
-    if protocol not in record.metrics:
-        hint = " (best_val needs dataset.val_fraction above 0)" if protocol == "best_val" else ""
-        raise ValueError(f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}")
-    if metric not in record.metrics[protocol]:
-        raise ValueError(f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}")
-    return record.metrics[protocol][metric]
 
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:

@@ -13,13 +13,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pointsweep.history import TrialFolder
+from pointsweep.history import Event, TrialFolder, epochs_of
 from pointsweep.records import Layout, Record, from_json, layout_from_json
 from pointsweep.store import FileStore, Store
 from pointsweep.workdir import read_folder
@@ -40,12 +40,16 @@ class TrackerAway(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a sweep is mirrored: server or database, experiment and parent run."""
+    """Where a sweep is mirrored: server or database, experiment and parent run.
+
+    `fresh`: the experiment had no trial's run when the launch began, and all its workers see the same folders.
+    """
 
     uri: str
     experiment_id: str
     parent_run_id: str
     sweep: str
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
             parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
         client.update_run(parent, status="RUNNING")
-        return Target(uri, experiment, parent, layout.name)
+        empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
+        return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
 
     with _told(uri):
         return _patiently(made)
@@ -132,15 +137,21 @@ def _one_at_a_time(store: FileStore | None) -> Iterator[None]:
     """Two that open a fresh SQLite database at once break its creation, and on a server each would make a parent run."""
     if store is not None:
         store.root.mkdir(parents=True, exist_ok=True)
-    with _locked(store.path("mlflow.lock")) if store is not None else nullcontext():
+    with _locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
         yield
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[bool]:
+    """Holds the lock; whether this is the first time that anybody does."""
+    try:
+        path.touch(exist_ok=False)
+        first = True
+    except FileExistsError:
+        first = False
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield first
 
 
 @functools.cache
@@ -150,6 +161,7 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
@@ -182,115 +194,118 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
 
 
 class Runs:
-    """What this process knows of the runs of one target, so that it need not ask again."""
+    """What this process knows of the runs of one target, so that it need not ask again. Every call costs, however little it says."""
 
     def __init__(self, target: Target) -> None:
         self.target, self.client = target, _client(target.uri)
         self.ids: dict[str, str] = {}
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
+        self.running: set[str] = set()  # runs that MLflow shows as such
 
-    def open(self, folder: TrialFolder, tags: TrialTags) -> str:
-        """The run of a trial, found by its key or created."""
-        key = folder.path.name
-        if key not in self.ids:
-            found = self._only(self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"))
-            run_id = found or self._create(key, folder, tags)
-            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)} if found else set()
-            self._describe(run_id, folder)
-            self.ids[key] = run_id
-        return self.ids[key]
+    def open(self, key: str, events: Sequence[Event], tags: TrialTags, new: bool) -> tuple[str, list[Any]]:
+        """The run of a trial, found by its key or created, and the parameters that it does not have yet. `new`: there is none."""
+        if key in self.ids:
+            return self.ids[key], []
+        wanted = f"tags.`pointsweep.key` = '{key}'"
+        found = self._only([] if new else self.client.search_runs([self.target.experiment_id], wanted))
+        start = next((event for event in events if event["type"] == "start"), None)
+        if found is not None:
+            run_id = str(found.info.run_id)
+            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
+            (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
+        else:
+            run_id = self._create(key, events, start, tags)
+            self.sent[key] = set()
+            self.running.add(run_id)
+        params = self._describe(run_id, start) if start is not None else []
+        self.ids[key] = run_id
+        return run_id, params
 
-    def _only(self, runs: Iterable[Any]) -> str:
-        """The one run of a trial, "" if there is none. A server that was slow may have made a second one after all: it is deleted."""
-        found = sorted(str(run.info.run_id) for run in runs)
+    def _only(self, runs: Iterable[Any]) -> Any:
+        """The one run of a trial, None if there is none. A server that was slow may have made a second one: it is deleted."""
+        found = sorted(runs, key=lambda run: str(run.info.run_id))
         for more in found[1:]:
-            self.client.delete_run(more)
-        return found[0] if found else ""
+            self.client.delete_run(more.info.run_id)
+        return found[0] if found else None
 
-    def _create(self, key: str, folder: TrialFolder, tags: TrialTags) -> str:
-        events = folder.events()
+    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags) -> str:
+        origin = start["origin"] if start is not None else {}
         marks = {
             "mlflow.parentRunId": self.target.parent_run_id, "pointsweep.kind": "trial", "pointsweep.key": key,
             "pointsweep.sweep": self.target.sweep, "row": tags.row, "column": tags.column, "seed": str(tags.seed),
-            "cell": f"{tags.row} / {tags.column}",
+            "cell": f"{tags.row} / {tags.column}", "mlflow.source.git.commit": origin.get("code", "").rstrip("+"),
+            **{f"origin.{name}": value for name, value in origin.items()},
         }  # fmt: skip
         begun = int(1000 * events[0]["time"]) if events else None
         run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=marks, run_name=tags.cell)
         return str(run.info.run_id)
 
-    def _describe(self, run_id: str, folder: TrialFolder) -> None:
-        """Parameters, data and origin; the same values again are no change."""
+    def _describe(self, run_id: str, start: Event) -> list[Any]:
+        """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
         from mlflow.entities import Dataset, DatasetInput, Param
 
-        start = next((event for event in folder.events() if event["type"] == "start"), None)
-        if start is None:
-            return
-        params = [Param(name, value) for name, value in flat(start["config"])]
-        tags = _tags({f"origin.{name}": value for name, value in start["origin"].items()})
-        commit = start["origin"].get("code", "").rstrip("+")
-        self.client.log_batch(run_id, params=params, tags=[*tags, *_tags({"mlflow.source.git.commit": commit})])
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
         self.client.log_inputs(run_id, [DatasetInput(dataset)])
-        self.client.log_text(run_id, json.dumps(start["config"], indent=2), "config.json")
+        return [Param(name, value) for name, value in flat(start["config"])]
 
-    def send_epochs(self, run_id: str, folder: TrialFolder) -> None:
-        """All epochs that the run lacks. An epoch's metrics travel in one call: it is there whole or not at all."""
+    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:
+        """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
         from mlflow.entities import Metric
 
-        sent = self.sent[folder.path.name]
-        batch: list[Any] = []
-        for event in folder.epochs():
+        run_id, params = self.open(key, events, tags, new)
+        sent = self.sent[key]
+        metrics, marks = _summary(record) if record is not None else ([], [])
+        for event in epochs_of(events):
             if event["epoch"] in sent:
                 continue
-            values = {
-                **event["metrics"],
-                "lr": event["lr"],
-                "seconds": event["seconds"],
-                "peak_memory_bytes": event["peak_memory_bytes"],
-            }
-            metrics = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
-            if len(batch) + len(metrics) > BATCH:
-                self.client.log_batch(run_id, metrics=batch)
-                batch = []
-            batch += metrics
+            values = {**event["metrics"], **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")}}
+            points = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
+            if len(metrics) + len(params) + len(marks) + len(points) > BATCH:
+                self.client.log_batch(run_id, metrics=metrics, params=params, tags=marks)
+                metrics, params, marks = [], [], []
+            metrics += points
             sent.add(event["epoch"])
-        if batch:
-            self.client.log_batch(run_id, metrics=batch)
+        if metrics or params or marks:
+            self.client.log_batch(run_id, metrics=metrics, params=params, tags=marks)
+        return run_id
 
-    def close(self, run_id: str, folder: TrialFolder) -> None:
-        """The end, if the trial has one: the record, what a table compares, the status."""
-        record, failure = folder.record(), folder.failure()
+    def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
+        """The end, if the trial has one."""
+        last = events[-1] if events else {"type": ""}
         if record is not None:
-            self._send_record(run_id, record)
-            self.client.set_terminated(run_id, "FINISHED")
-            self.client.set_tag(run_id, "pointsweep.done", "1")
-        elif failure is not None:
-            self.client.set_tag(run_id, "pointsweep.failure", failure[:CHUNK])
-            self.client.set_terminated(run_id, "FAILED")
-        elif folder.stopped() is not None:
-            self.client.set_terminated(run_id, "KILLED")
-        elif self.client.get_run(run_id).info.status != "RUNNING":
+            self._end(run_id, "FINISHED")
+        elif last["type"] == "failed":
+            self.client.set_tag(run_id, "pointsweep.failure", str(last["reason"])[:CHUNK])
+            self._end(run_id, "FAILED")
+        elif last["type"] == "pruned":
+            self._end(run_id, "KILLED")
+        elif run_id not in self.running:
             self.client.update_run(run_id, status="RUNNING")
+            self.running.add(run_id)
 
-    def _send_record(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import Metric
+    def _end(self, run_id: str, status: str) -> None:
+        self.client.set_terminated(run_id, status)
+        self.running.discard(run_id)
 
-        text = record.to_json()
-        chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
-        tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks)})
-        values = {
-            f"{protocol}/{measure}": chosen[f"test/{measure}"]
-            for protocol, chosen in record.metrics.items()
-            for measure in MEASURES
-            if f"test/{measure}" in chosen
-        }
-        values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
-        values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
-        metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
-        self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        self.client.log_text(run_id, text, "record.json")
+
+def _summary(record: Record) -> tuple[list[Any], list[Any]]:
+    """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
+    from mlflow.entities import Metric
+
+    text = record.to_json()
+    chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
+    values = {
+        f"{protocol}/{measure}": chosen[f"test/{measure}"]
+        for protocol, chosen in record.metrics.items()
+        for measure in MEASURES
+        if f"test/{measure}" in chosen
+    }
+    values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
+    values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
+    tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks), "pointsweep.done": "1"})
+    return [Metric(name, value, 0, 0) for name, value in values.items()], tags
 
 
 def _tags(values: Mapping[str, str]) -> list[Any]:
@@ -311,11 +326,12 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
-    with _locked(folder.path / "mlflow.lock"):
+    # The first one at it in a fresh experiment need not look for a run.
+    with _locked(folder.path / "mlflow.lock") as first:
         try:
-            run_id = runs.open(folder, tags)
-            runs.send_epochs(run_id, folder)
-            runs.close(run_id, folder)
+            events, record = folder.events(), folder.record()
+            run_id = runs.send(folder.path.name, events, tags, record, first and runs.target.fresh)
+            runs.close(run_id, events, record)
         except BaseException:
             # Whether it arrived is not known: the next time it is asked.
             runs.ids.pop(folder.path.name, None)
@@ -339,12 +355,8 @@ def _done(runs: Runs) -> set[str]:
     for run in _trial_runs(runs.target.uri, runs.target.experiment_id):
         found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
     kept = {key: runs._only(several) for key, several in found.items()}
-    return {
-        key
-        for key, several in found.items()
-        for run in several
-        if run.info.run_id == kept[key] and "pointsweep.done" in run.data.tags
-    }
+    # The tag travels with the last metrics, before the end: a process killed between the two leaves a run that seems to go on.
+    return {key for key, run in kept.items() if "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"}
 
 
 def _trial_runs(uri: str, experiment: str) -> Iterable[Any]:

@@ -139,7 +139,7 @@ def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConf
         return score_parts(answers, split.labels, dataset.parts)
     rows, logits, _ = zip(*answers, strict=True)
     back = torch.from_numpy(np.argsort(np.concatenate(rows)))
-    return score(torch.cat(logits)[back], torch.from_numpy(split.labels))
+    return score(torch.cat(logits)[back], torch.tensor(split.labels))
 
 
 Answer = tuple[np.ndarray, Tensor, Tensor]  # rows (B,) of a split, their logits (B, classes) or (B, parts, P), their labels

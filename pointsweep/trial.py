@@ -27,6 +27,7 @@ from pointsweep.model import PointModel, build, count_parameters, load_trained_s
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, in_pack_thread, run_together, shared_part
 from pointsweep.paired import packed
+from pointsweep.recompute import recompute_stages
 from pointsweep.records import Record
 from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import Target, TrialTags
@@ -40,19 +41,20 @@ WAIT_S = 5.0  # for a process that is being ended to let go of its trial
 
 @dataclass(frozen=True)
 class Job:
-    """What all packs of a launch share. `device`: `auto` takes a GPU where there is one.
+    """What all packs of a launch share. `tracking`: where each sweep is mirrored. `device`: `auto` takes a GPU where there is one.
 
     `launch` names one run of the command; `wait_s` is how long a trial that another process works on is waited for.
     """
 
     store: str
-    tracking: Target | None = None
+    tracking: Mapping[str, Target] = field(default_factory=dict)
     threads: int = 1
     device: str = "auto"
     launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     wait_s: float = WAIT_S
     # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
 
 def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
     config, store = task.config, open_store(job.store)
-    copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking)
+    copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking.get(task.tags.sweep))
     folder = copy.folder
     folder.launch = job.launch
 
@@ -98,7 +100,10 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             lag_s = mirror.lag_s() if mirror is not None else 0.0
             report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
 
-        Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {})).run()
+        trial = Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {}))
+        if job.recompute and isinstance(trial.model, PointModel):
+            recompute_stages(trial.model.tokenizer)
+        trial.run()
 
     arm = replace(config, seed=0).key()
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
@@ -121,7 +126,7 @@ def _relieve(config: TrialConfig, folder: TrialFolder) -> bool:
 
 @functools.cache
 def _mirror(target: Target | None) -> Mirror | None:
-    """One writer to MLflow per worker process, kept over its packs."""
+    """One writer to MLflow per worker process and sweep, kept over its packs."""
     return Mirror(target) if target is not None else None
 
 

@@ -138,3 +138,17 @@ def test_a_wrong_section_is_told_at_its_line(swept, generators, change, line, te
 def test_a_section_of_another_shape_is_refused(swept, rows):
     with pytest.raises(ConfigError, match=r"rows"):
         swept("", (FILE[FILE.index("rows:") : FILE.index("seeds:")], f"rows: {rows}\n"))
+
+
+def test_a_profile_keeps_a_part_of_the_table_unless_told_which(swept, tmp_path):
+    swept("leave_one_out: all\nprofiles: {smoke: {only: [Any2Point, '- e*']}}")
+    small = load(tmp_path / "t.yaml", ["profile=smoke"])
+    assert [row[0] for row in small.rows] == ["Any2Point", "- ensemble"]
+    assert [row[0] for row in load(tmp_path / "t.yaml", ["profile=smoke"], ["- pos*"]).rows] == ["- positions"]
+    assert len(load(tmp_path / "t.yaml").rows) == 4
+
+
+def test_an_override_of_a_part_of_the_seeds_is_told_what_lacks(swept, tmp_path):
+    swept("leave_one_out: all")
+    with pytest.raises(ConfigError, match=r"seeds\.min.*must be a whole number from 2 on"):
+        load(tmp_path / "t.yaml", ["seeds.max=5"])

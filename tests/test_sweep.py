@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError
+from pointsweep.profiles import only
 from pointsweep.records import layout_from_json
 from pointsweep.sweep import Sweep, load
+from pointsweep.sweep_file import family
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 BASE = """
@@ -166,7 +168,7 @@ def test_only_keeps_a_part_of_the_table(write):
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_is_valid_and_small_under_the_smoke_profile(path):
-    full, small = load(path), load(path, ["profile=smoke"])
+    full, small = load(path, [], only("smoke", family(path))), load(path, ["profile=smoke"])
     assert len(small.cells) == len(full.cells)
     assert small.name == f"{full.name}-smoke"
     for trial in small.trials():
@@ -213,6 +215,14 @@ NUMBERS = {
     "pareto_peft": 0,
     "tuned_methods": 0,
     "untuned_methods": 12,
+    "m_views": 60,
+    "prompt_length": 72,
+    "adapter_parts": 48,
+    "backbones": 87,
+    "point_peft_parts": 21,
+    "point_peft_prompts": 60,
+    "point_peft_tuning": 21,
+    "appt_parts": 81,
 }
 
 

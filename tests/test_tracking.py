@@ -248,7 +248,7 @@ def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, lin
     runs = Runs(target)
     sync_trial(runs, folder, TAGS)
     for _ in range(2):
-        runs._create(KEY, folder, TAGS)
+        runs._create(KEY, folder.events(), None, TAGS)
     assert len(runs_of(target)[KEY]) == 3
     finish(target, store, {KEY: TAGS})
     assert runs_of(target) == {KEY: [[1, 2, 3]]}
@@ -259,7 +259,7 @@ def test_training_does_not_wait_for_a_server_that_does_not_answer(tmp_path, line
     target = prepare(line.address, store, layout("hanging", [wanted.key()]))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     line.share, line.kinds, line.slow_s = 1.0, ("slow",), 3600.0
-    ended = run_pack([Task(wanted, TAGS)], Job(store.url, target), lambda result: None)[0]
+    ended = run_pack([Task(wanted, TAGS)], Job(store.url, {TAGS.sweep: target}), lambda result: None)[0]
     assert ended.status == "finished"
     wait_for(lambda: line.met.get("slow"))
     line.share = 0.0

@@ -247,3 +247,32 @@ def test_data_arrays_are_shared_between_workers_not_copied():
     names = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert names[0] == names[1]
     assert names[0].strip().endswith(".npy")
+
+
+def test_several_files_are_one_launch_and_what_they_share_trains_once(store, sweep, tmp_path):
+    """The second table has one row of the first and one of its own; MLflow shows each table's trials in its own experiment."""
+    second = tmp_path / "second.yaml"
+    second.write_text(SWEEP.replace("name: tiny", "name: second", 1).replace("[lora, head_only]", "[lora, adapter]"))
+    first = command(sweep, second, "--inline", "seeds=1")
+    assert first.returncode == 0, first.stderr
+    assert "all 2 together: 8 trials of cells are 6 distinct ones, 6 to run" in first.stdout
+    assert len(list((store / "trials").glob("*/record.json"))) == 6
+    assert table(store).keys() == table(store, "second").keys() >= {"table.txt"}
+    from pointsweep.tracking import read_table
+
+    for name in ("tiny", "second"):
+        assert len(read_table(f"sqlite:///{store}/mlflow.db", name)[1]) == 4
+    again = command(sweep, second, "--inline", "seeds=1")
+    assert "all 2 together: 8 trials of cells are 6 distinct ones, 0 to run" in again.stdout
+
+
+def test_problems_of_several_files_are_told_together(store, sweep, tmp_path, capsys):
+    second = tmp_path / "second.yaml"
+    second.write_text(SWEEP.replace("lora", "lorra"))
+    third = tmp_path / "third.yaml"
+    third.write_text(SWEEP.replace("tiny, modality: 1d", "tinny"))
+    assert main([str(sweep), str(second), str(third), "--plan"]) == 2
+    told = capsys.readouterr().err
+    assert "lorra" in told and "tinny" in told and "second.yaml" in told
+    assert main([str(sweep), str(sweep), "--plan"]) == 2
+    assert "'tiny' is the name of several files" in capsys.readouterr().err

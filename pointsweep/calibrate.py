@@ -1,0 +1,118 @@
+"""How many trials a pack should hold on this machine: a few steps of packs of 1, 2, 4 and 8, timed once and remembered.
+
+What is timed are steps on random clouds of the trial's shapes. A larger pack is taken only if it saves SAVES of the time of a trial's
+step; what does not fit into memory is not. Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pointsweep.config import TrainConfig, TrialConfig
+from pointsweep.data.cache import cache_folder
+from pointsweep.layers import set_noise
+from pointsweep.origin import origin
+from pointsweep.pack import SharedBackbone, run_together, shared_part
+from pointsweep.recompute import recompute_stages
+from pointsweep.store import write_whole
+from pointsweep.train import accumulate, make_optimizer
+
+SIZES = (1, 2, 4, 8)
+STEPS = 3  # timed, after one that is not
+SAVES = 0.05  # of the time of a trial's step, at least, for each doubling
+MEMORY_SHARE = 0.5  # of what is free on a CPU
+
+
+def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
+    """The size of packs for trials like this one; measured at most once per machine, code and kind of trial."""
+    if shared_part(config) is None or config.dataset.num_categories:
+        return 1  # segmentation's inputs are not points alone; its packs are as large as the sweep says
+    place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    path = cache_folder() / "packs" / f"{_kind(config, place)}.json"
+    if not path.is_file():
+        write_whole(path, json.dumps(times(config, place)).encode())
+    return best({int(size): step_s for size, step_s in json.loads(path.read_text()).items()})
+
+
+def best(step_s: Mapping[int, float]) -> int:
+    """Pack sizes and seconds of a trial's step -> the smallest size that no larger one beats by SAVES a doubling."""
+    chosen = min(step_s)
+    for size in sorted(step_s):
+        if step_s[size] < step_s[chosen] * (1 - SAVES):
+            chosen = size
+    return chosen
+
+
+def _kind(config: TrialConfig, device: torch.device) -> str:
+    """A name for all trials that take the same time on this machine: neither the seed nor the rates count."""
+    train = TrainConfig(batch_size=config.train.batch_size, precision=config.train.precision)
+    facts = origin(str(device))
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
+    parts = [replace(config, seed=0, train=train).key(), name, facts.get("code", ""), torch.__version__, str(torch.get_num_threads())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
+    """Seconds of a trial's step in packs of every size that fits into memory."""
+    assert config.backbone is not None
+    shared = SharedBackbone(config.backbone, device)
+    found: dict[int, float] = {}
+    for size in SIZES:
+        free = _free_bytes()
+        try:
+            found[size] = step_s(config, shared, size, STEPS)
+        except torch.OutOfMemoryError:
+            break
+        if device.type == "cpu" and 2 * (free - _free_bytes()) > MEMORY_SHARE * free:
+            break
+    return found
+
+
+def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, recompute: bool = False) -> float:
+    """Seconds of one step of one of `size` members, over so many steps after a first one."""
+    classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
+    begun = 0.0
+
+    def body() -> None:
+        nonlocal begun
+        model = shared.build(config, classes).to(shared.device).train()
+        if recompute:
+            recompute_stages(model.tokenizer)  # type: ignore[arg-type]
+        set_noise(model, torch.Generator(shared.device).manual_seed(0))
+        optimizer = make_optimizer(model, config.train)
+        points = torch.rand(config.train.batch_size, config.dataset.num_points, 3, device=shared.device)  # (B, P, 3)
+        labels = torch.arange(config.train.batch_size, device=shared.device) % classes
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for step in range(1 + steps):
+            if step == 1:
+                begun = _now(shared.device)
+            optimizer.zero_grad(set_to_none=True)
+            accumulate(model, [points], labels, config.train, 1)
+            nn.utils.clip_grad_norm_(trained, config.train.clip_norm)
+            optimizer.step()
+
+    run_together([body] * size, torch.get_num_threads())
+    return (_now(shared.device) - begun) / (steps * size)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _free_bytes() -> int:
+    """What the machine could still give to this process."""
+    text = Path("/proc/meminfo").read_text()
+    return 1024 * int(text.partition("MemAvailable:")[2].split()[0])

@@ -1,0 +1,210 @@
+"""Sweeps as one launch: what is not finished trains, each trial once however many tables show it; then every table is printed."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pointsweep import tables
+from pointsweep.config import TrialConfig
+from pointsweep.guard import Outcome
+from pointsweep.history import read_failure_kind
+from pointsweep.plan import Plan, look, make_plan, read_record
+from pointsweep.reader import Resources
+from pointsweep.store import FileStore, Store
+from pointsweep.sweep import Sweep
+from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
+
+if TYPE_CHECKING:
+    from pointsweep import launch
+
+COMPLETE, FAILED = 0, 1
+
+
+def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
+    """Launches what is not finished, mirrors it to MLflow, writes and prints the tables. Returns the exit code."""
+    uri = tracker(args, store)
+    owns = {plan.sweep.name: _asked(plan) for plan in plans}
+    # A trial that several sweeps show is seen live in the first one's experiment; the others have it at the end.
+    places = {key: place for own in reversed(owns.values()) for key, place in own.items()}
+    with ExitStack() as mirrors:
+        targets = {}
+        for plan in plans:
+            note(plan.sweep, store)
+            target = mirrors.enter_context(mirrored(uri, store, plan, owns[plan.sweep.name]))
+            if target is not None:
+                targets[plan.sweep.name] = target
+        outcomes = launch_all(plans, store, targets, places, args)
+        tried = {plan.sweep.name: set(plan.states) for plan in plans}
+        while further := [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name]))]:
+            for fresh in further:
+                owns[fresh.sweep.name].update(_asked(fresh))
+                places = _asked(fresh) | places
+            outcomes += launch_all(further, store, targets, places, args)
+    return max(conclude(plan.sweep, store, uri, outcomes) for plan in plans)
+
+
+def _asked(plan: Plan) -> dict[str, TrialTags]:
+    """The places of those of a sweep's trials that are asked for as yet: with adaptive seeds not all of them."""
+    return {key: place for key, place in places_of(plan.sweep).items() if key in plan.states}
+
+
+def _further(plan: Plan, store: Store, tried: set[str]) -> Plan | None:
+    """What the records now ask for, of a sweep with adaptive seeds; None if nothing new. Adds to `tried`."""
+    if plan.sweep.adaptive is None:
+        return None
+    states, records = look(plan.sweep, store)
+    if not states.keys() - tried:  # what failed in this launch is left to the next one
+        return None
+    fresh = replace(plan, states={k: s for k, s in states.items() if s == "finished" or k not in tried}, records=records)
+    tried |= states.keys()
+    print(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open", flush=True)
+    return fresh
+
+
+def tracker(args: argparse.Namespace, store: Store) -> str:
+    """The URI of MLflow: as the command says, else the environment, else a database in the store; `none` for none."""
+    return args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+
+
+def note(sweep: Sweep, store: Store) -> None:
+    """Writes what `python -m pointsweep.tables NAME` needs."""
+    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
+    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
+
+
+def places_of(sweep: Sweep) -> dict[str, TrialTags]:
+    """What MLflow is to say of every trial, by key."""
+    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+
+
+@contextmanager
+def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
+    """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
+    mark = f"sweeps/{plan.sweep.name}/mirrored.json"
+
+    def level() -> bytes:  # places may grow while the sweep runs: adaptive seeds
+        return json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
+
+    if uri == "none" or (not plan.to_run and store.exists(mark) and store.read(mark) == level()):
+        yield None
+        return
+    target = None
+    try:
+        target = prepare(uri, store, plan.sweep.layout())
+    except TrackerAway as error:
+        print(f"{error}\ntraining goes on without it; the same command, run again, mirrors what it finds", file=sys.stderr)
+    yield target
+    if target is None:
+        return
+    try:
+        finish(target, store, places)
+        store.write(mark, level())
+    except TrackerAway as error:
+        print(f"{error}\nit is behind; the same command, run again, mirrors the rest", file=sys.stderr)
+
+
+def launch_all(
+    plans: Sequence[Plan],
+    store: Store,
+    targets: Mapping[str, Target],
+    places: Mapping[str, TrialTags],
+    args: argparse.Namespace,
+    limits: Mapping[str, Mapping[int, float]] | None = None,
+) -> list[Outcome]:
+    """Runs every trial that has no record, once, in packs over one backbone where the sweep asks for them. Returns how they ended."""
+    waiting = to_run(plans)
+    if not waiting:
+        return []
+    from pointsweep import launch
+    from pointsweep.pack import packs_of
+    from pointsweep.progress import Progress
+    from pointsweep.trial import Job, Task
+
+    shared = Job(store.url, targets, threads=args.threads, limits=limits or {})
+    records = {key: record for plan in plans for key, record in plan.records.items()}
+    keys = {key for plan in plans for key in plan.states}
+
+    def table() -> str:
+        records.update({key: read_record(store, key) for key in keys if key not in records and _finished(store, key)})
+        made = [tables.build(plan.sweep.layout(), records, {}, plan.parameters) for plan in plans]
+        return "\n\n".join(tables.render(one, "text") for one in made)
+
+    names = {key: place.cell for key, place in places.items()}
+    outcomes: list[Outcome] = []
+    try:
+        with Progress(names, len(records), len(keys), table) as progress:
+            for asked, configs in waiting.items():
+                resources = launch.Resources(asked.cpus, asked.gpus, args.workers)
+                size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, args.inline)
+                packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
+
+                def launcher(packs: Sequence[launch.Pack], job: Job, resources: launch.Resources = resources) -> list[Outcome]:
+                    return launch.run_inline(packs, job, progress) if args.inline else launch.run_ray(packs, job, resources, progress)
+
+                job = replace(shared, recompute=asked.recompute)
+                outcomes += launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
+    finally:
+        if isinstance(store, FileStore):
+            shutil.rmtree(store.path(f"launches/{shared.launch}"), ignore_errors=True)
+    return outcomes
+
+
+def pack_size(resources: launch.Resources, inline: bool, config: TrialConfig) -> int:
+    """Of `pack: auto`: as it is measured, once, where packs will run."""
+    from pointsweep import calibrate, launch
+
+    return calibrate.pack_size(config) if inline else launch.on_worker(calibrate.pack_size, config, resources)
+
+
+def to_run(plans: Sequence[Plan]) -> dict[Resources, list[TrialConfig]]:
+    """The distinct trials without a record, by what their sweep gives each: those are launched one after the other."""
+    found: dict[Resources, list[TrialConfig]] = {}
+    seen: set[str] = set()
+    for plan in plans:
+        fresh = [config for config in plan.to_run if config.key() not in seen]
+        seen |= {config.key() for config in fresh}
+        if fresh:
+            found.setdefault(plan.sweep.resources, []).extend(fresh)
+    return found
+
+
+def _finished(store: Store, key: str) -> bool:
+    return store.exists(f"trials/{key}/record.json")
+
+
+def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
+    """Prints the table as it now stands, and where everything lies. Returns the exit code."""
+    plan = make_plan(sweep, store)
+    # A trial whose folder cannot be written has no failure in its history.
+    own = [outcome for outcome in outcomes if outcome.key in plan.states]
+    told = {outcome.key: outcome for outcome in own if outcome.status == "failed" and outcome.key not in plan.records}
+    failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
+    table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
+    tables.write_all(store, table, plan.records)
+    print(tables.render(table, "text"))
+    print(f"\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
+    if uri != "none":
+        print(
+            f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
+            if uri.startswith("sqlite")
+            else f"MLflow   {masked(uri)}"
+        )
+    missing = [key for key, state in plan.states.items() if state != "finished"]
+    held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
+    for key in missing:
+        log = store.place(f"trials/{key}/history.jsonl")
+        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
+        if key in held and key not in plan.failures:
+            print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
+        else:
+            print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
+    return FAILED if missing else COMPLETE
