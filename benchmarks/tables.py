@@ -2,9 +2,9 @@
 
     python benchmarks/tables.py [--records 10000] [--rounds 3] [--folder FOLDER]
 
-Both sides print mean, sd and n of every cell; the ratio is void unless these are equal. Every measurement is a fresh process, the sides
-alternate, medians are printed. Times are those of the work alone, without the imports (which would favour this side: mlflow's take
-longer), memory is the highest of the whole process. `cold`: without the index, and the records not in the page cache.
+Both sides print mean, sd and n of every cell; the ratio is void unless these are equal. Every measurement is a fresh process, the
+sides alternate, medians are printed. Times are those of the work alone, without the imports (which would favour this side: mlflow's
+take longer), memory is the highest of the whole process. `cold`: without the index, and the records not in the page cache.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from pointsweep.records import CellLayout, Layout, Record
 COLUMNS, SEEDS, OBJECTS, MORE = 10, 5, 2882, 10
 NAME = "benchmark"
 Cells = dict[str, tuple[float, float, int]]  # "row / column" -> mean, sd, n
+Clocks = tuple[float, float]  # seconds by the wall, and of this process on a CPU
 
 
 def config(row: int, column: int) -> TrialConfig:
     """One arm: a LoRA of another rank in each row, on another number of tokens in each column."""
     return trial_from_dict({
-        "dataset": "scanobjectnn_pb_t50_rs", "tokenizer": {"name": "point_pn_light", "num_tokens": 64 + column},
+        "dataset": "scanobjectnn", "tokenizer": {"name": "point_pn_light", "num_tokens": 64 + column},
         "backbone": {"name": "vit_in21k"}, "method": {"name": "lora", "rank": row + 1}, "train": {"epochs": 300}, "seed": 0,
     })  # fmt: skip
 
@@ -59,11 +60,13 @@ def record(made: TrialConfig, generator: np.random.Generator) -> Record:
     return Record(
         key=made.key(), config=made.to_dict(), metrics=metrics,
         parameters={"trainable": 500_000 + 9 * rank, "trainable_without_head": 9 * rank, "total": 86_000_000 + 9 * rank},
-        dataset={"name": "scanobjectnn_pb_t50_rs", "digest": "d" * 64, "num_train": 11416, "num_val": 0, "num_test": OBJECTS, "num_classes": 15},
+        dataset={
+            "name": "scanobjectnn", "digest": "d" * 64, "num_train": 11416, "num_val": 0, "num_test": OBJECTS, "num_classes": 15,
+        },
         weights_origin="vit_in21k, sha256 " + "e" * 64, seconds={"total": 3600 * float(generator.random()), "train": 3000.0},
         peak_memory_bytes=2**31, clouds_per_s=900 * float(generator.random()),
         origin={
-            "tree": "1" * 16, "code": "c" * 40, "device": "cuda", "host": "node", "cpus": "16", "python": "3.11.7", "platform": "Linux",
+            "tree": "1" * 16, "code": "c" * 40, "device": "cuda", "cpus": "16", "python": "3.11.7", "platform": "Linux",
             "version.torch": "2.13.0", "version.numpy": "2.4.6", "version.ray": "2.60.0", "version.mlflow": "3.17.2",
         },
         correct={name: packed(bits) for name, bits in zip(metrics, right, strict=True)},
@@ -155,36 +158,40 @@ def copy(line: dict[str, Any], made: tuple[str, str, int, Record]) -> list[Any]:
 # The two sides, each in a process of its own
 
 
-def by_mlflow(folder: Path) -> tuple[float, Cells, str]:
+def by_mlflow(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     """search_runs and pandas, as their documentation shows."""
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    begun = time.perf_counter()
+    begun = clocks()
     runs = mlflow.search_runs(experiment_names=[NAME], max_results=100_000)
     grouped = runs.groupby(["tags.row", "tags.column"])["metrics.last/test/accuracy"].agg(["mean", "std", "count"])
-    text = grouped.to_string()
-    seconds = time.perf_counter() - begun
-    return seconds, {f"{row} / {column}": tuple(line) for (row, column), *line in grouped.itertuples()}, text
+    grouped.to_string()
+    return begun, clocks(), {f"{row} / {column}": tuple(line) for (row, column), *line in grouped.itertuples()}
 
 
-def by_pointsweep(folder: Path) -> tuple[float, Cells, str]:
+def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     """What `python -m pointsweep.tables` does."""
     from pointsweep.store import open_store
     from pointsweep.tables import build, read, render
 
-    begun = time.perf_counter()
+    begun = clocks()
     table = build(*read(open_store(str(folder / "store")), NAME))
-    text = render(table, "text")
-    seconds = time.perf_counter() - begun
-    return seconds, {table.place(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells}, text
+    render(table, "text")
+    return begun, clocks(), {table.place(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells}
 
 
 def side(folder: Path, name: str) -> None:
     """One measurement, printed as JSON."""
-    seconds, cells, _ = (by_mlflow if name == "mlflow" else by_pointsweep)(folder)
+    begun, ended, cells = (by_mlflow if name == "mlflow" else by_pointsweep)(folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak": peak, "cells": cells}))
+    wall, cpu = (end - begin for begin, end in zip(begun, ended, strict=True))
+    print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak, "cells": cells}))
+
+
+def clocks() -> Clocks:
+    """Both clocks now."""
+    return time.perf_counter(), time.process_time()
 
 
 def measured(folder: Path, name: str) -> dict[str, Any]:
@@ -193,7 +200,7 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, __file__, "--folder", str(folder), "--side", name], capture_output=True, text=True, check=True
     )
-    return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - begun}
+    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.perf_counter() - begun}
 
 
 def cool(folder: Path) -> None:
@@ -245,12 +252,14 @@ def main() -> None:
             log(folder, fill(folder, args.records))
         found = compare(folder, args.rounds)
     print(f"{args.records} trials, {args.rounds} rounds, {os.cpu_count()} CPUs, {platform.machine()}, load {os.getloadavg()[0]:.1f}")
-    slow = {field: statistics.median(one[field] for one in found["mlflow"]) for field in ("seconds", "wall", "peak")}
+    fields = ("wall", "cpu", "whole", "peak")
+    slow = {field: statistics.median(one[field] for one in found["mlflow"]) for field in fields}
     for name, runs in found.items():
-        here = {field: statistics.median(one[field] for one in runs) for field in ("seconds", "wall", "peak")}
+        here = {field: statistics.median(one[field] for one in runs) for field in fields}
+        ratio = {field: f"({slow[field] / here[field]:.1f}x)" for field in fields}
         print(
-            f"{name:8}  {here['seconds']:7.3f} s ({slow['seconds'] / here['seconds']:5.1f}x)   whole process {here['wall']:6.2f} s "
-            f"({slow['wall'] / here['wall']:4.1f}x)   peak {here['peak'] / 2**20:6.0f} MiB (1/{slow['peak'] / here['peak']:.1f})"
+            f"{name:8} {here['wall']:7.2f} s {ratio['wall']:8} {here['cpu']:7.2f} s of CPU {ratio['cpu']:8} "
+            f"whole process {here['whole']:6.2f} s {ratio['whole']:8} peak {here['peak'] / 2**20:5.0f} MiB {ratio['peak']}"
         )
 
 

@@ -151,8 +151,9 @@ def server(folder: Path, empty: Path | None = None) -> Iterator[int]:
 def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
     line += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten processes that nothing here needs
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True, env=environment)
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

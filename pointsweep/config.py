@@ -271,3 +271,11 @@ def with_seed(config: TrialConfig, seed: int) -> TrialConfig:
     if getattr(dataset, "fold", 0) is None:
         dataset = dataclasses.replace(dataset, fold=seed % 10)  # type: ignore[call-arg]
     return dataclasses.replace(config, dataset=dataset, seed=seed)
+
+
+def without_seed(config: TrialConfig) -> TrialConfig:
+    """What the seeds of an arm have in common: seed 0, and of folds that change with the seed the first."""
+    dataset = config.dataset
+    if hasattr(dataset, "fold"):
+        dataset = dataclasses.replace(dataset, fold=0)  # type: ignore[call-arg]
+    return dataclasses.replace(config, dataset=dataset, seed=0)

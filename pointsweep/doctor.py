@@ -122,7 +122,7 @@ def _data(wanted: Wanted) -> list[Finding]:
     found = [Finding("data root", root or "not set", "" if there else "set POINTSWEEP_DATA on this node to the folder of the data")]
     if not wanted.trials:
         return found if root else []
-    lacking = missing({str(number): trial_from_dict(trial) for number, trial in enumerate(wanted.trials)}, fetch=False)
+    lacking, _ = missing({str(number): trial_from_dict(trial) for number, trial in enumerate(wanted.trials)}, fetch=False)
     if not lacking:
         return [Finding("data and weights", f"all there for {len(wanted.trials)} arms")]
     return [

@@ -17,6 +17,7 @@ from pointsweep import tables
 from pointsweep.config import TrialConfig
 from pointsweep.guard import Outcome
 from pointsweep.history import read_failure_kind
+from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan, read_record
 from pointsweep.reader import Resources
 from pointsweep.store import FileStore, Store
@@ -49,7 +50,7 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
                 owns[fresh.sweep.name].update(_asked(fresh))
                 places = _asked(fresh) | places
             outcomes += launch_all(further, store, targets, places, args)
-    return max(conclude(plan.sweep, store, uri, outcomes) for plan in plans)
+    return max(conclude(plan.sweep, store, uri, outcomes, args.notify) for plan in plans)
 
 
 def _asked(plan: Plan) -> dict[str, TrialTags]:
@@ -181,8 +182,8 @@ def _finished(store: Store, key: str) -> bool:
     return store.exists(f"trials/{key}/record.json")
 
 
-def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] = ()) -> int:
-    """Prints the table as it now stands, and where everything lies. Returns the exit code."""
+def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:
+    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code."""
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     own = [outcome for outcome in outcomes if outcome.key in plan.states]
@@ -190,8 +191,8 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] =
     failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     tables.write_all(store, table, plan.records)
-    print(tables.render(table, "text"))
-    print(f"\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
+    text = tables.render(table, "text")
+    print(f"{text}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
     if uri != "none":
         print(
             f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
@@ -207,4 +208,6 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome] =
             print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
         else:
             print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
-    return FAILED if missing else COMPLETE
+    code = FAILED if missing else COMPLETE
+    announce(tell, sweep.name, code, plan.counts(), text)
+    return code

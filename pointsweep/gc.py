@@ -1,12 +1,13 @@
 """The command: python -m pointsweep.gc [STORE] [--delete]. What nobody needs any more, and, if told to, without it.
 
-That is: checkpoints of trials that have a record, files that a killed process left half written, and parts of uploads that were
-never completed. Records, histories, predictions and weights are never touched.
+That is: checkpoints of trials that have a record, files that a killed process left half written, what a killed launch left of its
+own state, and parts of uploads that were never completed. Records, histories, predictions and weights are never touched.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from pointsweep.errors import BadStore
 from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore, Store, open_store
 
+OF_LAUNCHES = ("ray", "launches")
+LAUNCH_AGE = 30  # times as old as other waste: a launch may live for weeks
 CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.damaged")
 
 
@@ -39,6 +42,10 @@ def waste(store: Store, age_s: float) -> Iterator[Waste]:
             if path.is_file() and time.time() - path.stat().st_mtime > age_s:
                 name = str(path.relative_to(store.root))
                 yield Waste("half written file", name, lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
+        for path in sorted(path for folder in OF_LAUNCHES for path in store.path(folder).glob("*")):
+            if time.time() - max(each.stat().st_mtime for each in (path, *path.rglob("*"))) > LAUNCH_AGE * age_s:
+                name = str(path.relative_to(store.root))
+                yield Waste("state of a launch that was killed", name, lambda path=path: shutil.rmtree(path))  # type: ignore[misc]
     if isinstance(store, S3Store):
         for name, upload, begun in store.uploads():
             if time.time() - begun.timestamp() > age_s:

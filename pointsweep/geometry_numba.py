@@ -1,7 +1,7 @@
 """Farthest points and neighbours compiled by numba for the CPU: the same indices as geometry.py's own, bit for bit.
 
-Only imported where numba is (`pip install pointsweep[fast]`). Distances are float32, ((dx dx + dy dy) + dz dz), every step rounded: of
-fast-math only that numbers are finite and zeros have no sign is taken, which contracts nothing to fused products.
+Only imported where numba is (`pip install pointsweep[fast]`). Distances are float32, ((dx dx + dy dy) + dz dz), every step rounded:
+of fast-math only that numbers are finite and zeros have no sign is taken, which contracts nothing to fused products.
 Sources: QuickFPS (Han et al., IEEE TCAD 2023) for the boxes that a new point cannot reach; here exact, ties included.
 Letters: B clouds, P points, G centres, K neighbours.
 """

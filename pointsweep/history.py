@@ -36,7 +36,7 @@ log = logging.getLogger("pointsweep.history")
 Event = dict[str, Any]
 Snapshot = Callable[[], tuple[dict[str, "Tensor"], dict[str, Any]]]
 
-CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+CHECKPOINT_SHARE = 0.03  # of the time at most goes into checkpoints
 HOLD_SHARE = 0.01  # and into copies in memory between them
 RESCUE_S = 1.0  # to wait for a checkpoint that is just being written
 TRUTH = ("labels", "class_names")  # in predictions.npz beside the protocols

@@ -13,9 +13,12 @@ from pathlib import Path
 from pointsweep.history import TrialFolder
 from pointsweep.tracking import Runs, Target, TrialTags, masked, sync_trial
 
-log = logging.getLogger("pointsweep.mirror")
+# Epochs that come faster than this travel together: a call costs the same for one as for many.
+PACE_S = 1.0
+SHARE = 0.03  # of the time at most goes into the mirror while trials train: where calls are dear, more epochs travel together
+LONGEST_S = 5.0  # that an epoch waits for others
 
-PACE_S = 1.0  # epochs that come faster than this travel together: a call costs the same for one as for many
+log = logging.getLogger("pointsweep.mirror")
 
 
 class Mirror:
@@ -26,6 +29,7 @@ class Mirror:
         self.waiting: dict[Path, tuple[TrialFolder, TrialTags, float]] = {}  # the last is when it falls due
         self.changed = threading.Condition()
         self.warned: set[str] = set()
+        self.pace_s = PACE_S
         self.behind_since: float | None = None
         threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
 
@@ -33,7 +37,7 @@ class Mirror:
         """Something new stands in a folder."""
         with self.changed:
             now = time.monotonic()
-            due = self.waiting[folder.path][2] if folder.path in self.waiting else now + PACE_S
+            due = self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
             self.waiting[folder.path] = (folder, tags, now if (folder.path / "record.json").is_file() else due)
             self.behind_since = self.behind_since or now
             self.changed.notify()
@@ -49,9 +53,11 @@ class Mirror:
         while True:
             folder, tags = self._next()
             try:
+                begun = time.thread_time()
                 runs = runs or Runs(self.target)
                 sync_trial(runs, folder, tags)
                 pause = 1.0
+                self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - begun) / SHARE))
                 with self.changed:
                     self.behind_since = time.monotonic() if self.waiting else None
             except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again

@@ -36,8 +36,10 @@ def object_notes(table: Table) -> Iterator[str]:
 def models(tests: Sequence[ModelTest]) -> str:
     """ "full against adapter 2 of 3 seeds, adapter against prompt 0 of 3 seeds (too few objects differ for a test in 1)"."""
     parts = []
-    for pair in dict.fromkeys((test.first, test.second) for test in tests):
-        mine = [test for test in tests if (test.first, test.second) == pair]
+    pairs: dict[tuple[str, str], list[ModelTest]] = {}
+    for test in tests:
+        pairs.setdefault((test.first, test.second), []).append(test)
+    for pair, mine in pairs.items():
         differ = sum(test.adjusted is not None and test.adjusted < 1 - LEVEL for test in mine)
         untold = sum(test.p is None for test in mine)
         seeds = f"{differ} of {len(mine)} seed{'s' * (len(mine) > 1)}"

@@ -13,7 +13,7 @@ import binascii
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -70,10 +70,9 @@ class ModelTest:
     adjusted: float | None = None  # by Holm, over the tests it was made with
 
 
-def model_test(first: str, second: str, seed: int, one: int, other: int) -> ModelTest:
-    """Of two models' correctness on the same objects, a bit each: as whole numbers they are compared a thousand times faster."""
-    gained, lost = (one & ~other).bit_count(), (other & ~one).bit_count()
-    return ModelTest(first, second, seed, gained, lost, mcnemar(gained, lost))
+def flips(one: int, other: int) -> tuple[int, int]:
+    """Gained and lost, of two models' correctness on the same objects, a bit each: whole numbers compare a thousand times faster."""
+    return (one & ~other).bit_count(), (other & ~one).bit_count()
 
 
 def correctness(record: Record, protocol: str) -> np.ndarray | None:
@@ -99,9 +98,9 @@ def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], 
     for first, second in itertools.pairwise(order):
         for seed in sorted(kept[first].keys() & kept[second].keys()):
             if same_objects(kept[first][seed], kept[second][seed]):
-                found.append(model_test(first, second, seed, bits[first][seed], bits[second][seed]))
-    adjusted = holm([test.p for test in found])
-    return tuple(replace(test, adjusted=p) for test, p in zip(found, adjusted, strict=True))
+                found.append((first, second, seed, *flips(bits[first][seed], bits[second][seed])))
+    p_values = [mcnemar(gained, lost) for *_, gained, lost in found]
+    return tuple(ModelTest(*pair, p, adjusted) for pair, p, adjusted in zip(found, p_values, holm(p_values), strict=True))
 
 
 @dataclass(frozen=True)

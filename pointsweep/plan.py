@@ -1,7 +1,7 @@
 """What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what is missing.
 
 Nothing here costs more than one listing of the store, unless there is something to run: then every distinct arm is built on the
-meta device to count its parameters, and data and weights are looked for.
+meta device to count its parameters and audited, and data and weights are looked for; plan_cache.py remembers what was found.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pointsweep import registry
+from pointsweep import plan_cache, registry
 from pointsweep.adaptive import settle
-from pointsweep.config import DatasetConfig, TrialConfig
-from pointsweep.errors import BadStore, Finding, MissingData, MissingWeights
+from pointsweep.config import DatasetConfig, TrialConfig, without_seed
+from pointsweep.errors import Finding, MissingData, MissingWeights
 from pointsweep.failures import BadData
 from pointsweep.history import read_failure, trial_status
-from pointsweep.records import Record, from_json
+from pointsweep.index import read_record as read_record
+from pointsweep.records import Record
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
 
@@ -43,9 +44,9 @@ class Plan:
 
     @property
     def to_run(self) -> list[TrialConfig]:
-        """The trials without a record."""
-        asked = [trial.config for trial in self.sweep.trials() if trial.config.key() in self.states]
-        return [config for config in asked if self.states[config.key()] != "finished"]
+        """The trials without a record; the first seed of every cell before the second of any: a part of the time fills the table."""
+        asked = sorted(self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config))
+        return [trial.config for trial in asked if self.states.get(trial.config.key(), "finished") != "finished"]
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""
@@ -64,7 +65,7 @@ class Plan:
         if not seconds or not self.to_run:
             return ""
         overall = statistics.median(value for values in seconds.values() for value in values)
-        arms = [replace(config, seed=0).key() for config in self.to_run]
+        arms = [without_seed(config).key() for config in self.to_run]
         total = sum(statistics.median(seconds[arm]) if arm in seconds else overall for arm in arms)
         return f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished trials"
 
@@ -72,8 +73,8 @@ class Plan:
 def _arm_of(record: Record) -> str:
     from pointsweep.checks import check_trial
 
-    config, _ = check_trial(dict(record.config) | {"seed": 0})
-    return config.key() if config is not None else ""
+    config, _ = check_trial(dict(record.config))
+    return without_seed(config).key() if config is not None else ""
 
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
@@ -82,8 +83,9 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
-    parameters = {key: record.parameters for key, record in records.items()} | count_arms(rest)
-    return Plan(sweep, states, records, failures, parameters, tuple(missing(rest, fetch)), findings(sweep, rest, parameters))
+    counted = {key: record.parameters for key, record in records.items()}
+    checked = check(sweep, rest, counted, fetch)
+    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, checked.findings)
 
 
 def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
@@ -97,10 +99,27 @@ def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]
     return states, records
 
 
-def findings(sweep: Sweep, rest: Mapping[str, TrialConfig], parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
-    """The audit of every arm of the sweep, while any of it is left to run; a finished sweep is not looked at again."""
+def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool) -> plan_cache.Checked:
+    """Counts, findings and what is missing for the trials that are left; from this machine's memory where it has them.
+
+    `counted` are the counts of those that are finished. A launch (`fetch`) looks for data and weights whatever is remembered.
+    """
     if not rest:
-        return ()
+        return plan_cache.Checked({}, (), ())
+    kept = plan_cache.read(sweep, list(rest))
+    if kept is not None and not fetch:
+        return kept
+    lacking, weights = missing(rest, fetch)
+    if kept is not None:
+        return replace(kept, missing=tuple(lacking))
+    parameters = count_arms(rest)
+    checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters), tuple(lacking), tuple(weights))
+    plan_cache.keep(sweep, list(rest), checked)
+    return checked
+
+
+def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
+    """The audit of every arm of the sweep."""
     from pointsweep import audit
 
     arms: dict[str, audit.Arm] = {}
@@ -117,22 +136,11 @@ def findings(sweep: Sweep, rest: Mapping[str, TrialConfig], parameters: Mapping[
     return tuple(audit.audit(list(arms.values()), counts))
 
 
-def read_record(store: Store, key: str) -> Record:
-    """The record of a finished trial. Raises BadStore naming the file."""
-    name = f"trials/{key}/record.json"
-    try:
-        return from_json(store.read(name).decode())
-    except (BadStore, UnicodeDecodeError) as error:
-        raise BadStore(f"{store.url}, {name}: {error}") from error
-
-
 def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
     """Parameter counts by key; each arm (a trial but for its seed) is built once, on the meta device.
 
     What cannot be built has none: the audit says why.
     """
-    if not configs:
-        return {}
     import torch
 
     from pointsweep.model import build, count_parameters
@@ -140,7 +148,7 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
     counted: dict[str, dict[str, int]] = {}
     result = {}
     for key, config in configs.items():
-        arm = replace(config, seed=0)
+        arm = without_seed(config)
         if arm.key() not in counted:
             with torch.device("meta"), suppress(ValueError):
                 counted[arm.key()] = vars(count_parameters(build(arm, num_classes(arm.dataset))))
@@ -155,12 +163,13 @@ def num_classes(dataset: DatasetConfig) -> int:
     return count
 
 
-def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> list[str]:
+def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> tuple[list[str], list[str]]:
     """What the trials need and this machine lacks, or has in a state that cannot be used; each once, with where it lies.
 
-    With `fetch`, before a launch, weights are got from their hubs, and weights and data are read.
+    With `fetch`, before a launch, weights are got from their hubs, and weights and data are read. Second, the files of weights found.
     """
     found: dict[str, None] = {}
+    weights: dict[str, None] = {}
     for dataset in {config.dataset for config in configs.values()}:
         try:
             registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
@@ -172,14 +181,14 @@ def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> list[str]:
         if backbone.weights != "random":
             loader: Any = registry.load("backbones", backbone.name)
             try:
-                loader.locate(backbone, fetch)
+                weights[str(loader.locate(backbone, fetch))] = None
                 if fetch:
                     loader.check(backbone)
             except MissingWeights as error:
                 found[str(error)] = None
             except ValueError as error:
                 found[f"weights of {backbone.name}: {error}"] = None
-    return sorted(found)
+    return sorted(found), sorted(weights)
 
 
 def _open(dataset: DatasetConfig) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import PositionsConfig
 from pointsweep.geometry import project_lines, project_planes, rotations, uniform_lines, view_lines
+from pointsweep.once import once
 
 
 class Positions(nn.Module):
@@ -60,6 +61,10 @@ class Positions(nn.Module):
         """Where the centres fall on each view; None on a 3d backbone."""
         if self.plane is None:
             return None
+        return once([centers], ("places", self.config, self.plane, self.compat), lambda: self._places(centers))
+
+    def _places(self, centers: Tensor) -> Tensor:
+        assert self.plane is not None
         if self.plane.height == 1:
             return project_lines(centers, self.views, self.plane.width, self.compat)
         size = (self.plane.width, self.plane.height)

@@ -20,24 +20,24 @@ def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -
 
     The level is 5 % shared by the comparisons of a column: Holm's first step, which the largest difference must pass.
     """
-    from scipy.stats import nct, t
+    from scipy.special import nctdtr, stdtrit
 
     freedom = seeds - 1
-    critical = float(t.ppf(1 - (1 - LEVEL) / (2 * comparisons), freedom))
+    critical = float(stdtrit(freedom, 1 - (1 - LEVEL) / (2 * comparisons)))
     shift = gain * math.sqrt(seeds) / sd
-    above, below = float(nct.sf(critical, freedom, shift)), float(nct.cdf(-critical, freedom, shift))
+    not_above, below = float(nctdtr(freedom, shift, critical)), float(nctdtr(freedom, shift, -critical))
     # Far out scipy gives nan for the tail that is all or nothing.
-    return (1.0 if math.isnan(above) else above) + (0.0 if math.isnan(below) else below)
+    return (1.0 if math.isnan(not_above) else 1 - not_above) + (0.0 if math.isnan(below) else below)
 
 
 def power_of_models(gain: float, objects: int, discordant: float) -> float:
     """Of McNemar's test for two models that differ on a share `discordant` of the objects (Connor's unconditional formula)."""
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
 
-    z = float(norm.ppf(0.5 + LEVEL / 2))
+    z = float(ndtri(0.5 + LEVEL / 2))
     if gain >= discordant:
         return 1.0 if discordant * objects >= z * z else 0.0
-    return float(norm.cdf((gain * math.sqrt(objects) - z * math.sqrt(discordant)) / math.sqrt(discordant - gain * gain)))
+    return float(ndtr((gain * math.sqrt(objects) - z * math.sqrt(discordant)) / math.sqrt(discordant - gain * gain)))
 
 
 def smallest_gain(power: Callable[[float], float], target: float = TARGET) -> float | None:

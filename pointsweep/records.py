@@ -38,6 +38,8 @@ class Record:
     schema: int = SCHEMA
     # Which test objects the trial got right, by protocol: the bits of paired.packed. Older records have none.
     correct: Mapping[str, str] = field(default_factory=dict)
+    # Joules by device, cpu and gpu, as far as the machine lets them be read (energy.py).
+    energy_j: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line; floats keep every bit."""

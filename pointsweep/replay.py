@@ -24,10 +24,10 @@ from pointsweep.compare import column_number, row_number
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.notes import percent
-from pointsweep.records import Layout, Record, from_json
+from pointsweep.records import Layout, Record, from_json, value
 from pointsweep.stats import LEVEL, summary, wilson
 from pointsweep.store import FileStore, Store, open_store
-from pointsweep.tables import build, read, value
+from pointsweep.tables import build, read
 from pointsweep.tracking import TrialTags
 
 EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"

@@ -52,14 +52,46 @@
   function flips(first, second) {
     const truth = data.truths[first.truth], seeds = first.seeds.filter((seed) => second.seeds.includes(seed));
     const gain = new Uint16Array(truth.labels.length), loss = new Uint16Array(truth.labels.length);
-    for (const seed of seeds) {
-      const a = first.predictions[first.seeds.indexOf(seed)], b = second.predictions[second.seeds.indexOf(seed)];
+    const bySeed = seeds.map((seed) => {
+      const own = [0, 0], a = first.predictions[first.seeds.indexOf(seed)], b = second.predictions[second.seeds.indexOf(seed)];
       truth.labels.forEach((label, object) => {
-        if (a[object] === label && b[object] !== label) gain[object] += 1;
-        if (a[object] !== label && b[object] === label) loss[object] += 1;
+        if (a[object] === label && b[object] !== label) { gain[object] += 1; own[0] += 1; }
+        if (a[object] !== label && b[object] === label) { loss[object] += 1; own[1] += 1; }
       });
-    }
-    return { truth, seeds, gain, loss };
+      return own;
+    });
+    return { truth, seeds, gain, loss, bySeed };
+  }
+
+  // Exact McNemar, mid-p, and Holm over the seeds, as in paired.py and stats.py; null where so few differ that no outcome reaches 5 %.
+  function mcnemar(gained, lost) {
+    const n = gained + lost, less = Math.min(gained, lost);
+    if (0.5 ** n >= 0.05) return null;
+    let logarithm = -n * Math.LN2, below = 0;  // of the chance of k of n, from k = 0 upwards
+    for (let k = 0; k < less; k += 1) { below += Math.exp(logarithm); logarithm += Math.log((n - k) / (k + 1)); }
+    const own = Math.exp(logarithm);
+    return gained === lost ? 1 - own / 2 : 2 * below + own;
+  }
+
+  function holm(values) {
+    const adjusted = values.map(() => null);
+    let largest = 0;
+    [...values.keys()].filter((i) => values[i] !== null).sort((a, b) => values[a] - values[b]).forEach((at, rank) => {
+      largest = Math.max(largest, Math.min(1, (values.length - rank) * values[at]));
+      adjusted[at] = largest;
+    });
+    return adjusted;
+  }
+
+  function tests({ seeds, bySeed }) {
+    const values = bySeed.map(([gained, lost]) => mcnemar(gained, lost)), adjusted = holm(values);
+    const word = (p) => (p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(3)}`);
+    return make("ul", "notes tests", ...seeds.map((seed, i) => {
+      const [gained, lost] = bySeed[i], head = `seed ${seed}: ${gained} gained, ${lost} lost; `;
+      const line = make("li", "", values[i] === null ? `${head}so few carry no p-value` : `${head}${word(values[i])}, by Holm over the seeds ${word(adjusted[i])}`);
+      Object.assign(line.dataset, { p: values[i], adjusted: adjusted[i] });
+      return line;
+    }));
   }
 
   function byClass({ truth, gain, loss }) {
@@ -102,7 +134,7 @@
     const number = (name, value) => { const mark = make("b", name, String(value)); mark.dataset.count = name; return mark; };
     const tally = make("p", "tally", "Over ", String(found.seeds.length), ` seeds and ${found.truth.labels.length} test objects, `, make("b", "", first.name), " is right where ",
       make("b", "", second.name), " is wrong ", number("gain", sum(found.gain)), " times, and wrong where it is right ", number("loss", sum(found.loss)), " times.");
-    const parts = [make("h3", "", "Gained and lost"), tally, make("h3", "", "By class: lost to the left, gained to the right"), byClass(found)];
+    const parts = [make("h3", "", "Gained and lost"), tally, make("h3", "", "Model against model, seed by seed (exact McNemar, mid-p)"), tests(found), make("h3", "", "By class: lost to the left, gained to the right"), byClass(found)];
     for (const [word, counts] of [["Objects gained", found.gain], ["Objects lost", found.loss]]) {
       if (sum(counts)) parts.push(make("h3", "", found.truth.clouds ? `${word} (drag, or arrow keys, to turn)` : word), objects(first, second, found, counts, 6));
     }

@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -18,7 +19,7 @@ from pointsweep.records import Record
 from pointsweep.render import count, footnotes, headings, headline, marked, percent
 from pointsweep.report_axes import axes
 from pointsweep.report_charts import thinned
-from pointsweep.report_compare import as_script, comparison, configs, confusions, payload, rerun
+from pointsweep.report_compare import as_script, commands, comparison, configs, confusions, payload
 from pointsweep.report_data import Evidence
 from pointsweep.report_numbers import cost, duration, optimism
 from pointsweep.report_search import searches
@@ -26,7 +27,12 @@ from pointsweep.report_sections import learning, pareto, section
 from pointsweep.table import Table, TableCell
 
 CURVE = (260, 112, 34, 18)  # width, height, left and bottom margin of a plot
-RERUN = "What is finished is not trained again; to train it anew, delete its folder under trials/ in the store first."
+RERUN = "What is finished is not trained again by it."
+REPLAY = (
+    "One cell again, beside the store: every seed is trained anew from its recorded configuration and compared, equal bit for bit, "
+    "within the interval that a further run is expected in, or outside. The command of each cell stands in the cell."
+)
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a sha256, of which a cell shows the first digits
 ORIGIN = ("version.pointsweep", "version.torch", "version.numpy", "version.ray", "python", "device", "platform")
 
 
@@ -92,12 +98,13 @@ def _sections(table: Table, records: Mapping[str, Record], curves: Mapping[str, 
     """What follows the table; a section is left out where the sweep has nothing to show in it."""
     data = payload(table, records, evidence)
     command = "<pre>python -m pointsweep.run FILE</pre>"
+    again = f"<p>{REPLAY}</p><pre>python -m pointsweep.replay {escape(shlex.quote(table.name))} ROW COLUMN</pre>"
     file = f"<p>FILE is the sweep's file; a copy is in the store, sweeps/{escape(table.name)}/sweep.yaml. {RERUN}</p>"
     return [
         pareto(table), searches(evidence.searches), axes(table, records), learning(table, records, curves),
         comparison(table, data), confusions(data),
         optimism(table, records), cost(table, records), configs(table, records),
-        section("rerun", "Run it again", "All of it; a cell's own command stands in the cell and with its settings.", command + file),
+        section("rerun", "Run it again", "All of it, or one cell to see whether it comes out the same.", command + file + again),
         section("origin", "Where the numbers come from", "Data, code and machines of the trials.", _origins(table, records)),
         as_script(data),
     ]  # fmt: skip
@@ -147,7 +154,8 @@ def _runs(table: Table, cell: TableCell, records: Mapping[str, Record], curves: 
         else:
             reason = escape(failed.get(seed, "not finished"))
             parts.append(f"<div class='run bad'><b>seed {seed}</b> {reason}<br><code>{escape(key)}</code></div>")
-    return "".join([*parts, f"<div class='run'><code>{escape(rerun(table, cell))}</code></div>"])
+    lines = commands(table, cell).strip().splitlines()
+    return "".join([*parts, *(f"<div class='run'><code>{escape(line)}</code></div>" for line in lines)])
 
 
 def _run(seed: int, record: Record, metric: str) -> str:
@@ -160,10 +168,11 @@ def _run(seed: int, record: Record, metric: str) -> str:
     sizes = record.parameters
     trained = f"{count(sizes['trainable'])} trained, {count(sizes['trainable_without_head'])} without the head"
     seconds = f"; {record.seconds['total']:.0f} s" if "total" in record.seconds else ""
+    weights = DIGEST.sub(r"\1", record.weights_origin)
     lines = [
         ", ".join(values),
         f"{trained}, of {count(sizes['total'])}{seconds}",
-        f"weights: {record.weights_origin}; data: {record.dataset['digest'][:12]}; code: {code(record)}",
+        f"weights: {weights}; data: {record.dataset['digest'][:12]}; code: {code(record)}",
     ]
     shown = "<br>".join(escape(line) for line in lines)
     return f"<div class='run'><b>seed {seed}</b> {shown}<br><code>{escape(record.key)}</code></div>"

@@ -173,7 +173,7 @@ def configs(table: Table, records: Mapping[str, Record]) -> str:
     parts = [f"<details><summary>All arms ({len(common)} settings)</summary>{_settings(common)}</details>" if len(found) > 1 else ""]
     for (cell, _), config in zip(found, flats, strict=True):
         own = {key: value for key, value in config.items() if key in differing} if len(found) > 1 else common
-        command = f"<pre>{escape(rerun(table, cell))}</pre>"
+        command = f"<pre>{escape(commands(table, cell).strip())}</pre>"
         parts.append(f"<details><summary>{escape(table.place(cell))}</summary>{_settings(own)}{command}</details>")
     lead = "As resolved, defaults included: first the settings that all arms share, then what each has of its own and its command."
     return section("configs", "Settings and commands", lead, f"<div class='card stack'>{''.join(parts)}</div>")
@@ -182,6 +182,18 @@ def configs(table: Table, records: Mapping[str, Record]) -> str:
 def _settings(settings: Mapping[str, Any]) -> str:
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(shown(value))}</dd>" for key, value in settings.items())
     return f"<dl class='settings'>{rows}</dl>"
+
+
+def replay(table: Table, cell: TableCell) -> str:
+    """The command that trains a cell's finished trials again, beside the store, and says whether the numbers come out the same."""
+    names = (table.name, row_name(table, cell), table.columns[cell.column])
+    return f"python -m pointsweep.replay {' '.join(map(shlex.quote, names))}"
+
+
+def commands(table: Table, cell: TableCell) -> str:
+    """What can be done with a cell: train its finished trials again and compare, run those that are not finished."""
+    again = f"{replay(table, cell)}\n" if cell.values else ""
+    return again + (rerun(table, cell) if cell.n < cell.expected or not cell.values else "")
 
 
 def rerun(table: Table, cell: TableCell) -> str:

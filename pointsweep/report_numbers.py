@@ -42,23 +42,48 @@ def cost(table: Table, records: Mapping[str, Record]) -> str:
     if not cells:
         return ""
     seconds = [summary([record.seconds["total"] for record in found]).mean for _, found in cells]
+    read = any(record.energy_j for _, found in cells for record in found)
     rows = []
     for (cell, found), mean in zip(cells, seconds, strict=True):
         speed = summary([record.clouds_per_s for record in found]).mean
         memory = max(record.peak_memory_bytes for record in found)
         tries = max(record.attempts for record in found)
         length = bar(mean / max(seconds) if max(seconds) else 0.0, duration(mean))
-        numbers = [f"{speed:.0f}" if speed else "", f"{memory / 2**30:.2f}" if memory else "", str(tries)]
+        numbers = [
+            f"{speed:.0f}" if speed else "",
+            f"{memory / 2**30:.2f}" if memory else "",
+            str(tries),
+            *([kilojoules(found)] if read else []),
+        ]
         rows.append([escape(table.place(cell)), length, *numbers])
     every = {key: records[key] for cell, _ in cells for _, key in cell.keys if key in records}
     total = sum(record.seconds.get("total", 0.0) for record in every.values())
     devices = ", ".join(sorted({record.origin.get("device", "unknown device") for record in every.values()}))
+    on_gpu = sum(r.seconds.get("total", 0.0) for r in every.values() if r.origin.get("device", "").startswith("cuda"))
+    gpu = f"{on_gpu:,.0f} GPU seconds" if on_gpu else "none on a GPU"
     lead = (
-        f"{len(every)} trials took {duration(total)} in all on {escape(devices)}: means of a cell's trials, the highest peak of "
-        "memory and of attempts. On the CPU the peak is that of the worker's process, earlier trials in it included."
+        f"{len(every)} trials took {duration(total)} in all on {escape(devices)}, {gpu}: "
+        "means of a cell's trials, the highest peak of memory and of attempts. On the CPU the peak is that of the worker's process, "
+        f"earlier trials in it included. {energy(list(every.values()))}"
     )
-    heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts"]
+    heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts", *(["energy, kJ"] if read else [])]
     return section("cost", "Cost", lead, grid(heads, rows))
+
+
+def kilojoules(found: Sequence[Record]) -> str:
+    """ "gpu 12.3, cpu 4.5", the mean of those trials that could read it; "—" of none."""
+    by_device = {name: [r.energy_j[name] for r in found if name in r.energy_j] for name in ("gpu", "cpu")}
+    return ", ".join(f"{name} {summary(values).mean / 1000:.1f}" for name, values in by_device.items() if values) or "—"
+
+
+def energy(found: Sequence[Record]) -> str:
+    """What the column of energy holds, in a sentence."""
+    known = [record for record in found if record.energy_j]
+    if not known:
+        return "Energy: not readable on the machines that ran them."
+    total = sum(sum(record.energy_j.values()) for record in known)
+    part = "" if len(known) == len(found) else f" (of {len(known)} trials; not readable for the others)"
+    return f"Energy: {total / 3.6e6:.3f} kWh{part}, of the whole device: trials that ran at once on it each count all of it."
 
 
 def _timed(cell: TableCell, records: Mapping[str, Record]) -> list[Record]:

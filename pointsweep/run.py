@@ -20,6 +20,7 @@ from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
 from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder, trial_status
+from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
 from pointsweep.resolution import resolution
 from pointsweep.store import FileStore, Store, on_disk, open_store
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", action="append", default=[], help="run some cells: GLOB of a row, row=GLOB, column=GLOB, seed=N")
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store); none = off")
+    made.add_argument("--notify", action="append", default=[], help="at the end: a URL or a command that gets the table as JSON")
     made.add_argument("--inline", action="store_true", help="run in this process, without Ray")
     made.add_argument("--workers", type=int, default=0, help="trials at once (default: as many as the resources allow)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of a trial")
@@ -63,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_intermixed_args(arguments)
+    args.notify += filter(None, [os.environ.get("POINTSWEEP_NOTIFY")])
+    for problem in filter(None, map(problem_of, args.notify)):
+        print(f"--notify: {problem}", file=sys.stderr)
+        return INVALID
     try:
         return plan_and_run(args)
     except KeyboardInterrupt:
@@ -209,7 +215,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         train(found, {})
         if target is not None:
             prepare(uri, store, found.layout())
-    return max(conclude(found, store, uri), FAILED if tuning.failed() else COMPLETE)
+    return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
 
 
 def interruptible(work: Callable[[], int], store: Store) -> int:

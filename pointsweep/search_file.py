@@ -140,7 +140,8 @@ class SearchReader:
         if name == "pbt":
             self.complain(
                 path,
-                f"pbt copies weights between trials, so settings would not tell numbers; known: {', '.join(SCHEDULERS)}",
+                "pbt copies weights between trials, so that a trial's settings would not tell its numbers; "
+                f"known: {', '.join(SCHEDULERS)}",
             )
             return None, {}
         if name not in SCHEDULERS:

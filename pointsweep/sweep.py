@@ -130,6 +130,8 @@ def load(file: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = 
 
 def _override(reader: Reader, overrides: Sequence[str]) -> None:
     """Applies overrides in Hydra's grammar; what is none is a problem of the reader's."""
+    if not overrides:
+        return
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -22,14 +22,15 @@ from pointsweep.bundle import bundle
 from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.history import read_failure
+from pointsweep.index import read_records
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
-from pointsweep.records import CellLayout, Layout, Record, from_json, layout_from_json, value
+from pointsweep.records import CellLayout, Layout, Record, layout_from_json, value
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.shapley import attribution
-from pointsweep.stats import Summary, Verdict, ranking, summary, verdict, wilson
+from pointsweep.stats import Summary, Verdict, mean, ranking, summary, verdict, wilson
 from pointsweep.store import Store, open_store, write_whole
 from pointsweep.table import Table, TableCell
 
@@ -84,9 +85,12 @@ def build(
 def _mixed_data(records: Mapping[str, Record]) -> list[str]:
     """A note for each data set whose files were others for some of the trials: one configuration, different content."""
     contents: dict[str, set[str]] = {}
+    names: dict[int, str] = {}  # by identity: records that were read together share their parts
     for record in records.values():
-        name = json.dumps(record.config.get("dataset"), sort_keys=True)
-        contents.setdefault(name, set()).add(str(record.dataset.get("digest"))[:16])
+        config = record.config.get("dataset")
+        if id(config) not in names:
+            names[id(config)] = json.dumps(config, sort_keys=True)
+        contents.setdefault(names[id(config)], set()).add(str(record.dataset.get("digest"))[:16])
     found = sorted((sorted(digests), json.loads(name)) for name, digests in contents.items() if len(digests) > 1)
     return [f"data changed between trials: {data['name']} has digests {', '.join(digests)}" for digests, data in found]
 
@@ -164,7 +168,7 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
     """How much choosing the epoch on the test set adds over the last epoch, in the mean. None if the records do not tell."""
     if not records or any(metric not in record.metrics.get(name, {}) for record in records for name in ("best_test", "last")):
         return None
-    best, last = (summary([record.metrics[name][metric] for record in records]).mean for name in ("best_test", "last"))
+    best, last = (mean([record.metrics[name][metric] for record in records]) for name in ("best_test", "last"))
     return best - last
 
 
@@ -176,13 +180,10 @@ def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, 
         known = [entry.rstrip("/") for entry in store.list("sweeps")]
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
     layout = layout_from_json(json.dumps(plan["layout"]))
-    records, failures = {}, {}
-    for key in {key for cell in layout.cells for _, key in cell.keys}:
-        if store.exists(f"trials/{key}/record.json"):
-            records[key] = from_json(store.read(f"trials/{key}/record.json").decode())
-        elif reason := read_failure(store, key):
-            failures[key] = reason
-    return layout, records, failures
+    keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
+    records = read_records(store, name, keys)
+    reasons = {key: read_failure(store, key) for key in keys if key not in records}
+    return layout, records, {key: reason for key, reason in reasons.items() if reason}
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:

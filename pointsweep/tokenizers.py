@@ -7,7 +7,7 @@ Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, D wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from pointsweep.backbones.stem import PatchEmbedding, Stem
 from pointsweep.config import TokenizerConfig
 from pointsweep.geometry import farthest_points, gather, nearest, pos_e, with_height
 from pointsweep.layers import Residual
+from pointsweep.once import once
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,17 @@ class PointPNLight(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         counts = [self.num_tokens << shift for shift in (2, 1, 0)]
-        # Farthest point sampling is nested: the centres of the later stages are the first ones of this sample.
-        index = farthest_points(points, counts[0])  # (B, 4N)
         features = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, D / 2)
-        own, order, places = gather(features, index), gather(points, index), points
-        for count, stage in zip(counts, self.stages, strict=True):
-            centers = order[:, :count]
-            near = nearest(centers, places, self.config.neighbours)  # (B, G, K)
-            relative = gather(places, near) - centers.unsqueeze(2)  # (B, G, K, 3)
-            own = features = self._stage(stage, gather(features, near), own[:, :count], relative)
-            places = centers
-        return self.out(features), places
+        index, around = neighbourhoods(points, counts, self.config.neighbours)
+        own, centers = gather(features, index), points
+        for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
+            own = features = self._stage(stage, gather(features, near), own[:, : centers.shape[1]], relative)
+        return self.out(features), centers
 
     def _stage(self, stage: nn.Module, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
         """neighbour (B, G, K, C), own (B, G, C), relative (B, G, K, 3) -> (B, G, 2C)."""
         wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
-        wide = wide + pos_e(normalise(relative, self.config.normalisation, self.official), wide.shape[3])
+        wide = wide + encoded(relative, wide.shape[3], self.config.normalisation, self.official)
         return stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
 
 
@@ -117,20 +113,16 @@ class PointPN(nn.Module):
         counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
         inputs = with_height(points) if self.config.height else points
         features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
-        index = farthest_points(points, counts[0])  # nested: the later stages' centres are its first ones
-        own, order, places = gather(features, index), gather(points, index), points
-        for count, widen, stage in zip(counts, self.widen, self.stages, strict=True):
-            centers = order[:, :count]
-            near = nearest(centers, places, self.config.neighbours)  # (B, G, K)
-            relative = gather(places, near) - centers.unsqueeze(2)  # (B, G, K, 3)
+        index, around = neighbourhoods(points, counts, self.config.neighbours)
+        own, centers = gather(features, index), points
+        for widen, stage, (centers, near, relative) in zip(self.widen, self.stages, around, strict=True):
             neighbour = gather(features, near)
-            pair = torch.cat([neighbour, own[:, :count].unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, 2C)
+            pair = torch.cat([neighbour, own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, 2C)
             wide = widen(pair.flatten(1, 2).transpose(1, 2)).transpose(1, 2).unflatten(1, near.shape[1:])  # (B, G, K, D)
-            e = pos_e(normalise(relative, self.config.normalisation, self.official), wide.shape[3])
+            e = encoded(relative, wide.shape[3], self.config.normalisation, self.official)
             out = stage(((wide + e) * e).permute(0, 3, 1, 2))  # (B, D, G, K)
             own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
-            places = centers
-        return self.out(features), places
+        return self.out(features), centers
 
 
 def _layer(dim_in: int, dim_out: int) -> nn.Sequential:
@@ -165,9 +157,36 @@ class Patch(nn.Module):
             self.embed, self.reduce = PatchEmbedding((3, 128, 256), (512, backbone.dim)), nn.Identity()
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        centers = gather(points, farthest_points(points, self.num_tokens))
-        near = nearest(centers, points, self.config.neighbours)  # (B, N, K)
-        return self.reduce(self.embed(gather(points, near) - centers.unsqueeze(2))), centers
+        _, [(centers, _, relative)] = neighbourhoods(points, [self.num_tokens], self.config.neighbours)
+        return self.reduce(self.embed(relative)), centers
+
+
+Around = tuple[Tensor, Tensor, Tensor]  # centres (B, G, 3), their neighbours (B, G, K), relative coordinates (B, G, K, 3)
+
+
+def neighbourhoods(points: Tensor, counts: Sequence[int], neighbours: int) -> tuple[Tensor, list[Around]]:
+    """Indices (B, G) of the first stage's centres among points (B, P, 3), and every stage's neighbourhoods.
+
+    A stage's neighbours are among the centres of the stage before it.
+    """
+
+    def make() -> tuple[Tensor, list[Around]]:
+        # Farthest point sampling is nested: the centres of the later stages are the first ones of this sample.
+        index = farthest_points(points, counts[0])
+        order, places, found = gather(points, index), points, []
+        for count in counts:
+            centers = order[:, :count]
+            near = nearest(centers, places, neighbours)
+            found.append((centers, near, gather(places, near) - centers.unsqueeze(2)))
+            places = centers
+        return index, found
+
+    return once([points], ("neighbourhoods", tuple(counts), neighbours), make)
+
+
+def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
+    """PosE (B, G, K, width) of relative coordinates (B, G, K, 3) at a common scale."""
+    return once([relative], ("encoded", width, kind, official), lambda: pos_e(normalise(relative, kind, official), width))
 
 
 def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import importlib.metadata
 import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pointsweep.data.cache import cache_folder
 from pointsweep.history import Event, TrialFolder, epochs_of
 from pointsweep.records import Layout, Record, from_json, layout_from_json
 from pointsweep.store import FileStore, Store
@@ -105,6 +108,8 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
 
     def made() -> Target:
         with _one_at_a_time(disk):
+            if own is not None:
+                _ready_made(uri)
             client = _client(uri)
             experiment = _experiment(client, layout.name, own)
             parent = _parent(client, experiment, layout)
@@ -139,6 +144,23 @@ def _one_at_a_time(store: FileStore | None) -> Iterator[None]:
         store.root.mkdir(parents=True, exist_ok=True)
     with _locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
         yield
+
+
+def _ready_made(uri: str) -> None:
+    """A new SQLite database as a copy of an empty one that this machine keeps: making it takes MLflow's migrations seconds."""
+    name = uri.removeprefix("sqlite:///")
+    path = Path(name)
+    if name == uri or "?" in name or path.exists():
+        return
+    template = cache_folder() / "mlflow" / f"{importlib.metadata.version('mlflow')}.db"
+    template.parent.mkdir(parents=True, exist_ok=True)
+    if not template.exists():
+        fresh = template.with_name(f"{template.name}.{os.getpid()}.tmp")
+        _client(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        fresh.replace(template)
+    copied = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.copyfile(template, copied)
+    copied.replace(path)
 
 
 @contextmanager
@@ -243,11 +265,18 @@ class Runs:
     def _describe(self, run_id: str, start: Event) -> list[Any]:
         """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
         from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.exceptions import MlflowException
 
         data = start["dataset"]
         source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
-        self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        try:
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        except MlflowException as error:
+            # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
+            if not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                raise
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
         return [Param(name, value) for name, value in flat(start["config"])]
 
     def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:

@@ -23,6 +23,7 @@ from pointsweep.data.part_metrics import part_score
 from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
 from pointsweep.layers import set_noise
+from pointsweep.once import eval_batch, train_batch
 from pointsweep.pack import backward
 
 
@@ -93,7 +94,7 @@ def train_epoch(
     model.train()
     for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
-        *inputs, labels = (tensor.to(device) for tensor in dataset.train_batch(index, augmentation))
+        *inputs, labels = train_batch(dataset, index, augmentation, device)
         optimizer.zero_grad(set_to_none=True)
         loss, hits = accumulate(model, inputs, labels, train, parts)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
@@ -159,7 +160,7 @@ def _answers(forward: Forward, dataset: Dataset, split: Split, config: TrialConf
     order, votes = dataset.evaluation_order(split), config.train.votes if split.name == "test" else 1
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        *inputs, labels = dataset.eval_batch(split, rows)
+        *inputs, labels = eval_batch(dataset, split, rows)
         yield rows, _vote(forward, inputs, dataset, votes, stream(config.seed, "vote", start)), labels
 
 

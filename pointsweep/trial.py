@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import resource
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pointsweep import registry
-from pointsweep.config import DatasetConfig, TrialConfig
+from pointsweep import energy, registry
+from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
@@ -105,7 +106,8 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             recompute_stages(trial.model.tokenizer)
         trial.run()
 
-    arm = replace(config, seed=0).key()
+    # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
+    arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
     marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
     guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder), notify, copy)
@@ -172,6 +174,7 @@ class Trial:
 
     def run(self) -> None:
         """Trains what is left to train, then writes predictions, weights and, last, the record."""
+        self.meter = energy.meter(self.device.index or 0 if self.device.type == "cuda" else None)
         facts = describe(self.config, self.dataset)
         self.folder.start(config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
         if self.config.network is not None and not self.config.network.trainable:
@@ -223,7 +226,7 @@ class Trial:
         self._select(epoch, metrics, test)
         event = {
             "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": time.time() - begun,
-            "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device),
+            "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device), "energy_j": self.meter.read(),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
         stops = self._stops(epoch, metrics)
@@ -315,7 +318,14 @@ class Trial:
             origin=origin(str(self.device)),
             attempts=self.folder.attempts(),
             correct=self._correct(),
+            energy_j=used([event.get("energy_j", {}) for event in epochs]),
         )
+
+
+def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Joules by device over all epochs; of a device that some epoch could not be read of, nothing."""
+    names = set(epochs[0]).intersection(*epochs[1:])
+    return {name: sum(epoch[name] for epoch in epochs) for name in sorted(names)}
 
 
 def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class Page:
 
     async def wait(self, until: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
-        while not await self.evaluate(f"Boolean({until})"):
-            assert time.monotonic() < deadline, f"{until}: {await self.evaluate('document.body.innerText')}"
+        while not await self.evaluate(f"(() => {{ try {{ return Boolean({until}); }} catch {{ return false; }} }})()"):
+            assert time.monotonic() < deadline, f"{until}: {await self.evaluate('document.body?.innerText')}"
             await asyncio.sleep(0.3)
 
     async def picture(self, path: Path) -> None:

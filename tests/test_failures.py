@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import yaml
 from torch import nn
 
 from pointsweep import guard, launch, trial
-from pointsweep.config import TrainConfig
+from pointsweep.config import TrainConfig, with_seed
 from pointsweep.errors import MissingData, StoreFailed
 from pointsweep.failures import POLICIES, BadData, Diverged, Hung, classify
 from pointsweep.history import TrialFolder, read_failure_kind
@@ -159,6 +160,25 @@ def test_after_a_bug_the_arms_other_seeds_are_not_started_and_other_arms_are(tmp
     assert [o.status for o in again] == ["finished"] * 3
 
 
+def test_the_folds_of_a_few_shot_arm_are_its_seeds_and_fixed_folds_are_columns(tmp_path, monkeypatch):
+    """What would load the data fails: the arm's other folds are not started, those of another column are."""
+    started = []
+
+    def load(dataset):
+        started.append(dataset.fold)
+        raise TypeError("unexpected argument")
+
+    monkeypatch.setattr(trial, "load_dataset", load)
+    few_shot = config(dataset={"name": "modelnet40_fewshot", "num_points": 64, "presample": 64, "fold": None})
+    tasks = [Task(with_seed(few_shot, seed), TAGS) for seed in (0, 1, 2)] + [
+        Task(with_seed(few_shot, 5), replace(TAGS, column="fold 5"))
+    ]
+    ended = launch.run_inline([[task] for task in tasks], Job(str(tmp_path)), lambda event: None)
+    assert started == [0, 5]
+    assert [outcome.reason.startswith("not started") for outcome in ended] == [False, True, True, False]
+    assert {outcome.kind for outcome in ended} == {"bug"}
+
+
 def test_a_hang_is_interrupted_with_its_stacks_and_tried_again(tmp_path, monkeypatch):
     hung = []
 
@@ -229,7 +249,7 @@ def test_a_full_disk_and_a_read_only_folder_are_clear_and_leave_the_others_alone
 RARELY = """
 import os, signal, sys
 from pointsweep import history, run, trial
-history.CHECKPOINT_SHARE = 1e-9
+history.CHECKPOINT_SHARE, history.HOLD_SHARE = 1e-9, 1e9
 whole = trial.train_epoch
 def train_epoch(model, optimizer, dataset, config, epoch, parts=1):
     if epoch == 4:
@@ -242,7 +262,7 @@ sys.exit(run.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("pack", [1, 2])
 def test_a_sweep_that_is_told_to_end_keeps_the_epochs_since_the_last_checkpoint(tmp_path, pack):
-    """Checkpoints are due at the first and the last epoch only; SIGTERM comes in the fourth."""
+    """Checkpoints are due at the first and the last epoch only, copies in memory at every one; SIGTERM comes in the fourth."""
     sweep = tmp_path / "told.yaml"
     base = {
         name: value for name, value in config().to_dict().items() if value is not None and name in ("dataset", "tokenizer", "train")

@@ -46,6 +46,16 @@ def test_half_written_files_go_once_they_are_old(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "trials/k").iterdir()) == [".young.tmp"]
 
 
+def test_what_killed_launches_left_goes_once_it_is_old(tmp_path):
+    store = FileStore(tmp_path)
+    for name, age_s in (("ray/young/a/b", 100_000), ("ray/old/a/b", 3_000_000), ("launches/old/mark", 3_000_000)):
+        store.write(name, b"x")
+        for path in (store.path(name), *store.path(name).parents):
+            os.utime(path, (path.stat().st_mtime - age_s,) * 2) if tmp_path in path.parents else None
+    main([store.url, "--delete"])
+    assert (store.list("ray"), store.list("launches")) == (["young/"], [])
+
+
 def test_uploads_that_were_never_completed_go_once_they_are_old(tmp_path, capsys):
     with served():
         store = S3Store(f"s3://{BUCKET}/{tmp_path.name}")

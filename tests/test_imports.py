@@ -83,3 +83,21 @@ def test_config_classes_are_read_without_torch():
         "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def heavy_modules_of(*arguments: str) -> str:
+    """Which heavy packages the command has imported when it ends."""
+    code = (
+        "import sys\nfrom pointsweep.run import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'transformers', 'optuna', 'numba') if m in sys.modules], file=sys.stderr)"
+    )
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stderr.strip()
+
+
+def test_help_and_a_second_plan_import_nothing_heavy(store, monkeypatch, tmp_path):
+    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
+    plan = (str(PACKAGE.parent / "sweeps" / "smoke.yaml"), "--plan", "--only", "row=head_only", "seeds=1")
+    assert heavy_modules_of("--help") == "[]"
+    assert "torch" in heavy_modules_of(*plan)
+    assert heavy_modules_of(*plan) == "[]"

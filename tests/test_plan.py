@@ -51,6 +51,13 @@ def test_states_are_read_from_the_store(made):
     assert plan.missing == ()
 
 
+def test_every_cell_gets_its_first_seed_before_any_gets_its_second(made):
+    sweep = load(SWEEPS / "smoke.yaml", ["seeds=[4,2,9]"])
+    plan = make_plan(sweep, made)
+    assert [config.seed for config in plan.to_run] == [4] * 12 + [2] * 12 + [9] * 12
+    assert [config.key() for config in plan.to_run[:12]] == [cell.trials[0].key() for cell in sweep.cells]
+
+
 # What the design resolves
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import random
 import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
 
 from pointsweep.records import Published
-from pointsweep.render import FORMATS, count, order, percent, render
+from pointsweep.render import FORMATS, TEX, count, order, percent, render
+from pointsweep.report import page
 from pointsweep.stats import Difference
 from pointsweep.table import Table, TableCell
 
@@ -231,3 +235,97 @@ def test_json_holds_everything():
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_ends_with_one_line_break(form):
     assert re.search(r"[^\n]\n\Z", render(table(), form))
+
+
+# What is printed, read back
+
+SHOWN = re.compile(r"(\d+\.\d+)(?: ± (\d+\.\d+))?(?: \(n=(\d+)/(\d+)\))?[*†‡§¶]*")
+
+
+def filled(seed: int) -> Table:
+    """Twelve cells of drawn numbers, every state among them, with names that need escaping."""
+    draw = random.Random(seed)
+    cells = []
+    for row, column in itertools.product(range(4), range(3)):
+        kind = draw.choice(["complete", "complete", "short", "one", "none", "failed", "excluded"])
+        mean, sd = draw.random(), draw.random() / 20
+        size = {"trainable": 1, "total": 2, "trainable_without_head": draw.randrange(10 ** draw.randrange(1, 9))}
+        paper = Published(draw.choice([None, round(100 * draw.random(), 2)]), draw.choice([None, round(90 * draw.random(), 1)]), "P")
+        more = {"parameters": draw.choice([None, size]), "published": draw.choice([None, paper])}
+        if kind in ("none", "failed", "excluded"):
+            reason = {"failed": {"failures": ((0, "x"),)}, "excluded": {"excluded": "no", "keys": (), "expected": 0}}.get(kind, {})
+            cells.append(cell(row, column, None, None, **more, **reason))
+        else:
+            n = {"complete": 3, "short": 2, "one": 1}[kind]
+            values = tuple((seed, mean) for seed in range(n))
+            cells.append(cell(row, column, mean, sd if n > 1 else None, n=n, values=values, **more))
+    cells[0] = replace(cells[0], marks=("synthetic data",))
+    rows = (("a_b | c",), ("50% & [x]",), ("<i>*y*</i>",), (r"\z ~ #1 $k$",))
+    return table(cells=tuple(cells), rows=rows, columns=("x & y", "<b>", "c|d"), steps=((), (), ()))
+
+
+def markdown_rows(source: str) -> list[list[str]]:
+    lines = [line for line in source.splitlines() if line.startswith("|")]
+    split = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[re.sub(r"\\(.)", r"\1", part).strip() for part in line] for line in split[2:]]
+
+
+def latex_rows(source: str) -> list[list[str]]:
+    body = source.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    back = {made: char for char, made in TEX.items()}
+    longest = re.compile("|".join(re.escape(made) for made in sorted(back, key=len, reverse=True)))
+    rows = [line.removesuffix(r"\\").strip() for line in body.strip().splitlines()]
+    return [[longest.sub(lambda m: back[m[0]], part).strip() for part in re.split(r"(?<!\\)&", row + " ")] for row in rows]
+
+
+class HtmlRows(HTMLParser):
+    """The body's rows of the first table, as text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+        self.feed(source.split("<tbody>")[1].split("</tbody>")[0])
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_markdown_latex_and_html_print_the_numbers_of_the_table_and_the_same_ones(seed):
+    made = filled(seed)
+    rows = {
+        "md": markdown_rows(render(made, "md")), "tex": latex_rows(render(made, "tex")), "html": HtmlRows(page(made, {}, {})).rows,
+    }  # fmt: skip
+    assert rows["md"] == rows["tex"] == rows["html"]
+    width = (len(rows["md"][0]) - 1) // 3
+    assert [row[0] for row in rows["md"]] == [row[0] for row in made.rows]
+    exact = {(c["row"], c["column"]): c for c in json.loads(render(made, "json"))["cells"]}
+    for (row, column), known in exact.items():
+        shown = rows["md"][row][1 + column * width : 1 + (column + 1) * width]
+        found = SHOWN.fullmatch(shown[0])
+        assert (found is None) == (known["mean"] is None)
+        if found:
+            assert float(found[1]) == pytest.approx(100 * known["mean"], abs=0.05 + 1e-9)
+            assert (found[2] is None) == (known["sd"] is None)
+            assert known["sd"] is None or float(found[2]) == pytest.approx(100 * known["sd"], abs=0.05 + 1e-9)
+            assert (int(found[3] or 3), int(found[4] or 3)) == (known["n"], 3)
+        size = (known["parameters"] or {}).get("trainable_without_head")
+        assert (shown[1] == "") == (size is None)
+        if size is not None:
+            scale = {"M": 1e6, "k": 1e3}.get(shown[1][-1], 1)
+            assert float(shown[1].rstrip("Mk")) * scale == pytest.approx(size, rel=0.05)  # 1.05k is printed as 1.1k
+        papers = [known["published"] and known["published"][name] for name in ("value", "params_m")]
+        kept = [text for text in shown[2:] if text]
+        assert [float(text.rstrip("M")) for text in kept] == [number for number in papers if number is not None]

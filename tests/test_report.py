@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from pointsweep.records import Layout
-from pointsweep.report import page, rerun
+from pointsweep.report import page
+from pointsweep.report_compare import commands, replay, rerun
 from pointsweep.tables import build
 from tests.test_tables import failures, layout, record, records
 
@@ -137,10 +139,46 @@ def test_the_rerun_command_names_exactly_one_cell():
     assert command == """python -m pointsweep.run FILE --only 'row=it'"'"'s [[]new]' --only 'column=a b[*]'"""
 
 
+def test_a_finished_cell_is_replayed_and_an_unfinished_one_is_run():
+    made = build(layout(), records(), failures())
+    assert commands(made, made.cell(0, 0)) == "python -m pointsweep.replay made_up full a\n"
+    assert commands(made, made.cell(2, 0)) == f"{replay(made, made.cell(2, 0))}\n{rerun(made, made.cell(2, 0))}"
+    assert commands(made, made.cell(1, 1)) == rerun(made, made.cell(1, 1))
+    text = shown().text
+    assert "python -m pointsweep.replay made_up full a" in text
+    assert "python -m pointsweep.replay made_up ROW COLUMN" in text
+
+
+def test_the_replay_command_survives_a_shell():
+    odd = layout(name="a b", rows=(("it's $x",), *layout().rows[1:]))
+    made = build(odd, records(), failures())
+    words = shlex.split(replay(made, made.cell(0, 0)))
+    assert words == ["python", "-m", "pointsweep.replay", "a b", "it's $x", "a"]
+
+
+def test_energy_stands_in_the_cost_where_it_was_read_and_else_that_it_was_not():
+    assert "Energy: not readable on the machines that ran them." in shown().text
+    found = records()
+    for seed, joules in enumerate((1000.0, 2000.0, 3000.0)):
+        found[f"full/a/{seed}"] = replace(
+            found[f"full/a/{seed}"], energy_j={"gpu": joules, "cpu": 500.0}, origin={"device": "cuda:0"}
+        )
+    text = shown(found=found).text
+    assert "gpu 2.0, cpu 0.5" in text
+    assert "Energy: 0.002 kWh (of 3 trials; not readable for the others)" in text  # 7,500 J
+    assert "38 GPU seconds" in text  # 3 x 12.5 s
+
+
 def test_a_record_of_a_shipped_tree_has_no_commit():
     found = records()
     found["full/a/0"] = record("full/a/0", 0.8, origin={"code": "tree 1234", "tree": "1234"})
     assert "code: tree 1234 full/a/0" in shown(found=found).text
+
+
+def test_a_cell_shows_the_first_digits_of_the_weights_digest():
+    found = records()
+    found["full/a/0"] = replace(found["full/a/0"], weights_origin=f"model.safetensors, sha256 {'53aa51172d14' + 'f' * 52}")
+    assert "weights: model.safetensors, sha256 53aa51172d14; data" in shown(found=found).text
 
 
 def test_without_records_only_the_table_is_shown():

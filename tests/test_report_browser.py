@@ -12,8 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pointsweep.compare import p_value
+from pointsweep.paired import mcnemar
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, Truth
+from pointsweep.stats import holm
 from pointsweep.tables import build
 from tests.test_tables import failures, layout, records
 
@@ -40,6 +43,8 @@ addEventListener("load", () => {
   pick("second", "prompt / a");
   const count = (name) => Number(page.querySelector(`[data-count=${name}]`).textContent);
   Object.assign(seen, { gain: count("gain"), loss: count("loss") });
+  const number = (text) => text === "null" ? null : Number(text);
+  seen.tests = [...page.querySelectorAll(".tests li")].map((line) => [line.textContent, number(line.dataset.p), number(line.dataset.adjusted)]);
   seen.classes = Object.fromEntries([...page.querySelectorAll(".flip")].map((line) =>
     [line.children[0].textContent, [line.children[4], line.children[1]].map((element) => Number(element.textContent))]));
   seen.settings = [...page.querySelectorAll("#settings tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
@@ -59,6 +64,8 @@ addEventListener("load", () => {
 """
 LABELS = np.arange(30) % 5
 SAID = {key: np.random.default_rng(i).integers(0, 5, 30).astype(np.uint8) for i, key in enumerate(sorted(records()))}
+SAID["full/a/0"] = np.where(np.arange(30) < 24, LABELS, SAID["full/a/0"]).astype(np.uint8)  # a model that a test tells apart
+SAID["full/a/1"] = np.where(np.arange(30) < 2, LABELS, SAID["prompt/a/1"]).astype(np.uint8)  # and one that differs too little for any
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,20 @@ def test_gains_and_losses_are_those_of_the_predictions(seen):
     names = ("cup", "car", EVIL, "bed", "tent")
     wanted = {name: [int(gain[i == LABELS].sum()), int(loss[i == LABELS].sum())] for i, name in enumerate(names)}
     assert seen["classes"] == {name: counts for name, counts in wanted.items() if any(counts)}
+
+
+def test_each_seeds_models_are_tested_as_python_tests_them(seen):
+    right = {arm: [SAID[f"{arm}/a/{seed}"] == LABELS for seed in (0, 1)] for arm in ("full", "prompt")}
+    pairs = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in zip(right["full"], right["prompt"], strict=True)]
+    values = [mcnemar(*pair) for pair in pairs]
+    assert [test[1] for test in seen["tests"]] == pytest.approx(values, abs=1e-12)
+    assert [test[2] for test in seen["tests"]] == pytest.approx(holm(values), abs=1e-12)
+    assert values[0] < 0.01
+    assert values[1] is None
+    assert seen["tests"][1][0] == f"seed 1: {pairs[1][0]} gained, {pairs[1][1]} lost; so few carry no p-value"
+    assert seen["tests"][0][0] == (
+        f"seed 0: {pairs[0][0]} gained, {pairs[0][1]} lost; {p_value(values[0])}, by Holm over the seeds {p_value(holm(values)[0])}"
+    )
 
 
 def test_settings_that_differ_are_shown_and_no_others(seen):

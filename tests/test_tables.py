@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +193,30 @@ PAGE = page(table(), records(), {})
 def test_nothing_that_differs_between_two_machines_is_in_the_table():
     other = {key: replace(r, seconds={"total": 99.0}, origin={**r.origin, "host": "elsewhere"}) for key, r in records().items()}
     assert {form: render(build(layout(), other, failures()), form) for form in FORMATS} == GOLDEN
+
+
+OTHER_MACHINES = (
+    {"PYTHONHASHSEED": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
+    {"PYTHONHASHSEED": "4242", "TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONUTF8": "1", "COLUMNS": "40"},
+)
+
+
+def test_two_machines_print_the_same_bytes(filled: FileStore, tmp_path: Path):
+    """Another hash seed, time zone, locale, terminal, working folder, and a store whose files were made in another order."""
+    copy = FileStore(tmp_path / "elsewhere" / "store")
+    for folder in reversed(filled.list("trials")):
+        name = f"trials/{folder}record.json"
+        made = json.loads(filled.read(name))
+        copy.write(name, json.dumps(made | {"origin": made["origin"] | {"host": "elsewhere"}}, indent=1).encode())
+    copy.write("sweeps/made_up/plan.json", filled.read("sweeps/made_up/plan.json"))
+    forms = "import sys; from pointsweep.tables import FORMATS, main; sys.exit(max(main([*sys.argv[1:], form]) for form in FORMATS))"
+    printed = []
+    for store, machine, folder in zip((filled, copy), OTHER_MACHINES, (tmp_path, tmp_path / "elsewhere"), strict=True):
+        command = [sys.executable, "-c", forms, "made_up", "--store", store.url, "--format"]
+        environment = os.environ | machine | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        printed.append(subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=120).stdout)
+    assert printed[0] == printed[1]
+    assert printed[0].decode() == "".join(render(loaded(filled)[0], form) for form in FORMATS)
 
 
 # The command

@@ -24,7 +24,8 @@ from pointsweep.geometry import farthest_points, gather
 from pointsweep.staging import staged
 
 CHUNK = 64  # clouds whose evaluation samples are made at once
-SAMPLING = "fps-first-0"  # the variant of farthest point sampling, part of its cache's key: from index 0, no point skipped (T40)
+# The variant of farthest point sampling, in its cache's key: from index 0, no point skipped (T40), each square rounded.
+SAMPLING = "fps-first-0-unfused"
 
 
 @dataclass(frozen=True)

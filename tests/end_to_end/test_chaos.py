@@ -23,9 +23,9 @@ seeds: 1
 """
 
 
-def disturbed(folder: Path, *arguments: str, before: str = "", sweep: str = SWEEP) -> subprocess.CompletedProcess[str]:
+def disturbed(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as it forks; `before` is run in it first."""
-    (folder / "chaotic.yaml").write_text(sweep)
+    (folder / "chaotic.yaml").write_text(SWEEP)
     line = [str(folder / "chaotic.yaml"), *arguments]
     code = f"import sys\nfrom pointsweep import chaos, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=3000, env=_environment(folder))
@@ -81,8 +81,8 @@ UNREPAIRED = "history.TrialFolder.repair = lambda self: None"
 NETWORK = """
 name: chaotic
 base:
-  dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 32, test_limit: 8}
-rows: {network: [point_nn]}
+  dataset: {name: synthetic, num_points: 256, presample: 256, train_limit: 32, test_limit: 8}
+rows: {network: [{name: point_nn, neighbours: 8}]}
 seeds: 1
 """
 

@@ -54,6 +54,34 @@ def test_a_signal_ends_a_sweep_on_ray_within_3_s(store, tmp_path, number):
     assert time.monotonic() - begun < 15  # 3 s on a quiet machine; the sweep would take minutes
 
 
+RARELY = "from pointsweep import history\nhistory.CHECKPOINT_SHARE = 1e-9  # at the first and the last epoch only\n"
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_end_saves_a_checkpoint_within_3_s(store, tmp_path, monkeypatch):
+    """As a node does that is taken away: SIGTERM, and 3 s later SIGKILL. The trial goes on from there in another worker."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(RARELY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP.replace("epochs: 2", "epochs: 300").replace("seeds: 2", "seeds: 1"))
+    driver = start_and_wait_for_progress(sweep, store, "--tracking-uri", "none", "--only", "row=lora", "--only", "column=line")
+    folder = next((store / "trials").iterdir())
+    holder = json.loads((folder / "lease.json").read_text())
+    time.sleep(5)  # some epochs
+    os.kill(holder["pid"], signal.SIGTERM)
+    time.sleep(3)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(holder["pid"], signal.SIGKILL)
+    driver.communicate(timeout=300)
+    events = [json.loads(line)["event"] for line in (folder / "history.jsonl").read_text().splitlines()]
+    types = [event["type"] for event in events]
+    again = types.index("start", 1)
+    assert types[:again].count("epoch") > 1, "more than the one of the first checkpoint"
+    assert "preempted" in [event.get("class") for event in events[:again]]
+    assert [event["epoch"] for event in events if event["type"] == "epoch"] == list(range(1, 301))
+
+
 def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(store, tmp_path):
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(SWEEP + "resources: {cpus: 1000}\n")

@@ -6,18 +6,21 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from pointsweep import sync
 from pointsweep.tracking import read_table
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow
 
 
-def test_two_commands_on_one_store_share_the_work_and_double_nothing(store, tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_commands_that_start_at_once_on_a_fresh_store_share_the_work_and_double_nothing(store, tmp_path, count):
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(SWEEP.replace("seeds: 2", "seeds: 1"))
     line = [sys.executable, "-m", "pointsweep.run", str(sweep), "--inline"]
-    drivers = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    outputs = [driver.communicate(timeout=300)[0] for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    drivers = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(count)]
+    outputs = [driver.communicate(timeout=600)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0] * count, outputs
     for path in (store / "trials").iterdir():
         events = [json.loads(line)["event"] for line in (path / "history.jsonl").read_text().splitlines()]
         assert [event["type"] for event in events] == ["start", "epoch", "epoch"], path

@@ -1,0 +1,74 @@
+"""Energy counters of this machine, where it lets us read them: an NVIDIA GPU by NVML, a CPU by RAPL. Elsewhere nothing is read.
+
+Both count what the whole device takes: of trials that run at once on it, each is given all of it. Sources: NVML's reference,
+nvmlDeviceGetTotalEnergyConsumption (mJ since the driver was loaded, Volta and later); the kernel's Documentation/power/powercap.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+POWERCAP = Path("/sys/class/powercap")
+Counter = Callable[[], float | None]  # joules so far, from any start; None if it cannot be read
+
+
+class Meter:
+    """The joules that devices took since the meter was made, or since it was read last."""
+
+    def __init__(self, counters: dict[str, Counter]) -> None:
+        self.counters = counters
+        self.before = {name: read() for name, read in counters.items()}
+
+    def read(self) -> dict[str, float]:
+        """By device (`gpu`, `cpu`); without those that cannot be read, or whose counter began anew since."""
+        now = {name: read() for name, read in self.counters.items()}
+        before, self.before = self.before, now
+        pairs = {name: (before[name], value) for name, value in now.items()}
+        return {name: new - old for name, (old, new) in pairs.items() if old is not None and new is not None and new >= old}
+
+
+def meter(gpu: int | None = None) -> Meter:
+    """Of this machine's CPU packages, and of the GPU with this number among those that the process sees."""
+    counters: dict[str, Counter] = {"cpu": rapl}
+    if gpu is not None and (device := _gpu(gpu)) is not None:
+        counters["gpu"] = device
+    return Meter(counters)
+
+
+def rapl(folder: Path = POWERCAP) -> float | None:
+    """Joules of all CPU packages so far. Most systems let only root read them."""
+    try:
+        # intel-rapl:0 is a package; intel-rapl:0:1 a part of it.
+        counted = [
+            int(path.read_text()) for path in sorted(folder.glob("intel-rapl:*/energy_uj")) if path.parent.name.count(":") == 1
+        ]
+    except (OSError, ValueError):
+        return None
+    return sum(counted) / 1e6 if counted else None
+
+
+@functools.cache
+def _gpu(number: int) -> Counter | None:
+    """The counter of a GPU; None without NVML. The GPU is found by its PCI address: CUDA and NVML number them differently."""
+    import torch
+
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+        found: Any = torch.cuda.get_device_properties(number)
+        address = f"{found.pci_domain_id:08x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0".encode()
+    except (OSError, AttributeError, RuntimeError, AssertionError):
+        return None
+    handle = ctypes.c_void_p()
+    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByPciBusId_v2(address, ctypes.byref(handle)):
+        return None
+
+    def read() -> float | None:
+        millijoules = ctypes.c_ulonglong()
+        failed = library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
+        return None if failed else millijoules.value / 1000
+
+    return read
