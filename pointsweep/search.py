@@ -25,7 +25,7 @@ from pointsweep.space import Arm, Parameter, Search
 
 Curve = Sequence[tuple[int, float]]
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
-LEAST_TRIALS = 8  # finished, before importances say anything
+LEAST_TRIALS = 20  # finished, before importances say anything: the best tenth of them is set against all
 STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
 
 optuna.logging.set_verbosity(logging.ERROR)
