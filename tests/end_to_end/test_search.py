@@ -126,7 +126,9 @@ def test_suggestions_that_fail_are_counted_and_not_ranked(store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheduler", ["{name: median, min_trials: 2}", "{name: asha, reduction: 2}"])
+@pytest.mark.parametrize(
+    "scheduler", ["{name: median, min_trials: 2}", "{name: asha, reduction: 2}", "{name: hyperband, reduction: 2}"]
+)
 def test_a_stopped_trial_is_counted_and_not_ranked_killed_or_not(store, tmp_path, scheduler):
     text = SEARCH.replace("12", "8") + f"  scheduler: {scheduler}\n  batch: 2\n"
     sweep = write(tmp_path, BASE.replace("epochs: 2", "epochs: 4") + text)
