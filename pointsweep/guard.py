@@ -53,7 +53,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process; `stopped` by a search."""
+    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process; `stopped` by a search.
+
+    `waiting`: it was not started, as the sweep's budget was used up.
+    """
 
     key: str
     status: str
