@@ -12,7 +12,6 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +20,10 @@ from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Unfit
 from pointsweep.failures import POLICIES, Failure
 from pointsweep.gauges import GAUGES, Gauges, cells_of
-from pointsweep.guard import Outcome, note
-from pointsweep.lease import Held, LeaseLost
+from pointsweep.guard import Outcome, note_loss
 from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Task, run_pack
-from pointsweep.workdir import work_folder
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
 
@@ -314,12 +311,7 @@ class _Ends:
             if key in self.ended:
                 continue
             failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            folder = work_folder(open_store(self.job.store), key)
-            folder.launch = self.job.launch
-            with suppress(Held, LeaseLost, OSError), folder.lock(self.job.wait_s):
-                failure = folder.final_failure() or failure
-                folder.repair()
-                note(folder, failure, possible=False)
+            failure = note_loss(open_store(self.job.store), key, failure, self.job.launch, self.job.wait_s)
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:
