@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pointsweep import tables
-from pointsweep.config import TrialConfig
+from pointsweep.config import TrialConfig, without_seed
 from pointsweep.guard import Outcome
 from pointsweep.history import read_failure_kind
 from pointsweep.notify import announce
@@ -157,9 +157,12 @@ def launch_all(
             for (asked, name), configs in groups.items():
                 spending = Spending(next(plan for plan in plans if plan.sweep.name == name), store)
                 say(spending.text())
-                resources = launch.Resources(asked.cpus, asked.gpus, args.workers)
+                gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
+                resources = launch.Resources(asked.cpus, gpus, args.workers)
                 size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, args.inline)
                 packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
+                if asked.gpus == "auto" and not args.inline:
+                    resources = replace(resources, gpus=gpu_share(resources, packs))
 
                 def listen(event: launch.Event, spending: Spending = spending) -> None:
                     if event.kind != "epoch":
@@ -176,7 +179,7 @@ def launch_all(
                         return launch.run_inline(packs, job, listen, may_start)
                     return launch.run_ray(packs, job, resources, listen, may_start)
 
-                job = replace(shared, recompute=asked.recompute, devices=asked.devices())
+                job = replace(shared, recompute=asked.recompute, devices=resources.gpus or resources.cpus)
                 outcomes += launch.run_all(packs, job, launcher, say)
     finally:
         if isinstance(store, FileStore):
@@ -195,6 +198,22 @@ def pack_size(resources: launch.Resources, inline: bool, config: TrialConfig) ->
     from pointsweep import calibrate, launch
 
     return calibrate.pack_size(config) if inline else launch.on_worker(calibrate.pack_size, config, resources)
+
+
+def gpu_share(resources: launch.Resources, packs: Sequence[launch.Pack]) -> float:
+    """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
+    from pointsweep import launch
+
+    arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
+    found = [launch.on_worker(_share_of, (config, size), resources) for (_, size), config in arms.items()]
+    say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
+    return max(found)
+
+
+def _share_of(pack: tuple[TrialConfig, int]) -> float:
+    from pointsweep import calibrate
+
+    return calibrate.gpu_share(*pack)
 
 
 def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:

@@ -35,16 +35,12 @@ class Resources:
     """What one pack takes of the cluster, and the sweep's budget."""
 
     cpus: float = 1
-    gpus: float = 0
+    gpus: float | Literal["auto"] = 0  # auto: the part of a GPU that the largest pack's measured memory needs (calibrate.py)
     # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
     # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
     pack: int | Literal["auto"] = 1
     recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
     budget: Budget = Budget()
-
-    def devices(self) -> float:
-        """The devices of one pack, as a budget counts them."""
-        return self.gpus or self.cpus
 
     def unit(self) -> str:
         """What a budget's hours are hours of."""
@@ -63,12 +59,12 @@ def read_resources(data: Any, complain: Complain) -> Resources:
 
 
 def _problem(key: str, value: Any) -> str:
-    if key == "budget" or (key == "pack" and value == "auto"):
+    if key == "budget" or (key in ("pack", "gpus") and value == "auto"):
         return ""
     if key == "recompute":
         return "" if isinstance(value, bool) else f"must be true or false, got {value!r}"
     if not _number(value):
-        return f"must be a number from 0 on, got {value!r}"
+        return f"must be {'auto or ' if key == 'gpus' else ''}a number from 0 on, got {value!r}"
     if key == "pack" and (not isinstance(value, int) or value < 1):
         return f"must be auto or a whole number from 1 on, got {value!r}"
     return ""
