@@ -10,10 +10,10 @@ quickstart: $(VENV)/.ready
 	$(VENV)/bin/python -m pointsweep.run sweeps/quickstart.yaml
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(TESTS)
 
 test-long: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(TESTS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "slow or not slow" $(TESTS)
 
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .

@@ -7,6 +7,7 @@ backbone ...) brings its own `Config` below one of the bases of this file; `regi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import typing
@@ -235,6 +236,10 @@ class TrialConfig(Config):
 
     def key(self) -> str:
         """16 hex digits that name the trial's folder: the same in every process, version and order of keys."""
+        return self._key
+
+    @functools.cached_property
+    def _key(self) -> str:  # asked for again and again by whoever handles thousands of trials
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:

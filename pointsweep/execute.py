@@ -77,7 +77,7 @@ def _further(plan: Plan, store: Store, tried: set[str]) -> Plan | None:
     if not states.keys() - tried:  # what failed in this launch is left to the next one
         return None
     fresh = replace(plan, states={k: s for k, s in states.items() if s == "finished" or k not in tried}, records=records)
-    tried |= states.keys()
+    tried.update(states)
     print(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open", flush=True)
     return fresh
 

@@ -172,7 +172,7 @@ def _parallel(one: Searched) -> str:
     low, high = y_ticks[0][0], y_ticks[-1][0]
     result = Axis(name, "float", False, (), low, high)
     axes = [*one.axes, result]
-    frame = Frame(720, 300, (0, len(axes) - 1), (-0.12, 1.0), [], [], left=60, right=60, top=30, bottom=16)
+    frame = Frame(720, 300, (0, len(axes) - 1), (-0.12, 1.0), [], [], left=60, right=60, top=42, bottom=16)
     body = ""
     for i, axis in enumerate(axes):
         x, anchor = frame.x(i), "start" if i == 0 else "end" if i == len(axes) - 1 else "middle"

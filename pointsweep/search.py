@@ -25,7 +25,7 @@ from pointsweep.space import Arm, Parameter, Search
 
 Curve = Sequence[tuple[int, float]]
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
-LEAST_TRIALS = 8  # finished, before importances say anything
+LEAST_TRIALS = 20  # finished, before importances say anything: the best tenth of them is set against all
 STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
 
 optuna.logging.set_verbosity(logging.ERROR)
@@ -115,7 +115,9 @@ class Study:
             costs = {trial.number: sign * trial.values[index] for trial in done}
             if len(done) >= LEAST_TRIALS and len(set(costs.values())) > 1:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-                found[name] = optuna.importance.get_param_importances(self.log, evaluator=evaluator, target=_costs_of(costs))
+                with warnings.catch_warnings():  # it warns that the least counts as the best
+                    warnings.simplefilter("ignore", UserWarning)
+                    found[name] = optuna.importance.get_param_importances(self.log, evaluator=evaluator, target=_costs_of(costs))
         return found
 
     # The log

@@ -95,6 +95,11 @@ class SearchReader:
         storage = section.get("storage")
         if storage is not None and (not isinstance(storage, str) or "://" not in storage):
             self.complain((*self.path, "storage"), f"must be the URL of a database, e.g. postgresql://host/name, got {storage!r}")
+        elif storage is not None and "@" in storage and ":" in storage.partition("://")[2].rpartition("@")[0]:
+            # Not repeated in the message: the file is kept in the store, and a log is read by many.
+            self.complain(
+                (*self.path, "storage"), "holds a password, and this file is kept in the store; ~/.pgpass is a place for it"
+            )
 
     def _whole(self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int) -> int:
         value = data.get(key, default)

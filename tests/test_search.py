@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from pointsweep.errors import Unfit
 from pointsweep.search import Study
 from pointsweep.sweep import load
+from tests.postgres import MISSING, postgres
 
 FILE = """
 name: t
@@ -150,6 +153,35 @@ def test_importances_know_the_direction(study):
         while len(each.suggestions()) < 24:
             each.tell({item.number: (sign * score(item.drawn),) for item in each.ask(4)})
     assert made[0].importances()["val/accuracy"] == pytest.approx(made[1].importances()["val/loss"])
+
+
+def test_optuna_dashboard_opens_the_study(study, tmp_path):
+    dashboard = pytest.importorskip("optuna_dashboard")
+    search(study(), 6)
+    app = dashboard.wsgi(f"sqlite:///{tmp_path}/study.db")
+
+    def get(path: str) -> dict:
+        environ: dict = {"PATH_INFO": path}
+        setup_testing_defaults(environ)
+        status: list[str] = []
+        body = b"".join(app(environ, lambda text, headers, *_: status.append(text)))
+        assert status == ["200 OK"], body
+        return json.loads(body)
+
+    (found,) = get("/api/studies")["study_summaries"]
+    detail = get(f"/api/studies/{found['study_id']}")
+    assert [trial["state"] for trial in detail["trials"]] == ["Complete"] * 6
+    assert {each["name"] for each in detail["union_search_space"]} == {"method", "train.lr", "train.weight_decay", "method.rank"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_a_study_on_postgresql_is_the_one_in_a_file_and_goes_on(study, tmp_path):
+    whole = search(study(), 12)
+    arm, settings = study().arm, study().search
+    with postgres() as url:
+        search(Study(url, "t", arm, settings), 8)  # two batches of the three
+        assert search(Study(url, "t", arm, settings), 12) == whole
 
 
 def test_what_failed_is_not_ranked_and_not_told_a_value(study):

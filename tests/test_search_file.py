@@ -134,6 +134,7 @@ def test_the_smoke_profile_makes_a_search_small(write):
         ("search: {space: SPACE, objectives: {val/accuracy: minimize}}\n", "val/accuracy has the direction maximize"),
         ("search: {space: SPACE, enqueue: [{train.lr: 7}]}\n", "search.enqueue[0].train.lr (line 8): 7 lies outside of train.lr (0.0001 to 0.01, log)"),
         ("search: {space: SPACE, enqueue: [{train.rl: 7}]}\n", "unknown key 'train.rl'. Did you mean 'train.lr'?"),
+        ("search: {space: SPACE, storage: 'postgresql://me:pa@ss@host/name'}\n", "search.storage (line 8): holds a password"),
         ("search: {space: SPACE, storage: study.db}\n", "search.storage (line 8): must be the URL of a database"),
         ("search: {space: SPACE}\nmetric: test/accuracy\n", "metric (line 9): a search sees and prints val/accuracy"),
         ("search: {space: SPACE}\nprotocol: best_test\n", "protocol (line 9): a search sees the validation split only; allowed: last, best_val"),

@@ -10,8 +10,19 @@ from pointsweep.records import Record
 from pointsweep.search import Suggestion
 from pointsweep.space import Search
 from pointsweep.stopping import bracket_of, is_rung, limits_of
-from pointsweep.tuning import chosen
+from pointsweep.store import FileStore
+from pointsweep.sweep import load
+from pointsweep.tuning import Tuning, chosen
 
+HOURS = """
+name: t
+base:
+  dataset: {name: synthetic, val_fraction: 0.25}
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+  method: head_only
+search: {space: {train.lr: {float: [1e-4, 1e-2], log: true}}, sampler: random, hours: 1.5, batch: 2}
+"""
 TWO = Search(objectives={"val/accuracy": "maximize", "parameters": "minimize"})
 
 
@@ -57,6 +68,22 @@ def test_the_front_is_what_no_other_trial_beats(values):
 def test_the_best_come_first_and_equal_ones_in_their_order():
     items = [Suggestion(i, {}, 0, "complete", (value,)) for i, value in enumerate((0.1, 0.5, 0.5, 0.3))]
     assert [item.number for item in chosen(items, Search(top=3))] == [1, 2, 3]
+
+
+def test_a_search_ends_with_the_batch_that_spends_its_hours(tmp_path, monkeypatch):
+    """Half an hour a trial: two batches of two make two hours, which is past one and a half."""
+    monkeypatch.setattr("pointsweep.tuning.seconds_of", lambda key, store: 1800.0)
+    monkeypatch.setattr("pointsweep.tuning.values_of", lambda keys, *_: (0.5,))
+    file = tmp_path / "t.yaml"
+    file.write_text(HOURS)
+    said: list[str] = []
+    for _ in range(2):  # the same command again asks for nothing more
+        tuning = Tuning(load(file), FileStore(tmp_path / "store"))
+        tuning.run(lambda batch, limits: None, said.append)
+    assert said == [
+        "t: 2 of 1000 suggestions finished, 1 of 1.5 hours spent",
+        "t: 4 of 1000 suggestions finished, 2 of 1.5 hours spent",
+    ]
 
 
 def test_objectives_are_read_from_the_protocols_epoch():

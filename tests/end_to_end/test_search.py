@@ -73,6 +73,8 @@ def test_a_search_ends_with_its_trials_and_its_table_and_a_rerun_trains_nothing(
     assert float(rows[0]["mean"]) == best.value
     assert {row["metric"] for row in rows} == {"val/accuracy"}
     assert f"train.lr={best.params['train.lr']!r}" in " ".join(before["table.txt"].decode().split())
+    report = (store / "sweeps/tiny/report.html").read_text()
+    assert "Parallel coordinates" in report and report.count(f"trial {best.number}: val/accuracy") >= 2
     assert "5 of 5" not in inline(sweep)
     assert (table(store), records(store)) == (before, times)
 
@@ -124,7 +126,9 @@ def test_suggestions_that_fail_are_counted_and_not_ranked(store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheduler", ["{name: median, min_trials: 2}", "{name: asha, reduction: 2}"])
+@pytest.mark.parametrize(
+    "scheduler", ["{name: median, min_trials: 2}", "{name: asha, reduction: 2}", "{name: hyperband, reduction: 2}"]
+)
 def test_a_stopped_trial_is_counted_and_not_ranked_killed_or_not(store, tmp_path, scheduler):
     text = SEARCH.replace("12", "8") + f"  scheduler: {scheduler}\n  batch: 2\n"
     sweep = write(tmp_path, BASE.replace("epochs: 2", "epochs: 4") + text)
