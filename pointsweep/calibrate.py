@@ -1,4 +1,5 @@
 """How many trials a pack should hold on this machine: a few steps of packs of 1, 2, 4 and 8, timed once and remembered.
+Likewise the part of a GPU that a pack needs: by the peak of its memory in one step.
 
 What is timed are steps on random clouds of the trial's shapes. A larger pack is taken only if it saves SAVES of the time of a trial's
 step; what does not fit into memory is not. Letters: B clouds, P points.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +31,8 @@ SIZES = (1, 2, 4, 8)
 STEPS = 3  # timed, after one that is not
 SAVES = 0.05  # of the time of a trial's step, at least, for each doubling
 MEMORY_SHARE = 0.5  # of what is free on a CPU
+HEADROOM = 1.2  # of the peak of a training step: evaluation, fragmentation
+CONTEXT_BYTES = 1 << 29  # what CUDA takes for each process, and torch does not count
 
 
 def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
@@ -40,6 +44,29 @@ def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
     if not path.is_file():
         write_whole(path, json.dumps(times(config, place)).encode())
     return best({int(size): step_s for size, step_s in json.loads(path.read_text()).items()})
+
+
+def gpu_share(config: TrialConfig, size: int, device: torch.device | None = None) -> float:
+    """The part of a GPU that a pack of this size needs, in hundredths; measured once, as `pack_size`. 1 where no pack is possible."""
+    if shared_part(config) is None or config.dataset.num_categories:
+        return 1.0
+    place = device or torch.device("cuda")
+    path = cache_folder() / "packs" / f"{_kind(config, place)}-{size}.memory.json"
+    if not path.is_file():
+        assert config.backbone is not None
+        step_s(config, SharedBackbone(config.backbone, place), size, 1)
+        write_whole(path, json.dumps(peak_and_total(place)).encode())
+    return share(*json.loads(path.read_text()))
+
+
+def share(peak_bytes: int, total_bytes: int) -> float:
+    """Rounded up to hundredths, so that as many packs as Ray then puts on a GPU fit; at most a whole one."""
+    return min(1.0, math.ceil(100 * (HEADROOM * peak_bytes + CONTEXT_BYTES) / total_bytes) / 100)
+
+
+def peak_and_total(device: torch.device) -> tuple[int, int]:
+    """The most bytes that this process has taken of a GPU, and the GPU's."""
+    return torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
 
 
 def best(step_s: Mapping[int, float]) -> int:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pointsweep import tables
-from pointsweep.config import TrialConfig
+from pointsweep.config import TrialConfig, without_seed
 from pointsweep.guard import Outcome
 from pointsweep.history import read_failure_kind
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan, read_record
-from pointsweep.reader import Resources
+from pointsweep.resources import Resources
+from pointsweep.spending import Spending
 from pointsweep.store import FileStore, Store
 from pointsweep.sweep import Sweep
 from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
@@ -27,7 +29,7 @@ from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, fin
 if TYPE_CHECKING:
     from pointsweep import launch
 
-COMPLETE, FAILED = 0, 1
+COMPLETE, FAILED, SPENT = 0, 1, 4
 
 
 def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
@@ -45,12 +47,21 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
                 targets[plan.sweep.name] = target
         outcomes = launch_all(plans, store, targets, places, args)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
-        while further := [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name]))]:
+        while not waiting(outcomes):
+            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name]))]
+            if not further:
+                break
             for fresh in further:
                 owns[fresh.sweep.name].update(_asked(fresh))
                 places = _asked(fresh) | places
             outcomes += launch_all(further, store, targets, places, args)
-    return max(conclude(plan.sweep, store, uri, outcomes, args.notify) for plan in plans)
+    codes = [conclude(plan.sweep, store, uri, outcomes, args.notify) for plan in plans]
+    return FAILED if FAILED in codes else max(codes)
+
+
+def waiting(outcomes: Sequence[Outcome]) -> set[str]:
+    """The trials that a budget did not reach."""
+    return {outcome.key for outcome in outcomes if outcome.status == "waiting"}
 
 
 def _asked(plan: Plan) -> dict[str, TrialTags]:
@@ -122,8 +133,8 @@ def launch_all(
     limits: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[Outcome]:
     """Runs every trial that has no record, once, in packs over one backbone where the sweep asks for them. Returns how they ended."""
-    waiting = to_run(plans)
-    if not waiting:
+    groups = to_run(plans)
+    if not groups:
         return []
     from pointsweep import launch
     from pointsweep.pack import packs_of
@@ -143,20 +154,43 @@ def launch_all(
     outcomes: list[Outcome] = []
     try:
         with Progress(names, len(records), len(keys), table) as progress:
-            for asked, configs in waiting.items():
-                resources = launch.Resources(asked.cpus, asked.gpus, args.workers)
+            for (asked, name), configs in groups.items():
+                spending = Spending(next(plan for plan in plans if plan.sweep.name == name), store)
+                say(spending.text())
+                gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
+                resources = launch.Resources(asked.cpus, gpus, args.workers)
                 size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, args.inline)
                 packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
+                if asked.gpus == "auto" and not args.inline:
+                    resources = replace(resources, gpus=gpu_share(resources, packs))
 
-                def launcher(packs: Sequence[launch.Pack], job: Job, resources: launch.Resources = resources) -> list[Outcome]:
-                    return launch.run_inline(packs, job, progress) if args.inline else launch.run_ray(packs, job, resources, progress)
+                def listen(event: launch.Event, spending: Spending = spending) -> None:
+                    if event.kind != "epoch":
+                        spending.ended(event.key)
+                    progress(event)
 
-                job = replace(shared, recompute=asked.recompute)
-                outcomes += launch.run_all(packs, job, launcher, lambda text: print(text, flush=True))
+                may_start = spending.left if spending.text() else launch.always
+
+                def launcher(
+                    packs: Sequence[launch.Pack], job: Job, resources: launch.Resources = resources,
+                    listen: launch.Listener = listen, may_start: Callable[[], bool] = may_start,
+                ) -> list[Outcome]:  # fmt: skip
+                    if args.inline:
+                        return launch.run_inline(packs, job, listen, may_start)
+                    return launch.run_ray(packs, job, resources, listen, may_start)
+
+                job = replace(shared, recompute=asked.recompute, devices=resources.gpus or resources.cpus)
+                outcomes += launch.run_all(packs, job, launcher, say)
     finally:
         if isinstance(store, FileStore):
             shutil.rmtree(store.path(f"launches/{shared.launch}"), ignore_errors=True)
     return outcomes
+
+
+def say(text: str) -> None:
+    """One line, if there is one."""
+    if text:
+        print(text, flush=True)
 
 
 def pack_size(resources: launch.Resources, inline: bool, config: TrialConfig) -> int:
@@ -166,15 +200,37 @@ def pack_size(resources: launch.Resources, inline: bool, config: TrialConfig) ->
     return calibrate.pack_size(config) if inline else launch.on_worker(calibrate.pack_size, config, resources)
 
 
-def to_run(plans: Sequence[Plan]) -> dict[Resources, list[TrialConfig]]:
-    """The distinct trials without a record, by what their sweep gives each: those are launched one after the other."""
-    found: dict[Resources, list[TrialConfig]] = {}
+def gpu_share(resources: launch.Resources, packs: Sequence[launch.Pack]) -> float:
+    """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
+    from pointsweep import launch
+
+    arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
+    found = [launch.on_worker(_share_of, (config, size), resources) for (_, size), config in arms.items()]
+    say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
+    return max(found)
+
+
+def _share_of(pack: tuple[TrialConfig, int]) -> float:
+    from pointsweep import calibrate
+
+    return calibrate.gpu_share(*pack)
+
+
+def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:
+    """The distinct trials without a record, by what their sweep gives each: those are launched one after the other.
+
+    The name is that of the sweep whose budget counts; sweeps without one are launched together.
+    """
+    found: dict[tuple[Resources, str], list[TrialConfig]] = {}
+    names: dict[Resources, str] = {}
     seen: set[str] = set()
     for plan in plans:
         fresh = [config for config in plan.to_run if config.key() not in seen]
         seen |= {config.key() for config in fresh}
         if fresh:
-            found.setdefault(plan.sweep.resources, []).extend(fresh)
+            own, name = plan.sweep.resources, plan.sweep.name
+            name = names.setdefault(own, name) if math.isinf(own.budget.limit_hours()) else name
+            found.setdefault((own, name), []).extend(fresh)
     return found
 
 
@@ -201,13 +257,17 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], 
         )
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
-    for key in missing:
+    beyond = waiting(outcomes).intersection(missing)
+    for key in [key for key in missing if key not in beyond]:
         log = store.place(f"trials/{key}/history.jsonl")
         kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
         if key in held and key not in plan.failures:
             print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
         else:
             print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
-    code = FAILED if missing else COMPLETE
+    if beyond:
+        used = Spending(plan, store).text()
+        print(f"{used}; {len(beyond)} trials were not started. The same command with a larger one continues", file=sys.stderr)
+    code = COMPLETE if not missing else SPENT if beyond.issuperset(missing) else FAILED
     announce(tell, sweep.name, code, plan.counts(), text)
     return code

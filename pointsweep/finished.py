@@ -1,4 +1,4 @@
-"""What the finished trials of a store tell a search: the values of a suggestion, what it took, what lies in the space already."""
+"""What the finished trials of a store tell a search: the values of a suggestion, what lies in the space already."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pointsweep.history import TrialFolder
 from pointsweep.plan import read_record
 from pointsweep.records import Record
 from pointsweep.space import Arm, Search
@@ -28,13 +27,6 @@ def objective(record: Record, name: str, protocol: str) -> float:
         return float(record.parameters["trainable_without_head"])
     assert name.startswith("val/"), name
     return float(record.metrics[protocol][name])
-
-
-def seconds_of(key: str, store: FileStore) -> float:
-    """What a trial took, whatever became of it: of a finished one the whole, else its epochs."""
-    if store.exists(f"trials/{key}/record.json"):
-        return float(read_record(store, key).seconds.get("total", 0.0))
-    return math.fsum(event["seconds"] for event in TrialFolder(store.path(f"trials/{key}")).epochs())
 
 
 def known(

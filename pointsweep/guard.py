@@ -21,8 +21,8 @@ from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.failures import POLICIES, Failure, Hung, classify
 from pointsweep.history import TrialFolder
 from pointsweep.lease import Held, LeaseLost
-from pointsweep.store import write_whole
-from pointsweep.workdir import Copy
+from pointsweep.store import Store, write_whole
+from pointsweep.workdir import Copy, work_folder
 
 HANG_FACTOR = 10  # times the median epoch without progress is a hang
 HANG_FLOOR_S = 60.0  # but never less: short epochs may wait for a disk
@@ -53,7 +53,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process; `stopped` by a search."""
+    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process; `stopped` by a search.
+
+    `waiting`: it was not started, as the sweep's budget was used up.
+    """
 
     key: str
     status: str
@@ -148,6 +151,23 @@ def note(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
         }
     )  # fmt: skip
     return again
+
+
+def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
+    """Enters into a trial's history, in a store on S3 too, that it is given up with its worker; or what it had ended in.
+
+    Somebody else may work on it by now, or the store be away: then nothing is entered.
+    """
+    copy = Copy(store, work_folder(store, key))
+    folder = copy.folder
+    folder.launch = launch
+    with suppress(Held, LeaseLost, OSError, BadStore), folder.lock(wait_s), copy.hold(wait_s):
+        copy.fetch()
+        failure = folder.final_failure() or failure
+        folder.repair()
+        note(folder, failure, possible=False)
+        copy.upload()
+    return failure
 
 
 def one_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import threading
 import time
 import zlib
@@ -288,6 +289,11 @@ def epochs_of(events: Sequence[Event]) -> list[Event]:
     found = [event for event in events if event["type"] == "epoch"]
     # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
     return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
+
+
+def device_s(epochs: Sequence[Event]) -> float:
+    """Seconds of epochs times the devices that each had; epochs of older versions had one."""
+    return math.fsum(event["device_s"] if "device_s" in event else event["seconds"] for event in epochs)
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,6 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +20,10 @@ from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Unfit
 from pointsweep.failures import POLICIES, Failure
 from pointsweep.gauges import GAUGES, Gauges, cells_of
-from pointsweep.guard import Outcome, note
-from pointsweep.lease import Held, LeaseLost
+from pointsweep.guard import Outcome, note_loss
 from pointsweep.store import FileStore, open_store
 from pointsweep.tracking import TrialTags
 from pointsweep.trial import Job, Task, run_pack
-from pointsweep.workdir import work_folder
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
 
@@ -61,10 +58,23 @@ def run_all(packs: Sequence[Pack], job: Job, launcher: Launcher, say: Callable[[
     return list(outcomes.values())
 
 
-def run_inline(packs: Sequence[Pack], job: Job, listen: Listener) -> list[Outcome]:
+def always() -> bool:
+    """Of a launch without a budget."""
+    return True
+
+
+def not_started(key: str) -> Outcome:
+    """How a trial ends that the budget does not reach."""
+    return Outcome(key, "waiting", "the budget is used up")
+
+
+def run_inline(packs: Sequence[Pack], job: Job, listen: Listener, may_start: Callable[[], bool] = always) -> list[Outcome]:
     """One pack after the other in this process: for debugging, tests, and machines without Ray."""
     outcomes = []
     for pack in packs:
+        if not may_start():
+            outcomes += [not_started(task.config.key()) for task in pack]
+            continue
         for outcome in run_pack(pack, job, lambda result: listen(_epoch(result))):
             if outcome.status != "held":
                 listen(_end(outcome))
@@ -90,9 +100,12 @@ class Resources:
     max_concurrent: int = 0  # packs at once; 0 = as many as fit
 
 
-def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener) -> list[Outcome]:
+def run_ray(
+    packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+) -> list[Outcome]:
     """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one started here.
 
+    Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
     Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
     """
     connect()
@@ -109,7 +122,7 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
         param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
-            max_concurrent_trials=resources.max_concurrent or None,
+            search_alg=_queue(resources.max_concurrent, may_start),
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -121,11 +134,28 @@ def run_ray(packs: Sequence[Pack], job: Job, resources: Resources, listen: Liste
             verbose=0,
         ),
     )
+    queued = {} if may_start is always else {"TUNE_MAX_PENDING_TRIALS_PG": "1"}  # else Tune queues 200 ahead
+    before = {name: os.environ.get(name, "auto") for name in queued}
+    os.environ.update(queued)
     try:
         tuner.fit()
     finally:
+        os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
-    return ends.outcomes()
+    return ends.outcomes(may_start)
+
+
+def _queue(max_concurrent: int, may_start: Callable[[], bool]) -> Any:
+    """Tune's own list of trials, that ends early when no further one may start."""
+    from ray import tune
+
+    class Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
+        def next_trial(self) -> Any:
+            if not may_start():
+                self.set_finished()
+            return super().next_trial()
+
+    return Queue(max_concurrent=max_concurrent)
 
 
 def _check_fits(resources: Resources) -> None:
@@ -237,6 +267,10 @@ def _trial_name(trial: Any) -> str:
     return f"{first.config.key()}-{trial.trial_id}"
 
 
+def _not_run(key: str) -> Outcome:
+    return Outcome(key, "failed", "Ray ended before it ran", "lost_node")
+
+
 class _Exported:
     """Hands the gauges to Ray, which serves them to Prometheus on every node."""
 
@@ -277,12 +311,7 @@ class _Ends:
             if key in self.ended:
                 continue
             failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            folder = work_folder(open_store(self.job.store), key)
-            folder.launch = self.job.launch
-            with suppress(Held, LeaseLost, OSError), folder.lock(self.job.wait_s):
-                failure = folder.final_failure() or failure
-                folder.repair()
-                note(folder, failure, possible=False)
+            failure = note_loss(open_store(self.job.store), key, failure, self.job.launch, self.job.wait_s)
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:
@@ -292,8 +321,9 @@ class _Ends:
         if outcome.status != "held":
             self.listen(_end(outcome))
 
-    def outcomes(self) -> list[Outcome]:
-        return [self.ended.get(key, Outcome(key, "failed", "Ray ended before it ran", "lost_node")) for key in self.keys]
+    def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
+        left = may_start()
+        return [self.ended.get(key) or (_not_run(key) if left else not_started(key)) for key in self.keys]
 
 
 def _callback(ends: _Ends) -> Any:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 LIMIT_S = 30.0  # for an answer, or for the command to end
-STATES = {0: "complete", 1: "failed"}
+STATES = {0: "complete", 1: "failed", 4: "budget used up"}
 
 
 def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pointsweep import adaptive, arms, profiles, search_file
 from pointsweep.ablation import read_rows
@@ -18,6 +19,7 @@ from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
 from pointsweep.records import Adaptive, Published
+from pointsweep.resources import Resources, read_resources
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document, drop_misshapen
@@ -41,18 +43,6 @@ class Cell:
     excluded: str | None = None
     published: Published | None = None
     arm: Arm | None = None
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one trial takes of the cluster."""
-
-    cpus: float = 1
-    gpus: float = 0
-    # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
-    # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
-    pack: int | Literal["auto"] = 1
-    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
 
 
 class Reader:
@@ -119,7 +109,7 @@ class Reader:
         seeds = self._seeds()
         metric = self._choice("metric", METRICS)
         protocol = self._choice("protocol", PROTOCOLS)
-        resources = self._resources()
+        resources = read_resources(self.data.get("resources") or {}, self.complain)
         if self.profile and self.profile not in profiles.names(self.documents):
             self.own.append(
                 Problem(f"profile={self.profile}", unknown("profile", self.profile, profiles.names(self.documents), "Known"))
@@ -132,6 +122,8 @@ class Reader:
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
+        if self.search is not None and math.isfinite(resources.budget.limit_hours()):
+            self.complain(("resources", "budget"), "a search has trials: and hours: of its own; here it may have per_hour alone")
         if self.profile == "smoke":
             resources = Resources()  # the small form fits a laptop: one core, no GPU
         if self.profile:
@@ -234,22 +226,6 @@ class Reader:
         if value not in allowed:
             self.complain((key,), unknown(key, value, allowed, "Allowed"))
         return str(value)
-
-    def _resources(self) -> Resources:
-        data = self.data.get("resources") or {}
-        known = tuple(Resources.__dataclass_fields__)
-        for key in data if isinstance(data, Mapping) else ["resources"]:
-            if key not in known:
-                self.complain(("resources", key), unknown("resource", key, known, "Allowed"))
-            elif (key == "pack" and data[key] == "auto") or (key == "recompute" and isinstance(data[key], bool)):
-                continue
-            elif key == "recompute":
-                self.complain(("resources", key), f"must be true or false, got {data[key]!r}")
-            elif isinstance(data[key], bool) or not isinstance(data[key], (int, float)) or data[key] < 0:
-                self.complain(("resources", key), f"must be a number from 0 on, got {data[key]!r}")
-            elif key == "pack" and (not isinstance(data[key], int) or data[key] < 1):
-                self.complain(("resources", key), f"must be auto or a whole number from 1 on, got {data[key]!r}")
-        return Resources(**{key: data[key] for key in known if isinstance(data, Mapping) and key in data})
 
     # Cells
 

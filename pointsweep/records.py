@@ -30,7 +30,7 @@ class Record:
     dataset: Mapping[str, Any]  # name, digest, num_train, num_val, num_test, num_classes
     weights_origin: str  # of the frozen network
     marks: tuple[str, ...] = ()  # what a table must say beside the number: "random weights", "synthetic data", "official"
-    seconds: Mapping[str, float] = field(default_factory=dict)  # total, train, eval
+    seconds: Mapping[str, float] = field(default_factory=dict)  # total, train, device (total times its GPUs, or CPUs)
     peak_memory_bytes: int = 0
     clouds_per_s: float = 0.0
     origin: Mapping[str, str] = field(default_factory=dict)  # versions, commit or tree digest, host, device, started, ended
@@ -40,6 +40,11 @@ class Record:
     correct: Mapping[str, str] = field(default_factory=dict)
     # Joules by device, cpu and gpu, as far as the machine lets them be read (energy.py).
     energy_j: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def device_s(self) -> float:
+        """Seconds times the devices that the trial had; records of older versions do not say, and count one."""
+        return self.seconds.get("device", self.seconds.get("total", 0.0))
 
     def to_json(self) -> str:
         """One line; floats keep every bit."""
@@ -108,6 +113,7 @@ class Layout:
     notes: tuple[str, ...] = ()  # printed under the table: the profile, overrides from the command line
     factors: tuple[Mapping[str, bool] | None, ...] = ()  # of a factorial: which components each row has; none where no row says
     adaptive: Adaptive | None = None  # then a cell's keys are those of the most seeds
+    per_hour: float | None = None  # the price of an hour of one device
 
     def to_json(self) -> str:
         """One line; `layout_from_json` reads it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from pointsweep.records import Record
 from pointsweep.render import PROTOCOLS, percent
@@ -36,15 +38,29 @@ def _mean(found: Sequence[Record], protocol: str, metric: str) -> float:
     return summary([record.metrics[protocol][metric] for record in found]).mean
 
 
+def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """Of every cell with a finished trial: how many there are, their hours of GPUs (or CPUs), and the price if an hour has one."""
+    found = []
+    for cell in table.cells:
+        timed = _timed(cell, records)
+        if timed:
+            hours = math.fsum(record.device_s for record in timed) / 3600
+            money = {} if table.per_hour is None else {"money": hours * table.per_hour}
+            found.append(
+                {"row": table.rows[cell.row], "column": table.columns[cell.column], "trials": len(timed), "hours": hours, **money}
+            )
+    return found
+
+
 def cost(table: Table, records: Mapping[str, Record]) -> str:
-    """Seconds, throughput, memory and attempts of a cell's trials, in the mean (memory: the highest)."""
+    """Seconds, throughput, memory and attempts of a cell's trials, in the mean (memory: the highest); hours and price in sum."""
     cells = [(cell, found) for cell in table.cells if (found := _timed(cell, records))]
     if not cells:
         return ""
     seconds = [summary([record.seconds["total"] for record in found]).mean for _, found in cells]
     read = any(record.energy_j for _, found in cells for record in found)
     rows = []
-    for (cell, found), mean in zip(cells, seconds, strict=True):
+    for (cell, found), mean, spent in zip(cells, seconds, costs(table, records), strict=True):
         speed = summary([record.clouds_per_s for record in found]).mean
         memory = max(record.peak_memory_bytes for record in found)
         tries = max(record.attempts for record in found)
@@ -53,6 +69,8 @@ def cost(table: Table, records: Mapping[str, Record]) -> str:
             f"{speed:.0f}" if speed else "",
             f"{memory / 2**30:.2f}" if memory else "",
             str(tries),
+            f"{spent['hours']:.3g}",
+            *([f"{spent['money']:.3g}"] if "money" in spent else []),
             *([kilojoules(found)] if read else []),
         ]
         rows.append([escape(table.place(cell)), length, *numbers])
@@ -64,9 +82,11 @@ def cost(table: Table, records: Mapping[str, Record]) -> str:
     lead = (
         f"{len(every)} trials took {duration(total)} in all on {escape(devices)}, {gpu}: "
         "means of a cell's trials, the highest peak of memory and of attempts. On the CPU the peak is that of the worker's process, "
-        f"earlier trials in it included. {energy(list(every.values()))}"
+        f"earlier trials in it included. Device hours are a trial's hours times its part of a pack's GPUs, or CPUs. "
+        f"{energy(list(every.values()))}"
     )
-    heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts", *(["energy, kJ"] if read else [])]
+    heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts", "device hours of all"]
+    heads += [*(["price of all"] if table.per_hour is not None else []), *(["energy, kJ"] if read else [])]
     return section("cost", "Cost", lead, grid(heads, rows))
 
 

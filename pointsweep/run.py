@@ -1,7 +1,7 @@
 """The command: python -m pointsweep.run FILE... [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the tables.
 
 Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
-3 interrupted, the same command continues.
+3 interrupted, the same command continues; 4 the budget is used up and nothing failed: the same command with a larger one continues.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pointsweep.history import Held, TrialFolder, trial_status
 from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
 from pointsweep.resolution import resolution
+from pointsweep.spending import Spending
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
 from pointsweep.tracking import TrialTags, prepare
@@ -40,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m pointsweep.run",
         description="Turns a sweep file into its table. The same command again continues: nothing finished is computed twice.",
-        epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid (nothing launched), 3 interrupted (run it again)",
+        epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid (nothing launched), 3 interrupted (run it again), "
+        "4 the budget is used up (run it again with a larger one)",
     )
     made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
     made.add_argument(
@@ -127,7 +129,7 @@ def plan_and_run(args: argparse.Namespace) -> int:
     if len(plans) > 1:
         print(f"all {len(plans)} together: {together(plans)}", flush=True)
     if args.plan:
-        print("\n\n".join(skeleton(plan, sweep) for sweep, plan in zip(sweeps, plans, strict=True)))
+        print("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
         return COMPLETE
     unfit = [plan for plan in plans if not fit(plan)]  # each says why
     if unfit:
@@ -173,14 +175,14 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
         return FAILED
 
 
-def skeleton(plan: Plan, sweep: Sweep) -> str:
+def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     """What --plan prints: the table so far, the time it would take, and what a launch would lack; of a search its arms."""
     if sweep.search is not None:
         parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
         parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]
     else:
         table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
-        parts = [tables.render(table, "text"), plan.time_estimate()]
+        parts = [tables.render(table, "text"), plan.time_estimate(), Spending(plan, store).text()]
     same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
     audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]

@@ -15,8 +15,9 @@ import yaml
 from pointsweep import profiles
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
-from pointsweep.reader import Cell, Reader, Resources
+from pointsweep.reader import Cell, Reader
 from pointsweep.records import Adaptive, CellLayout, Layout
+from pointsweep.resources import Resources
 from pointsweep.space import Search
 from pointsweep.sweep_file import family
 
@@ -82,7 +83,7 @@ class Sweep:
         )
         return Layout(
             self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes,
-            self.factors, self.adaptive,
+            self.factors, self.adaptive, self.resources.budget.per_hour,
         )  # fmt: skip
 
     def place(self, trial: Trial) -> tuple[str, str, int]:

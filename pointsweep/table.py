@@ -59,6 +59,7 @@ class Table:
     steps: tuple[tuple[tuple[str, Difference | None], ...], ...]  # one entry a column
     notes: tuple[str, ...] = ()
     models: tuple[tuple[ModelTest, ...], ...] = ()  # one entry a column: the rows in that order, object by object
+    per_hour: float | None = None  # the price of an hour of one device
 
     def cell(self, row: int, column: int) -> TableCell:
         """The cell at a place."""

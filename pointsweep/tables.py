@@ -29,6 +29,7 @@ from pointsweep.records import CellLayout, Layout, Record, layout_from_json, val
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
+from pointsweep.report_numbers import costs
 from pointsweep.shapley import attribution
 from pointsweep.stats import Summary, Verdict, mean, ranking, summary, verdict, wilson
 from pointsweep.store import Store, open_store, write_whole
@@ -78,7 +79,7 @@ def build(
     )
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
-        tuple(steps), notes, tuple(models),
+        tuple(steps), notes, tuple(models), layout.per_hour,
     )  # fmt: skip
 
 
@@ -187,9 +188,10 @@ def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, 
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
-    """Writes the table in every format, and the report."""
+    """Writes the table in every format, and the report; what its cells cost beside it, as no two runs take the same time."""
     for name, data in every_format(table).items():
         store.write(f"sweeps/{table.name}/{name}", data)
+    store.write(f"sweeps/{table.name}/cost.json", (json.dumps(costs(table, records), indent=1) + "\n").encode())
     report = page(table, records, curves(store, table), gather(store, table, records))
     store.write(f"sweeps/{table.name}/report.html", report.encode())
 

@@ -9,7 +9,7 @@ import resource
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
 from pointsweep.guard import Guard, Outcome, Stopped
-from pointsweep.history import TrialFolder
+from pointsweep.history import TrialFolder, device_s
 from pointsweep.mirror import Mirror
 from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
 from pointsweep.origin import origin
@@ -56,6 +56,7 @@ class Job:
     # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
+    devices: float = 1.0  # GPUs of a pack, or CPUs where it has no GPU: what its hours are multiplied by
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
     # Of the whole pack one thread speaks to Ray.
     said: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
-    outcomes: list[Outcome] = run_together([functools.partial(_run_task, task, job, said, shared) for task in pack], job.threads)
+    member = replace(job, devices=job.devices / len(pack))
+    outcomes: list[Outcome] = run_together([functools.partial(_run_task, task, member, said, shared) for task in pack], job.threads)
     return outcomes
 
 
@@ -101,7 +103,8 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             lag_s = mirror.lag_s() if mirror is not None else 0.0
             report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
 
-        trial = Trial(config, folder, _device(job.device), told, notify, shared, job.limits.get(config.key(), {}))
+        limits = job.limits.get(config.key(), {})
+        trial = Trial(config, folder, _device(job.device), told, notify, shared, limits, job.devices)
         if job.recompute and isinstance(trial.model, PointModel):
             recompute_stages(trial.model.tokenizer)
         trial.run()
@@ -161,8 +164,9 @@ class Trial:
         notify: Callable[[], None],
         shared: SharedBackbone | None = None,
         limits: Mapping[int, float] | None = None,
+        devices: float = 1.0,
     ) -> None:
-        self.limits = limits or {}
+        self.limits, self.devices = limits or {}, devices
         self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
@@ -224,9 +228,11 @@ class Trial:
         if self.dataset.val is not None:
             metrics |= evaluate(self.model, self.dataset, self.dataset.val, self.config, self.parts).metrics("val")
         self._select(epoch, metrics, test)
+        seconds = time.time() - begun
         event = {
-            "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": time.time() - begun,
-            "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device), "energy_j": self.meter.read(),
+            "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": seconds,
+            "device_s": self.devices * seconds, "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device),
+            "energy_j": self.meter.read(),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
         stops = self._stops(epoch, metrics)
@@ -312,7 +318,7 @@ class Trial:
             dataset=describe(self.config, self.dataset),
             weights_origin=getattr(self.model, "weights_origin", "none"),
             marks=(*marks(self.config, self.dataset), *split_mark(self.model, self.config, self.parts)),
-            seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s},
+            seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
             peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
             clouds_per_s=trained_clouds / train_s if train_s else 0.0,
             origin=origin(str(self.device)),

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pointsweep.finished import known, seconds_of, values_of
+from pointsweep.finished import known, values_of
 from pointsweep.history import TrialFolder
 from pointsweep.reader import Cell
 from pointsweep.search import Study, Suggestion
 from pointsweep.space import Arm, Search
+from pointsweep.spending import seconds_of
 from pointsweep.stopping import bracket_of, limits_of
 from pointsweep.store import FileStore
 from pointsweep.sweep import Sweep

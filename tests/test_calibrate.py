@@ -6,8 +6,10 @@ import json
 
 import torch
 
-from pointsweep import calibrate
+from pointsweep import calibrate, execute, launch
 from pointsweep.sweep import load
+from pointsweep.tracking import TrialTags
+from pointsweep.trial import Task
 from tests.test_pack import config
 
 
@@ -33,6 +35,35 @@ def test_it_is_measured_once_and_remembered(tmp_path, monkeypatch):
 def test_a_sweep_may_ask_for_it(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "name: s\nbase: {dataset: synthetic, tokenizer: point_pn_light, backbone: tiny, method: lora}\n"
-        "rows: {method: [lora, adapter]}\nresources: {pack: auto, recompute: true}\n"
+        "rows: {method: [lora, adapter]}\nresources: {pack: auto, gpus: auto, recompute: true}\n"
     )
-    assert load(tmp_path / "s.yaml").resources.pack == "auto"
+    asked = load(tmp_path / "s.yaml").resources
+    assert (asked.pack, asked.gpus, asked.unit()) == ("auto", "auto", "GPU-hours")
+
+
+def test_the_part_of_a_gpu_is_the_peak_with_a_fifth_more_and_cudas_own():
+    gib = 1 << 30
+    # 1.2 * 5 + 0.5 of 80 GiB is 0.08125: rounded up, and so never more packs than fit.
+    assert calibrate.share(5 * gib, 80 * gib) == 0.09
+    assert calibrate.share(0, 50 * gib) == 0.01
+    assert calibrate.share(79 * gib, 80 * gib) == 1.0
+
+
+def test_the_part_of_a_gpu_is_measured_once_for_an_arm_and_size(tmp_path, monkeypatch):
+    """On the CPU, with made-up figures in place of CUDA's."""
+    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibrate, "peak_and_total", lambda device: (2 << 30, 10 << 30))
+    cpu = torch.device("cpu")
+    assert calibrate.gpu_share(config("any2point"), 2, cpu) == 0.29  # (2.4 + 0.5) / 10
+    monkeypatch.setattr(calibrate, "step_s", lambda *_: 1 / 0)
+    assert calibrate.gpu_share(config("any2point", seed=3, lr=1e-4), 2, cpu) == 0.29
+    assert calibrate.gpu_share(config("full"), 1, cpu) == 1.0  # has no pack: a GPU of its own
+
+
+def test_a_sweep_on_ray_gets_the_part_of_its_largest_arm(monkeypatch):
+    shares = {"lora": 0.1, "any2point": 0.25}
+    monkeypatch.setattr(calibrate, "gpu_share", lambda config, size: size * shares[config.method.name])
+    monkeypatch.setattr(launch, "on_worker", lambda function, argument, resources: function(argument))
+    tags = TrialTags("s", "row", "column", 0)
+    packs = [[Task(config(name, seed=seed), tags) for seed in (0, 1)] for name in shares]
+    assert execute.gpu_share(launch.Resources(1, 1.0), packs) == 0.5

@@ -60,13 +60,31 @@ def test_kubernetes_accepts_the_pods_of_the_ray_clusters():
 
 
 def test_kuberay_fields_are_those_of_its_version_1():
-    cluster = {"rayVersion", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
+    cluster = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
     worker = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
     for spec in ray_specs():
         assert set(spec) == cluster
         assert set(spec["headGroupSpec"]) == {"rayStartParams", "template"}
         assert all(set(group) == worker for group in spec["workerGroupSpecs"])
         assert all(isinstance(value, str) for value in spec["headGroupSpec"]["rayStartParams"].values())
+
+
+def test_every_ray_cluster_asks_for_a_token():
+    from ray._raylet import AuthenticationMode, get_authentication_mode  # noqa: F401 - the pinned Ray has it
+
+    assert all(spec["authOptions"] == {"mode": "token"} for spec in ray_specs())
+    cluster = documents(CLUSTER / "kuberay" / "raycluster.yaml")[0]["metadata"]["name"]
+    services = {document["metadata"]["name"] for document in documents(CLUSTER / "kuberay" / "services.yaml")}
+    named = set(re.findall(r"(?:secretRef|secretKeyRef): \{name: ([\w-]+)", "".join(p.read_text() for p in CLUSTER.rglob("*.yaml"))))
+    # The operator names the token's secret as the cluster: no other secret may have that name.
+    assert cluster not in named | services
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert f"create secret generic {cluster} --from-literal=auth_token=" in page and f"service/{cluster}-head-svc" in page
+    config = documents(CLUSTER / "aws.yaml")[0]
+    starts = [line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line]
+    assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
+    assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "ray get-auth-token --generate" in (ROOT / "docs" / "aws.md").read_text()
 
 
 def test_the_ray_version_is_the_pinned_one():

@@ -263,7 +263,9 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(filled: FileStore, capsy
 def test_every_format_and_the_report_are_written(filled: FileStore):
     made, found, _ = loaded(filled)
     write_all(filled, made, found)
-    assert filled.list("sweeps/made_up") == sorted([*(f"table.{ending}" for ending in (*FILES, "html")), "plan.json", "report.html"])
+    assert filled.list("sweeps/made_up") == sorted(
+        [*(f"table.{ending}" for ending in (*FILES, "html")), "plan.json", "cost.json", "report.html"]
+    )
     assert filled.read("sweeps/made_up/table.txt").decode() == render(made, "text")
     assert b"<details" in filled.read("sweeps/made_up/report.html")
     assert b"<details" not in filled.read("sweeps/made_up/table.html")

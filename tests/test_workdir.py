@@ -9,7 +9,9 @@ import torch
 
 from pointsweep import s3_store, workdir
 from pointsweep.errors import BadStore
-from pointsweep.history import TrialFolder, trial_status
+from pointsweep.failures import Failure
+from pointsweep.guard import note_loss
+from pointsweep.history import TrialFolder, read_failure, read_failure_kind, trial_status
 from pointsweep.s3_store import S3Store
 from pointsweep.store import open_store
 from pointsweep.tracking import TrialTags
@@ -73,6 +75,24 @@ def test_another_node_goes_on_from_the_last_upload(made, monkeypatch, tmp_path):
         assert (state["epoch"], tensors["model.w"].tolist()) == (3, [3.0] * 3)
         assert [event["epoch"] for event in copy.folder.epochs()] == [1, 2, 3]
     assert [event["epoch"] for event in read_folder(made, KEY).epochs()] == [1, 2, 3]
+
+
+def test_that_a_worker_was_lost_is_seen_by_every_node(made, monkeypatch, tmp_path):
+    with worked_on(made, KEY) as copy:
+        copy.folder.start(config={})
+        train(copy.folder, range(1, 4))
+    on_another_node(monkeypatch, tmp_path)  # that of the command
+    failure = note_loss(made, KEY, Failure("lost_node", "its worker was lost"), "launch", 1.0)
+    assert failure.reason == read_failure(made, KEY) == "its worker was lost"
+    assert read_failure_kind(made, KEY) == "lost_node"
+    assert [event["epoch"] for event in read_folder(made, KEY).epochs()] == [1, 2, 3]
+    with worked_on(made, KEY) as copy:  # the next launch goes on from the checkpoint
+        assert copy.folder.resume()[1]["epoch"] == 3
+
+
+def test_a_loss_that_cannot_be_noted_ends_nothing(made, server):
+    server.share = 1.0
+    assert note_loss(made, KEY, Failure("lost_node", "its worker was lost"), "launch", 1.0).reason == "its worker was lost"
 
 
 def test_every_moment_of_an_upload_is_one_that_can_be_resumed(made, monkeypatch, tmp_path):

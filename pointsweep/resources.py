@@ -1,0 +1,92 @@
+"""The `resources:` of a sweep file: what one pack takes of the machines, and what the whole sweep may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from pointsweep.errors import unknown
+
+Complain = Callable[[tuple[Any, ...], str], None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a sweep may use, in hours of devices or in money.
+
+    A trial uses its time, multiplied by its part of a pack's `gpus`, or of its `cpus` where there is no GPU. `per_hour` is the price
+    of one such hour; alone it limits nothing.
+    """
+
+    hours: float | None = None
+    money: float | None = None
+    per_hour: float | None = None
+
+    def limit_hours(self) -> float:
+        """The hours after which no further pack starts."""
+        bought = self.money / self.per_hour if self.money is not None and self.per_hour else math.inf
+        return min(bought, math.inf if self.hours is None else self.hours)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one pack takes of the cluster, and the sweep's budget."""
+
+    cpus: float = 1
+    gpus: float | Literal["auto"] = 0  # auto: the part of a GPU that the largest pack's measured memory needs (calibrate.py)
+    # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
+    # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
+    pack: int | Literal["auto"] = 1
+    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
+    budget: Budget = Budget()
+
+    def unit(self) -> str:
+        """What a budget's hours are hours of."""
+        return "GPU-hours" if self.gpus else "CPU-hours"
+
+
+def read_resources(data: Any, complain: Complain) -> Resources:
+    """The section of a file; worth something only if `complain` was not called. Raises nothing."""
+    known = tuple(field.name for field in fields(Resources))
+    for key in data if isinstance(data, Mapping) else ["resources"]:
+        problem = unknown("resource", key, known, "Allowed") if key not in known else _problem(key, data[key])
+        if problem:
+            complain(("resources", key), problem)
+    values = {key: data[key] for key in known if isinstance(data, Mapping) and key in data}
+    return Resources(**(values | {"budget": _budget(values.get("budget", {}), complain)}))
+
+
+def _problem(key: str, value: Any) -> str:
+    if key == "budget" or (key in ("pack", "gpus") and value == "auto"):
+        return ""
+    if key == "recompute":
+        return "" if isinstance(value, bool) else f"must be true or false, got {value!r}"
+    if not _number(value):
+        return f"must be {'auto or ' if key == 'gpus' else ''}a number from 0 on, got {value!r}"
+    if key == "pack" and (not isinstance(value, int) or value < 1):
+        return f"must be auto or a whole number from 1 on, got {value!r}"
+    return ""
+
+
+def _number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < math.inf
+
+
+def _budget(data: Any, complain: Complain) -> Budget:
+    path, known = ("resources", "budget"), tuple(field.name for field in fields(Budget))
+    if not isinstance(data, Mapping):
+        complain(path, f"must be a mapping such as {{hours: 40}} or {{money: 100, per_hour: 2.5}}, got {data!r}")
+        return Budget()
+    wrong = {key: unknown("key", key, known, "Allowed") for key in data if key not in known}
+    wrong |= {
+        key: f"must be a number above 0, got {value!r}"
+        for key, value in data.items()
+        if key in known and not (_number(value) and value > 0)
+    }
+    for key, text in wrong.items():
+        complain((*path, key), text)
+    if "money" in data and "per_hour" not in data:
+        complain((*path, "money"), "needs per_hour, the price of an hour of one device")
+    return Budget() if wrong else Budget(**data)
