@@ -1,0 +1,28 @@
+"""A small vision transformer with random weights, as wide as DeiT-Ti: for benchmarks alone, so it stands in no sweep's registry.
+
+Source of the shape: DeiT (arXiv 2012.12877), table 1: width 192, 12 blocks, 3 heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pointsweep.backbones.base import Backbone, Shape
+from pointsweep.backbones.vit import SIDE, ViT
+from pointsweep.config import BackboneConfig
+
+
+@dataclass(frozen=True)
+class SmallViTConfig(BackboneConfig):
+    modality: ClassVar[str] = "2d"
+
+
+class SmallViT(ViT):
+    """ViT's plane and positions over narrower blocks."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        Backbone.__init__(self, config, Shape(192, 12, 3, 768, class_token=True))
+        self.register_buffer("table", torch.zeros(SIDE, SIDE, 192))
