@@ -39,7 +39,7 @@ base:
   from: {grid}
 search:
   space:
-    train.lr: {{float: [6.8e-5, 1.47e-1], log: true}}            # half a step beyond the grid's ends: every cell is as likely
+    train.lr: {{float: [5.6e-6, 5.6e-1], log: true}}            # half a step beyond the grid's ends: every cell is as likely
     train.weight_decay: {{float: [3.2e-4, 3.16], log: true}}
     method.bottleneck: [2, 8, 32]
   trials: {most}
@@ -49,8 +49,8 @@ SEARCHERS = {
     "random": "sampler: random\n  batch: 1",
     "tpe": "sampler: {name: tpe, n_startup_trials: 4}\n  batch: 1",
     "tpe, batches of 4": "sampler: {name: tpe, n_startup_trials: 4}\n  batch: 4",
-    "random + asha": "sampler: random\n  batch: 1\n  scheduler: {name: asha, min_epochs: 2}",
-    "tpe + asha": "sampler: {name: tpe, n_startup_trials: 4}\n  batch: 1\n  scheduler: {name: asha, min_epochs: 2}",
+    "random + asha": "sampler: random\n  batch: 1\n  scheduler: asha",
+    "tpe + asha": "sampler: {name: tpe, n_startup_trials: 4}\n  batch: 1\n  scheduler: asha",
 }
 Cell = tuple[float, ...]
 
