@@ -24,7 +24,7 @@ from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
 from pointsweep.layers import set_noise
 from pointsweep.once import eval_batch, train_batch
-from pointsweep.pack import backward
+from pointsweep.pack import backward, take_turns
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,14 @@ def train_epoch(
     for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
         *inputs, labels = train_batch(dataset, index, augmentation, device)
-        optimizer.zero_grad(set_to_none=True)
         loss, hits = accumulate(model, inputs, labels, train, parts)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # before the others' turn: nothing of a step but its results outlives it
         loss_sum += loss * labels.numel()
         correct += hits
         seen += labels.numel()
+        take_turns(device)
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss of epoch {epoch} is {mean}")
@@ -152,6 +153,7 @@ def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Ten
     pieces = zip(*(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True)
     with autocast(precision, device):
         found = [model(*(tensor.to(device) for tensor in piece)).float().cpu() for piece in pieces]
+    take_turns(device)
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
