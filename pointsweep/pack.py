@@ -1,12 +1,12 @@
 """Packs: trials that share a frozen backbone train together, one batched pass of it for all.
 
-Every member of a pack runs its own trial, as it would alone, in a thread of its own; only one thread runs at a time. On a GPU members
-meet in two places. At a frozen part of the backbone the inputs of all members that have come to it are joined, the part runs once, and
-each member gets its rows back; a part that a method has changed (a low-rank update, a trained bias) is met layer by layer, so that arms
-of different structure share what they have in common. At the end of a step the losses of all members are sent backwards together.
-On a CPU, where joining gains nothing, members take turns: one runs a batch to its end, and lets go of its activations, before the next.
-Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the learning rate, is the
-member's own: a member may start late, end early, diverge or fail without the others.
+Every member of a pack runs its own trial, as it would alone, in a thread of its own; only one thread runs at a time. On a GPU they
+meet in two places. At a frozen part of the backbone the inputs of all members that have come to it are joined, the part runs once,
+and each member gets its rows back; a part that a method has changed (a low-rank update, a trained bias) is met layer by layer, so
+that arms of different structure share what they have in common. At the end of a step the losses of all members are sent backwards
+together. On a CPU, where joining gains nothing, members take turns: one runs a batch to its end, and lets go of its activations,
+before the next. Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the learning
+rate, is the member's own: a member may start late, end early, diverge or fail without the others.
 Letters: B clouds, T tokens, C channels.
 """
 
