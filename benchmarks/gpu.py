@@ -86,7 +86,7 @@ def looped_after_block(self: Any2Point, index: int, tokens: Tensor, context: Nei
     classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]
     views = [_one_view(self, index, view, t, context) for view in range(self.num_views)]
     together = torch.stack(views, dim=1)  # (B, M, N, C)
-    return torch.cat([classes, t + self.config.coef_pro * self._ensemble(index, together, t, context)], dim=1)
+    return torch.cat([classes, t + self.config.coef_pro * self._ensemble(self.voxel_norms[index], together, t, context)], dim=1)
 
 
 def _one_view(method: Any2Point, index: int, view: int, t: Tensor, context: Neighbourhoods) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep import energy, registry
+from pointsweep.compiled import compile_parts
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
@@ -172,6 +173,8 @@ class Trial:
         torch.manual_seed(stream(config.seed, "init"))
         make = shared.build if shared is not None else build
         self.model = make(config, self.dataset.num_classes).to(device)
+        if config.train.compile:
+            compile_parts(self.model, device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
         self.parts = folder.parts()
