@@ -23,8 +23,8 @@ from pointsweep.data.part_metrics import part_score
 from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
 from pointsweep.layers import set_noise
+from pointsweep.members import backward
 from pointsweep.once import eval_batch, train_batch
-from pointsweep.pack import backward
 
 
 @dataclass(frozen=True)
