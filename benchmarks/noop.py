@@ -117,9 +117,9 @@ def hydra(count: int) -> dict[str, float]:
 def ours(count: int, pack: int) -> dict[str, float]:
     """Our launch, from the plan's trials to the last run in MLflow."""
     import ray
-    from pointsweep.inline import Event, Resources
 
     from pointsweep.checks import trial_from_dict
+    from pointsweep.inline import Event, Resources
     from pointsweep.launch import run_ray
     from pointsweep.pack import packs_of
     from pointsweep.records import Layout

@@ -1,14 +1,16 @@
 """The threads of a pack: each member runs its own trial, as it would alone; only one runs at a time.
 
-Members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once, and each
-member gets its rows back. At the end of a step the losses of all members are sent backwards together.
+On a GPU members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once,
+and each member gets its rows back. At the end of a step the losses of all members are sent backwards together. On a CPU, where
+joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +20,25 @@ from torch import Tensor
 _here = threading.local()
 
 # Where the rows of all members go through a frozen part as one product. On a CPU that gains nothing (products are bound by
-# arithmetic either way), and a product's last digits depend on its number of rows: one after the other they are as of a trial alone.
+# arithmetic either way), a product's last digits depend on its number of rows, and the activations of all members would live at once.
 JOINED_ON = {"cuda"}
+M_ARENA_MAX = -8  # of glibc's mallopt
 
 
 def backward(loss: Tensor) -> None:
-    """`loss.backward()`, together with those of the other members in a pack."""
-    member = getattr(_here, "member", None)
-    if member is None:
-        loss.backward()
-    else:
+    """`loss.backward()`, in a pack on a GPU together with those of the other members."""
+    member: Member | None = getattr(_here, "member", None)
+    if member is not None and loss.device.type in JOINED_ON:
         member.ask(Backward(loss))
+    else:
+        loss.backward()
+
+
+def take_turns(device: torch.device) -> None:
+    """At the end of a batch, where rows are not joined: the others' turn. So those that see the same clouds see them together."""
+    member: Member | None = getattr(_here, "member", None)
+    if member is not None and device.type not in JOINED_ON:
+        member.ask(Turn())
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,11 @@ class Backward:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A member's wish: that all others come to the end of their batch."""
+
+
+@dataclass(frozen=True)
 class Call:
     """A member's wish: something done in the thread that runs the pack."""
 
@@ -62,7 +77,7 @@ class Member:
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Pass | Backward | Call | None = None
+    wish: Pass | Backward | Turn | Call | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -83,7 +98,7 @@ class Member:
         self.ended = True
         self.back.release()
 
-    def ask(self, wish: Pass | Backward | Call) -> Any:
+    def ask(self, wish: Pass | Backward | Turn | Call) -> Any:
         """In the member's thread: waits until the wish is met. Raises what went wrong with it."""
         self.wish = wish
         self.back.release()
@@ -100,8 +115,15 @@ class Member:
         self.back.acquire()
 
 
+def _one_heap() -> None:
+    """Lets the threads of all members take memory from one heap, so that what one lets go of serves the next. With glibc alone."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
     """Runs the members to their ends; their results. Raises the first exception that a body raised, once all have ended."""
+    _one_heap()
     members = [Member(body) for body in bodies]
     for member in members:
         member.start(threads)
@@ -116,7 +138,7 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
 
 
 def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a call, the earliest frozen part, and gradients once nobody wishes for anything else."""
+    """Meets the wishes that come first: a call, the earliest frozen part, and gradients or turns once nobody wishes for another."""
     calls = [member for member in waiting if isinstance(member.wish, Call)]
     if calls:
         return [_call(member) for member in calls]
@@ -147,11 +169,8 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
     wishes = [member.wish for member in group if isinstance(member.wish, Pass)]
     try:
         with _modes(wishes[0].modes):
-            if wishes[0].rows.device.type in JOINED_ON:
-                joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
-                parts = joined.split([len(wish.rows) for wish in wishes])
-            else:
-                parts = tuple(wish.part(wish.rows) for wish in wishes)
+            joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
+            parts = joined.split([len(wish.rows) for wish in wishes])
     except Exception as error:  # out of memory, say: each member hears of it
         for member in group:
             member.failure = error
@@ -164,7 +183,8 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
 def _backward(group: Sequence[Member]) -> Sequence[Member]:
     losses = [member.wish.loss for member in group if isinstance(member.wish, Backward)]
     try:
-        torch.autograd.backward(losses)
+        if losses:
+            torch.autograd.backward(losses)
     except Exception as error:
         for member in group:
             member.failure = error
@@ -185,9 +205,9 @@ def _modes(modes: tuple[Any, ...]) -> ExitStack:
 
 
 def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """rows (n, ...) through a frozen part that works on each row alone; in a pack together with the other members' rows."""
+    """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together with the other members' rows."""
     member: Member | None = getattr(_here, "member", None)
-    if member is None:
+    if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
     found: Tensor = member.ask(Pass(place, part, rows, _current_modes(rows.device.type)))
     return found
