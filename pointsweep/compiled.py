@@ -1,4 +1,4 @@
-"""`train.compile`: the parts of a model that move the most memory in many small kernels, compiled: a tokenizer's stages, Any2Point's views.
+"""`train.compile`: the parts that move the most memory in many small kernels, compiled: a tokenizer's stages, Any2Point's views.
 
 Compiled kernels round otherwise, above all in bf16, where what they fuse is not rounded in between: so the setting is part of a
 trial's key. Each part is compiled by itself, once for all blocks, and works alone and in a pack; frozen products are left as they
@@ -7,6 +7,8 @@ Source of the method: regional compilation, https://docs.pytorch.org/tutorials/r
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +26,6 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
         raise ValueError("train.compile: true needs a GPU, this trial runs on a CPU; set resources.gpus, or leave train.compile out")
     for stage in getattr(getattr(model, "tokenizer", None), "stages", ()):
         stage.forward = torch.compile(stage.forward, backend=backend, dynamic=False)
-    method = getattr(model, "method", None)
-    noisy = any(isinstance(module, DropPath) and module.p > 0 for module in (method.modules() if method is not None else ()))
-    if hasattr(method, "aggregate") and not noisy:
+    method: Any = getattr(model, "method", None)
+    if hasattr(method, "aggregate") and not any(isinstance(module, DropPath) and module.p > 0 for module in method.modules()):
         method.aggregate = torch.compile(method.aggregate, backend=backend, dynamic=False)

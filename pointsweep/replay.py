@@ -28,7 +28,7 @@ from pointsweep.records import Layout, Record, from_json, value
 from pointsweep.stats import LEVEL, summary, wilson
 from pointsweep.store import FileStore, Store, open_store
 from pointsweep.tables import build, read
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 
 EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"
 SAME = ("tree", "device", "version.torch", "platform")  # of an origin: what a difference in the numbers may come from

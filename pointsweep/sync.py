@@ -14,7 +14,8 @@ from pointsweep import tables
 from pointsweep.errors import StoreFailed
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
-from pointsweep.tracking import TrackerAway, TrialTags, default_uri, finish, masked, prepare
+from pointsweep.target import TrackerAway, TrialTags, default_uri, masked
+from pointsweep.tracking import finish, prepare
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,8 +24,8 @@ from pointsweep.data.part_metrics import part_score
 from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
 from pointsweep.layers import set_noise
+from pointsweep.members import backward, take_turns
 from pointsweep.once import eval_batch, on_device, train_batch
-from pointsweep.pack import backward, take_turns
 
 
 @dataclass(frozen=True)

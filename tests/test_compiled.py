@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pointsweep import compiled, pack
+from pointsweep import compiled, members
 from pointsweep.model import build
 from pointsweep.recompute import recompute_stages
 from pointsweep.train import accumulate, make_optimizer
@@ -64,7 +64,7 @@ def test_compilers_give_the_plain_step(monkeypatch, backend):
 
 
 def test_in_a_pack_compiled_trials_are_what_they_are_alone(graphs, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     configs = [config("any2point", seed=seed, compile=True, epochs=1) for seed in (0, 1)]
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         assert_same(alone, packed)

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import pack, registry
+from pointsweep import members, registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
-from pointsweep.pack import SharedBackbone, backward, meet, packs_of, run_together, shared_part, take_turns
+from pointsweep.members import backward, meet, run_together, take_turns
+from pointsweep.pack import SharedBackbone, packs_of, shared_part
 from pointsweep.store import FileStore
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, Trial, run_pack
 
 
@@ -77,7 +78,7 @@ def test_a_pack_gives_what_its_members_give_alone(tmp_path, monkeypatch, method,
     configs = [replace(one, dataset=replace(one.dataset, train_limit=80)) for one in configs]
     configs = list({one.key(): one for one in configs}.values())
     assert len({shared_part(one) for one in configs}) == 1
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})  # as on a GPU: one product for all members
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})  # as on a GPU: one product for all members
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         if alone.failure() is None:
             assert_same(alone, packed)
@@ -87,7 +88,7 @@ def test_a_pack_gives_what_its_members_give_alone(tmp_path, monkeypatch, method,
 
 def test_members_end_fail_and_resume_one_by_one(tmp_path, monkeypatch):
     """One has fewer epochs, one diverges, one was cut off after its first epoch by a kill, one is finished already."""
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     short, bad = config("lora", seed=1, epochs=1), config("lora", seed=2, lr=1e30, warmup_epochs=0)
     cut, done = config("any2point", seed=3), config("prompt", seed=4)
     store = FileStore(tmp_path / "b")
@@ -123,7 +124,7 @@ def test_a_pack_holds_its_frozen_matrices_once():
 def test_a_pack_of_real_blocks_runs_each_frozen_part_once_a_step(tmp_path, monkeypatch):
     """Counted where it matters: passes through a frozen part, for four members against one."""
     passes = []
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     from pointsweep.backbones.base import Attention
 
     original = Attention.forward
@@ -162,7 +163,7 @@ def test_on_a_cpu_members_take_turns_a_batch_each():
 
 
 def test_what_fails_for_all_is_raised_in_every_member(monkeypatch):
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
 
     def broken(rows):
         raise MemoryError("no memory")
