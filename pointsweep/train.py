@@ -95,8 +95,8 @@ def train_epoch(
     model.train()
     order = batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)
     load = functools.partial(train_batch, dataset, generator=augmentation, device=device)
-    prepare = functools.partial(_prepare, model, train.precision, parts)
-    for step, (*inputs, labels) in enumerate(one_ahead(order, load, prepare, device)):
+    ready = functools.partial(prepare, model, train.precision, parts)
+    for step, (*inputs, labels) in enumerate(one_ahead(order, load, ready, device)):
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
         loss, hits = accumulate(model, inputs, labels, train, parts)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
@@ -112,7 +112,7 @@ def train_epoch(
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 
-def _prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor]) -> None:
+def prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor]) -> None:
     """Geometry of a batch that is to come, of the parts and in the mode in which the forward pass will look for it."""
     geometry = getattr(model, "geometry", None)
     if geometry is None:  # a network from scratch
