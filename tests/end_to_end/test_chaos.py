@@ -23,9 +23,9 @@ seeds: 1
 """
 
 
-def disturbed(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def disturbed(folder: Path, *arguments: str, before: str = "", sweep: str = SWEEP) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as it forks; `before` is run in it first."""
-    (folder / "chaotic.yaml").write_text(SWEEP)
+    (folder / "chaotic.yaml").write_text(sweep)
     line = [str(folder / "chaotic.yaml"), *arguments]
     code = f"import sys\nfrom pointsweep import chaos, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=3000, env=_environment(folder))
