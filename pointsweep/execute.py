@@ -158,7 +158,7 @@ def launch_all(
                 spending = Spending(next(plan for plan in plans if plan.sweep.name == name), store)
                 say(spending.text())
                 gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
-                resources = launch.Resources(asked.cpus, gpus, args.workers)
+                resources = launch.Resources(asked.cpus, gpus, asked.processes, args.workers)
                 size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, args.inline)
                 packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
                 if asked.gpus == "auto" and not args.inline:
@@ -179,7 +179,9 @@ def launch_all(
                         return launch.run_inline(packs, job, listen, may_start)
                     return launch.run_ray(packs, job, resources, listen, may_start)
 
-                job = replace(shared, recompute=asked.recompute, devices=resources.gpus or resources.cpus)
+                devices = resources.gpus or resources.cpus
+                processes = 1 if args.inline else asked.processes
+                job = replace(shared, recompute=asked.recompute, devices=devices, processes=processes)
                 outcomes += launch.run_all(packs, job, launcher, say)
     finally:
         if isinstance(store, FileStore):

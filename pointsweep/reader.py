@@ -19,7 +19,7 @@ from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
 from pointsweep.records import Adaptive, Published
-from pointsweep.resources import Resources, read_resources
+from pointsweep.resources import Resources, read_resources, unshared
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document, drop_misshapen
@@ -110,6 +110,8 @@ class Reader:
         metric = self._choice("metric", METRICS)
         protocol = self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
+        several = isinstance(resources.processes, int) and resources.processes > 1 and self.profile != "smoke"
+        self.processes = resources.processes if several else 1
         if self.profile and self.profile not in profiles.names(self.documents):
             self.own.append(
                 Problem(f"profile={self.profile}", unknown("profile", self.profile, profiles.names(self.documents), "Known"))
@@ -122,6 +124,8 @@ class Reader:
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
+        if self.search is not None and self.processes > 1:
+            self.complain(("resources", "processes"), f"a search has trials of one process, got {self.processes}")
         if self.search is not None and math.isfinite(resources.budget.limit_hours()):
             self.complain(("resources", "budget"), "a search has trials: and hours: of its own; here it may have per_hour alone")
         if self.profile == "smoke":
@@ -251,6 +255,8 @@ class Reader:
         if asks["metric"].partition("/")[2] not in config.dataset.metrics:
             has = ", ".join(config.dataset.metrics)
             self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
+        for text in unshared(config, self.processes):
+            self.complain(("resources", "processes"), text)
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
 
     def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:

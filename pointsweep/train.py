@@ -22,6 +22,7 @@ from pointsweep.data.base import Dataset, Split
 from pointsweep.data.part_metrics import part_score
 from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
+from pointsweep.group import ALONE, Group
 from pointsweep.layers import set_noise
 from pointsweep.once import eval_batch, train_batch
 from pointsweep.pack import backward
@@ -81,22 +82,27 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1
-) -> dict[str, float]:
-    """One pass over the training clouds, each batch computed in `parts`. Returns train/loss and train/accuracy; raises Diverged."""
+    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
+    group: Group = ALONE,
+) -> dict[str, float]:  # fmt: skip
+    """One pass over the training clouds, each batch computed by all processes of the group, in `parts` each.
+
+    Returns train/loss and train/accuracy; raises Diverged, LostProcess.
+    """
     train, device = config.train, next(model.parameters()).device
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(train, epoch)
+    for own in optimizer.param_groups:
+        own["lr"] = learning_rate(train, epoch)
     trained = [p for p in model.parameters() if p.requires_grad]
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct, seen = torch.zeros((), dtype=torch.long, device=device), 0
     augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
     model.train()
     for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
-        set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
+        mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
+        set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
         *inputs, labels = train_batch(dataset, index, augmentation, device)
         optimizer.zero_grad(set_to_none=True)
-        loss, hits = accumulate(model, inputs, labels, train, parts)
+        loss, hits = accumulate(model, inputs, labels, train, parts, group)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
         loss_sum += loss * labels.numel()
@@ -108,15 +114,18 @@ def train_epoch(
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 
-def accumulate(model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int) -> tuple[Tensor, Tensor]:
+def accumulate(
+    model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int, group: Group = ALONE
+) -> tuple[Tensor, Tensor]:
     """Adds the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P). Returns that loss, float64, and the hits.
 
-    In several parts the memory of one part suffices, and the gradient is that of the whole batch but for rounding, unless the
+    In several parts the memory of one part suffices. Of several processes each computes its share, and all have the sums; gradients
+    must be empty before. Either way the gradient is that of the whole batch but for rounding, unless the
     clouds of a batch see each other: batch normalisation then takes its statistics over a part, and dropout draws other masks.
     """
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.long, device=labels.device)
-    pieces = zip(*(tensor.tensor_split(parts) for tensor in (*inputs, labels)), strict=True)
+    pieces = zip(*(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)), strict=True)
     for *clouds, wanted in pieces:
         with autocast(train.precision, labels.device):
             logits = model(*clouds)
@@ -124,6 +133,9 @@ def accumulate(model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train
         backward(loss)
         loss_sum += loss.detach().double()
         correct += (logits.argmax(dim=1) == wanted).sum()
+    group.sum([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    group.sum([loss_sum])
+    group.sum([correct])
     return loss_sum, correct
 
 

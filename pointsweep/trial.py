@@ -9,6 +9,7 @@ import resource
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
+from pointsweep.group import ALONE, Group, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
 from pointsweep.history import TrialFolder, device_s
 from pointsweep.mirror import Mirror
@@ -36,6 +38,7 @@ from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train
 from pointsweep.workdir import Copy, work_folder
 
 Report = Callable[[dict[str, Any]], None]
+Gather = Callable[[TrialConfig, "Job"], AbstractContextManager[Group]]  # brings the processes of a trial together
 
 WAIT_S = 5.0  # for a process that is being ended to let go of its trial
 
@@ -56,6 +59,7 @@ class Job:
     # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
+    processes: int = 1  # of a trial
     devices: float = 1.0  # GPUs of a pack, or CPUs where it has no GPU: what its hours are multiplied by
 
 
@@ -67,12 +71,17 @@ class Task:
     tags: TrialTags
 
 
-def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
+def alone(config: TrialConfig, job: Job) -> AbstractContextManager[Group]:
+    """Of a trial that this process computes."""
+    return nullcontext(ALONE)
+
+
+def run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
     """Runs every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
     torch.set_num_threads(job.threads)
     common = {shared_part(task.config) for task in pack}
     if len(pack) == 1 or len(common) > 1 or None in common:
-        return [_run_task(task, job, report) for task in pack]
+        return [_run_task(task, job, report, gather=gather) for task in pack]
     # Of the whole pack one thread speaks to Ray.
     said: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
@@ -83,10 +92,10 @@ def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
 
 def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
     assert config.backbone is not None
-    return SharedBackbone(config.backbone, _device(job.device))
+    return SharedBackbone(config.backbone, device_of(job.device))
 
 
-def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
+def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None, gather: Gather = alone) -> Outcome:
     config, store = task.config, open_store(job.store)
     copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking.get(task.tags.sweep))
     folder = copy.folder
@@ -104,26 +113,27 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
 
         limits = job.limits.get(config.key(), {})
-        trial = Trial(config, folder, _device(job.device), told, notify, shared, limits, job.devices)
-        if job.recompute and isinstance(trial.model, PointModel):
-            recompute_stages(trial.model.tokenizer)
-        trial.run()
+        with gather(config, job) as group:
+            trial = Trial(config, folder, device_of(job.device), told, notify, shared, limits, job.devices, group)
+            if job.recompute and isinstance(trial.model, PointModel):
+                recompute_stages(trial.model.tokenizer)
+            trial.run()
 
     # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
     arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
     marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
-    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder), notify, copy)
+    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder, job.processes), notify, copy)
     return guard.run(body, job.wait_s)
 
 
-def _relieve(config: TrialConfig, folder: TrialFolder) -> bool:
+def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
     """After the memory did not suffice: batches in twice as many parts, of two clouds at least (batch normalisation)."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     parts = 2 * folder.parts()
-    if 2 * parts > config.train.batch_size:
+    if 2 * parts * processes > config.train.batch_size:
         return False
     folder.append({"type": "parts", "parts": parts, "time": time.time()})
     return True
@@ -148,7 +158,8 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     return dataset
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name; of `auto` a GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
 
 
@@ -165,20 +176,25 @@ class Trial:
         shared: SharedBackbone | None = None,
         limits: Mapping[int, float] | None = None,
         devices: float = 1.0,
+        group: Group = ALONE,
     ) -> None:
-        self.limits, self.devices = limits or {}, devices
+        self.limits, self.devices, self.group = limits or {}, devices, group
         self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
         make = shared.build if shared is not None else build
         self.model = make(config, self.dataset.num_classes).to(device)
+        if group.size > 1:
+            synchronise(self.model)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
         self.parts = folder.parts()
 
     def run(self) -> None:
         """Trains what is left to train, then writes predictions, weights and, last, the record."""
-        self.meter = energy.meter(self.device.index or 0 if self.device.type == "cuda" else None)
+        # The other processes' GPUs cannot be read from here: better no joules than a part of them.
+        readable = self.device.type == "cuda" and self.group.size == 1
+        self.meter = energy.meter(self.device.index or 0 if readable else None)
         facts = describe(self.config, self.dataset)
         self.folder.start(config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
         if self.config.network is not None and not self.config.network.trainable:
@@ -212,12 +228,14 @@ class Trial:
             self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
+        if self.group.size > 1:
+            self.group.share((first, self.parts, self._snapshot(first - 1, optimizer)[0]))
         for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
                 raise Stopped(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
-            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts)
+            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group)
             self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
 
     def _end_epoch(
@@ -276,17 +294,7 @@ class Trial:
         if found is None:
             return 0
         tensors, state = found
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        load_trained_state(self.model, parts["model"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, field = name.partition(".")
-            moments.setdefault(int(index), {})[field] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        self.predictions = {name: tensor.numpy() for name, tensor in parts["predictions"].items()}
+        self.predictions = restore(self.model, optimizer, tensors)
         self.best = state["best"]
         return int(state["epoch"])
 
@@ -317,7 +325,7 @@ class Trial:
             parameters=vars(counts),
             dataset=describe(self.config, self.dataset),
             weights_origin=getattr(self.model, "weights_origin", "none"),
-            marks=(*marks(self.config, self.dataset), *split_mark(self.model, self.config, self.parts)),
+            marks=(*marks(self.config, self.dataset), *split_mark(self.model, self.config, self.parts, self.group.size)),
             seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
             peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
             clouds_per_s=trained_clouds / train_s if train_s else 0.0,
@@ -326,6 +334,21 @@ class Trial:
             correct=self._correct(),
             energy_j=used([event.get("energy_j", {}) for event in epochs]),
         )
+
+
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Puts a checkpoint's tensors into model and optimiser; returns its predictions by protocol."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    load_trained_state(model, parts["model"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, _, field = name.partition(".")
+        moments.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return {name: tensor.numpy() for name, tensor in parts["predictions"].items()}
 
 
 def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -348,13 +371,17 @@ def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
 
 
-def split_mark(model: nn.Module, config: TrialConfig, parts: int) -> tuple[str, ...]:
-    """What to say if the memory did not suffice for whole batches: only without batch statistics are the numbers the same."""
-    if parts == 1:
+def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:
+    """What to say if batches were not taken whole, as other masks are then drawn for dropout.
+
+    Parts have batch statistics of their own as well; processes share theirs.
+    """
+    if parts * processes == 1:
         return ()
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised else ""
-    return (f"batches of {config.train.batch_size} in {parts} parts (out of memory){caveat}",)
+    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised and parts > 1 else ""
+    how = [f"by {processes} processes"] * (processes > 1) + [f"in {parts} parts (out of memory)"] * (parts > 1)
+    return (f"batches of {config.train.batch_size} {' '.join(how)}{caveat}",)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
