@@ -21,8 +21,9 @@ from torch import nn
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.cache import cache_folder
 from pointsweep.layers import set_noise
+from pointsweep.members import run_together
 from pointsweep.origin import origin
-from pointsweep.pack import SharedBackbone, run_together, shared_part
+from pointsweep.pack import SharedBackbone, shared_part
 from pointsweep.recompute import recompute_stages
 from pointsweep.store import write_whole
 from pointsweep.train import accumulate, make_optimizer

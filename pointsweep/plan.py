@@ -17,8 +17,8 @@ from pointsweep import plan_cache, registry
 from pointsweep.adaptive import settle
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.errors import Finding, MissingData, MissingWeights
+from pointsweep.events import read_failure, trial_status
 from pointsweep.failures import BadData
-from pointsweep.history import read_failure, trial_status
 from pointsweep.index import read_record as read_record
 from pointsweep.records import Record
 from pointsweep.store import Store

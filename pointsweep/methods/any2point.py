@@ -22,6 +22,7 @@ from pointsweep.config import MethodConfig
 from pointsweep.geometry import line_cells, plane_cells, voxel_ids
 from pointsweep.layers import Bottleneck, DropPath, init_matrix
 from pointsweep.methods.base import Method
+from pointsweep.once import once
 
 FAR = -1e5  # added to the attention logit of two tokens that share no cell
 
@@ -88,7 +89,7 @@ def cells_of(ids: Tensor, count: int | None) -> Cells:
     """ids (B, M, N) -> Cells; `count` cells a sample and view, or None for the occupied ones alone."""
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)
-    total = share.sum(dim=(0, 2)).amax() if count is None else share.new_tensor(float(count * len(ids)))
+    total = share.sum(dim=(0, 2)).amax() if count is None else share.new_full((), count * len(ids))
     return Cells(same.int().argmax(dim=3), share, total)
 
 
@@ -189,9 +190,17 @@ class Any2Point(Method):
     def begin(
         self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
     ) -> tuple[Tensor, Neighbourhoods | None]:
+        return tokens, self.geometry(centers, places)
+
+    def geometry(self, centers: Tensor, places: Tensor | None) -> Neighbourhoods | None:
         if self.config.adapter != "guided":
-            return tokens, None
-        voxel, _ = voxel_ids(centers, self.config.voxel_size)
+            return None
+        config = self.config
+        kind = ("cells", self.num_views, self.plane, config.voxel_size, config.cell_size, config.local_space, config.bn_nonempty_only)
+        return once([centers] if places is None else [centers, places], kind, lambda: self._neighbourhoods(centers, places))
+
+    def _neighbourhoods(self, centers: Tensor, places: Tensor | None) -> Neighbourhoods:
+        voxel = voxel_ids(centers, self.config.voxel_size)
         voxels = cells_of(voxel.unsqueeze(1), None)
         if self.config.local_space == "3d":
             ids, count = voxel.unsqueeze(1).expand(-1, self.num_views, -1), None
@@ -201,7 +210,7 @@ class Any2Point(Method):
             ids, count = source_cells(places, self.plane, self.config.cell_size)
         cells = cells_of(ids, None if self.config.bn_nonempty_only else count)
         far = torch.where(ids.unsqueeze(3) == ids.unsqueeze(2), 0.0, FAR).unsqueeze(2)
-        return tokens, Neighbourhoods(cells, far, voxels)
+        return Neighbourhoods(cells, far, voxels)
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Neighbourhoods | None) -> Tensor:
         if self.config.adapter == "none":

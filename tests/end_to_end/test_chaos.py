@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import chaos
+from pointsweep import chaos, faults
 
 SWEEP = """
 name: chaotic
@@ -23,9 +23,9 @@ seeds: 1
 """
 
 
-def disturbed(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def disturbed(folder: Path, *arguments: str, before: str = "", sweep: str = SWEEP) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as it forks; `before` is run in it first."""
-    (folder / "chaotic.yaml").write_text(SWEEP)
+    (folder / "chaotic.yaml").write_text(sweep)
     line = [str(folder / "chaotic.yaml"), *arguments]
     code = f"import sys\nfrom pointsweep import chaos, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=3000, env=_environment(folder))
@@ -117,7 +117,8 @@ chaos.choose = choose
 
 @pytest.mark.slow
 def test_every_write_in_every_way_inline(tmp_path):
-    run = disturbed(tmp_path, "--runs", "0", "--launcher", "inline", "--tracker", "sqlite")
+    ways = [word for way in faults.WAYS for word in ("--way", way)]
+    run = disturbed(tmp_path, "--runs", "0", "--launcher", "inline", "--tracker", "sqlite", "--deaths", "1", *ways)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
