@@ -119,11 +119,14 @@ def ours(count: int, pack: int) -> dict[str, float]:
     import ray
 
     from pointsweep.checks import trial_from_dict
-    from pointsweep.launch import Event, Resources, run_ray
+    from pointsweep.inline import Event, Resources
+    from pointsweep.launch import run_ray
     from pointsweep.pack import packs_of
     from pointsweep.records import Layout
     from pointsweep.store import open_store
-    from pointsweep.tracking import TrialTags, default_uri, finish, prepare, read_table
+    from pointsweep.target import TrialTags, default_uri
+    from pointsweep.tracked import read_table
+    from pointsweep.tracking import finish, prepare
     from pointsweep.trial import Job, Task
 
     base = {"dataset": {"name": "synthetic"}, "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}

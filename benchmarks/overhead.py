@@ -29,7 +29,8 @@ from pointsweep.history import TrialFolder
 from pointsweep.model import build
 from pointsweep.records import CellLayout, Layout
 from pointsweep.store import FileStore
-from pointsweep.tracking import TrialTags, default_uri, finish, prepare
+from pointsweep.target import TrialTags, default_uri
+from pointsweep.tracking import finish, prepare
 from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
 from pointsweep.trial import Job, Task, load_dataset, run_pack
 

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from pointsweep import registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 
 

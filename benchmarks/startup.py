@@ -27,7 +27,8 @@ import sys
 import mlflow.tracking
 from pointsweep.store import FileStore
 from pointsweep.sweep import load
-from pointsweep.tracking import default_uri, prepare
+from pointsweep.target import default_uri
+from pointsweep.tracking import prepare
 layout, store = load(sys.argv[1]).layout(), FileStore(Path(sys.argv[2]))
 begun = time.process_time()
 prepare(default_uri(store), store, layout)
@@ -38,7 +39,7 @@ SECOND_TRIAL = """
 import statistics, sys, tempfile, time
 import torch
 from pointsweep.checks import trial_from_dict
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 torch.set_num_threads(1)
 steps, ends = [], []

@@ -58,9 +58,9 @@ def train(config: dict[str, Any]) -> None:
     from ray import tune
 
     from pointsweep import geometry
+    from pointsweep.as_run import flat
     from pointsweep.checks import trial_from_dict
     from pointsweep.model import build, count_parameters
-    from pointsweep.tracking import flat
     from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
     from pointsweep.trial import load_dataset
 

@@ -23,8 +23,9 @@ from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
 from pointsweep.records import Layout, Record
 from pointsweep.store import FileStore
+from pointsweep.target import Target, TrialTags, default_uri
 
-EPOCHS, TAGS = 10, tracking.TrialTags("life", "r", "c", 0)
+EPOCHS, TAGS = 10, TrialTags("life", "r", "c", 0)
 
 
 def config(seed: int) -> TrialConfig:
@@ -85,7 +86,7 @@ def write(store: FileStore, trials: list[TrialConfig]) -> None:
         folder.finish(record(trial))
 
 
-def ours(store: FileStore, target: tracking.Target, trials: list[TrialConfig], every_epoch: bool) -> None:
+def ours(store: FileStore, target: Target, trials: list[TrialConfig], every_epoch: bool) -> None:
     """From the trials' folders, through the code that a worker's mirror calls."""
     runs = tracking.Runs(target)
     for trial in trials:
@@ -119,7 +120,7 @@ def one_call_per_value(uri: str, experiment: str, lives: list[dict]) -> None:
 
 def lives(uri: str, experiment: str) -> list[dict]:
     """All that stands in an experiment's trial runs: parameters, tags, every point of every metric, files."""
-    client = tracking._client(uri)
+    client = tracking.connected(uri)
     found = []
     for run in client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", order_by=["attributes.start_time"]):
         history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
@@ -141,10 +142,10 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         store = FileStore(Path(folder))
-        uri = tracking.default_uri(store)
+        uri = default_uri(store)
         begun, numbers = time.perf_counter(), iter(range(10**6))
 
-        def fresh(name: str) -> tuple[tracking.Target, list[TrialConfig]]:
+        def fresh(name: str) -> tuple[Target, list[TrialConfig]]:
             number = next(numbers)
             trials = [config(seed) for seed in range(number * args.trials, (number + 1) * args.trials)]
             write(store, trials)
@@ -158,7 +159,7 @@ def main() -> None:
               f"{len(wanted[0]['tags'])} tags, {sum(map(len, wanted[0]['metrics'].values()))} points, a data set")  # fmt: skip
         made = {name: [fresh(name) for _ in range(args.rounds)] for name in ("plain", "end", "epochs")}
 
-        def next_of(name: str) -> tuple[tracking.Target, list[TrialConfig]]:
+        def next_of(name: str) -> tuple[Target, list[TrialConfig]]:
             made[name].append(made[name].pop(0))
             return made[name][-1]
 

@@ -20,10 +20,12 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
+from pointsweep.as_run import flat
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
-from pointsweep.tracking import Runs, Target, TrialTags, flat, prepare, sync_trial
+from pointsweep.target import Target, TrialTags
+from pointsweep.tracking import Runs, prepare, sync_trial
 from pointsweep.trial import Job, Task, run_pack
 
 TRIAL = {

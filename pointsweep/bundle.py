@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep.history import Event, read_events
+from pointsweep.events import Event, read_events
 from pointsweep.origin import code_version, tree_digest
 from pointsweep.paired import packed
 from pointsweep.records import Layout, Record

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import chaos_processes as processes
-from pointsweep import faults, sync, tracking, trial
+from pointsweep import faults, sync, trial
 from pointsweep.chaos_processes import Killer
 from pointsweep.chaos_tracker import Line, server
 from pointsweep.errors import ConfigError
 from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
 from pointsweep.sweep import load
+from pointsweep.tracked import rename, steps_by_run
 
 LAUNCHERS = ("inline", "ray")
 TRACKERS = ("sqlite", "server")
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="pointsweep-chaos-"))
     subject = Subject(name, (args.file, *args.overrides), folder, seed)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread must not be forked
-    tracking.steps_by_run(f"sqlite:///{folder}/empty.db", name)  # a database to copy: making one takes seconds
+    steps_by_run(f"sqlite:///{folder}/empty.db", name)  # a database to copy: making one takes seconds
     if command(subject, UNDISTURBED) != 0:
         print(f"the undisturbed sweep does not end well: {folder}/undisturbed/log", file=sys.stderr)
         return 2
@@ -233,7 +234,7 @@ def compare(subject: Subject, each: Round) -> dict[str, str]:
     texts = {what: "; ".join(differences(wanted[what], found[what])) for what in wanted}
     if each.tracker == "server":  # the line may have been too bad to the end
         sync.mirror_sweep(FileStore(subject.store(each.name)), subject.name, subject.server)
-    runs = tracking.steps_by_run(subject.uri(each), subject.name)
+    runs = steps_by_run(subject.uri(each), subject.name)
     keys = [key for key, _ in runs]
     once = {key: sorted(epochs) for key, epochs in runs}
     texts["one MLflow run a trial"] = "; ".join(f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1)
@@ -243,7 +244,7 @@ def compare(subject: Subject, each: Round) -> dict[str, str]:
         twice = [path.name for path in subject.store(each.name).glob("trials/*") if TrialFolder(path).attempts() > 1]
         texts["no trial is begun twice"] = ", ".join(twice)
     if each.tracker == "server":
-        tracking.rename(subject.server, subject.name, f"{subject.name} {each.name}")  # the next round's begins empty
+        rename(subject.server, subject.name, f"{subject.name} {each.name}")  # the next round's begins empty
     return texts
 
 

@@ -16,7 +16,7 @@ from pointsweep import registry
 from pointsweep.checks import check_trial
 from pointsweep.config import DatasetConfig
 from pointsweep.errors import MissingData, unknown
-from pointsweep.history import trial_status
+from pointsweep.events import trial_status
 from pointsweep.notes import percent
 from pointsweep.paired import ModelTest, bootstrap, correctness, model_tests, packed, same_objects
 from pointsweep.records import Record

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import launch, s3_lease
+from pointsweep.command import exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.origin import origin, tree_digest
 from pointsweep.store import FileStore, Store, open_store
-from pointsweep.tracking import masked, reachable
+from pointsweep.target import masked
+from pointsweep.tracking import reachable
 
 SKEW_S = 2.0  # of a node's clock: MLflow and histories order by it
 FREE_BYTES = 10 * 2**30  # of a node's cache: converted data, weights, working copies
@@ -201,4 +203,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pointsweep import tables
-from pointsweep.config import TrialConfig, without_seed
+from pointsweep.config import TrialConfig
+from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
-from pointsweep.history import read_failure_kind
 from pointsweep.notify import announce
-from pointsweep.plan import Plan, look, make_plan, read_record
+from pointsweep.plan import Plan, look, make_plan
 from pointsweep.resources import Resources
 from pointsweep.spending import Spending
-from pointsweep.store import FileStore, Store
+from pointsweep.store import Store
 from pointsweep.sweep import Sweep
-from pointsweep.tracking import Target, TrackerAway, TrialTags, default_uri, finish, masked, prepare
-
-if TYPE_CHECKING:
-    from pointsweep import launch
+from pointsweep.target import Target, TrackerAway, TrialTags, default_uri, masked
+from pointsweep.tracking import finish, prepare
 
 COMPLETE, FAILED, SPENT = 0, 1, 4
 
@@ -136,86 +131,10 @@ def launch_all(
     groups = to_run(plans)
     if not groups:
         return []
-    from pointsweep import launch
-    from pointsweep.pack import packs_of
-    from pointsweep.progress import Progress
-    from pointsweep.trial import Job, Task
+    from pointsweep.launching import Launch
+    from pointsweep.trial import Job
 
-    shared = Job(store.url, targets, threads=args.threads, limits=limits or {})
-    records = {key: record for plan in plans for key, record in plan.records.items()}
-    keys = {key for plan in plans for key in plan.states}
-
-    def table() -> str:
-        records.update({key: read_record(store, key) for key in keys if key not in records and _finished(store, key)})
-        made = [tables.build(plan.sweep.layout(), records, {}, plan.parameters) for plan in plans]
-        return "\n\n".join(tables.render(one, "text") for one in made)
-
-    names = {key: place.cell for key, place in places.items()}
-    outcomes: list[Outcome] = []
-    try:
-        with Progress(names, len(records), len(keys), table) as progress:
-            for (asked, name), configs in groups.items():
-                spending = Spending(next(plan for plan in plans if plan.sweep.name == name), store)
-                say(spending.text())
-                gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
-                resources = launch.Resources(asked.cpus, gpus, asked.processes, args.workers)
-                size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, args.inline)
-                packs = [[Task(config, places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
-                if asked.gpus == "auto" and not args.inline:
-                    resources = replace(resources, gpus=gpu_share(resources, packs))
-
-                def listen(event: launch.Event, spending: Spending = spending) -> None:
-                    if event.kind != "epoch":
-                        spending.ended(event.key)
-                    progress(event)
-
-                may_start = spending.left if spending.text() else launch.always
-
-                def launcher(
-                    packs: Sequence[launch.Pack], job: Job, resources: launch.Resources = resources,
-                    listen: launch.Listener = listen, may_start: Callable[[], bool] = may_start,
-                ) -> list[Outcome]:  # fmt: skip
-                    if args.inline:
-                        return launch.run_inline(packs, job, listen, may_start)
-                    return launch.run_ray(packs, job, resources, listen, may_start)
-
-                devices = resources.gpus or resources.cpus
-                processes = 1 if args.inline else asked.processes
-                job = replace(shared, recompute=asked.recompute, devices=devices, processes=processes)
-                outcomes += launch.run_all(packs, job, launcher, say)
-    finally:
-        if isinstance(store, FileStore):
-            shutil.rmtree(store.path(f"launches/{shared.launch}"), ignore_errors=True)
-    return outcomes
-
-
-def say(text: str) -> None:
-    """One line, if there is one."""
-    if text:
-        print(text, flush=True)
-
-
-def pack_size(resources: launch.Resources, inline: bool, config: TrialConfig) -> int:
-    """Of `pack: auto`: as it is measured, once, where packs will run."""
-    from pointsweep import calibrate, launch
-
-    return calibrate.pack_size(config) if inline else launch.on_worker(calibrate.pack_size, config, resources)
-
-
-def gpu_share(resources: launch.Resources, packs: Sequence[launch.Pack]) -> float:
-    """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
-    from pointsweep import launch
-
-    arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
-    found = [launch.on_worker(_share_of, (config, size), resources) for (_, size), config in arms.items()]
-    say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
-    return max(found)
-
-
-def _share_of(pack: tuple[TrialConfig, int]) -> float:
-    from pointsweep import calibrate
-
-    return calibrate.gpu_share(*pack)
+    return Launch(plans, store, places, args, Job(store.url, targets, threads=args.threads, limits=limits or {})).run(groups)
 
 
 def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:
@@ -234,10 +153,6 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
             name = names.setdefault(own, name) if math.isinf(own.budget.limit_hours()) else name
             found.setdefault((own, name), []).extend(fresh)
     return found
-
-
-def _finished(store: Store, key: str) -> bool:
-    return store.exists(f"trials/{key}/record.json")
 
 
 def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:

@@ -7,14 +7,10 @@ there does anybody else hear of it. So nothing that was told is ever taken back 
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
-import json
 import logging
-import math
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pointsweep import faults
+from pointsweep import checkpoint, faults
+from pointsweep.events import Event, epochs_of, parse, to_line
 from pointsweep.failures import Failure
 from pointsweep.lease import Held as Held
 from pointsweep.lease import Lease, leased
 from pointsweep.records import Record, from_json
-from pointsweep.store import Store, write_whole, writing
+from pointsweep.store import write_whole, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger("pointsweep.history")
 
-Event = dict[str, Any]
 Snapshot = Callable[[], tuple[dict[str, "Tensor"], dict[str, Any]]]
 
 CHECKPOINT_SHARE = 0.03  # of the time at most goes into checkpoints
@@ -61,7 +57,7 @@ class TrialFolder:
 
     def events(self) -> list[Event]:
         """All events, in order. What follows a damaged line is not trusted."""
-        return _parse(self._read())[0]
+        return parse(self._read())[0]
 
     def epochs(self) -> list[Event]:
         """The epoch events, each epoch once, in order."""
@@ -75,7 +71,7 @@ class TrialFolder:
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
-                faults.put(file, _line(event), path, way)
+                faults.put(file, to_line(event), path, way)
         faults.done(way)
 
     def _check(self) -> None:
@@ -143,7 +139,7 @@ class TrialFolder:
     def repair(self) -> None:
         """Drops a torn last line; keeps a copy of what stands behind a damaged one."""
         data = self._read()
-        _, good = _parse(data)
+        _, good = parse(data)
         if good == len(data):
             return
         if b"\n" in data[good:].rstrip(b"\n"):
@@ -181,13 +177,9 @@ class TrialFolder:
 
     def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], count: int) -> None:
         """Writes a checkpoint that has the first `count` pending epochs behind it, then their lines."""
-        from safetensors.torch import save
-
         begun = time.monotonic()
         told = self._pending[:count]
-        body = json.dumps({**state, "pending": told})
-        digest = _digest(tensors, body)
-        self._write("checkpoint.safetensors", save(dict(tensors), metadata={"state": body, "sha256": digest}))
+        self._write("checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": told}))
         for event in told:
             self.append(event)
         self._pending, self._held = self._pending[count:], None
@@ -207,25 +199,17 @@ class TrialFolder:
             # The history lost epochs that the checkpoint has behind it: the trial is trained anew rather than told with gaps.
             self._set_aside("history.jsonl")
             return self.resume()
-        self._write("history.jsonl", b"".join(_line(event) for event in lines))
+        self._write("history.jsonl", b"".join(to_line(event) for event in lines))
         return found
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        from safetensors import SafetensorError, safe_open
-
         path = self.path / "checkpoint.safetensors"
         if not path.is_file():
             return None
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError, ValueError):
-            metadata, tensors = {}, {}
-        if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
+        found = checkpoint.decode(path)
+        if found is None:
             self._set_aside("checkpoint.safetensors")
-            return None
-        return tensors, json.loads(metadata["state"])
+        return found
 
     def _set_aside(self, damaged: str) -> None:
         """Takes the checkpoint out of use because a file is damaged, and says so."""
@@ -282,81 +266,3 @@ class TrialFolder:
                 yield
             finally:
                 self.lease = None
-
-
-def epochs_of(events: Sequence[Event]) -> list[Event]:
-    """The epoch events among a history's, each epoch once, in order."""
-    found = [event for event in events if event["type"] == "epoch"]
-    # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
-    return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
-
-
-def device_s(epochs: Sequence[Event]) -> float:
-    """Seconds of epochs times the devices that each had; epochs of older versions had one."""
-    return math.fsum(event["device_s"] if "device_s" in event else event["seconds"] for event in epochs)
-
-
-def _line(event: Mapping[str, Any]) -> bytes:
-    body = json.dumps(event, sort_keys=True, separators=(",", ":"))
-    return f'{{"crc":"{zlib.crc32(body.encode()):08x}","event":{body}}}\n'.encode()
-
-
-def _parse(data: bytes) -> tuple[list[Event], int]:
-    """The events up to the first line that is torn or does not match its checksum, and the number of sound bytes."""
-    events: list[Event] = []
-    good = 0
-    for line in data.splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-            body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
-            sound = line.endswith(b"\n") and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
-        except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
-            break
-        events.append(entry["event"])
-        good += len(line)
-    return events, good
-
-
-def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)};".encode())
-        digest.update(tensors[name].contiguous().flatten().view(_bytes()).numpy().data)
-    return digest.hexdigest()
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
-
-
-def trial_status(store: Store, key: str) -> str:
-    """finished, resumable, failed or new."""
-    if store.exists(f"trials/{key}/record.json"):
-        return "finished"
-    if read_failure(store, key) is not None:
-        return "failed"
-    return "resumable" if store.exists(f"trials/{key}/checkpoint.safetensors") else "new"
-
-
-def read_failure(store: Store, key: str) -> str | None:
-    """Why a trial's last attempt failed; None if it did not."""
-    events = read_events(store, key)
-    return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
-
-
-def read_failure_kind(store: Store, key: str) -> str:
-    """The class of a trial's last failure; "" if it did not fail."""
-    events = read_events(store, key)
-    return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
-
-
-def read_events(store: Store, key: str) -> list[Event]:
-    """All events of a trial in any store; none if it was not begun."""
-    try:
-        return _parse(store.read(f"trials/{key}/history.jsonl"))[0]
-    except FileNotFoundError:
-        return []

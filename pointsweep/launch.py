@@ -1,4 +1,4 @@
-"""Runs packs: in this process, or as a list of Ray Tune trials. The only file with ray.
+"""Runs packs as a list of Ray Tune trials. The only file with ray.
 
 Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker (guard.py).
 """
@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pointsweep.checks import trial_from_dict
@@ -25,84 +25,12 @@ from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, joined, meeting
 from pointsweep.guard import Outcome, note_loss
+from pointsweep.inline import Listener, Pack, Resources, always, end_event, epoch_event, not_started
 from pointsweep.store import FileStore, open_store
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, alone, run_pack
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a launch tells while it runs: an `epoch` of a trial with its metrics, or its end (`finished`, `failed`)."""
-
-    kind: str
-    key: str
-    epoch: int = 0
-    epochs: int = 0
-    metrics: Mapping[str, float] | None = None
-    reason: str = ""
-
-
-Listener = Callable[[Event], None]
-Pack = Sequence[Task]
-Launcher = Callable[[Sequence[Pack], Job], list[Outcome]]
-
-WAIT_S = 60.0  # for trials that others hold, after everything else is done
-
-
-def run_all(packs: Sequence[Pack], job: Job, launcher: Launcher, say: Callable[[str], None]) -> list[Outcome]:
-    """Runs the packs; those that another process works on come last, when it may be done or gone."""
-    outcomes = {outcome.key: outcome for outcome in launcher(packs, job)}
-    held = [pack for pack in packs if any(outcomes[task.config.key()].status == "held" for task in pack)]
-    if held:
-        for pack in held:
-            say(f"waiting for {outcomes[pack[0].config.key()].reason}")
-        outcomes |= {outcome.key: outcome for outcome in launcher(held, replace(job, wait_s=WAIT_S))}
-    return list(outcomes.values())
-
-
-def always() -> bool:
-    """Of a launch without a budget."""
-    return True
-
-
-def not_started(key: str) -> Outcome:
-    """How a trial ends that the budget does not reach."""
-    return Outcome(key, "waiting", "the budget is used up")
-
-
-def run_inline(packs: Sequence[Pack], job: Job, listen: Listener, may_start: Callable[[], bool] = always) -> list[Outcome]:
-    """One pack after the other in this process: for debugging, tests, and machines without Ray."""
-    outcomes = []
-    for pack in packs:
-        if not may_start():
-            outcomes += [not_started(task.config.key()) for task in pack]
-            continue
-        for outcome in run_pack(pack, job, lambda result: listen(_epoch(result))):
-            if outcome.status != "held":
-                listen(_end(outcome))
-            outcomes.append(outcome)
-    return outcomes
-
-
-def _epoch(result: Mapping[str, Any]) -> Event:
-    metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, (int, float))}
-    return Event("epoch", result["key"], result["epoch"], result["epochs"], metrics)
-
-
-def _end(outcome: Outcome) -> Event:
-    return Event(outcome.status, outcome.key, reason=outcome.reason)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one pack takes of the cluster; fractions of a GPU let packs share it."""
-
-    cpus: float = 1
-    gpus: float = 0
-    processes: int = 1  # of one trial, that share these
-    max_concurrent: int = 0  # packs at once; 0 = as many as fit
 
 
 def run_ray(
@@ -329,7 +257,7 @@ class _Ends:
         if "outcomes" not in result:
             self.show.gauges.epoch(result)
             self.show()
-            self.listen(_epoch(result))
+            self.listen(epoch_event(result))
             return
         for item in json.loads(result["outcomes"]):
             self.end(Outcome(**item))
@@ -349,7 +277,7 @@ class _Ends:
         self.show.gauges.end(outcome.key, outcome.status, outcome.reason)
         self.show()
         if outcome.status != "held":
-            self.listen(_end(outcome))
+            self.listen(end_event(outcome))
 
     def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
         left = may_start()

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from pointsweep.history import TrialFolder
-from pointsweep.tracking import Runs, Target, TrialTags, masked, sync_trial
+from pointsweep.target import Target, TrialTags, masked
+from pointsweep.tracking import Runs, sync_trial
 
 # Epochs that come faster than this travel together: a call costs the same for one as for many.
 PACE_S = 1.0

@@ -1,21 +1,16 @@
 """Packs: trials that share a frozen backbone train together, one batched pass of it for all.
 
-Every member of a pack runs its own trial, as it would alone, in a thread of its own; only one thread runs at a time. Members meet in
-two places. At a frozen part of the backbone the inputs of all members that have come to it are joined, the part runs once, and each
-member gets its rows back; a part that a method has changed (a low-rank update, a trained bias) is met layer by layer, so that arms of
-different structure share what they have in common. At the end of a step the losses of all members are sent backwards together.
-Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the learning rate, is the
-member's own: a member may start late, end early, diverge or fail without the others.
+Every member runs its own trial in a thread of its own (members.py). On a GPU, where it comes to a frozen part of the backbone it
+meets the others, and the part runs once for all; a part that a method has changed (a low-rank update, a trained bias) is met layer
+by layer, so that arms of different structure share what they have in common. On a CPU, where joining gains nothing, members take
+turns, a batch each. Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the
+learning rate, is the member's own: it may start late, end early, diverge or fail without others.
 Letters: B clouds, T tokens, C channels.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +18,8 @@ from torch import Tensor, nn
 from pointsweep import registry
 from pointsweep.backbones.base import Attention, Backbone, Block
 from pointsweep.config import BackboneConfig, TrialConfig, canonical_json
+from pointsweep.members import meet
 from pointsweep.model import PointModel
-
-_here = threading.local()
-
-# Where the rows of all members go through a frozen part as one product. On a CPU that gains nothing (products are bound by
-# arithmetic either way), and a product's last digits depend on its number of rows: one after the other they are as of a trial alone.
-JOINED_ON = {"cuda"}
 
 
 def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig], int]) -> list[list[TrialConfig]]:
@@ -55,183 +45,6 @@ def shared_part(config: TrialConfig) -> str | None:
     if config.backbone is None or config.method is None or config.method.name == "full":
         return None
     return canonical_json(config.backbone) + config.train.precision
-
-
-def backward(loss: Tensor) -> None:
-    """`loss.backward()`, together with those of the other members in a pack."""
-    member = getattr(_here, "member", None)
-    if member is None:
-        loss.backward()
-    else:
-        member.ask(Backward(loss))
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A member's wish: its rows through a frozen part. `place` orders the parts of one forward."""
-
-    place: tuple[int, ...]
-    part: Callable[[Tensor], Tensor]
-    rows: Tensor
-    modes: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Backward:
-    """A member's wish: the gradients of its loss."""
-
-    loss: Tensor
-
-
-@dataclass(frozen=True)
-class Call:
-    """A member's wish: something done in the thread that runs the pack."""
-
-    work: Callable[[], Any]
-
-
-@dataclass
-class Member:
-    """One trial's thread. `wish` is what it waits for; None while it runs, or once it has ended."""
-
-    body: Callable[[], Any]
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Pass | Backward | Call | None = None
-    answer: Any = None
-    failure: BaseException | None = None  # raised in the member in place of an answer
-    result: Any = None
-    crash: BaseException | None = None  # what the body raised
-    ended: bool = False
-
-    def start(self, threads: int) -> None:
-        threading.Thread(target=self._run, args=(threads,), daemon=True, name="pack-member").start()
-
-    def _run(self, threads: int) -> None:
-        self.turn.acquire()
-        _here.member = self
-        torch.set_num_threads(threads)
-        try:
-            self.result = self.body()
-        except BaseException as error:  # handed to the thread that runs the pack
-            self.crash = error
-        self.ended = True
-        self.back.release()
-
-    def ask(self, wish: Pass | Backward | Call) -> Any:
-        """In the member's thread: waits until the wish is met. Raises what went wrong with it."""
-        self.wish = wish
-        self.back.release()
-        self.turn.acquire()
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            raise failure
-        return self.answer
-
-    def resume(self) -> None:
-        """In the pack's thread: lets the member run until it wishes for something or ends."""
-        self.wish = None
-        self.turn.release()
-        self.back.acquire()
-
-
-def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
-    """Runs the members to their ends; their results. Raises the first exception that a body raised, once all have ended."""
-    members = [Member(body) for body in bodies]
-    for member in members:
-        member.start(threads)
-        member.resume()
-    while waiting := [member for member in members if not member.ended]:
-        for member in _meet(waiting):
-            member.resume()
-    for member in members:
-        if member.crash is not None:
-            raise member.crash
-    return [member.result for member in members]
-
-
-def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a call, the earliest frozen part, and gradients once nobody wishes for anything else."""
-    calls = [member for member in waiting if isinstance(member.wish, Call)]
-    if calls:
-        return [_call(member) for member in calls]
-    passes = [member for member in waiting if isinstance(member.wish, Pass)]
-    if not passes:
-        return _backward(waiting)
-    # Whoever is behind goes first, so that all come to the next part together.
-    first = min((member.wish for member in passes if isinstance(member.wish, Pass)), key=lambda wish: wish.place)
-    return _pass([member for member in passes if _alike(member.wish, first)])
-
-
-def _call(member: Member) -> Member:
-    assert isinstance(member.wish, Call)
-    try:
-        member.answer = member.wish.work()
-    except BaseException as error:  # the member's own, raised where it asked
-        member.failure = error
-    return member
-
-
-def _alike(wish: Any, first: Pass) -> bool:
-    if not isinstance(wish, Pass):
-        return False
-    return (wish.place, wish.modes, wish.rows.shape[1:]) == (first.place, first.modes, first.rows.shape[1:])
-
-
-def _pass(group: Sequence[Member]) -> Sequence[Member]:
-    wishes = [member.wish for member in group if isinstance(member.wish, Pass)]
-    try:
-        with _modes(wishes[0].modes):
-            if wishes[0].rows.device.type in JOINED_ON:
-                joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
-                parts = joined.split([len(wish.rows) for wish in wishes])
-            else:
-                parts = tuple(wish.part(wish.rows) for wish in wishes)
-    except Exception as error:  # out of memory, say: each member hears of it
-        for member in group:
-            member.failure = error
-        return group
-    for member, part in zip(group, parts, strict=True):
-        member.answer = part
-    return group
-
-
-def _backward(group: Sequence[Member]) -> Sequence[Member]:
-    losses = [member.wish.loss for member in group if isinstance(member.wish, Backward)]
-    try:
-        torch.autograd.backward(losses)
-    except Exception as error:
-        for member in group:
-            member.failure = error
-    return group
-
-
-def _current_modes(device: str) -> tuple[Any, ...]:
-    return torch.is_grad_enabled(), device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-
-
-def _modes(modes: tuple[Any, ...]) -> ExitStack:
-    """The grad and autocast modes of a member, which belong to its thread."""
-    grad, device, cast, dtype = modes
-    stack = ExitStack()
-    stack.enter_context(torch.set_grad_enabled(grad))
-    stack.enter_context(torch.autocast(device, dtype=dtype, enabled=cast))
-    return stack
-
-
-def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """rows (n, ...) through a frozen part that works on each row alone; in a pack together with the other members' rows."""
-    member: Member | None = getattr(_here, "member", None)
-    if member is None:
-        return part(rows)
-    found: Tensor = member.ask(Pass(place, part, rows, _current_modes(rows.device.type)))
-    return found
-
-
-def in_pack_thread(work: Callable[[], Any]) -> Any:
-    """Does something in the thread that runs the pack; outside a pack at once."""
-    member: Member | None = getattr(_here, "member", None)
-    return work() if member is None else member.ask(Call(work))
 
 
 class SharedBackbone:

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from pointsweep.launch import Event
+from pointsweep.inline import Event
 
 HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
 

@@ -11,15 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsweep import adaptive, arms, profiles, search_file
+from pointsweep import arms, profiles, search_file
 from pointsweep.ablation import read_rows
 from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_key
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
-from pointsweep.records import Adaptive, Published
+from pointsweep.records import Published
 from pointsweep.resources import Resources, read_resources, unshared
+from pointsweep.seeds import read_adaptive, read_seeds
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document, drop_misshapen
@@ -28,7 +29,6 @@ KEYS = (
     "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published",
     "resources", "profiles", "search", "per_arm",
 )  # fmt: skip
-MOST_SEEDS = 10_000  # a slip of the keyboard must not fill the memory
 PROTOCOLS = ("last", "best_val", "best_test")
 METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou", "class_miou") for split in ("test", "val"))
 
@@ -105,17 +105,14 @@ class Reader:
         base = self._base()
         row_axes, column_axis = self._axes()
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
-        name = self._name()
-        seeds = self._seeds()
-        metric = self._choice("metric", METRICS)
-        protocol = self._choice("protocol", PROTOCOLS)
+        name, seeds = self._name(), read_seeds(self.data, self.complain)
+        metric, protocol = self._choice("metric", METRICS), self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
         several = isinstance(resources.processes, int) and resources.processes > 1 and self.profile != "smoke"
         self.processes = resources.processes if several else 1
-        if self.profile and self.profile not in profiles.names(self.documents):
-            self.own.append(
-                Problem(f"profile={self.profile}", unknown("profile", self.profile, profiles.names(self.documents), "Known"))
-            )
+        known = profiles.names(self.documents)
+        if self.profile and self.profile not in known:
+            self.own.append(Problem(f"profile={self.profile}", unknown("profile", self.profile, known, "Known")))
             self.profile = ""
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
         self.search = search_file.SearchReader(self).read() if {"search", "per_arm"} & set(self.data) else None
@@ -143,7 +140,7 @@ class Reader:
             "protocol": protocol,
             "resources": resources,
             "factors": factors_of(rows),
-            "adaptive": self._adaptive([" / ".join(entry.label for entry in row) for row in rows]),
+            "adaptive": None if self.problems else read_adaptive(self.data, rows, self.complain),
             "search": self.search,
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
@@ -192,38 +189,6 @@ class Reader:
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,80}", name):
             self.complain(("name",), f"must be lower-case letters, digits, _ and -, got {name!r}")
         return str(name)
-
-    def _seeds(self) -> list[int]:
-        seeds = self.data.get("seeds", [0] if {"search", "per_arm"} & set(self.data) else [0, 1, 2])
-        if isinstance(seeds, int) and not isinstance(seeds, bool) and 0 < seeds <= MOST_SEEDS:
-            return list(range(seeds))
-        if isinstance(seeds, Mapping):
-            wrong = list(adaptive.parse(seeds, MOST_SEEDS))
-            for path, message in wrong:
-                self.complain(("seeds", *path), message)
-            return [] if wrong else list(range(seeds["max"]))
-        whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
-        if not whole or not seeds or len(set(seeds)) < len(seeds):
-            self.complain(
-                ("seeds",),
-                f"must be a number of seeds (at most {MOST_SEEDS}), a list of different seeds from 0 on, or "
-                f"{{min: 3, max: 10, until: decided}}, got {seeds!r}",
-            )
-            return []
-        return list(seeds)
-
-    def _adaptive(self, rows: Sequence[str]) -> Adaptive | None:
-        """Of adaptive seeds the rule, with the number of the row that all others are compared with."""
-        seeds = self.data.get("seeds")
-        if not isinstance(seeds, Mapping) or self.problems:
-            return None
-        if self.search is not None:
-            self.complain(("seeds",), "a search takes a number of seeds or a list")
-        against = str(seeds.get("against", rows[0]))
-        if against not in rows:
-            self.complain(("seeds", "against"), unknown("row", against, rows, "Rows"))
-            return None
-        return Adaptive(seeds["min"], seeds["max"], rows.index(against))
 
     def _choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.data.get(key, allowed[0])

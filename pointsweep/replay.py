@@ -20,6 +20,7 @@ import numpy as np
 
 from pointsweep.bundle import BadBundle, arrays_of
 from pointsweep.checks import check_trial
+from pointsweep.command import exit_code
 from pointsweep.compare import column_number, row_number
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, unknown
@@ -28,7 +29,7 @@ from pointsweep.records import Layout, Record, from_json, value
 from pointsweep.stats import LEVEL, summary, wilson
 from pointsweep.store import FileStore, Store, open_store
 from pointsweep.tables import build, read
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 
 EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"
 SAME = ("tree", "device", "version.torch", "platform")  # of an origin: what a difference in the numbers may come from
@@ -186,4 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

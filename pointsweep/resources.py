@@ -96,6 +96,8 @@ def unshared(config: TrialConfig, processes: int) -> Iterator[str]:
     assert part is not None
     if not (config.network.trainable if config.network else part.name == "full"):
         yield f"{processes} are for what trains whole, a network or the method full; {part.name} does not: train it in packs"
+    if config.train.compile:
+        yield "train.compile: true is for a trial of one process"
     if config.compat == "official":
         yield "compat: official lets the clouds of a batch see each other, and processes do not have each other's"
     if config.train.batch_size < 2 * processes:

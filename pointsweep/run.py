@@ -16,17 +16,20 @@ from dataclasses import replace
 from types import FrameType
 
 from pointsweep import tables
+from pointsweep.command import exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
+from pointsweep.events import trial_status
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
 from pointsweep.guard import preempted
-from pointsweep.history import Held, TrialFolder, trial_status
+from pointsweep.history import Held, TrialFolder
 from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
 from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
-from pointsweep.tracking import TrialTags, prepare
+from pointsweep.target import TrialTags
+from pointsweep.tracking import prepare
 
 INVALID, INTERRUPTED = 2, 3
 GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
@@ -245,4 +248,4 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

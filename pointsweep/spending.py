@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pointsweep.history import Event, device_s, epochs_of, read_events
+from pointsweep.events import Event, device_s, epochs_of, read_events
 from pointsweep.plan import Plan, read_record
 from pointsweep.records import Record
 from pointsweep.store import Store

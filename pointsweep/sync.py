@@ -11,10 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from pointsweep import tables
+from pointsweep.command import exit_code
 from pointsweep.errors import StoreFailed
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
-from pointsweep.tracking import TrackerAway, TrialTags, default_uri, finish, masked, prepare
+from pointsweep.target import TrackerAway, TrialTags, default_uri, masked
+from pointsweep.tracking import finish, prepare
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,4 +65,4 @@ def places(layout: Layout) -> dict[str, TrialTags]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from pointsweep import adaptive
 from pointsweep.bundle import bundle
+from pointsweep.command import exit_code
 from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, StoreFailed, unknown
-from pointsweep.history import read_failure
+from pointsweep.events import read_failure
 from pointsweep.index import read_records
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
@@ -249,10 +250,10 @@ def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, R
         name = load(name).name
     if args.source == "store":
         return read(store, name)
-    from pointsweep import tracking
+    from pointsweep import target, tracked
 
-    return tracking.read_table(args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(store), name)
+    return tracked.read_table(args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or target.default_uri(store), name)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

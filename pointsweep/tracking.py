@@ -6,78 +6,31 @@ process killed between any two of its calls leaves nothing that the next one wou
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import importlib.metadata
 import json
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pointsweep.data.cache import cache_folder
-from pointsweep.history import Event, TrialFolder, epochs_of
-from pointsweep.records import Layout, Record, from_json, layout_from_json
+from pointsweep.as_run import CHUNK, epoch_values, flat, marks, summary
+from pointsweep.events import Event, epochs_of
+from pointsweep.history import TrialFolder
+from pointsweep.mlflow_files import locked, one_at_a_time, ready_made
+from pointsweep.records import Layout, Record
 from pointsweep.store import FileStore, Store
+from pointsweep.target import Target, TrackerAway, TrialTags, masked
 from pointsweep.workdir import read_folder
 
 T = TypeVar("T")
 
 PAUSES_S = (0.2, 0.5, 1.0, 1.0, 2.0)  # between attempts of what a sweep waits for at its begin and end
 PATIENCE_S = 15.0  # after which no new attempt begins
-CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 BATCH = 1000  # metrics in one call, MLflow's limit
-MEASURES = ("accuracy", "instance_miou", "class_miou")  # of a record, shown beside the run
 STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
-
-
-class TrackerAway(RuntimeError):
-    """MLflow cannot be reached, or refuses. Nothing is lost: the store has it all, the next run mirrors it."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a sweep is mirrored: server or database, experiment and parent run.
-
-    `fresh`: the experiment had no trial's run when the launch began, and all its workers see the same folders.
-    """
-
-    uri: str
-    experiment_id: str
-    parent_run_id: str
-    sweep: str
-    fresh: bool = False
-
-
-@dataclass(frozen=True)
-class TrialTags:
-    """A trial's place in the table."""
-
-    sweep: str
-    row: str
-    column: str
-    seed: int
-
-    @property
-    def cell(self) -> str:
-        """The name of the trial's run and of its line in a log."""
-        return f"{self.row} / {self.column} / seed {self.seed}"
-
-
-def default_uri(store: Store) -> str:
-    """A database in the store; none for a store on S3, where only a server serves all nodes."""
-    return f"sqlite:///{store.path('mlflow.db')}" if isinstance(store, FileStore) else "none"
-
-
-def masked(uri: str) -> str:
-    """A URI without the password in it."""
-    return re.sub(r"//[^/\s]*@", "//***@", uri)
 
 
 @contextmanager
@@ -95,7 +48,7 @@ def reachable(uri: str) -> str:
     """What is wrong with a server or database; empty if it answers."""
     try:
         with _told(uri):
-            _client(uri).search_experiments(max_results=1)
+            connected(uri).search_experiments(max_results=1)
     except TrackerAway as error:
         return str(error)
     return ""
@@ -107,10 +60,10 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
     own = disk if uri.startswith("sqlite") else None
 
     def made() -> Target:
-        with _one_at_a_time(disk):
+        with one_at_a_time(disk):
             if own is not None:
-                _ready_made(uri)
-            client = _client(uri)
+                ready_made(uri, lambda fresh: connected(fresh).search_experiments(max_results=1))
+            client = connected(uri)
             experiment = _experiment(client, layout.name, own)
             parent = _parent(client, experiment, layout)
         client.log_text(parent, layout.to_json(), "layout.json")
@@ -137,47 +90,9 @@ def _patiently(work: Callable[[], T]) -> T:
     return work()
 
 
-@contextmanager
-def _one_at_a_time(store: FileStore | None) -> Iterator[None]:
-    """Two that open a fresh SQLite database at once break its creation, and on a server each would make a parent run."""
-    if store is not None:
-        store.root.mkdir(parents=True, exist_ok=True)
-    with _locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
-        yield
-
-
-def _ready_made(uri: str) -> None:
-    """A new SQLite database as a copy of an empty one that this machine keeps: making it takes MLflow's migrations seconds."""
-    name = uri.removeprefix("sqlite:///")
-    path = Path(name)
-    if name == uri or "?" in name or path.exists():
-        return
-    template = cache_folder() / "mlflow" / f"{importlib.metadata.version('mlflow')}.db"
-    template.parent.mkdir(parents=True, exist_ok=True)
-    if not template.exists():
-        fresh = template.with_name(f"{template.name}.{os.getpid()}.tmp")
-        _client(f"sqlite:///{fresh}").search_experiments(max_results=1)
-        fresh.replace(template)
-    copied = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.copyfile(template, copied)
-    copied.replace(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Holds the lock; whether this is the first time that anybody does."""
-    try:
-        path.touch(exist_ok=False)
-        first = True
-    except FileExistsError:
-        first = False
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield first
-
-
 @functools.cache
-def _client(uri: str) -> Any:
+def connected(uri: str) -> Any:
+    """The client of a server or database, one for a process."""
     # What is asked again is decided here, by what the server has: MLflow would create a run twice whose answer was lost.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -221,7 +136,7 @@ class Runs:
     """What this process knows of the runs of one target, so that it need not ask again. Every call costs, however little it says."""
 
     def __init__(self, target: Target) -> None:
-        self.target, self.client = target, _client(target.uri)
+        self.target, self.client = target, connected(target.uri)
         self.ids: dict[str, str] = {}
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
         self.running: set[str] = set()  # runs that MLflow shows as such
@@ -253,15 +168,9 @@ class Runs:
         return found[0] if found else None
 
     def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags) -> str:
-        origin = start["origin"] if start is not None else {}
-        marks = {
-            "mlflow.parentRunId": self.target.parent_run_id, "pointsweep.kind": "trial", "pointsweep.key": key,
-            "pointsweep.sweep": self.target.sweep, "row": tags.row, "column": tags.column, "seed": str(tags.seed),
-            "cell": f"{tags.row} / {tags.column}", "mlflow.source.git.commit": origin.get("code", "").rstrip("+"),
-            **{f"origin.{name}": value for name, value in origin.items()},
-        }  # fmt: skip
+        given = marks(self.target, key, start, tags)
         begun = int(1000 * events[0]["time"]) if events else None
-        run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=marks, run_name=tags.cell)
+        run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell)
         return str(run.info.run_id)
 
     def _describe(self, run_id: str, start: Event) -> list[Any]:
@@ -283,23 +192,23 @@ class Runs:
 
     def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:
         """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, RunTag
 
         run_id, params = self.open(key, events, tags, new)
         sent = self.sent[key]
-        metrics, marks = _summary(record) if record is not None else ([], [])
+        values, words = summary(record) if record is not None else ({}, {})
+        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in words.items()]
         for event in epochs_of(events):
             if event["epoch"] in sent:
                 continue
-            values = {**event["metrics"], **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")}}
-            points = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in values.items()]
-            if len(metrics) + len(params) + len(marks) + len(points) > BATCH:
-                self.client.log_batch(run_id, metrics=metrics, params=params, tags=marks)
-                metrics, params, marks = [], [], []
+            points = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in epoch_values(event).items()]
+            if len(metrics) + len(params) + len(tagged) + len(points) > BATCH:
+                self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
+                metrics, params, tagged = [], [], []
             metrics += points
             sent.add(event["epoch"])
-        if metrics or params or marks:
-            self.client.log_batch(run_id, metrics=metrics, params=params, tags=marks)
+        if metrics or params or tagged:
+            self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
         return run_id
 
     def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
@@ -321,44 +230,11 @@ class Runs:
         self.running.discard(run_id)
 
 
-def _summary(record: Record) -> tuple[list[Any], list[Any]]:
-    """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
-    from mlflow.entities import Metric
-
-    text = record.to_json()
-    chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
-    values = {
-        f"{protocol}/{measure}": chosen[f"test/{measure}"]
-        for protocol, chosen in record.metrics.items()
-        for measure in MEASURES
-        if f"test/{measure}" in chosen
-    }
-    values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
-    values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
-    tags = _tags({**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks), "pointsweep.done": "1"})
-    return [Metric(name, value, 0, 0) for name, value in values.items()], tags
-
-
-def _tags(values: Mapping[str, str]) -> list[Any]:
-    from mlflow.entities import RunTag
-
-    return [RunTag(name, value) for name, value in values.items()]
-
-
-def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of a nested config; parts that are not there are left out."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{name}.")
-        elif value is not None:
-            yield f"{path}{name}", str(value)
-
-
 def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
     # The first one at it in a fresh experiment need not look for a run.
-    with _locked(folder.path / "mlflow.lock") as first:
+    with locked(folder.path / "mlflow.lock") as first:
         try:
             events, record = folder.events(), folder.record()
             run_id = runs.send(folder.path.name, events, tags, record, first and runs.target.fresh)
@@ -383,76 +259,19 @@ def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
 def _done(runs: Runs) -> set[str]:
     """The trials that need no more sending; each has one run when this returns."""
     found: dict[str, list[Any]] = {}
-    for run in _trial_runs(runs.target.uri, runs.target.experiment_id):
+    for run in trial_runs(runs.target.uri, runs.target.experiment_id):
         found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
     kept = {key: runs._only(several) for key, several in found.items()}
     # The tag travels with the last metrics, before the end: a process killed between the two leaves a run that seems to go on.
     return {key for key, run in kept.items() if "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"}
 
 
-def _trial_runs(uri: str, experiment: str) -> Iterable[Any]:
+def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
     """All trial runs of an experiment, page by page."""
-    client, token = _client(uri), None
+    client, token = connected(uri), None
     while True:
         page = client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
-
-
-def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """Layout, records and failures of a sweep from MLflow alone. Raises ValueError if it is not there."""
-    from mlflow.artifacts import load_text
-
-    client = _client(uri)
-    experiment = client.get_experiment_by_name(sweep)
-    if experiment is None:
-        known = ", ".join(sorted(found.name for found in client.search_experiments())) or "none"
-        raise ValueError(f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {known}")
-    parents = client.search_runs([experiment.experiment_id], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
-    if not parents:
-        raise ValueError(f"MLflow experiment {sweep!r} holds no run of a sweep")
-    with _tracking_uri(uri):
-        layout = layout_from_json(load_text(f"runs:/{parents[0].info.run_id}/layout.json"))
-    records, failures = {}, {}
-    for run in _trial_runs(uri, experiment.experiment_id):
-        key = run.data.tags["pointsweep.key"]
-        text = _joined(run.data.tags)
-        if text:
-            records[key] = from_json(text)
-        elif "pointsweep.failure" in run.data.tags:
-            failures[key] = run.data.tags["pointsweep.failure"]
-    return layout, records, failures
-
-
-def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
-    """The trial's key and the steps that were sent, for every trial run of a sweep: what chaos.py looks at."""
-    client = _client(uri)
-    experiment = client.get_experiment_by_name(sweep)
-    runs = _trial_runs(uri, experiment.experiment_id) if experiment is not None else []
-    return [(r.data.tags["pointsweep.key"], [m.step for m in client.get_metric_history(r.info.run_id, STEPS)]) for r in runs]
-
-
-def rename(uri: str, sweep: str, name: str) -> None:
-    """Gives a sweep's experiment another name, so that the sweep begins a new one."""
-    experiment = _client(uri).get_experiment_by_name(sweep)
-    if experiment is not None:
-        _client(uri).rename_experiment(experiment.experiment_id, name)
-
-
-def _joined(tags: Mapping[str, str]) -> str:
-    names = sorted((name for name in tags if name.startswith("pointsweep.record.")), key=lambda name: int(name.rpartition(".")[2]))
-    return "".join(tags[name] for name in names)
-
-
-@contextmanager
-def _tracking_uri(uri: str) -> Iterator[None]:
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsweep.ahead import one_ahead
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.data.part_metrics import part_score
@@ -24,8 +25,8 @@ from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
 from pointsweep.group import ALONE, Group
 from pointsweep.layers import set_noise
-from pointsweep.once import eval_batch, train_batch
-from pointsweep.pack import backward
+from pointsweep.members import backward, take_turns
+from pointsweep.once import eval_batch, on_device, train_batch
 
 
 @dataclass(frozen=True)
@@ -97,21 +98,34 @@ def train_epoch(
     correct, seen = torch.zeros((), dtype=torch.long, device=device), 0
     augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
     model.train()
-    for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
+    order = batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)
+    load = functools.partial(train_batch, dataset, generator=augmentation, device=device)
+    ready = functools.partial(prepare, model, train.precision, parts, group=group)
+    for step, (*inputs, labels) in enumerate(one_ahead(order, load, ready, device)):
         mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
-        *inputs, labels = train_batch(dataset, index, augmentation, device)
-        optimizer.zero_grad(set_to_none=True)
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # before the others' turn: nothing of a step but its results outlives it
         loss_sum += loss * labels.numel()
         correct += hits
         seen += labels.numel()
+        take_turns(device)
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss of epoch {epoch} is {mean}")
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
+
+
+def prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor], group: Group = ALONE) -> None:
+    """Geometry of a batch that is to come, of the parts and in the mode in which the forward pass will look for it."""
+    geometry = getattr(model, "geometry", None)
+    if geometry is None:  # a network from scratch
+        return
+    with autocast(precision, batch[0].device):
+        for points in group.part(batch[0]).tensor_split(parts):
+            geometry(points)
 
 
 def accumulate(
@@ -163,7 +177,8 @@ def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Ten
     device = next(iter(model.state_dict().values())).device
     pieces = zip(*(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True)
     with autocast(precision, device):
-        found = [model(*(tensor.to(device) for tensor in piece)).float().cpu() for piece in pieces]
+        found = [model(*(on_device(tensor, device) for tensor in piece)).float().cpu() for piece in pieces]
+    take_turns(device)
     return found[0] if len(found) == 1 else torch.cat(found)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
-import resource
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,25 +14,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pointsweep import energy, registry
+from pointsweep.compiled import compile_parts
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
 from pointsweep.group import ALONE, Group, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
-from pointsweep.history import TrialFolder, device_s
+from pointsweep.history import TrialFolder
+from pointsweep.members import in_pack_thread, run_together
 from pointsweep.mirror import Mirror
-from pointsweep.model import PointModel, build, count_parameters, load_trained_state, trained_state
+from pointsweep.model import PointModel, build, trained_state
 from pointsweep.origin import origin
-from pointsweep.pack import SharedBackbone, in_pack_thread, run_together, shared_part
-from pointsweep.paired import packed
+from pointsweep.pack import SharedBackbone, shared_part
 from pointsweep.recompute import recompute_stages
-from pointsweep.records import Record
+from pointsweep.recording import Result, classifies, describe, make_record, peak_memory_bytes
+from pointsweep.snapshot import restore, snapshot
 from pointsweep.store import FileStore, open_store
-from pointsweep.tracking import Target, TrialTags
+from pointsweep.target import Target, TrialTags
 from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train_epoch
 from pointsweep.workdir import Copy, work_folder
 
@@ -186,6 +187,8 @@ class Trial:
         self.model = make(config, self.dataset.num_classes).to(device)
         if group.size > 1:
             synchronise(self.model)
+        if config.train.compile:
+            compile_parts(self.model, device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
         self.parts = folder.parts()
@@ -229,7 +232,7 @@ class Trial:
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
         if self.group.size > 1:
-            self.group.share((first, self.parts, self._snapshot(first - 1, optimizer)[0]))
+            self.group.share((first, self.parts, snapshot(self.model, optimizer, {})))
         for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
                 raise Stopped(event["epoch"])
@@ -255,7 +258,9 @@ class Trial:
         }  # fmt: skip
         stops = self._stops(epoch, metrics)
         last = optimizer is None or epoch == self.config.train.epochs or stops
-        self.folder.commit_epoch(event, functools.partial(self._snapshot, epoch, optimizer), last=last)
+        self.folder.commit_epoch(
+            event, lambda: (snapshot(self.model, optimizer, self.predictions), {"epoch": epoch, "best": self.best}), last=last
+        )
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
         clouds = len(self.dataset.train.labels) // self.config.train.batch_size * self.config.train.batch_size
@@ -280,112 +285,19 @@ class Trial:
     def _better(self, protocol: str, metric: str, metrics: Mapping[str, float]) -> bool:
         return protocol not in self.best or metrics[metric] > self.best[protocol]["metrics"][metric]
 
-    def _snapshot(self, epoch: int, optimizer: torch.optim.Optimizer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"model.{name}": tensor for name, tensor in trained_state(self.model).items()}
-        if optimizer is not None:
-            for index, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        tensors |= {f"predictions.{name}": torch.tensor(values) for name, values in self.predictions.items()}
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"epoch": epoch, "best": self.best}
-
     def _resume(self, optimizer: torch.optim.Optimizer) -> int:
         """Restores the last checkpoint; returns its epoch, 0 if there is none."""
         found = self.folder.resume()
         if found is None:
             return 0
         tensors, state = found
-        self.predictions = restore(self.model, optimizer, tensors)
+        self.predictions = restore(tensors, self.model, optimizer)
         self.best = state["best"]
         return int(state["epoch"])
 
     def _finish(self) -> None:
-        labels = self.dataset.test.labels if self._classifies() else None
+        labels = self.dataset.test.labels if classifies(self.predictions) else None
         self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
         self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
-        self.folder.finish(self._record())
-
-    def _classifies(self) -> bool:
-        """Part segmentation keeps an IoU a shape, which is right or wrong of nothing."""
-        return all(values.dtype == np.uint8 for values in self.predictions.values())
-
-    def _correct(self) -> dict[str, str]:
-        if not self._classifies():
-            return {}
-        return {name: packed(values == self.dataset.test.labels) for name, values in self.predictions.items()}
-
-    def _record(self) -> Record:
-        epochs = self.folder.epochs()
-        counts = count_parameters(self.model)
-        train_s = sum(event["train_s"] for event in epochs)
-        trained_clouds = len(epochs) * (len(self.dataset.train.labels) // self.config.train.batch_size) * self.config.train.batch_size
-        return Record(
-            key=self.config.key(),
-            config=self.config.to_dict(),
-            metrics={name: {"epoch": best["epoch"], **best["metrics"]} for name, best in self.best.items()},
-            parameters=vars(counts),
-            dataset=describe(self.config, self.dataset),
-            weights_origin=getattr(self.model, "weights_origin", "none"),
-            marks=(*marks(self.config, self.dataset), *split_mark(self.model, self.config, self.parts, self.group.size)),
-            seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
-            peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
-            clouds_per_s=trained_clouds / train_s if train_s else 0.0,
-            origin=origin(str(self.device)),
-            attempts=self.folder.attempts(),
-            correct=self._correct(),
-            energy_j=used([event.get("energy_j", {}) for event in epochs]),
-        )
-
-
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Puts a checkpoint's tensors into model and optimiser; returns its predictions by protocol."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    load_trained_state(model, parts["model"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, _, field = name.partition(".")
-        moments.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return {name: tensor.numpy() for name, tensor in parts["predictions"].items()}
-
-
-def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Joules by device over all epochs; of a device that some epoch could not be read of, nothing."""
-    names = set(epochs[0]).intersection(*epochs[1:])
-    return {name: sum(epoch[name] for epoch in epochs) for name in sorted(names)}
-
-
-def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
-    """What the record and MLflow say of the data."""
-    sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
-    sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
-    return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
-
-
-def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
-    """What a table must say beside the number."""
-    random = config.backbone is not None and config.backbone.weights == "random"
-    official = ("official program",) if config.compat == "official" else ()
-    return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
-
-
-def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:
-    """What to say if batches were not taken whole, as other masks are then drawn for dropout.
-
-    Parts have batch statistics of their own as well; processes share theirs.
-    """
-    if parts * processes == 1:
-        return ()
-    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised and parts > 1 else ""
-    how = [f"by {processes} processes"] * (processes > 1) + [f"in {parts} parts (out of memory)"] * (parts > 1)
-    return (f"batches of {config.train.batch_size} {' '.join(how)}{caveat}",)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The largest amount in use so far: of the device on a GPU, else of this process, earlier trials of the worker included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        result = Result(self.config, self.dataset, self.model, self.best, self.predictions, self.parts, self.device, self.group.size)
+        self.folder.finish(make_record(result, self.folder.epochs(), self.folder.attempts()))

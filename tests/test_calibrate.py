@@ -6,9 +6,9 @@ import json
 
 import torch
 
-from pointsweep import calibrate, execute, launch
+from pointsweep import calibrate, inline, launch, launching
 from pointsweep.sweep import load
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Task
 from tests.test_pack import config
 
@@ -66,4 +66,4 @@ def test_a_sweep_on_ray_gets_the_part_of_its_largest_arm(monkeypatch):
     monkeypatch.setattr(launch, "on_worker", lambda function, argument, resources: function(argument))
     tags = TrialTags("s", "row", "column", 0)
     packs = [[Task(config(name, seed=seed), tags) for seed in (0, 1)] for name in shares]
-    assert execute.gpu_share(launch.Resources(1, 1.0), packs) == 0.5
+    assert launching.gpu_share(inline.Resources(1, 1.0), packs) == 0.5

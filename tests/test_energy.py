@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pointsweep.energy import Meter, meter, rapl
-from pointsweep.trial import used
+from pointsweep.recording import used
 
 
 def package(folder: Path, name: str, microjoules: object) -> None:

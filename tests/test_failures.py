@@ -14,13 +14,14 @@ import torch
 import yaml
 from torch import nn
 
-from pointsweep import guard, launch, trial
+from pointsweep import guard, inline, trial
 from pointsweep.config import TrainConfig, with_seed
 from pointsweep.errors import MissingData, StoreFailed
+from pointsweep.events import read_failure_kind
 from pointsweep.failures import POLICIES, BadData, Diverged, Hung, classify
-from pointsweep.history import TrialFolder, read_failure_kind
+from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.train import accumulate
 from pointsweep.trial import Job, Task, run_pack
 from tests.test_trial import config, outcome
@@ -150,13 +151,13 @@ def test_after_a_bug_the_arms_other_seeds_are_not_started_and_other_arms_are(tmp
     failing(monkeypatch, raises)
     configs = [config(seed=0), config(seed=1), config("head_only", seed=0)]
     job = Job(str(tmp_path))
-    ended = launch.run_inline([[Task(each, TAGS)] for each in configs], job, lambda event: None)
+    ended = inline.run_inline([[Task(each, TAGS)] for each in configs], job, lambda event: None)
     assert [(o.status, o.kind) for o in ended] == [("failed", "bug"), ("failed", "bug"), ("finished", "")]
     assert ended[1].reason == f"not started: its arm failed with a bug in trial {configs[0].key()}"
     assert ("lora", 1) not in started
     # The next launch tries again.
     monkeypatch.undo()
-    again = launch.run_inline([[Task(each, TAGS)] for each in configs], Job(str(tmp_path)), lambda event: None)
+    again = inline.run_inline([[Task(each, TAGS)] for each in configs], Job(str(tmp_path)), lambda event: None)
     assert [o.status for o in again] == ["finished"] * 3
 
 
@@ -173,7 +174,7 @@ def test_the_folds_of_a_few_shot_arm_are_its_seeds_and_fixed_folds_are_columns(t
     tasks = [Task(with_seed(few_shot, seed), TAGS) for seed in (0, 1, 2)] + [
         Task(with_seed(few_shot, 5), replace(TAGS, column="fold 5"))
     ]
-    ended = launch.run_inline([[task] for task in tasks], Job(str(tmp_path)), lambda event: None)
+    ended = inline.run_inline([[task] for task in tasks], Job(str(tmp_path)), lambda event: None)
     assert started == [0, 5]
     assert [outcome.reason.startswith("not started") for outcome in ended] == [False, True, True, False]
     assert {outcome.kind for outcome in ended} == {"bug"}

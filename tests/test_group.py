@@ -17,7 +17,7 @@ from pointsweep.group import ALONE, Group, joined, meeting, synchronise
 from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
 from pointsweep.sweep import load
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.train import accumulate
 from pointsweep.trial import Job, Task, alone, run_pack
 from tests.end_to_end.test_command import SWEEP

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pointsweep.errors import BadStore
-from pointsweep.history import Held, TrialFolder, read_failure, trial_status
+from pointsweep.events import read_failure, trial_status
+from pointsweep.history import Held, TrialFolder
 from pointsweep.plan import read_record
 from pointsweep.records import Record
 from pointsweep.store import FileStore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import replace
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import pack, registry
+from pointsweep import members, registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
-from pointsweep.pack import SharedBackbone, meet, packs_of, run_together, shared_part
+from pointsweep.members import backward, meet, run_together, take_turns
+from pointsweep.pack import SharedBackbone, packs_of, shared_part
 from pointsweep.store import FileStore
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, Trial, run_pack
 
 
@@ -76,7 +78,7 @@ def test_a_pack_gives_what_its_members_give_alone(tmp_path, monkeypatch, method,
     configs = [replace(one, dataset=replace(one.dataset, train_limit=80)) for one in configs]
     configs = list({one.key(): one for one in configs}.values())
     assert len({shared_part(one) for one in configs}) == 1
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})  # as on a GPU: one product for all members
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})  # as on a GPU: one product for all members
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         if alone.failure() is None:
             assert_same(alone, packed)
@@ -86,7 +88,7 @@ def test_a_pack_gives_what_its_members_give_alone(tmp_path, monkeypatch, method,
 
 def test_members_end_fail_and_resume_one_by_one(tmp_path, monkeypatch):
     """One has fewer epochs, one diverges, one was cut off after its first epoch by a kill, one is finished already."""
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     short, bad = config("lora", seed=1, epochs=1), config("lora", seed=2, lr=1e30, warmup_epochs=0)
     cut, done = config("any2point", seed=3), config("prompt", seed=4)
     store = FileStore(tmp_path / "b")
@@ -122,7 +124,7 @@ def test_a_pack_holds_its_frozen_matrices_once():
 def test_a_pack_of_real_blocks_runs_each_frozen_part_once_a_step(tmp_path, monkeypatch):
     """Counted where it matters: passes through a frozen part, for four members against one."""
     passes = []
-    monkeypatch.setattr(pack, "JOINED_ON", {"cpu"})
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     from pointsweep.backbones.base import Attention
 
     original = Attention.forward
@@ -143,7 +145,26 @@ def test_packs_are_of_one_backbone_in_order_and_no_larger_than_asked():
     assert [len(each) for each in packs_of(wanted, 1)] == [1] * 8
 
 
-def test_what_fails_for_all_is_raised_in_every_member():
+def test_on_a_cpu_members_take_turns_a_batch_each():
+    """So the activations of one alone are alive, and those that see the same clouds see them together."""
+    seen = []
+
+    def member(name):
+        for step in range(2):
+            seen.append((name, step, "forward"))
+            weight = torch.ones(3, requires_grad=True)
+            loss = meet((0, 0), torch.square, weight).sum()
+            backward(loss)
+            seen.append((name, step, weight.grad.tolist()))
+            take_turns(loss.device)
+
+    run_together([functools.partial(member, name) for name in "ab"], 1)
+    assert seen == [(name, step, what) for step in range(2) for name in "ab" for what in ("forward", [2.0, 2.0, 2.0])]
+
+
+def test_what_fails_for_all_is_raised_in_every_member(monkeypatch):
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
+
     def broken(rows):
         raise MemoryError("no memory")
 

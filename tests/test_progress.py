@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from pointsweep.launch import Event
+from pointsweep.inline import Event
 from pointsweep.progress import Progress
 
 NAMES = {"k0": "lora / line / seed 0", "k1": "lora / line / seed 1"}

@@ -18,7 +18,7 @@ from pointsweep.chaos_tracker import free_port
 from pointsweep.errors import ConfigError
 from pointsweep.run import main
 from pointsweep.sweep import load
-from pointsweep.tracking import masked
+from pointsweep.target import masked
 
 ROOT = Path(__file__).parents[1]
 SWEEP = """

@@ -19,19 +19,9 @@ from pointsweep.history import TrialFolder
 from pointsweep.mirror import Mirror
 from pointsweep.records import CellLayout, Layout, from_json
 from pointsweep.store import FileStore
-from pointsweep.tracking import (
-    Runs,
-    Target,
-    TrackerAway,
-    TrialTags,
-    _client,
-    finish,
-    masked,
-    prepare,
-    read_table,
-    steps_by_run,
-    sync_trial,
-)
+from pointsweep.target import Target, TrackerAway, TrialTags, masked
+from pointsweep.tracked import read_table, steps_by_run
+from pointsweep.tracking import Runs, connected, finish, prepare, sync_trial
 from pointsweep.trial import Job, Task, run_pack
 from tests.test_trial import config
 
@@ -68,7 +58,7 @@ def add_epoch(folder: TrialFolder, epoch: int) -> None:
 
 def steps(target: Target, key: str = KEY) -> list[int]:
     """The epochs that MLflow has of a trial; fails if the trial has more than one run."""
-    client = _client(target.uri)
+    client = connected(target.uri)
     runs = client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
     assert len(runs) == 1
     return [metric.step for metric in client.get_metric_history(runs[0].info.run_id, "test/accuracy")]
@@ -93,7 +83,7 @@ def test_a_run_is_brought_up_to_its_folder_and_syncing_again_changes_nothing(sql
     for _ in range(3):  # each with a Runs of its own: as after a restart
         sync_trial(Runs(target), folder, TAGS)
     assert sorted(steps(target)) == [1, 2, 3]
-    run = _client(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{KEY}'")[0]
+    run = connected(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{KEY}'")[0]
     assert run.info.status == "RUNNING"
     assert run.data.tags["mlflow.parentRunId"] == target.parent_run_id
     assert (run.data.tags["row"], run.data.tags["column"], run.data.tags["seed"]) == ("lora", "line", "1")
@@ -101,7 +91,7 @@ def test_a_run_is_brought_up_to_its_folder_and_syncing_again_changes_nothing(sql
     assert run.inputs.dataset_inputs[0].dataset.digest == ("d" * 36)
     folder.finish(RECORD)
     sync_trial(Runs(target), folder, TAGS)
-    run = _client(uri).get_run(run.info.run_id)
+    run = connected(uri).get_run(run.info.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best_test/accuracy"] == 0.55
     assert run.data.metrics["parameters/trainable"] == 20000
@@ -131,7 +121,7 @@ def test_a_failed_trial_is_failed_there_too_and_finished_after_its_retry(sqlite)
     assert read_table(uri, "failing")[2] == {"f" * 16: "Diverged: loss is nan"}
     folder.start()
     sync_trial(Runs(target), folder, TAGS)
-    client = _client(uri)
+    client = connected(uri)
     assert client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{'f' * 16}'")[0].info.status == "RUNNING"
 
 
@@ -288,7 +278,7 @@ def test_the_mirror_and_the_driver_at_once_open_one_run(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    runs = _client(target.uri).search_runs([target.experiment_id], "tags.`pointsweep.kind` = 'trial'")
+    runs = connected(target.uri).search_runs([target.experiment_id], "tags.`pointsweep.kind` = 'trial'")
     assert sorted(run.data.tags["pointsweep.key"] for run in runs) == [folder.path.name for folder in folders]
 
 

@@ -17,7 +17,7 @@ from pointsweep.history import TrialFolder
 from pointsweep.model import build, load_trained_state, trained_state
 from pointsweep.paired import unpacked
 from pointsweep.store import FileStore
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
 from pointsweep.trial import Job, Task, Trial, load_dataset, run_pack
 

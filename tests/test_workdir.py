@@ -9,12 +9,13 @@ import torch
 
 from pointsweep import s3_store, workdir
 from pointsweep.errors import BadStore
+from pointsweep.events import read_failure, read_failure_kind, trial_status
 from pointsweep.failures import Failure
 from pointsweep.guard import note_loss
-from pointsweep.history import TrialFolder, read_failure, read_failure_kind, trial_status
+from pointsweep.history import TrialFolder
 from pointsweep.s3_store import S3Store
 from pointsweep.store import open_store
-from pointsweep.tracking import TrialTags
+from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 from pointsweep.workdir import Copy, read_folder, work_folder
 from tests.s3 import BUCKET, served

@@ -68,7 +68,7 @@ def test_the_table_from_mlflow_alone_is_the_same(store, sweep, tmp_path):
     assert done.returncode == 0, done.stderr
     from pointsweep.render import render
     from pointsweep.tables import build
-    from pointsweep.tracking import read_table
+    from pointsweep.tracked import read_table
 
     assert render(build(*read_table(uri, "adaptive")), "json").encode() == table(store, "adaptive")["table.json"]
 

@@ -1,0 +1,108 @@
+"""A trained model, its chosen epochs and its history -> the record that is kept of the trial."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pointsweep.config import TrialConfig
+from pointsweep.data.base import Dataset
+from pointsweep.events import Event, device_s
+from pointsweep.model import count_parameters
+from pointsweep.origin import origin
+from pointsweep.paired import packed
+from pointsweep.records import Record
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training has left: `best` and `predictions` by protocol, the latter as Evaluation has them; `parts` of a batch."""
+
+    config: TrialConfig
+    dataset: Dataset
+    model: nn.Module
+    best: Mapping[str, Mapping[str, Any]]
+    predictions: Mapping[str, np.ndarray]
+    parts: int
+    device: torch.device
+    processes: int = 1
+
+
+def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Record:
+    """Of a trial with these epochs behind it."""
+    config, dataset = result.config, result.dataset
+    train_s = sum(event["train_s"] for event in epochs)
+    trained_clouds = len(epochs) * (len(dataset.train.labels) // config.train.batch_size) * config.train.batch_size
+    return Record(
+        key=config.key(),
+        config=config.to_dict(),
+        metrics={name: {"epoch": best["epoch"], **best["metrics"]} for name, best in result.best.items()},
+        parameters=vars(count_parameters(result.model)),
+        dataset=describe(config, dataset),
+        weights_origin=getattr(result.model, "weights_origin", "none"),
+        marks=(*marks(config, dataset), *split_mark(result.model, config, result.parts, result.processes)),
+        seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
+        peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
+        clouds_per_s=trained_clouds / train_s if train_s else 0.0,
+        origin=origin(str(result.device)),
+        attempts=attempts,
+        correct=_correct(result),
+        energy_j=used([event.get("energy_j", {}) for event in epochs]),
+    )
+
+
+def classifies(predictions: Mapping[str, np.ndarray]) -> bool:
+    """Part segmentation keeps an IoU a shape, which is right or wrong of nothing."""
+    return all(values.dtype == np.uint8 for values in predictions.values())
+
+
+def _correct(result: Result) -> dict[str, str]:
+    if not classifies(result.predictions):
+        return {}
+    return {name: packed(values == result.dataset.test.labels) for name, values in result.predictions.items()}
+
+
+def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Joules by device over all epochs; of a device that some epoch could not be read of, nothing."""
+    names = set(epochs[0]).intersection(*epochs[1:])
+    return {name: sum(epoch[name] for epoch in epochs) for name in sorted(names)}
+
+
+def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
+    """What the record and MLflow say of the data."""
+    sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
+    sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
+    return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
+
+
+def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What a table must say beside the number."""
+    random = config.backbone is not None and config.backbone.weights == "random"
+    official = ("official program",) if config.compat == "official" else ()
+    return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
+
+
+def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:
+    """What to say if batches were not taken whole, as other masks are then drawn for dropout.
+
+    Parts have batch statistics of their own as well; processes share theirs.
+    """
+    if parts * processes == 1:
+        return ()
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised and parts > 1 else ""
+    how = [f"by {processes} processes"] * (processes > 1) + [f"in {parts} parts (out of memory)"] * (parts > 1)
+    return (f"batches of {config.train.batch_size} {' '.join(how)}{caveat}",)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The largest amount in use so far: of the device on a GPU, else of this process, earlier trials of the worker included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
