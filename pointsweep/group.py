@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -55,6 +55,11 @@ class Group:
 
 
 ALONE = Group()
+
+
+def alone(*_: object) -> AbstractContextManager[Group]:
+    """Of a trial that one process computes."""
+    return nullcontext(ALONE)
 
 
 @contextmanager

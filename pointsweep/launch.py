@@ -23,12 +23,12 @@ from pointsweep.errors import Unfit
 from pointsweep.failures import POLICIES, Failure
 from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
-from pointsweep.group import Group, joined, meeting
+from pointsweep.group import Group, alone, joined, meeting
 from pointsweep.guard import Outcome, note_loss
 from pointsweep.inline import Listener, Pack, Resources, always, end_event, epoch_event, not_started
 from pointsweep.store import FileStore, open_store
 from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task, alone, run_pack
+from pointsweep.trial import Job, Task, run_pack
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
 

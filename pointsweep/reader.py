@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
 from pointsweep.records import Published
-from pointsweep.resources import Resources, read_resources, unshared
+from pointsweep.resources import Resources, misfits, read_resources
 from pointsweep.seeds import read_adaptive, read_seeds
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
@@ -108,8 +107,6 @@ class Reader:
         name, seeds = self._name(), read_seeds(self.data, self.complain)
         metric, protocol = self._choice("metric", METRICS), self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
-        several = isinstance(resources.processes, int) and resources.processes > 1 and self.profile != "smoke"
-        self.processes = resources.processes if several else 1
         known = profiles.names(self.documents)
         if self.profile and self.profile not in known:
             self.own.append(Problem(f"profile={self.profile}", unknown("profile", self.profile, known, "Known")))
@@ -121,10 +118,9 @@ class Reader:
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
-        if self.search is not None and self.processes > 1:
-            self.complain(("resources", "processes"), f"a search has trials of one process, got {self.processes}")
-        if self.search is not None and math.isfinite(resources.budget.limit_hours()):
-            self.complain(("resources", "budget"), "a search has trials: and hours: of its own; here it may have per_hour alone")
+        configs = [cell.trials[0] for cell in cells if cell.trials and self.profile != "smoke"]
+        for key, text in misfits(resources, configs, self.search is not None):
+            self.complain(("resources", key), text)
         if self.profile == "smoke":
             resources = Resources()  # the small form fits a laptop: one core, no GPU
         if self.profile:
@@ -220,8 +216,6 @@ class Reader:
         if asks["metric"].partition("/")[2] not in config.dataset.metrics:
             has = ", ".join(config.dataset.metrics)
             self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
-        for text in unshared(config, self.processes):
-            self.complain(("resources", "processes"), text)
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
 
     def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:

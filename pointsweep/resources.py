@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -57,11 +57,8 @@ def read_resources(data: Any, complain: Complain) -> Resources:
         problem = unknown("resource", key, known, "Allowed") if key not in known else _problem(key, data[key])
         if problem:
             complain(("resources", key), problem)
-    values = {key: data[key] for key in known if isinstance(data, Mapping) and key in data}
-    made = Resources(**(values | {"budget": _budget(values.get("budget", {}), complain)}))
-    for key, text in _clashes(made):
-        complain(("resources", key), text)
-    return made
+    values = {key: data[key] for key in known if isinstance(data, Mapping) and key in data and not _problem(key, data[key])}
+    return Resources(**(values | {"budget": _budget(values.get("budget", {}), complain)}))
 
 
 def _problem(key: str, value: Any) -> str:
@@ -76,22 +73,25 @@ def _problem(key: str, value: Any) -> str:
     return ""
 
 
-def _clashes(made: Resources) -> Iterator[tuple[str, str]]:
-    """What does not go together."""
-    if not (_number(made.processes) and (made.gpus == "auto" or _number(made.gpus))):
-        return  # said already
+def misfits(made: Resources, configs: Iterable[TrialConfig], search: bool) -> Iterator[tuple[str, str]]:
+    """What does not go together: keys of the section, they and the arms' trials, they and a search. By key."""
+    if search and math.isfinite(made.budget.limit_hours()):
+        yield "budget", "a search has trials: and hours: of its own; here it may have per_hour alone"
+    if search and made.processes > 1:
+        yield "processes", f"a search has trials of one process, got {made.processes}"
     if made.processes > 1 and made.pack != 1:
         yield "processes", f"a trial of {made.processes} processes is a pack of its own: leave pack at 1, got {made.pack!r}"
     if made.processes > 1 and made.gpus == "auto":
         yield "processes", f"each process takes a whole GPU or none: set gpus to {made.processes} or 0, got auto"
     elif made.gpus != "auto" and (made.gpus > 1 or made.processes > 1) and made.gpus not in (0, made.processes):
         yield "gpus", f"a process uses one GPU: set processes to as many, got gpus {made.gpus:g} and processes {made.processes}"
+    if made.processes > 1:
+        for text in dict.fromkeys(text for config in configs for text in _unshared(config, made.processes)):
+            yield "processes", text
 
 
-def unshared(config: TrialConfig, processes: int) -> Iterator[str]:
+def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
     """Why a trial cannot be computed by so many processes."""
-    if processes == 1:
-        return
     part = config.network or config.method
     assert part is not None
     if not (config.network.trainable if config.network else part.name == "full"):

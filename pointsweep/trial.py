@@ -8,7 +8,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
-from pointsweep.group import ALONE, Group, synchronise
+from pointsweep.group import ALONE, Group, alone, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
 from pointsweep.history import TrialFolder
 from pointsweep.members import in_pack_thread, run_together
@@ -70,11 +70,6 @@ class Task:
 
     config: TrialConfig
     tags: TrialTags
-
-
-def alone(config: TrialConfig, job: Job) -> AbstractContextManager[Group]:
-    """Of a trial that this process computes."""
-    return nullcontext(ALONE)
 
 
 def run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:

@@ -13,13 +13,13 @@ from torch import nn
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.errors import ConfigError
 from pointsweep.follow import follow
-from pointsweep.group import ALONE, Group, joined, meeting, synchronise
+from pointsweep.group import ALONE, Group, alone, joined, meeting, synchronise
 from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
 from pointsweep.sweep import load
 from pointsweep.target import TrialTags
 from pointsweep.train import accumulate
-from pointsweep.trial import Job, Task, alone, run_pack
+from pointsweep.trial import Job, Task, run_pack
 from tests.end_to_end.test_command import SWEEP
 from tests.test_trial import config
 
