@@ -20,9 +20,9 @@ from pointsweep.trial import load_dataset
 from tests.test_pack import config
 
 META = torch.device("meta")
-# One modality of every method by default, the others in the long run; both orders of augmentation and sampling.
+# By default the methods with geometry of their own, and the two orders of augmentation and sampling; all of them in the long run.
 CASES = [
-    pytest.param(name, modality, True, marks=[pytest.mark.slow] if order else [])
+    pytest.param(name, modality, True, marks=[pytest.mark.slow] if order or name not in ("any2point", "point_peft") else [])
     for name in registry.names("methods")
     for order, modality in enumerate(registry.config_class("methods", name).modalities)
 ]
