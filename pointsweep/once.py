@@ -20,7 +20,7 @@ from pointsweep.data.base import Dataset, Split
 from pointsweep.geometry import to_device
 
 # Of all values together, on a CPU and on a GPU, where those of every member's next batch are there too.
-LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
+LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 SHARE = 4  # a value larger than this part of the limit is not kept
 
 T = TypeVar("T")

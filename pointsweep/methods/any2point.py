@@ -220,18 +220,23 @@ class Any2Point(Method):
     def after_block(self, index: int, tokens: Tensor, context: Neighbourhoods | None) -> Tensor:
         if context is None:
             return tokens
+        own = [getattr(self, name)[index] if name in self._modules else None for name in ("drop_paths", "cell_norms", "voxel_norms")]
+        return self.aggregate(tokens, context, *own)
+
+    def aggregate(self, tokens: Tensor, context: Neighbourhoods, drop_path: Any, cell_norm: Any, voxel_norm: Any) -> Tensor:
+        """`after_block` with the block's own layers; the same for all blocks, so that compiled.py compiles it once."""
         classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]  # (B, N, C)
         y = t.unsqueeze(1)  # (B, 1, N, C)
         if self.config.local_aggregation:
-            y = y + self.drop_paths[index](self.attention(t, context.far))  # (B, M, N, C)
+            y = y + drop_path(self.attention(t, context.far))  # (B, M, N, C)
         y = y.expand(-1, self.num_views, -1, -1)
         pooled = context.cells.mean(y)
         if self.config.cell_pooling == "mean_max":
             pooled = pooled + context.cells.max(y)
-        views = F.gelu(self.cell_norms[index](pooled, context.cells))  # (B, M, N, C)
-        return torch.cat([classes, t + self.config.coef_pro * self._ensemble(index, views, t, context)], dim=1)
+        views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
+        return torch.cat([classes, t + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context)], dim=1)
 
-    def _ensemble(self, index: int, views: Tensor, t: Tensor, context: Neighbourhoods) -> Tensor:
+    def _ensemble(self, voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods) -> Tensor:
         """views (B, M, N, C) -> (B, N, C)."""
         if self.config.ensemble == "mean":
             return views.mean(dim=1)
@@ -239,7 +244,7 @@ class Any2Point(Method):
             return views.amax(dim=1) + views.mean(dim=1)
         t = t.unsqueeze(1)
         pooled = context.voxels.max(t) + context.voxels.mean(t)
-        guide = F.gelu(self.voxel_norms[index](pooled, context.voxels))  # (B, 1, N, C)
+        guide = F.gelu(voxel_norm(pooled, context.voxels))  # (B, 1, N, C)
         weights = (F.cosine_similarity(views, guide, dim=3) + 1) / 2  # (B, M, N)
         weights = weights / weights.sum(dim=1, keepdim=True)
         return (weights.unsqueeze(3) * views).sum(dim=1)
