@@ -6,6 +6,7 @@ Ray retries a pack whose worker or node died; what a trial itself raises is deal
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
+SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
 
 
 def run_ray(
@@ -69,6 +71,7 @@ def run_ray(
     try:
         tuner.fit()
     finally:
+        ends.show()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
     return ends.outcomes(may_start)
@@ -183,17 +186,17 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
 
 
 def _encode(pack: Pack) -> str:
-    # One string: Tune would read dicts of its search space in its own way.
-    return json.dumps([{"config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack])
+    # One string: Tune would read dicts of its search space in its own way. The first trial's key stands before, for the pack's name.
+    tasks = [{"config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack]
+    return f"{pack[0].config.key()} {json.dumps(tasks)}"
 
 
 def _decode(text: str) -> list[Task]:
-    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in json.loads(text)]
+    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in json.loads(text.partition(" ")[2])]
 
 
 def _trial_name(trial: Any) -> str:
-    first = _decode(trial.config["pack"])[0]
-    return f"{first.config.key()}-{trial.trial_id}"
+    return f"{trial.config['pack'].partition(' ')[0]}-{trial.trial_id}"
 
 
 def _not_run(key: str) -> Outcome:
@@ -207,9 +210,16 @@ class _Exported:
         from ray.util.metrics import Gauge
 
         self.gauges = gauges
+        self.shown_at = -math.inf
         self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
 
+    def soon(self) -> None:
+        """As often as Prometheus could notice: of thousands of quick trials a call for each would take longer than some of them."""
+        if time.monotonic() - self.shown_at > SHOW_S:
+            self()
+
     def __call__(self) -> None:
+        self.shown_at = time.monotonic()
         for (name, value), number in self.gauges.values().items():
             label = GAUGES[name][0]
             self.made[name].set(number, {label: value} if label else None)
@@ -227,7 +237,7 @@ class _Ends:
     def result(self, result: Mapping[str, Any]) -> None:
         if "outcomes" not in result:
             self.show.gauges.epoch(result)
-            self.show()
+            self.show.soon()
             self.listen(epoch_event(result))
             return
         for item in json.loads(result["outcomes"]):
@@ -246,7 +256,7 @@ class _Ends:
     def end(self, outcome: Outcome) -> None:
         self.ended[outcome.key] = outcome
         self.show.gauges.end(outcome.key, outcome.status, outcome.reason)
-        self.show()
+        self.show.soon()
         if outcome.status != "held":
             self.listen(end_event(outcome))
 
