@@ -1,19 +1,22 @@
 """The threads of a pack: each member runs its own trial, as it would alone; only one runs at a time.
 
 Members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once, and each
-member gets its rows back. At the end of a step the losses of all members are sent backwards together.
+member gets its rows back. At the end of a step the losses of all members are sent backwards together. While one waits for the disk
+the others go on: what they send there in the meantime the disk takes in one go.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pointsweep import faults
 
 _here = threading.local()
 
@@ -55,6 +58,13 @@ class Call:
     work: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Wait:
+    """A member's wish: its turn again, once `over` is set. Until then its thread waits for the disk."""
+
+    over: threading.Event = field(default_factory=threading.Event)
+
+
 @dataclass
 class Member:
     """One trial's thread. `wish` is what it waits for; None while it runs, or once it has ended."""
@@ -62,7 +72,7 @@ class Member:
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Pass | Backward | Call | None = None
+    wish: Pass | Backward | Call | Wait | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -74,7 +84,7 @@ class Member:
 
     def _run(self, threads: int) -> None:
         self.turn.acquire()
-        _here.member = self
+        _here.member, faults.waits.aside = self, self.aside
         torch.set_num_threads(threads)
         try:
             self.result = self.body()
@@ -92,6 +102,17 @@ class Member:
         if failure is not None:
             raise failure
         return self.answer
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """In the member's thread: the others go on while the body of this runs, which must touch nothing of theirs."""
+        self.wish = wait = Wait()
+        self.back.release()
+        try:
+            yield
+        finally:
+            wait.over.set()
+            self.turn.acquire()
 
     def resume(self) -> None:
         """In the pack's thread: lets the member run until it wishes for something or ends."""
@@ -116,7 +137,12 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
 
 
 def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a call, the earliest frozen part, and gradients once nobody wishes for anything else."""
+    """Meets the wishes that come first: a call, a turn after the disk, the earliest frozen part, and gradients once all want them."""
+    aside = [(member, member.wish) for member in waiting if isinstance(member.wish, Wait)]
+    for _, wish in aside:
+        wish.over.wait()
+    if aside:
+        return [member for member, _ in aside]
     calls = [member for member in waiting if isinstance(member.wish, Call)]
     if calls:
         return [_call(member) for member in calls]
