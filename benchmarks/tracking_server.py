@@ -105,6 +105,7 @@ def measure(way: str, source: Path, args: argparse.Namespace, folder: Path) -> f
     context = get_context("spawn")
     gate = context.Barrier(args.workers + 1)
     writers = [context.Process(target=work, args=(way, share, target, gate)) for share in shares]
+    load = os.getloadavg()[0]
     for writer in writers:
         writer.start()
     gate.wait()
@@ -112,7 +113,9 @@ def measure(way: str, source: Path, args: argparse.Namespace, folder: Path) -> f
     for writer in writers:
         writer.join()
     assert all(writer.exitcode == 0 for writer in writers), "a writer failed"
-    return args.workers * args.runs / (time.perf_counter() - begun)
+    rate = args.workers * args.runs / (time.perf_counter() - begun)
+    print(f"  {way}: {rate:.2f} runs/s, load {load:.0f}", flush=True)
+    return rate
 
 
 def copied(source: Path, folder: Path) -> Path:

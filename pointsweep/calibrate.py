@@ -7,26 +7,31 @@ step; what does not fit into memory is not. Letters: B clouds, P points.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pointsweep.ahead import one_ahead
+from pointsweep.compiled import compile_parts
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.cache import cache_folder
+from pointsweep.geometry import to_device
 from pointsweep.layers import set_noise
-from pointsweep.members import run_together
+from pointsweep.members import run_together, take_turns
+from pointsweep.once import LIMIT_BYTES
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, shared_part
 from pointsweep.recompute import recompute_stages
 from pointsweep.store import write_whole
-from pointsweep.train import accumulate, make_optimizer
+from pointsweep.train import accumulate, make_optimizer, prepare
 
 SIZES = (1, 2, 4, 8)
 STEPS = 3  # timed, after one that is not
@@ -66,8 +71,8 @@ def share(peak_bytes: int, total_bytes: int) -> float:
 
 
 def peak_and_total(device: torch.device) -> tuple[int, int]:
-    """The most bytes that this process has taken of a GPU, and the GPU's."""
-    return torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+    """The most bytes that this process has taken of a GPU, with those that once.py may come to keep, and the GPU's."""
+    return torch.cuda.max_memory_reserved(device) + LIMIT_BYTES["cuda"], torch.cuda.mem_get_info(device)[1]
 
 
 def best(step_s: Mapping[int, float]) -> int:
@@ -81,7 +86,7 @@ def best(step_s: Mapping[int, float]) -> int:
 
 def _kind(config: TrialConfig, device: torch.device) -> str:
     """A name for all trials that take the same time on this machine: neither the seed nor the rates count."""
-    train = TrainConfig(batch_size=config.train.batch_size, precision=config.train.precision)
+    train = TrainConfig(batch_size=config.train.batch_size, precision=config.train.precision, compile=config.train.compile)
     facts = origin(str(device))
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -107,31 +112,46 @@ def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
     return found
 
 
-def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, recompute: bool = False) -> float:
-    """Seconds of one step of one of `size` members, over so many steps after a first one."""
-    classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
-    begun = 0.0
+def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, recompute: bool = False, warm: int = 1) -> float:
+    """Seconds of one step of one of `size` members, over so many steps after all members' first `warm` ones."""
+    warmed, begun = 0, 0.0
 
     def body() -> None:
-        nonlocal begun
-        model = shared.build(config, classes).to(shared.device).train()
-        if recompute:
-            recompute_stages(model.tokenizer)  # type: ignore[arg-type]
-        set_noise(model, torch.Generator(shared.device).manual_seed(0))
-        optimizer = make_optimizer(model, config.train)
-        points = torch.rand(config.train.batch_size, config.dataset.num_points, 3, device=shared.device)  # (B, P, 3)
-        labels = torch.arange(config.train.batch_size, device=shared.device) % classes
-        trained = [p for p in model.parameters() if p.requires_grad]
-        for step in range(1 + steps):
-            if step == 1:
+        nonlocal warmed, begun
+        for step, _ in enumerate(train_steps(config, shared, warm + steps, recompute), start=1):
+            warmed += step == warm
+            if step == warm and warmed == size:
                 begun = _now(shared.device)
-            optimizer.zero_grad(set_to_none=True)
-            accumulate(model, [points], labels, config.train, 1)
-            nn.utils.clip_grad_norm_(trained, config.train.clip_norm)
-            optimizer.step()
 
     run_together([body] * size, torch.get_num_threads())
     return (_now(shared.device) - begun) / (steps * size)
+
+
+def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompute: bool = False) -> Iterator[Tensor]:
+    """Trains on random clouds, new ones every step, of the trial's shapes; after each step its loss, float64 and on the device."""
+    device, train = shared.device, config.train
+    classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
+    torch.manual_seed(config.seed)
+    model = shared.build(config, classes).to(device).train()
+    if train.compile:
+        compile_parts(model, device)
+    if recompute:
+        recompute_stages(model.tokenizer)  # type: ignore[arg-type]
+    set_noise(model, torch.Generator(device).manual_seed(config.seed))
+    optimizer, draws = make_optimizer(model, train), torch.Generator().manual_seed(config.seed)
+    labels = torch.arange(train.batch_size, device=device) % classes
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def load(_: int) -> list[Tensor]:
+        return [to_device(torch.rand(train.batch_size, config.dataset.num_points, 3, generator=draws), device)]  # (B, P, 3)
+
+    for points in one_ahead(range(count), load, functools.partial(prepare, model, train.precision, 1), device):
+        loss, _ = accumulate(model, points, labels, train, 1)
+        nn.utils.clip_grad_norm_(trained, train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield loss
+        take_turns(device)
 
 
 def _now(device: torch.device) -> float:

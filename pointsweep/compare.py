@@ -24,7 +24,7 @@ from pointsweep.render import accuracy, count
 from pointsweep.stats import Difference, difference
 from pointsweep.store import Store
 from pointsweep.table import Table, TableCell
-from pointsweep.workdir import read_folder
+from pointsweep.workdir import PREDICTIONS, read_folder
 
 Arms = tuple[Mapping[int, Record], Mapping[int, Record]]  # of the first and the second row, by seed
 NOTHING = "—"  # a key that one of two arms has not
@@ -160,8 +160,10 @@ def recovered(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
 def _completed(store: Store, record: Record) -> Record:
     config, _ = check_trial(dict(record.config))
     labels = _labels(config.dataset, str(record.dataset["digest"])) if config is not None else None
-    folder = read_folder(store, record.key)
-    if labels is None or not (folder.path / "predictions.npz").is_file():
+    if labels is None:
+        return record
+    folder = read_folder(store, record.key, PREDICTIONS)
+    if not (folder.path / PREDICTIONS).is_file():
         return record
     right = {name: values == labels for name, values in folder.predictions().items() if values.shape == labels.shape}
     correct = {name: packed(bits) for name, bits in right.items() if _accuracy(bits) == record.metrics[name]["test/accuracy"]}

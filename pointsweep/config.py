@@ -202,6 +202,7 @@ class TrainConfig(Config):
     label_smoothing: float = 0.0
     init: Literal["xavier", "trunc_normal"] = "xavier"  # of what is trained: ScanObjectNN's or ModelNet's program (spec 2.8)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = added(False)  # the layers with the most traffic compiled, on a GPU: other roundings, so another trial
 
     def problems(self) -> Iterator[str]:
         for name in ("epochs", "eval_batch_size", "votes"):

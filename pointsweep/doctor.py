@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import launch, s3_lease
+from pointsweep.command import exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.origin import origin, tree_digest
@@ -202,4 +203,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

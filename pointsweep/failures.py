@@ -44,6 +44,10 @@ class Hung(RuntimeError):
     """A trial made no progress for far longer than its epochs take."""
 
 
+class LostProcess(RuntimeError):
+    """Another process of the same trial has ended."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One failure: its class, one line for tables and logs, and the stack for the history."""
@@ -67,5 +71,5 @@ def classify(error: BaseException) -> str:
     if isinstance(error, StoreFailed) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)):
         return "store"
     kinds: dict[type[BaseException], str] = {Diverged: "diverged", Hung: "hang", BadData: "data", OSError: "data"}
-    kinds |= {MissingData: "data", MissingWeights: "data"}
+    kinds |= {MissingData: "data", MissingWeights: "data", LostProcess: "lost_node"}
     return next((kind for known, kind in kinds.items() if isinstance(error, known)), "bug")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pointsweep.command import exit_code
 from pointsweep.errors import BadStore
 from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore, Store, open_store
@@ -74,4 +75,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

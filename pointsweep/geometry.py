@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SLICE = 2  # clouds whose distances to all centres are held at once: bounds the memory of `nearest`, and keeps them in the cache
+# Clouds whose distances to all centres are held at once: bounds the memory of `nearest`, and on a CPU keeps them in the cache.
+SLICE = {"cpu": 2, "cuda": 32}
 
 
 @functools.cache
@@ -93,7 +94,8 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
     fast = compiled("cpu") if points.device.type == "cpu" else None
     if fast is not None and points.shape[2] == 3 and points.dtype == queries.dtype == torch.float32:
         return torch.from_numpy(fast.nearest_places(queries.numpy(), points.numpy(), count))
-    pairs = zip(queries.split(SLICE), points.split(SLICE), strict=True)
+    size = SLICE.get(points.device.type, 2)
+    pairs = zip(queries.split(size), points.split(size), strict=True)
     return torch.cat([_least(_distances(q, p), count) for q, p in pairs])
 
 
@@ -251,12 +253,17 @@ def plane_cells(places: Tensor, cell: float, size: tuple[int, int]) -> tuple[Ten
     return place[..., 0] + place[..., 1] * columns, columns * rows
 
 
-def voxel_ids(centers: Tensor, size: float) -> tuple[Tensor, int]:
-    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3), numbered over the whole batch, and their number.
+def voxel_ids(centers: Tensor, size: float) -> Tensor:
+    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3): of each the first center that lies in it.
 
-    The grid starts at each sample's own minimum (spec 2.5); no voxel is shared by two samples.
+    The grid starts at each sample's own minimum (spec 2.5). The voxels are not counted: a number that the batch decides would have to
+    be waited for on a GPU, and shapes that depend on it could not be compiled.
     """
     grid = ((centers - centers.amin(dim=1, keepdim=True)) / size).floor().long()  # (B, N, 3)
-    sample = torch.arange(len(centers), device=centers.device)[:, None, None].expand(-1, centers.shape[1], 1)
-    cells, ids = torch.cat([sample, grid], dim=2).flatten(0, 1).unique(dim=0, return_inverse=True)
-    return ids.reshape(centers.shape[:2]), len(cells)
+    same = (grid.unsqueeze(2) == grid.unsqueeze(1)).all(dim=3)  # (B, N, N)
+    return same.int().argmax(dim=2)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

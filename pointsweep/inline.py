@@ -37,6 +37,7 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
+    processes: int = 1  # of one trial, that share these
     max_concurrent: int = 0  # packs at once; 0 = as many as fit
 
 

@@ -12,15 +12,19 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pointsweep.checks import trial_from_dict
+from pointsweep.config import TrialConfig
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Unfit
 from pointsweep.failures import POLICIES, Failure
+from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
+from pointsweep.group import Group, alone, joined, meeting
 from pointsweep.guard import Outcome, note_loss
 from pointsweep.inline import Listener, Pack, Resources, always, end_event, epoch_event, not_started
 from pointsweep.store import FileStore, open_store
@@ -47,7 +51,9 @@ def run_ray(
     # Tune wants a folder; nothing in it is read again.
     store = open_store(job.store)
     folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / uuid.uuid4().hex[:12]
-    trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), {"cpu": resources.cpus, "gpu": resources.gpus})
+    share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
+    bundles = tune.PlacementGroupFactory([share] * resources.processes)
+    trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
     tuner = tune.Tuner(
         trainable,
         param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
@@ -181,8 +187,31 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
     from ray import tune
 
-    outcomes = run_pack(_decode(config["pack"]), job, tune.report)
+    outcomes = run_pack(_decode(config["pack"]), job, tune.report, _gather if job.processes > 1 else alone)
     tune.report({"outcomes": json.dumps([vars(outcome) for outcome in outcomes])})
+
+
+@contextmanager
+def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
+    """Starts the trial's other processes, each in a bundle of its own of what Tune has reserved for the trial, and joins them."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    reserved = ray.util.get_current_placement_group()
+    host = ray.util.get_node_ip_address()
+    store = meeting(host, job.processes)
+    started = []
+    for rank, bundle in enumerate(reserved.bundle_specs[1:], start=1):
+        task = ray.remote(num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), max_retries=0)(follow)
+        place = PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=rank)
+        options = task.options(scheduling_strategy=place)
+        started.append(options.remote(config.to_dict(), job, rank, job.processes, host, store.port))
+    try:
+        with joined(store, 0, job.processes) as group:
+            yield group
+    finally:
+        for other in started:
+            ray.cancel(other, force=True)
 
 
 def _encode(pack: Pack) -> str:

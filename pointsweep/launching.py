@@ -74,12 +74,13 @@ class Launch:
                 return run_inline(packs, job, listen, may_start)
             return launch.run_ray(packs, job, resources, listen, may_start)
 
-        job = replace(self.job, recompute=asked.recompute, devices=resources.gpus or resources.cpus)
+        processes = 1 if self.args.inline else asked.processes
+        job = replace(self.job, recompute=asked.recompute, devices=resources.gpus or resources.cpus, processes=processes)
         return run_all(packs, job, launcher, say)
 
     def _packs(self, asked: Asked, configs: Sequence[TrialConfig]) -> tuple[Resources, list[list[Task]]]:
         gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
-        resources = Resources(asked.cpus, gpus, self.args.workers)
+        resources = Resources(asked.cpus, gpus, asked.processes, self.args.workers)
         size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.args.inline)
         packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
         if asked.gpus == "auto" and not self.args.inline:

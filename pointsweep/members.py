@@ -1,15 +1,17 @@
 """The threads of a pack: each member runs its own trial, as it would alone; only one runs at a time.
 
-Members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once, and each
-member gets its rows back. At the end of a step the losses of all members are sent backwards together. While one waits for the disk
-the others go on: what they send there in the meantime the disk takes in one go.
+On a GPU members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once,
+and each member gets its rows back. At the end of a step the losses of all members are sent backwards together. On a CPU, where
+joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next. While one waits
+for the disk the others go on: what they send there in the meantime the disk takes in one go.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +23,25 @@ from pointsweep import faults
 _here = threading.local()
 
 # Where the rows of all members go through a frozen part as one product. On a CPU that gains nothing (products are bound by
-# arithmetic either way), and a product's last digits depend on its number of rows: one after the other they are as of a trial alone.
+# arithmetic either way), a product's last digits depend on its number of rows, and the activations of all members would live at once.
 JOINED_ON = {"cuda"}
+M_ARENA_MAX = -8  # of glibc's mallopt
 
 
 def backward(loss: Tensor) -> None:
-    """`loss.backward()`, together with those of the other members in a pack."""
-    member = getattr(_here, "member", None)
-    if member is None:
-        loss.backward()
-    else:
+    """`loss.backward()`, in a pack on a GPU together with those of the other members."""
+    member: Member | None = getattr(_here, "member", None)
+    if member is not None and loss.device.type in JOINED_ON:
         member.ask(Backward(loss))
+    else:
+        loss.backward()
+
+
+def take_turns(device: torch.device) -> None:
+    """At the end of a batch, where rows are not joined: the others' turn. So those that see the same clouds see them together."""
+    member: Member | None = getattr(_here, "member", None)
+    if member is not None and device.type not in JOINED_ON:
+        member.ask(Turn())
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,11 @@ class Backward:
     """A member's wish: the gradients of its loss."""
 
     loss: Tensor
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A member's wish: that all others come to the end of their batch."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class Member:
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Pass | Backward | Call | Wait | None = None
+    wish: Pass | Backward | Turn | Call | Wait | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -93,7 +108,7 @@ class Member:
         self.ended = True
         self.back.release()
 
-    def ask(self, wish: Pass | Backward | Call) -> Any:
+    def ask(self, wish: Pass | Backward | Turn | Call) -> Any:
         """In the member's thread: waits until the wish is met. Raises what went wrong with it."""
         self.wish = wish
         self.back.release()
@@ -121,8 +136,15 @@ class Member:
         self.back.acquire()
 
 
+def _one_heap() -> None:
+    """Lets the threads of all members take memory from one heap, so that what one lets go of serves the next. With glibc alone."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
     """Runs the members to their ends; their results. Raises the first exception that a body raised, once all have ended."""
+    _one_heap()
     members = [Member(body) for body in bodies]
     for member in members:
         member.start(threads)
@@ -137,7 +159,7 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
 
 
 def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a call, a turn after the disk, the earliest frozen part, and gradients once all want them."""
+    """Meets the wishes that come first: a turn after the disk, a call, the earliest frozen part, and gradients or turns at last."""
     aside = [(member, member.wish) for member in waiting if isinstance(member.wish, Wait)]
     for _, wish in aside:
         wish.over.wait()
@@ -173,11 +195,8 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
     wishes = [member.wish for member in group if isinstance(member.wish, Pass)]
     try:
         with _modes(wishes[0].modes):
-            if wishes[0].rows.device.type in JOINED_ON:
-                joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
-                parts = joined.split([len(wish.rows) for wish in wishes])
-            else:
-                parts = tuple(wish.part(wish.rows) for wish in wishes)
+            joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
+            parts = joined.split([len(wish.rows) for wish in wishes])
     except Exception as error:  # out of memory, say: each member hears of it
         for member in group:
             member.failure = error
@@ -190,7 +209,8 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
 def _backward(group: Sequence[Member]) -> Sequence[Member]:
     losses = [member.wish.loss for member in group if isinstance(member.wish, Backward)]
     try:
-        torch.autograd.backward(losses)
+        if losses:
+            torch.autograd.backward(losses)
     except Exception as error:
         for member in group:
             member.failure = error
@@ -211,9 +231,9 @@ def _modes(modes: tuple[Any, ...]) -> ExitStack:
 
 
 def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """rows (n, ...) through a frozen part that works on each row alone; in a pack together with the other members' rows."""
+    """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together with the other members' rows."""
     member: Member | None = getattr(_here, "member", None)
-    if member is None:
+    if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
     found: Tensor = member.ask(Pass(place, part, rows, _current_modes(rows.device.type)))
     return found

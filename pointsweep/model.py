@@ -148,6 +148,11 @@ class PointModel(nn.Module):
         logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
         return logits
 
+    def geometry(self, points: Tensor) -> None:
+        """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep: neighbourhoods, projections, cells."""
+        centers = self.tokenizer.geometry(points)
+        self.method.geometry(centers, self.positions.places(centers))
+
     def _level(self, tokens: Tensor, centers: Tensor) -> Level:
         """The N point tokens, which stand last, and their centres; normed where they are as wide as the last block's."""
         of_points = tokens[:, -centers.shape[1] :]  # (B, N, C)

@@ -2,13 +2,14 @@
 
 Members of a pack with the same seed see the same batches, and every evaluation sees the same clouds again. A value is found under the
 memory of the tensors that it was made of, which the entry keeps alive, so that it is another tensor's never: the same numbers come
-out as without. The least recently used values are dropped first.
+out as without. The least recently used values are dropped first. What was made on one stream of a GPU is waited for on another.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,39 +17,63 @@ import torch
 from torch import Tensor
 
 from pointsweep.data.base import Dataset, Split
+from pointsweep.geometry import to_device
 
-LIMIT_BYTES = 256 << 20  # of all values together
+# Of all values together, on a CPU and on a GPU, where those of every member's next batch are there too.
+LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 SHARE = 4  # a value larger than this part of the limit is not kept
 
 T = TypeVar("T")
 
 
 class Kept:
-    """Values by key, the least recently used first, with their bytes and what must stay alive for the key to hold."""
+    """Values by key, the least recently used first: their bytes, where they were made, and what must live for the key to hold."""
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.bytes = limit_bytes, 0
-        self.entries: OrderedDict[Hashable, tuple[Any, int, Any]] = OrderedDict()
+        self.entries: OrderedDict[Hashable, tuple[Any, int, Any, Any]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T], alive: Any = None) -> T:
         """The value of the key, made if it is not there."""
         if key in self.entries:
             self.entries.move_to_end(key)
-            found: T = self.entries[key][0]
-            return found
+            found, _, where, _ = self.entries[key]
+            return arrive(found, where)  # type: ignore[no-any-return]
         value = make()
         size = sum(tensor.nbytes for tensor in _tensors((value, alive)))
         if size * SHARE > self.limit_bytes or any(tensor.requires_grad for tensor in _tensors(value)):
             return value
-        self.entries[key] = value, size, alive
+        self.entries[key] = value, size, made(value), alive
         self.bytes += size
         while self.bytes > self.limit_bytes:
-            _, (_, dropped, _) = self.entries.popitem(last=False)
+            _, (_, dropped, _, _) = self.entries.popitem(last=False)
             self.bytes -= dropped
         return value
 
 
-_kept = Kept()
+_kept = {kind: Kept(limit) for kind, limit in LIMIT_BYTES.items()}
+
+
+def made(value: Any) -> Any:
+    """The stream that made a value, and an event on it, for `arrive`; None of a value on a CPU."""
+    devices = {tensor.device for tensor in _tensors(value) if tensor.is_cuda}
+    if not devices:
+        return None
+    stream = torch.cuda.current_stream(devices.pop())
+    return stream, stream.record_event()
+
+
+def arrive(value: T, where: Any) -> T:
+    """The value, for use on the current stream: not before it is there, and its memory is not given away while it is used."""
+    if where is not None:
+        stream, event = where
+        here = torch.cuda.current_stream(stream.device)
+        if here != stream:
+            here.wait_event(event)
+            for tensor in _tensors(value):
+                if tensor.is_cuda:
+                    tensor.record_stream(here)
+    return value
 
 
 def once(made_of: Sequence[Tensor], name: Hashable, make: Callable[[], T]) -> T:
@@ -58,7 +83,7 @@ def once(made_of: Sequence[Tensor], name: Hashable, make: Callable[[], T]) -> T:
     kind = made_of[0].device.type
     # Products are rounded otherwise under autocast.
     modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return _kept.get((name, modes, *map(_identity, made_of)), make, tuple(made_of))
+    return _kept[kind].get((name, modes, *map(_identity, made_of)), make, tuple(made_of))
 
 
 def train_batch(dataset: Dataset, index: np.ndarray, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
@@ -66,17 +91,22 @@ def train_batch(dataset: Dataset, index: np.ndarray, generator: torch.Generator,
     key = ("train", id(dataset), index.tobytes(), generator.get_state().numpy().tobytes(), device)
 
     def make() -> tuple[tuple[Tensor, ...], Tensor]:
-        batch = tuple(tensor.to(device) for tensor in dataset.train_batch(index, generator))
+        batch = tuple(to_device(tensor, device) for tensor in dataset.train_batch(index, generator, device))
         return batch, generator.get_state()
 
-    batch, state = _kept.get(key, make, dataset)
+    batch, state = _kept[device.type].get(key, make, dataset)
     generator.set_state(state)
     return batch
 
 
 def eval_batch(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Tensor, ...]:
     """`dataset.eval_batch`."""
-    return _kept.get(("eval", id(dataset), split.name, rows.tobytes()), lambda: dataset.eval_batch(split, rows), dataset)
+    return _kept["cpu"].get(("eval", id(dataset), split.name, rows.tobytes()), lambda: dataset.eval_batch(split, rows), dataset)
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, the same one every time, so that what is made of it is found again."""
+    return tensor if tensor.device == device else once([tensor], ("on", device), lambda: to_device(tensor, device))
 
 
 def _identity(tensor: Tensor) -> Hashable:
@@ -90,3 +120,5 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _tensors(part)
+    elif is_dataclass(value):
+        yield from _tensors(list(vars(value).values()))

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -45,6 +46,13 @@ def _git(root: Path, *arguments: str) -> str:
     if not (root / ".git").exists():
         raise OSError("no .git beside the package")
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What this machine's processor says that it can do, e.g. amx_bf16; empty where the system does not tell."""
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """Packs: trials that share a frozen backbone train together, one batched pass of it for all.
 
-Every member runs its own trial in a thread of its own (members.py). Where it comes to a frozen part of the backbone it meets the
-others, and the part runs once for all. A part that a method has changed (a low-rank update, a trained bias) is met layer by layer, so
-that arms of different structure share what they have in common. Everything else, from the order of the data to the noise of dropout,
-batch statistics, clipping and the learning rate, is the member's own: it may start late, end early, diverge or fail without others.
+Every member runs its own trial in a thread of its own (members.py). On a GPU, where it comes to a frozen part of the backbone it
+meets the others, and the part runs once for all; a part that a method has changed (a low-rank update, a trained bias) is met layer
+by layer, so that arms of different structure share what they have in common. On a CPU, where joining gains nothing, members take
+turns, a batch each. Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the
+learning rate, is the member's own: it may start late, end early, diverge or fail without others.
 Letters: B clouds, T tokens, C channels.
 """
 

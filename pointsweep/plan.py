@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from pointsweep.errors import Finding, MissingData, MissingWeights
 from pointsweep.events import read_failure, trial_status
 from pointsweep.failures import BadData
 from pointsweep.index import read_record as read_record
+from pointsweep.origin import cpu_flags
 from pointsweep.records import Record
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
@@ -85,7 +87,20 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     rest = {key: config for key, config in configs.items() if key not in records}
     counted = {key: record.parameters for key, record in records.items()}
     checked = check(sweep, rest, counted, fetch)
-    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, checked.findings)
+    found = (*of_the_machine(sweep, rest.values(), cpu_flags()), *checked.findings)
+    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, found)
+
+
+def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:
+    """What trials ask of a CPU that it cannot do, or is slow at; `flags` are this machine's, which may not be the workers'."""
+    if sweep.resources.gpus:
+        return
+    trains = {config.train for config in rest}
+    if any(train.compile for train in trains):
+        yield Finding(True, "train.compile: true needs a GPU, resources.gpus is 0: set it, or leave train.compile out")
+    if any(train.precision == "bf16" for train in trains) and "amx_bf16" not in flags:
+        other = "AVX-512's bf16 alone: faster than fp32, not as on AMX" if "avx512_bf16" in flags else "no bf16: slower than fp32"
+        yield Finding(False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}")
 
 
 def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:

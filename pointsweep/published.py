@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from pointsweep import ledger
+from pointsweep.command import exit_code
 from pointsweep.errors import unknown
 from pointsweep.records import Published
 
@@ -84,4 +85,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
 from pointsweep.records import Published
-from pointsweep.resources import Resources, read_resources
+from pointsweep.resources import Resources, misfits, read_resources
 from pointsweep.seeds import read_adaptive, read_seeds
 from pointsweep.settings import Place, Settings
 from pointsweep.space import Arm, Search
@@ -119,8 +118,9 @@ class Reader:
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
-        if self.search is not None and math.isfinite(resources.budget.limit_hours()):
-            self.complain(("resources", "budget"), "a search has trials: and hours: of its own; here it may have per_hour alone")
+        configs = [cell.trials[0] for cell in cells if cell.trials and self.profile != "smoke"]
+        for key, text in misfits(resources, configs, self.search is not None):
+            self.complain(("resources", key), text)
         if self.profile == "smoke":
             resources = Resources()  # the small form fits a laptop: one core, no GPU
         if self.profile:

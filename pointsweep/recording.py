@@ -31,6 +31,7 @@ class Result:
     predictions: Mapping[str, np.ndarray]
     parts: int
     device: torch.device
+    processes: int = 1
 
 
 def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Record:
@@ -45,7 +46,7 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
         parameters=vars(count_parameters(result.model)),
         dataset=describe(config, dataset),
         weights_origin=getattr(result.model, "weights_origin", "none"),
-        marks=(*marks(config, dataset), *split_mark(result.model, config, result.parts)),
+        marks=(*marks(config, dataset), *split_mark(result.model, config, result.parts, result.processes)),
         seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
         peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
         clouds_per_s=trained_clouds / train_s if train_s else 0.0,
@@ -87,13 +88,17 @@ def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
 
 
-def split_mark(model: nn.Module, config: TrialConfig, parts: int) -> tuple[str, ...]:
-    """What to say if the memory did not suffice for whole batches: only without batch statistics are the numbers the same."""
-    if parts == 1:
+def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:
+    """What to say if batches were not taken whole, as other masks are then drawn for dropout.
+
+    Parts have batch statistics of their own as well; processes share theirs.
+    """
+    if parts * processes == 1:
         return ()
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised else ""
-    return (f"batches of {config.train.batch_size} in {parts} parts (out of memory){caveat}",)
+    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised and parts > 1 else ""
+    how = [f"by {processes} processes"] * (processes > 1) + [f"in {parts} parts (out of memory)"] * (parts > 1)
+    return (f"batches of {config.train.batch_size} {' '.join(how)}{caveat}",)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

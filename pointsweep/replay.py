@@ -20,6 +20,7 @@ import numpy as np
 
 from pointsweep.bundle import BadBundle, arrays_of
 from pointsweep.checks import check_trial
+from pointsweep.command import exit_code
 from pointsweep.compare import column_number, row_number
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, unknown
@@ -186,4 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -17,7 +17,7 @@ from pointsweep.records import Record
 from pointsweep.report_search import Searched, read_searches
 from pointsweep.store import Store
 from pointsweep.table import Table
-from pointsweep.workdir import read_folder
+from pointsweep.workdir import PREDICTIONS, read_folder
 
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for a missing or damaged file
 METRIC = "test/accuracy"  # what predictions must reproduce, or the true classes are not theirs
@@ -51,7 +51,7 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     predictions: dict[str, np.ndarray] = {}
     kept: dict[str, Truth] = {}  # by digest and number of test objects: trials of one data set share one truth
     for key in keys:
-        folder = read_folder(store, key)
+        folder = read_folder(store, key, PREDICTIONS)
         try:
             found, kept_truth = folder.predictions(), folder.truth()
         except UNREADABLE:

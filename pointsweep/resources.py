@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from pointsweep.config import TrialConfig
 from pointsweep.errors import unknown
 
 Complain = Callable[[tuple[Any, ...], str], None]
@@ -39,6 +40,8 @@ class Resources:
     # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
     # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
     pack: int | Literal["auto"] = 1
+    # Of one trial, each with its share of cpus and gpus and of every batch (group.py); for what freezes nothing.
+    processes: int = 1
     recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
     budget: Budget = Budget()
 
@@ -54,7 +57,7 @@ def read_resources(data: Any, complain: Complain) -> Resources:
         problem = unknown("resource", key, known, "Allowed") if key not in known else _problem(key, data[key])
         if problem:
             complain(("resources", key), problem)
-    values = {key: data[key] for key in known if isinstance(data, Mapping) and key in data}
+    values = {key: data[key] for key in known if isinstance(data, Mapping) and key in data and not _problem(key, data[key])}
     return Resources(**(values | {"budget": _budget(values.get("budget", {}), complain)}))
 
 
@@ -65,9 +68,40 @@ def _problem(key: str, value: Any) -> str:
         return "" if isinstance(value, bool) else f"must be true or false, got {value!r}"
     if not _number(value):
         return f"must be {'auto or ' if key == 'gpus' else ''}a number from 0 on, got {value!r}"
-    if key == "pack" and (not isinstance(value, int) or value < 1):
-        return f"must be auto or a whole number from 1 on, got {value!r}"
+    if key in ("pack", "processes") and (not isinstance(value, int) or value < 1):
+        return f"must be {'auto or ' if key == 'pack' else ''}a whole number from 1 on, got {value!r}"
     return ""
+
+
+def misfits(made: Resources, configs: Iterable[TrialConfig], search: bool) -> Iterator[tuple[str, str]]:
+    """What does not go together: keys of the section, they and the arms' trials, they and a search. By key."""
+    if search and math.isfinite(made.budget.limit_hours()):
+        yield "budget", "a search has trials: and hours: of its own; here it may have per_hour alone"
+    if search and made.processes > 1:
+        yield "processes", f"a search has trials of one process, got {made.processes}"
+    if made.processes > 1 and made.pack != 1:
+        yield "processes", f"a trial of {made.processes} processes is a pack of its own: leave pack at 1, got {made.pack!r}"
+    if made.processes > 1 and made.gpus == "auto":
+        yield "processes", f"each process takes a whole GPU or none: set gpus to {made.processes} or 0, got auto"
+    elif made.gpus != "auto" and (made.gpus > 1 or made.processes > 1) and made.gpus not in (0, made.processes):
+        yield "gpus", f"a process uses one GPU: set processes to as many, got gpus {made.gpus:g} and processes {made.processes}"
+    if made.processes > 1:
+        for text in dict.fromkeys(text for config in configs for text in _unshared(config, made.processes)):
+            yield "processes", text
+
+
+def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
+    """Why a trial cannot be computed by so many processes."""
+    part = config.network or config.method
+    assert part is not None
+    if not (config.network.trainable if config.network else part.name == "full"):
+        yield f"{processes} are for what trains whole, a network or the method full; {part.name} does not: train it in packs"
+    if config.train.compile:
+        yield "train.compile: true is for a trial of one process"
+    if config.compat == "official":
+        yield "compat: official lets the clouds of a batch see each other, and processes do not have each other's"
+    if config.train.batch_size < 2 * processes:
+        yield f"{processes} leave less than two clouds of a batch of {config.train.batch_size} to each"
 
 
 def _number(value: Any) -> bool:

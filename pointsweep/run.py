@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import FrameType
 
 from pointsweep import tables
+from pointsweep.command import exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
 from pointsweep.events import trial_status
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
@@ -247,4 +248,4 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -2,11 +2,14 @@
 
 Sources: median stopping (Golovin et al., Google Vizier, 2017), asynchronous successive halving (arXiv 1810.05934),
 Hyperband (arXiv 1603.06560), whose brackets differ in the epoch at which they begin to judge.
+
+Algorithm 2 of asynchronous successive halving keeps the best floor(n / reduction) of the n trials seen at a rung, the new one among
+them, and has the others wait there. Ours do not wait, they end; so of the first trials, where that is none, the best so far goes on,
+as in Optuna's SuccessiveHalvingPruner.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -23,8 +26,8 @@ def limits_of(curves: Sequence[Mapping[int, float]], search: Search, bracket: in
         there = sorted((curve[epoch] for curve in curves if epoch in curve), reverse=True)
         if search.scheduler == "median" and epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
             limits[epoch] = statistics.median(there)
-        if search.scheduler in ("asha", "hyperband") and is_rung(epoch, options) and len(there) >= options["reduction"]:
-            limits[epoch] = there[math.ceil(len(there) / options["reduction"]) - 1]
+        if search.scheduler in ("asha", "hyperband") and is_rung(epoch, options):
+            limits[epoch] = there[max(1, (len(there) + 1) // options["reduction"]) - 1]
     return limits
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pointsweep import tables
+from pointsweep.command import exit_code
 from pointsweep.errors import StoreFailed
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
@@ -64,4 +65,4 @@ def places(layout: Layout) -> dict[str, TrialTags]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pointsweep import adaptive
 from pointsweep.bundle import bundle
+from pointsweep.command import exit_code
 from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.events import read_failure
@@ -257,4 +258,4 @@ def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, R
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

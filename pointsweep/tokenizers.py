@@ -56,10 +56,16 @@ class PointPNLight(nn.Module):
         )
         self.out = nn.Identity() if width == dim else nn.Linear(width, dim)
 
+    def geometry(self, points: Tensor) -> Tensor:
+        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
+        return self._around(points)[1][-1][0]
+
+    def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
+        return neighbourhoods(points, [self.num_tokens << shift for shift in (2, 1, 0)], self.config.neighbours)
+
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        counts = [self.num_tokens << shift for shift in (2, 1, 0)]
         features = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, D / 2)
-        index, around = neighbourhoods(points, counts, self.config.neighbours)
+        index, around = self._around(points)
         own, centers = gather(features, index), points
         for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
             own = features = self._stage(stage, gather(features, near), own[:, : centers.shape[1]], relative)
@@ -109,11 +115,17 @@ class PointPN(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats))) for _, wide, repeats in plan)
         self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
 
+    def geometry(self, points: Tensor) -> Tensor:
+        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
+        return self._around(points)[1][-1][0]
+
+    def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
+        return neighbourhoods(points, [self.num_tokens << shift for shift in (3, 2, 1, 0)], self.config.neighbours)
+
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
         inputs = with_height(points) if self.config.height else points
         features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
-        index, around = neighbourhoods(points, counts, self.config.neighbours)
+        index, around = self._around(points)
         own, centers = gather(features, index), points
         for widen, stage, (centers, near, relative) in zip(self.widen, self.stages, around, strict=True):
             neighbour = gather(features, near)
@@ -156,8 +168,15 @@ class Patch(nn.Module):
         else:
             self.embed, self.reduce = PatchEmbedding((3, 128, 256), (512, backbone.dim)), nn.Identity()
 
+    def geometry(self, points: Tensor) -> Tensor:
+        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
+        return self._around(points)[0]
+
+    def _around(self, points: Tensor) -> Around:
+        return neighbourhoods(points, [self.num_tokens], self.config.neighbours)[1][0]
+
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        _, [(centers, _, relative)] = neighbourhoods(points, [self.num_tokens], self.config.neighbours)
+        centers, _, relative = self._around(points)
         return self.reduce(self.embed(relative)), centers
 
 

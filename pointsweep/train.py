@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsweep.ahead import one_ahead
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
 from pointsweep.data.part_metrics import part_score
 from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
+from pointsweep.group import ALONE, Group
 from pointsweep.layers import set_noise
-from pointsweep.members import backward
-from pointsweep.once import eval_batch, train_batch
+from pointsweep.members import backward, take_turns
+from pointsweep.once import eval_batch, on_device, train_batch
 
 
 @dataclass(frozen=True)
@@ -81,42 +83,63 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1
-) -> dict[str, float]:
-    """One pass over the training clouds, each batch computed in `parts`. Returns train/loss and train/accuracy; raises Diverged."""
+    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
+    group: Group = ALONE,
+) -> dict[str, float]:  # fmt: skip
+    """One pass over the training clouds, each batch computed by all processes of the group, in `parts` each.
+
+    Returns train/loss and train/accuracy; raises Diverged, LostProcess.
+    """
     train, device = config.train, next(model.parameters()).device
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(train, epoch)
+    for own in optimizer.param_groups:
+        own["lr"] = learning_rate(train, epoch)
     trained = [p for p in model.parameters() if p.requires_grad]
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct, seen = torch.zeros((), dtype=torch.long, device=device), 0
     augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
     model.train()
-    for step, index in enumerate(batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)):
-        set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step)))
-        *inputs, labels = train_batch(dataset, index, augmentation, device)
-        optimizer.zero_grad(set_to_none=True)
-        loss, hits = accumulate(model, inputs, labels, train, parts)
+    order = batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)
+    load = functools.partial(train_batch, dataset, generator=augmentation, device=device)
+    ready = functools.partial(prepare, model, train.precision, parts, group=group)
+    for step, (*inputs, labels) in enumerate(one_ahead(order, load, ready, device)):
+        mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
+        set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
+        loss, hits = accumulate(model, inputs, labels, train, parts, group)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # before the others' turn: nothing of a step but its results outlives it
         loss_sum += loss * labels.numel()
         correct += hits
         seen += labels.numel()
+        take_turns(device)
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss of epoch {epoch} is {mean}")
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 
-def accumulate(model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int) -> tuple[Tensor, Tensor]:
+def prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor], group: Group = ALONE) -> None:
+    """Geometry of a batch that is to come, of the parts and in the mode in which the forward pass will look for it."""
+    geometry = getattr(model, "geometry", None)
+    if geometry is None:  # a network from scratch
+        return
+    with autocast(precision, batch[0].device):
+        for points in group.part(batch[0]).tensor_split(parts):
+            geometry(points)
+
+
+def accumulate(
+    model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int, group: Group = ALONE
+) -> tuple[Tensor, Tensor]:
     """Adds the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P). Returns that loss, float64, and the hits.
 
-    In several parts the memory of one part suffices, and the gradient is that of the whole batch but for rounding, unless the
+    In several parts the memory of one part suffices. Of several processes each computes its share, and all have the sums; gradients
+    must be empty before. Either way the gradient is that of the whole batch but for rounding, unless the
     clouds of a batch see each other: batch normalisation then takes its statistics over a part, and dropout draws other masks.
     """
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.long, device=labels.device)
-    pieces = zip(*(tensor.tensor_split(parts) for tensor in (*inputs, labels)), strict=True)
+    pieces = zip(*(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)), strict=True)
     for *clouds, wanted in pieces:
         with autocast(train.precision, labels.device):
             logits = model(*clouds)
@@ -124,6 +147,9 @@ def accumulate(model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train
         backward(loss)
         loss_sum += loss.detach().double()
         correct += (logits.argmax(dim=1) == wanted).sum()
+    group.sum([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    group.sum([loss_sum])
+    group.sum([correct])
     return loss_sum, correct
 
 
@@ -151,7 +177,8 @@ def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Ten
     device = next(iter(model.state_dict().values())).device
     pieces = zip(*(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True)
     with autocast(precision, device):
-        found = [model(*(tensor.to(device) for tensor in piece)).float().cpu() for piece in pieces]
+        found = [model(*(on_device(tensor, device) for tensor in piece)).float().cpu() for piece in pieces]
+    take_turns(device)
     return found[0] if len(found) == 1 else torch.cat(found)
 
 

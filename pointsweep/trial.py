@@ -8,6 +8,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from pointsweep import energy, registry
+from pointsweep.compiled import compile_parts
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
 from pointsweep.failures import BadData
+from pointsweep.group import ALONE, Group, alone, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
 from pointsweep.history import TrialFolder
 from pointsweep.members import in_pack_thread, run_together
@@ -36,6 +39,7 @@ from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train
 from pointsweep.workdir import Copy, work_folder
 
 Report = Callable[[dict[str, Any]], None]
+Gather = Callable[[TrialConfig, "Job"], AbstractContextManager[Group]]  # brings the processes of a trial together
 
 WAIT_S = 5.0  # for a process that is being ended to let go of its trial
 
@@ -56,6 +60,7 @@ class Job:
     # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
+    processes: int = 1  # of a trial
     devices: float = 1.0  # GPUs of a pack, or CPUs where it has no GPU: what its hours are multiplied by
 
 
@@ -67,12 +72,12 @@ class Task:
     tags: TrialTags
 
 
-def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
+def run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
     """Runs every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
     torch.set_num_threads(job.threads)
     common = {shared_part(task.config) for task in pack}
     if len(pack) == 1 or len(common) > 1 or None in common:
-        return [_run_task(task, job, report) for task in pack]
+        return [_run_task(task, job, report, gather=gather) for task in pack]
     # Of the whole pack one thread speaks to Ray.
     said: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
@@ -83,10 +88,10 @@ def run_pack(pack: Sequence[Task], job: Job, report: Report) -> list[Outcome]:
 
 def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
     assert config.backbone is not None
-    return SharedBackbone(config.backbone, _device(job.device))
+    return SharedBackbone(config.backbone, device_of(job.device))
 
 
-def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None) -> Outcome:
+def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None, gather: Gather = alone) -> Outcome:
     config, store = task.config, open_store(job.store)
     copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking.get(task.tags.sweep))
     folder = copy.folder
@@ -104,26 +109,27 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
             report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
 
         limits = job.limits.get(config.key(), {})
-        trial = Trial(config, folder, _device(job.device), told, notify, shared, limits, job.devices)
-        if job.recompute and isinstance(trial.model, PointModel):
-            recompute_stages(trial.model.tokenizer)
-        trial.run()
+        with gather(config, job) as group:
+            trial = Trial(config, folder, device_of(job.device), told, notify, shared, limits, job.devices, group)
+            if job.recompute and isinstance(trial.model, PointModel):
+                recompute_stages(trial.model.tokenizer)
+            trial.run()
 
     # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
     arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
     marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
-    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder), notify, copy)
+    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder, job.processes), notify, copy)
     return guard.run(body, job.wait_s)
 
 
-def _relieve(config: TrialConfig, folder: TrialFolder) -> bool:
+def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
     """After the memory did not suffice: batches in twice as many parts, of two clouds at least (batch normalisation)."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     parts = 2 * folder.parts()
-    if 2 * parts > config.train.batch_size:
+    if 2 * parts * processes > config.train.batch_size:
         return False
     folder.append({"type": "parts", "parts": parts, "time": time.time()})
     return True
@@ -148,7 +154,8 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     return dataset
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name; of `auto` a GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
 
 
@@ -165,20 +172,27 @@ class Trial:
         shared: SharedBackbone | None = None,
         limits: Mapping[int, float] | None = None,
         devices: float = 1.0,
+        group: Group = ALONE,
     ) -> None:
-        self.limits, self.devices = limits or {}, devices
+        self.limits, self.devices, self.group = limits or {}, devices, group
         self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
         make = shared.build if shared is not None else build
         self.model = make(config, self.dataset.num_classes).to(device)
+        if group.size > 1:
+            synchronise(self.model)
+        if config.train.compile:
+            compile_parts(self.model, device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
         self.parts = folder.parts()
 
     def run(self) -> None:
         """Trains what is left to train, then writes predictions, weights and, last, the record."""
-        self.meter = energy.meter(self.device.index or 0 if self.device.type == "cuda" else None)
+        # The other processes' GPUs cannot be read from here: better no joules than a part of them.
+        readable = self.device.type == "cuda" and self.group.size == 1
+        self.meter = energy.meter(self.device.index or 0 if readable else None)
         facts = describe(self.config, self.dataset)
         self.folder.start(config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
         if self.config.network is not None and not self.config.network.trainable:
@@ -212,12 +226,14 @@ class Trial:
             self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
+        if self.group.size > 1:
+            self.group.share((first, self.parts, snapshot(self.model, optimizer, {})))
         for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
                 raise Stopped(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
-            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts)
+            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group)
             self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
 
     def _end_epoch(
@@ -278,5 +294,5 @@ class Trial:
         labels = self.dataset.test.labels if classifies(self.predictions) else None
         self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
         self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
-        result = Result(self.config, self.dataset, self.model, self.best, self.predictions, self.parts, self.device)
+        result = Result(self.config, self.dataset, self.model, self.best, self.predictions, self.parts, self.device, self.group.size)
         self.folder.finish(make_record(result, self.folder.epochs(), self.folder.attempts()))

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pointsweep.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, recomputed, unpack
 from pointsweep.checks import check_trial
+from pointsweep.command import exit_code
 from pointsweep.config import TrialConfig
 from pointsweep.origin import tree_digest
 from pointsweep.plan import count_arms
@@ -182,4 +183,4 @@ def summary(file: str, data: bytes, found: Contents) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

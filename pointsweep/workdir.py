@@ -26,6 +26,7 @@ from pointsweep.store import FileStore, Store, write_whole
 log = logging.getLogger("pointsweep.workdir")
 
 HISTORY, CHECKPOINT, RECORD, LEASE = "history.jsonl", "checkpoint.safetensors", "record.json", "lease.json"
+PREDICTIONS = "predictions.npz"
 UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
 OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
@@ -40,14 +41,14 @@ def work_folder(store: Store, key: str) -> TrialFolder:
     return TrialFolder(cache_folder() / "trials" / place / key)
 
 
-def read_folder(store: Store, key: str) -> TrialFolder:
-    """A trial's folder for readers: that of the store, or history and record of a store on S3, copied just now."""
+def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
+    """A trial's folder for readers: that of the store, or a copy made just now of the `files` (history and record) in one on S3."""
     folder = work_folder(store, key)
     if isinstance(store, FileStore):
         return folder
     # Beside the working copy, which somebody may hold.
     copy = Copy(store, TrialFolder(folder.path.parent / "read" / key))
-    copy.take(HISTORY, RECORD)
+    copy.take(*(files or (HISTORY, RECORD)))
     return copy.folder
 
 

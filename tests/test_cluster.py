@@ -10,13 +10,18 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import dockerfile
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
-KUBERNETES = "1.34"
+KUBERNETES = "1.37"
+COMPOSE = [CLUSTER / "mlflow" / "compose.yaml", ROOT / "dashboards" / "compose.yaml"]
+DOCKERFILES = {CLUSTER / "Dockerfile": ROOT, CLUSTER / "mlflow" / "Dockerfile": CLUSTER / "mlflow"}  # and what each is built from
 SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
 PAGES = {
     "aws": "ray up cluster/aws.yaml", "kubernetes": "kubectl apply", "slurm": "sbatch cluster/slurm.sbatch", "docker": "docker build",
@@ -59,14 +64,39 @@ def test_kubernetes_accepts_the_pods_of_the_ray_clusters():
             kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
-def test_kuberay_fields_are_those_of_its_version_1():
-    cluster = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
-    worker = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-    for spec in ray_specs():
-        assert set(spec) == cluster
-        assert set(spec["headGroupSpec"]) == {"rayStartParams", "template"}
-        assert all(set(group) == worker for group in spec["workerGroupSpecs"])
-        assert all(isinstance(value, str) for value in spec["headGroupSpec"]["rayStartParams"].values())
+def fields(required: str, **types: object) -> dict:
+    """The schema of an object that has these fields and no others; the required ones by name."""
+    made = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in types.items()}
+    return {"type": "object", "additionalProperties": False, "required": required.split(), "properties": made}
+
+
+# The fields that our files use, as KubeRay 1.7.1 defines them: docs.ray.io/en/master/kuberay/references/api.html. No registry has its
+# custom resource definitions. The pods in the templates are Kubernetes' own, and compared with its schema above.
+STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+POD = {"template": "object", "rayStartParams": STRINGS}
+NUMBER = {"type": "integer", "minimum": 0}
+WORKERS = fields(
+    "groupName minReplicas maxReplicas template", groupName="string", replicas=NUMBER, minReplicas=NUMBER, maxReplicas=NUMBER, **POD
+)
+RAY_CLUSTER = fields(
+    "headGroupSpec", rayVersion="string", enableInTreeAutoscaling="boolean", headGroupSpec=fields("template", **POD),
+    authOptions=fields("", mode={"enum": ["disabled", "token"]}), workerGroupSpecs={"type": "array", "items": WORKERS},
+)  # fmt: skip
+RAY_JOB = fields(
+    "", entrypoint="string", shutdownAfterJobFinishes="boolean", ttlSecondsAfterFinished=NUMBER, backoffLimit=NUMBER,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]}, rayClusterSpec=RAY_CLUSTER,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "spec"), [("raycluster", "RayCluster", RAY_CLUSTER), ("rayjob", "RayJob", RAY_JOB)])
+def test_kuberay_accepts_its_resources(name: str, kind: str, spec: dict):
+    [document] = documents(CLUSTER / "kuberay" / f"{name}.yaml")
+    head = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}, "metadata": fields("name", name="string")}
+    schema = jsonschema.Draft202012Validator(fields("apiVersion kind metadata spec", **head, spec=spec))
+    schema.validate(document)
+    cluster = document["spec"].get("rayClusterSpec", document["spec"])
+    cluster["workerGroupSpecs"][0]["minReplica"] = cluster["workerGroupSpecs"][0].pop("minReplicas")
+    assert {error.validator for error in schema.iter_errors(document)} == {"required", "additionalProperties"}
 
 
 def test_every_ray_cluster_asks_for_a_token():
@@ -139,19 +169,33 @@ def test_the_slurm_script_runs_the_sweep_on_all_nodes_and_requeues(tmp_path):
     assert "scontrol requeue 7" in log.read_text()
 
 
-def test_what_the_images_copy_exists_and_they_do_not_run_as_root():
+def test_docker_reads_the_image_files_and_they_copy_what_exists_and_do_not_run_as_root():
+    """By the parser of Docker's own builder."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for path, context in ((CLUSTER / "Dockerfile", ROOT), (CLUSTER / "mlflow" / "Dockerfile", CLUSTER / "mlflow")):
-        lines = re.sub(r"\\\n", " ", path.read_text()).splitlines()
-        instructions = [line.split() for line in lines if line and not line.startswith("#")]
-        assert {words[0] for words in instructions} <= {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "ARG", "USER", "EXPOSE", "CMD"}
-        for words in instructions:
-            if words[0] == "COPY":
-                assert all((context / source).exists() for source in words[1:-1]), words
-        stages = re.split(r"^FROM ", path.read_text(), flags=re.M)[1:]
-        assert all("USER " in stage for stage in stages if " AS base" not in stage.splitlines()[0])
+    for path, context in DOCKERFILES.items():
+        commands = dockerfile.parse_file(str(path))
+        for command in commands:
+            if command.cmd == "COPY":
+                assert all((context / source).exists() for source in command.value[:-1]), command.original
+        starts = [number for number, command in enumerate(commands) if command.cmd == "FROM"]
+        for begin, end in zip(starts, [*starts[1:], len(commands)], strict=True):
+            names = commands[begin].value[2:3]  # FROM image AS name
+            assert names == ("base",) or "USER" in {command.cmd for command in commands[begin:end]}, path
     wanted = re.search(r"--editable \"\.\[(.*?)\]", (CLUSTER / "Dockerfile").read_text()).group(1).split(",")
     assert set(wanted) <= set(extras)
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.parent.name)
+def test_compose_accepts_its_files(path: Path):
+    """By the schema of the Compose specification, that check-jsonschema carries."""
+    schema = jsonschema.Draft202012Validator(get_builtin_schema("vendor.compose-spec"))
+    [document] = documents(path)
+    schema.validate(document)
+    for service in document["services"].values():
+        mounted = [volume.split(":")[0] for volume in service.get("volumes", [])]
+        assert all((path.parent / source).exists() for source in mounted if source.startswith(".")), mounted
+    service["imagge"] = "postgres"
+    assert not schema.is_valid(document)
 
 
 def test_the_tracking_server_is_the_pinned_one_and_listens_on_loopback():

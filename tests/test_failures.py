@@ -93,9 +93,9 @@ def failing(monkeypatch, raises) -> None:
     """`raises(config, epoch, parts)` may raise before an epoch is trained."""
     whole = trial.train_epoch
 
-    def train_epoch(model, optimizer, dataset, trial_config, epoch, parts=1):
+    def train_epoch(model, optimizer, dataset, trial_config, epoch, parts, group):
         raises(trial_config, epoch, parts)
-        return whole(model, optimizer, dataset, trial_config, epoch, parts)
+        return whole(model, optimizer, dataset, trial_config, epoch, parts, group)
 
     monkeypatch.setattr(trial, "train_epoch", train_epoch)
 
@@ -252,10 +252,10 @@ import os, signal, sys
 from pointsweep import history, run, trial
 history.CHECKPOINT_SHARE, history.HOLD_SHARE = 1e-9, 1e9
 whole = trial.train_epoch
-def train_epoch(model, optimizer, dataset, config, epoch, parts=1):
+def train_epoch(model, optimizer, dataset, config, epoch, parts, group):
     if epoch == 4:
         os.kill(os.getpid(), signal.SIGTERM)
-    return whole(model, optimizer, dataset, config, epoch, parts)
+    return whole(model, optimizer, dataset, config, epoch, parts, group)
 trial.train_epoch = train_epoch
 sys.exit(run.main(sys.argv[1:]))
 """

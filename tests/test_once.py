@@ -8,6 +8,8 @@ import torch
 from pointsweep import once as module
 from pointsweep import tokenizers
 from pointsweep.checks import trial_from_dict
+from pointsweep.methods.any2point import Any2Point
+from pointsweep.model import build
 from pointsweep.once import Kept, eval_batch, once, train_batch
 from pointsweep.trial import load_dataset
 from tests.test_pack import config, run
@@ -17,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(module, "_kept", Kept())
+    monkeypatch.setattr(module, "_kept", {"cpu": Kept(module.LIMIT_BYTES["cpu"])})
 
 
 def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypatch):
@@ -33,7 +35,7 @@ def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypa
 def test_numbers_are_those_without(tmp_path, monkeypatch):
     configs = [config("any2point", seed=0), config("lora", seed=0)]
     shared = run(configs, tmp_path / "shared", False)
-    monkeypatch.setattr(module, "_kept", Kept(0))
+    monkeypatch.setattr(module, "_kept", {"cpu": Kept(0)})
     for one, other in zip(shared, run(configs, tmp_path / "alone", False), strict=True):
         assert [epoch["metrics"] for epoch in one.epochs()] == [epoch["metrics"] for epoch in other.epochs()]
 
@@ -72,3 +74,14 @@ def test_what_is_kept_is_bounded_and_the_least_used_goes_first():
     kept.get("large", lambda: torch.zeros(251))
     assert list(kept.entries) == ["c", "d", "a", "e"]
     assert kept.bytes == 4000
+
+
+def test_what_depends_on_the_clouds_alone_is_found_by_every_arm(monkeypatch):
+    """Cells and masks of the guided adapter: made once a batch for two arms that differ elsewhere, again for another voxel size."""
+    made = []
+    original = Any2Point._neighbourhoods
+    monkeypatch.setattr(Any2Point, "_neighbourhoods", lambda self, *places: made.append(1) or original(self, *places))
+    points = torch.rand(2, 64, 3)
+    for arm in ({}, {"ensemble": "mean"}, {"voxel_size": 0.5}):
+        build(config({"name": "any2point"} | arm), 5).eval()(points)
+    assert len(made) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from pointsweep import faults, members, registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
-from pointsweep.members import meet, run_together
+from pointsweep.members import backward, meet, run_together, take_turns
 from pointsweep.pack import SharedBackbone, packs_of, shared_part
 from pointsweep.store import FileStore
 from pointsweep.target import TrialTags
@@ -144,7 +145,26 @@ def test_packs_are_of_one_backbone_in_order_and_no_larger_than_asked():
     assert [len(each) for each in packs_of(wanted, 1)] == [1] * 8
 
 
-def test_what_fails_for_all_is_raised_in_every_member():
+def test_on_a_cpu_members_take_turns_a_batch_each():
+    """So the activations of one alone are alive, and those that see the same clouds see them together."""
+    seen = []
+
+    def member(name):
+        for step in range(2):
+            seen.append((name, step, "forward"))
+            weight = torch.ones(3, requires_grad=True)
+            loss = meet((0, 0), torch.square, weight).sum()
+            backward(loss)
+            seen.append((name, step, weight.grad.tolist()))
+            take_turns(loss.device)
+
+    run_together([functools.partial(member, name) for name in "ab"], 1)
+    assert seen == [(name, step, what) for step in range(2) for name in "ab" for what in ("forward", [2.0, 2.0, 2.0])]
+
+
+def test_what_fails_for_all_is_raised_in_every_member(monkeypatch):
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
+
     def broken(rows):
         raise MemoryError("no memory")
 

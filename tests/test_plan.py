@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.plan import make_plan
+from pointsweep.origin import cpu_flags
+from pointsweep.plan import make_plan, of_the_machine
 from pointsweep.power import assumed_sd
 from pointsweep.records import Record
 from pointsweep.resolution import resolution
@@ -105,3 +106,33 @@ def test_finished_trials_tell_the_spread(made):
     [said] = resolution(make_plan(sweep, made))
     assert said.startswith("with 1,000 test objects and 3 seeds")
     assert said.endswith("the seeds' differences have sd 0.80 (measured, 16 degrees of freedom)")
+
+
+@pytest.mark.parametrize(
+    ("train", "resources", "flags", "said"),
+    [
+        ("precision: bf16", "{}", {"avx2"}, [(False, "no bf16: slower than fp32")]),
+        ("precision: bf16", "{}", {"avx512_bf16"}, [(False, "AVX-512's bf16 alone")]),
+        ("precision: bf16", "{}", {"amx_bf16"}, []),
+        ("precision: bf16", "{gpus: 1}", {"avx2"}, []),
+        ("compile: true", "{}", {"amx_bf16"}, [(True, "needs a GPU")]),
+        ("compile: true", "{gpus: auto}", set(), []),
+        ("precision: fp32", "{}", set(), []),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_said_or_refused(tmp_path, train, resources, flags, said):
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nbase: {dataset: synthetic, tokenizer: point_pn_light, backbone: tiny, method: lora, "
+        f"train: {{{train}}}}}\nrows: {{method: [lora]}}\nresources: {resources}\n"
+    )
+    sweep = load(tmp_path / "s.yaml")
+    found = list(of_the_machine(sweep, [trial.config for trial in sweep.trials()], flags))
+    assert [(finding.refuses, text in finding.text) for finding, (_, text) in zip(found, said, strict=True)] == [
+        (r, True) for r, _ in said
+    ]
+
+
+def test_a_processors_flags_are_read_where_the_system_tells_them(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: X\nflags\t\t: fpu amx_bf16 amx_tile\nbugs\t\t: none\n")
+    assert cpu_flags(tmp_path / "cpuinfo") == {"fpu", "amx_bf16", "amx_tile"}
+    assert cpu_flags(tmp_path / "none") == set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 from pointsweep.inline import Event
-
 from pointsweep.progress import Progress
 
 NAMES = {"k0": "lora / line / seed 0", "k1": "lora / line / seed 1"}

@@ -9,8 +9,10 @@ from pointsweep.data.cache import cached_arrays
 from pointsweep.history import TrialFolder
 from pointsweep.report import page
 from pointsweep.report_data import curves, gather
+from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore
-from pointsweep.tables import build
+from pointsweep.tables import build, read
+from tests.s3 import BUCKET, served
 from tests.test_tables import failures, layout, record, records
 
 LABELS = np.arange(30, dtype=np.int64) % 10
@@ -104,3 +106,17 @@ def test_curves_hold_the_metric_of_every_epoch(store):
     found = curves(store, build(layout(), records(), failures()))
     assert found["full/a/0"] == [0.25, 0.5]
     assert found["full/a/1"] == []
+
+
+def test_the_report_of_a_store_on_s3_has_the_predictions(trained):
+    disk = FileStore(trained)
+    names, made, failed = read(disk, "tiny")
+    here = gather(disk, build(names, made, failed), made)
+    with served():
+        remote = S3Store(f"s3://{BUCKET}/report")
+        for path in trained.glob("trials/*/predictions.npz"):
+            remote.write(str(path.relative_to(trained)), path.read_bytes())
+        there = gather(remote, build(names, made, failed), made)
+    assert set(there.predictions) == set(here.predictions) == set(there.truths) == set(made)
+    assert all(np.array_equal(there.predictions[key], values) for key, values in here.predictions.items())
+    assert all(np.array_equal(there.truths[key].labels, truth.labels) for key, truth in here.truths.items())

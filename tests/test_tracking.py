@@ -231,6 +231,17 @@ def test_a_lost_answer_to_the_creation_of_a_run_makes_no_second_one(tmp_path, li
     assert runs_of(target) == {KEY: [[1, 2, 3]]}
 
 
+def test_a_finished_trial_is_sent_in_five_requests(tmp_path, line):
+    """Looked for, made, its data, all of its epochs, its end: MLflow itself would ask for the run once more, to print its address."""
+    store = FileStore(tmp_path / "store")
+    target = prepare(line.address, store, layout("counted", [KEY]))
+    folder = trial(store)
+    folder.finish(RECORD)
+    before = line.met[""]
+    sync_trial(Runs(replace(target, fresh=False)), folder, TAGS)
+    assert line.met[""] - before == 5
+
+
 def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, line):
     store = FileStore(tmp_path / "store")
     target = prepare(line.address, store, layout("late", [KEY]))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
+import optuna
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from pointsweep.finished import objective
 from pointsweep.records import Record
@@ -35,9 +40,31 @@ def test_the_median_rule_stops_below_the_median_of_those_that_got_there():
 def test_asha_lets_the_best_share_pass_each_rung():
     search = Search(scheduler="asha", schedule={"min_epochs": 1, "reduction": 3})
     curves = [{1: value, 2: value, 3: value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
-    assert limits_of(curves, search) == {1: 0.5, 3: 0.5}
-    assert limits_of(curves[:2], search) == {}
+    assert limits_of(curves, search) == {1: 0.5, 3: 0.5}  # two of seven: the new one must be as good as the second
+    assert limits_of(curves[:4], search) == {1: 0.4, 3: 0.4}
+    assert limits_of([], search) == {}
     assert [epoch for epoch in range(1, 30) if is_rung(epoch, {"min_epochs": 2, "reduction": 3})] == [2, 6, 18]
+
+
+@pytest.mark.parametrize("reduction", [2, 3, 4])
+def test_asha_stops_what_optunas_pruner_stops(reduction):
+    search = Search(scheduler="asha", schedule={"min_epochs": 1, "reduction": reduction})
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=reduction, min_early_stopping_rate=0)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    order, seen, ends = random.Random(0), [], []
+    for _ in range(40):
+        limits, trial, curve = limits_of(seen, search), study.ask(), {}
+        for epoch in range(1, 28):
+            curve[epoch] = order.randrange(12) / 12  # many are equal
+            trial.report(curve[epoch], epoch)
+            stop = trial.should_prune()
+            assert stop == (epoch in limits and curve[epoch] < limits[epoch]), (len(seen), epoch)
+            if stop:
+                break
+        study.tell(trial, state=TrialState.PRUNED) if stop else study.tell(trial, curve[27])
+        seen.append(curve)
+        ends.append(len(curve))
+    assert ends[0] == 27 and len(set(ends)) >= 3
 
 
 def test_a_bracket_of_hyperband_begins_to_judge_later_than_the_one_before():

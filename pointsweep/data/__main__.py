@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pointsweep.command import exit_code
 from pointsweep.data.check import Report, check_root
 from pointsweep.data.fewshot_pickles import convert
 from pointsweep.errors import MissingData
@@ -74,4 +75,4 @@ def _convert(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

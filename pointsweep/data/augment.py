@@ -11,20 +11,25 @@ import torch
 from torch import Tensor
 
 from pointsweep.config import DatasetConfig
+from pointsweep.geometry import to_device
 
 
 def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -> Tensor:
-    """points (B, P, 3) -> (B, P, 3): scale, centre, unit sphere, rotation, translation, each as the config says."""
+    """points (B, P, 3) -> (B, P, 3): scale, centre, unit sphere, rotation, translation, each as the config says.
+
+    What is random is drawn on the CPU, wherever the points are: the same for every device.
+    """
     low, high = config.scale
     if (low, high) != (1.0, 1.0):
-        points = points * (low + (high - low) * torch.rand(len(points), 1, 3, generator=generator))
+        points = points * to_device(low + (high - low) * torch.rand(len(points), 1, 3, generator=generator), points.device)
     points = normalise(points, config)
     if config.rotate == "gravity":
-        points = points @ turns_about_y(len(points), generator)
+        points = points @ to_device(turns_about_y(len(points), generator), points.device)
     elif config.rotate == "all":
-        points = points @ turns(len(points), generator)
+        points = points @ to_device(turns(len(points), generator), points.device)
     if config.translate:
-        points = points + config.translate * (2 * torch.rand(len(points), 1, 3, generator=generator) - 1)
+        shift = config.translate * (2 * torch.rand(len(points), 1, 3, generator=generator) - 1)
+        points = points + to_device(shift, points.device)
     return points
 
 

@@ -20,9 +20,10 @@ from pointsweep.config import DatasetConfig
 from pointsweep.data.augment import augment, normalise
 from pointsweep.data.cache import cached_arrays
 from pointsweep.errors import MissingData
-from pointsweep.geometry import farthest_points, gather
+from pointsweep.geometry import farthest_points, gather, to_device
 from pointsweep.staging import staged
 
+CPU = torch.device("cpu")
 CHUNK = 64  # clouds whose evaluation samples are made at once
 # The variant of farthest point sampling, in its cache's key: from index 0, no point skipped (T40), each square rounded.
 SAMPLING = "fps-first-0-unfused"
@@ -94,18 +95,19 @@ class Dataset:
         """What lies below a data root in this data set's layouts, wherever it lies."""
         yield from ()
 
-    def train_batch(self, index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def train_batch(self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU) -> tuple[Tensor, ...]:
         """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec 2.9).
 
-        In general what a model takes, the points first, and last the labels.
+        In general what a model takes, the points first, and last the labels. On a GPU sampling is done there: what it gives is on
+        `device`, or still on the CPU.
         """
         points = self._points(self.train, index)
         if self.augment_first:
             points = augment(points, self.config, generator)
-        points = sample(points, self.config.presample)
+        points = sample(to_device(points, device), self.config.presample)
         # One random subset for the whole batch, as the program draws it (T19).
         subset = torch.randperm(points.shape[1], generator=generator)[: self.config.num_points]
-        points = points[:, subset]
+        points = points[:, to_device(subset, device)]
         if not self.augment_first:
             points = augment(points, self.config, generator)
         return points.contiguous(), torch.from_numpy(self.train.labels[index])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pointsweep.config import PartDatasetConfig
 from pointsweep.data.augment import augment, normalise
-from pointsweep.data.base import Dataset, Split
+from pointsweep.data.base import CPU, Dataset, Split
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PartDataset(Dataset):
         points, parts, starts = stored
         return PartSplit(name, points, labels, np.arange(len(labels)), parts, starts)
 
-    def train_batch(self, index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def train_batch(self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU) -> tuple[Tensor, ...]:
         seeds = torch.randint(2**62, (len(index),), generator=generator).tolist()
         points, *rest = self._drawn(self.train, index, [np.random.default_rng(seed) for seed in seeds])
         return augment(points, self.config, generator).contiguous(), *rest

@@ -22,6 +22,7 @@ from pointsweep.config import MethodConfig
 from pointsweep.geometry import line_cells, plane_cells, voxel_ids
 from pointsweep.layers import Bottleneck, DropPath, init_matrix
 from pointsweep.methods.base import Method
+from pointsweep.once import once
 
 FAR = -1e5  # added to the attention logit of two tokens that share no cell
 
@@ -88,7 +89,7 @@ def cells_of(ids: Tensor, count: int | None) -> Cells:
     """ids (B, M, N) -> Cells; `count` cells a sample and view, or None for the occupied ones alone."""
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)
-    total = share.sum(dim=(0, 2)).amax() if count is None else share.new_tensor(float(count * len(ids)))
+    total = share.sum(dim=(0, 2)).amax() if count is None else share.new_full((), count * len(ids))
     return Cells(same.int().argmax(dim=3), share, total)
 
 
@@ -189,9 +190,17 @@ class Any2Point(Method):
     def begin(
         self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
     ) -> tuple[Tensor, Neighbourhoods | None]:
+        return tokens, self.geometry(centers, places)
+
+    def geometry(self, centers: Tensor, places: Tensor | None) -> Neighbourhoods | None:
         if self.config.adapter != "guided":
-            return tokens, None
-        voxel, _ = voxel_ids(centers, self.config.voxel_size)
+            return None
+        config = self.config
+        kind = ("cells", self.num_views, self.plane, config.voxel_size, config.cell_size, config.local_space, config.bn_nonempty_only)
+        return once([centers] if places is None else [centers, places], kind, lambda: self._neighbourhoods(centers, places))
+
+    def _neighbourhoods(self, centers: Tensor, places: Tensor | None) -> Neighbourhoods:
+        voxel = voxel_ids(centers, self.config.voxel_size)
         voxels = cells_of(voxel.unsqueeze(1), None)
         if self.config.local_space == "3d":
             ids, count = voxel.unsqueeze(1).expand(-1, self.num_views, -1), None
@@ -201,7 +210,7 @@ class Any2Point(Method):
             ids, count = source_cells(places, self.plane, self.config.cell_size)
         cells = cells_of(ids, None if self.config.bn_nonempty_only else count)
         far = torch.where(ids.unsqueeze(3) == ids.unsqueeze(2), 0.0, FAR).unsqueeze(2)
-        return tokens, Neighbourhoods(cells, far, voxels)
+        return Neighbourhoods(cells, far, voxels)
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Neighbourhoods | None) -> Tensor:
         if self.config.adapter == "none":
@@ -211,18 +220,23 @@ class Any2Point(Method):
     def after_block(self, index: int, tokens: Tensor, context: Neighbourhoods | None) -> Tensor:
         if context is None:
             return tokens
+        own = [getattr(self, name)[index] if name in self._modules else None for name in ("drop_paths", "cell_norms", "voxel_norms")]
+        return self.aggregate(tokens, context, *own)
+
+    def aggregate(self, tokens: Tensor, context: Neighbourhoods, drop_path: Any, cell_norm: Any, voxel_norm: Any) -> Tensor:
+        """`after_block` with the block's own layers; the same for all blocks, so that compiled.py compiles it once."""
         classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]  # (B, N, C)
         y = t.unsqueeze(1)  # (B, 1, N, C)
         if self.config.local_aggregation:
-            y = y + self.drop_paths[index](self.attention(t, context.far))  # (B, M, N, C)
+            y = y + drop_path(self.attention(t, context.far))  # (B, M, N, C)
         y = y.expand(-1, self.num_views, -1, -1)
         pooled = context.cells.mean(y)
         if self.config.cell_pooling == "mean_max":
             pooled = pooled + context.cells.max(y)
-        views = F.gelu(self.cell_norms[index](pooled, context.cells))  # (B, M, N, C)
-        return torch.cat([classes, t + self.config.coef_pro * self._ensemble(index, views, t, context)], dim=1)
+        views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
+        return torch.cat([classes, t + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context)], dim=1)
 
-    def _ensemble(self, index: int, views: Tensor, t: Tensor, context: Neighbourhoods) -> Tensor:
+    def _ensemble(self, voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods) -> Tensor:
         """views (B, M, N, C) -> (B, N, C)."""
         if self.config.ensemble == "mean":
             return views.mean(dim=1)
@@ -230,7 +244,7 @@ class Any2Point(Method):
             return views.amax(dim=1) + views.mean(dim=1)
         t = t.unsqueeze(1)
         pooled = context.voxels.max(t) + context.voxels.mean(t)
-        guide = F.gelu(self.voxel_norms[index](pooled, context.voxels))  # (B, 1, N, C)
+        guide = F.gelu(voxel_norm(pooled, context.voxels))  # (B, 1, N, C)
         weights = (F.cosine_similarity(views, guide, dim=3) + 1) / 2  # (B, M, N)
         weights = weights / weights.sum(dim=1, keepdim=True)
         return (weights.unsqueeze(3) * views).sum(dim=1)

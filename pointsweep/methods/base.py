@@ -47,6 +47,9 @@ class Method(nn.Module):
         """
         return tokens, None
 
+    def geometry(self, centers: Tensor, places: Tensor | None) -> Any:
+        """What `begin` makes of the first scale's centres and places alone, for `once` to keep; on a GPU called one batch ahead."""
+
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         """The tokens as block `index` shall see them."""
         return tokens

@@ -10,7 +10,7 @@ import pytest
 from pointsweep.errors import ConfigError
 from pointsweep.run import main
 from pointsweep.sweep import load
-from tests.end_to_end.test_command import SWEEP
+from tests.end_to_end.test_command import SWEEP, command
 
 QUIET = ("--inline", "--tracking-uri", "none")
 
@@ -104,3 +104,14 @@ def test_a_search_has_a_budget_of_its_own(tmp_path):
     (tmp_path / "search.yaml").write_text(text.replace("test_limit: 20", "test_limit: 20, val_fraction: 0.2") + search)
     with pytest.raises(ConfigError, match="a search has trials: and hours: of its own"):
         load(tmp_path / "search.yaml")
+
+
+@pytest.mark.slow
+def test_on_ray_what_runs_is_trained_to_its_end_and_little_more_starts(store, tmp_path):
+    path = sweep(tmp_path, "{budget: {hours: 1.0e-9}}")
+    run = command(path, "--tracking-uri", "none", "--workers", "1")
+    assert run.returncode == 4, run.stdout + run.stderr
+    trained = len(device_s(store))
+    assert 1 <= trained <= 2, "the first one, and one that waited"
+    assert f"{8 - trained} trials were not started" in run.stderr
+    assert len(list(store.glob("trials/*/record.json"))) == trained

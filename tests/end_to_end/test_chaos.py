@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import chaos
+from pointsweep import chaos, faults
 
 SWEEP = """
 name: chaotic
@@ -117,7 +117,8 @@ chaos.choose = choose
 
 @pytest.mark.slow
 def test_every_write_in_every_way_inline(tmp_path):
-    run = disturbed(tmp_path, "--runs", "0", "--launcher", "inline", "--tracker", "sqlite")
+    ways = [word for way in faults.WAYS for word in ("--way", way)]
+    run = disturbed(tmp_path, "--runs", "0", "--launcher", "inline", "--tracker", "sqlite", "--deaths", "1", *ways)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.end_to_end.test_command import SWEEP
-from tests.end_to_end.test_nodes import nodes, wait_until
+from tests.end_to_end.test_nodes import holders, nodes, wait_until
 from tests.ports import free_port
 from tests.test_dashboards import DASHBOARD, FOLDER
 
@@ -46,15 +46,6 @@ def ask(server: str, path: str, **query: str) -> dict:
         return json.load(answer)["data"]
     except OSError:  # not up yet
         return {"result": [], "groups": []}
-
-
-def holders(store: Path) -> list[int]:
-    """The processes that work on a trial."""
-    found = []
-    for path in (store / "trials").glob("*/lease.json"):
-        text = path.read_text() if path.exists() else ""
-        found += [json.loads(text)["pid"]] if text.strip() else []
-    return found
 
 
 def test_every_panel_gets_data_from_a_running_sweep_and_every_rule_is_healthy(store, tmp_path, monkeypatch):

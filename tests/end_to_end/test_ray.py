@@ -1,17 +1,12 @@
-"""The command on a real Ray: started by itself, killed, and as a job on a cluster."""
+"""The command on a real Ray that it starts itself: killed, told to end, out of resources. As a job on a cluster: test_nodes.py."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,85 +83,3 @@ def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(store, tmp_p
     run = command(sweep, "--tracking-uri", "none")
     assert run.returncode == 2, run.stdout + run.stderr
     assert "resources.cpus: a trial asks for 1000, this machine has" in run.stderr
-
-
-@contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[str]:
-    """A Ray head with a dashboard, as `ray start --head` makes it; the address that `ray job submit` takes."""
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    ports = [
-        "--port",
-        "6412",
-        "--dashboard-port",
-        "8412",
-        "--ray-client-server-port",
-        "20412",
-        "--dashboard-agent-listen-port",
-        "20413",
-        "--min-worker-port",
-        "21000",
-    ]
-    arguments = ["start", "--head", "--block", "--num-cpus", "2", *ports, "--max-worker-port", "21999", "--temp-dir", str(folder)]
-    ray = str(Path(sys.executable).parent / "ray")
-    process = subprocess.Popen(
-        [ray, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    address = "http://127.0.0.1:8412"
-    try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if urllib.request.urlopen(f"{address}/api/version", timeout=2).status == 200:
-                    break
-            time.sleep(0.5)
-        yield address
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-            time.sleep(2)
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _submit(submit: list[str], environment: dict[str, str]) -> str:
-    """The output of a job; a fresh head may answer for some seconds that it has no agent yet."""
-    for _ in range(20):
-        run = subprocess.run(submit, capture_output=True, text=True, timeout=240, env=environment)
-        if "No available agent" not in run.stderr:
-            break
-        time.sleep(1)
-    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
-    return run.stdout
-
-
-def test_ray_job_submit_ships_the_folder_and_continues(store, tmp_path_factory):
-    """The line of the README, on a small sweep: twice, the second time with nothing to run; provenance without .git."""
-    # Ray's sockets need a short path.
-    folder = Path(tmp_path_factory.mktemp("r", numbered=True))
-    short = Path(f"/tmp/r{os.getpid()}")
-    overrides = ["profile=smoke", "seeds=1"]
-    line = f"{sys.executable} -m pointsweep.run sweeps/quickstart.yaml {' '.join(overrides)} --store {store}".split()
-    variables = {"POINTSWEEP_CACHE": os.environ["POINTSWEEP_CACHE"], "OMP_NUM_THREADS": "1"}
-    with cluster(short) as address:
-        ray = str(Path(sys.executable).parent / "ray")
-        submit = [
-            ray,
-            "job",
-            "submit",
-            "--address",
-            address,
-            "--working-dir",
-            str(ROOT),
-            "--runtime-env-json",
-            json.dumps({"env_vars": variables}),
-        ]
-        environment = os.environ | {"RAY_AUTH_MODE": "disabled", "TMPDIR": str(folder)}
-        outputs = [_submit([*submit, "--", *line], environment) for _ in range(2)]
-    assert "0 finished, 3 to run" in outputs[0], outputs[0]
-    assert "[3/3] finished" in outputs[0], outputs[0]
-    assert "3 finished, 0 to run" in outputs[1], outputs[1]
-    records = [json.loads(path.read_text()) for path in (store / "trials").glob("*/record.json")]
-    assert len(records) == 3
-    assert all(record["origin"]["code"].startswith("tree ") for record in records)
-    assert command("sweeps/quickstart.yaml", *overrides, cwd=ROOT).stdout.startswith("quickstart-smoke: 3 finished, 0 to run")

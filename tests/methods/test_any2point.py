@@ -108,7 +108,7 @@ def reference(method: Any2Point, index: int, tokens: torch.Tensor, centers: torc
         out = views_f.amax(dim=0) + views_f.mean(dim=0)
     else:
         guide = torch.zeros_like(t)
-        voxels, norm = voxel_ids(centers[None], config.voxel_size)[0][0], method.voxel_norms[index]
+        voxels, norm = voxel_ids(centers[None], config.voxel_size)[0], method.voxel_norms[index]
         for i in range(len(t)):
             members = t[voxels == voxels[i]]
             pooled = members.amax(dim=0) + members.mean(dim=0)

@@ -1,0 +1,33 @@
+"""What the other processes of a trial do (group.py): take over its state, and compute their part of every step to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pointsweep.checks import trial_from_dict
+from pointsweep.group import joined, meeting, synchronise
+from pointsweep.model import PointModel, build
+from pointsweep.recompute import recompute_stages
+from pointsweep.snapshot import restore
+from pointsweep.train import make_optimizer, train_epoch
+from pointsweep.trial import Job, device_of, load_dataset
+
+
+def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str, port: int) -> None:
+    """Returns when the trial has trained its last epoch. Raises LostProcess."""
+    torch.set_num_threads(job.threads)
+    trial = trial_from_dict(config)
+    dataset = load_dataset(trial.dataset)
+    model = build(trial, dataset.num_classes).to(device_of(job.device))
+    synchronise(model)
+    if job.recompute and isinstance(model, PointModel):
+        recompute_stages(model.tokenizer)
+    optimizer = make_optimizer(model, trial.train)
+    with joined(meeting(host, size, port), rank, size) as group:
+        first, parts, tensors = group.share(None)
+        restore(tensors, model, optimizer)
+        for epoch in range(first, trial.train.epochs + 1):
+            train_epoch(model, optimizer, dataset, trial, epoch, parts, group)
