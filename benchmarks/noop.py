@@ -163,6 +163,8 @@ def driver(count: int, pack: int) -> float:
     """Processor seconds a trial of what the driver does with each: names, results, ends, gauges, a log's lines."""
     from pointsweep import launch
     from pointsweep.checks import trial_from_dict
+    from pointsweep.ends import Ends
+    from pointsweep.gauges import Gauges, cells_of
     from pointsweep.progress import Progress
     from pointsweep.target import TrialTags
     from pointsweep.trial import Job, Task
@@ -174,8 +176,9 @@ def driver(count: int, pack: int) -> float:
     metrics = dict.fromkeys(("train/loss", "train/accuracy", "test/loss", "test/accuracy"), 0.0)
     begun = time.process_time()
     names = {task.config.key(): task.tags.cell for task in tasks}
+    exported = launch._Exported(Gauges(cells_of(packs)))
     with Progress(names, 0, count, lambda: "", io.StringIO()) as progress:
-        ends = launch._Ends(packs, Job("nowhere"), progress)
+        ends = Ends(packs, Job("nowhere"), progress, exported.gauges, exported.soon)
         for tasks in packs:
             trial = SimpleNamespace(trial_id="0", config={"pack": launch._encode(tasks)})
             launch._trial_name(trial)
