@@ -2,17 +2,20 @@
 
     python -m benchmarks.noop [--trials 200] [--pack 16] [--sides fresh reused hydra ours]
     python -m benchmarks.noop --queue 100 1000 10000
+    python -m benchmarks.noop --driver 100 1000 10000
 
 `fresh` is plain Ray Tune with a worker for every trial, `reused` with reused workers, `hydra` a multirun of the joblib launcher (pip
 install hydra-joblib-launcher): none of these keeps or logs anything, but all import what a trial needs, torch and MLflow, which
 takes most of a fresh worker's time. `ours` is the launch of the command, on Ray: lease, history, checkpoint, record, and a complete
 run in MLflow; only building and training are left out. The dear sides run fewer trials; costs are per trial. `first` is with the cold
-start of the workers, `later` the cost of the trials after the first tenth. `--queue` compares the later cost at several lengths.
+start of the workers, `later` the cost of the trials after the first tenth. `--queue` compares the later cost at several lengths;
+`--driver` what of it is this command's own in the driver, without Ray: processor time of taking in all results and ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -21,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.common import machine, python
@@ -155,6 +159,36 @@ def ours(count: int, pack: int) -> dict[str, float]:
         return costs
 
 
+def driver(count: int, pack: int) -> float:
+    """Processor seconds a trial of what the driver does with each: names, results, ends, gauges, a log's lines."""
+    from pointsweep import launch
+    from pointsweep.checks import trial_from_dict
+    from pointsweep.ends import Ends
+    from pointsweep.gauges import Gauges, cells_of
+    from pointsweep.progress import Progress
+    from pointsweep.target import TrialTags
+    from pointsweep.trial import Job, Task
+
+    base = {"dataset": {"name": "synthetic"}, "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}
+    configs = [trial_from_dict({**base, "seed": seed}) for seed in range(count)]
+    tasks = [Task(config, TrialTags("noop", f"r{config.seed // 3}", "c", config.seed)) for config in configs]
+    packs = [tasks[at : at + pack] for at in range(0, count, pack)]
+    metrics = dict.fromkeys(("train/loss", "train/accuracy", "test/loss", "test/accuracy"), 0.0)
+    begun = time.process_time()
+    names = {task.config.key(): task.tags.cell for task in tasks}
+    exported = launch._Exported(Gauges(cells_of(packs)))
+    with Progress(names, 0, count, lambda: "", io.StringIO()) as progress:
+        ends = Ends(packs, Job("nowhere"), progress, exported.gauges, exported.soon)
+        for tasks in packs:
+            trial = SimpleNamespace(trial_id="0", config={"pack": launch._encode(tasks)})
+            launch._trial_name(trial)
+            keys = [task.config.key() for task in tasks]
+            for key in keys:
+                ends.result({"key": key, "epoch": 1, "epochs": 1, **metrics})
+            ends.result({"outcomes": json.dumps([{"key": key, "status": "finished"} for key in keys])})
+    return (time.process_time() - begun) / count
+
+
 def side(name: str, count: int, pack: int) -> dict[str, float]:
     """A side in a process of its own."""
     arguments = ["-m", "benchmarks.noop", "--side", name, "--trials", count, "--pack", pack]
@@ -168,6 +202,7 @@ def main() -> None:
     parser.add_argument("--pack", type=int, default=16)
     parser.add_argument("--sides", nargs="+", default=["ours", "reused", "hydra", "fresh"], choices=list(SHARE))
     parser.add_argument("--queue", nargs="+", type=int)
+    parser.add_argument("--driver", nargs="+", type=int)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true")
@@ -178,6 +213,12 @@ def main() -> None:
         print("\n" + json.dumps(made.get(args.side, lambda: ray_tune(args.trials, args.side == "reused"))()))
         return
     print(machine())
+    if args.driver:
+        driver(args.pack, args.pack)  # what is imported at its first use
+    for count in args.driver or []:
+        print(f"driver   {count:6} trials: {1e3 * driver(count, args.pack):.3f} CPU-ms a trial", flush=True)
+    if args.driver:
+        return
     wanted = [("ours", count) for count in args.queue] if args.queue else [(s, max(4, args.trials // SHARE[s])) for s in args.sides]
     for name, count in wanted:
         try:

@@ -161,6 +161,8 @@ def copy(line: dict[str, Any], made: tuple[str, str, int, Record]) -> list[Any]:
 def by_mlflow(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     """search_runs and pandas, as their documentation shows."""
     import mlflow
+    import mlflow.store.tracking.sqlalchemy_store
+    import pandas  # noqa: F401 - both are imported at their first use otherwise, as scipy is on this side
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     begun = clocks()
@@ -172,6 +174,8 @@ def by_mlflow(folder: Path) -> tuple[Clocks, Clocks, Cells]:
 
 def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     """What `python -m pointsweep.tables` does."""
+    import scipy.special  # noqa: F401
+
     from pointsweep.store import open_store
     from pointsweep.tables import build, read, render
 

@@ -11,12 +11,15 @@ import fcntl
 import json
 import os
 import signal
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
 VARIABLE = "POINTSWEEP_CHAOS"  # {"ledger": path, "deaths": {number of the write, or "folder/file" for every write of it: way}}
 WAYS = ("before", "torn", "after")  # besides: "full", which raises what a full disk raises
 _unflushed: set[Path] = set()
+waits = threading.local()  # `aside`, where a thread has one: what is done under it does not hold up others
 
 
 def due(path: Path) -> str:
@@ -51,10 +54,12 @@ def put(file: IO[bytes], data: bytes, path: Path, way: str) -> None:
     flush(file, path)
 
 
-def flush(file: IO[bytes], path: Path) -> None:
-    """On the disk when this returns."""
-    os.fsync(file.fileno())
-    _unflushed.discard(path)
+def flush(file: IO[bytes], path: Path | None = None) -> None:
+    """On the disk when this returns. A thread that others wait for lets them go on meanwhile (`waits.aside`, members.py)."""
+    with getattr(waits, "aside", nullcontext)():
+        os.fsync(file.fileno())
+        if path is not None:
+            _unflushed.discard(path)
 
 
 def done(way: str) -> None:
@@ -65,7 +70,7 @@ def done(way: str) -> None:
 
 def die() -> None:
     """As kill -9 and a power failure."""
-    for path in _unflushed:
+    for path in list(_unflushed):
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
     os.kill(os.getpid(), signal.SIGKILL)

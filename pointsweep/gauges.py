@@ -26,7 +26,7 @@ LAGS = {"tracker_lag_s": "pointsweep_tracker_lag_seconds", "store_lag_s": "point
 
 
 class Gauges:
-    """Counts along. `cells` maps the key of every trial of the launch to its cell."""
+    """Counts along: what one result costs does not grow with the launch. `cells` maps the key of every trial to its cell."""
 
     def __init__(self, cells: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> None:
         self.cells, self.clock = cells, clock
@@ -37,35 +37,53 @@ class Gauges:
         self.epochs = 0
         self.work = 0.0  # trials' worth of epochs trained by this launch, without what earlier ones had trained
         self.left = dict.fromkeys(cells, 1.0)  # share of every trial that is not trained yet
+        self.all_left = float(len(cells))  # their sum
+        self.states: Counter[str] = Counter()  # of what has ended
+        self.unfinished = Counter(cells.values())  # trials of every cell
+        self.open_cells = len(self.unfinished)
 
     def epoch(self, result: Mapping[str, Any]) -> None:
         """An epoch's result: key, epoch, epochs, and what the worker adds."""
-        key, left = result["key"], 1.0 - result["epoch"] / result["epochs"]
+        key = result["key"]
         self.epochs += 1
         self.work += 1.0 / result["epochs"]
-        self.left[key] = left
+        self._set_left(key, 1.0 - result["epoch"] / result["epochs"])
         self.running[key] = result
 
     def end(self, key: str, status: str, reason: str) -> None:
         """A trial ended."""
         self.running.pop(key, None)
-        self.left[key] = 0.0
+        self._set_left(key, 0.0)
+        before = self.ended.get(key)
+        if before is not None:
+            self.states[before] -= 1
+        self.states[status] += 1
         self.ended[key] = status
+        self._count_cell(self.cells.get(key), (before == "finished") - (status == "finished"))
         if status == "failed":
             self.failures[reason.partition(":")[0].strip()[:60] or "unknown"] += 1
 
+    def _set_left(self, key: str, share: float) -> None:
+        self.all_left += share - self.left.get(key, 0.0)
+        self.left[key] = share
+
+    def _count_cell(self, cell: str | None, more: int) -> None:
+        """One trial of a cell more or less that is not finished."""
+        if cell is None or not more:
+            return
+        self.unfinished[cell] += more
+        self.open_cells += (self.unfinished[cell] > 0) - (self.unfinished[cell] - more > 0)
+
     def values(self) -> Values:
         """Every gauge as it stands."""
-        states = Counter(self.ended.values())
         waiting = len(self.cells) - len(self.running) - len(self.ended)
-        open_cells = {cell for key, cell in self.cells.items() if self.ended.get(key) != "finished"}
         found: Values = {
             ("pointsweep_trials", "waiting"): waiting,
             ("pointsweep_trials", "running"): len(self.running),
-            ("pointsweep_trials", "finished"): states["finished"],
-            ("pointsweep_trials", "failed"): states["failed"],
-            ("pointsweep_cells", "open"): len(open_cells),
-            ("pointsweep_cells", "complete"): len(set(self.cells.values()) - open_cells),
+            ("pointsweep_trials", "finished"): self.states["finished"],
+            ("pointsweep_trials", "failed"): self.states["failed"],
+            ("pointsweep_cells", "open"): self.open_cells,
+            ("pointsweep_cells", "complete"): len(self.unfinished) - self.open_cells,
             ("pointsweep_epochs", ""): self.epochs,
             ("pointsweep_clouds_per_second", ""): sum(result.get("clouds_per_s", 0.0) for result in self.running.values()),
         }
@@ -73,7 +91,7 @@ class Gauges:
             found[name, ""] = max((result.get(field, 0.0) for result in self.running.values()), default=0.0)
         found |= {("pointsweep_failures", kind): count for kind, count in self.failures.items()}
         if self.work:
-            found["pointsweep_eta_seconds", ""] = (self.clock() - self.begun) * sum(self.left.values()) / self.work
+            found["pointsweep_eta_seconds", ""] = (self.clock() - self.begun) * self.all_left / self.work
         return found
 
 

@@ -6,6 +6,7 @@ Ray retries a pack whose worker or node died; what a trial itself raises is deal
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,18 +20,18 @@ from typing import Any
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.data.cache import cache_folder
+from pointsweep.ends import RETRIES, Ends
 from pointsweep.errors import Unfit
-from pointsweep.failures import POLICIES, Failure
 from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
-from pointsweep.guard import Outcome, note_loss
-from pointsweep.inline import Listener, Pack, Resources, always, end_event, epoch_event, not_started
+from pointsweep.guard import Outcome
+from pointsweep.inline import Listener, Pack, Resources, always
 from pointsweep.store import FileStore, open_store
 from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 
-RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
+SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
 
 
 def run_ray(
@@ -45,7 +46,8 @@ def run_ray(
     _check_fits(resources)
     from ray import tune
 
-    ends = _Ends(packs, job, listen)
+    exported = _Exported(Gauges(cells_of(packs)))
+    ends = Ends(packs, job, listen, exported.gauges, exported.soon)
     # Tune wants a folder; nothing in it is read again.
     store = open_store(job.store)
     folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / uuid.uuid4().hex[:12]
@@ -75,6 +77,7 @@ def run_ray(
     try:
         tuner.fit()
     finally:
+        exported()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
     return ends.outcomes(may_start)
@@ -212,21 +215,17 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
 
 
 def _encode(pack: Pack) -> str:
-    # One string: Tune would read dicts of its search space in its own way.
-    return json.dumps([{"config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack])
+    # One string: Tune would read dicts of its search space in its own way. The first trial's key stands before, for the pack's name.
+    tasks = [{"config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack]
+    return f"{pack[0].config.key()} {json.dumps(tasks)}"
 
 
 def _decode(text: str) -> list[Task]:
-    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in json.loads(text)]
+    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in json.loads(text.partition(" ")[2])]
 
 
 def _trial_name(trial: Any) -> str:
-    first = _decode(trial.config["pack"])[0]
-    return f"{first.config.key()}-{trial.trial_id}"
-
-
-def _not_run(key: str) -> Outcome:
-    return Outcome(key, "failed", "Ray ended before it ran", "lost_node")
+    return f"{trial.config['pack'].partition(' ')[0]}-{trial.trial_id}"
 
 
 class _Exported:
@@ -236,55 +235,22 @@ class _Exported:
         from ray.util.metrics import Gauge
 
         self.gauges = gauges
+        self.shown_at = -math.inf
         self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
 
+    def soon(self) -> None:
+        """As often as Prometheus could notice: of thousands of quick trials a call for each would take longer than some of them."""
+        if time.monotonic() - self.shown_at > SHOW_S:
+            self()
+
     def __call__(self) -> None:
+        self.shown_at = time.monotonic()
         for (name, value), number in self.gauges.values().items():
             label = GAUGES[name][0]
             self.made[name].set(number, {label: value} if label else None)
 
 
-class _Ends:
-    """Collects how the trials of all packs ended, and passes events on."""
-
-    def __init__(self, packs: Sequence[Pack], job: Job, listen: Listener) -> None:
-        self.job, self.listen = job, listen
-        self.show = _Exported(Gauges(cells_of(packs)))
-        self.ended: dict[str, Outcome] = {}
-        self.keys = [task.config.key() for pack in packs for task in pack]
-
-    def result(self, result: Mapping[str, Any]) -> None:
-        if "outcomes" not in result:
-            self.show.gauges.epoch(result)
-            self.show()
-            self.listen(epoch_event(result))
-            return
-        for item in json.loads(result["outcomes"]):
-            self.end(Outcome(**item))
-
-    def lost(self, pack: Pack, error: str) -> None:
-        """Ray has given a pack up. The worker could not say so in the histories of its trials, so it is said here."""
-        for task in pack:
-            key = task.config.key()
-            if key in self.ended:
-                continue
-            failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            failure = note_loss(open_store(self.job.store), key, failure, self.job.launch, self.job.wait_s)
-            self.end(Outcome(key, "failed", failure.reason, failure.kind))
-
-    def end(self, outcome: Outcome) -> None:
-        self.ended[outcome.key] = outcome
-        self.show.gauges.end(outcome.key, outcome.status, outcome.reason)
-        self.show()
-        if outcome.status != "held":
-            self.listen(end_event(outcome))
-
-    def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
-        left = may_start()
-        return [self.ended.get(key) or (_not_run(key) if left else not_started(key)) for key in self.keys]
-
-
-def _callback(ends: _Ends) -> Any:
+def _callback(ends: Ends) -> Any:
     from ray import tune
 
     class Listen(tune.Callback):  # type: ignore[misc]

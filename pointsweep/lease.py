@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from pointsweep import faults
+
 TERM_S = 30.0  # a lease that was not renewed for so long has expired
 POLL_S = 0.05
 SIZE = 512  # bytes of lease.json: a renewal replaces them in one write
@@ -167,7 +169,7 @@ def _create(path: Path) -> Lease | None:
     file = own.open("wb", buffering=0)
     try:
         file.write(holder.encode())
-        os.fsync(file.fileno())
+        faults.flush(file)
         path.hardlink_to(own)
     except FileExistsError:
         file.close()

@@ -2,20 +2,23 @@
 
 On a GPU members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once,
 and each member gets its rows back. At the end of a step the losses of all members are sent backwards together. On a CPU, where
-joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next.
+joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next. While one waits
+for the disk the others go on: what they send there in the meantime the disk takes in one go.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pointsweep import faults
 
 _here = threading.local()
 
@@ -70,6 +73,13 @@ class Call:
     work: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Wait:
+    """A member's wish: its turn again, once `over` is set. Until then its thread waits for the disk."""
+
+    over: threading.Event = field(default_factory=threading.Event)
+
+
 @dataclass
 class Member:
     """One trial's thread. `wish` is what it waits for; None while it runs, or once it has ended."""
@@ -77,7 +87,7 @@ class Member:
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Pass | Backward | Turn | Call | None = None
+    wish: Pass | Backward | Turn | Call | Wait | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -89,7 +99,7 @@ class Member:
 
     def _run(self, threads: int) -> None:
         self.turn.acquire()
-        _here.member = self
+        _here.member, faults.waits.aside = self, self.aside
         torch.set_num_threads(threads)
         try:
             self.result = self.body()
@@ -107,6 +117,17 @@ class Member:
         if failure is not None:
             raise failure
         return self.answer
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """In the member's thread: the others go on while the body of this runs, which must touch nothing of theirs."""
+        self.wish = wait = Wait()
+        self.back.release()
+        try:
+            yield
+        finally:
+            wait.over.set()
+            self.turn.acquire()
 
     def resume(self) -> None:
         """In the pack's thread: lets the member run until it wishes for something or ends."""
@@ -138,7 +159,12 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
 
 
 def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a call, the earliest frozen part, and gradients or turns once nobody wishes for another."""
+    """Meets the wishes that come first: a turn after the disk, a call, the earliest frozen part, and gradients or turns at last."""
+    aside = [(member, member.wish) for member in waiting if isinstance(member.wish, Wait)]
+    for _, wish in aside:
+        wish.over.wait()
+    if aside:
+        return [member for member, _ in aside]
     calls = [member for member in waiting if isinstance(member.wish, Call)]
     if calls:
         return [_call(member) for member in calls]

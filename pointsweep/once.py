@@ -105,7 +105,7 @@ def eval_batch(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Tensor
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, the same one every time, so that what is made of it is found again."""
+    """A tensor on a device, the same one every time, so that what is made of it is found again."""
     return tensor if tensor.device == device else once([tensor], ("on", device), lambda: to_device(tensor, device))
 
 

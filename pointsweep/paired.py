@@ -57,6 +57,21 @@ def mcnemar(gained: int, lost: int) -> float | None:
     return 1 - (at_most - below) / 2 if gained == lost else at_most + below
 
 
+def _mcnemar_all(pairs: Sequence[tuple[int, int]]) -> list[float | None]:
+    """`mcnemar` of each pair: in one call of the same function, a table may have ten thousand."""
+    from scipy.special import bdtr
+
+    if not pairs:
+        return []
+    gained, lost = np.array(pairs).T  # (n,) each
+    differing, less = gained + lost, np.minimum(gained, lost)
+    below = np.where(less > 0, bdtr(less - 1.0, differing, 0.5), 0.0)
+    at_most = bdtr(less.astype(np.float64), differing, 0.5)
+    values = np.where(gained == lost, 1 - (at_most - below) / 2, at_most + below).tolist()
+    untold = (0.5**differing >= 1 - LEVEL).tolist()
+    return [None if none else value for none, value in zip(untold, values, strict=True)]
+
+
 @dataclass(frozen=True)
 class ModelTest:
     """Two models of one seed: objects that only the first gets right (`gained`) and only the second (`lost`)."""
@@ -99,7 +114,7 @@ def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], 
         for seed in sorted(kept[first].keys() & kept[second].keys()):
             if same_objects(kept[first][seed], kept[second][seed]):
                 found.append((first, second, seed, *flips(bits[first][seed], bits[second][seed])))
-    p_values = [mcnemar(gained, lost) for *_, gained, lost in found]
+    p_values = _mcnemar_all([(gained, lost) for *_, gained, lost in found])
     return tuple(ModelTest(*pair, p, adjusted) for pair, p, adjusted in zip(found, p_values, holm(p_values), strict=True))
 
 

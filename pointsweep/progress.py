@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pointsweep.inline import Event
 
+DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
 HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
 
 
@@ -33,10 +34,11 @@ class Progress:
         self.stream = stream or sys.stdout
         self.live: Live | None = None
         self.text = ""
+        self.drawn_at = self.drawing_s = 0.0
 
     def __enter__(self) -> Progress:
         if self.stream.isatty():
-            self.text = self.table()
+            self._draw()
             self.live = Live(get_renderable=self._screen, console=Console(file=self.stream), refresh_per_second=2, transient=True)
             self.live.start()
         return self
@@ -59,8 +61,15 @@ class Progress:
             self.failures.append(f"{name}: {event.reason}")
         if self.live is None:
             self._say(f"{event.kind}  {name}" + (f": {event.reason}" if event.reason else ""))
-        else:
-            self.text = self.table()
+        elif self.waiting <= 0 or time.monotonic() - self.drawn_at > self.drawing_s / DRAWING_SHARE:
+            self._draw()
+
+    def _draw(self) -> None:
+        """The table of thousands of trials takes longer than some of them: then not every one of them redraws it."""
+        begun = time.monotonic()
+        self.text = self.table()
+        self.drawn_at = time.monotonic()
+        self.drawing_s = self.drawn_at - begun
 
     def _say(self, line: str) -> None:
         self.spoken = time.monotonic()

@@ -51,7 +51,10 @@ class Record:
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
 
 
-def from_json(text: str) -> Record:
+FIELDS = tuple(each.name for each in fields(Record))
+
+
+def from_json(text: str | bytes) -> Record:
     """Reads a record of this or an older version: fields unknown here are dropped, new ones get their default.
 
     Raises BadStore if it is no record, or one of a later schema.
@@ -64,8 +67,7 @@ def from_json(text: str) -> Record:
         raise BadStore("not a record: no schema number")
     if data["schema"] > SCHEMA:
         raise BadStore(f"record of schema {data['schema']}, this version reads up to {SCHEMA}: use a later pointsweep")
-    known = {f.name for f in fields(Record)}
-    values = {name: value for name, value in data.items() if name in known}
+    values = {name: value for name, value in data.items() if name in FIELDS}
     return Record(**(values | {"marks": tuple(values.get("marks", ()))}))
 
 
@@ -122,7 +124,11 @@ class Layout:
 
 def layout_from_json(text: str) -> Layout:
     """The inverse of `Layout.to_json`. Raises ValueError if it is none."""
-    data = json.loads(text)
+    return layout_from_dict(json.loads(text))
+
+
+def layout_from_dict(data: Any) -> Layout:
+    """Of what stands in that text. Raises ValueError if it is none."""
     if not isinstance(data, dict) or "cells" not in data:
         raise ValueError("not a layout: no cells")
     cells = tuple(_cell(cell) for cell in data["cells"])

@@ -23,10 +23,10 @@ from pointsweep.command import exit_code
 from pointsweep.compare import diff, recovered, why
 from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.events import read_failure
-from pointsweep.index import read_records
+from pointsweep.index import read_records, uncollected
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
-from pointsweep.records import CellLayout, Layout, Record, layout_from_json, value
+from pointsweep.records import CellLayout, Layout, Record, layout_from_dict, value
 from pointsweep.render import FORMATS, PROTOCOLS, render
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
@@ -41,6 +41,7 @@ __all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
 
 
+@uncollected()
 def build(
     layout: Layout,
     records: Mapping[str, Record],
@@ -58,7 +59,8 @@ def build(
     # The code most trials were made by; of equally many, one that does not depend on the order of the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
     cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
-    cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
+    if why:
+        cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
     steps, models = [], []
     names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
@@ -181,7 +183,7 @@ def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, 
     except FileNotFoundError:
         known = [entry.rstrip("/") for entry in store.list("sweeps")]
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
-    layout = layout_from_json(json.dumps(plan["layout"]))
+    layout = layout_from_dict(plan["layout"])
     keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
     records = read_records(store, name, keys)
     reasons = {key: read_failure(store, key) for key in keys if key not in records}

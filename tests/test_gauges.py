@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
+
 from pointsweep.gauges import GAUGES, Gauges
 
 CELLS = {"a0": "lora / tiny", "a1": "lora / tiny", "b0": "full / tiny"}
@@ -24,6 +28,25 @@ def test_trials_cells_and_time_left_are_counted():
     assert values["pointsweep_eta_seconds", ""] == 10.0 * 1.5 / 1.5  # half of a1 and all of b0 after 1.5 trials
     gauges.end("a1", "finished", "")
     assert gauges.values()["pointsweep_cells", "complete"] == 1
+
+
+def test_a_result_does_not_cost_more_in_a_longer_launch():
+    """`values` of a launch looks at what runs, not at all trials; and says what a count over all trials would."""
+    generator = random.Random(0)
+    cells = {f"{i:03}": f"row {i % 40} / column" for i in range(300)}
+    gauges = Gauges(cells)
+    for key in generator.choices(sorted(cells), k=900):
+        if generator.random() < 0.5:
+            gauges.epoch({"key": key, "epoch": generator.randrange(1, 5), "epochs": 4})
+        else:
+            gauges.end(key, generator.choice(["finished", "failed", "held"]), "x")
+        values = gauges.values()
+        still_open = {cell for key, cell in cells.items() if gauges.ended.get(key) != "finished"}
+        assert values["pointsweep_cells", "open"] == len(still_open)
+        assert values["pointsweep_cells", "complete"] == len(set(cells.values()) - still_open)
+        for state in ("finished", "failed"):
+            assert values["pointsweep_trials", state] == list(gauges.ended.values()).count(state)
+        assert gauges.all_left == pytest.approx(sum(gauges.left.values()), abs=1e-9)
 
 
 def test_failures_are_counted_by_class():

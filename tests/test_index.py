@@ -50,10 +50,10 @@ def truth(store: FileStore) -> dict[str, Record]:
 def opened(store: FileStore, monkeypatch) -> list[str]:
     """The keys whose files a reading opens."""
     seen: list[str] = []
-    real = index.read_record
-    monkeypatch.setattr(index, "read_record", lambda store, key: seen.append(key) or real(store, key))
+    real = index._bytes
+    monkeypatch.setattr(index, "_bytes", lambda path: seen.append(Path(path).parent.name) or real(path))
     assert read_records(store, "t", KEYS) == truth(store)
-    monkeypatch.setattr(index, "read_record", real)
+    monkeypatch.setattr(index, "_bytes", real)
     return seen
 
 
@@ -61,6 +61,33 @@ def test_the_second_reading_opens_no_record(store: FileStore, monkeypatch):
     assert opened(store, monkeypatch) == KEYS
     assert opened(store, monkeypatch) == []
     assert list(read_records(store, "t", KEYS[::-1])) == KEYS[::-1], "in the order asked for"
+
+
+def test_many_are_read_by_several_threads_and_one_that_goes_meanwhile_is_left_out(store: FileStore, monkeypatch):
+    monkeypatch.setattr(index, "MANY", 16)
+    expected = truth(store)
+    gone, real = KEYS[7], index._bytes
+    monkeypatch.setattr(index, "_bytes", lambda path: None if gone in path else real(path))
+    found = read_records(store, "t", KEYS)
+    assert found == {key: value for key, value in expected.items() if key != gone}
+    assert list(found) == [key for key in KEYS if key != gone]
+    monkeypatch.setattr(index, "_bytes", real)
+    path(store, KEYS[3]).write_text("{")
+    with pytest.raises(BadStore, match=f"trials/{KEYS[3]}/record.json"):
+        read_records(store, "t", KEYS)
+
+
+def test_values_that_python_takes_for_equal_stay_apart(store: FileStore):
+    odd = (1, 1.0, True, 0, -0.0, False, None)
+    for key, value in zip(KEYS, odd, strict=False):
+        config = {"seed": 3, "x": value, "dataset": {"a": value}}
+        store.write(
+            f"trials/{key}/record.json", replace(made(0), key=key, config=config, parameters={"total": value}).to_json().encode()
+        )
+    read_records(store, "t", KEYS)
+    found = read_records(store, "t", KEYS)
+    for key, value in zip(KEYS, odd, strict=False):
+        assert repr([found[key].config["x"], found[key].config["dataset"]["a"], found[key].parameters["total"]]) == repr([value] * 3)
 
 
 def test_every_field_comes_back_as_it_was(store: FileStore):

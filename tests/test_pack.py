@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import members, registry
+from pointsweep import faults, members, registry
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
@@ -175,6 +175,31 @@ def test_what_fails_for_all_is_raised_in_every_member(monkeypatch):
             return str(error), threading.current_thread() is not threading.main_thread()
 
     assert run_together([member, member], 1) == [("no memory", True)] * 2
+
+
+def test_members_wait_for_the_disk_side_by_side_and_do_all_else_one_at_a_time():
+    both, turn, seen = threading.Barrier(2), threading.Lock(), []
+
+    def member(name):
+        for step in range(3):
+            assert turn.acquire(blocking=False), "another member is at it"
+            seen.append((step, name))
+            turn.release()
+            with faults.waits.aside():
+                both.wait(timeout=60)  # breaks if the other one only comes here once this one has left
+        return name
+
+    assert run_together([lambda: member("a"), lambda: member("b")], 1) == ["a", "b"]
+    assert sorted(seen) == [(step, name) for step in range(3) for name in "ab"]
+
+
+def test_what_the_disk_refuses_is_raised_in_the_member_that_wrote():
+    def refused():
+        with faults.waits.aside():
+            raise OSError(28, "no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        run_together([refused, lambda: meet((0, 0), torch.relu, torch.zeros(2, 3))], 1)
 
 
 def test_a_members_own_exception_leaves_the_others_alone_and_comes_out_at_the_end():

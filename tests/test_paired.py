@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.paired import bootstrap, flips, mcnemar, packed, unpacked
+from pointsweep.paired import _mcnemar_all, bootstrap, flips, mcnemar, packed, unpacked
 
 
 def enumerated(gained: int, lost: int) -> float:
@@ -34,6 +34,12 @@ def test_mcnemar_equals_scipys_binomial_test_but_for_half_the_point():
 def test_too_few_differing_objects_carry_no_p_value():
     assert [mcnemar(n, 0) is None for n in range(7)] == [True, True, True, True, True, False, False]
     assert mcnemar(5, 0) == pytest.approx(0.03125)
+
+
+def test_many_tests_at_once_are_the_same_tests_bit_for_bit():
+    pairs = [*itertools.product(range(12), repeat=2), (410, 380), (3, 900), (20_000, 19_000)]
+    assert _mcnemar_all(pairs) == [mcnemar(*pair) for pair in pairs]
+    assert _mcnemar_all([]) == []
 
 
 def test_mcnemar_keeps_its_level():

@@ -10,13 +10,14 @@ import random
 import re
 import shutil
 import subprocess
+import textwrap
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from pointsweep.records import Published
-from pointsweep.render import FORMATS, TEX, count, order, percent, render
+from pointsweep.render import FORMATS, TEX, WIDTH, _wrap, count, order, percent, render
 from pointsweep.report import page
 from pointsweep.stats import Difference
 from pointsweep.table import Table, TableCell
@@ -329,3 +330,12 @@ def test_markdown_latex_and_html_print_the_numbers_of_the_table_and_the_same_one
         papers = [known["published"] and known["published"][name] for name in ("value", "params_m")]
         kept = [text for text in shown[2:] if text]
         assert [float(text.rstrip("M")) for text in kept] == [number for number in papers if number is not None]
+
+
+def test_lines_are_broken_as_textwrap_breaks_them():
+    generator = random.Random(0)
+    words = ["a", "be-e", "(+3.1,", "±", "x" * 40, "y" * 116]
+    lines = [" ".join(generator.choices(words, k=generator.randrange(1, 60))) for _ in range(200)]
+    lines += ["", " led", "two  spaces " * 20, "z" * 117 + " b", "z" * 300]
+    for line in lines:
+        assert _wrap(line) == textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

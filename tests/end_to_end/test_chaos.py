@@ -27,7 +27,7 @@ def disturbed(folder: Path, *arguments: str, before: str = "", sweep: str = SWEE
     """The command in a process of its own, as it forks; `before` is run in it first."""
     (folder / "chaotic.yaml").write_text(sweep)
     line = [str(folder / "chaotic.yaml"), *arguments]
-    code = f"import sys\nfrom pointsweep import chaos, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
+    code = f"import sys\nfrom pointsweep import chaos, checkpoint, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=3000, env=_environment(folder))
 
 
@@ -45,7 +45,7 @@ def test_a_few_deaths_change_nothing(tmp_path):
 def test_without_flushing_before_the_rename_chaos_fails(tmp_path):
     """Write 17 is in the second trial: by then the first one's record is in place, and was never on the disk."""
     orders = "chaos.choose = lambda *_: [chaos.Round(1, 'inline', 'after', {17: 'after'})]"
-    run = disturbed(tmp_path, before=f"{orders}\nfaults.flush = lambda file, path: None")
+    run = disturbed(tmp_path, before=f"{orders}\nfaults.flush = lambda file, path=None: None")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "BROKEN the sweep ends well: round 1, inline: after write 17: exit code 2" in run.stdout
 
@@ -54,7 +54,7 @@ def test_without_flushing_before_the_rename_chaos_fails(tmp_path):
 def test_without_the_checkpoints_digest_chaos_fails(tmp_path):
     orders = "chaos.choose = lambda *_: [chaos.Round(n, 'inline', 'flip', {6: 'after'}) for n in range(1, 13)]"
     assert disturbed(tmp_path, "--seed", "1", before=orders).returncode == 0
-    run = disturbed(tmp_path, "--seed", "1", before=f"{orders}\nhistory._digest = lambda tensors, state: 'same'")
+    run = disturbed(tmp_path, "--seed", "1", before=f"{orders}\ncheckpoint._digest = lambda tensors, state: 'same'")
     assert run.returncode == 1, run.stdout + run.stderr
 
 

@@ -1,0 +1,60 @@
+"""How the trials of a launch ended, as their packs tell the driver."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pointsweep import launch
+from pointsweep.checks import trial_from_dict
+from pointsweep.ends import Ends
+from pointsweep.events import read_failure_kind
+from pointsweep.gauges import Gauges, cells_of
+from pointsweep.inline import Event
+from pointsweep.store import FileStore
+from pointsweep.target import TrialTags
+from pointsweep.trial import Job, Task
+
+BASE = {"dataset": "synthetic", "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    return [Task(trial_from_dict({**BASE, "seed": seed}), TrialTags("s", "row", "column", seed)) for seed in range(4)]
+
+
+def test_every_trial_gets_its_own_outcome_and_the_listener_every_event_but_of_held_ones(tasks, tmp_path):
+    heard: list[Event] = []
+    first, second, third, fourth = (task.config.key() for task in tasks)
+    ends = Ends([tasks[:3], tasks[3:]], Job(str(tmp_path), wait_s=0.1), heard.append, Gauges(cells_of([tasks])), lambda: None)
+    ends.result({"key": first, "epoch": 1, "epochs": 2, "test/accuracy": 0.5})
+    told = [
+        {"key": first, "status": "finished"},
+        {"key": second, "status": "held", "reason": "another process"},
+        {"key": third, "status": "failed", "reason": "ValueError: x", "kind": "bug"},
+    ]
+    ends.result({"outcomes": json.dumps(told)})
+    ends.lost(tasks[3:], "worker died")
+    assert [(event.kind, event.key) for event in heard] == [
+        ("epoch", first), ("finished", first), ("failed", third), ("failed", fourth),
+    ]  # fmt: skip
+    statuses = [(outcome.key, outcome.status, outcome.kind) for outcome in ends.outcomes(lambda: True)]
+    assert statuses == [(first, "finished", ""), (second, "held", ""), (third, "failed", "bug"), (fourth, "failed", "lost_node")]
+    assert read_failure_kind(FileStore(tmp_path), fourth) == "lost_node", "what the worker could not say stands in the history"
+
+
+@pytest.mark.parametrize("left, status", [(True, "failed"), (False, "waiting")])
+def test_what_was_never_told_of_is_lost_or_waits_for_a_larger_budget(tasks, tmp_path, left, status):
+    ends = Ends([tasks], Job(str(tmp_path)), lambda event: None, Gauges(cells_of([tasks])), lambda: None)
+    assert {outcome.status for outcome in ends.outcomes(lambda: left)} == {status}
+
+
+def test_a_pack_reaches_its_worker_as_it_was_and_is_named_by_its_first_trial(tasks):
+    text = launch._encode(tasks)
+    assert launch._decode(text) == tasks
+
+    class Trial:
+        trial_id, config = "00007", {"pack": text}
+
+    assert launch._trial_name(Trial) == f"{tasks[0].config.key()}-00007"
