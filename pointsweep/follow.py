@@ -11,7 +11,7 @@ from pointsweep.checks import trial_from_dict
 from pointsweep.group import joined, meeting, synchronise
 from pointsweep.model import PointModel, build
 from pointsweep.recompute import recompute_stages
-from pointsweep.snapshot import restore
+from pointsweep.snapshot import from_bytes, restore
 from pointsweep.train import make_optimizer, train_epoch
 from pointsweep.trial import Job, device_of, load_dataset
 
@@ -27,7 +27,7 @@ def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str,
         recompute_stages(model.tokenizer)
     optimizer = make_optimizer(model, trial.train)
     with joined(meeting(host, size, port), rank, size) as group:
-        first, parts, tensors = group.share(None)
+        tensors, first, parts = from_bytes(group.share(b""))
         restore(tensors, model, optimizer)
         for epoch in range(first, trial.train.epochs + 1):
             train_epoch(model, optimizer, dataset, trial, epoch, parts, group)

@@ -45,13 +45,18 @@ class Group:
         for tensor, found in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(found.view_as(tensor))
 
-    def share(self, value: Any) -> Any:
-        """The value that the first process has, tensors on the CPU; what the others give is dropped. Raises LostProcess."""
-        values = [value]
-        if self.size > 1:
-            with _lost():
-                dist.broadcast_object_list(values, device=torch.device("cpu"))
-        return values[0]
+    def share(self, data: bytes) -> bytes:
+        """The bytes that the first process has, at least one; the others give none. Raises LostProcess."""
+        if self.size == 1:
+            return data
+        count = torch.tensor([len(data)])
+        with _lost():
+            dist.broadcast(count, src=0)
+            sent = (
+                torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(int(count), dtype=torch.uint8)
+            )
+            dist.broadcast(sent, src=0)
+        return sent.numpy().tobytes()
 
 
 ALONE = Group()

@@ -71,16 +71,25 @@ def run_ray(
             verbose=0,
         ),
     )
-    queued = {} if may_start is always else {"TUNE_MAX_PENDING_TRIALS_PG": "1"}  # else Tune queues 200 ahead
+    try:
+        with _queued_ahead(not_at_all=may_start is not always):
+            tuner.fit()
+    finally:
+        exported()
+        shutil.rmtree(folder, ignore_errors=True)
+    return ends.outcomes(may_start)
+
+
+@contextmanager
+def _queued_ahead(not_at_all: bool) -> Iterator[None]:
+    """How many trials Tune hands to the cluster before there is room for them: 200, or one."""
+    queued = {"TUNE_MAX_PENDING_TRIALS_PG": "1"} if not_at_all else {}
     before = {name: os.environ.get(name, "auto") for name in queued}
     os.environ.update(queued)
     try:
-        tuner.fit()
+        yield
     finally:
-        exported()
         os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
-    return ends.outcomes(may_start)
 
 
 def _queue(max_concurrent: int, may_start: Callable[[], bool]) -> Any:

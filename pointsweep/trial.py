@@ -32,7 +32,7 @@ from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, shared_part
 from pointsweep.recompute import recompute_stages
 from pointsweep.recording import Result, classifies, describe, make_record, peak_memory_bytes
-from pointsweep.snapshot import restore, snapshot
+from pointsweep.snapshot import restore, snapshot, to_bytes
 from pointsweep.store import FileStore, open_store
 from pointsweep.target import Target, TrialTags
 from pointsweep.train import Evaluation, evaluate, make_optimizer, stream, train_epoch
@@ -227,7 +227,7 @@ class Trial:
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
         if self.group.size > 1:
-            self.group.share((first, self.parts, snapshot(self.model, optimizer, {})))
+            self.group.share(to_bytes(snapshot(self.model, optimizer, {}), first, self.parts))
         for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
                 raise Stopped(event["epoch"])
