@@ -211,7 +211,7 @@ def _backward(group: Sequence[Member]) -> Sequence[Member]:
     try:
         if losses:
             torch.autograd.backward(losses)
-    except Exception as error:
+    except Exception as error:  # likewise each hears of it
         for member in group:
             member.failure = error
     return group
