@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pointsweep.ahead import one_ahead
 from pointsweep.compiled import compile_parts
@@ -25,7 +25,7 @@ from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.cache import cache_folder
 from pointsweep.geometry import to_device
 from pointsweep.layers import set_noise
-from pointsweep.members import run_together, take_turns
+from pointsweep.members import run_together, take_step, take_turns
 from pointsweep.once import LIMIT_BYTES
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, shared_part
@@ -137,6 +137,7 @@ def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompu
         compile_parts(model, device)
     if recompute:
         recompute_stages(model.tokenizer)  # type: ignore[arg-type]
+    model.method.prepare(model, [torch.rand(train.batch_size, config.dataset.num_points, 3, device=device)])  # type: ignore[operator, union-attr]
     set_noise(model, torch.Generator(device).manual_seed(config.seed))
     optimizer, draws = make_optimizer(model, train), torch.Generator().manual_seed(config.seed)
     labels = torch.arange(train.batch_size, device=device) % classes
@@ -147,8 +148,7 @@ def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompu
 
     for points in one_ahead(range(count), load, functools.partial(prepare, model, train.precision, 1), device):
         loss, _ = accumulate(model, points, labels, train, 1)
-        nn.utils.clip_grad_norm_(trained, train.clip_norm)
-        optimizer.step()
+        take_step(optimizer, trained, train.clip_norm)
         optimizer.zero_grad(set_to_none=True)
         yield loss
         take_turns(device)

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pointsweep.joint import folded
+
 # Clouds whose distances to all centres are held at once: bounds the memory of `nearest`, and on a CPU keeps them in the cache.
 SLICE = {"cpu": 2, "cuda": 32}
 
@@ -40,7 +42,10 @@ def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) 
     """
     if count > points.shape[1]:
         raise ValueError(f"cannot sample {count} points from clouds of {points.shape[1]}")
-    points = points.detach()
+    return folded(functools.partial(_sampled, count=count, skip_near_origin=skip_near_origin), points.detach())
+
+
+def _sampled(points: Tensor, count: int, skip_near_origin: bool) -> Tensor:
     nearest_chosen = torch.full(points.shape[:2], 1e10, dtype=points.dtype, device=points.device)
     if skip_near_origin:
         x, y, z = points.unbind(2)
@@ -90,7 +95,10 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
     """
     if count > points.shape[1]:
         raise ValueError(f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of neighbours")
-    queries, points = queries.detach(), points.detach()
+    return folded(functools.partial(_neighbours, count=count), queries.detach(), points.detach())
+
+
+def _neighbours(queries: Tensor, points: Tensor, count: int) -> Tensor:
     fast = compiled("cpu") if points.device.type == "cpu" else None
     if fast is not None and points.shape[2] == 3 and points.dtype == queries.dtype == torch.float32:
         return torch.from_numpy(fast.nearest_places(queries.numpy(), points.numpy(), count))
@@ -151,7 +159,7 @@ def interpolation(queries: Tensor, places: Tensor, count: int = 3) -> Tensor:
     near = nearest(queries, places, min(count, places.shape[1]))  # (B, P, K)
     closeness = 1 / ((gather(places, near) - queries.unsqueeze(2)).square().sum(dim=3) + 1e-8)
     closeness = closeness / closeness.sum(dim=2, keepdim=True)
-    return queries.new_zeros(*queries.shape[:2], places.shape[1]).scatter_(2, near, closeness)
+    return queries.new_zeros(*queries.shape[:2], places.shape[1]).scatter(2, near, closeness)
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -186,7 +194,7 @@ def rotations(num_views: int) -> Tensor:
     if not 1 <= num_views <= len(POINTCLIP_VIEWS):
         raise ValueError(f"there are 1 to {len(POINTCLIP_VIEWS)} views, asked for {num_views}")
     made = [_turn(0, x) @ _turn(1, y) @ _turn(2, z) for x, y, z in POINTCLIP_VIEWS[:num_views]]
-    return torch.stack(made).float()
+    return torch.stack(made).to(torch.get_default_dtype())
 
 
 def _turn(axis: int, half_turns: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.geometry import gather
+from pointsweep.joint import drawn
 
 
 class Dropout(nn.Module):
@@ -29,7 +30,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        keep = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.p
+        keep = drawn(x.shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
 
 
@@ -45,7 +46,7 @@ class DropPath(nn.Module):
         if not self.training or self.p == 0.0:
             return x
         shape = (x.shape[0],) + (1,) * (x.dim() - 1)
-        keep = torch.rand(shape, generator=self.generator, device=x.device) >= self.p
+        keep = drawn(shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
 
 

@@ -1,16 +1,17 @@
 """The threads of a pack: each member runs its own trial, as it would alone; only one runs at a time.
 
-On a GPU members meet in two places. At a frozen part the inputs of all members that have come to it are joined, the part runs once,
-and each member gets its rows back. At the end of a step the losses of all members are sent backwards together. On a CPU, where
-joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next. While one waits
-for the disk the others go on: what they send there in the meantime the disk takes in one go.
+On a GPU members meet in three places. Those whose models are of equal structure visit them together: the first one runs the part for
+all of them, as one (joint.py). At a frozen part the rows of all members that have come to it, whatever their structure, are joined,
+and each gets its own back. At the end of a step all losses are sent backwards together, and the optimisers step as one. On a CPU,
+where joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next. While one
+waits for the disk the others go on: what they send there in the meantime the disk takes in one go.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +20,17 @@ import torch
 from torch import Tensor
 
 from pointsweep import faults
+from pointsweep.joint import Inputs, Part, folded, run, tensors
+from pointsweep.steps import Step, take_together
+from pointsweep.wishes import Backward, Call, Lead, Led, Pass, Turn, Visit, Wait
 
 _here = threading.local()
 
-# Where the rows of all members go through a frozen part as one product. On a CPU that gains nothing (products are bound by
-# arithmetic either way), a product's last digits depend on its number of rows, and the activations of all members would live at once.
+# Where members are joined. On a CPU that gains nothing (products are bound by arithmetic either way), a product's last digits depend
+# on its number of rows, and the activations of all members would live at once.
 JOINED_ON = {"cuda"}
 M_ARENA_MAX = -8  # of glibc's mallopt
+Wish = Pass | Visit | Backward | Step | Turn | Call
 
 
 def backward(loss: Tensor) -> None:
@@ -37,47 +42,21 @@ def backward(loss: Tensor) -> None:
         loss.backward()
 
 
+def take_step(optimizer: torch.optim.AdamW, trained: Sequence[Tensor], clip_norm: float) -> None:
+    """Clips the gradients of what is trained and steps, in a pack on a GPU together with the other members."""
+    member: Member | None = getattr(_here, "member", None)
+    step = Step(optimizer, trained, clip_norm)
+    if member is not None and trained[0].device.type in JOINED_ON:
+        member.ask(step)
+    else:
+        step.take()
+
+
 def take_turns(device: torch.device) -> None:
     """At the end of a batch, where rows are not joined: the others' turn. So those that see the same clouds see them together."""
     member: Member | None = getattr(_here, "member", None)
     if member is not None and device.type not in JOINED_ON:
         member.ask(Turn())
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A member's wish: its rows through a frozen part. `place` orders the parts of one forward."""
-
-    place: tuple[int, ...]
-    part: Callable[[Tensor], Tensor]
-    rows: Tensor
-    modes: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Backward:
-    """A member's wish: the gradients of its loss."""
-
-    loss: Tensor
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A member's wish: that all others come to the end of their batch."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A member's wish: something done in the thread that runs the pack."""
-
-    work: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Wait:
-    """A member's wish: its turn again, once `over` is set. Until then its thread waits for the disk."""
-
-    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -87,7 +66,7 @@ class Member:
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Pass | Backward | Turn | Call | Wait | None = None
+    wish: Wish | Led | Wait | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -108,7 +87,7 @@ class Member:
         self.ended = True
         self.back.release()
 
-    def ask(self, wish: Pass | Backward | Turn | Call) -> Any:
+    def ask(self, wish: Wish) -> Any:
         """In the member's thread: waits until the wish is met. Raises what went wrong with it."""
         self.wish = wish
         self.back.release()
@@ -159,7 +138,7 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
 
 
 def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a turn after the disk, a call, the earliest frozen part, and gradients or turns at last."""
+    """Meets the wishes that come first: a turn after the disk, a call, the earliest part, and gradients, steps or turns at last."""
     aside = [(member, member.wish) for member in waiting if isinstance(member.wish, Wait)]
     for _, wish in aside:
         wish.over.wait()
@@ -168,12 +147,16 @@ def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
     calls = [member for member in waiting if isinstance(member.wish, Call)]
     if calls:
         return [_call(member) for member in calls]
-    passes = [member for member in waiting if isinstance(member.wish, Pass)]
-    if not passes:
-        return _backward(waiting)
+    led = [member for member in waiting if isinstance(member.wish, Led) and member.wish.over]
+    if led:
+        return led
+    places = [member.wish for member in waiting if isinstance(member.wish, (Pass, Visit))]
+    if not places:
+        return _end_of_step(waiting)
     # Whoever is behind goes first, so that all come to the next part together.
-    first = min((member.wish for member in passes if isinstance(member.wish, Pass)), key=lambda wish: wish.place)
-    return _pass([member for member in passes if _alike(member.wish, first)])
+    first = min(places, key=lambda wish: wish.place)
+    group = [member for member in waiting if _alike(member.wish, first)]
+    return _pass(group) if isinstance(first, Pass) else _visit(group)
 
 
 def _call(member: Member) -> Member:
@@ -185,10 +168,18 @@ def _call(member: Member) -> Member:
     return member
 
 
-def _alike(wish: Any, first: Pass) -> bool:
-    if not isinstance(wish, Pass):
-        return False
-    return (wish.place, wish.modes, wish.rows.shape[1:]) == (first.place, first.modes, first.rows.shape[1:])
+def _alike(wish: Any, first: Pass | Visit) -> bool:
+    if isinstance(wish, Pass) and isinstance(first, Pass):
+        return (wish.place, wish.modes, wish.rows.shape[1:]) == (first.place, first.modes, first.rows.shape[1:])
+    return isinstance(wish, Visit) and isinstance(first, Visit) and (wish.place, wish.kind) == (first.place, first.kind)
+
+
+def _visit(group: Sequence[Member]) -> Sequence[Member]:
+    """Lets the first go on and run the part for all, in its own thread: on the way it may wish for passes."""
+    group[0].answer = Lead(group, [member.wish for member in group if isinstance(member.wish, Visit)])
+    for member in group[1:]:
+        member.wish = Led()
+    return group[:1]
 
 
 def _pass(group: Sequence[Member]) -> Sequence[Member]:
@@ -206,11 +197,16 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
     return group
 
 
-def _backward(group: Sequence[Member]) -> Sequence[Member]:
-    losses = [member.wish.loss for member in group if isinstance(member.wish, Backward)]
+def _end_of_step(waiting: Sequence[Member]) -> Sequence[Member]:
+    """Gradients first, then the optimisers' steps."""
+    losses = [member.wish.loss for member in waiting if isinstance(member.wish, Backward)]
+    steps = [member.wish for member in waiting if isinstance(member.wish, Step)]
+    group = [member for member in waiting if not losses or not isinstance(member.wish, Step)]
     try:
         if losses:
             torch.autograd.backward(losses)
+        elif steps:
+            take_together(steps)
     except Exception as error:  # likewise each hears of it
         for member in group:
             member.failure = error
@@ -235,8 +231,35 @@ def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor)
     member: Member | None = getattr(_here, "member", None)
     if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
-    found: Tensor = member.ask(Pass(place, part, rows, _current_modes(rows.device.type)))
-    return found
+    # Those who run as one bring the rows of all.
+    return folded(lambda own: member.ask(Pass(place, part, own, _current_modes(own.device.type))), rows)
+
+
+def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) -> Any:
+    """What the part gives; in a pack on a GPU worked out with those of members whose part is of the same kind and shapes."""
+    member: Member | None = getattr(_here, "member", None)
+    shapes = tuple((tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs))
+    if member is None or shapes[0][2] not in JOINED_ON:
+        return part.forward(*inputs)
+    alike = (kind, part.shapes, part.module.training, shapes, _current_modes(shapes[0][2]))
+    found = member.ask(Visit(place, part, inputs, alike))
+    return _lead(found) if isinstance(found, Lead) else found
+
+
+def _lead(lead: Lead) -> Any:
+    first, others = lead.visits[0], lead.group[1:]
+    try:
+        found = run([v.part for v in lead.visits], [v.inputs for v in lead.visits]) if others else [first.part.forward(*first.inputs)]
+    except BaseException as error:  # those who wait for it hear of it too
+        for member in others:
+            member.failure = error
+        raise
+    finally:
+        for member in others:
+            member.wish = Led(over=True)
+    for member, own in zip(others, found[1:], strict=True):
+        member.answer = own
+    return found[0]
 
 
 def in_pack_thread(work: Callable[[], Any]) -> Any:

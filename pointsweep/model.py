@@ -122,9 +122,12 @@ class PointModel(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, points: Tensor, category: Tensor | None = None) -> Tensor:
-        """points (B, P, 3) -> logits (B, classes); on a data set of parts with category (B,) -> (B, parts, P)."""
-        tokens, centers = self.tokenizer(points)  # (B, N, C), (B, N, 3)
+    def forward(self, points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """points (B, P, 3) -> logits (B, classes); on a data set of parts with category (B,) -> (B, parts, P).
+
+        `made` is what the tokenizer gave for these points, where it has been run already.
+        """
+        tokens, centers = self.tokenizer(points) if made is None else made  # (B, N, C), (B, N, 3)
         tokens, seen = self.method.observe(points, tokens)
         context, encoding, bias = None, None, None
         found: list[Level] = []

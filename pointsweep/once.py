@@ -8,8 +8,7 @@ out as without. The least recently used values are dropped first. What was made 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from pointsweep.data.base import Dataset, Split
 from pointsweep.geometry import to_device
+from pointsweep.joint import current, for_each, tensors
 
 # Of all values together, on a CPU and on a GPU, where those of every member's next batch are there too.
 LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
@@ -40,8 +40,8 @@ class Kept:
             found, _, where, _ = self.entries[key]
             return arrive(found, where)  # type: ignore[no-any-return]
         value = make()
-        size = sum(tensor.nbytes for tensor in _tensors((value, alive)))
-        if size * SHARE > self.limit_bytes or any(tensor.requires_grad for tensor in _tensors(value)):
+        size = sum(tensor.nbytes for tensor in tensors((value, alive)))
+        if size * SHARE > self.limit_bytes or any(tensor.requires_grad for tensor in tensors(value)):
             return value
         self.entries[key] = value, size, made(value), alive
         self.bytes += size
@@ -56,7 +56,7 @@ _kept = {kind: Kept(limit) for kind, limit in LIMIT_BYTES.items()}
 
 def made(value: Any) -> Any:
     """The stream that made a value, and an event on it, for `arrive`; None of a value on a CPU."""
-    devices = {tensor.device for tensor in _tensors(value) if tensor.is_cuda}
+    devices = {tensor.device for tensor in tensors(value) if tensor.is_cuda}
     if not devices:
         return None
     stream = torch.cuda.current_stream(devices.pop())
@@ -70,20 +70,31 @@ def arrive(value: T, where: Any) -> T:
         here = torch.cuda.current_stream(stream.device)
         if here != stream:
             here.wait_event(event)
-            for tensor in _tensors(value):
+            for tensor in tensors(value):
                 if tensor.is_cuda:
                     tensor.record_stream(here)
     return value
 
 
-def once(made_of: Sequence[Tensor], name: Hashable, make: Callable[[], T]) -> T:
-    """`make()`, a function of these tensors and of what `name` tells alone; nobody may change in place what it gives."""
+def once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T], as_one: bool = False) -> T:
+    """`make(*made_of)`, a function of these tensors and of what `name` tells alone; nobody may change in place what it gives.
+
+    Members that run as one find each their own, made alone or ahead; `as_one`: it is made for all of them at once.
+    """
+    joint = current()
+    if joint is None:
+        return _once(made_of, name, make)
+    each = None if as_one else joint.parts(made_of)
+    return make(*made_of) if each is None else for_each(joint, lambda: [_once(own, name, make) for own in each])
+
+
+def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> T:
     if any(tensor.requires_grad or tensor.is_meta for tensor in made_of):
-        return make()
+        return make(*made_of)
     kind = made_of[0].device.type
     # Products are rounded otherwise under autocast.
     modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return _kept[kind].get((name, modes, *map(_identity, made_of)), make, tuple(made_of))
+    return _kept[kind].get((name, modes, *map(_identity, made_of)), lambda: make(*made_of), tuple(made_of))
 
 
 def train_batch(dataset: Dataset, index: np.ndarray, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
@@ -106,19 +117,9 @@ def eval_batch(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Tensor
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, the same one every time, so that what is made of it is found again."""
-    return tensor if tensor.device == device else once([tensor], ("on", device), lambda: to_device(tensor, device))
+    return tensor if tensor.device == device else once([tensor], ("on", device), lambda own: to_device(own, device))
 
 
 def _identity(tensor: Tensor) -> Hashable:
     """Its memory, and how often that was written to: views of the same values are the same."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor._version
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        yield from _tensors(list(vars(value).values()))

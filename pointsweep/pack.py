@@ -1,16 +1,18 @@
 """Packs: trials that share a frozen backbone train together, one batched pass of it for all.
 
-Every member runs its own trial in a thread of its own (members.py). On a GPU, where it comes to a frozen part of the backbone it
-meets the others, and the part runs once for all; a part that a method has changed (a low-rank update, a trained bias) is met layer
-by layer, so that arms of different structure share what they have in common. On a CPU, where joining gains nothing, members take
-turns, a batch each. Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and the
-learning rate, is the member's own: it may start late, end early, diverge or fail without others.
+Every member runs its own trial in a thread of its own (members.py). On a GPU members of one structure, whatever their seeds, rates
+and decays, run their tokenizers as one, and then all that is behind them (joint.py). At a frozen part of the backbone they meet those
+of other structures too, and it runs once for all; a part that a method has changed (a low-rank update, a trained bias) is met layer
+by layer. On a CPU, where joining gains nothing, members take turns, a batch each. Everything else, from the order of the data to the
+noise of dropout, batch statistics, clipping and the learning rate, is the member's own: it may start late, end early, diverge or fail
+without others.
 Letters: B clouds, T tokens, C channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,13 @@ from torch import Tensor, nn
 from pointsweep import registry
 from pointsweep.backbones.base import Attention, Backbone, Block
 from pointsweep.config import BackboneConfig, TrialConfig, canonical_json
-from pointsweep.members import meet
+from pointsweep.joint import Part, current
+from pointsweep.members import meet, visit
 from pointsweep.model import PointModel
+
+BEFORE = (-2,), (-1,)  # places in front of the blocks: the tokenizer's, and that of all behind it
+# Values (B, N, K, C) of a tokenizer's stage: reading and writing as many takes a GPU about as long as it takes to launch a kernel.
+LIGHT = 1 << 22
 
 
 def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig], int]) -> list[list[TrialConfig]]:
@@ -69,6 +76,8 @@ class SharedBackbone:
             assert isinstance(frozen, Block)
             for order, name in enumerate(("attn", "ffn")):
                 _join((index, order), block, name, getattr(frozen, name))
+        if not config.train.compile:  # a compiled part cannot be run under vmap
+            _meet_in(model, config)
         return model
 
 
@@ -119,17 +128,46 @@ class Joined(nn.Module):
         return meet(self.place, self.frozen, x)
 
 
+def _meet_in(model: PointModel, config: TrialConfig) -> None:
+    """Lets members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
+    tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
+    same = (config.tokenizer, config.compat, config.train.precision, model.backbone.widths[0])
+    structure = (*same, config.backbone, config.positions, config.method, config.head)
+
+    def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
+        if current() is not None or not _light(model, points):
+            return tokenizer.forward(points)  # type: ignore[no-any-return]
+        return visit(BEFORE[0], tokenizer, (points,), same)  # type: ignore[no-any-return]
+
+    def logits(points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        if current() is not None:
+            return rest.forward(points, category, made)  # type: ignore[no-any-return]
+        return visit(BEFORE[1], rest, (points, category, model.tokenizer(points)), structure)  # type: ignore[no-any-return]
+
+    model.tokenizer.forward, model.forward = tokens, logits  # type: ignore[method-assign,assignment]
+
+
+def _light(model: PointModel, points: Tensor) -> bool:
+    """Whether the launches of a tokenizer's kernels are what it takes. Where they are not, joining would copy much for nothing.
+
+    With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap does not let it keep.
+    """
+    config: Any = model.tokenizer.config
+    values = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
+    return values <= LIGHT and not getattr(model.tokenizer, "recomputed", False)
+
+
 class JoinedLinear:
     """A frozen matrix inside a part that the method has changed, with the member's bias if that trains."""
 
     def __init__(self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear) -> None:
         self.place, self.layer, self.shared = place, layer, shared
+        self.own_bias = layer.bias is not None and layer.bias.requires_grad
 
     def __call__(self, x: Tensor) -> Tensor:
-        own_bias = self.layer.bias is not None and self.layer.bias.requires_grad
-        part = self._product if own_bias else self._whole
-        rows = meet((*self.place, int(own_bias)), part, x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-        return rows + self.layer.bias if own_bias else rows
+        part = self._product if self.own_bias else self._whole
+        rows = meet((*self.place, int(self.own_bias)), part, x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return rows + self.layer.bias if self.own_bias else rows
 
     def _product(self, rows: Tensor) -> Tensor:
         return nn.functional.linear(rows, self.shared.weight)

@@ -61,7 +61,7 @@ class Positions(nn.Module):
         """Where the centres fall on each view; None on a 3d backbone."""
         if self.plane is None:
             return None
-        return once([centers], ("places", self.config, self.plane, self.compat), lambda: self._places(centers))
+        return once([centers], ("places", self.config, self.plane, self.compat), self._places)
 
     def _places(self, centers: Tensor) -> Tensor:
         assert self.plane is not None

@@ -189,7 +189,7 @@ def neighbourhoods(points: Tensor, counts: Sequence[int], neighbours: int) -> tu
     A stage's neighbours are among the centres of the stage before it.
     """
 
-    def make() -> tuple[Tensor, list[Around]]:
+    def make(points: Tensor) -> tuple[Tensor, list[Around]]:
         # Farthest point sampling is nested: the centres of the later stages are the first ones of this sample.
         index = farthest_points(points, counts[0])
         order, places, found = gather(points, index), points, []
@@ -205,7 +205,11 @@ def neighbourhoods(points: Tensor, counts: Sequence[int], neighbours: int) -> tu
 
 def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
     """PosE (B, G, K, width) of relative coordinates (B, G, K, 3) at a common scale."""
-    return once([relative], ("encoded", width, kind, official), lambda: pos_e(normalise(relative, kind, official), width))
+
+    def make(relative: Tensor) -> Tensor:
+        return pos_e(normalise(relative, kind, official), width)
+
+    return once([relative], ("encoded", width, kind, official), make, as_one=True)
 
 
 def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:

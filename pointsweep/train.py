@@ -25,7 +25,7 @@ from pointsweep.data.parts import PartDataset
 from pointsweep.failures import Diverged
 from pointsweep.group import ALONE, Group
 from pointsweep.layers import set_noise
-from pointsweep.members import backward, take_turns
+from pointsweep.members import backward, take_step, take_turns
 from pointsweep.once import eval_batch, on_device, train_batch
 
 
@@ -63,7 +63,7 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
     return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / period, 1.0)))
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so)."""
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
@@ -83,7 +83,7 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
+    model: nn.Module, optimizer: torch.optim.AdamW, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
     group: Group = ALONE,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the training clouds, each batch computed by all processes of the group, in `parts` each.
@@ -105,8 +105,7 @@ def train_epoch(
         mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
-        nn.utils.clip_grad_norm_(trained, train.clip_norm)
-        optimizer.step()
+        take_step(optimizer, trained, train.clip_norm)
         optimizer.zero_grad(set_to_none=True)  # before the others' turn: nothing of a step but its results outlives it
         loss_sum += loss * labels.numel()
         correct += hits

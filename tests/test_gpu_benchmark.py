@@ -9,9 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
+from benchmarks.operators import Operators, a_step
 from pointsweep import members
 from pointsweep.calibrate import train_steps
 from pointsweep.model import build, count_parameters
+from pointsweep.pack import SharedBackbone
+from tests.test_pack import config
 
 
 def test_without_a_gpu_no_figure_is_printed(monkeypatch, capsys):
@@ -55,17 +58,6 @@ def test_views_in_a_loop_are_the_views_in_one_tensor():
     torch.testing.assert_close(gpu.block(model, True)(), gpu.block(model, False)(), rtol=1e-4, atol=1e-5)
 
 
-class Operators(TorchDispatchMode):
-    """Counts what would be kernels on a GPU: operators whose result is memory of its own."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        views = any(found.alias_info is not None and not found.alias_info.is_write for found in function._schema.returns)
-        self.count += not views and function.overloadpacket.__name__ != "_unsafe_view"
-        return function(*args, **(kwargs or {}))
-
-
 def test_views_in_one_tensor_take_a_third_of_the_operators():
     """Forward and backward of one block with everything in it, six views: launches are what a GPU waits for here."""
     config = gpu.trial(Namespace(quick=True), "fp32")
@@ -79,6 +71,15 @@ def test_views_in_one_tensor_take_a_third_of_the_operators():
         counts.append(operators.count)
     assert counts[0] <= 280
     assert counts[1] >= 3 * counts[0]
+
+
+def test_a_step_of_a_pack_takes_little_more_operators_than_that_of_one_trial(monkeypatch):
+    """What is each member's own: loss, clipping, a group of its rate in the optimiser, noise, what its clouds are projected to."""
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
+    configs = [config("adapter", "2d", seed) for seed in range(4)]
+    shared = SharedBackbone(configs[0].backbone, torch.device("cpu"))
+    alone, pack = a_step(shared, configs[:1]), a_step(shared, configs)
+    assert pack <= 1.3 * alone + len(configs) * 80
 
 
 def test_nothing_of_a_step_depends_on_what_a_gpu_has_worked_out():

@@ -54,14 +54,14 @@ def test_the_generator_moves_on_as_if_it_had_drawn():
 
 def test_a_value_is_of_these_numbers_in_this_mode_alone():
     points = torch.ones(2, 3)
-    assert once([points], "sum", lambda: points.sum()).item() == 6
+    assert once([points], "sum", lambda own: own.sum()).item() == 6
     points += 1
-    assert once([points], "sum", lambda: points.sum()).item() == 12
-    assert once([points[:1]], "sum", lambda: points[:1].sum()).item() == 6
-    assert once([points.view(2, 3)], "sum", lambda: pytest.fail("made twice")).item() == 12
+    assert once([points], "sum", lambda own: own.sum()).item() == 12
+    assert once([points[:1]], "sum", lambda own: own.sum()).item() == 6
+    assert once([points.view(2, 3)], "sum", lambda own: pytest.fail("made twice")).item() == 12
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert once([points], "sum", lambda: torch.tensor(1)).item() == 1
-    assert once([points.requires_grad_()], "sum", lambda: torch.tensor(2)).item() == 2
+        assert once([points], "sum", lambda own: torch.tensor(1)).item() == 1
+    assert once([points.requires_grad_()], "sum", lambda own: torch.tensor(2)).item() == 2
 
 
 def test_what_is_kept_is_bounded_and_the_least_used_goes_first():

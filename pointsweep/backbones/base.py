@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from pointsweep.backbones.weights import check_fit, file_sha256, init_random, local_file, read_tensors
 from pointsweep.config import BackboneConfig
 from pointsweep.errors import MissingWeights
+from pointsweep.joint import folded
 from pointsweep.layers import Dropout, DropPath, QuickGELU
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
@@ -103,7 +105,7 @@ class Attention(nn.Module):
             logits = q @ k.transpose(-2, -1) * self.scale
             weights: Tensor = self.dropout((logits if bias is None else logits + bias).softmax(dim=-1))
             return weights @ v
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        return folded(partial(F.scaled_dot_product_attention, scale=self.scale), q, k, v, bias)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from pointsweep.backbones.base import Backbone, Plane
 from pointsweep.config import MethodConfig
 from pointsweep.geometry import line_cells, plane_cells, voxel_ids
+from pointsweep.joint import folded
 from pointsweep.layers import Bottleneck, DropPath, init_matrix
 from pointsweep.methods.base import Method
 from pointsweep.once import once
@@ -105,7 +107,8 @@ class CellNorm(nn.BatchNorm1d):
 
     def forward(self, values: Tensor, cells: Cells) -> Tensor:  # type: ignore[override]
         if self.training:
-            mean, var = self._statistics(values.float(), cells)
+            assert self.running_mean is not None
+            mean, var = self._statistics(values.to(self.running_mean.dtype), cells)  # wider than bf16
         else:
             mean, var = self.running_mean, self.running_var  # type: ignore[assignment]
         scale = self.weight * torch.rsqrt(var + self.eps)
@@ -122,7 +125,7 @@ class CellNorm(nn.BatchNorm1d):
             unbiased = var * cells.count / (cells.count - 1).clamp(min=1)
             for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
                 assert running is not None
-                running.lerp_(new.flatten(), self.momentum or 0.1)
+                folded(partial(Tensor.lerp_, weight=self.momentum or 0.1), running, new.flatten())  # lerp_ has no batching rule
         return mean.flatten(), var.flatten()
 
 
@@ -197,9 +200,9 @@ class Any2Point(Method):
             return None
         config = self.config
         kind = ("cells", self.num_views, self.plane, config.voxel_size, config.cell_size, config.local_space, config.bn_nonempty_only)
-        return once([centers] if places is None else [centers, places], kind, lambda: self._neighbourhoods(centers, places))
+        return once([centers] if places is None else [centers, places], kind, self._neighbourhoods)
 
-    def _neighbourhoods(self, centers: Tensor, places: Tensor | None) -> Neighbourhoods:
+    def _neighbourhoods(self, centers: Tensor, places: Tensor | None = None) -> Neighbourhoods:
         voxel = voxel_ids(centers, self.config.voxel_size)
         voxels = cells_of(voxel.unsqueeze(1), None)
         if self.config.local_space == "3d":

@@ -21,6 +21,7 @@ from pointsweep.backbones.base import Attention, Backbone, Block
 from pointsweep.backbones.stem import Stem
 from pointsweep.config import MethodConfig
 from pointsweep.geometry import farthest_points, gather, nearest
+from pointsweep.joint import folded
 from pointsweep.layers import Bottleneck, Dropout, insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
 from pointsweep.methods.point_peft_parts import GatedPrompts, LocalStage, frozen_copy
@@ -84,6 +85,7 @@ class Context:
 class PointPEFT(Method):
     """Point-MAE, 15 classes: 710,749 values with the head, as Point-PEFT counts. Raises ValueError for a backbone without a stem."""
 
+    keeps_buffers = True  # the bank
     bank: Tensor
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
@@ -167,7 +169,7 @@ class PointPEFT(Method):
             return tokens, Seen(None, points)
         if not self.bank.shape[1]:
             raise RuntimeError("point_peft: the memory bank is empty; prepare() fills it from the training clouds")
-        return tokens, Seen(self._retrieve(self._query(points)), points)
+        return tokens, Seen(self._retrieve(folded(self._query, points)), points)
 
     def _retrieve(self, query: Tensor) -> Tensor:
         """query (B, C) -> itself, the softmax mixture of its nearest columns, and these columns, (B, S, C) (3.2)."""
