@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 
 from pointsweep.finished import objective
 from pointsweep.records import Record
-from pointsweep.search import Suggestion
 from pointsweep.space import Search
-from pointsweep.stopping import bracket_of, is_rung, limits_of
+from pointsweep.stopping import bracket_of, limits_of, rungs
 from pointsweep.store import FileStore
+from pointsweep.suggestion import Suggestion
 from pointsweep.sweep import load
 from pointsweep.tuning import Tuning, chosen
 
@@ -43,7 +43,8 @@ def test_asha_lets_the_best_share_pass_each_rung():
     assert limits_of(curves, search) == {1: 0.5, 3: 0.5}  # two of seven: the new one must be as good as the second
     assert limits_of(curves[:4], search) == {1: 0.4, 3: 0.4}
     assert limits_of([], search) == {}
-    assert [epoch for epoch in range(1, 30) if is_rung(epoch, {"min_epochs": 2, "reduction": 3})] == [2, 6, 18]
+    late = Search(scheduler="asha", schedule={"min_epochs": 2, "reduction": 3})
+    assert rungs(late, [dict.fromkeys(range(1, 30), 0.5)]) == [2, 6, 18]
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4])
@@ -84,7 +85,7 @@ def test_the_brackets_of_hyperband_have_the_papers_shares():
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_the_front_is_what_no_other_trial_beats(values):
-    items = [Suggestion(i, {}, 0, "complete", (a / 5, float(p))) for i, (a, p) in enumerate(values)]
+    items = [Suggestion(i, {}, (0,), "complete", (a / 5, float(p))) for i, (a, p) in enumerate(values)]
     front = {item.values for item in chosen(items, TWO)}
     beaten = {(a, p) for a, p in front for b, q in {item.values for item in items} if b >= a and q <= p and (b, q) != (a, p)}
     assert front and not beaten
@@ -93,7 +94,7 @@ def test_the_front_is_what_no_other_trial_beats(values):
 
 
 def test_the_best_come_first_and_equal_ones_in_their_order():
-    items = [Suggestion(i, {}, 0, "complete", (value,)) for i, value in enumerate((0.1, 0.5, 0.5, 0.3))]
+    items = [Suggestion(i, {}, (0,), "complete", (value,)) for i, value in enumerate((0.1, 0.5, 0.5, 0.3))]
     assert [item.number for item in chosen(items, Search(top=3))] == [1, 2, 3]
 
 
