@@ -17,17 +17,20 @@ class Batches:
 
     def __init__(self, study: Study) -> None:
         self.study, self.search = study, study.search
-        self.brackets: dict[int, int] = {}  # by the number of a suggestion
+        self.epochs: dict[int, int] = {}  # of a suggestion's trials, by its number
 
     def ask(self, spent: bool = False) -> list[Suggestion]:
         """The suggestions of the next batch, or of the open one: those that go on, then new ones. None once the search is over.
 
-        `spent`: its hours are.
+        `spent`: its hours are. Then one goes on to its end, if none has come to it.
         """
         batch, items = self.study.next_batch(), self.study.suggestions()
         begun = sum(not item.known and item.batch < batch for item in items)
-        fresh = max(0, self.search.trials - begun)
-        return self.study.ask(self.search.batch, fresh, self._promoted(items, batch)) if not spent else self.study.ask(0)
+        fresh, promoted = max(0, self.search.trials - begun), self._promoted(items, batch)
+        if spent:
+            done = any(item.before(batch)[0] == "complete" for item in items)
+            fresh, promoted = 0, [] if done else promoted[:1]
+        return self.study.ask(self.search.batch, fresh, promoted)
 
     def _promoted(self, items: Sequence[Suggestion], batch: int) -> list[int]:
         """Who goes on, those of the highest rungs first."""
@@ -51,12 +54,15 @@ class Batches:
         batch, bracket = item.batches[-1], self._bracket(item)
         rivals = [each for each in self.study.suggestions() if each.number != item.number and self._bracket(each) == bracket]
         seen = [each.before(batch) for each in rivals]
-        limits = limits_of([curve for state, curve in seen if state != "failed"], self.search, bracket)
+        limits = limits_of([curve for state, curve in seen if state != "failed"], self.search, self._epochs(item), bracket)
         passed = max(item.before(batch)[1], default=0)
         return {epoch: limit for epoch, limit in limits.items() if epoch > passed}
 
     def _bracket(self, item: Suggestion) -> int:
-        if item.number not in self.brackets:
+        return bracket_of(item.number, self.search, self._epochs(item))
+
+    def _epochs(self, item: Suggestion) -> int:
+        if item.number not in self.epochs:
             config = self.study.arm.config(item.drawn)
-            self.brackets[item.number] = bracket_of(item.number, self.search, config.train.epochs) if config is not None else 0
-        return self.brackets[item.number]
+            self.epochs[item.number] = config.train.epochs if config is not None else 0
+        return self.epochs[item.number]

@@ -4,14 +4,15 @@ Sources: median stopping (Golovin et al., Google Vizier, 2017), asynchronous suc
 Hyperband (arXiv 1603.06560), whose brackets differ in the epoch at which they begin to judge.
 
 A trial that the median stops has ended. At a rung of the other two it waits: as more trials come to the rung, more of them are its
-best floor(n / reduction), and one that is among these then goes on from where it was. Of the first trials, where that is none, the
-best so far goes on, as in Optuna's SuccessiveHalvingPruner: so a search has a finished trial from its first batch on.
+best floor(n / reduction), and one that is among these then goes on from where it was. Where that is none, among the first, the best
+so far goes on, as in Optuna's SuccessiveHalvingPruner: so a search of any length brings some to their end.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from pointsweep.space import Search
 
@@ -20,31 +21,40 @@ Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a t
 LETS_WAIT = ("asha", "hyperband")
 
 
-def limits_of(curves: Sequence[Curve], search: Search, bracket: int = 0) -> dict[int, float]:
-    """What a new trial needs so as to go on at once, judged by those of its bracket that were there before it."""
-    limits, options = {}, search.schedule
-    judged = (
-        rungs(search, curves, bracket) if search.scheduler in LETS_WAIT else sorted({epoch for curve in curves for epoch in curve})
-    )
-    for epoch in judged:
-        there = sorted((curve[epoch] for curve in curves if epoch in curve), reverse=True)
-        if search.scheduler in LETS_WAIT:
-            limits[epoch] = there[max(1, (len(there) + 1) // options["reduction"]) - 1]  # the new one is one of those that are there
-        elif search.scheduler == "median" and epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
-            limits[epoch] = statistics.median(there)
+def limits_of(curves: Sequence[Curve], search: Search, epochs: int, bracket: int = 0) -> dict[int, float]:
+    """What a trial of so many epochs needs so as to go on at once, judged by those of its bracket that were there before it."""
+    if search.scheduler == "median":
+        return dict(_medians(curves, search.schedule))
+    limits = {}
+    for rung in rungs(search, epochs, bracket) if search.scheduler in LETS_WAIT else ():
+        there = sorted((curve[rung] for curve in curves if rung in curve), reverse=True)
+        best = _best(len(there) + 1, search)  # the new one is one of those that are there; of equal ones the first is the better
+        limits[rung] = math.nextafter(there[best - 1], math.inf) if there else math.inf
     return limits
 
 
+def _medians(curves: Sequence[Curve], options: Mapping[str, int]) -> Iterator[tuple[int, float]]:
+    for epoch in sorted(set().union(*curves)):
+        there = [curve[epoch] for curve in curves if epoch in curve]
+        if epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
+            yield epoch, statistics.median(there)
+
+
 def promotable(curves: Mapping[int, Curve], waiting: Collection[int], search: Search, bracket: int = 0) -> Iterator[tuple[int, int]]:
-    """Rung and number of those `waiting` that are among the best floor(n / reduction) seen at their rung, the best first.
+    """Rung and number of those `waiting` that are among the best of their rung, the best first.
 
     `curves`: of all trials of the bracket, by number; of equal ones the lower number is the better.
     """
-    for rung in rungs(search, list(curves.values()), bracket):
+    for rung in rungs(search, _end(curves.values()), bracket):
         there = sorted((-curve[rung], number) for number, curve in curves.items() if rung in curve)
-        for _, number in there[: len(there) // search.schedule["reduction"]]:
+        for _, number in there[: _best(len(there), search)]:
             if number in waiting and max(curves[number]) == rung:
                 yield rung, number
+
+
+def _best(number: int, search: Search) -> int:
+    """How many of those that came to a rung go on."""
+    return max(1, number // search.schedule["reduction"])
 
 
 def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> int:
@@ -52,18 +62,22 @@ def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> in
 
     So does BOHB with its budgets (arXiv 1807.01774, section 3.3).
     """
-    reached = [rung for rung in rungs(search, curves) if sum(rung in curve for curve in curves) >= enough]
+    reached = [rung for rung in rungs(search, _end(curves)) if sum(rung in curve for curve in curves) >= enough]
     return max(reached, default=search.schedule["min_epochs"])
 
 
-def rungs(search: Search, curves: Sequence[Curve], bracket: int = 0) -> list[int]:
-    """The epochs at which a bracket judges, as far as a trial has come: the least one, and each a reduction times the one before."""
+def _end(curves: Iterable[Curve]) -> int:
+    return max((epoch for curve in curves for epoch in curve), default=0) + 1
+
+
+def rungs(search: Search, epochs: int, bracket: int = 0) -> list[int]:
+    """The epochs at which a bracket judges trials of so many: the least one, and each a reduction times the one before."""
     found, reduction = [], search.schedule["reduction"]
-    rung, seen = search.schedule["min_epochs"] * reduction**bracket, set().union(*curves)
-    while rung <= max(seen, default=0):
+    rung = search.schedule["min_epochs"] * reduction**bracket
+    while rung < epochs:
         found.append(rung)
         rung *= reduction
-    return [rung for rung in found if rung in seen]
+    return found
 
 
 def bracket_of(number: int, search: Search, epochs: int) -> int:

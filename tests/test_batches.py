@@ -80,7 +80,10 @@ def search(study: Study) -> list[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("scheduler", [ASHA, HYPERBAND])
 def test_who_waits_goes_on_as_in_algorithm_2(study, scheduler):
-    """get_job of arXiv 1810.05934: from the highest rung down, who is among its best floor(n / eta) and was not promoted; else new."""
+    """get_job of arXiv 1810.05934: from the highest rung down, who is among its best floor(n / eta) and was not promoted; else new.
+
+    But at least the best one of each.
+    """
     made = study(scheduler=scheduler)
     reduction = made.search.schedule["reduction"]
     trace = search(made)
@@ -95,7 +98,7 @@ def test_who_waits_goes_on_as_in_algorithm_2(study, scheduler):
                 rungs[rung, bracket[other]].append(other)
         jobs = defaultdict(set)
         for (rung, _), members in rungs.items():
-            best = sorted(members, key=lambda other: (-values[other][rung], other))[: len(members) // reduction]
+            best = sorted(members, key=lambda other: (-values[other][rung], other))[: max(1, len(members) // reduction)]
             jobs[rung] |= {other for other in best if ends[other] == rung}
         waiting = [members for _, members in sorted(jobs.items(), reverse=True) if members]
         assert number in waiting[0] if waiting else number not in ends
