@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from benchmarks import gpu
 from benchmarks.operators import Operators, a_step
 from pointsweep import members
 from pointsweep.calibrate import train_steps
+from pointsweep.members import run_together
 from pointsweep.model import build, count_parameters
 from pointsweep.pack import SharedBackbone
 from tests.test_pack import config
@@ -82,21 +85,34 @@ def test_a_step_of_a_pack_takes_little_more_operators_than_that_of_one_trial(mon
     assert pack <= 1.3 * alone + len(configs) * 80
 
 
-def test_nothing_of_a_step_depends_on_what_a_gpu_has_worked_out():
-    """No operator that the CPU has to wait for (a number, a shape of the batch): a queue of kernels is never drained within a step."""
+class Waits(TorchDispatchMode):
+    """Notes the operators that the CPU has to wait for (a number, a shape of the batch)."""
+
+    names = ("_local_scalar_dense", "item", "nonzero", "_unique2", "unique_dim", "masked_select")
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.seen.extend([name] if name in self.names else [])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_of_a_step_depends_on_what_a_gpu_has_worked_out(monkeypatch, count):
+    """A queue of kernels is never drained within a step, of a trial alone or of members as one."""
+    monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     waits = []
 
-    class Waits(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            name = function.overloadpacket.__name__
-            waits.extend(
-                [name] if name in ("_local_scalar_dense", "item", "nonzero", "_unique2", "unique_dim", "masked_select") else []
-            )
-            return function(*args, **(kwargs or {}))
-
-    config = gpu.trial(Namespace(quick=True), "bf16")
-    steps = train_steps(config, gpu.shared_of(config), 3)
-    next(steps)
-    with Waits():
+    def member(config):
+        steps = train_steps(config, gpu.shared_of(config), 3)
         next(steps)
+        with Waits(waits):
+            next(steps)
+
+    configs = [replace(gpu.trial(Namespace(quick=True), "bf16"), seed=seed) for seed in range(count)]
+    with Waits(waits):
+        run_together([partial(member, config) for config in configs], 1)
     assert waits == []
