@@ -11,6 +11,7 @@ Letters: K members, B clouds.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
@@ -182,10 +183,22 @@ class Part:
     """
 
     def __init__(self, module: nn.Module, but: str | None = None) -> None:
-        self.module, self.but, self.forward = module, but, module.forward
+        self._module, self.but = weakref.ref(module), but  # which refers to this part: its memory must not wait for a collector
         self.stack: Stack | None = None  # where its own tensors lie since it ran with others
         # Frozen parts are other members' too; they draw nothing.
         self.noise = [part for part in module.modules() if hasattr(part, "generator") and getattr(part, "p", 0.0) > 0]
+
+    @property
+    def module(self) -> nn.Module:
+        """Alive as long as its trial is."""
+        found = self._module()
+        assert found is not None
+        return found
+
+    def forward(self, *inputs: Any) -> Any:
+        """Of this member alone."""
+        module: Any = self.module
+        return type(module).forward(module, *inputs)
 
     @property
     def generator(self) -> torch.Generator | None:

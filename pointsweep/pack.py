@@ -135,25 +135,25 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
     structure = (*same, config.backbone, config.positions, config.method, config.head)
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
-        if current() is not None or not _light(model, points):
+        if current() is not None or not _light(rest.module, points):
             return tokenizer.forward(points)  # type: ignore[no-any-return]
         return visit(BEFORE[0], tokenizer, (points,), same)  # type: ignore[no-any-return]
 
     def logits(points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
         if current() is not None:
             return rest.forward(points, category, made)  # type: ignore[no-any-return]
-        return visit(BEFORE[1], rest, (points, category, model.tokenizer(points)), structure)  # type: ignore[no-any-return]
+        return visit(BEFORE[1], rest, (points, category, tokenizer.module(points)), structure)  # type: ignore[no-any-return]
 
     model.tokenizer.forward, model.forward = tokens, logits  # type: ignore[method-assign,assignment]
 
 
-def _light(model: PointModel, points: Tensor) -> bool:
+def _light(model: Any, points: Tensor) -> bool:
     """Whether the launches of a tokenizer's kernels are what it takes. Where they are not, joining would copy much for nothing.
 
     With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap does not let it keep.
     """
-    config: Any = model.tokenizer.config
-    values = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
+    config = model.tokenizer.config
+    values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
     return values <= LIGHT and not getattr(model.tokenizer, "recomputed", False)
 
 

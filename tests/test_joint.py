@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -116,6 +118,21 @@ def test_members_of_two_structures_run_in_two_groups(double, joined):
     """Their tokenizers are alike, and so are their frozen blocks."""
     assert_one_is_alone([config(method, seed=seed) for seed in range(2) for method in ("adapter", "lora")])
     assert joined == [4, 2, 2] * 2
+
+
+def test_a_members_model_is_let_go_of_at_once(double, joined):
+    """Its memory on a GPU must not wait for the garbage collector."""
+    configs = [config("adapter", seed=seed) for seed in range(2)]
+    shared = SharedBackbone(configs[0].backbone, torch.device("cpu"))
+    gc.collect()
+    gc.disable()
+    try:
+        made = run_together([functools.partial(step, shared, one) for one in configs], 1)
+        left = weakref.ref(made.pop(0)[0])
+        assert left() is None
+    finally:
+        gc.enable()
+    assert joined == [2, 2] * 2
 
 
 def bottlenecks():
