@@ -247,7 +247,7 @@ def test_a_pack_on_a_cpu_gives_bit_for_bit_what_its_members_give_alone(tmp_path)
         assert [e["metrics"] for e in alone.epochs()] == [e["metrics"] for e in packed.epochs()]
 
 
-@pytest.mark.parametrize("method", ["any2point", "dapt"])
+@pytest.mark.parametrize("method", ["any2point", pytest.param("dapt", marks=pytest.mark.slow)])
 def test_in_half_precision_layers_round_as_they_do_alone(tmp_path, joined, method):
     """Under autocast, which must see a layer before vmap takes it apart."""
     modality = registry.config_class("methods", method).modalities[-1]
