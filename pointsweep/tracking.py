@@ -141,10 +141,15 @@ class Runs:
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
         self.running: set[str] = set()  # runs that MLflow shows as such
 
-    def open(self, key: str, events: Sequence[Event], tags: TrialTags, new: bool) -> tuple[str, list[Any]]:
-        """The run of a trial, found by its key or created, and the parameters that it does not have yet. `new`: there is none."""
+    def open(
+        self, key: str, events: Sequence[Event], tags: TrialTags, new: bool, words: Mapping[str, str]
+    ) -> tuple[str, list[Any], Mapping[str, str]]:
+        """The run of a trial, found by its key or created, and the parameters and `words` that it does not have yet.
+
+        `new`: there is none. Tags given to a run that is created cost no transaction of their own.
+        """
         if key in self.ids:
-            return self.ids[key], []
+            return self.ids[key], [], words
         wanted = f"tags.`pointsweep.key` = '{key}'"
         found = self._only([] if new else self.client.search_runs([self.target.experiment_id], wanted))
         start = next((event for event in events if event["type"] == "start"), None)
@@ -153,12 +158,12 @@ class Runs:
             self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
             (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
         else:
-            run_id = self._create(key, events, start, tags)
+            run_id, words = self._create(key, events, start, tags, words), {}
             self.sent[key] = set()
             self.running.add(run_id)
         params = self._describe(run_id, start) if start is not None else []
         self.ids[key] = run_id
-        return run_id, params
+        return run_id, params, words
 
     def _only(self, runs: Iterable[Any]) -> Any:
         """The one run of a trial, None if there is none. A server that was slow may have made a second one: it is deleted."""
@@ -167,8 +172,8 @@ class Runs:
             self.client.delete_run(more.info.run_id)
         return found[0] if found else None
 
-    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags) -> str:
-        given = marks(self.target, key, start, tags)
+    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags, words: Mapping[str, str]) -> str:
+        given = {**marks(self.target, key, start, tags), **words}
         begun = int(1000 * events[0]["time"]) if events else None
         run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell)
         return str(run.info.run_id)
@@ -194,10 +199,10 @@ class Runs:
         """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
         from mlflow.entities import Metric, RunTag
 
-        run_id, params = self.open(key, events, tags, new)
-        sent = self.sent[key]
         values, words = summary(record) if record is not None else ({}, {})
-        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in words.items()]
+        run_id, params, missing = self.open(key, events, tags, new, words)
+        sent = self.sent[key]
+        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in missing.items()]
         for event in epochs_of(events):
             if event["epoch"] in sent:
                 continue
@@ -262,7 +267,7 @@ def _done(runs: Runs) -> set[str]:
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
         found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
     kept = {key: runs._only(several) for key, several in found.items()}
-    # The tag travels with the last metrics, before the end: a process killed between the two leaves a run that seems to go on.
+    # The tag travels with the last metrics or before them: a process killed before the end leaves a run that seems to go on.
     return {key for key, run in kept.items() if "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"}
 
 

@@ -125,6 +125,30 @@ def test_a_failed_trial_is_failed_there_too_and_finished_after_its_retry(sqlite)
     assert client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{'f' * 16}'")[0].info.status == "RUNNING"
 
 
+def test_a_finished_trial_whose_metrics_did_not_arrive_gets_them_at_the_end(sqlite, monkeypatch):
+    """Its record is there with the creation of the run already, so the mark of a sent record alone must not be believed."""
+    store, uri = sqlite
+    key = "c" * 16
+    target = prepare(uri, store, Layout("cut", "", ("m",), (("a",),), ("b",), ()))
+    folder = trial(store, key=key)
+    folder.finish(replace(RECORD, key=key))
+    runs = Runs(target)
+
+    def cut(*args: object, **options: object) -> None:
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.client, "log_batch", cut)
+        with pytest.raises(OSError, match="cut off"):
+            sync_trial(runs, folder, TAGS)
+    assert steps(target, key) == []
+    finish(target, store, {key: TAGS})
+    assert sorted(steps(target, key)) == [1, 2, 3]
+    [run] = connected(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+    assert (run.info.status, run.data.tags["pointsweep.done"], run.data.metrics["best_test/accuracy"]) == ("FINISHED", "1", 0.55)
+    assert read_table(uri, "cut")[1] == {key: replace(RECORD, key=key)}
+
+
 def test_eight_processes_on_a_fresh_database_at_once_all_succeed(tmp_path):
     code = f"""
 from pathlib import Path
@@ -249,7 +273,7 @@ def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, lin
     runs = Runs(target)
     sync_trial(runs, folder, TAGS)
     for _ in range(2):
-        runs._create(KEY, folder.events(), None, TAGS)
+        runs._create(KEY, folder.events(), None, TAGS, {})
     assert len(runs_of(target)[KEY]) == 3
     finish(target, store, {KEY: TAGS})
     assert runs_of(target) == {KEY: [[1, 2, 3]]}
