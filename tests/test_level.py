@@ -13,6 +13,7 @@ import pytest
 from pointsweep import level
 from pointsweep.level import finish, helped
 from pointsweep.records import Layout
+from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore
 from pointsweep.target import Target, TrialTags
 from pointsweep.tracked import read_table
@@ -64,6 +65,15 @@ def test_helpers_that_die_are_not_missed(store, monkeypatch):
     finish(target, store, PLACES)
     assert sent(target) == [(key, "FINISHED", 2) for key in KEYS]
     assert connected(target.uri).get_run(target.parent_run_id).info.status == "FINISHED"
+
+
+def test_a_store_on_s3_has_no_helpers(monkeypatch):
+    """There each process would take its own copy of a trial to the same place on this node."""
+    monkeypatch.setattr(level, "WORTH", 1)
+    monkeypatch.setattr(level, "_started", lambda *_: pytest.fail("a helper was started"))
+    monkeypatch.setattr(level.os, "cpu_count", lambda: 8)
+    with helped(Target("sqlite:///x", "1", "p", "many"), S3Store("s3://bucket"), list(PLACES.items())) as sent:
+        assert not sent
 
 
 @pytest.mark.slow

@@ -148,6 +148,10 @@ def test_a_finished_trial_whose_metrics_did_not_arrive_gets_them_at_the_end(sqli
     [run] = connected(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
     assert (run.info.status, run.data.tags["pointsweep.done"], run.data.metrics["best_test/accuracy"]) == ("FINISHED", "1", 0.55)
     assert read_table(uri, "cut")[1] == {key: replace(RECORD, key=key)}
+    again = replace(RECORD, key=key, attempts=2)  # a run at its end, of another record: the trial was trained anew
+    folder.finish(again)
+    sync_trial(Runs(target), folder, TAGS)
+    assert read_table(uri, "cut")[1] == {key: again}
 
 
 def test_eight_processes_on_a_fresh_database_at_once_all_succeed(tmp_path):
@@ -265,6 +269,8 @@ def test_a_finished_trial_is_sent_in_five_requests(tmp_path, line):
     before = line.met[""]
     sync_trial(Runs(replace(target, fresh=False)), folder, TAGS)
     assert line.met[""] - before == 5
+    sync_trial(Runs(target), folder, TAGS)
+    assert line.met[""] - before == 6, "whoever finds it sent to its end leaves it"
 
 
 def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, line):
