@@ -148,8 +148,7 @@ def grid(table: Table) -> list[list[str]]:
     columns = range(len(table.columns))
     second = list(table.row_headers) + [title for _ in columns for title, _ in subs]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    body = [[*row, *(show(cells[i, c]) for c in columns for _, show in subs)] for i, row in enumerate(table.rows)]
-    return [second, *body]
+    return [second, *([*row, *(show(cells[i, c]) for c in columns for _, show in subs)] for i, row in enumerate(table.rows))]
 
 
 # Formats
@@ -215,10 +214,8 @@ def _block(table: Table, group: Sequence[int], texts: Sequence[Sequence[str]]) -
 
 def _side_by_side(texts: Sequence[Sequence[str]], aligned: Callable[[str, int], str]) -> list[str]:
     """Columns -> lines, each column as wide as its widest text."""
-    columns = []
-    for column in texts:
-        width = max(map(len, column))
-        columns.append([aligned(each, width) for each in column])
+    widths = [max(map(len, column)) for column in texts]
+    columns = [[aligned(each, width) for each in column] for column, width in zip(texts, widths, strict=True)]
     return ["  ".join(line) for line in zip(*columns, strict=True)]
 
 
