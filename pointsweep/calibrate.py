@@ -149,7 +149,7 @@ def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompu
         loss, _ = accumulate(model, points, labels, train, 1)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         yield loss
         take_turns(device)
 

@@ -10,25 +10,40 @@ from pointsweep.failures import POLICIES, Failure
 from pointsweep.gauges import Gauges
 from pointsweep.guard import Outcome, note_loss
 from pointsweep.inline import Listener, Pack, end_event, epoch_event, not_started
+from pointsweep.mirror import mirror_to
 from pointsweep.store import open_store
+from pointsweep.target import Target
 from pointsweep.trial import Job
+from pointsweep.workdir import work_folder
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
 
 
 class Ends:
-    """Collects how the trials of all packs ended, and passes events on. `show` is called where the gauges may have changed."""
+    """Collects how the trials of all packs ended, and passes events on. `show` is called where the gauges may have changed.
 
-    def __init__(self, packs: Sequence[Pack], job: Job, listen: Listener, gauges: Gauges, show: Callable[[], None]) -> None:
-        self.job, self.listen = job, listen
+    `targets`: where this process mirrors trials to, by sweep, as their workers do not.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        job: Job,
+        listen: Listener,
+        gauges: Gauges,
+        show: Callable[[], None],
+        targets: Mapping[str, Target] | None = None,
+    ) -> None:
+        self.job, self.listen, self.targets = job, listen, targets or {}
+        self.store = open_store(job.store)
         self.gauges, self.show = gauges, show
         self.ended: dict[str, Outcome] = {}
-        self.keys = [task.config.key() for pack in packs for task in pack]
+        self.tags = {task.config.key(): task.tags for pack in packs for task in pack}
 
     def result(self, result: Mapping[str, Any]) -> None:
         """What a pack reports: the end of an epoch, or how its trials ended."""
         if "outcomes" not in result:
-            self.gauges.epoch(result)
+            self.gauges.epoch({**result, "tracker_lag_s": max(result.get("tracker_lag_s", 0.0), self._mirror(result["key"]))})
             self.show()
             self.listen(epoch_event(result))
             return
@@ -42,7 +57,7 @@ class Ends:
             if key in self.ended:
                 continue
             failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            failure = note_loss(open_store(self.job.store), key, failure, self.job.launch, self.job.wait_s)
+            failure = note_loss(self.store, key, failure, self.job.launch, self.job.wait_s)
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:
@@ -51,6 +66,7 @@ class Ends:
         self.gauges.end(outcome.key, outcome.status, outcome.reason)
         self.show()
         if outcome.status != "held":
+            self._mirror(outcome.key)
             self.listen(end_event(outcome))
 
     def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
@@ -58,5 +74,14 @@ class Ends:
         left = may_start()
         return [
             self.ended.get(key) or (Outcome(key, "failed", "Ray ended before it ran", "lost_node") if left else not_started(key))
-            for key in self.keys
+            for key in self.tags
         ]
+
+    def _mirror(self, key: str) -> float:
+        """Tells this process' writer that a trial's folder has changed. Returns for how long MLflow has been behind."""
+        target = self.targets.get(self.tags[key].sweep)
+        if target is None:
+            return 0.0
+        mirror = mirror_to(target)
+        mirror.poke(work_folder(self.store, key), self.tags[key])
+        return mirror.lag_s()

@@ -56,6 +56,12 @@ def set_noise(model: nn.Module, generator: torch.Generator) -> None:
             module.generator = generator
 
 
+def drawn(std: float, *shape: int) -> Tensor:
+    """std * torch.randn(shape). On the meta device, where a model is only counted, both would load torch's compiler: seconds."""
+    made = torch.empty(shape)
+    return made if made.is_meta else made.normal_().mul_(std)
+
+
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), CLIP's activation."""
 
