@@ -3,7 +3,8 @@
     python -m benchmarks.sweep [--seeds 6] [--rounds 1] [--pack 1] [--sides plain reused ours]
 
 `ours` is the command `python -m pointsweep.run`, from its start to the printed table. `plain` (P1) is Ray Tune as its documentation
-shows: a fresh worker for every trial, the loop in eager fp32, farthest points by the usual loop in torch, one MLflow call per value.
+shows: a fresh worker for every trial, the loop in eager fp32, farthest points by the usual loop in torch, torch's own AdamW, one
+MLflow call per value.
 `reused` (P1b) reuses the workers and has our own kernels. Both train the same trials from the same seeds, and the ratios are void
 unless the losses are equal.
 """
@@ -81,7 +82,9 @@ def train(config: dict[str, Any]) -> None:
         model = build(trial, dataset.num_classes)
         for name, count in vars(count_parameters(model)).items():
             mlflow.log_metric(f"parameters/{name}", count)
-        optimizer = make_optimizer(model, trial.train)
+        optimizer: Any = make_optimizer(model, trial.train)
+        if config["plain"]:
+            optimizer = torch.optim.AdamW(optimizer.param_groups, fused=True)
         for epoch in range(1, trial.train.epochs + 1):
             metrics = train_epoch(model, optimizer, dataset, trial, epoch)
             metrics |= evaluate(model, dataset, dataset.test, trial).metrics("test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,33 @@ from pointsweep.trial import Job
 from pointsweep.workdir import work_folder
 
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
+
+
+REPORT_S = 1.0  # between two reports of a pack: each waits for the driver, and longer if that is busy
+
+
+class Told:
+    """In a pack's worker: what its trials report, passed on by `report` in a form that `Ends` takes; quick epochs together."""
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self.report, self.said_at = report, time.monotonic()
+        self.epochs: dict[str, dict[str, Any]] = {}  # the last one of each trial that is not passed on yet
+
+    def __call__(self, result: dict[str, Any]) -> None:
+        """The end of an epoch."""
+        trained = self.epochs.get(result["key"], {"trained": 0})["trained"] + 1
+        self.epochs[result["key"]] = {**result, "trained": trained}
+        if time.monotonic() - self.said_at >= REPORT_S:
+            self._say()
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """How the pack's trials ended."""
+        self._say(outcomes)
+
+    def _say(self, outcomes: Sequence[Outcome] = ()) -> None:
+        # Texts: Tune would take nested values apart.
+        self.report({"epochs": json.dumps(list(self.epochs.values())), "outcomes": json.dumps([vars(one) for one in outcomes])})
+        self.epochs, self.said_at = {}, time.monotonic()
 
 
 class Ends:
@@ -41,12 +69,11 @@ class Ends:
         self.tags = {task.config.key(): task.tags for pack in packs for task in pack}
 
     def result(self, result: Mapping[str, Any]) -> None:
-        """What a pack reports: the end of an epoch, or how its trials ended."""
-        if "outcomes" not in result:
-            self.gauges.epoch({**result, "tracker_lag_s": max(result.get("tracker_lag_s", 0.0), self._mirror(result["key"]))})
+        """What a pack reports: epochs of its trials, and how these ended."""
+        for epoch in json.loads(result["epochs"]):
+            self.gauges.epoch({**epoch, "tracker_lag_s": max(epoch.get("tracker_lag_s", 0.0), self._mirror(epoch["key"]))})
             self.show()
-            self.listen(epoch_event(result))
-            return
+            self.listen(epoch_event(epoch))
         for item in json.loads(result["outcomes"]):
             self.end(Outcome(**item))
 

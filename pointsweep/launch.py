@@ -22,7 +22,7 @@ from pointsweep import ray_cluster
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.data.cache import cache_folder
-from pointsweep.ends import RETRIES, Ends
+from pointsweep.ends import RETRIES, Ends, Told
 from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
@@ -44,10 +44,10 @@ def run_ray(
     Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
     Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
     """
+    from ray import tune  # while Ray starts
+
     ray_cluster.connect()
     ray_cluster.check_fits(resources.cpus, resources.gpus)
-    from ray import tune
-
     store, here = open_store(job.store), dict[str, Target]()
     if isinstance(store, FileStore) and not ray_cluster.elsewhere():
         job, here = replace(job, tracking={}), dict(job.tracking)
@@ -114,8 +114,8 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     from ray import tune
 
     _settled()
-    outcomes = run_pack(_decode(config["pack"]), job, tune.report, _gather if job.processes > 1 else alone)
-    tune.report({"outcomes": json.dumps([vars(outcome) for outcome in outcomes])})
+    told = Told(tune.report)
+    told.end(run_pack(_decode(config["pack"]), job, told, _gather if job.processes > 1 else alone))
 
 
 @cache
