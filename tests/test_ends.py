@@ -81,3 +81,27 @@ def test_quick_epochs_are_told_together_and_none_is_lost(tasks, tmp_path, monkey
     assert gauges.values()["pointsweep_epochs", ""] == 20
     assert [event.epoch for event in heard if event.key == first and event.kind == "epoch"][-1] == 10
     assert [event.key for event in heard if event.kind == "finished"] == [first, second]
+
+
+def test_the_driver_mirrors_what_its_workers_do_not(tasks, tmp_path, monkeypatch):
+    poked: list[str] = []
+
+    class Mirror:
+        def poke(self, folder, tags) -> None:
+            assert (folder.path.parent, tags.sweep) == (tmp_path / "trials", "s")
+            poked.append(folder.path.name)
+
+        def lag_s(self) -> float:
+            return 7.0
+
+    mirrors = {"there": Mirror()}
+    monkeypatch.setattr("pointsweep.ends.mirror_to", mirrors.__getitem__)
+    gauges = Gauges(cells_of([tasks]))
+    ends = Ends([tasks], Job(str(tmp_path)), lambda event: None, gauges, lambda: None, {"s": "there"})
+    first, second = tasks[0].config.key(), tasks[1].config.key()
+    epoch = {"key": first, "epoch": 1, "epochs": 2, "tracker_lag_s": 0.0}
+    ends.result({"epochs": json.dumps([epoch]), "outcomes": json.dumps([{"key": second, "status": "held"}])})
+    assert poked == [first]
+    assert gauges.values()["pointsweep_tracker_lag_seconds", ""] == 7.0
+    ends.end(Outcome(first, "finished"))
+    assert poked == [first, first], "not those that another process works on"
