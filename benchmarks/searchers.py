@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsweep.batches import Batches
 from pointsweep.history import TrialFolder
 from pointsweep.search import Study
 from pointsweep.settings import Settings
-from pointsweep.stopping import bracket_of, limits_of
 from pointsweep.store import FileStore, open_store
 from pointsweep.sweep import Sweep, load
 
@@ -41,11 +41,10 @@ search: {{space: {space}, trials: {most}, {more}}}
 SEARCHERS = {
     "random": "sampler: random, batch: 1",
     "tpe": "sampler: tpe, batch: 1",
-    "tpe, 4 at random first": "sampler: {name: tpe, n_startup_trials: 4}, batch: 1",
     "random + asha": "sampler: random, scheduler: asha, batch: 1",
     "tpe + asha": "sampler: tpe, scheduler: asha, batch: 1",
     "tpe + asha, batches of 4": "sampler: tpe, scheduler: asha, batch: 4",
-    "tpe, 4 first, + asha": "sampler: {name: tpe, n_startup_trials: 4}, scheduler: asha, batch: 1",
+    "tpe + hyperband": "sampler: tpe, scheduler: hyperband, batch: 1",
 }
 
 
@@ -138,25 +137,21 @@ def cost(sweep: Sweep, grid: Grid, table: Table, seed: int) -> float:
     arm = dataclasses.replace(arm, lay=lambda drawn: Settings(), compose=lambda settings: (config, []))
     study = Study(None, "tabulated", arm, search)
     study.start([])
-    wanted, spent = goal(table), 0
-    seen: list[tuple[int, dict[int, float]]] = []  # bracket and what was seen of every trial of the batches before
-    for _ in range(len(table) // search.batch):
+    wanted, trained = goal(table), 0  # epochs
+    batches = Batches(study)
+    while asked := batches.ask():
+        curves: dict[int, dict[int, float]] = {}
         results: dict[int, tuple[float, ...] | None] = {}
-        stopped, batch = {}, []
-        for item in study.ask(search.batch):
-            curve = dict(enumerate(table[nearest(grid, table, item.drawn)], start=1))
-            bracket = bracket_of(item.number, search, len(curve))
-            limits = limits_of([each for other, each in seen if other == bracket], search, bracket)
-            end = next((e for e in list(curve)[:-1] if e in limits and curve[e] < limits[e]), len(curve))
-            spent += end
-            if end == len(curve) and curve[end] >= wanted:
-                return spent / len(curve)
-            batch.append((bracket, {epoch: value for epoch, value in curve.items() if epoch <= end}))
-            results[item.number] = (curve[end],) if end == len(curve) else None
-            if end < len(curve):
-                stopped[item.number] = list(batch[-1][1].items())
-        seen += batch
-        study.tell(results, stopped)
+        for item in asked:
+            recorded, limits = table[nearest(grid, table, item.drawn)], batches.limits(item)
+            whole = len(recorded)
+            end = next((epoch for epoch in range(1, whole) if recorded[epoch - 1] < limits.get(epoch, 0.0)), whole)
+            trained += end - max(item.before(item.batches[-1])[1], default=0)
+            if end == whole and recorded[-1] >= wanted:
+                return trained / whole
+            curves[item.number] = dict(enumerate(recorded[:end], start=1))
+            results[item.number] = (recorded[-1],) if end == whole else None
+        study.tell(results, curves, [number for number, values in results.items() if values is None])
     return math.inf
 
 
@@ -174,7 +169,7 @@ def main() -> int:
     """The command."""
     made = argparse.ArgumentParser("python benchmarks/searchers.py")
     made.add_argument("--grid", choices=list(GRIDS), default=next(iter(GRIDS)))
-    made.add_argument("--seeds", type=int, default=50)
+    made.add_argument("--seeds", type=int, default=50, help="how many, from 0 on")
     made.add_argument("--record", action="store_true", help="write the table from the grid's trials in the store")
     made.add_argument("--store", help="where they are (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     args = made.parse_args()

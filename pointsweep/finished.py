@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pointsweep.history import TrialFolder
 from pointsweep.plan import read_record
 from pointsweep.records import Record
 from pointsweep.space import Arm, Search
+from pointsweep.stopping import Curve
 from pointsweep.store import FileStore
 
 
 def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:
     """The objectives' means over a suggestion's seeds; None unless all have finished with a number."""
-    if not all(store.exists(f"trials/{key}/record.json") for key in keys):
+    if not keys or not all(store.exists(f"trials/{key}/record.json") for key in keys):
         return None
     records = [read_record(store, key) for key in keys]
     values = tuple(math.fsum(objective(record, name, protocol) for record in records) / len(records) for name in search.objectives)
@@ -29,10 +31,17 @@ def objective(record: Record, name: str, protocol: str) -> float:
     return float(record.metrics[protocol][name])
 
 
+def curve_of(keys: Sequence[str], store: FileStore) -> dict[int, float]:
+    """Validation accuracy by epoch: the mean over a suggestion's seeds, as far as all of them have come."""
+    epochs = [TrialFolder(store.path(f"trials/{key}")).epochs() for key in keys]
+    curves = [{event["epoch"]: event["metrics"]["val/accuracy"] for event in each} for each in epochs]
+    return {epoch: math.fsum(each[epoch] for each in curves) / len(curves) for epoch in curves[0] if all(epoch in e for e in curves)}
+
+
 def known(
     arm: Arm, search: Search, protocol: str, store: FileStore
-) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str]]]:
-    """Finished trials of the store that lie in the space: their drawn values, values and keys."""
+) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]]:
+    """Finished trials of the store that lie in the space: their drawn values, values, keys and curve."""
     keys = [name.rstrip("/") for name in store.list("trials")]
     for key in (key for key in keys if store.exists(f"trials/{key}/record.json")):
         record = read_record(store, key)
@@ -42,4 +51,4 @@ def known(
         # Only what would be the very same trial counts: all that the space leaves open must agree.
         if trials and trials[0] == key and (values := values_of(trials, search, protocol, store)) is not None:
             assert drawn is not None
-            yield drawn, values, trials
+            yield drawn, values, trials, curve_of(trials, store)

@@ -170,20 +170,26 @@ def scatter(frame: Frame, label: str, marks: Sequence[Mark], front: Sequence[Poi
             f"<g class='mark {classes(mark.slot)}'><title>{escape(mark.point.words)}</title>"
             f"<path class='reach' d='{reach}'/><path class='shape' d='{SHAPES[mark.shape % len(SHAPES)](x, y)}'/></g>"
         )
-    return svg(frame, label, body + _labels(frame, marks), *names)
+    return svg(frame, label, body + _labels(frame, marks, names[1]), *names)
 
 
-def _labels(frame: Frame, marks: Sequence[Mark]) -> str:
-    """The words above marks, to the side where the drawing has room; left out where they would cover others, which has <title>s."""
+def _labels(frame: Frame, marks: Sequence[Mark], name: str) -> str:
+    """The words above marks, or below, to the side where the drawing has room; where they would cover others there are <title>s.
+
+    `name`: of the vertical axis, which stands above it.
+    """
     out = ""
-    taken: list[tuple[float, float, float]] = []  # left, right, baseline
+    taken = [(frame.left + 2.0, frame.left + 2 + LETTER * len(name), frame.top - 4.0)]  # left, right, baseline
     for mark in sorted((mark for mark in marks if mark.label), key=lambda mark: -mark.point.y):
-        x, y = frame.x(mark.point.x), frame.y(mark.point.y) - 9
+        x = frame.x(mark.point.x)
         end = x > frame.width * 0.6
         width = LETTER * len(mark.label)
         left, right = (x - 7 - width, x - 7) if end else (x + 7, x + 7 + width)
-        if any(abs(y - other) < 15 and left < stop and start < right for start, stop, other in taken):
+        places = (frame.y(mark.point.y) - 9, frame.y(mark.point.y) + 18)
+        free = [y for y in places if not any(abs(y - each) < 15 and left < b and a < right for a, b, each in taken)]
+        if not free:
             continue
+        y = free[0]
         taken.append((left, right, y))
         anchor = "end" if end else "start"
         out += f"<text class='word' x='{right if end else left:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(mark.label)}</text>"

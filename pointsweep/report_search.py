@@ -1,7 +1,7 @@
 """The report's section of a search: what it saw on the way to its table. Drawn from sweeps/<name>/search.json.
 
-Importances, one slice a key (the objective over its values), parallel coordinates and, of two objectives, their Pareto front: the
-drawings of Optuna's own visualisation, without its script.
+Importances, one slice a key (the objective over its values), parallel coordinates, under a scheduler the curves and, of two
+objectives, their Pareto front: the drawings of Optuna's own visualisation, without its script.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from pointsweep.render import count
-from pointsweep.report_charts import Frame, Mark, Point, scatter, svg, ticks
+from pointsweep.report_charts import Frame, Mark, Point, scatter, svg, ticks, whole_ticks
 from pointsweep.report_sections import section
 from pointsweep.store import Store
 
@@ -59,6 +59,7 @@ class Searched:
     importances: Mapping[str, Mapping[str, float]]
     trials: Sequence[Mapping[str, Any]]
     others: Mapping[str, int]  # how many were stopped or failed
+    curves: Sequence[Mapping[str, Any]]  # under a scheduler: the trials, those that it stopped among them, whose course is known
 
 
 def read_searches(store: Store, name: str) -> list[Searched]:
@@ -80,7 +81,8 @@ def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> Searched:
             axes.append(Axis(each["key"], each["kind"], each["log"], each["labels"], *ends))
     states = [each["state"] for each in arm["suggestions"]]
     others = {state: states.count(state) for state in ("stopped", "failed") if state in states}
-    return Searched(arm["name"], data["objectives"], axes, arm["importances"], done, others)
+    curves = [each for each in arm["suggestions"] if each.get("curve")]
+    return Searched(arm["name"], data["objectives"], axes, arm["importances"], done, others, curves)
 
 
 def searches(found: Sequence[Searched]) -> str:
@@ -99,6 +101,8 @@ def _search(one: Searched) -> str:
         drawn = "".join(_figure(f"Importance for {name}", _importance(each)) for name, each in one.importances.items())
         parts.append(f"<div class='panels'>{drawn}</div>")
     parts.append(_figure("Parallel coordinates", _parallel(one), wide=True))
+    if one.others.get("stopped") and one.curves:
+        parts.append(_figure("Validation accuracy by epoch; a dot where the scheduler stopped a trial", _courses(one), wide=True))
     for index, name in enumerate(one.objectives):
         slices = "".join(_figure(f"{name} over {axis.key}", _slice(one, axis, index)) for axis in one.axes)
         parts.append(f"<div class='panels'>{slices}</div>")
@@ -190,6 +194,25 @@ def _parallel(one: Searched) -> str:
             f"<title>{escape(_told(one, trial))}</title></polyline>"
         )
     return svg(frame, "parallel coordinates of the search", body)
+
+
+def _courses(one: Searched) -> str:
+    """The curve of every trial, of those that were stopped as far as they came; what ran to its end on top."""
+    values = [100 * value for trial in one.curves for _, value in trial["curve"]]
+    last = max(2, *(epoch for trial in one.curves for epoch, _ in trial["curve"]))
+    y_ticks = ticks(min(values), max(values), 5)
+    frame = Frame(720, 300, (1, last), (y_ticks[0][0], y_ticks[-1][0]), whole_ticks(1, last), y_ticks, left=44, bottom=42)
+    body = ""
+    for trial in sorted(one.curves, key=lambda trial: trial["state"] == "complete"):
+        places = [(frame.x(epoch), frame.y(100 * value)) for epoch, value in trial["curve"]]
+        ended = trial["state"] == "complete"
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        told = f"<title>trial {trial['number']}, {trial['state']}</title>"
+        body += f"<polyline class='line s0' stroke-opacity='{1 if ended else 0.25}' points='{points}'>{told}</polyline>"
+        if not ended:
+            x, y = places[-1]
+            body += f"<circle class='dot s0' cx='{x:.1f}' cy='{y:.1f}' r='2.5'>{told}</circle>"
+    return svg(frame, "curves of the search's trials", body, "epoch")
 
 
 def _front(one: Searched) -> str:

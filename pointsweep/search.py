@@ -8,11 +8,10 @@ suggestions as one that was not, whatever state a sampler keeps, and the same as
 
 from __future__ import annotations
 
-import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -21,28 +20,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pointsweep.config import TrialConfig
 from pointsweep.errors import Unfit
-from pointsweep.space import Arm, Parameter, Search
+from pointsweep.samplers import distribution, sampler, suggest
+from pointsweep.space import Arm, Search
+from pointsweep.stopping import LETS_WAIT, Curve, rung_that_counts
+from pointsweep.suggestion import Suggestion
 
-Curve = Sequence[tuple[int, float]]
+NOTHING: Mapping[int, Any] = MappingProxyType({})
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
+Found = tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]  # of a finished trial: drawn, values, keys, curve
+Results = Mapping[int, tuple[float, ...] | None]  # number of a suggestion -> its values, if it has any
+STARTUP = 10  # trials before Optuna's samplers learn, where they are not told how many
 LEAST_TRIALS = 20  # finished, before importances say anything: the best tenth of them is set against all
 STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
+BLIND = ("random", "grid", "qmc")  # samplers that do not look at what they are told
 
 optuna.logging.set_verbosity(logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """One trial of a study: drawn values, and once it is told its values, one an objective. `known`: found finished in the store."""
-
-    number: int
-    drawn: Mapping[str, Any]
-    batch: int
-    state: str  # running, complete, failed, stopped
-    values: tuple[float, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()  # of what was stopped: its objective by epoch
-    known: bool = False
 
 
 class Study:
@@ -56,55 +49,74 @@ class Study:
         self.note = ""
         self.live: optuna.Study | None = None
         self.open: dict[int, optuna.trial.Trial] = {}  # number in the log -> the trial in memory that is not told yet
+        self.places: dict[int, int] = {}  # number in the log -> number in memory
 
     def suggestions(self) -> list[Suggestion]:
         """All trials of the log."""
         return [_suggestion(trial) for trial in self.log.get_trials(deepcopy=False)]
 
-    def start(self, known: Iterable[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str]]]) -> None:
-        """Before the first suggestion: finished trials of the store (drawn values, values, keys) become trials of the study."""
+    def start(self, known: Iterable[Found]) -> None:
+        """Before the first suggestion: finished trials of the store become trials of the study."""
         if self.log.user_attrs.get("started"):
             return
         told = {tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)}
-        for drawn, values, keys in known:
+        for drawn, values, keys, curve in known:
             if tuple(keys) not in told:
-                self._add(drawn, {"known": True, "keys": list(keys)}, values)
+                self._add(drawn, {"known": True, "keys": list(keys)}, values, curve if self.search.scheduler else NOTHING)
         self.log.set_user_attr("objectives", list(self.search.objectives))
         self.log.set_user_attr("started", True)
 
-    def ask(self, count: int) -> list[Suggestion]:
-        """The suggestions that wait for their values, and new ones, so that there are `count`; fewer where a grid is used up."""
+    def next_batch(self) -> int:
+        """The number of the batch that is open, else of the one to come."""
+        items = [item for item in self.suggestions() if not item.known]
+        return next((item.batches[-1] for item in items if item.open), max((item.batches[-1] for item in items), default=-1) + 1)
+
+    def ask(self, count: int, fresh: int | None = None, promoted: Sequence[int] = ()) -> list[Suggestion]:
+        """The open suggestions of a batch of `count`: of those that wait the `promoted`, by number, and new ones, at most `fresh`.
+
+        Fewer where a grid is used up. Asked again for a batch that is open, of which a part may have been told, it is the same.
+        """
         self._replay()
-        before = self.suggestions()
-        waiting = [item for item in before if item.state == "running"]
-        batch = waiting[0].batch if waiting else max((item.batch for item in before), default=-1) + 1
-        size = sum(item.batch == batch for item in before)  # of a batch that was cut off while it was told, some wait no more
-        for _ in range(count - size):
+        batch, before = self.next_batch(), self.suggestions()
+        promoted = promoted[:count]
+        for number in promoted:
+            if batch not in before[number].batches:
+                writer = optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
+                writer.set_user_attr("promoted", [*before[number].batches[1:], batch])
+        new = min(count - len(promoted), count if fresh is None else fresh)
+        for _ in range(new - sum(item.batch == batch for item in before)):
             found = self._draw()
             if found is None:
                 break
             trial, drawn, config = found
             keys = [each.key() for each in self.arm.trials(config)]
-            number = self._add(drawn, {"batch": batch, "keys": keys})
-            self.open[number] = trial
-            waiting.append(Suggestion(number, drawn, batch, "running"))
-        return waiting
+            self._open(self._add(drawn, {"batch": batch, "keys": keys}), trial)
+        return [item for item in self.suggestions() if item.open]
 
-    def tell(self, results: Mapping[int, tuple[float, ...] | None], stopped: Mapping[int, Curve] | None = None) -> None:
-        """The values of a whole batch by number; None for what failed, and for what was stopped, whose curve stands beside.
+    def tell(self, results: Results, curves: Mapping[int, Curve] = NOTHING, stopped: Collection[int] = ()) -> None:
+        """The values of a whole batch by number, None for what has none, and what a scheduler is to know: a curve for each.
 
-        Each is told once, whatever happens in between.
+        What was `stopped` waits, under a scheduler that lets it; the rest without values has failed. Each is told once, whatever
+        happens in between.
         """
-        states = {item.number: item.state for item in self.suggestions()}
-        for number in sorted(results):
-            if states[number] == "running":
-                values = results[number]
-                if stopped and number in stopped:
-                    trial = optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
-                    _tell_stopped(self.log, trial, stopped[number])
-                    continue
-                self.log.tell(number, values=values, state=TrialState.COMPLETE if values else TrialState.FAIL)
-        self._tell_live()
+        items, batch = self.suggestions(), self.next_batch()
+        for number in sorted(number for number in results if items[number].open):
+            curve, values = curves.get(number, NOTHING), results[number]
+            writer = optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
+            for epoch in sorted(curve.keys() - items[number].curve.keys()):
+                writer.report(curve[epoch], epoch)
+            if number in stopped and self.search.scheduler in LETS_WAIT:
+                writer.set_user_attr("waits", {**items[number].waits, batch: max(curve)})
+            else:
+                state = TrialState.COMPLETE if values else TrialState.PRUNED if number in stopped else TrialState.FAIL
+                self.log.tell(number, values=values, state=state)
+        self._tell_live(batch)
+
+    def close(self) -> None:
+        """Gives up what still waits."""
+        for item in self.suggestions():
+            if item.waiting:
+                self.log.tell(item.number, state=TrialState.PRUNED)
 
     def importances(self) -> dict[str, dict[str, float]]:
         """objective -> key -> its share in what sets the best trials apart (PED-ANOVA, arXiv 2304.10255); of too few none."""
@@ -122,14 +134,16 @@ class Study:
 
     # The log
 
-    def _add(self, drawn: Mapping[str, Any], attributes: Mapping[str, Any], values: tuple[float, ...] | None = None) -> int:
-        by_key = {parameter.key: parameter for parameter in self.arm.parameters}
+    def _add(
+        self, drawn: Mapping[str, Any], attributes: Mapping[str, Any], values: tuple[float, ...] | None = None, curve: Curve = NOTHING
+    ) -> int:
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING if values is None else TrialState.COMPLETE,
             values=values,
             params=dict(drawn),
-            distributions={key: distribution(by_key[key]) for key in drawn},
+            distributions=self._distributions(drawn),
             user_attrs=dict(attributes),
+            intermediate_values=dict(curve),
         )
         number = len(self.log.get_trials(deepcopy=False))  # one process at a time adds to it: the sweep's folder is locked
         self.log.add_trial(trial)
@@ -137,63 +151,93 @@ class Study:
 
     # The sampler's study
 
-    def _fresh(self, seed: int) -> optuna.Study:
-        made = optuna.create_study(sampler=sampler(self.search, seed), directions=self.directions)
-        for item in self.suggestions():
-            if item.known:
-                made.add_trial(self._frozen(item))
-        for point in self.arm.enqueue:
-            made.enqueue_trial(dict(point))
-        return made
+    def _distributions(self, drawn: Mapping[str, Any]) -> dict[str, optuna.distributions.BaseDistribution]:
+        return {parameter.key: distribution(parameter) for parameter in self.arm.parameters if parameter.key in drawn}
 
-    def _frozen(self, item: Suggestion) -> FrozenTrial:
-        by_key = {parameter.key: parameter for parameter in self.arm.parameters}
-        distributions = {key: distribution(by_key[key]) for key in item.drawn}
-        return optuna.trial.create_trial(values=item.values, params=dict(item.drawn), distributions=distributions)
+    def _fresh(self, seed: int, told: Iterable[Suggestion]) -> None:
+        """A study in memory that knows nothing but what was told."""
+        self.open.clear()
+        self.places.clear()
+        self.live = optuna.create_study(sampler=sampler(self.search, seed), directions=self.directions)
+        for item in told:
+            self.places[item.number] = len(self.places)
+            self.live.add_trial(self._frozen(item, item.values if item.state == "complete" else None))
+        used = [item.drawn for item in told if not item.known]
+        for point in self.arm.enqueue:
+            if not any(point.items() <= drawn.items() for drawn in used):
+                self.live.enqueue_trial(dict(point))
+
+    def _frozen(self, item: Suggestion, values: Sequence[float] | None, attributes: Mapping[str, Any] | None = None) -> FrozenTrial:
+        """For the sampler: a trial with these values; without any one that it does not look at."""
+        return optuna.trial.create_trial(
+            state=TrialState.COMPLETE if values else TrialState.FAIL,
+            values=values,
+            params=dict(item.drawn),
+            distributions=self._distributions(item.drawn),
+            system_attrs=dict(attributes or {}),
+        )
+
+    def _open(self, number: int, trial: optuna.trial.Trial) -> None:
+        self.open[number], self.places[number] = trial, trial.number
 
     def _replay(self) -> None:
         """Brings the sampler's study to where the log is."""
         if self.live is not None:
             return
-        self.live = self._fresh(self.search.seed)
-        own = [item for item in self.suggestions() if not item.known]
-        for _, batch in itertools.groupby(own, key=lambda item: item.batch):
-            for item in batch:
+        items = self.suggestions()
+        self._fresh(self.search.seed, [item for item in items if item.known])
+        own = [item for item in items if not item.known]
+        for batch in sorted({batch for item in own for batch in item.batches}):
+            for item in (item for item in own if item.batch == batch):
                 found = self._draw()
                 if found is None or dict(found[1]) != dict(item.drawn):
-                    self._restart(own)
+                    # Another version of Optuna drew the log: the sampler is given its trials, and a seed of its own.
+                    since = f"so from suggestion {len(own)} on it has another random state"
+                    self.note = f"{self.name}: the sampler could not be replayed, {since}"
+                    self._fresh(self.search.seed + len(own), items)
                     return
-                self.open[item.number] = found[0]
-            self._tell_live()
+                self._open(item.number, found[0])
+            self._tell_live(batch)
 
-    def _restart(self, own: Sequence[Suggestion]) -> None:
-        """Another version of Optuna drew the log: the sampler is given its trials, and goes on with a seed of its own."""
-        self.note = f"{self.name}: the sampler could not be replayed, so from suggestion {len(own)} on it has another random state"
-        self.open.clear()
-        self.live = optuna.create_study(sampler=sampler(self.search, self.search.seed + len(own)), directions=self.directions)
-        for item in self.suggestions():
-            if item.state == "complete":
-                self.live.add_trial(self._frozen(item))
-        used = [dict(item.drawn) for item in own]
-        for point in self.arm.enqueue:
-            if not any(point.items() <= drawn.items() for drawn in used):
-                self.live.enqueue_trial(dict(point))
-
-    def _tell_live(self) -> None:
-        """Tells the sampler the batch that is open, once the log knows all its values: the order does not depend on who was first."""
+    def _tell_live(self, batch: int) -> None:
+        """Tells the sampler a batch, once the log knows all its ends: the order does not depend on who was first."""
         assert self.live is not None
-        ended = {item.number: item for item in self.suggestions() if item.state != "running"}
-        if not all(number in ended for number in self.open):
+        items = self.suggestions()
+        if any(item.open and item.batches[-1] == batch for item in items):
             return
         for number in sorted(self.open):
-            item = ended[number]
-            if item.state == "complete":
-                self.live.tell(self.open[number], list(item.values))
-            elif item.state == "stopped":
-                _tell_stopped(self.live, self.open[number], item.curve)
+            item, trial = items[number], self.open.pop(number)
+            state, curve = item.before(batch + 1)
+            if state == "stopped" and self.search.scheduler not in LETS_WAIT:
+                for epoch, value in curve.items():
+                    trial.report(value, epoch)
+                self.live.tell(trial, state=TrialState.PRUNED)
             else:
-                self.live.tell(self.open[number], state=TrialState.FAIL)
-        self.open.clear()
+                told = state == "complete"
+                self.live.tell(trial, list(item.values) if told else None, state=None if told else TrialState.FAIL)
+        if self.search.scheduler in LETS_WAIT and self.search.sampler not in BLIND:
+            self._tell_again(items, batch)
+
+    def _tell_again(self, items: Sequence[Suggestion], batch: int) -> None:
+        """Tells the sampler what all trials had at the rung that counts by now, or at their end; of the others that there is nothing.
+
+        Optuna closes a trial that was told. So they go into a new study, in their order, and the sampler goes over to it.
+        """
+        assert self.live is not None
+        trials = self.live.get_trials(deepcopy=False)
+        seen = {number: items[number].before(batch + 1) for number in self.places}
+        curves = [curve for state, curve in seen.values() if state != "failed"]
+        enough = self.search.options.get("n_startup_trials", STARTUP)
+        whole = sum(state == "complete" for state, _ in seen.values()) >= enough
+        rung = rung_that_counts(curves, self.search, enough)
+        for number, place in self.places.items():
+            state, curve = seen[number]
+            values = items[number].values if state == "complete" else None
+            if not whole:
+                values = (curve[rung],) if rung in curve and state != "failed" else None
+            trials[place] = self._frozen(items[number], values, trials[place].system_attrs)
+        self.live = optuna.create_study(sampler=self.live.sampler, directions=self.directions)
+        self.live.add_trials(trials)
 
     def _draw(self) -> tuple[optuna.trial.Trial, dict[str, Any], TrialConfig] | None:
         """The next suggestion that is a valid trial; None where a grid is used up. Raises Unfit if there seems to be none."""
@@ -217,58 +261,11 @@ def _costs_of(costs: Mapping[int, float]) -> Callable[[FrozenTrial], float]:
     return lambda trial: costs[trial.number]
 
 
-def _tell_stopped(study: optuna.Study, trial: optuna.trial.Trial, curve: Curve) -> None:
-    """A trial that was stopped has no value, but what was seen of it until then."""
-    for epoch, value in curve:
-        trial.report(value, epoch)
-    study.tell(trial, state=TrialState.PRUNED)
-
-
 def _suggestion(trial: FrozenTrial) -> Suggestion:
     attributes = trial.user_attrs
     values = tuple(trial.values) if trial.state == TrialState.COMPLETE else ()
-    curve = tuple(sorted(trial.intermediate_values.items()))
-    batch, known = attributes.get("batch", -1), bool(attributes.get("known"))
-    return Suggestion(trial.number, trial.params, batch, STATES[trial.state], values, curve, known)
-
-
-def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:
-    """A value for a parameter, by the call that a define-by-run program would make."""
-    if parameter.kind == "choice":
-        return trial.suggest_categorical(parameter.key, parameter.labels)
-    if parameter.kind == "int":
-        step = int(parameter.step or 1)
-        return trial.suggest_int(parameter.key, int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return trial.suggest_float(parameter.key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
-    """The same as Optuna keeps it."""
-    if parameter.kind == "choice":
-        return optuna.distributions.CategoricalDistribution(parameter.labels)
-    if parameter.kind == "int":
-        step = int(parameter.step or 1)
-        return optuna.distributions.IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that a search names. A grid's points are start points, so nothing is left to its sampler.
-
-    Raises Unfit for options that do not go together.
-    """
-    made: dict[str, Any] = {
-        "tpe": optuna.samplers.TPESampler,
-        "gp": optuna.samplers.GPSampler,
-        "cmaes": optuna.samplers.CmaEsSampler,
-        "nsga2": optuna.samplers.NSGAIISampler,
-        "nsga3": optuna.samplers.NSGAIIISampler,
-        "qmc": optuna.samplers.QMCSampler,
-        "random": optuna.samplers.RandomSampler,
-        "grid": optuna.samplers.RandomSampler,
-    }
-    try:
-        found: optuna.samplers.BaseSampler = made[search.sampler](seed=seed, **search.options)
-    except ValueError as error:
-        raise Unfit(f"sampler {search.sampler}: {error}") from None
-    return found
+    curve = dict(sorted(trial.intermediate_values.items()))
+    known = bool(attributes.get("known"))
+    batches = () if known else (attributes["batch"], *attributes.get("promoted", ()))
+    waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}  # JSON has words for keys
+    return Suggestion(trial.number, trial.params, batches, STATES[trial.state], values, curve, known, waits)

@@ -31,6 +31,7 @@ def _arm(study: Study) -> dict[str, Any]:
         "importances": study.importances(),
         "suggestions": [
             {"number": item.number, "state": item.state, "drawn": dict(item.drawn), "values": list(item.values), "known": item.known}
+            | ({"curve": list(item.curve.items())} if item.curve else {})
             for item in told
         ],
     }

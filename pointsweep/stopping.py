@@ -1,42 +1,83 @@
-"""Schedulers of searches, as limits: which validation accuracy a trial needs at an epoch to go on. They see nothing else.
+"""Schedulers of searches: who goes on at which epoch, by validation accuracy. They see nothing else.
 
-Sources: median stopping (Golovin et al., Google Vizier, 2017), asynchronous successive halving (arXiv 1810.05934),
+Sources: median stopping (Golovin et al., Google Vizier, 2017), asynchronous successive halving (arXiv 1810.05934, Algorithm 2),
 Hyperband (arXiv 1603.06560), whose brackets differ in the epoch at which they begin to judge.
 
-Algorithm 2 of asynchronous successive halving keeps the best floor(n / reduction) of the n trials seen at a rung, the new one among
-them, and has the others wait there. Ours do not wait, they end; so of the first trials, where that is none, the best so far goes on,
-as in Optuna's SuccessiveHalvingPruner.
+A trial that the median stops has ended. At a rung of the other two it waits: as more trials come to the rung, more of them are its
+best floor(n / reduction), and one that is among these then goes on from where it was. Where that is none, among the first, the best
+so far goes on, as in Optuna's SuccessiveHalvingPruner: so a search of any length brings some to their end.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from pointsweep.space import Search
 
+Curve = Mapping[int, float]  # epoch -> validation accuracy
+Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial does not go on
+LETS_WAIT = ("asha", "hyperband")
 
-def limits_of(curves: Sequence[Mapping[int, float]], search: Search, bracket: int = 0) -> dict[int, float]:
-    """epoch -> the validation accuracy below which a trial is stopped there, judged by the trials of its bracket that reached it."""
+
+def limits_of(curves: Sequence[Curve], search: Search, epochs: int, bracket: int = 0) -> dict[int, float]:
+    """What a trial of so many epochs needs so as to go on at once, judged by those of its bracket that were there before it."""
+    if search.scheduler == "median":
+        return dict(_medians(curves, search.schedule))
     limits = {}
-    options = dict(search.schedule)
-    if search.scheduler == "hyperband":
-        options["min_epochs"] *= options["reduction"] ** bracket
-    for epoch in sorted({epoch for curve in curves for epoch in curve}):
-        there = sorted((curve[epoch] for curve in curves if epoch in curve), reverse=True)
-        if search.scheduler == "median" and epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
-            limits[epoch] = statistics.median(there)
-        if search.scheduler in ("asha", "hyperband") and is_rung(epoch, options):
-            limits[epoch] = there[max(1, (len(there) + 1) // options["reduction"]) - 1]
+    for rung in rungs(search, epochs, bracket) if search.scheduler in LETS_WAIT else ():
+        there = sorted((curve[rung] for curve in curves if rung in curve), reverse=True)
+        best = _best(len(there) + 1, search)  # the new one is one of those that are there; of equal ones the first is the better
+        limits[rung] = math.nextafter(there[best - 1], math.inf) if there else math.inf
     return limits
 
 
-def is_rung(epoch: int, options: Mapping[str, int]) -> bool:
-    """Whether ASHA halts here: the least epoch, and each a reduction times the one before."""
-    rung = options["min_epochs"]
-    while rung < epoch:
-        rung *= options["reduction"]
-    return rung == epoch
+def _medians(curves: Sequence[Curve], options: Mapping[str, int]) -> Iterator[tuple[int, float]]:
+    for epoch in sorted(set().union(*curves)):
+        there = [curve[epoch] for curve in curves if epoch in curve]
+        if epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
+            yield epoch, statistics.median(there)
+
+
+def promotable(curves: Mapping[int, Curve], waiting: Collection[int], search: Search, bracket: int = 0) -> Iterator[tuple[int, int]]:
+    """Rung and number of those `waiting` that are among the best of their rung, the best first.
+
+    `curves`: of all trials of the bracket, by number; of equal ones the lower number is the better.
+    """
+    for rung in rungs(search, _end(curves.values()), bracket):
+        there = sorted((-curve[rung], number) for number, curve in curves.items() if rung in curve)
+        for _, number in there[: _best(len(there), search)]:
+            if number in waiting and max(curves[number]) == rung:
+                yield rung, number
+
+
+def _best(number: int, search: Search) -> int:
+    """How many of those that came to a rung go on."""
+    return max(1, number // search.schedule["reduction"])
+
+
+def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> int:
+    """The highest rung that `enough` have come to, by whose accuracies a sampler judges them; the lowest if there is none.
+
+    So does BOHB with its budgets (arXiv 1807.01774, section 3.3).
+    """
+    reached = [rung for rung in rungs(search, _end(curves)) if sum(rung in curve for curve in curves) >= enough]
+    return max(reached, default=search.schedule["min_epochs"])
+
+
+def _end(curves: Iterable[Curve]) -> int:
+    return max((epoch for curve in curves for epoch in curve), default=0) + 1
+
+
+def rungs(search: Search, epochs: int, bracket: int = 0) -> list[int]:
+    """The epochs at which a bracket judges trials of so many: the least one, and each a reduction times the one before."""
+    found, reduction = [], search.schedule["reduction"]
+    rung = search.schedule["min_epochs"] * reduction**bracket
+    while rung < epochs:
+        found.append(rung)
+        rung *= reduction
+    return found
 
 
 def bracket_of(number: int, search: Search, epochs: int) -> int:

@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pointsweep.finished import known, values_of
+from pointsweep.batches import Batches
+from pointsweep.finished import curve_of, known, values_of
 from pointsweep.history import TrialFolder
 from pointsweep.reader import Cell
-from pointsweep.search import Study, Suggestion
+from pointsweep.search import Study
 from pointsweep.space import Arm, Search
 from pointsweep.spending import seconds_of
-from pointsweep.stopping import bracket_of, limits_of
+from pointsweep.stopping import Limits
 from pointsweep.store import FileStore
+from pointsweep.suggestion import Suggestion
 from pointsweep.sweep import Sweep
 
-Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial is stopped there
 Train = Callable[[Sweep, Mapping[str, Limits]], None]  # trains every trial of a sweep that has no record; limits by key
 MISSING = "·"  # in a table: a key that its row does not have
 
@@ -43,42 +44,59 @@ class Tuning:
         """Asks, trains and tells, batch by batch, until every study has its number of finished trials, or its hours are spent."""
         for study in self.studies:
             study.start(known(study.arm, self.search, self.sweep.protocol, self.store) if self.search.use_finished else [])
+        batches = [Batches(study) for study in self.studies]
         while True:
-            asked = [study.ask(min(self.search.batch, self._left(study))) for study in self.studies]
+            asked = [each.ask(self._spent(each.study)) for each in batches]
             for note in {study.note for study in self.studies if study.note}:
                 say(note)
             if not any(asked):
-                return
+                break
             # One launch for the batches of all arms, so that the cluster is full.
-            limits = {key: each for study, batch in zip(self.studies, asked, strict=True) for key, each in self._limits(study, batch)}
+            limits: dict[str, Limits] = {}
+            for each, batch in zip(batches, asked, strict=True):
+                limits |= {key: each.limits(item) for item in batch for key in self._keys(each.study, item)}
             train(self._batch(asked), limits)
             for study, batch in zip(self.studies, asked, strict=True):
-                results = {item.number: self._values(study, item) for item in batch}
-                study.tell(results, {item.number: curve for item in batch if (curve := self._stopped(study, item))})
+                self._tell(study, batch)
             say(self.progress())
+        for study in self.studies:
+            study.close()
+
+    def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
+        keys = {item.number: self._keys(study, item) for item in batch}
+        results = {number: values_of(each, self.search, self.sweep.protocol, self.store) for number, each in keys.items()}
+        stopped = [number for number, values in results.items() if values is None and self._stopped(keys[number])]
+        told = [number for number, values in results.items() if values is not None or number in stopped]
+        scheduled = self.search.scheduler is not None
+        study.tell(results, {number: curve_of(keys[number], self.store) for number in told} if scheduled else {}, stopped)
+
+    def _stopped(self, keys: Sequence[str]) -> bool:
+        """Whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""
+        lacking = [key for key in keys if not self.store.exists(f"trials/{key}/record.json")]
+        return bool(lacking) and all(TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking)
 
     def progress(self) -> str:
-        """One line: "5 of 12 suggestions finished"."""
+        """One line: "5 of 12 suggestions finished, 3 waiting"."""
         done = sum(self._done(study) for study in self.studies)
+        number = sum(item.waiting for study in self.studies for item in study.suggestions())
+        waiting = f", {number} waiting" if number else ""
         spent = "" if self.search.hours is None else f", {self._hours()}"
-        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{spent}"
-
-    def _left(self, study: Study) -> int:
-        if self.search.hours is not None and self._spent(study) >= self.search.hours:
-            return 0
-        return max(0, self.search.trials - self._done(study))
+        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{waiting}{spent}"
 
     def _done(self, study: Study) -> int:
         return sum(item.state != "running" and not item.known for item in study.suggestions())
 
-    def _spent(self, study: Study) -> float:
+    def _spent(self, study: Study) -> bool:
+        return self.search.hours is not None and self._hours_of(study) >= self.search.hours
+
+    def _hours_of(self, study: Study) -> float:
         """Hours of the trials that a study was told of."""
-        ended = [item for item in study.suggestions() if item.state != "running" and not item.known]
-        return sum(seconds_of(key, self.store) for item in ended for key in self._keys(study, item)) / 3600
+        told = [item for item in study.suggestions() if not item.known and (item.state != "running" or item.curve)]
+        return sum(seconds_of(key, self.store) for item in told for key in self._keys(study, item)) / 3600
 
     def _hours(self) -> str:
         each = " of each arm" if len(self.studies) > 1 else ""
-        return f"{max(map(self._spent, self.studies)):.2g} of {self.search.hours:g} hours{each} spent"
+        return f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{each} spent"
 
     def everything(self) -> Sweep:
         """All suggestions so far as a sweep: what MLflow is to show."""
@@ -103,12 +121,6 @@ class Tuning:
             metric="val/accuracy",
         )
 
-    def _values(self, study: Study, item: Suggestion) -> tuple[float, ...] | None:
-        config = study.arm.config(item.drawn)
-        if config is None:
-            return None
-        return values_of([each.key() for each in study.arm.trials(config)], self.search, self.sweep.protocol, self.store)
-
     def by_arm(self) -> dict[str, Study]:
         """The studies by the names of their arms."""
         names = [self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell) for cell in self.cells]
@@ -118,39 +130,9 @@ class Tuning:
         """Whether an arm has no finished suggestion at all."""
         return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
 
-    # Schedulers
-
-    def _limits(self, study: Study, batch: Sequence[Suggestion]) -> Iterator[tuple[str, Limits]]:
-        """When the trials of a batch are stopped. Judged by earlier batches alone: it does not matter who of a batch is first."""
-        if not batch or self.search.scheduler is None:
-            return
-        before = [item for item in study.suggestions() if item.state in ("complete", "stopped") and item.batch < batch[0].batch]
-        brackets = {item.number: self._bracket(study, item) for item in (*before, *batch)}
-        for bracket in sorted({brackets[item.number] for item in batch}):
-            rivals = [key for item in before if brackets[item.number] == bracket for key in self._keys(study, item)]
-            limits = limits_of([self._curve(key) for key in rivals], self.search, bracket)
-            yield from ((key, limits) for item in batch if brackets[item.number] == bracket for key in self._keys(study, item))
-
-    def _bracket(self, study: Study, item: Suggestion) -> int:
-        config = study.arm.config(item.drawn)
-        return bracket_of(item.number, self.search, config.train.epochs) if config is not None else 0
-
-    def _stopped(self, study: Study, item: Suggestion) -> tuple[tuple[int, float], ...]:
-        """What was seen of a suggestion that was stopped; nothing if it was not."""
-        for key in self._keys(study, item):
-            if not self.store.exists(f"trials/{key}/record.json") and self._folder(key).stopped() is not None:
-                return tuple(self._curve(key).items())
-        return ()
-
     def _keys(self, study: Study, item: Suggestion) -> list[str]:
         config = study.arm.config(item.drawn)
         return [each.key() for each in study.arm.trials(config)] if config is not None else []
-
-    def _curve(self, key: str) -> dict[int, float]:
-        return {event["epoch"]: event["metrics"]["val/accuracy"] for event in self._folder(key).epochs()}
-
-    def _folder(self, key: str) -> TrialFolder:
-        return TrialFolder(self.store.path(f"trials/{key}"))
 
     # What was found
 

@@ -37,7 +37,7 @@ def store(tmp_path):
         "importances": {"val/accuracy": {"train.lr": 0.7, "method": 0.3}},
         "suggestions": [
             *(suggestion(i, *trial) for i, trial in enumerate(TRIALS)),
-            {"number": 4, "state": "stopped", "drawn": {}, "values": [], "known": False},
+            {"number": 4, "state": "stopped", "drawn": {}, "values": [], "known": False, "curve": [[1, 0.1], [2, 0.3]]},
         ],
     }
     objectives = {"val/accuracy": "maximize", "parameters": "minimize"}
@@ -65,6 +65,19 @@ def test_every_trial_is_a_line_and_the_best_is_the_darkest_and_on_top(store):
     assert titles[-1] == "trial 1: val/accuracy 50, parameters 400; method lora, train.lr 0.001, method.rank 8"
     opacity = [float(line.get("stroke-opacity")) for line in lines]
     assert opacity == sorted(opacity) and opacity[-1] == 1
+
+
+def test_what_a_scheduler_stopped_ends_with_a_dot_at_its_last_epoch(store):
+    data = json.loads(store.read("sweeps/s/search.json"))
+    data["arms"][0]["suggestions"][1]["curve"] = [[1, 0.2], [2, 0.4], [3, 0.5]]
+    store.write("sweeps/s/search.json", json.dumps(data).encode())
+    html = searches(read_searches(store, "s"))
+    drawn = drawings(html)["Validation accuracy by epoch; a dot where the scheduler stopped a trial"]
+    stopped, whole = drawn.findall("polyline")
+    assert [line.find("title").text for line in (stopped, whole)] == ["trial 4, stopped", "trial 1, complete"]
+    assert [len(line.get("points").split()) for line in (stopped, whole)] == [2, 3]
+    (dot,) = drawn.findall("circle")
+    assert f"{dot.get('cx')},{dot.get('cy')}" == stopped.get("points").split()[-1]
 
 
 def test_a_slice_shows_the_trials_that_have_its_key(store):

@@ -237,7 +237,7 @@ def test_finished_trials_are_told_first_and_once(study):
     for _ in range(2):
         made = study(FLAT)
         made.log.set_user_attr("started", False)  # as after an end within the telling
-        made.start([(point, (0.7,), ["a"])])
+        made.start([(point, (0.7,), ["a"], {})])
     assert [(item.known, item.values) for item in made.suggestions()] == [(True, (0.7,))]
     assert [item.known for item in made.ask(2)] == [False, False]
     assert len(made.live.trials) == 3

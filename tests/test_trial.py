@@ -21,6 +21,8 @@ from pointsweep.target import TrialTags
 from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
 from pointsweep.trial import Job, Task, Trial, load_dataset, run_pack
 
+TAGS = TrialTags("s", "r", "c", 0)
+
 
 class Killed(BaseException):
     """Ends a trial as a kill would: nothing after it runs."""
@@ -52,6 +54,19 @@ def outcome(folder: TrialFolder) -> tuple:
     weights = {name: value.tobytes() for name, value in load_file(folder.path / "weights.safetensors").items()}
     epochs = [(event["epoch"], event["metrics"], event["lr"]) for event in folder.epochs()]
     return weights, record.metrics, {k: v.tobytes() for k, v in folder.predictions().items()}, epochs
+
+
+def test_a_trial_that_a_search_let_wait_goes_on_with_the_same_bits(tmp_path):
+    """Halted twice, as at two rungs, then let go on to its end."""
+    run(config(), TrialFolder(tmp_path / "whole"))
+    store, trial = FileStore(tmp_path / "store"), config()
+    folder = TrialFolder(store.path(f"trials/{trial.key()}"))
+    for halt in (1, 3):
+        jobs = [Job(store.url, limits={trial.key(): {halt: 2.0}})] * 2  # asked again for an open batch it stays where it is
+        assert [run_pack([Task(trial, TAGS)], job, lambda result: None)[0].status for job in jobs] == ["stopped"] * 2
+        assert folder.stopped() == halt == len(folder.epochs())
+    assert run_pack([Task(trial, TAGS)], Job(store.url), lambda result: None)[0].status == "finished"
+    assert folder.stopped() is None and outcome(folder) == outcome(TrialFolder(tmp_path / "whole"))
 
 
 METHODS = [(name, registry.config_class("methods", name).modalities[0]) for name in registry.names("methods")]
@@ -102,8 +117,7 @@ def test_predictions_are_those_of_the_recorded_accuracy(tmp_path):
 def test_a_trial_that_raises_leaves_the_rest_of_its_pack_alone(tmp_path):
     store = FileStore(tmp_path)
     bad = config(train={"epochs": 3, "batch_size": 8, "lr": 1e30, "warmup_epochs": 0})
-    tags = TrialTags("s", "r", "c", 0)
-    outcomes = run_pack([Task(bad, tags), Task(config(), tags)], Job(store.url), lambda result: None)
+    outcomes = run_pack([Task(bad, TAGS), Task(config(), TAGS)], Job(store.url), lambda result: None)
     assert [o.status for o in outcomes] == ["failed", "finished"]
     assert outcomes[0].reason.startswith("Diverged: the training loss of epoch")
     folder = TrialFolder(store.path(f"trials/{bad.key()}"))
@@ -114,7 +128,7 @@ def test_a_trial_that_raises_leaves_the_rest_of_its_pack_alone(tmp_path):
 def test_a_finished_trial_is_not_trained_again(tmp_path):
     store, trial = FileStore(tmp_path), config()
     reports: list[dict] = []
-    task = Task(trial, TrialTags("s", "r", "c", 0))
+    task = Task(trial, TAGS)
     for _ in range(2):
         assert run_pack([task], Job(store.url), reports.append)[0].status == "finished"
     assert [r["epoch"] for r in reports] == [1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import optuna
@@ -12,10 +13,10 @@ from optuna.trial import TrialState
 
 from pointsweep.finished import objective
 from pointsweep.records import Record
-from pointsweep.search import Suggestion
 from pointsweep.space import Search
-from pointsweep.stopping import bracket_of, is_rung, limits_of
+from pointsweep.stopping import bracket_of, limits_of, rungs
 from pointsweep.store import FileStore
+from pointsweep.suggestion import Suggestion
 from pointsweep.sweep import load
 from pointsweep.tuning import Tuning, chosen
 
@@ -34,16 +35,17 @@ TWO = Search(objectives={"val/accuracy": "maximize", "parameters": "minimize"})
 def test_the_median_rule_stops_below_the_median_of_those_that_got_there():
     search = Search(scheduler="median", schedule={"warmup_epochs": 2, "min_trials": 3})
     curves = [{1: 0.1, 2: 0.2, 3: 0.5}, {1: 0.2, 2: 0.4, 3: 0.7}, {1: 0.3, 2: 0.6}]
-    assert limits_of(curves, search) == {2: 0.4}
+    assert limits_of(curves, search, 9) == {2: 0.4}
 
 
 def test_asha_lets_the_best_share_pass_each_rung():
     search = Search(scheduler="asha", schedule={"min_epochs": 1, "reduction": 3})
     curves = [{1: value, 2: value, 3: value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
-    assert limits_of(curves, search) == {1: 0.5, 3: 0.5}  # two of seven: the new one must be as good as the second
-    assert limits_of(curves[:4], search) == {1: 0.4, 3: 0.4}
-    assert limits_of([], search) == {}
-    assert [epoch for epoch in range(1, 30) if is_rung(epoch, {"min_epochs": 2, "reduction": 3})] == [2, 6, 18]
+    # Two of seven, and the new one must be better than the second; nobody has come to epoch 9.
+    above = math.nextafter(0.5, 1)
+    assert limits_of(curves, search, 10) == {1: above, 3: above, 9: math.inf}
+    assert limits_of(curves[:4], search, 3) == {1: math.nextafter(0.4, 1)}
+    assert rungs(Search(scheduler="asha", schedule={"min_epochs": 2, "reduction": 3}), 19) == [2, 6, 18]
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4])
@@ -53,12 +55,14 @@ def test_asha_stops_what_optunas_pruner_stops(reduction):
     study = optuna.create_study(direction="maximize", pruner=pruner)
     order, seen, ends = random.Random(0), [], []
     for _ in range(40):
-        limits, trial, curve = limits_of(seen, search), study.ask(), {}
+        limits, trial, curve = limits_of(seen, search, 28), study.ask(), {}
         for epoch in range(1, 28):
-            curve[epoch] = order.randrange(12) / 12  # many are equal
+            curve[epoch] = order.random()
             trial.report(curve[epoch], epoch)
             stop = trial.should_prune()
-            assert stop == (epoch in limits and curve[epoch] < limits[epoch]), (len(seen), epoch)
+            # Who is the first at a rung waits for the next batch, and then goes on: the best so far always does.
+            alone = limits.get(epoch) == math.inf
+            assert stop == (not alone and epoch in limits and curve[epoch] < limits[epoch]), (len(seen), epoch)
             if stop:
                 break
         study.tell(trial, state=TrialState.PRUNED) if stop else study.tell(trial, curve[27])
@@ -70,7 +74,7 @@ def test_asha_stops_what_optunas_pruner_stops(reduction):
 def test_a_bracket_of_hyperband_begins_to_judge_later_than_the_one_before():
     search = Search(scheduler="hyperband", schedule={"min_epochs": 1, "reduction": 3})
     curves = [dict.fromkeys(range(1, 10), value) for value in (0.1, 0.2, 0.3)]
-    assert [sorted(limits_of(curves, search, bracket)) for bracket in range(3)] == [[1, 3, 9], [3, 9], [9]]
+    assert [sorted(limits_of(curves, search, 10, bracket)) for bracket in range(3)] == [[1, 3, 9], [3, 9], [9]]
 
 
 def test_the_brackets_of_hyperband_have_the_papers_shares():
@@ -84,7 +88,7 @@ def test_the_brackets_of_hyperband_have_the_papers_shares():
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_the_front_is_what_no_other_trial_beats(values):
-    items = [Suggestion(i, {}, 0, "complete", (a / 5, float(p))) for i, (a, p) in enumerate(values)]
+    items = [Suggestion(i, {}, (0,), "complete", (a / 5, float(p))) for i, (a, p) in enumerate(values)]
     front = {item.values for item in chosen(items, TWO)}
     beaten = {(a, p) for a, p in front for b, q in {item.values for item in items} if b >= a and q <= p and (b, q) != (a, p)}
     assert front and not beaten
@@ -93,7 +97,7 @@ def test_the_front_is_what_no_other_trial_beats(values):
 
 
 def test_the_best_come_first_and_equal_ones_in_their_order():
-    items = [Suggestion(i, {}, 0, "complete", (value,)) for i, value in enumerate((0.1, 0.5, 0.5, 0.3))]
+    items = [Suggestion(i, {}, (0,), "complete", (value,)) for i, value in enumerate((0.1, 0.5, 0.5, 0.3))]
     assert [item.number for item in chosen(items, Search(top=3))] == [1, 2, 3]
 
 
