@@ -44,10 +44,10 @@ def run_ray(
     Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
     Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
     """
-    from ray import tune  # while Ray starts
-
     ray_cluster.connect()
     ray_cluster.check_fits(resources.cpus, resources.gpus)
+    from ray import tune
+
     store, here = open_store(job.store), dict[str, Target]()
     if isinstance(store, FileStore) and not ray_cluster.elsewhere():
         job, here = replace(job, tracking={}), dict(job.tracking)

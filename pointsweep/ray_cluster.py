@@ -44,7 +44,7 @@ def connect() -> None:
     joining = _joining()
     try:
         joining.result()
-    except BaseException:
+    except Exception:
         _joining.cache_clear()
         raise
     import ray
@@ -78,6 +78,10 @@ def _let_go(joining: Future[bool]) -> None:
 @cache
 def _joining() -> Future[bool]:
     """Whether it was joined or started here, once that is known."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: F401 - here, as modules that import each other must not be imported in two threads at once
+
     told: Future[bool] = Future()
     threading.Thread(target=_stay, args=(told,), name="ray", daemon=True).start()
     return told
@@ -86,7 +90,7 @@ def _joining() -> Future[bool]:
 def _stay(told: Future[bool]) -> None:
     try:
         told.set_result(_join())
-    except Exception as error:  # raised where somebody waits for it
+    except BaseException as error:  # raised where somebody waits for it
         told.set_exception(error)
     # Linux ends Ray's processes as soon as the thread ends that has started them.
     threading.Event().wait()
@@ -94,8 +98,6 @@ def _stay(told: Future[bool]) -> None:
 
 def _join() -> bool:
     wait_until_left()
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
