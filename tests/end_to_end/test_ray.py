@@ -106,7 +106,7 @@ def test_a_sweep_that_the_plan_refuses_leaves_no_ray_behind(store, tmp_path):
     assert processes_of(store) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_while_ray_starts_ends_the_command_as_ever(store, tmp_path, number):
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(SWEEP)
