@@ -4,12 +4,16 @@
     python -m benchmarks.noop --queue 100 1000 10000
     python -m benchmarks.noop --driver 100 1000 10000
 
-`fresh` is plain Ray Tune with a worker for every trial, `reused` with reused workers, `hydra` a multirun of the joblib launcher (pip
-install hydra-joblib-launcher): none of these keeps or logs anything, but all import what a trial needs, torch and MLflow, which
-takes most of a fresh worker's time. `ours` is the launch of the command, on Ray: lease, history, checkpoint, record, and a complete
-run in MLflow; only building and training are left out. The dear sides run fewer trials; costs are per trial. `first` is with the cold
-start of the workers, `later` the cost of the trials after the first tenth. `--queue` compares the later cost at several lengths;
-`--driver` what of it is this command's own in the driver, without Ray: processor time of taking in all results and ends.
+`fresh` is plain Ray Tune with a worker for every trial, `reused` with reused workers, `hydra` a multirun of the joblib launcher: none
+of these keeps or logs anything, but all import what a trial needs, torch and MLflow, which takes most of a fresh worker's time.
+`ours` is the launch of the command, on Ray: lease, history, checkpoint, record, and a complete run in MLflow; only building and
+training are left out. The dear sides run fewer trials; costs are per trial. `first` is with the cold start of the workers, `later`
+the cost of the trials after the first tenth. `--queue` compares the later cost at several lengths; `--driver` what of it is this
+command's own in the driver, without Ray: processor time of taking in all results and ends.
+
+The launcher is no dependency of this project: pip install --no-deps hydra-joblib-launcher==1.2.0 "joblib>=1.4". To leave this
+environment as it is, install both into a new one (python -m venv NEW), write the path of this one's site-packages into
+NEW/lib/python3.11/site-packages/base.pth, and measure with NEW/bin/python -m benchmarks.noop. Without it that side is left out.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +35,7 @@ from typing import Any
 from benchmarks.common import machine, python
 
 SHARE = {"fresh": 25, "reused": 1, "hydra": 4, "ours": 1}  # a side runs so many times fewer trials
+LAUNCHER = "hydra-joblib-launcher"
 HYDRA = """
 import time, hydra, torch, mlflow
 @hydra.main(version_base=None)
@@ -125,12 +131,13 @@ def ours(count: int, pack: int) -> dict[str, float]:
     from pointsweep.checks import trial_from_dict
     from pointsweep.inline import Event, Resources
     from pointsweep.launch import run_ray
+    from pointsweep.level import finish
     from pointsweep.pack import packs_of
     from pointsweep.records import Layout
     from pointsweep.store import open_store
     from pointsweep.target import TrialTags, default_uri
     from pointsweep.tracked import read_table
-    from pointsweep.tracking import finish, prepare
+    from pointsweep.tracking import prepare
     from pointsweep.trial import Job, Task
 
     base = {"dataset": {"name": "synthetic"}, "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}
@@ -222,6 +229,9 @@ def main() -> None:
         return
     wanted = [("ours", count) for count in args.queue] if args.queue else [(s, max(4, args.trials // SHARE[s])) for s in args.sides]
     for name, count in wanted:
+        if name == "hydra" and LAUNCHER not in {each.name.replace("_", "-") for each in distributions()}:
+            print(f"hydra    not measured: {LAUNCHER} is not installed (--help says how)")
+            continue
         try:
             costs = side(name, count, args.pack)
         except subprocess.CalledProcessError as error:

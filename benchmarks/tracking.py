@@ -1,6 +1,6 @@
 """P3: what a trial's life costs in MLflow, against one call per value. Both through MLflow's public calls, on a SQLite database.
 
-    python -m benchmarks.tracking [--trials 10] [--rounds 3]
+    python -m benchmarks.tracking [--trials 10] [--rounds 3] [--folder /dev/shm]
 
 A life is the config of an Any2Point trial as parameters, tags, ten epochs of seven values, and the record. The plain side is
 written as MLflow's documentation shows: start_run, then log_param, set_tag, log_metric and log_input, value by value. `at the end` is
@@ -138,9 +138,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", help="where the database is made; one in memory shows what the calls cost without a disk")
     args = parser.parse_args()
     print(machine())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         store = FileStore(Path(folder))
         uri = default_uri(store)
         begun, numbers = time.perf_counter(), iter(range(10**6))

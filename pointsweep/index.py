@@ -8,15 +8,21 @@ missing, damaged, of other fields, or cannot be written costs time, nothing else
 
 from __future__ import annotations
 
+import base64
+import binascii
 import gc
 import json
+import marshal
 import os
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from typing import Any
+
+import numpy as np
 
 from pointsweep.errors import BadStore
 from pointsweep.records import FIELDS, Record, from_json
@@ -27,11 +33,13 @@ MANY = 200  # files: more are read by several threads, for a disk has its answer
 THREADS = 16
 STALE = 0.02  # share of the records that are not in the index, from which on it is written anew
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
-FORMAT = 2
+FORMAT = 3
 SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")  # the same for many: each value is kept once
+NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")  # as arrays, which are read faster than text
 
 Stamp = tuple[int, int, int, int]  # inode, size, modified, changed (ns)
 Entries = dict[str, tuple[Stamp, Record]]
+Shape = str | tuple[tuple[str, "Shape"], ...]
 
 
 def read_record(store: Store, key: str) -> Record:
@@ -51,15 +59,13 @@ def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Rec
     if not isinstance(store, FileStore) or len(keys) <= FEW:
         return {key: read_record(store, key) for key in keys if store.exists(f"trials/{key}/record.json")}
     stamps, known = _stamps(store, keys), _load(store, sweep)
-    stale = [key for key, stamp in stamps.items() if key not in known or known[key][0] != stamp]
-    sound = stamps.keys() - set(stale)
+    found = {key: known[key][1] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
+    stale = [key for key in stamps if key not in found]
     # Before the files are looked at once more: what is written from here on is younger.
     now = _clock(store, sweep) if len(stale) > STALE * len(stamps) else None
     if now is not None:
-        stamps = {key: stamp for key, stamp in stamps.items() if key in sound} | _stamps(store, stale)
-    found = {key: known[key][1] for key in sound}
-    with uncollected():
-        found |= _read_all(store, stale)
+        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(store, stale)
+    found |= _read_all(store, stale)
     if now is not None:
         settled = {key: (stamps[key], found[key]) for key in found if key in stamps and stamps[key][3] < now - YOUNG_NS}
         with suppress(OSError):
@@ -122,11 +128,12 @@ def _clock(store: FileStore, sweep: str) -> int | None:
 
 
 def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
-    columns: dict[str, Any] = {"key": list(entries), "stamp": [stamp for stamp, _ in entries.values()]}
     records = [record for _, record in entries.values()]
+    columns: dict[str, Any] = {"key": list(entries), "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True))}
     for name in FIELDS:
         values = [getattr(record, name) for record in records]
-        columns[f"field.{name}"] = _shared(values) if name in SHARED else _configs(values) if name == "config" else values
+        way = _shared if name in SHARED else _numbers if name in NUMBERS else _configs if name == "config" else list
+        columns[f"field.{name}"] = way(values)
     body = json.dumps(columns, separators=(",", ":"), allow_nan=False).encode()
     head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
     return json.dumps(head).encode() + b"\n" + body
@@ -134,15 +141,15 @@ def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
 
 def _shared(values: Sequence[Any]) -> dict[str, list[Any]]:
     """Each value once, and for every record which one it has."""
-    numbers: dict[str, int] = {}
+    numbers: dict[bytes, int] = {}
     kept: list[Any] = []
     codes = [_code(numbers, kept, value) for value in values]
     return {"values": kept, "codes": codes}
 
 
-def _code(numbers: dict[str, int], kept: list[Any], value: Any) -> int:
-    text = repr(value)  # tells 1, 1.0 and True apart, and takes a fifth of the time of JSON
-    number = numbers.setdefault(text, len(kept))
+def _code(numbers: dict[bytes, int], kept: list[Any], value: Any) -> int:
+    # Tells 1, 1.0 and True apart, in a tenth of the time of JSON. Nothing is ever read back from it.
+    number = numbers.setdefault(marshal.dumps(value, 2), len(kept))
     if number == len(kept):
         kept.append(value)
     return number
@@ -150,7 +157,7 @@ def _code(numbers: dict[str, int], kept: list[Any], value: Any) -> int:
 
 def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Of trials that differ in a part or two, and in their seeds: each part once, each combination of parts once."""
-    numbers: dict[str, int] = {}
+    numbers: dict[bytes, int] = {}
     parts: list[Any] = []
     seedless = [
         {name: _code(numbers, parts, part) for name, part in config.items() if name != "seed" or part is None} for config in configs
@@ -166,10 +173,54 @@ def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [whole[code] if seed is None else {**whole[code], "seed": seed} for code, seed in pairs]
 
 
-def _load(store: Store, sweep: str) -> Entries:
-    """What the index holds; nothing if it is none, damaged, or of another version."""
-    with uncollected():
-        return _parsed(store, sweep)
+def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
+    """Mappings of numbers, or numbers: each shape once, and the numbers of all values of a shape as one array."""
+    rows: dict[Shape, list[list[Any]]] = {}
+    shapes = []
+    for value in values:
+        numbers: list[Any] = []
+        shapes.append(_shape(value, numbers))
+        rows.setdefault(shapes[-1], []).append(numbers)
+    if not all(map(_exact, rows.values())):
+        return {"plain": list(values)}
+    arrays = [base64.b64encode(np.array(found, "<f8").T.tobytes()).decode() for found in rows.values()]  # (places, values) each
+    codes = {shape: code for code, shape in enumerate(rows)}
+    return {"shapes": list(rows), "codes": [codes[shape] for shape in shapes], "arrays": arrays}
+
+
+def _shape(value: Any, numbers: list[Any]) -> Shape:
+    """What a value is without its numbers, which go to `numbers`: the type of a number, or names with what each of them is."""
+    if isinstance(value, dict):
+        return tuple([(name, _shape(part, numbers)) for name, part in value.items()])
+    numbers.append(value)
+    return type(value).__name__
+
+
+def _exact(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether floats hold all of the numbers to the last bit, and nothing else is among them."""
+    return all(type(each) is float or (type(each) is int and abs(each) < 2**53) for row in rows for each in row)
+
+
+def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
+    """The inverse of `_numbers`."""
+    if "plain" in column:
+        return column["plain"]
+    each = []
+    for code, (shape, array) in enumerate(zip(column["shapes"], column["arrays"], strict=True)):
+        count = column["codes"].count(code)
+        numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)  # (places, values)
+        each.append(iter(_filled(shape, iter(numbers), count)))
+    return [next(each[code]) for code in column["codes"]]
+
+
+def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
+    """The values of one shape; `numbers` (count,) of each place."""
+    if isinstance(shape, str):
+        found: list[float] = next(numbers).astype(shape).tolist()
+        return found
+    names = [name for name, _ in shape]
+    parts = [_filled(part, numbers, count) for _, part in shape]
+    return list(map(dict, map(zip, repeat(names), zip(*parts, strict=True)))) if parts else [{} for _ in range(count)]
 
 
 @contextmanager
@@ -184,13 +235,15 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _parsed(store: Store, sweep: str) -> Entries:
+def _load(store: Store, sweep: str) -> Entries:
+    """What the index holds; nothing if it is none, damaged, or of another version."""
     try:
-        head, _, body = store.read(_name(sweep)).partition(b"\n")
-        about = json.loads(head)
-        if about != {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}:
+        data = store.read(_name(sweep))
+        end = data.find(b"\n")
+        body = memoryview(data)[end + 1 :]  # no copy of so many megabytes
+        if json.loads(data[: max(end, 0)]) != {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}:
             return {}
-        columns = json.loads(body)
+        columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
     except (FileNotFoundError, ValueError):
         return {}
     for name in SHARED:
@@ -198,7 +251,9 @@ def _parsed(store: Store, sweep: str) -> Entries:
         if name == "marks":
             column["values"] = [tuple(value) for value in column["values"]]
         columns[f"field.{name}"] = [column["values"][code] for code in column["codes"]]
+    for name in NUMBERS:
+        columns[f"field.{name}"] = _numbered(columns[f"field.{name}"])
     columns["field.config"] = _joined(columns["field.config"])
     records = map(Record, *(columns[f"field.{name}"] for name in FIELDS))
-    stamps = map(tuple, columns["stamp"])
+    stamps = zip(*columns["stamp"], strict=True)
     return dict(zip(columns["key"], zip(stamps, records, strict=True), strict=True))

@@ -57,13 +57,10 @@ def mcnemar(gained: int, lost: int) -> float | None:
     return 1 - (at_most - below) / 2 if gained == lost else at_most + below
 
 
-def _mcnemar_all(pairs: Sequence[tuple[int, int]]) -> list[float | None]:
-    """`mcnemar` of each pair: in one call of the same function, a table may have ten thousand."""
+def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
+    """`mcnemar` of each pair, (n,) each: in one call of the same function, a table may have ten thousand."""
     from scipy.special import bdtr
 
-    if not pairs:
-        return []
-    gained, lost = np.array(pairs).T  # (n,) each
     differing, less = gained + lost, np.minimum(gained, lost)
     below = np.where(less > 0, bdtr(less - 1.0, differing, 0.5), 0.0)
     at_most = bdtr(less.astype(np.float64), differing, 0.5)
@@ -85,9 +82,10 @@ class ModelTest:
     adjusted: float | None = None  # by Holm, over the tests it was made with
 
 
-def flips(one: int, other: int) -> tuple[int, int]:
-    """Gained and lost, of two models' correctness on the same objects, a bit each: whole numbers compare a thousand times faster."""
-    return (one & ~other).bit_count(), (other & ~one).bit_count()
+def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gained and lost (n,) of n pairs of models, whose correctness on the same objects is a bit each, uint64 (n, words)."""
+    gained, lost = (np.bitwise_count(bits).sum(axis=1, dtype=np.int64) for bits in (one & ~other, other & ~one))
+    return gained, lost
 
 
 def correctness(record: Record, protocol: str) -> np.ndarray | None:
@@ -96,26 +94,40 @@ def correctness(record: Record, protocol: str) -> np.ndarray | None:
     return None if text is None else unpacked(text, int(record.dataset["num_test"]))
 
 
-def _number(record: Record, protocol: str) -> int:
-    return int.from_bytes(_bits(record.correct[protocol], int(record.dataset["num_test"])))
+def _matrix(records: Sequence[Record], protocol: str) -> np.ndarray:
+    """Which objects each trial got right, a bit each, uint64 (n, words); where one has fewer objects, zeros fill its row."""
+    rows = [_bits(record.correct[protocol], int(record.dataset["num_test"])) for record in records]
+    width = -(-max(map(len, rows), default=0) // 8) * 8
+    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), dtype=np.uint64).reshape(len(rows), width // 8)
 
 
 def same_objects(one: Record, other: Record) -> bool:
     """Whether two trials were tested on the same clouds, so that they can be compared cloud by cloud."""
+    if one.dataset is other.dataset:  # as records that were read together share their parts
+        return True
     return all(one.dataset.get(key) == other.dataset.get(key) for key in ("digest", "num_test"))
 
 
 def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], protocol: str) -> tuple[ModelTest, ...]:
     """Of each arm and the next in `order`, one for every seed that both have; adjusted over all of them together."""
-    found = []
     kept = {name: {seed: r for seed, r in arms[name].items() if protocol in r.correct} for name in order}
-    bits = {name: {seed: _number(record, protocol) for seed, record in trials.items()} for name, trials in kept.items()}
-    for first, second in itertools.pairwise(order):
-        for seed in sorted(kept[first].keys() & kept[second].keys()):
-            if same_objects(kept[first][seed], kept[second][seed]):
-                found.append((first, second, seed, *flips(bits[first][seed], bits[second][seed])))
-    p_values = _mcnemar_all([(gained, lost) for *_, gained, lost in found])
-    return tuple(ModelTest(*pair, p, adjusted) for pair, p, adjusted in zip(found, p_values, holm(p_values), strict=True))
+    pairs = [
+        (first, second, seed)
+        for first, second in itertools.pairwise(order)
+        for seed in sorted(kept[first].keys() & kept[second].keys())
+        if same_objects(kept[first][seed], kept[second][seed])
+    ]
+    if not pairs:
+        return ()
+    trials = [(name, seed) for name, mine in kept.items() for seed in mine]
+    bits = _matrix([kept[name][seed] for name, seed in trials], protocol)
+    rows = {trial: row for row, trial in enumerate(trials)}
+    gained, lost = flips(
+        bits[[rows[first, seed] for first, _, seed in pairs]], bits[[rows[second, seed] for _, second, seed in pairs]]
+    )
+    p_values = _mcnemar_all(gained, lost)
+    found = zip(pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), strict=True)
+    return tuple(ModelTest(*pair, *tested) for pair, *tested in found)
 
 
 @dataclass(frozen=True)

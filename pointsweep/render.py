@@ -142,13 +142,13 @@ def headings(table: Table) -> list[Heading]:
     return found
 
 
-def grid(table: Table, group: Sequence[int], known: Sequence[Heading] | None = None) -> list[list[str]]:
-    """The second heading row and the body for some columns, as strings; who asks often hands in the table's headings."""
-    subs = headings(table) if known is None else known
-    second = list(table.row_headers) + [title for _ in group for title, _ in subs]
+def grid(table: Table) -> list[list[str]]:
+    """The second heading row and the body, as strings."""
+    subs = headings(table)
+    columns = range(len(table.columns))
+    second = list(table.row_headers) + [title for _ in columns for title, _ in subs]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    body = [[*row, *(show(cells[i, c]) for c in group for _, show in subs)] for i, row in enumerate(table.rows)]
-    return [second, *body]
+    return [second, *([*row, *(show(cells[i, c]) for c in columns for _, show in subs)] for i, row in enumerate(table.rows))]
 
 
 # Formats
@@ -158,11 +158,11 @@ def text(table: Table) -> str:
     """For a terminal: as many columns side by side as fit, the others below."""
     blocks: list[list[str]] = []
     group: list[int] = []
-    subs = headings(table)
+    texts = list(zip(*grid(table), strict=True))
     for column in range(len(table.columns)):
-        block = _block(table, [*group, column], subs)
+        block = _block(table, [*group, column], texts)
         if group and max(map(len, block)) > WIDTH:
-            group, block = [], _block(table, [column], subs)
+            group, block = [], _block(table, [column], texts)
             blocks.append(block)
         elif not group:
             blocks.append(block)
@@ -192,26 +192,31 @@ def _wrap(line: str) -> list[str]:
     return " ".join(parts).split(" \n")
 
 
-def _block(table: Table, group: Sequence[int], subs: Sequence[Heading]) -> list[str]:
-    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each column's first number."""
-    lines = grid(table, group, subs)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    labels, size = len(table.row_headers), len(subs)
-    top = [" " * (sum(widths[:labels]) + 2 * (labels - 1))]
-    for i, column in enumerate(group):
-        at = labels + i * size
-        span = sum(widths[at : at + size]) + 2 * (size - 1)
-        widths[at] += max(0, len(table.columns[column]) - span)
-        top.append(table.columns[column].ljust(span))
-    body = []
-    for line in lines:
-        cells = [
-            cell.ljust(width) if i < labels else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        groups = [cells[:labels], *(cells[at : at + size] for at in range(labels, len(cells), size))]
-        body.append("    ".join("  ".join(part) for part in groups).rstrip())
+def _block(table: Table, group: Sequence[int], texts: Sequence[Sequence[str]]) -> list[str]:
+    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each column's first number.
+
+    `texts` are the columns of `grid`, of the whole table.
+    """
+    labels = len(table.row_headers)
+    size = (len(texts) - labels) // len(table.columns)
+    parts = [_side_by_side(texts[:labels], str.ljust)]
+    top = [" " * len(parts[0][0])]
+    for column in group:
+        at = labels + column * size
+        part = _side_by_side(texts[at : at + size], str.rjust)
+        span = max(len(part[0]), len(table.columns[column]))
+        top.append(table.columns[column].ljust(len(part[0])))
+        parts.append([line.rjust(span) for line in part])
+    body = ["    ".join(line).rstrip() for line in zip(*parts, strict=True)]
     first = "    ".join(top).rstrip()
     return [first, body[0], "-" * max(map(len, [first, *body])), *body[1:]]
+
+
+def _side_by_side(texts: Sequence[Sequence[str]], aligned: Callable[[str, int], str]) -> list[str]:
+    """Columns -> lines, each column as wide as its widest text."""
+    widths = [max(map(len, column)) for column in texts]
+    columns = [[aligned(each, width) for each in column] for column, width in zip(texts, widths, strict=True)]
+    return ["  ".join(line) for line in zip(*columns, strict=True)]
 
 
 def markdown(table: Table) -> str:
@@ -219,7 +224,7 @@ def markdown(table: Table) -> str:
     subs = headings(table)
     heads = [*table.row_headers, *(f"{column} {sub}" for column in table.columns for sub, _ in subs)]
     rule = ["---"] * len(table.row_headers) + ["---:"] * (len(table.columns) * len(subs))
-    rows = [[_md(cell) for cell in row] for row in [heads, *grid(table, range(len(table.columns)))[1:]]]
+    rows = [[_md(cell) for cell in row] for row in [heads, *grid(table)[1:]]]
     lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
     # A number or a bullet at its start would make a list within the list.
     notes = [re.sub(r"^(\d+(?=[.)])|(?=[-+]))", r"\1\\", _md(note)) for note in footnotes(table)]
@@ -236,7 +241,7 @@ def latex(table: Table) -> str:
     subs, labels = headings(table), len(table.row_headers)
     tops = [f"\\multicolumn{{{len(subs)}}}{{c}}{{{_tex(column)}}}" for column in table.columns]
     starts = range(labels + 1, labels + 1 + len(subs) * len(tops), len(subs))
-    rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in grid(table, range(len(table.columns)))]
+    rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in grid(table)]
     notes = [f"{_tex(note)}\\par" for note in footnotes(table)]
     return "\n".join([
         r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering",

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 Arm = TypeVar("Arm", int, str)
@@ -92,11 +92,16 @@ def _quantile(freedom: int) -> float:
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
     """Of two arms, values by seed: paired over the seeds both have. Raises ValueError if they share none."""
-    shared = sorted(first.keys() & second.keys())
-    if not shared:
+    result = _apart(first, second)
+    if result is None:
         raise ValueError("the arms share no seed")
-    result = summary([round(first[seed] - second[seed], DIGITS) for seed in shared])
     return Difference(result.mean, result.n, result.low, result.high, t_test(result))
+
+
+def _apart(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
+    """Of the differences at the seeds that both have, if any."""
+    shared = sorted(first.keys() & second.keys())
+    return summary([round(first[seed] - second[seed], DIGITS) for seed in shared]) if shared else None
 
 
 def t_test(values: Summary) -> float | None:
@@ -173,12 +178,10 @@ def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Differen
     """
     means = {arm: round(mean(list(values.values())), DIGITS) for arm, values in arms.items() if values}
     order = sorted(means, key=lambda arm: (-means[arm], arm))
-    steps: list[tuple[Arm, Difference | None]] = []
-    for arm, following in itertools.pairwise(order):
-        shared = arms[arm].keys() & arms[following].keys()
-        steps.append((arm, difference(arms[arm], arms[following]) if shared else None))
-    adjusted = holm([step.p if step is not None else None for _, step in steps])
-    steps = [(arm, step and replace(step, adjusted=p)) for (arm, step), p in zip(steps, adjusted, strict=True)]
-    if order:
-        steps.append((order[-1], None))
-    return steps
+    apart = [_apart(arms[arm], arms[following]) for arm, following in itertools.pairwise(order)]
+    tested = [t_test(found) if found is not None else None for found in apart]
+    steps: list[Difference | None] = [
+        Difference(found.mean, found.n, found.low, found.high, p, adjusted) if found is not None else None
+        for found, p, adjusted in zip(apart, tested, holm(tested), strict=True)
+    ]
+    return list(zip(order, [*steps, None] if order else [], strict=True))

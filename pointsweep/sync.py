@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pointsweep import tables
 from pointsweep.command import exit_code
 from pointsweep.errors import StoreFailed
+from pointsweep.level import finish
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
 from pointsweep.target import TrackerAway, TrialTags, default_uri, masked
-from pointsweep.tracking import finish, prepare
+from pointsweep.tracking import prepare
 
 
 def parser() -> argparse.ArgumentParser:

@@ -55,10 +55,12 @@ def build(
     layout, compared = adaptive.settle(layout, records)
     why = adaptive.reasons(layout, compared)
     here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
-    trees = Counter(tree(record) for record in here.values())
+    made_by = {key: tree(record) for key, record in here.items()}
+    trees = Counter(made_by.values())
     # The code most trials were made by; of equally many, one that does not depend on the order of the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
-    cells = tuple(_cell(layout, cell, here, failures, parameters or {}, common) for cell in layout.cells)
+    others = {key: name for key, name in made_by.items() if name != common}
+    cells = tuple(_cell(layout, cell, here, failures, parameters or {}, others) for cell in layout.cells)
     if why:
         cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
     steps, models = [], []
@@ -88,13 +90,12 @@ def build(
 
 def _mixed_data(records: Mapping[str, Record]) -> list[str]:
     """A note for each data set whose files were others for some of the trials: one configuration, different content."""
+    # By identity first: records that were read together share their parts.
+    apart = {(id(record.config.get("dataset")), id(record.dataset)): record for record in records.values()}
     contents: dict[str, set[str]] = {}
-    names: dict[int, str] = {}  # by identity: records that were read together share their parts
-    for record in records.values():
-        config = record.config.get("dataset")
-        if id(config) not in names:
-            names[id(config)] = json.dumps(config, sort_keys=True)
-        contents.setdefault(names[id(config)], set()).add(str(record.dataset.get("digest"))[:16])
+    for record in apart.values():
+        name = json.dumps(record.config.get("dataset"), sort_keys=True)
+        contents.setdefault(name, set()).add(str(record.dataset.get("digest"))[:16])
     found = sorted((sorted(digests), json.loads(name)) for name, digests in contents.items() if len(digests) > 1)
     return [f"data changed between trials: {data['name']} has digests {', '.join(digests)}" for digests, data in found]
 
@@ -110,22 +111,24 @@ def _cell(
     records: Mapping[str, Record],
     failures: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, int]],
-    common: str,
+    others: Mapping[str, str],
 ) -> TableCell:
+    """One cell; `others` names the code of the trials that were not made by the common one."""
     found = {seed: records[key] for seed, key in cell.keys if key in records}
-    values = {seed: value(record, layout.protocol, layout.metric) for seed, record in found.items()}
-    stats = summary(list(values.values())) if values else None
+    trials = list(found.values())
+    values = [value(record, layout.protocol, layout.metric) for record in trials]
+    by_seed = tuple(sorted(zip(found, values, strict=True)))
+    stats = summary(values) if values else None
     mean, sd = (stats.mean, stats.sd) if stats else (None, None)
-    low, high, interval = _interval(stats, list(found.values()), layout.metric)
-    counts = [record.parameters for record in found.values()] or [parameters[key] for _, key in cell.keys if key in parameters]
+    low, high, interval = _interval(stats, trials, layout.metric)
+    counts = [record.parameters for record in trials] or [parameters[key] for _, key in cell.keys if key in parameters]
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
-    marks = {mark for record in found.values() for mark in record.marks}
-    marks |= {f"made by other code: tree {tree(record)}" for record in found.values() if tree(record) != common}
+    marks = {mark for record in trials for mark in record.marks}
+    marks |= {f"made by other code: tree {others[key]}" for _, key in cell.keys if key in others}
     return TableCell(
-        cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, tuple(sorted(values.items())), cell.keys,
+        cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, by_seed, cell.keys,
         failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
-        tuple(sorted(marks)), optimism(list(found.values()), layout.metric), interval,
-        _verdict(cell, list(values.values()), list(found.values()), layout.metric),
+        tuple(sorted(marks)), optimism(trials, layout.metric), interval, _verdict(cell, values, trials, layout.metric),
     )  # fmt: skip
 
 
@@ -170,12 +173,14 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:
     """How much choosing the epoch on the test set adds over the last epoch, in the mean. None if the records do not tell."""
-    if not records or any(metric not in record.metrics.get(name, {}) for record in records for name in ("best_test", "last")):
+    try:
+        best, last = ([record.metrics[name][metric] for record in records] for name in ("best_test", "last"))
+    except KeyError:
         return None
-    best, last = (mean([record.metrics[name][metric] for record in records]) for name in ("best_test", "last"))
-    return best - last
+    return mean(best) - mean(last) if records else None
 
 
+@uncollected()
 def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
     try:

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pointsweep.as_run import CHUNK, epoch_values, flat, marks, summary
+from pointsweep.as_run import CHUNK, epoch_values, flat, joined, marks, summary
 from pointsweep.events import Event, epochs_of
 from pointsweep.history import TrialFolder
 from pointsweep.mlflow_files import locked, one_at_a_time, ready_made
 from pointsweep.records import Layout, Record
 from pointsweep.store import FileStore, Store
 from pointsweep.target import Target, TrackerAway, TrialTags, masked
-from pointsweep.workdir import read_folder
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
+def told(uri: str) -> Iterator[None]:
     """Turns what MLflow and its connection raise into TrackerAway, without secrets."""
     from mlflow.exceptions import MlflowException
 
@@ -47,7 +46,7 @@ def _told(uri: str) -> Iterator[None]:
 def reachable(uri: str) -> str:
     """What is wrong with a server or database; empty if it answers."""
     try:
-        with _told(uri):
+        with told(uri):
             connected(uri).search_experiments(max_results=1)
     except TrackerAway as error:
         return str(error)
@@ -71,11 +70,11 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
         return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
 
-    with _told(uri):
-        return _patiently(made)
+    with told(uri):
+        return patiently(made)
 
 
-def _patiently(work: Callable[[], T]) -> T:
+def patiently(work: Callable[[], T]) -> T:
     """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad."""
     from mlflow.exceptions import MlflowException
 
@@ -141,34 +140,43 @@ class Runs:
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
         self.running: set[str] = set()  # runs that MLflow shows as such
 
-    def open(self, key: str, events: Sequence[Event], tags: TrialTags, new: bool) -> tuple[str, list[Any]]:
-        """The run of a trial, found by its key or created, and the parameters that it does not have yet. `new`: there is none."""
+    def find(self, key: str) -> Any:
+        """The run of a trial; None if MLflow has none, or if it is known here already."""
         if key in self.ids:
-            return self.ids[key], []
-        wanted = f"tags.`pointsweep.key` = '{key}'"
-        found = self._only([] if new else self.client.search_runs([self.target.experiment_id], wanted))
+            return None
+        return self.only(self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"))
+
+    def open(
+        self, key: str, events: Sequence[Event], tags: TrialTags, found: Any, words: Mapping[str, str]
+    ) -> tuple[str, list[Any], Mapping[str, str]]:
+        """The run of a trial, `found` or created, and the parameters and `words` that it does not have yet.
+
+        Tags given to a run that is created cost no transaction of their own.
+        """
+        if key in self.ids:
+            return self.ids[key], [], words
         start = next((event for event in events if event["type"] == "start"), None)
         if found is not None:
             run_id = str(found.info.run_id)
             self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
             (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
         else:
-            run_id = self._create(key, events, start, tags)
+            run_id, words = self._create(key, events, start, tags, words), {}
             self.sent[key] = set()
             self.running.add(run_id)
         params = self._describe(run_id, start) if start is not None else []
         self.ids[key] = run_id
-        return run_id, params
+        return run_id, params, words
 
-    def _only(self, runs: Iterable[Any]) -> Any:
+    def only(self, runs: Iterable[Any]) -> Any:
         """The one run of a trial, None if there is none. A server that was slow may have made a second one: it is deleted."""
         found = sorted(runs, key=lambda run: str(run.info.run_id))
         for more in found[1:]:
             self.client.delete_run(more.info.run_id)
         return found[0] if found else None
 
-    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags) -> str:
-        given = marks(self.target, key, start, tags)
+    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags, words: Mapping[str, str]) -> str:
+        given = {**marks(self.target, key, start, tags), **words}
         begun = int(1000 * events[0]["time"]) if events else None
         run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell)
         return str(run.info.run_id)
@@ -190,14 +198,14 @@ class Runs:
             self.client.log_inputs(run_id, [DatasetInput(dataset)])
         return [Param(name, value) for name, value in flat(start["config"])]
 
-    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, new: bool) -> str:
+    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, found: Any) -> str:
         """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
         from mlflow.entities import Metric, RunTag
 
-        run_id, params = self.open(key, events, tags, new)
-        sent = self.sent[key]
         values, words = summary(record) if record is not None else ({}, {})
-        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in words.items()]
+        run_id, params, missing = self.open(key, events, tags, found, words)
+        sent = self.sent[key]
+        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in missing.items()]
         for event in epochs_of(events):
             if event["epoch"] in sent:
                 continue
@@ -234,36 +242,31 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
     # The first one at it in a fresh experiment need not look for a run.
+    key = folder.path.name
     with locked(folder.path / "mlflow.lock") as first:
         try:
             events, record = folder.events(), folder.record()
-            run_id = runs.send(folder.path.name, events, tags, record, first and runs.target.fresh)
-            runs.close(run_id, events, record)
+            found = None if first and runs.target.fresh else runs.find(key)
+            if found is not None and record is not None and _ended(found) and joined(found.data.tags) == record.to_json():
+                return  # the other one has sent it all
+            runs.close(runs.send(key, events, tags, record, found), events, record)
         except BaseException:
             # Whether it arrived is not known: the next time it is asked.
-            runs.ids.pop(folder.path.name, None)
+            runs.ids.pop(key, None)
             raise
 
 
-def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
-    """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
-    with _told(target.uri):
-        runs = Runs(target)
-        done = _patiently(lambda: _done(runs))
-        for key, place in tags.items():
-            if key not in done and (folder := read_folder(store, key)).events():
-                _patiently(functools.partial(sync_trial, runs, folder, place))
-        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"))
-
-
-def _done(runs: Runs) -> set[str]:
+def trials_done(runs: Runs) -> set[str]:
     """The trials that need no more sending; each has one run when this returns."""
     found: dict[str, list[Any]] = {}
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
         found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
-    kept = {key: runs._only(several) for key, several in found.items()}
-    # The tag travels with the last metrics, before the end: a process killed between the two leaves a run that seems to go on.
-    return {key for key, run in kept.items() if "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"}
+    return {key for key, several in found.items() if _ended(runs.only(several))}
+
+
+def _ended(run: Any) -> bool:
+    # The tag travels with the last metrics or before them: a process killed before the end leaves a run that seems to go on.
+    return "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"
 
 
 def trial_runs(uri: str, experiment: str) -> Iterable[Any]:

@@ -78,16 +78,19 @@ def test_many_are_read_by_several_threads_and_one_that_goes_meanwhile_is_left_ou
 
 
 def test_values_that_python_takes_for_equal_stay_apart(store: FileStore):
-    odd = (1, 1.0, True, 0, -0.0, False, None)
+    odd = (1, 1.0, True, 0, -0.0, False, None, 2**53 + 1, -(2**53), 5e-324, 0.1 + 0.2, [1, {"a": 2.0}], "1")
     for key, value in zip(KEYS, odd, strict=False):
         config = {"seed": 3, "x": value, "dataset": {"a": value}}
-        store.write(
-            f"trials/{key}/record.json", replace(made(0), key=key, config=config, parameters={"total": value}).to_json().encode()
-        )
+        metrics = {"last": {"x": value, "y": 0.1}, "none": {}}
+        changed = replace(made(0), key=key, config=config, parameters={"total": value}, metrics=metrics, clouds_per_s=value)
+        store.write(f"trials/{key}/record.json", changed.to_json().encode())
     read_records(store, "t", KEYS)
     found = read_records(store, "t", KEYS)
     for key, value in zip(KEYS, odd, strict=False):
-        assert repr([found[key].config["x"], found[key].config["dataset"]["a"], found[key].parameters["total"]]) == repr([value] * 3)
+        one = found[key]
+        places = [one.config["x"], one.config["dataset"]["a"], one.parameters["total"], one.metrics["last"]["x"], one.clouds_per_s]
+        assert repr(places) == repr([value] * 5)
+        assert list(one.metrics) == ["last", "none"]
 
 
 def test_every_field_comes_back_as_it_was(store: FileStore):

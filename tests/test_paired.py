@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.paired import _mcnemar_all, bootstrap, flips, mcnemar, packed, unpacked
+from pointsweep.paired import _mcnemar_all, bootstrap, flips, mcnemar, model_tests, packed, unpacked
+from tests.test_tables import record
 
 
 def enumerated(gained: int, lost: int) -> float:
@@ -38,8 +40,7 @@ def test_too_few_differing_objects_carry_no_p_value():
 
 def test_many_tests_at_once_are_the_same_tests_bit_for_bit():
     pairs = [*itertools.product(range(12), repeat=2), (410, 380), (3, 900), (20_000, 19_000)]
-    assert _mcnemar_all(pairs) == [mcnemar(*pair) for pair in pairs]
-    assert _mcnemar_all([]) == []
+    assert _mcnemar_all(*np.array(pairs).T) == [mcnemar(*pair) for pair in pairs]
 
 
 def test_mcnemar_keeps_its_level():
@@ -59,7 +60,33 @@ def test_correctness_survives_packing():
 
 
 def test_flips_count_what_each_gains():
-    assert flips(0b11100, 0b10010) == (2, 1)
+    gained, lost = flips(np.array([[0b11100, 1], [0, 0]], np.uint64), np.array([[0b10010, 0], [0, 2**63]], np.uint64))
+    assert (gained.tolist(), lost.tolist()) == ([3, 0], [1, 1])
+
+
+def test_models_are_compared_where_they_share_seed_and_objects():
+    """Against sets of objects, the trials of an arm on data of several sizes: a seed is on the same data in both arms, or left out."""
+    generator = np.random.default_rng(1)
+    sizes = {0: 2882, 1: 9, 2: 581, 3: 64}
+    right = {name: {seed: generator.random(n) < 0.7 for seed, n in sizes.items()} for name in ("a", "b", "c")}
+    arms = {
+        name: {
+            seed: record(
+                f"{name}{seed}", 0.5, correct={"last": packed(bits)}, dataset={"digest": str(len(bits)), "num_test": len(bits)}
+            )
+            for seed, bits in mine.items()
+        }
+        for name, mine in right.items()
+    }
+    arms["b"][3] = replace(arms["b"][3], dataset={"digest": "other", "num_test": 64})
+    arms["c"].pop(1)
+    found = {(test.first, test.second, test.seed): (test.gained, test.lost) for test in model_tests("abc", arms, "last")}
+    objects = {name: {seed: set(np.flatnonzero(bits)) for seed, bits in mine.items()} for name, mine in right.items()}
+    pairs = [("a", "b", 0), ("a", "b", 1), ("a", "b", 2), ("b", "c", 0), ("b", "c", 2)]
+    assert found == {
+        (x, y, seed): (len(objects[x][seed] - objects[y][seed]), len(objects[y][seed] - objects[x][seed])) for x, y, seed in pairs
+    }
+    assert model_tests("abc", arms, "best_val") == () == model_tests([], {}, "last")
 
 
 def drawn(generator: np.random.Generator, seeds: int, objects: int, seed_sd: float = 0.3) -> list[dict[int, np.ndarray]]:

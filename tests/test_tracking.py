@@ -16,12 +16,13 @@ import pytest
 from pointsweep import chaos_tracker, tracking
 from pointsweep.chaos_tracker import Line
 from pointsweep.history import TrialFolder
+from pointsweep.level import finish
 from pointsweep.mirror import Mirror
 from pointsweep.records import CellLayout, Layout, from_json
 from pointsweep.store import FileStore
 from pointsweep.target import Target, TrackerAway, TrialTags, masked
 from pointsweep.tracked import read_table, steps_by_run
-from pointsweep.tracking import Runs, connected, finish, prepare, sync_trial
+from pointsweep.tracking import Runs, connected, prepare, sync_trial
 from pointsweep.trial import Job, Task, run_pack
 from tests.test_trial import config
 
@@ -123,6 +124,34 @@ def test_a_failed_trial_is_failed_there_too_and_finished_after_its_retry(sqlite)
     sync_trial(Runs(target), folder, TAGS)
     client = connected(uri)
     assert client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{'f' * 16}'")[0].info.status == "RUNNING"
+
+
+def test_a_finished_trial_whose_metrics_did_not_arrive_gets_them_at_the_end(sqlite, monkeypatch):
+    """Its record is there with the creation of the run already, so the mark of a sent record alone must not be believed."""
+    store, uri = sqlite
+    key = "c" * 16
+    target = prepare(uri, store, Layout("cut", "", ("m",), (("a",),), ("b",), ()))
+    folder = trial(store, key=key)
+    folder.finish(replace(RECORD, key=key))
+    runs = Runs(target)
+
+    def cut(*args: object, **options: object) -> None:
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.client, "log_batch", cut)
+        with pytest.raises(OSError, match="cut off"):
+            sync_trial(runs, folder, TAGS)
+    assert steps(target, key) == []
+    finish(target, store, {key: TAGS})
+    assert sorted(steps(target, key)) == [1, 2, 3]
+    [run] = connected(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+    assert (run.info.status, run.data.tags["pointsweep.done"], run.data.metrics["best_test/accuracy"]) == ("FINISHED", "1", 0.55)
+    assert read_table(uri, "cut")[1] == {key: replace(RECORD, key=key)}
+    again = replace(RECORD, key=key, attempts=2)  # a run at its end, of another record: the trial was trained anew
+    folder.finish(again)
+    sync_trial(Runs(target), folder, TAGS)
+    assert read_table(uri, "cut")[1] == {key: again}
 
 
 def test_eight_processes_on_a_fresh_database_at_once_all_succeed(tmp_path):
@@ -240,6 +269,8 @@ def test_a_finished_trial_is_sent_in_five_requests(tmp_path, line):
     before = line.met[""]
     sync_trial(Runs(replace(target, fresh=False)), folder, TAGS)
     assert line.met[""] - before == 5
+    sync_trial(Runs(target), folder, TAGS)
+    assert line.met[""] - before == 6, "whoever finds it sent to its end leaves it"
 
 
 def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, line):
@@ -249,7 +280,7 @@ def test_a_second_run_that_a_slow_server_made_after_all_is_deleted(tmp_path, lin
     runs = Runs(target)
     sync_trial(runs, folder, TAGS)
     for _ in range(2):
-        runs._create(KEY, folder.events(), None, TAGS)
+        runs._create(KEY, folder.events(), None, TAGS, {})
     assert len(runs_of(target)[KEY]) == 3
     finish(target, store, {KEY: TAGS})
     assert runs_of(target) == {KEY: [[1, 2, 3]]}
