@@ -131,13 +131,12 @@ def ours(count: int, pack: int) -> dict[str, float]:
     from pointsweep.checks import trial_from_dict
     from pointsweep.inline import Event, Resources
     from pointsweep.launch import run_ray
-    from pointsweep.level import finish
     from pointsweep.pack import packs_of
     from pointsweep.records import Layout
     from pointsweep.store import open_store
     from pointsweep.target import TrialTags, default_uri
     from pointsweep.tracked import read_table
-    from pointsweep.tracking import prepare
+    from pointsweep.tracking import finish, prepare
     from pointsweep.trial import Job, Task
 
     base = {"dataset": {"name": "synthetic"}, "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}

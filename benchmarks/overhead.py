@@ -26,12 +26,11 @@ import torch
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.history import TrialFolder
-from pointsweep.level import finish
 from pointsweep.model import build
 from pointsweep.records import CellLayout, Layout
 from pointsweep.store import FileStore
 from pointsweep.target import TrialTags, default_uri
-from pointsweep.tracking import prepare
+from pointsweep.tracking import finish, prepare
 from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
 from pointsweep.trial import Job, Task, load_dataset, run_pack
 

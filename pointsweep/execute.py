@@ -15,7 +15,6 @@ from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
-from pointsweep.level import finish
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
 from pointsweep.resources import Resources
@@ -23,7 +22,7 @@ from pointsweep.spending import Spending
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
 from pointsweep.target import Target, TrackerAway, TrialTags, default_uri, masked
-from pointsweep.tracking import prepare
+from pointsweep.tracking import finish, prepare
 
 COMPLETE, FAILED, SPENT = 0, 1, 4
 

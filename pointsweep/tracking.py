@@ -23,6 +23,7 @@ from pointsweep.mlflow_files import locked, one_at_a_time, ready_made
 from pointsweep.records import Layout, Record
 from pointsweep.store import FileStore, Store
 from pointsweep.target import Target, TrackerAway, TrialTags, masked
+from pointsweep.workdir import read_folder
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
 @contextmanager
-def told(uri: str) -> Iterator[None]:
+def _told(uri: str) -> Iterator[None]:
     """Turns what MLflow and its connection raise into TrackerAway, without secrets."""
     from mlflow.exceptions import MlflowException
 
@@ -46,7 +47,7 @@ def told(uri: str) -> Iterator[None]:
 def reachable(uri: str) -> str:
     """What is wrong with a server or database; empty if it answers."""
     try:
-        with told(uri):
+        with _told(uri):
             connected(uri).search_experiments(max_results=1)
     except TrackerAway as error:
         return str(error)
@@ -70,11 +71,11 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
         return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
 
-    with told(uri):
-        return patiently(made)
+    with _told(uri):
+        return _patiently(made)
 
 
-def patiently(work: Callable[[], T]) -> T:
+def _patiently(work: Callable[[], T]) -> T:
     """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad."""
     from mlflow.exceptions import MlflowException
 
@@ -256,7 +257,18 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
             raise
 
 
-def trials_done(runs: Runs) -> set[str]:
+def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
+    """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
+    with _told(target.uri):
+        runs = Runs(target)
+        done = _patiently(lambda: _done(runs))
+        for key, place in tags.items():
+            if key not in done and (folder := read_folder(store, key)).events():
+                _patiently(functools.partial(sync_trial, runs, folder, place))
+        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"))
+
+
+def _done(runs: Runs) -> set[str]:
     """The trials that need no more sending; each has one run when this returns."""
     found: dict[str, list[Any]] = {}
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
