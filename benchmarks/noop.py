@@ -169,8 +169,9 @@ def driver(count: int, pack: int) -> float:
     """Processor seconds a trial of what the driver does with each: names, results, ends, gauges, a log's lines."""
     from pointsweep import launch
     from pointsweep.checks import trial_from_dict
-    from pointsweep.ends import Ends
+    from pointsweep.ends import Ends, Told
     from pointsweep.gauges import Gauges, cells_of
+    from pointsweep.guard import Outcome
     from pointsweep.progress import Progress
     from pointsweep.target import TrialTags
     from pointsweep.trial import Job, Task
@@ -188,10 +189,10 @@ def driver(count: int, pack: int) -> float:
         for tasks in packs:
             trial = SimpleNamespace(trial_id="0", config={"pack": launch._encode(tasks)})
             launch._trial_name(trial)
-            keys = [task.config.key() for task in tasks]
+            keys, told = [task.config.key() for task in tasks], Told(ends.result)
             for key in keys:
-                ends.result({"key": key, "epoch": 1, "epochs": 1, **metrics})
-            ends.result({"outcomes": json.dumps([{"key": key, "status": "finished"} for key in keys])})
+                told({"key": key, "epoch": 1, "epochs": 1, **metrics})
+            told.end([Outcome(key, "finished") for key in keys])
     return (time.process_time() - begun) / count
 
 

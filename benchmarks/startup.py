@@ -39,12 +39,13 @@ SECOND_TRIAL = """
 import statistics, sys, tempfile, time
 import torch
 from pointsweep.checks import trial_from_dict
+from pointsweep.optimizer import AdamW
 from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task, run_pack
 torch.set_num_threads(1)
 steps, ends = [], []
-step = torch.optim.AdamW.step
-torch.optim.AdamW.step = lambda self, *rest: (step(self, *rest), steps.append(time.process_time()))[0]
+step = AdamW.step
+AdamW.step = lambda self, *rest: (step(self, *rest), steps.append(time.process_time()))[0]
 with tempfile.TemporaryDirectory() as folder:
     for seed in range(6):
         config = trial_from_dict({

@@ -149,7 +149,7 @@ def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompu
     for points in one_ahead(range(count), load, functools.partial(prepare, model, train.precision, 1), device):
         loss, _ = accumulate(model, points, labels, train, 1)
         take_step(optimizer, trained, train.clip_norm)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         yield loss
         take_turns(device)
 

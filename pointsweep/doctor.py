@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsweep import launch, s3_lease
+from pointsweep import ray_cluster, s3_lease
 from pointsweep.command import exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
@@ -153,7 +153,7 @@ def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
 def examine(wanted: Wanted) -> dict[str, list[Finding]]:
     """Every node's findings by its name, and those of the cluster as a whole. Joins the cluster that RAY_ADDRESS names."""
     reports: dict[str, list[Finding]] = {}
-    for node, answer in launch.on_every_node(_timed_look, wanted).items():
+    for node, answer in ray_cluster.on_every_node(_timed_look, wanted).items():
         if isinstance(answer.value, Exception):
             reports[node] = [Finding("node", f"no answer: {answer.value}", "look at its log, or remove it from the cluster")]
             continue

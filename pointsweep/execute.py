@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from pointsweep import tables
+from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
@@ -50,6 +50,7 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
                 owns[fresh.sweep.name].update(_asked(fresh))
                 places = _asked(fresh) | places
             outcomes += launch_all(further, store, targets, places, args)
+        ray_cluster.leave()
     codes = [conclude(plan.sweep, store, uri, outcomes, args.notify) for plan in plans]
     return FAILED if FAILED in codes else max(codes)
 

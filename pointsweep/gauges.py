@@ -43,10 +43,10 @@ class Gauges:
         self.open_cells = len(self.unfinished)
 
     def epoch(self, result: Mapping[str, Any]) -> None:
-        """An epoch's result: key, epoch, epochs, and what the worker adds."""
-        key = result["key"]
-        self.epochs += 1
-        self.work += 1.0 / result["epochs"]
+        """The result of an epoch, or of the last of several that are told together: key, epoch, epochs, and what the worker adds."""
+        key, trained = result["key"], result.get("trained", 1)
+        self.epochs += trained
+        self.work += trained / result["epochs"]
         self._set_left(key, 1.0 - result["epoch"] / result["epochs"])
         self.running[key] = result
 

@@ -3,7 +3,7 @@
 Where members come to the same part of their models with the same shapes, each operator works on all of them: one product of stacked
 matrices, one batch normalisation with statistics for each, not a small kernel a member. Every member keeps its own parameters,
 statistics and gradients: these are the rows of the stacked tensors. What vmap must not see, because it is the members' own (noise) or
-no operator of torch's (compiled geometry), leaves it: `folded`, `drawn`, `for_each`; so do layers, which stacked.py does better.
+no operator of torch's (compiled geometry), leaves it: `folded`, `uniform`, `for_each`; so do layers, which stacked.py does better.
 Source: HFTA (arXiv 2102.02344); https://docs.pytorch.org/docs/stable/func.html.
 Letters: K members, B clouds.
 """
@@ -98,7 +98,7 @@ def folded(work: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
     return found
 
 
-def drawn(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+def uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Uniform numbers in [0, 1); of joint members each one's own, from its own generator."""
     joint = current()
     if joint is None:

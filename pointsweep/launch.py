@@ -1,36 +1,38 @@
-"""Runs packs as a list of Ray Tune trials. The only file with ray.
+"""Runs packs as a list of Ray Tune trials, on what ray_cluster.py has joined.
 
 Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker (guard.py).
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import shutil
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
+from pointsweep import ray_cluster
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.data.cache import cache_folder
-from pointsweep.ends import RETRIES, Ends
-from pointsweep.errors import Unfit
+from pointsweep.ends import RETRIES, Ends, Told
 from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
 from pointsweep.guard import Outcome
 from pointsweep.inline import Listener, Pack, Resources, always
 from pointsweep.store import FileStore, open_store
-from pointsweep.target import TrialTags
+from pointsweep.target import Target, TrialTags
 from pointsweep.trial import Job, Task, run_pack
 
+USUAL = (700, 10, 10)  # of Python, when it looks for garbage
 SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
 
 
@@ -42,14 +44,16 @@ def run_ray(
     Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
     Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
     """
-    connect()
-    _check_fits(resources)
+    ray_cluster.connect()
+    ray_cluster.check_fits(resources.cpus, resources.gpus)
     from ray import tune
 
+    store, here = open_store(job.store), dict[str, Target]()
+    if isinstance(store, FileStore) and not ray_cluster.elsewhere():
+        job, here = replace(job, tracking={}), dict(job.tracking)
     exported = _Exported(Gauges(cells_of(packs)))
-    ends = Ends(packs, job, listen, exported.gauges, exported.soon)
+    ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
-    store = open_store(job.store)
     folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / uuid.uuid4().hex[:12]
     share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
@@ -105,99 +109,20 @@ def _queue(max_concurrent: int, may_start: Callable[[], bool]) -> Any:
     return Queue(max_concurrent=max_concurrent)
 
 
-def _check_fits(resources: Resources) -> None:
-    """A cluster elsewhere may still grow; Ray on this machine will not."""
-    import ray
-
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    there = ray.cluster_resources()
-    for name, asked in (("cpus", resources.cpus), ("gpus", resources.gpus)):
-        has = there.get(name.removesuffix("s").upper(), 0)
-        if asked > has:
-            hint = f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
-            raise Unfit(
-                f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint}, or name a cluster by RAY_ADDRESS"
-            )
-
-
-def connect() -> None:
-    """Joins the cluster that RAY_ADDRESS names (a Ray job sets it), else starts Ray on this machine for this command."""
-    # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store is the state.
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # run.py ends the command itself, within 3 s
-        "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    }.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    # ray.init puts handlers of its own under Python's, and they abort the process.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(address="local", include_dashboard=False, **quiet)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a node said, or the exception it ended in; times of this machine before and after."""
-
-    asked: float
-    answered: float
-    value: Any
-
-
-def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float = 120) -> dict[str, Answer]:
-    """function(argument) on each living node of the cluster, by the node's name. Raises ConnectionError if there is none."""
-    connect()
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    answers = {}
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        # Without a CPU, so that a busy node answers too.
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(function)
-        gpus = f", {node['Resources']['GPU']:g} GPUs" if "GPU" in node["Resources"] else ""
-        name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}{gpus}"
-        # A first call starts the node's worker and imports; the second one's times are those of the answer alone.
-        try:
-            ray.get(task.remote(argument), timeout=wait_s)
-            asked = time.time()
-            value = ray.get(task.remote(argument), timeout=wait_s)
-        except (ray.exceptions.RayError, OSError) as error:
-            asked, value = time.time(), error
-        answers[name] = Answer(asked, time.time(), value)
-    return answers
-
-
-def on_worker(function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
-    """function(argument) in a worker that has what a pack gets."""
-    connect()
-    _check_fits(resources)
-    import ray
-
-    return ray.get(ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(function).remote(argument))
-
-
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
     from ray import tune
 
-    outcomes = run_pack(_decode(config["pack"]), job, tune.report, _gather if job.processes > 1 else alone)
-    tune.report({"outcomes": json.dumps([vars(outcome) for outcome in outcomes])})
+    _settled()
+    told = Told(tune.report)
+    told.end(run_pack(_decode(config["pack"]), job, told, _gather if job.processes > 1 else alone))
+
+
+@cache
+def _settled() -> None:
+    """A worker has loaded what it needs: that is never looked at for garbage, all else as usual."""
+    gc.freeze()
+    gc.set_threshold(*USUAL)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pointsweep import calibrate, launch, tables
+from pointsweep import calibrate, launch, ray_cluster, tables
 from pointsweep.config import TrialConfig, without_seed
 from pointsweep.guard import Outcome
 from pointsweep.inline import Event, Pack, Resources, always, run_all, run_inline
@@ -96,13 +96,16 @@ def say(text: str) -> None:
 
 def pack_size(resources: Resources, inline: bool, config: TrialConfig) -> int:
     """Of `pack: auto`: as it is measured, once, where packs will run."""
-    return calibrate.pack_size(config) if inline else launch.on_worker(calibrate.pack_size, config, resources)
+    if inline:
+        return calibrate.pack_size(config)
+    found: int = ray_cluster.on_worker(calibrate.pack_size, config, resources.cpus, resources.gpus)
+    return found
 
 
 def gpu_share(resources: Resources, packs: Sequence[Pack]) -> float:
     """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
     arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
-    found = [launch.on_worker(_share_of, (config, size), resources) for (_, size), config in arms.items()]
+    found = [ray_cluster.on_worker(_share_of, (config, size), resources.cpus, resources.gpus) for (_, size), config in arms.items()]
     say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
     return max(found)
 

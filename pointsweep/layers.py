@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.geometry import gather
-from pointsweep.joint import drawn
+from pointsweep.joint import uniform
 
 
 class Dropout(nn.Module):
@@ -30,7 +30,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        keep = drawn(x.shape, self.generator, x.device) >= self.p
+        keep = uniform(x.shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
 
 
@@ -46,7 +46,7 @@ class DropPath(nn.Module):
         if not self.training or self.p == 0.0:
             return x
         shape = (x.shape[0],) + (1,) * (x.dim() - 1)
-        keep = drawn(shape, self.generator, x.device) >= self.p
+        keep = uniform(shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
 
 
@@ -55,6 +55,12 @@ def set_noise(model: nn.Module, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, (Dropout, DropPath)):
             module.generator = generator
+
+
+def drawn(std: float, *shape: int) -> Tensor:
+    """std * torch.randn(shape). On the meta device, where a model is only counted, both would load torch's compiler: seconds."""
+    made = torch.empty(shape)
+    return made if made.is_meta else made.normal_().mul_(std)
 
 
 class QuickGELU(nn.Module):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pointsweep import faults
 from pointsweep.joint import Inputs, Part, folded, run, tensors
+from pointsweep.optimizer import AdamW
 from pointsweep.steps import Step, take_together
 from pointsweep.wishes import Backward, Call, Lead, Led, Pass, Turn, Visit, Wait
 
@@ -42,7 +43,7 @@ def backward(loss: Tensor) -> None:
         loss.backward()
 
 
-def take_step(optimizer: torch.optim.AdamW, trained: Sequence[Tensor], clip_norm: float) -> None:
+def take_step(optimizer: AdamW, trained: Sequence[Tensor], clip_norm: float) -> None:
     """Clips the gradients of what is trained and steps, in a pack on a GPU together with the other members."""
     member: Member | None = getattr(_here, "member", None)
     step = Step(optimizer, trained, clip_norm)

@@ -1,10 +1,11 @@
-"""A worker's one writer to MLflow: a thread that syncs the trials it is told of, each with one call for all that is new.
+"""A process' one writer to MLflow: a thread that syncs the trials it is told of, each with one call for all that is new.
 
 Training never waits for it.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -22,8 +23,14 @@ LONGEST_S = 5.0  # that an epoch waits for others
 log = logging.getLogger("pointsweep.mirror")
 
 
+@functools.cache
+def mirror_to(target: Target) -> Mirror:
+    """This process' writer of a sweep, kept over its packs."""
+    return Mirror(target)
+
+
 class Mirror:
-    """Started once per worker process and kept over its packs."""
+    """Of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on its machine; else in every worker."""
 
     def __init__(self, target: Target) -> None:
         self.target = target

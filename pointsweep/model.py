@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pointsweep import registry
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import HeadConfig, TrialConfig
-from pointsweep.layers import Dropout
+from pointsweep.layers import Dropout, drawn
 from pointsweep.methods.base import Method
 from pointsweep.positions import Positions
 from pointsweep.segmentation import Level, SegmentationHead, levels
@@ -103,11 +103,11 @@ class PointModel(nn.Module):
 
     def _take_class_token(self, backbone: Backbone, std: float) -> None:
         """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
-        self.cls_token = nn.Parameter(torch.randn(1, 1, backbone.dim) * 0.02)
+        self.cls_token = nn.Parameter(drawn(0.02, 1, 1, backbone.dim))
         if backbone.cls_token is not None:
             self.cls_token = nn.Parameter(backbone.cls_token.detach().clone())
             backbone.cls_token = None
-        self.cls_position = nn.Parameter(torch.randn(1, 1, backbone.dim) * std)
+        self.cls_position = nn.Parameter(drawn(std, 1, 1, backbone.dim))
         if backbone.cls_position is not None:
             self.cls_position = nn.Parameter(backbone.cls_position.detach().clone())
             backbone.cls_position = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import PositionsConfig
 from pointsweep.geometry import project_lines, project_planes, rotations, uniform_lines, view_lines
+from pointsweep.layers import drawn
 from pointsweep.once import once
 
 
@@ -38,7 +39,7 @@ class Positions(nn.Module):
         self.at_every_block = config.injection in ("each_block", "twice_then_each")
         self.register_buffer("views", self._views(), persistent=False)
         if config.kind == "learnable":
-            self.table = nn.Parameter(torch.randn(1, num_tokens, backbone.dim) * config.init_std)
+            self.table = nn.Parameter(drawn(config.init_std, 1, num_tokens, backbone.dim))
         elif config.kind == "sinusoidal":
             self.register_buffer("table", sine_table(num_tokens, backbone.dim).unsqueeze(0), persistent=False)
 

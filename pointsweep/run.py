@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from pointsweep import tables
+from pointsweep import ray_cluster, tables
 from pointsweep.command import exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
 from pointsweep.events import trial_status
@@ -112,7 +112,7 @@ def load_all(args: argparse.Namespace) -> list[Sweep]:
 
 
 def plan_and_run(args: argparse.Namespace) -> int:
-    """Checks, plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
+    """Checks, and goes on where nothing is wrong. Returns the exit code."""
     try:
         sweeps = load_all(args)
     except ConfigError as error:
@@ -123,10 +123,27 @@ def plan_and_run(args: argparse.Namespace) -> int:
         return COMPLETE
     try:
         store = open_store(args.store)
-        plans = [make_plan(sweep.probe(), store, fetch=not args.plan) for sweep in sweeps]
+        return interruptible(lambda: planned(sweeps, store, args), store)
     except BadStore as error:
         print(error, file=sys.stderr)
         return INVALID
+
+
+def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
+    """Plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
+    # Ray takes seconds to start, a plan takes seconds to make.
+    early = not (args.plan or args.inline or sweeps[0].search)
+    begin = ray_cluster.begin if early else lambda: None
+    try:
+        plans = [make_plan(sweep.probe(), store, fetch=not args.plan, left=begin) for sweep in sweeps]
+        told = tell(sweeps, plans, store, args)
+        return launched(sweeps, plans, store, args) if told is None else told
+    finally:
+        ray_cluster.leave()
+
+
+def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int | None:
+    """Prints what the plans say. Returns the exit code if there is nothing to launch: it was only asked for them, or they refuse."""
     for sweep, plan in zip(sweeps, plans, strict=True):
         print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
     if len(plans) > 1:
@@ -135,9 +152,7 @@ def plan_and_run(args: argparse.Namespace) -> int:
         print("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
         return COMPLETE
     unfit = [plan for plan in plans if not fit(plan)]  # each says why
-    if unfit:
-        return INVALID
-    return launched(sweeps, plans, store, args)
+    return INVALID if unfit else None
 
 
 def together(plans: Sequence[Plan]) -> str:
@@ -167,9 +182,9 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
     """Launches sweeps, or a search, and returns the exit code."""
     try:
         if sweeps[0].search is None:
-            return interruptible(lambda: execute(plans, store, args), store)
+            return execute(plans, store, args)
         disk = on_disk(store, "a search keeps its study in a database")
-        return interruptible(lambda: search(sweeps[0], plans[0], disk, args), store)
+        return search(sweeps[0], plans[0], disk, args)
     except (Unfit, Held, BadStore) as error:
         print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
@@ -218,6 +233,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         note(found, store)
         write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
+        ray_cluster.leave()
         if target is not None:
             prepare(uri, store, found.layout())
     return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
@@ -240,6 +256,7 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
         return work()
     except Interrupted:
         preempted()  # of a pack the trials are in threads of their own
+        ray_cluster.wait_until_left()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     finally:

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.model import load_trained_state, trained_state
+from pointsweep.optimizer import AdamW
 
 
-def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None, predictions: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def snapshot(model: nn.Module, optimizer: AdamW | None, predictions: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """On the CPU; not copied where they are there already: the next step may change them."""
     tensors = {f"model.{name}": tensor for name, tensor in trained_state(model).items()}
     if optimizer is not None:
-        for index, values in optimizer.state_dict()["state"].items():
+        for index, values in optimizer.state().items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     tensors |= {f"predictions.{name}": torch.tensor(values) for name, values in predictions.items()}
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
     """Puts a snapshot back into model and optimiser; returns its predictions, by protocol."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
     for name, tensor in tensors.items():
@@ -32,7 +33,7 @@ def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.op
     for name, tensor in parts["optimizer"].items():
         index, _, field = name.partition(".")
         moments.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    optimizer.load(moments)
     return {name: tensor.numpy() for name, tensor in parts["predictions"].items()}
 
 

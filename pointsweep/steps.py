@@ -10,15 +10,16 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from pointsweep.optimizer import AdamW
 
 
 @dataclass(frozen=True)
 class Step:
     """What a trial's step takes: its optimiser, all that it trains, and the norm to which gradients are clipped."""
 
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     trained: Sequence[Tensor]
     clip_norm: float
 
@@ -36,9 +37,9 @@ def take_together(steps: Sequence[Step]) -> None:
         for group in step.optimizer.param_groups:
             settings = {name: value for name, value in group.items() if name != "params"}
             groups.setdefault(tuple(settings.items()), {**settings, "params": []})["params"] += group["params"]
-    together = torch.optim.AdamW(list(groups.values()), fused=True)
+    together = AdamW(list(groups.values()))
     for step in steps:
-        together.state.update(step.optimizer.state)
+        together.moments |= step.optimizer.moments
     together.step()
     for step in steps:  # a first step has made them
-        step.optimizer.state.update({p: together.state[p] for p in step.trained if p in together.state})
+        step.optimizer.moments |= {p: together.moments[p] for p in step.trained if p in together.moments}

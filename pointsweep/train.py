@@ -27,6 +27,7 @@ from pointsweep.group import ALONE, Group
 from pointsweep.layers import set_noise
 from pointsweep.members import backward, take_step, take_turns
 from pointsweep.once import eval_batch, on_device, train_batch
+from pointsweep.optimizer import AdamW
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
     return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / period, 1.0)))
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
     """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so)."""
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
@@ -72,7 +73,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
             exempt = parameter.dim() <= 1 or name.endswith("bias") or (not train.decay_tokens and "token" in name)
             (plain if exempt else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr, fused=True)
+    return AdamW([group for group in groups if group["params"]], train.lr)
 
 
 def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
@@ -83,7 +84,7 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.AdamW, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
+    model: nn.Module, optimizer: AdamW, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
     group: Group = ALONE,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the training clouds, each batch computed by all processes of the group, in `parts` each.
@@ -106,7 +107,7 @@ def train_epoch(
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
         take_step(optimizer, trained, train.clip_norm)
-        optimizer.zero_grad(set_to_none=True)  # before the others' turn: nothing of a step but its results outlives it
+        optimizer.zero_grad()  # before the others' turn: nothing of a step but its results outlives it
         loss_sum += loss * labels.numel()
         correct += hits
         seen += labels.numel()

@@ -26,8 +26,9 @@ from pointsweep.group import ALONE, Group, alone, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
 from pointsweep.history import TrialFolder
 from pointsweep.members import in_pack_thread, run_together
-from pointsweep.mirror import Mirror
+from pointsweep.mirror import mirror_to
 from pointsweep.model import PointModel, build, trained_state
+from pointsweep.optimizer import AdamW
 from pointsweep.origin import origin
 from pointsweep.pack import SharedBackbone, shared_part
 from pointsweep.recompute import recompute_stages
@@ -93,7 +94,8 @@ def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
 
 def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None, gather: Gather = alone) -> Outcome:
     config, store = task.config, open_store(job.store)
-    copy, mirror = Copy(store, work_folder(store, config.key())), _mirror(job.tracking.get(task.tags.sweep))
+    copy, target = Copy(store, work_folder(store, config.key())), job.tracking.get(task.tags.sweep)
+    mirror = mirror_to(target) if target is not None else None
     folder = copy.folder
     folder.launch = job.launch
 
@@ -133,12 +135,6 @@ def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
         return False
     folder.append({"type": "parts", "parts": parts, "time": time.time()})
     return True
-
-
-@functools.cache
-def _mirror(target: Target | None) -> Mirror | None:
-    """One writer to MLflow per worker process and sweep, kept over its packs."""
-    return Mirror(target) if target is not None else None
 
 
 @functools.lru_cache(maxsize=4)
@@ -236,9 +232,7 @@ class Trial:
             metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group)
             self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
 
-    def _end_epoch(
-        self, epoch: int, metrics: dict[str, float], begun: float, train_s: float, optimizer: torch.optim.Optimizer | None
-    ) -> None:
+    def _end_epoch(self, epoch: int, metrics: dict[str, float], begun: float, train_s: float, optimizer: AdamW | None) -> None:
         test = evaluate(self.model, self.dataset, self.dataset.test, self.config, self.parts)
         metrics |= test.metrics("test")
         if self.dataset.val is not None:
@@ -280,7 +274,7 @@ class Trial:
     def _better(self, protocol: str, metric: str, metrics: Mapping[str, float]) -> bool:
         return protocol not in self.best or metrics[metric] > self.best[protocol]["metrics"][metric]
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> int:
+    def _resume(self, optimizer: AdamW) -> int:
         """Restores the last checkpoint; returns its epoch, 0 if there is none."""
         found = self.folder.resume()
         if found is None:

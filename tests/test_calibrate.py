@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from pointsweep import calibrate, inline, launch, launching
+from pointsweep import calibrate, inline, launching, ray_cluster
 from pointsweep.sweep import load
 from pointsweep.target import TrialTags
 from pointsweep.trial import Task
@@ -63,7 +63,7 @@ def test_the_part_of_a_gpu_is_measured_once_for_an_arm_and_size(tmp_path, monkey
 def test_a_sweep_on_ray_gets_the_part_of_its_largest_arm(monkeypatch):
     shares = {"lora": 0.1, "any2point": 0.25}
     monkeypatch.setattr(calibrate, "gpu_share", lambda config, size: size * shares[config.method.name])
-    monkeypatch.setattr(launch, "on_worker", lambda function, argument, resources: function(argument))
+    monkeypatch.setattr(ray_cluster, "on_worker", lambda function, argument, cpus, gpus: function(argument))
     tags = TrialTags("s", "row", "column", 0)
     packs = [[Task(config(name, seed=seed), tags) for seed in (0, 1)] for name in shares]
     assert launching.gpu_share(inline.Resources(1, 1.0), packs) == 0.5

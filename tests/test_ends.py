@@ -8,9 +8,10 @@ import pytest
 
 from pointsweep import launch
 from pointsweep.checks import trial_from_dict
-from pointsweep.ends import Ends
+from pointsweep.ends import Ends, Told
 from pointsweep.events import read_failure_kind
 from pointsweep.gauges import Gauges, cells_of
+from pointsweep.guard import Outcome
 from pointsweep.inline import Event
 from pointsweep.store import FileStore
 from pointsweep.target import TrialTags
@@ -28,13 +29,14 @@ def test_every_trial_gets_its_own_outcome_and_the_listener_every_event_but_of_he
     heard: list[Event] = []
     first, second, third, fourth = (task.config.key() for task in tasks)
     ends = Ends([tasks[:3], tasks[3:]], Job(str(tmp_path), wait_s=0.1), heard.append, Gauges(cells_of([tasks])), lambda: None)
-    ends.result({"key": first, "epoch": 1, "epochs": 2, "test/accuracy": 0.5})
+    epoch = {"key": first, "epoch": 1, "epochs": 2, "test/accuracy": 0.5}
+    ends.result({"epochs": json.dumps([epoch]), "outcomes": "[]"})
     told = [
         {"key": first, "status": "finished"},
         {"key": second, "status": "held", "reason": "another process"},
         {"key": third, "status": "failed", "reason": "ValueError: x", "kind": "bug"},
     ]
-    ends.result({"outcomes": json.dumps(told)})
+    ends.result({"epochs": "[]", "outcomes": json.dumps(told)})
     ends.lost(tasks[3:], "worker died")
     assert [(event.kind, event.key) for event in heard] == [
         ("epoch", first), ("finished", first), ("failed", third), ("failed", fourth),
@@ -58,3 +60,48 @@ def test_a_pack_reaches_its_worker_as_it_was_and_is_named_by_its_first_trial(tas
         trial_id, config = "00007", {"pack": text}
 
     assert launch._trial_name(Trial) == f"{tasks[0].config.key()}-00007"
+
+
+def test_quick_epochs_are_told_together_and_none_is_lost(tasks, tmp_path, monkeypatch):
+    """Each report waits for the driver; what it counts is the same."""
+    heard: list[Event] = []
+    gauges = Gauges(cells_of([tasks]))
+    ends = Ends([tasks], Job(str(tmp_path)), heard.append, gauges, lambda: None)
+    reports: list[dict] = []
+    now = [100.0]
+    monkeypatch.setattr("pointsweep.ends.time.monotonic", lambda: now[0])
+    told = Told(lambda report: (reports.append(report), ends.result(report)))
+    first, second = tasks[0].config.key(), tasks[1].config.key()
+    for epoch in range(1, 11):
+        now[0] += 0.3
+        for key in (first, second):
+            told({"key": key, "epoch": epoch, "epochs": 10, "test/accuracy": epoch / 10})
+    told.end([Outcome(first, "finished"), Outcome(second, "finished")])
+    assert len(reports) < 8
+    assert gauges.values()["pointsweep_epochs", ""] == 20
+    assert [event.epoch for event in heard if event.key == first and event.kind == "epoch"][-1] == 10
+    assert [event.key for event in heard if event.kind == "finished"] == [first, second]
+
+
+def test_the_driver_mirrors_what_its_workers_do_not(tasks, tmp_path, monkeypatch):
+    poked: list[str] = []
+
+    class Mirror:
+        def poke(self, folder, tags) -> None:
+            assert (folder.path.parent, tags.sweep) == (tmp_path / "trials", "s")
+            poked.append(folder.path.name)
+
+        def lag_s(self) -> float:
+            return 7.0
+
+    mirrors = {"there": Mirror()}
+    monkeypatch.setattr("pointsweep.ends.mirror_to", mirrors.__getitem__)
+    gauges = Gauges(cells_of([tasks]))
+    ends = Ends([tasks], Job(str(tmp_path)), lambda event: None, gauges, lambda: None, {"s": "there"})
+    first, second = tasks[0].config.key(), tasks[1].config.key()
+    epoch = {"key": first, "epoch": 1, "epochs": 2, "tracker_lag_s": 0.0}
+    ends.result({"epochs": json.dumps([epoch]), "outcomes": json.dumps([{"key": second, "status": "held"}])})
+    assert poked == [first]
+    assert gauges.values()["pointsweep_tracker_lag_seconds", ""] == 7.0
+    ends.end(Outcome(first, "finished"))
+    assert poked == [first, first], "not those that another process works on"

@@ -11,7 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointsweep"
 FILES = sorted(PACKAGE.rglob("*.py"))
-OWNERS = {"ray": ["launch"], "optuna": ["search", "samplers"], "mlflow": ["tracking"], "boto3": ["s3_store"], "hydra": ["sweep"]}
+OWNERS = {
+    "ray": ("ray_cluster", "launch"),
+    "optuna": ("search", "samplers"),
+    "mlflow": ("tracking",),
+    "boto3": ("s3_store",),
+    "hydra": ("sweep",),
+}
 TORCH_FREE = [
     "config",
     "sweep",
@@ -26,6 +32,7 @@ TORCH_FREE = [
     "published",
     "checks",
     "mirror",
+    "ray_cluster",
 ]
 
 
@@ -51,9 +58,9 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
-def test_outside_services_have_one_file_each(path: Path):
+def test_outside_services_have_files_of_their_own(path: Path):
     for name in imported(path):
-        owners = OWNERS.get(name.split(".")[0], [module(path)])
+        owners = OWNERS.get(name.split(".")[0], (module(path),))
         assert module(path) in owners, f"{module(path)} imports {name}; only {' and '.join(owners)} may"
 
 
@@ -101,3 +108,37 @@ def test_help_and_a_second_plan_import_nothing_heavy(store, monkeypatch, tmp_pat
     assert heavy_modules_of("--help") == "[]"
     assert "torch" in heavy_modules_of(*plan)
     assert heavy_modules_of(*plan) == "[]"
+
+
+PLAN_AND_TRAIN = """
+import sys
+import torch
+from pointsweep.checks import trial_from_dict
+from pointsweep.model import build
+from pointsweep.plan import count_arms
+from pointsweep.registry import names
+from pointsweep.target import TrialTags
+from pointsweep.trial import Job, Task, run_pack
+base = {
+    "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 16, "test_limit": 8},
+    "tokenizer": {"name": "point_pn_light", "num_tokens": 8, "neighbours": 8}, "backbone": {"name": "tiny", "modality": "1d"},
+    "train": {"epochs": 1, "batch_size": 8, "warmup_epochs": 0},
+}
+
+def arm(method):
+    modality = "3d" if method == "point_peft" else "1d"
+    return trial_from_dict({**base, "backbone": {"name": "tiny", "modality": modality}, "method": method})
+
+arms = [arm(method) for method in names("methods")]
+assert len(count_arms({str(number): arm for number, arm in enumerate(arms)})) == len(arms)
+[end] = run_pack([Task(trial_from_dict({**base, "method": "lora"}), TrialTags("s", "r", "c", 0))], Job(sys.argv[1]), lambda result: None)
+assert end.status == "finished", end
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_neither_a_plan_nor_training_loads_the_compiler_of_torch(tmp_path):
+    """It takes more than a second of every process."""
+    line = [sys.executable, "-c", PLAN_AND_TRAIN, f"file://{tmp_path}"]
+    run = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert run.stdout.splitlines()[-1:] == ["[]"], run.stdout + run.stderr

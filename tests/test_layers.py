@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pointsweep.geometry import gather
-from pointsweep.layers import PairLinear
+from pointsweep.layers import PairLinear, drawn
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -17,3 +17,11 @@ def test_a_pair_layer_equals_the_product_with_the_concatenation(relative):
     neighbour, center = gather(x, near), own.unsqueeze(2).expand(-1, -1, 6, -1)
     pairs = torch.cat([neighbour - center if relative else neighbour, center], dim=3)  # (B, G, K, 2C)
     torch.testing.assert_close(made(x, own, near), (pairs @ made.weight.t()).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 1, 48), (4, 10, 33)])
+def test_drawn_numbers_are_those_of_randn_times_their_deviation(shape):
+    torch.manual_seed(3)
+    expected = torch.randn(shape) * 0.02
+    torch.manual_seed(3)
+    assert torch.equal(drawn(0.02, *shape), expected)

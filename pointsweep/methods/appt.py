@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import MethodConfig
-from pointsweep.layers import insert_tokens, remove_tokens
+from pointsweep.layers import drawn, insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
 
 
@@ -62,7 +62,7 @@ class APPT(Method):
         if config.prompt_source == "none":
             self.depth = 0
         if config.prompt_source == "learnable":
-            self.prompts = nn.Parameter(0.02 * torch.randn(self.depth, backbone.dim))
+            self.prompts = nn.Parameter(drawn(0.02, self.depth, backbone.dim))
         # The demo's norm is new: the checkpoint's is not loaded.
         for name, parameter in backbone.norm.named_parameters():
             nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pointsweep.backbones.base import Backbone, Block
 from pointsweep.config import MethodConfig
-from pointsweep.layers import Dropout, insert_tokens
+from pointsweep.layers import Dropout, drawn, insert_tokens
 from pointsweep.methods.base import Method
 
 
@@ -41,8 +41,8 @@ class Shift(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(1 + 0.02 * torch.randn(dim))
-        self.shift = nn.Parameter(0.02 * torch.randn(dim))
+        self.scale = nn.Parameter(drawn(0.02, dim).add_(1.0))
+        self.shift = nn.Parameter(drawn(0.02, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import MethodConfig
 from pointsweep.geometry import nearest
-from pointsweep.layers import insert_tokens, remove_tokens
+from pointsweep.layers import drawn, insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
 from pointsweep.networks.dgcnn import EdgeConv
 
@@ -44,7 +44,7 @@ class IDPT(Method):
         self.prefix, self.last, dim = prefix, len(backbone.blocks) - 1, backbone.dim
         self.layers = nn.ModuleList(EdgeConv(dim, dim) for _ in range(layers))
         self.join = nn.Linear(layers * dim, dim, bias=False)
-        self.prompt_position = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.prompt_position = nn.Parameter(drawn(0.02, 1, 1, dim))
         backbone.norm.requires_grad_(False)
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import MethodConfig
-from pointsweep.layers import insert_tokens, remove_tokens
+from pointsweep.layers import drawn, insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
 
 
@@ -40,8 +39,8 @@ class Prompt(Method):
         # Shallow prompts end with the scale: the next one's tokens are made anew of the points' tokens.
         self.prefix, self.last = prefix, [*backbone.scale_starts, len(backbone.blocks)][1] - 1
         widths = backbone.widths if self.deep else backbone.widths[:1]
-        drawn = self.config.init_std * torch.randn(len(widths), self.config.num_prompts, max(widths))
-        self.prompts = nn.ParameterList(nn.Parameter(one[:, :width].clone()) for one, width in zip(drawn, widths, strict=True))
+        values = drawn(self.config.init_std, len(widths), self.config.num_prompts, max(widths))
+        self.prompts = nn.ParameterList(nn.Parameter(one[:, :width].clone()) for one, width in zip(values, widths, strict=True))
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         if self.deep or index == 0:

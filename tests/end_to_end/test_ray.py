@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -83,3 +85,39 @@ def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(store, tmp_p
     run = command(sweep, "--tracking-uri", "none")
     assert run.returncode == 2, run.stdout + run.stderr
     assert "resources.cpus: a trial asks for 1000, this machine has" in run.stderr
+
+
+def processes_of(store: Path) -> list[str]:
+    """The command lines of all living processes that were started with this store."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(store).encode() in (path / "environ").read_bytes():
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_a_sweep_that_the_plan_refuses_leaves_no_ray_behind(store, tmp_path):
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP)
+    run = command(sweep, "train.compile=true")
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "train.compile: true needs a GPU" in run.stderr
+    assert processes_of(store) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_while_ray_starts_ends_the_command_as_ever(store, tmp_path, number):
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP)
+    line = [sys.executable, "-m", "pointsweep.run", str(sweep), "--tracking-uri", "none"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not any("gcs_server" in line for line in processes_of(store)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert "the same command continues" in output
+    assert not (store / "trials").exists()
