@@ -15,6 +15,7 @@ from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
+from pointsweep.mirror import drain
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
 from pointsweep.resources import Resources
@@ -113,6 +114,7 @@ def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]
     yield target
     if target is None:
         return
+    drain(target)  # or both would send the same
     try:
         finish(target, store, places)
         store.write(mark, level())

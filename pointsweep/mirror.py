@@ -5,7 +5,6 @@ Training never waits for it.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
@@ -19,14 +18,25 @@ from pointsweep.tracking import Runs, sync_trial
 PACE_S = 1.0
 SHARE = 0.03  # of the time at most goes into the mirror while trials train: where calls are dear, more epochs travel together
 LONGEST_S = 5.0  # that an epoch waits for others
+STUCK_S = 10.0  # without a trial sent: MLflow does not answer
 
 log = logging.getLogger("pointsweep.mirror")
 
 
-@functools.cache
+_mirrors: dict[Target, Mirror] = {}
+
+
 def mirror_to(target: Target) -> Mirror:
     """This process' writer of a sweep, kept over its packs."""
-    return Mirror(target)
+    if target not in _mirrors:
+        _mirrors[target] = Mirror(target)
+    return _mirrors[target]
+
+
+def drain(target: Target) -> None:
+    """Waits until this process' writer of a sweep, if there is one, has sent what it knows of, or MLflow does not take it."""
+    if target in _mirrors:
+        _mirrors[target].drain()
 
 
 class Mirror:
@@ -39,6 +49,7 @@ class Mirror:
         self.warned: set[str] = set()
         self.pace_s = PACE_S
         self.behind_since: float | None = None
+        self.synced, self.failing = 0, False
         threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
 
     def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
@@ -48,7 +59,17 @@ class Mirror:
             due = self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
             self.waiting[folder.path] = (folder, tags, now if (folder.path / "record.json").is_file() else due)
             self.behind_since = self.behind_since or now
-            self.changed.notify()
+            self.changed.notify_all()
+
+    def drain(self) -> None:
+        """Waits until all that waits is sent, whether due or not, or MLflow does not take it."""
+        with self.changed:
+            self.waiting = {path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()}
+            self.changed.notify_all()
+            before = -1
+            while self.behind_since is not None and not self.failing and self.synced > before:
+                before = self.synced
+                self.changed.wait(STUCK_S)
 
     def lag_s(self) -> float:
         """Since when something waits to be sent; 0 if nothing does."""
@@ -67,12 +88,16 @@ class Mirror:
                 pause = 1.0
                 self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - begun) / SHARE))
                 with self.changed:
-                    self.behind_since = time.monotonic() if self.waiting else None
+                    self.synced += 1
+                    self.behind_since, self.failing = time.monotonic() if self.waiting else None, False
+                    self.changed.notify_all()
             except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
                 self._warn(error)
                 runs = None
                 with self.changed:
                     self.waiting.setdefault(folder.path, (folder, tags, time.monotonic()))
+                    self.failing = True
+                    self.changed.notify_all()
                 time.sleep(pause)
                 pause = min(2 * pause, 30.0)
 

@@ -230,6 +230,22 @@ def test_a_server_that_goes_away_and_comes_back_has_everything_once(tmp_path, li
     assert read_table(line.address, "away")[1] == {KEY: RECORD}
 
 
+def test_at_the_end_the_writer_sends_what_is_not_due_yet_and_gives_up_where_it_is_not_taken(tmp_path, line):
+    store = FileStore(tmp_path / "store")
+    target = prepare(line.address, store, layout("drained", [KEY]))
+    folder, mirror = trial(store, epochs=2), Mirror(target)
+    mirror.pace_s = 3600.0
+    mirror.poke(folder, TAGS)
+    mirror.drain()
+    assert (runs_of(target), mirror.lag_s()) == ({KEY: [[1, 2]]}, 0)
+    line.share, line.kinds = 1.0, ("refused",)
+    mirror.pace_s = 3600.0
+    add_epoch(folder, 3)
+    mirror.poke(folder, TAGS)
+    mirror.drain()
+    assert mirror.failing and mirror.lag_s() > 0
+
+
 @pytest.mark.parametrize("kind", ["lost", "429", "500"])
 def test_over_a_bad_line_nothing_is_lost_or_doubled(tmp_path, line, monkeypatch, kind):
     monkeypatch.setattr(tracking, "PAUSES_S", (0.0,) * 5)
