@@ -28,7 +28,7 @@ from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
 from pointsweep.guard import Outcome
 from pointsweep.inline import Listener, Pack, Resources, always
-from pointsweep.store import FileStore, open_store
+from pointsweep.store import FileStore, Store, open_store
 from pointsweep.target import Target, TrialTags
 from pointsweep.trial import Job, Task, run_pack
 
@@ -48,9 +48,8 @@ def run_ray(
     ray_cluster.check_fits(resources.cpus, resources.gpus)
     from ray import tune
 
-    store, here = open_store(job.store), dict[str, Target]()
-    if isinstance(store, FileStore) and not ray_cluster.elsewhere():
-        job, here = replace(job, tracking={}), dict(job.tracking)
+    store = open_store(job.store)
+    job, here = _with_one_writer(job, store)
     exported = _Exported(Gauges(cells_of(packs)))
     ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
@@ -82,6 +81,13 @@ def run_ray(
         exported()
         shutil.rmtree(folder, ignore_errors=True)
     return ends.outcomes(may_start)
+
+
+def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
+    """The job, and where this process mirrors its trials to: if all workers are on its machine, and see its store, it does so alone."""
+    if isinstance(store, FileStore) and not ray_cluster.elsewhere():
+        return replace(job, tracking={}), dict(job.tracking)
+    return job, {}
 
 
 @contextmanager
