@@ -84,7 +84,7 @@ def run_ray(
 
 
 def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
-    """The job, and where this process mirrors its trials to: with all workers on its machine, and a store on a disk, it does so alone."""
+    """The job, and where this process mirrors trials to: with all workers on its machine and a store on a disk it does so alone."""
     if isinstance(store, FileStore) and not ray_cluster.elsewhere():
         return replace(job, tracking={}), dict(job.tracking)
     return job, {}
