@@ -1,4 +1,4 @@
-"""A study of Optuna behind an arm: ask, tell, and continue after any end. The only file with optuna.
+"""A study of Optuna behind an arm: ask, tell, and continue after any end. With samplers.py the only file with optuna.
 
 Two studies stand behind one. The log, in a database, gets every suggestion whole, in one transaction, and later its values in
 another; it is what dashboards open. The sampler works on a study in memory, which is replayed from the log when a search continues:
@@ -81,8 +81,7 @@ class Study:
         promoted = promoted[:count]
         for number in promoted:
             if batch not in before[number].batches:
-                writer = optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
-                writer.set_user_attr("promoted", [*before[number].batches[1:], batch])
+                self._writer(number).set_user_attr("promoted", [*before[number].batches[1:], batch])
         new = min(count - len(promoted), count if fresh is None else fresh)
         for _ in range(new - sum(item.batch == batch for item in before)):
             found = self._draw()
@@ -102,7 +101,7 @@ class Study:
         items, batch = self.suggestions(), self.next_batch()
         for number in sorted(number for number in results if items[number].open):
             curve, values = curves.get(number, NOTHING), results[number]
-            writer = optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
+            writer = self._writer(number)
             for epoch in sorted(curve.keys() - items[number].curve.keys()):
                 writer.report(curve[epoch], epoch)
             if number in stopped and self.search.scheduler in LETS_WAIT:
@@ -148,6 +147,9 @@ class Study:
         number = len(self.log.get_trials(deepcopy=False))  # one process at a time adds to it: the sweep's folder is locked
         self.log.add_trial(trial)
         return number
+
+    def _writer(self, number: int) -> optuna.trial.Trial:
+        return optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
 
     # The sampler's study
 

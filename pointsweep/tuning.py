@@ -54,7 +54,8 @@ class Tuning:
             # One launch for the batches of all arms, so that the cluster is full.
             limits: dict[str, Limits] = {}
             for each, batch in zip(batches, asked, strict=True):
-                limits |= {key: each.limits(item) for item in batch for key in self._keys(each.study, item)}
+                for item in batch:
+                    limits |= dict.fromkeys(self._keys(each.study, item), each.limits(item))
             train(self._batch(asked), limits)
             for study, batch in zip(self.studies, asked, strict=True):
                 self._tell(study, batch)
