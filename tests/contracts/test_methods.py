@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -88,23 +90,32 @@ def test_no_prediction_depends_on_another_sample_in_the_real_backbones_either(me
     assert not torch.allclose(after[2], before[2], atol=1e-6)
 
 
+# Weights whose gradient is zero by construction: what is added to every key adds the same to every logit of a softmax, and what is
+# added to every channel, or in front of a batch normalisation, is taken out by it (APPT's published model trains one that is dead).
+WITHOUT_GRADIENT = re.compile(
+    r"(\.k\.bias|\.k\.1\.shift|^method\.mix\.bias|^method\.local\.\d+\.out\.bias|^norm\.bias|^norm\.1\.shift"
+    r"|^tokenizer\.stages\..*\.layers\.[03]\.bias|\.first_conv\.[03]\.bias|\.second_conv\.0\.bias)$"
+)
+
+
 @pytest.mark.parametrize(("method", "modality"), CASES)
 def test_a_step_reaches_every_trained_weight_and_no_frozen_one(method, modality):
-    made = model(method, modality).train()
+    made = model(method, modality).double().train()
     before = {name: p.detach().clone() for name, p in made.named_parameters()}
     trained = {name for name, p in made.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
     labels = torch.tensor([0, 1, 2, 3])
     for _ in range(2):  # LoRA's A gets a gradient only once B has moved
         optimizer.zero_grad()
-        F.cross_entropy(made(points()), labels).backward()
+        F.cross_entropy(made(points().double()), labels).backward()
         optimizer.step()
     after = dict(made.named_parameters())
     assert all(after[name].grad is not None for name in trained), [n for n in trained if after[n].grad is None]
-    still = {name for name in trained if torch.equal(after[name], before[name])}
-    # A key bias adds the same to every logit of a softmax, and what is added to every channel is taken out by each norm: these
-    # have no gradient by construction (APPT's published model trains one that is dead).
-    assert not {name for name in still if not name.endswith(("k.bias", "method.mix.bias"))}, still
+    largest = max(float(after[name].grad.abs().max()) for name in trained)
+    # Zero but for rounding, which differs between processors: in double precision that is plain to see.
+    flat = {name for name in trained if float(after[name].grad.abs().max()) <= 1e-12 * largest}
+    assert not {name for name in flat if not WITHOUT_GRADIENT.search(name)}, flat
+    assert not {name for name in trained - flat if torch.equal(after[name], before[name])}
     assert all(torch.equal(after[name], before[name]) for name in before if name not in trained)
 
 
