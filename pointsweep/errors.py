@@ -30,6 +30,10 @@ class ConfigError(ValueError):
         lines = [f"{source}: {count}, nothing was launched", *(f"  {problem}" for problem in problems)]
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, list[Problem]]]:
+        # An exception is made again from its arguments; those of ValueError hold the whole text alone.
+        return type(self), (self.source, self.problems)
+
 
 class BadStore(ValueError):
     """A store, or something in it, that this version cannot read; the message names it."""

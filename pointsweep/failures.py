@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from pointsweep.errors import MissingData, MissingWeights, StoreFailed
+from pointsweep.errors import BadStore, ConfigError, MissingData, MissingWeights, StoreFailed, Unfit
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ POLICIES = {
     "out_of_memory": Policy(5, "every retry computes the batch in twice as many parts, to the same gradient"),
     "diverged": Policy(0, "the same numbers would come again"),
     "data": Policy(1, "a network disk may have hiccuped; broken files stay broken"),
+    "config": Policy(0, "the sweep file or the machine has to change first"),
     "store": Policy(0, "a full or read-only disk needs a person"),
     "lost_node": Policy(3, "the process was killed or its machine is gone; another goes on from the checkpoint"),
     "preempted": Policy(3, "the machine was taken away on purpose; another goes on from the checkpoint"),
@@ -33,7 +34,7 @@ POLICIES = {
 
 
 class Diverged(ArithmeticError):
-    """The loss stopped being a finite number."""
+    """A loss, a metric, a gradient or a trained weight stopped being a finite number."""
 
 
 class BadData(ValueError):
@@ -57,6 +58,8 @@ class Failure:
     trace: str = ""
 
 
+# Of torch, when a step's numbers leave the range of its type.
+OVERFLOW_WORDS = ("without overflow", "is non-finite")
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
 
 
@@ -70,6 +73,9 @@ def classify(error: BaseException) -> str:
         return "out_of_memory"
     if isinstance(error, StoreFailed) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)):
         return "store"
+    if isinstance(error, RuntimeError) and any(text in words for text in OVERFLOW_WORDS):
+        return "diverged"
     kinds: dict[type[BaseException], str] = {Diverged: "diverged", Hung: "hang", BadData: "data", OSError: "data"}
     kinds |= {MissingData: "data", MissingWeights: "data", LostProcess: "lost_node"}
+    kinds |= {ConfigError: "config", Unfit: "config", BadStore: "store"}
     return next((kind for known, kind in kinds.items() if isinstance(error, known)), "bug")

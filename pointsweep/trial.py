@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointsweep import energy, registry
 from pointsweep.compiled import compile_parts
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
 from pointsweep.errors import MissingData
-from pointsweep.failures import BadData
+from pointsweep.failures import BadData, Diverged, classify
 from pointsweep.group import ALONE, Group, alone, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
 from pointsweep.history import TrialFolder
+from pointsweep.lease import LeaseLost
 from pointsweep.members import in_pack_thread, run_together
 from pointsweep.mirror import mirror_to
 from pointsweep.model import PointModel, build, trained_state
@@ -155,6 +157,30 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
 
 
+def require_finite(metrics: Mapping[str, float], model: nn.Module, epoch: int) -> None:
+    """Raise Diverged, naming it, if a metric of an epoch or a trained weight is not a finite number."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} of epoch {epoch} is {value}")
+    broken = not_finite_weight(model)
+    if broken:
+        raise Diverged(f"{broken} is not finite after epoch {epoch}")
+
+
+def not_finite_weight(model: nn.Module) -> str:
+    """Return the name of the first trained weight or batch statistic that is not finite, "" if there is none."""
+    state = trained_state(model)
+    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    if not floating:
+        return ""
+    finite = torch.stack([tensor.isfinite().all() for tensor in floating.values()])
+    # One transfer from the device in place of one for each tensor.
+    for name, good in zip(floating, finite.tolist(), strict=True):
+        if not good:
+            return name
+    return ""
+
+
 class Trial:
     """One trial from its seed, or its last checkpoint, to its record."""
 
@@ -191,11 +217,20 @@ class Trial:
         self.meter = energy.meter(self.device.index or 0 if readable else None)
         facts = describe(self.config, self.dataset)
         self.folder.start(config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
-        if self.config.network is not None and not self.config.network.trainable:
-            self._fit()
-        else:
-            self._train()
-        self._finish()
+        try:
+            if self.config.network is not None and not self.config.network.trainable:
+                self._fit()
+            else:
+                self._train()
+            self._finish()
+        except (Stopped, LeaseLost):
+            raise
+        except Exception as error:
+            # Numbers that are not finite make libraries raise anything; the cause is then not a bug.
+            broken = not_finite_weight(self.model) if classify(error) == "bug" else ""
+            if not broken:
+                raise
+            raise Diverged(f"{broken} is not finite: {type(error).__name__}: {error}") from error
 
     def _fit(self) -> None:
         """A network without training: one look at the training clouds, then the test set; kept as epoch 1."""
@@ -215,8 +250,9 @@ class Trial:
 
     def _train(self) -> None:
         if len(self.dataset.train.labels) < self.config.train.batch_size:
-            raise ValueError(
-                f"train.batch_size: {self.config.train.batch_size} is more than the {len(self.dataset.train.labels)} training clouds"
+            raise BadData(
+                f"{self.config.dataset.name}: its {len(self.dataset.train.labels)} training clouds are fewer than "
+                f"train.batch_size {self.config.train.batch_size}"
             )
         if isinstance(self.model, PointModel):
             self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
@@ -237,6 +273,7 @@ class Trial:
         metrics |= test.metrics("test")
         if self.dataset.val is not None:
             metrics |= evaluate(self.model, self.dataset, self.dataset.val, self.config, self.parts).metrics("val")
+        require_finite(metrics, self.model, epoch)
         self._select(epoch, metrics, test)
         seconds = time.time() - begun
         event = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import subprocess
 import sys
 import time
@@ -15,8 +16,9 @@ import yaml
 from torch import nn
 
 from pointsweep import guard, inline, trial
+from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrainConfig, with_seed
-from pointsweep.errors import MissingData, StoreFailed
+from pointsweep.errors import BadStore, ConfigError, MissingData, Problem, StoreFailed
 from pointsweep.events import read_failure_kind
 from pointsweep.failures import POLICIES, BadData, Diverged, Hung, classify
 from pointsweep.history import TrialFolder
@@ -41,6 +43,9 @@ TAGS = TrialTags("s", "r", "c", 0)
         (OSError(errno.EIO, "Input/output error"), "data"),
         (StoreFailed("the store cannot be written"), "store"),
         (OSError(errno.ENOSPC, "No space left on device"), "store"),
+        (RuntimeError("value cannot be converted to type float without overflow"), "diverged"),
+        (ConfigError("sweep.yaml", [Problem("method", "unknown method 'x'")]), "config"),
+        (BadStore("store: no folder"), "store"),
         (Hung("no progress"), "hang"),
         (TypeError("forward() got an unexpected argument"), "bug"),
         (ZeroDivisionError(), "bug"),
@@ -83,6 +88,70 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
 def test_batch_statistics_are_those_of_a_part():
     """The caveat that the record states is real."""
     assert not torch.allclose(gradients(1, True)[0], gradients(2, True)[0], rtol=1e-3)
+
+
+NETWORK = {"name": "pointnet"}
+
+
+@pytest.mark.parametrize(("arm", "lr"), [("adapter", 1e10), ("lora", 1e39), ("pointnet", 1e36)])
+def test_numbers_that_are_not_finite_are_diverged_for_each_seed(tmp_path, arm, lr):
+    """One epoch: its training loss may be finite while that of the evaluation after it is not."""
+    train = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0, "lr": lr}
+    made = config(train=train) if arm == "pointnet" else config(arm, train=train)
+    if arm == "pointnet":
+        plain = {"dataset": made.to_dict()["dataset"], "network": NETWORK, "train": train, "seed": 3}
+        made = trial_from_dict(plain)
+    tasks = [Task(with_seed(made, seed), TAGS) for seed in (0, 1)]
+    ended = inline.run_inline([[task] for task in tasks], Job(str(tmp_path)), lambda event: None)
+    assert [(o.status, o.kind) for o in ended] == [("failed", "diverged")] * 2
+    assert not any("not started" in o.reason for o in ended)
+    if arm != "lora":
+        return
+    packed = run_pack(tasks, Job(str(tmp_path / "pack")), lambda result: None)
+    assert [(o.status, o.kind) for o in packed] == [("failed", "diverged")] * 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["train/loss", "test/loss", "val/loss", "val/class_miou"])
+def test_any_metric_that_is_not_finite_is_diverged_by_its_name(name, value):
+    good = {"train/loss": 1.0, "test/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.5}
+    trial.require_finite(good, Plain(), 3)
+    with pytest.raises(Diverged, match=f"{name} of epoch 3 is {value}"):
+        trial.require_finite({**good, name: value}, Plain(), 3)
+
+
+@pytest.mark.parametrize("name", ["layers.0.weight", "layers.1.running_var", "layers.3.bias"])
+def test_a_weight_or_statistic_that_is_not_finite_is_diverged_by_its_name(name):
+    """A variance that is infinite gives finite outputs."""
+    model = Plain(normalised=True)
+    assert trial.not_finite_weight(model) == ""
+    model.state_dict()[name].view(-1)[1] = math.inf
+    with pytest.raises(Diverged, match=f"{name} is not finite after epoch 2"):
+        trial.require_finite({"test/loss": 1.0}, model, 2)
+
+
+def test_what_a_library_raises_over_broken_weights_is_diverged_and_over_good_ones_a_bug(tmp_path, monkeypatch):
+    whole = trial.train_epoch
+
+    def train_epoch(model, *rest):
+        if broken:
+            next(p for p in model.parameters() if p.requires_grad).data.fill_(math.nan)
+        whole(model, *rest)
+        raise ValueError("the input holds NaN")
+
+    monkeypatch.setattr(trial, "train_epoch", train_epoch)
+    kinds = []
+    for broken in (True, False):
+        job = Job(str(tmp_path / str(broken)))
+        kinds.append(run_pack([Task(config(), TAGS)], job, lambda result: None)[0].kind)
+    assert kinds == ["diverged", "bug"]
+
+
+def test_fewer_clouds_than_a_batch_are_a_matter_of_the_data(tmp_path):
+    train = {"epochs": 1, "batch_size": 64, "warmup_epochs": 0}
+    ended = run_pack([Task(config(train=train), TAGS)], Job(str(tmp_path)), lambda result: None)[0]
+    assert ended.kind == "data"
+    assert "30 training clouds are fewer than train.batch_size 64" in ended.reason
 
 
 def folder_of(store: FileStore, trial_config) -> TrialFolder:
