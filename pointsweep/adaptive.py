@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pointsweep import scalars
 from pointsweep.errors import unknown
 from pointsweep.notes import percent
 from pointsweep.records import Adaptive, CellLayout, Layout, Record, value
@@ -41,9 +42,12 @@ def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str,
             yield (key,), unknown("key", key, KEYS, "Allowed")
     whole = {key: isinstance(data.get(key), int) and not isinstance(data.get(key), bool) for key in ("min", "max")}
     if not whole["min"] or data["min"] < 2:
-        yield ("min",), f"must be a whole number from 2 on (one seed has no spread), got {data.get('min')!r}"
+        yield ("min",), f"must be a whole number from 2 on (one seed has no spread), got {scalars.shown(data.get('min'))}"
     elif not whole["max"] or not data["min"] < data["max"] <= most_seeds:
-        yield ("max",), f"must be a whole number above min ({data['min']}), at most {most_seeds}, got {data.get('max')!r}"
+        yield (
+            ("max",),
+            f"must be a whole number above min ({data['min']}), at most {most_seeds}, got {scalars.shown(data.get('max'))}",
+        )
     if data.get("until") != "decided":
         yield ("until",), unknown("end", data.get("until"), ["decided"], "Allowed")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from pointsweep import registry
+from pointsweep import registry, scalars
 from pointsweep.config import MODEL_PARTS, PARTS, Config, HeadConfig, PositionsConfig, TrainConfig, TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 
+MOST_WHOLE = 2**63 - 1  # seeds and sizes are 64-bit numbers in torch and numpy
 UNNAMED = {"positions": PositionsConfig, "head": HeadConfig, "train": TrainConfig}
 
 
@@ -128,15 +130,28 @@ def _convert(value: Any, hint: Any, path: str, problems: list[tuple[str, str]]) 
         return value
     if origin is tuple:
         return _convert_tuple(value, args, path, problems)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number:
-        if value != value or value in (float("inf"), float("-inf")):
-            problems.append((path, f"must be a finite number, got {value}"))
-        return float(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _convert_float(value, path, problems)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        problems.append((path, f"must be {words.get(hint, hint)}, got {value!r}"))
+        problems.append((path, f"must be {words.get(hint, hint)}, got {scalars.shown(value)}"))
+    elif hint is int and abs(value) > MOST_WHOLE:
+        problems.append((path, f"must be a whole number of at most {MOST_WHOLE}, got {value}"))
     return value
+
+
+def _convert_float(value: int | float, path: str, problems: list[tuple[str, str]]) -> float:
+    """Return a number as a finite float; -0.0 is 0.0, so that both have one key."""
+    try:
+        made = float(value)
+    except OverflowError:
+        made = math.inf
+    if not math.isfinite(made):
+        problems.append((path, f"must be a finite number, got {value}"))
+        return 0.0
+    if made != value:
+        problems.append((path, f"{value} has more digits than a floating-point number keeps; the nearest is {int(made)}"))
+    return made + 0.0
 
 
 def _convert_tuple(value: Any, args: tuple[Any, ...], path: str, problems: list[tuple[str, str]]) -> Any:

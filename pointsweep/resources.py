@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from pointsweep import scalars
 from pointsweep.config import TrialConfig
 from pointsweep.errors import unknown
 
@@ -67,9 +68,9 @@ def _problem(key: str, value: Any) -> str:
     if key == "recompute":
         return "" if isinstance(value, bool) else f"must be true or false, got {value!r}"
     if not _number(value):
-        return f"must be {'auto or ' if key == 'gpus' else ''}a number from 0 on, got {value!r}"
+        return f"must be {'auto or ' if key == 'gpus' else ''}a number from 0 on, got {scalars.shown(value)}"
     if key in ("pack", "processes") and (not isinstance(value, int) or value < 1):
-        return f"must be {'auto or ' if key == 'pack' else ''}a whole number from 1 on, got {value!r}"
+        return f"must be {'auto or ' if key == 'pack' else ''}a whole number from 1 on, got {scalars.shown(value)}"
     return ""
 
 
@@ -115,7 +116,7 @@ def _budget(data: Any, complain: Complain) -> Budget:
         return Budget()
     wrong = {key: unknown("key", key, known, "Allowed") for key in data if key not in known}
     wrong |= {
-        key: f"must be a number above 0, got {value!r}"
+        key: f"must be a number above 0, got {scalars.shown(value)}"
         for key, value in data.items()
         if key in known and not (_number(value) and value > 0)
     }

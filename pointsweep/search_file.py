@@ -7,7 +7,9 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pointsweep import scalars
 from pointsweep.axes import PARTS_OF_A_TRIAL
+from pointsweep.checks import MOST_WHOLE
 from pointsweep.errors import unknown
 from pointsweep.space import OBJECTIVES, ONE_OBJECTIVE, PACKAGES, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
 
@@ -103,8 +105,8 @@ class SearchReader:
 
     def _whole(self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int) -> int:
         value = data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.complain((*path, key), f"must be a whole number from {least} on, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_WHOLE:
+            self.complain((*path, key), f"must be a whole number from {least} on, got {scalars.shown(value)}")
             return default
         return value
 
@@ -112,7 +114,7 @@ class SearchReader:
         value = data.get("hours")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and 0 < value < float("inf")):
-            self.complain((*path, "hours"), f"must be a number above 0, got {value!r}")
+            self.complain((*path, "hours"), f"must be a number above 0, got {scalars.shown(value)}")
             return None
         return None if value is None else float(value)
 
@@ -128,7 +130,7 @@ class SearchReader:
             if kind is None:
                 self.complain((*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has"))
             elif not (type(option) is kind or (kind is float and type(option) is int)):
-                self.complain((*path, key), f"must be {KINDS[kind]}, got {option!r}")
+                self.complain((*path, key), f"must be {KINDS[kind]}, got {scalars.shown(option)}")
         if name in ONE_OBJECTIVE and isinstance(objectives, Mapping) and len(objectives) > 1:
             self.complain(path, f"{name} aims at one objective, got {', '.join(map(str, objectives))}")
         needed = PACKAGES.get(name)

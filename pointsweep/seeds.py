@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pointsweep import adaptive
+from pointsweep import adaptive, scalars
 from pointsweep.axes import Entry
+from pointsweep.checks import MOST_WHOLE
 from pointsweep.errors import unknown
 from pointsweep.records import Adaptive
 
@@ -24,15 +25,30 @@ def read_seeds(data: Mapping[str, Any], complain: Complain) -> list[int]:
         for path, message in wrong:
             complain(("seeds", *path), message)
         return [] if wrong else list(range(seeds["max"]))
-    whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
-    if not whole or not seeds or len(set(seeds)) < len(seeds):
+    wrong_seeds = _wrong_seeds(seeds)
+    if wrong_seeds:
         complain(
             ("seeds",),
             f"must be a number of seeds (at most {MOST_SEEDS}), a list of different seeds from 0 on, or "
-            f"{{min: 3, max: 10, until: decided}}, got {seeds!r}",
+            f"{{min: 3, max: 10, until: decided}}, got {wrong_seeds}",
         )
         return []
     return list(seeds)
+
+
+def _wrong_seeds(seeds: Any) -> str:
+    """Return what is wrong with a list of seeds, in words; empty if nothing is."""
+    if not isinstance(seeds, list):
+        return scalars.shown(seeds)
+    if not seeds:
+        return "an empty list"
+    for seed in seeds:
+        whole = isinstance(seed, int) and not isinstance(seed, bool)
+        if not whole or not 0 <= seed <= MOST_WHOLE:
+            return f"{scalars.shown(seed)} in the list"
+        if seeds.count(seed) > 1:
+            return f"{seed} twice"
+    return ""
 
 
 def read_adaptive(data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], complain: Complain) -> Adaptive | None:

@@ -1,4 +1,4 @@
-"""Sweep file + overrides -> Sweep: every cell of the table with its trials, checked. The only file with hydra.
+"""Sweep file + overrides -> Sweep: every cell of the table with its trials, checked.
 
 docs/sweeps.md describes the language. All problems of a file are found before any is reported.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from pointsweep import profiles
+from pointsweep import overrides, profiles
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.reader import Cell, Reader
@@ -116,11 +116,11 @@ class Sweep:
         return "---\n".join(parts)
 
 
-def load(file: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Sweep:
+def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = ()) -> Sweep:
     """Reads, composes and checks a sweep file. Raises ConfigError with everything that is wrong."""
     documents = family(Path(file))
     reader = Reader(documents, str(file))
-    _override(reader, overrides)
+    _override(reader, override)
     parts = reader.parts()
     if reader.problems:
         raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
@@ -129,24 +129,15 @@ def load(file: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = 
     return _select(sweep, chosen, str(file)) if chosen else sweep
 
 
-def _override(reader: Reader, overrides: Sequence[str]) -> None:
-    """Applies overrides in Hydra's grammar; what is none is a problem of the reader's."""
-    if not overrides:
-        return
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
-    for text in overrides:
+def _override(reader: Reader, texts: Sequence[str]) -> None:
+    """Apply overrides; what is none is a problem of the reader's."""
+    for text in texts:
         try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            reader.own.append(Problem(text, f"not an override: {' '.join(str(error).split())}"))
+            override = overrides.parse(text)
+        except ValueError as error:
+            reader.own.append(Problem(text, str(error)))
             continue
-        if override.is_sweep_override():
-            reader.own.append(Problem(text, "one value only; to vary a key use an axis: +axes.KEY=[...]"))
-            continue
-        reader.override(text, override.key_or_group, override.is_delete(), override.value())
+        reader.override(text, override.key, override.delete, override.value)
         reader.notes.append(f"override {text}")
 
 

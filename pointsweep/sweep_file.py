@@ -1,11 +1,11 @@
 """A YAML file as plain data that remembers on which line everything stands; and files that inherit from one another.
 
-Numbers are read as YAML 1.2 reads them: 5e-4 is a number, and only true and false are truth values.
+Scalars are read as YAML 1.2 reads them (scalars.py): 5e-4 is a number, 1:30 and 2026-01-01 are texts.
 """
 
 from __future__ import annotations
 
-import re
+import codecs
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pointsweep import scalars
 from pointsweep.errors import ConfigError, Problem
 
 MOST_PATHS = 100_000  # a few aliases of aliases make a small file endless
@@ -24,20 +25,33 @@ SHAPES: dict[str, tuple[type, str]] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the numbers and truth values of YAML 1.2."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^(?:[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
-    list("-+0123456789."),
+TAG = "tag:yaml.org,2002:"
+MERGE = (
+    "merge keys are not supported (YAML 1.2 has none): write the keys out, or put what cells share into base, "
+    "settings or a file that base.from names"
 )
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes whose tags are those of the core schema; remembers where anchors stand."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.anchored: set[int] = set()  # positions in the text
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """Return the tag of a node that has none."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return TAG + scalars.kind_of(value)
+        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return tag
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, as the base class does."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent):
+            self.anchored.add(event.start_mark.index)
+        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -49,6 +63,12 @@ class Document:
     text: str = ""
     lines: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    texts: dict[tuple[Hashable, ...], str] = field(default_factory=dict)  # numbers and truth values as they are written
+    anchored: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths of what has an anchor
+
+    def text_of(self, path: tuple[Hashable, ...], value: object) -> str:
+        """Return a value as the file writes it: 0x1F, not 31."""
+        return self.texts.get(path, scalars.spelled(value))
 
     def line(self, path: tuple[Hashable, ...]) -> int | None:
         """The line of a path, or of the nearest thing around it."""
@@ -65,30 +85,58 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """Reads a file. Raises ConfigError if it is not there or is no YAML mapping; duplicate keys are problems of the document."""
+    """Read a file. Raises ConfigError if it is no YAML mapping; other faults become problems of the document."""
+    text = _decoded(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [Problem("", f"cannot be read: {error}")]) from error
-    try:
-        node = yaml.compose(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()  # type: ignore[no-untyped-call]
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(str(path), [Problem("", f"not YAML: {what}", mark.line + 1 if mark else None)]) from error
+        raise ConfigError(str(path), [_syntax_problem(error)]) from error
     except RecursionError as error:
         raise ConfigError(str(path), [Problem("", "is nested too deeply")]) from error
+
     document = Document(str(path), {}, text)
+    builder = _Builder(document, loader.anchored)
     try:
-        data = _build(node, (), document) if node is not None else None
+        data = None if node is None else builder.build(node, ())
     except RecursionError as error:
-        raise ConfigError(str(path), [Problem("", "is nested too deeply, or a part of it contains itself")]) from error
+        message = "is nested too deeply, or a part of it contains itself"
+        raise ConfigError(str(path), [Problem("", message)]) from error
     if not isinstance(data, dict):
         raise ConfigError(str(path), [Problem("", "must be a mapping with name, base, rows ...")])
+
     document.data = data
-    for key, text in drop_misshapen(data):
-        document.problems.append(Problem(key, text, document.line((key,))))
+    for key, message in drop_misshapen(data):
+        document.problems.append(Problem(key, message, document.line((key,))))
     return document
+
+
+def _decoded(path: Path) -> str:
+    """Return a file's text: UTF-8, or UTF-16 with a byte order mark, with any line ends."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), [Problem("", f"cannot be read: {error}")]) from error
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if utf16 else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        found = f"cannot be read: byte 0x{content[error.start]:02x} is no {encoding[:6].upper()}; save the file as UTF-8"
+        raise ConfigError(str(path), [Problem("", found, line)]) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _syntax_problem(error: yaml.YAMLError) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else None
+    message = " ".join(str(getattr(error, "problem", None) or error).split())
+    if message == "but found another document":
+        return Problem("", "holds a second document (---); one file is one sweep", line)
+    if "'\\t'" in message:
+        return Problem("", "not YAML: a tab stands where YAML allows spaces alone", line)
+    return Problem("", f"not YAML: {message}", line)
 
 
 def drop_misshapen(data: dict[str, Any]) -> list[tuple[str, str]]:
@@ -97,38 +145,80 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key, f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong]
 
 
-def _build(node: yaml.Node, path: tuple[Hashable, ...], document: Document) -> Any:
-    document.lines[path] = node.start_mark.line + 1
-    if len(document.lines) > MOST_PATHS:
-        raise ConfigError(document.source, [Problem("", f"has more than {MOST_PATHS} values, aliases counted each time")])
-    if not node.tag.startswith("tag:yaml.org,2002:") or ":python/" in node.tag:
-        document.problems.append(Problem(document.where(*path), f"the tag {node.tag} is not allowed", node.start_mark.line + 1))
-        return None
-    if isinstance(node, yaml.SequenceNode):
-        return [_build(item, (*path, i), document) for i, item in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        return _scalar(node, path, document)
-    data: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(_scalar(key_node, path, document))
-        line = key_node.start_mark.line + 1
-        if key in data:
-            document.problems.append(Problem(document.where(*path, key), "stands twice", line))
-        data[key] = _build(value_node, (*path, key), document)
-        document.lines[*path, key] = line
-    return data
+class _Builder:
+    """Turns the nodes of one file into plain data; what is wrong is added to the document's problems."""
+
+    def __init__(self, document: Document, anchored: set[int]) -> None:
+        self.document, self.anchored = document, anchored
+
+    def complain(self, path: tuple[Hashable, ...], message: str, node: yaml.Node) -> None:
+        problem = Problem(self.document.where(*path), message, node.start_mark.line + 1)
+        self.document.problems.append(problem)
+
+    def build(self, node: yaml.Node, path: tuple[Hashable, ...]) -> Any:
+        """Return the data of a node."""
+        document = self.document
+        document.lines[path] = node.start_mark.line + 1
+        if len(document.lines) > MOST_PATHS:
+            message = f"has more than {MOST_PATHS} values, aliases counted each time"
+            raise ConfigError(document.source, [Problem("", message)])
+        if node.start_mark.index in self.anchored:
+            document.anchored.add(path)
+
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in (TAG + "seq", TAG + "map"):
+            self.complain(path, _tag_message(node.tag), node)
+            return None
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
+        return self._mapping(node, path)
+
+    def _mapping(self, node: yaml.Node, path: tuple[Hashable, ...]) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            if key in data:
+                self.complain((*path, key), "stands twice", key_node)
+            data[key] = self.build(value_node, (*path, key))
+            self.document.lines[*path, key] = key_node.start_mark.line + 1
+        return data
+
+    def _key(self, node: yaml.Node, path: tuple[Hashable, ...]) -> str | None:
+        """Return a key as it is written; None for one that is refused."""
+        if not isinstance(node, yaml.ScalarNode):
+            self.complain(path, "a key is a text, found a list or a mapping", node)
+            return None
+        plain = node.style is None
+        if plain and node.value == "<<":
+            self.complain((*path, "<<"), MERGE, node)
+            return None
+        if node.tag == TAG + "null":
+            found = node.value or "an empty one"
+            self.complain(path, f"a key is a text, found {found}; put it in quotes if it is meant", node)
+            return None
+        text: str = node.value
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, path: tuple[Hashable, ...]) -> Any:
+        kind = node.tag.removeprefix(TAG)
+        if kind not in ("null", "bool", "int", "float", "str"):
+            self.complain(path, _tag_message(node.tag), node)
+            return None
+        try:
+            value = scalars.value_of(node.value, kind)
+        except ValueError as error:
+            self.complain(path, f"cannot be read: {error}", node)
+            return None
+        if kind not in ("null", "str"):
+            self.document.texts[path] = node.value
+        return value
 
 
-def _scalar(node: yaml.Node, path: tuple[Hashable, ...], document: Document) -> Any:
-    loader = _Loader("")
-    try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
-    except (yaml.YAMLError, ValueError) as error:
-        where = document.where(*path)
-        document.problems.append(Problem(where, f"cannot be read: {getattr(error, 'problem', error)}", node.start_mark.line + 1))
-        return None
-    finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+def _tag_message(tag: str) -> str:
+    return f"the tag {tag} is not allowed; a sweep file has texts, numbers, truth values, lists and mappings"
 
 
 def family(path: Path) -> list[Document]:

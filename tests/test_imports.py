@@ -16,7 +16,7 @@ OWNERS = {
     "optuna": ("search", "samplers"),
     "mlflow": ("tracking",),
     "boto3": ("s3_store",),
-    "hydra": ("sweep",),
+    "hydra": ("overrides",),
 }
 TORCH_FREE = [
     "config",
