@@ -30,6 +30,7 @@ from pointsweep import chaos_processes as processes
 from pointsweep import faults, sync, trial
 from pointsweep.chaos_processes import Killer
 from pointsweep.chaos_tracker import Line, server
+from pointsweep.command import exit_code
 from pointsweep.errors import ConfigError
 from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
@@ -295,4 +296,4 @@ def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
 
 if __name__ == "__main__":
     assert trial  # imported before the first fork, as torch is with it
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -22,9 +22,9 @@ from pointsweep import ray_cluster, s3_lease
 from pointsweep.command import exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
+from pointsweep.masking import masked
 from pointsweep.origin import origin, tree_digest
 from pointsweep.store import FileStore, Store, open_store
-from pointsweep.target import masked
 from pointsweep.tracking import reachable
 
 SKEW_S = 2.0  # of a node's clock: MLflow and histories order by it

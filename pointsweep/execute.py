@@ -15,6 +15,7 @@ from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
+from pointsweep.masking import masked
 from pointsweep.mirror import drain
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
@@ -22,7 +23,7 @@ from pointsweep.resources import Resources
 from pointsweep.spending import Spending
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
-from pointsweep.target import Target, TrackerAway, TrialTags, default_uri, masked
+from pointsweep.target import Target, TrackerAway, TrialTags, default_uri
 from pointsweep.tracking import finish, prepare
 
 COMPLETE, FAILED, SPENT = 0, 1, 4

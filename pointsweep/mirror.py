@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from pointsweep.history import TrialFolder
-from pointsweep.target import Target, TrialTags, masked
+from pointsweep.masking import masked
+from pointsweep.target import Target, TrialTags
 from pointsweep.tracking import Runs, sync_trial
 
 # Epochs that come faster than this travel together: a call costs the same for one as for many.

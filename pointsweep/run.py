@@ -1,7 +1,9 @@
 """The command: python -m pointsweep.run FILE... [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the tables.
 
 Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
-3 interrupted, the same command continues; 4 the budget is used up and nothing failed: the same command with a larger one continues.
+3 interrupted, the same command continues; 4 the budget is used up and nothing failed: the same command with a larger one continues;
+5 an internal error, whose traceback is in the log file that is named; 6 the store or the machine failed on the way, what is done is
+kept.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from dataclasses import replace
 from types import FrameType
 
 from pointsweep import ray_cluster, tables
-from pointsweep.command import exit_code
-from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed, Unfit
+from pointsweep.command import broken_off, exit_code
+from pointsweep.errors import BadStore, ConfigError, Problem, Unfit
 from pointsweep.events import trial_status
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
 from pointsweep.guard import preempted
@@ -45,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
         "python -m pointsweep.run",
         description="Turns a sweep file into its table. The same command again continues: nothing finished is computed twice.",
         epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid (nothing launched), 3 interrupted (run it again), "
-        "4 the budget is used up (run it again with a larger one)",
+        "4 the budget is used up (run it again with a larger one), 5 internal error (a log file is named), "
+        "6 the store failed on the way (mend it and run it again)",
     )
     made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
     made.add_argument(
@@ -188,9 +191,8 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
     except (Unfit, Held, BadStore) as error:
         print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
-    except StoreFailed as error:
-        print(f"{error}\nwhat is done is kept; the same command continues", file=sys.stderr)
-        return FAILED
+    except OSError as error:
+        return broken_off(error)
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pointsweep import tables
 from pointsweep.command import exit_code
 from pointsweep.errors import StoreFailed
+from pointsweep.masking import masked
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
-from pointsweep.target import TrackerAway, TrialTags, default_uri, masked
+from pointsweep.target import TrackerAway, TrialTags, default_uri
 from pointsweep.tracking import finish, prepare
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from pointsweep.store import FileStore, Store
@@ -44,8 +43,3 @@ class TrialTags:
 def default_uri(store: Store) -> str:
     """A database in the store; none for a store on S3, where only a server serves all nodes."""
     return f"sqlite:///{store.path('mlflow.db')}" if isinstance(store, FileStore) else "none"
-
-
-def masked(uri: str) -> str:
-    """A URI without the password in it."""
-    return re.sub(r"//[^/\s]*@", "//***@", uri)

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from pointsweep.as_run import joined
+from pointsweep.masking import masked
 from pointsweep.records import Layout, Record, from_json, layout_from_json
-from pointsweep.target import masked
 from pointsweep.tracking import STEPS, connected, trial_runs
 
 

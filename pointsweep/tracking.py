@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 from pointsweep.as_run import CHUNK, epoch_values, flat, joined, marks, summary
 from pointsweep.events import Event, epochs_of
 from pointsweep.history import TrialFolder
+from pointsweep.masking import masked, scrubbed
 from pointsweep.mlflow_files import locked, one_at_a_time, ready_made
 from pointsweep.records import Layout, Record
 from pointsweep.store import FileStore, Store
-from pointsweep.target import Target, TrackerAway, TrialTags, masked
+from pointsweep.target import Target, TrackerAway, TrialTags
 from pointsweep.workdir import read_folder
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def _told(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {masked(str(error))[:300]}") from error
+        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {scrubbed(str(error), uri)[:300]}") from error
 
 
 def reachable(uri: str) -> str:

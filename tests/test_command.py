@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from pointsweep.command import UNREAD, exit_code
+from pointsweep.command import BROKEN_OFF, INTERNAL, INTERRUPTED, INVALID, UNREAD, exit_code
+from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed
+from pointsweep.target import TrackerAway
 
 
 def test_a_command_whose_reader_went_away_ends_without_a_word():
@@ -20,9 +24,53 @@ def test_a_command_whose_reader_went_away_ends_without_a_word():
     assert (run.returncode, run.stderr) == (UNREAD, "")
 
 
-def test_another_broken_pipe_is_told():
+def ends(error: BaseException) -> int:
     def main() -> int:
-        raise BrokenPipeError("a server's")
+        raise error
 
-    with pytest.raises(BrokenPipeError, match="a server's"):
-        exit_code(main)
+    return exit_code(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ConfigError("a.yaml", [Problem("train.lr", "is no number", 3)]), INVALID, "train.lr (line 3): is no number"),
+        (BadStore("store: x is a file"), INVALID, "store: x is a file"),
+        (TrackerAway("MLflow at http://h: no answer"), INVALID, "no answer"),
+        (PermissionError(errno.EACCES, "Permission denied", "/some/record.json"), INVALID, "Permission denied: /some/record.json"),
+        (BrokenPipeError("a server's"), INVALID, "a server's"),
+        (StoreFailed("the store cannot be written: No space left on device: /s/record.json"), BROKEN_OFF, "No space left"),
+        (MemoryError(), BROKEN_OFF, "memory does not suffice"),
+        (KeyError("rows"), INTERNAL, "internal error: KeyError: 'rows'"),
+        (RuntimeError("a library's\nlong story"), INTERNAL, "internal error: RuntimeError: a library's long story"),
+        (KeyboardInterrupt(), INTERRUPTED, "interrupted"),
+    ],
+)
+def test_every_exception_ends_a_command_in_words_and_with_its_code(error, code, words, capsys, store):
+    assert ends(error) == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) <= 3
+
+
+def test_the_traceback_of_a_fault_is_in_the_stores_log_folder_without_secrets(capsys, store, monkeypatch):
+    (store / "trials").mkdir(parents=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "planted-bearer")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:planted-password@h/x?key=planted-query")
+    ends(RuntimeError("refused: planted-bearer, /x?key=planted-query, user:planted-password"))
+    said = capsys.readouterr().err
+    [log] = (store / "logs").iterdir()
+    assert str(log) in said
+    text = log.read_text()
+    assert "Traceback (most recent call last)" in text and "RuntimeError: refused" in text
+    assert "planted" not in text + said
+
+
+def test_a_log_goes_to_the_temporary_folder_where_there_is_no_store(capsys, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    ends(RuntimeError("early"))
+    assert not store.exists()
+    [log] = (tmp_path / "temporary" / "pointsweep-logs").iterdir()
+    assert str(log) in capsys.readouterr().err

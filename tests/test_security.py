@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from pointsweep.chaos_tracker import free_port
 from pointsweep.errors import ConfigError
+from pointsweep.masking import masked
 from pointsweep.run import main
 from pointsweep.sweep import load
-from pointsweep.target import masked
 
 ROOT = Path(__file__).parents[1]
 SWEEP = """

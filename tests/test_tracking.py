@@ -16,10 +16,11 @@ import pytest
 from pointsweep import chaos_tracker, tracking
 from pointsweep.chaos_tracker import Line
 from pointsweep.history import TrialFolder
+from pointsweep.masking import masked
 from pointsweep.mirror import Mirror
 from pointsweep.records import CellLayout, Layout, from_json
 from pointsweep.store import FileStore
-from pointsweep.target import Target, TrackerAway, TrialTags, masked
+from pointsweep.target import Target, TrackerAway, TrialTags
 from pointsweep.tracked import read_table, steps_by_run
 from pointsweep.tracking import Runs, connected, finish, prepare, sync_trial
 from pointsweep.trial import Job, Task, run_pack
