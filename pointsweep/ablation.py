@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pointsweep.axes import Axis, Entry, complain, known, read_axis, refuse_twins
+from pointsweep.axes import Axis, Entry, complain, known, read_axis, read_label, refuse_twins
 from pointsweep.errors import unknown
 from pointsweep.settings import leaves
 from pointsweep.sweep_file import Document
@@ -131,10 +131,9 @@ class Ablation:
         return [name for name in names if name in self.components]
 
     def _text(self, key: str, otherwise: str) -> str:
-        value = self.data.get(key, otherwise)
-        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-            self.complain((key,), f"must be the label of a row, got {value!r}")
-        return str(value)
+        if key not in self.data:
+            return otherwise
+        return read_label(self.document, (*self.path, key), self.data[key])
 
     def _published(self, labels: Sequence[str]) -> Mapping[str, Any]:
         value = self.data.get("published") or {}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pointsweep import scalars
 from pointsweep.config import TrialConfig
 from pointsweep.errors import Problem, unknown
 from pointsweep.settings import Place
@@ -106,7 +107,10 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     entries = []
     for i in range(next(iter(lengths.values()))):
         chosen = {key: lists[key][i] for key in settings}
-        label = str(lists["label"][i]) if "label" in lists else ", ".join(map(_label, chosen.values()))
+        if "label" in lists:
+            label = read_label(document, (*path, "label", i), lists["label"][i])
+        else:
+            label = ", ".join(map(_label, chosen.values()))
         published = lists["published"][i] if "published" in lists else None
         factors = _factors(document, path, {"factors": lists["factors"][i]} if "factors" in lists else {})
         entries.append(Entry(label, chosen, document, (*path, i), published=published, factors=factors))
@@ -114,9 +118,10 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
 
 
 def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:
-    if not isinstance(item, Mapping) or not isinstance(item.get("label"), (str, int, float)):
+    if not isinstance(item, Mapping) or "label" not in item:
         complain(document, path, "must be a mapping with a label")
         return None
+    label = read_label(document, (*path, "label"), item["label"])
     settings = {key: value for key, value in item.items() if key not in OWN_KEYS}
     when = item.get("when")
     if when is not None and not isinstance(when, Mapping):
@@ -125,7 +130,19 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return None
-    return Entry(str(item["label"]), settings, document, path, when, item.get("published"), _factors(document, path, item))
+    return Entry(label, settings, document, path, when, item.get("published"), _factors(document, path, item))
+
+
+def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
+    """Return a label as the file writes it: 2026-01-01, 0x1F. What is no text or number is a problem of the document."""
+    if value is None:
+        complain(document, path, "a label is a text, found null; put it in quotes if it is meant")
+    elif isinstance(value, (Mapping, list)):
+        kind = "a mapping" if isinstance(value, Mapping) else "a list"
+        complain(document, path, f"a label is a text, found {kind}: {value!r}")
+    elif value == "":
+        complain(document, path, "a label is a text, found an empty one")
+    return document.text_of(path, value)
 
 
 def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | None, ...]:
@@ -157,7 +174,7 @@ def known(document: Document, path: tuple[Any, ...], key: str) -> bool:
 def _label(value: Any) -> str:
     if isinstance(value, Mapping):
         return str(value.get("name", ", ".join(f"{k}={v}" for k, v in value.items())))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return scalars.spelled(value)
 
 
 def complain(document: Document, path: tuple[Any, ...], message: str) -> None:

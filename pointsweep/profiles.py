@@ -46,7 +46,10 @@ def only(name: str, documents: Sequence[Document]) -> list[str]:
     for document in reversed(documents):
         patterns = ((document.data.get("profiles") or {}).get(name) or {}).get("only")
         if patterns is not None:
-            return [str(pattern) for pattern in (patterns if isinstance(patterns, list) else [patterns])]
+            path = ("profiles", name, "only")
+            if not isinstance(patterns, list):
+                return [document.text_of(path, patterns)]
+            return [document.text_of((*path, i), pattern) for i, pattern in enumerate(patterns)]
     return []
 
 

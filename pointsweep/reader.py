@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsweep import arms, profiles, search_file
+from pointsweep import arms, overrides, profiles, scalars, search_file
 from pointsweep.ablation import read_rows
 from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_key
 from pointsweep.checks import check_trial
@@ -49,7 +49,7 @@ class Reader:
 
     def __init__(self, documents: Sequence[Document], source: str) -> None:
         self.documents, self.document, self.source = documents, documents[-1], source
-        self.data = dict(self.document.data)
+        self.data = self.document.data  # overrides change it
         self.late: list[Callable[[Settings], None]] = []  # overrides of settings, which win over all others
         self.notes: list[str] = []
         self.profile = ""
@@ -70,7 +70,7 @@ class Reader:
 
     def override(self, text: str, key: str, delete: bool, value: Any) -> None:
         """Sets or deletes a key: in every cell, above all else, if it is a trial's; else in the file."""
-        part, _, rest = key.partition(".")
+        part = key.partition(".")[0]
         if part in PARTS_OF_A_TRIAL and part != "seed":
             place = Place(f"override {text}", None)
             self.late.append(lambda settings: settings.drop(key) if delete else settings.set(key, value, place))
@@ -80,17 +80,18 @@ class Reader:
             allowed = [*KEYS, "profile", *(p for p in PARTS_OF_A_TRIAL if p != "seed")]
             self.own.append(Problem(text, unknown("key", part, allowed, "Allowed")))
         else:
-            node = self.data
-            if rest:
-                below = self.data.get(part)
-                node = self.data[part] = dict(below) if isinstance(below, Mapping) else {}
-            name = rest or part
-            if delete and name not in node:
-                self.own.append(Problem(text, unknown("key", name, map(str, node), "There are")))
-            elif delete:
-                del node[name]
-            else:
-                node[name] = value
+            self._override_file(text, key, delete, value)
+
+    def _override_file(self, text: str, key: str, delete: bool, value: Any) -> None:
+        if key == "base.from":
+            self.own.append(Problem(text, "what a file inherits from is read before overrides; change it in the file"))
+            return
+        try:
+            path = overrides.remove(self.data, key) if delete else overrides.assign(self.data, key, value)
+        except ValueError as error:
+            self.own.append(Problem(text, str(error)))
+            return
+        self.document.override(path)
 
     # The file
 
@@ -100,7 +101,10 @@ class Reader:
             self.complain((key,), text)
         for key in self.data:
             if key not in KEYS:
-                self.complain((key,), unknown("key", key, KEYS, "Keys"))
+                self.complain((key,), self._unknown(key))
+        for key in self.data.get("published") or {}:
+            if key not in COLUMNS:
+                self.complain(("published", key), unknown("column of published.csv", key, COLUMNS, "Columns"))
         base = self._base()
         row_axes, column_axis = self._axes()
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
@@ -127,7 +131,7 @@ class Reader:
             name, self.notes = f"{name}-{self.profile}", [f"profile={self.profile}: published numbers do not apply", *self.notes]
         return {
             "name": name,
-            "title": str(self.data.get("title", name)),
+            "title": self._title(name),
             "row_headers": tuple(axis.header for axis in row_axes),
             "rows": tuple(tuple(entry.label for entry in row) for row in rows),
             "columns": self.column_labels,
@@ -136,10 +140,16 @@ class Reader:
             "protocol": protocol,
             "resources": resources,
             "factors": factors_of(rows),
-            "adaptive": None if self.problems else read_adaptive(self.data, rows, self.complain),
+            "adaptive": None if self.problems else read_adaptive(self.document, self.data, rows, self.complain),
             "search": self.search,
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
+
+    def _unknown(self, key: str) -> str:
+        """Return what to say of a key that no file has; of one that holds an anchor where anchors belong."""
+        text = unknown("key", key, KEYS, "Keys")
+        anchored = any(path[:1] == (key,) for path in self.document.anchored)
+        return f"{text}. An anchor (&) needs no key of its own: set it where its value stands first" if anchored else text
 
     def _base(self) -> Settings:
         settings = Settings()
@@ -182,9 +192,15 @@ class Reader:
 
     def _name(self) -> str:
         name = self.data.get("name", Path(self.source).stem)
+        if isinstance(name, (int, float)) and not isinstance(name, bool):
+            name = self.document.text_of(("name",), name)
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,80}", name):
             self.complain(("name",), f"must be lower-case letters, digits, _ and -, got {name!r}")
         return str(name)
+
+    def _title(self, name: str) -> str:
+        title = self.data.get("title")
+        return name if title is None else self.document.text_of(("title",), title)
 
     def _choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.data.get(key, allowed[0])
@@ -292,9 +308,14 @@ class Reader:
 
     def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
         """The number that a row gives for a column of the table."""
-        for label in numbers:
-            if label not in self.column_labels:
+        found = None
+        for label, number in numbers.items():
+            # A column of values is labelled with them: 0.001, however the file writes it.
+            labels = {label, scalars.respelled(label)}
+            if labels.isdisjoint(self.column_labels):
                 place = entry.place("published")
                 text = unknown("column", label, [*self.column_labels, *COLUMNS], "Columns of the table and of published.csv")
                 self.own.append(Problem(place.path, text, place.line))
-        return numbers.get(column)
+            if column in labels:
+                found = number
+        return found

@@ -116,3 +116,11 @@ def spelled(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def respelled(text: str) -> str:
+    """Return the label that a table gives to the value of a text: 0.001 for 1e-3."""
+    try:
+        return spelled(value_of(text))
+    except ValueError:
+        return text

@@ -11,7 +11,7 @@ from pointsweep import scalars
 from pointsweep.axes import PARTS_OF_A_TRIAL
 from pointsweep.checks import MOST_WHOLE
 from pointsweep.errors import unknown
-from pointsweep.space import OBJECTIVES, ONE_OBJECTIVE, PACKAGES, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
+from pointsweep.space import OBJECTIVES, ONE_OBJECTIVE, PACKAGES, RANGE, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
 
 if TYPE_CHECKING:
     from pointsweep.reader import Reader
@@ -24,7 +24,6 @@ SECTIONS = {
     "per_arm.search": PLAIN,
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-RANGE = ("float", "int", "choices", "log", "step", "when")
 SMOKE_TRIALS, SMOKE_SEEDS = 4, 2
 MOST_TRIALS = 1000  # where only hours are given
 

@@ -10,6 +10,7 @@ from pointsweep.axes import Entry
 from pointsweep.checks import MOST_WHOLE
 from pointsweep.errors import unknown
 from pointsweep.records import Adaptive
+from pointsweep.sweep_file import Document
 
 Complain = Callable[[tuple[Any, ...], str], None]  # where in the file, and what is wrong
 MOST_SEEDS = 10_000  # a slip of the keyboard must not fill the memory
@@ -51,7 +52,9 @@ def _wrong_seeds(seeds: Any) -> str:
     return ""
 
 
-def read_adaptive(data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], complain: Complain) -> Adaptive | None:
+def read_adaptive(
+    document: Document, data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], complain: Complain
+) -> Adaptive | None:
     """Of adaptive seeds the rule, with the number of the row that all others are compared with; None of fixed ones."""
     seeds = data.get("seeds")
     if not isinstance(seeds, Mapping):
@@ -59,7 +62,7 @@ def read_adaptive(data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], comp
     if {"search", "per_arm"} & set(data):
         complain(("seeds",), "a search takes a number of seeds or a list")
     labels = [" / ".join(entry.label for entry in row) for row in rows]
-    against = str(seeds.get("against", labels[0]))
+    against = document.text_of(("seeds", "against"), seeds["against"]) if "against" in seeds else labels[0]
     if against not in labels:
         complain(("seeds", "against"), unknown("row", against, labels, "Rows"))
         return None

@@ -65,13 +65,26 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     texts: dict[tuple[Hashable, ...], str] = field(default_factory=dict)  # numbers and truth values as they are written
     anchored: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths of what has an anchor
+    overridden: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths that the command line has set
 
     def text_of(self, path: tuple[Hashable, ...], value: object) -> str:
         """Return a value as the file writes it: 0x1F, not 31."""
         return self.texts.get(path, scalars.spelled(value))
 
+    def override(self, path: tuple[Hashable, ...]) -> None:
+        """Forget how the file writes what the command line has set."""
+        self.overridden.add(path)
+        below = len(path)
+        self.texts = {at: text for at, text in self.texts.items() if at[:below] != path}
+        self.lines = {at: line for at, line in self.lines.items() if at[:below] != path}
+
     def line(self, path: tuple[Hashable, ...]) -> int | None:
-        """The line of a path, or of the nearest thing around it."""
+        """The line of a path, or of the nearest thing around it; None for what the command line has set."""
+        if path and path not in self.lines:
+            for at in self.overridden:
+                common = min(len(at), len(path))
+                if at[:common] == path[:common]:
+                    return None
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
@@ -123,7 +136,7 @@ def _decoded(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        found = f"cannot be read: byte 0x{content[error.start]:02x} is no {encoding[:6].upper()}; save the file as UTF-8"
+        found = f"cannot be read: byte 0x{content[error.start]:02x} is no {encoding.upper()[:6].rstrip('-')}; save the file as UTF-8"
         raise ConfigError(str(path), [Problem("", found, line)]) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -150,6 +163,7 @@ class _Builder:
 
     def __init__(self, document: Document, anchored: set[int]) -> None:
         self.document, self.anchored = document, anchored
+        self.refused: set[tuple[Hashable, ...]] = set()
 
     def complain(self, path: tuple[Hashable, ...], message: str, node: yaml.Node) -> None:
         problem = Problem(self.document.where(*path), message, node.start_mark.line + 1)
@@ -169,6 +183,7 @@ class _Builder:
             return self._scalar(node, path)
         if node.tag not in (TAG + "seq", TAG + "map"):
             self.complain(path, _tag_message(node.tag), node)
+            self.refused.add(path)
             return None
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
@@ -182,7 +197,9 @@ class _Builder:
                 continue
             if key in data:
                 self.complain((*path, key), "stands twice", key_node)
-            data[key] = self.build(value_node, (*path, key))
+            value = self.build(value_node, (*path, key))
+            if (*path, key) not in self.refused:
+                data[key] = value
             self.document.lines[*path, key] = key_node.start_mark.line + 1
         return data
 
@@ -206,11 +223,13 @@ class _Builder:
         kind = node.tag.removeprefix(TAG)
         if kind not in ("null", "bool", "int", "float", "str"):
             self.complain(path, _tag_message(node.tag), node)
+            self.refused.add(path)
             return None
         try:
             value = scalars.value_of(node.value, kind)
         except ValueError as error:
             self.complain(path, f"cannot be read: {error}", node)
+            self.refused.add(path)
             return None
         if kind not in ("null", "str"):
             self.document.texts[path] = node.value

@@ -398,3 +398,111 @@ def test_components_are_there_or_not(write):
 def test_the_components_of_a_zip_stand_in_its_lists(write):
     sweep = load(write(BASE + "rows: {zip: {method.rank: [2, 4], factors: [{size: false}, {size: true}]}}"))
     assert sweep.factors == ({"size": False}, {"size": True})
+
+
+# YAML as others write it
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [
+        ("2026-01-01", "2026-01-01"), ("12:30", "12:30"), ("0x1F", "0x1F"), ("010", "010"), ("1_000", "1_000"), ("1e-3", "1e-3"),
+        ("1.50", "1.50"), ("yes", "yes"), ("true", "true"), ("'null'", "null"), ("2026-01-01T10:00:00Z", "2026-01-01T10:00:00Z"),
+    ],
+)  # fmt: skip
+def test_a_label_is_printed_as_it_is_written(write, written, label):
+    assert load(write(BASE + f"rows: [{{label: {written}, method.rank: 2}}]\n")).rows == ((label,),)
+    zipped = f"columns: {{zip: {{label: [{written}], method.rank: [2]}}}}\n"
+    assert load(write(BASE + zipped)).columns == (label,)
+    ablated = f"rows: {{ablate: {{whole: {written}, components: COMPONENTS, leave_one_out: all}}}}\n"
+    components = "{c: {without: {method.rank: 2}}, d: {without: {train.lr: 1e-3}}}"
+    assert load(write(BASE + ablated.replace("COMPONENTS", components))).rows == ((label,), ("- c",), ("- d",))
+    named = ablated.replace("COMPONENTS", components.replace("c:", f"{written}:", 1)).replace(f"whole: {written}", "whole: all")
+    assert load(write(BASE + named)).rows == (("all",), (f"- {label}",), ("- d",))
+
+
+@pytest.mark.parametrize("written", ["null", "~", "", "Null"])
+def test_a_label_that_is_null_is_refused_by_name(write, written):
+    assert "rows[0].label (line 8): a label is a text, found null" in problems(
+        write(BASE + f"rows: [{{label: {written}, method.rank: 2}}]\n")
+    )
+    zipped = f"columns: {{zip: {{label: [a, {written or 'null'}], method.rank: [2, 4]}}}}\n"
+    assert "columns.zip.label[1] (line 8): a label is a text, found null" in problems(write(BASE + zipped))
+    named = f"rows: {{ablate: {{components: {{{written or 'null'}: {{without: {{method.rank: 2}}}}}}, leave_one_out: all}}}}\n"
+    assert "rows.ablate.components (line 8): a key is a text, found" in problems(write(BASE + named))
+
+
+@pytest.mark.parametrize("written", ["[a]", "{a: b}", "''"])
+def test_a_label_that_is_no_text_is_refused(write, written):
+    assert "rows[0].label (line 8): a label is a text, found" in problems(
+        write(BASE + f"rows: [{{label: {written}, method.rank: 2}}]\n")
+    )
+
+
+def test_null_on_an_axis_is_called_null(write):
+    assert load(write(BASE + "columns: {backbone.num_blocks: [null, 1]}\n")).columns == ("null", "1")
+
+
+def test_a_name_and_a_title_are_taken_as_they_are_written(write):
+    sweep = load(write(BASE.replace("name: t\n", "name: 2026\ntitle: 2026-01-01\n")))
+    assert (sweep.name, sweep.title) == ("2026", "2026-01-01")
+    assert load(write(BASE.replace("name: t\n", "name: 0x1f\ntitle: 010\n"))).title == "010"
+    assert load(write(BASE.replace("name: t\n", "name: t\ntitle: 0x10\n")), ["title=011"]).title == "011"
+
+
+def test_published_numbers_find_their_column_however_it_is_written(write):
+    for written in ("1e-3", "0.001", "1.0e-3"):
+        rows = f"rows: [{{label: a, published: {{{written}: 89.5, 5e-4: 90}}}}]\ncolumns: {{train.lr: [0.001, 5e-4]}}\n"
+        sweep = load(write(BASE + rows))
+        assert [cell.published.value for cell in sweep.cells] == [89.5, 90.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows:\n  - &c {label: a, train.epochs: 2}\n  - {<<: *c, label: b}\n", "rows[1].<< (line 10): merge keys are not supported"),
+        ("common: &c {train.epochs: 2}\n", "common (line 8): unknown key 'common'"),
+        ("common: &c {train.epochs: 2}\n", "An anchor (&) needs no key of its own"),
+        ("---\nname: u\n", "(line 8): holds a second document"),
+        ("rows: !foo [{label: a}]\n", "rows (line 8): the tag !foo is not allowed"),
+        ("seeds: !!set {a, b}\n", "the tag tag:yaml.org,2002:set is not allowed"),
+        ("title: !!timestamp 2026-01-01\n", "the tag tag:yaml.org,2002:timestamp is not allowed"),
+        ("title: !!binary aGk=\n", "the tag tag:yaml.org,2002:binary is not allowed"),
+        ("seeds: !!int 0b1\n", "cannot be read: '0b1' is no int"),
+        ("rows:\n\t- {label: a}\n", "(line 9): not YAML: a tab stands where YAML allows spaces alone"),
+        ("? [a]\n: 1\n", "a key is a text, found a list or a mapping"),
+        ("null: 1\n", "a key is a text, found null"),
+    ],
+)
+def test_yaml_that_is_not_supported_is_refused_by_name_and_line(write, text, message):
+    found = problems(write(BASE + text))
+    assert message in found
+    assert "None" not in found
+
+
+def test_tags_of_the_core_schema_are_read(write):
+    sweep = load(write(BASE + "title: !!str 3\nseeds: !!int 2\nrows: !!seq [!!map {label: a, train.lr: !!float 1}]\n"))
+    assert (sweep.title, len(sweep.cells[0].trials), cell(sweep).train.lr) == ("3", 2, 1.0)
+
+
+def test_aliases_mean_what_they_stand_for(write):
+    rows = "rows:\n  - {label: a, method: &m {name: lora, rank: 2}}\n  - {label: b, method: *m, train.epochs: 2}\n"
+    assert [cell(load(write(BASE + rows)), row).method.rank for row in (0, 1)] == [2, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "utf-16-be-bom"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_from_windows_is_the_same_sweep(tmp_path, encoding, end):
+    text = BASE + "title: Größe 木\nrows: [{label: é, method.rank: 2}]\n"
+    content = text.replace("\n", end)
+    bom = {"utf-16-le-bom": b"\xff\xfe", "utf-16-be-bom": b"\xfe\xff"}.get(encoding, b"")
+    path = tmp_path / "t.yaml"
+    path.write_bytes(bom + content.encode(encoding.removesuffix("-bom")))
+    sweep = load(path)
+    assert (sweep.title, sweep.rows, sweep.text) == ("Größe 木", (("é",),), text)
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_bytes(BASE.encode() + "title: Größe\n".encode("latin-1"))
+    assert "(line 8): cannot be read: byte 0xf6 is no UTF-8; save the file as UTF-8" in problems(path)
