@@ -296,4 +296,4 @@ def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
 
 if __name__ == "__main__":
     assert trial  # imported before the first fork, as torch is with it
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, outlives=True))

@@ -1,4 +1,4 @@
-"""What all commands share: how they end, and fewer looks for garbage, a fifth of the time in which large libraries are loaded.
+"""What all commands share: safe output, how they end, their parser, and fewer looks for garbage, a fifth of the loading time.
 
 No exception reaches the screen as a traceback. What a user can act on is one line; the traceback goes to a log file whose path is
 printed.
@@ -6,9 +6,9 @@ printed.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
-import select
 import sys
 import tempfile
 import time
@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from pointsweep import __version__
+from pointsweep.console import ReaderGoneError, SafeStream, guard_streams
 from pointsweep.errors import StoreFailed
 from pointsweep.masking import scrubbed
 
@@ -34,23 +36,43 @@ def look_less_for_garbage() -> None:
     gc.set_threshold(*GARBAGE)
 
 
-def exit_code(main: Callable[[], int]) -> int:
-    """What `main` returns, or the code of the exception that it raised. That nobody reads its output (`| head`) ends it silently."""
+def command_parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Return the parser of `python -m NAME`, with what every command has."""
+    made = argparse.ArgumentParser(f"python -m {name}", description=description, epilog=epilog or None)
+    made.add_argument("--version", action="version", version=f"pointsweep {__version__}")
+    return made
+
+
+def exit_code(main: Callable[[], int], outlives: bool = False) -> int:
+    """What `main` returns, or the code of the exception that it raised.
+
+    That nobody reads its output (`| head`) ends it silently, but a command that `outlives` its reader works on to its end.
+    """
     look_less_for_garbage()
+    guard_streams(outlives)
     try:
         code = main()
         sys.stdout.flush()
         # Or the interpreter looks for garbage among all of them before it ends, which takes seconds.
         gc.freeze()
-        return code
+        return _with_output(code)
+    except ReaderGoneError:
+        return UNREAD
+    except SystemExit as end:  # of the parser
+        return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _unread():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its own end
-            return UNREAD
         return explain(error)
+
+
+def _with_output(code: int) -> int:
+    """Return the exit code; where it would be 0, not if the output could not be written."""
+    lost = sys.stdout.lost if isinstance(sys.stdout, SafeStream) else None
+    if code != 0 or lost is None:
+        return code
+    return UNREAD if isinstance(lost, BrokenPipeError) else BROKEN_OFF
 
 
 def explain(error: Exception) -> int:
@@ -121,13 +143,3 @@ def log_folders() -> list[Path]:
         if (root / "trials").is_dir() or (root / "sweeps").is_dir():
             folders.insert(0, root / "logs")
     return folders
-
-
-def _unread() -> bool:
-    try:
-        pipe = sys.stdout.fileno()
-    except OSError:  # it is no file at all, as in a notebook
-        return False
-    poll = select.poll()
-    poll.register(pipe, 0)  # errors and hang-ups are told whatever is asked for
-    return bool(poll.poll(0))

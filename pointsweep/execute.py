@@ -19,6 +19,7 @@ from pointsweep.masking import masked
 from pointsweep.mirror import drain
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
+from pointsweep.render import render_here
 from pointsweep.resources import Resources
 from pointsweep.spending import Spending
 from pointsweep.store import Store
@@ -169,7 +170,7 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], 
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     tables.write_all(store, table, plan.records)
     text = tables.render(table, "text")
-    print(f"{text}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
+    print(f"{render_here(table)}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
     if uri != "none":
         print(
             f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"

@@ -21,6 +21,7 @@ from typing import Any
 from pointsweep import ray_cluster
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
+from pointsweep.console import guard_streams
 from pointsweep.data.cache import cache_folder
 from pointsweep.ends import RETRIES, Ends, Told
 from pointsweep.follow import follow
@@ -127,6 +128,7 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
 @cache
 def _settled() -> None:
     """A worker has loaded what it needs: that is never looked at for garbage, all else as usual."""
+    guard_streams(outlives=True)
     gc.freeze()
     gc.set_threshold(*USUAL)
 

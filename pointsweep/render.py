@@ -6,17 +6,20 @@ import csv
 import io
 import json
 import re
-import textwrap
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import TextIO
 
+from pointsweep.console import HIDDEN, columns_of, encodable, encoding_of, left, one_line, right, visible, width, wrapped
 from pointsweep.notes import LEGEND, object_notes, verdict_notes
 from pointsweep.notes import order as order
 from pointsweep.notes import percent as percent
 from pointsweep.records import Published
 from pointsweep.table import Table, TableCell
 
-WIDTH = 118  # of a terminal; columns that do not fit beside the others are printed below them
+WIDTH = 118  # of the sentences in a file; a terminal has its own width
+NARROWEST = 12  # cells that a row's label keeps beside a wide column
 SYMBOLS = "*†‡§¶"
 PROTOCOLS = {"last": "last epoch", "best_val": "best epoch on validation", "best_test": "best epoch on the test set"}
 
@@ -24,6 +27,16 @@ PROTOCOLS = {"last": "last epoch", "best_val": "best epoch on validation", "best
 def render(table: Table, form: str) -> str:
     """The table in one of FORMATS, with a line break at its end."""
     return FORMATS[form](table)
+
+
+def render_for(stream: TextIO, table: Table) -> str:
+    """Return the table as text for a stream: as wide as its terminal, with the signs that it can show."""
+    return text(table, columns_of(stream), encoding_of(stream))
+
+
+def render_here(table: Table) -> str:
+    """Return the table as text for standard output."""
+    return render_for(sys.stdout, table)
 
 
 # Words that all formats share
@@ -93,7 +106,7 @@ def headline(table: Table) -> str:
 
 def footnotes(table: Table) -> list[str]:
     """Everything a reader must know beside the numbers, in a fixed order, one line each."""
-    return [" ".join(line.split()) for line in _notes(table)]
+    return [visible(" ".join(line.split())) for line in _notes(table)]
 
 
 def _notes(table: Table) -> Iterator[str]:
@@ -154,69 +167,115 @@ def grid(table: Table) -> list[list[str]]:
 # Formats
 
 
-def text(table: Table) -> str:
-    """For a terminal: as many columns side by side as fit, the others below."""
-    blocks: list[list[str]] = []
-    group: list[int] = []
-    texts = list(zip(*grid(table), strict=True))
-    for column in range(len(table.columns)):
-        block = _block(table, [*group, column], texts)
-        if group and max(map(len, block)) > WIDTH:
-            group, block = [], _block(table, [column], texts)
-            blocks.append(block)
-        elif not group:
-            blocks.append(block)
-        group.append(column)
-        blocks[-1] = block
-    parts = [_wrapped([table.title, headline(table)]), *blocks, _wrapped(footnotes(table))]
+def text(table: Table, columns: int | None = None, encoding: str = "utf-8") -> str:
+    """Return the table as plain text; of a terminal's `columns` what does not fit side by side is printed below."""
+
+    def shown(value: str) -> str:
+        return encodable(one_line(value), encoding)
+
+    size = columns or WIDTH
+    lines = [[shown(value) for value in line] for line in grid(table)]
+    tops = [shown(column) for column in table.columns]
+    blocks = _blocks(lines, len(table.row_headers), tops, columns)
+    head = [table.title, headline(table)]
+    parts = [_sentences([shown(line) for line in head], size), *blocks]
+    parts.append(_sentences([shown(line) for line in footnotes(table)], size))
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _wrapped(lines: Sequence[str]) -> list[str]:
-    return [part for line in lines for part in _wrap(line)]
+def _sentences(lines: Sequence[str], size: int) -> list[str]:
+    found = []
+    for line in lines:
+        found += wrapped(line, size)
+    return found
 
 
-def _wrap(line: str) -> list[str]:
-    """What `textwrap.wrap` makes of a line, in a quarter of the time where it is plain words; notes may have ten thousand."""
-    words = line.split(" ")
-    if len(line.split()) < len(words) or max(map(len, words)) > WIDTH - 2:
-        return textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    parts, at = [words[0]], len(words[0])
-    for word in words[1:]:
-        at += 1 + len(word)
-        if at > WIDTH:
-            parts.append(f"\n  {word}")
-            at = 2 + len(word)
-        else:
-            parts.append(word)
-    return " ".join(parts).split(" \n")
+def _blocks(lines: Sequence[Sequence[str]], labels: int, tops: Sequence[str], size: int | None) -> list[list[str]]:
+    """Lay a grid out in blocks of at most `size` cells, each with the rows' labels; in one block without a size.
 
-
-def _block(table: Table, group: Sequence[int], texts: Sequence[Sequence[str]]) -> list[str]:
-    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each column's first number.
-
-    `texts` are the columns of `grid`, of the whole table.
+    `tops` are the headings over the grid's columns after its `labels`, which they share evenly.
     """
-    labels = len(table.row_headers)
-    size = (len(texts) - labels) // len(table.columns)
-    parts = [_side_by_side(texts[:labels], str.ljust)]
-    top = [" " * len(parts[0][0])]
-    for column in group:
-        at = labels + column * size
-        part = _side_by_side(texts[at : at + size], str.rjust)
-        span = max(len(part[0]), len(table.columns[column]))
-        top.append(table.columns[column].ljust(len(part[0])))
-        parts.append([line.rjust(span) for line in part])
-    body = ["    ".join(line).rstrip() for line in zip(*parts, strict=True)]
-    first = "    ".join(top).rstrip()
-    return [first, body[0], "-" * max(map(len, [first, *body])), *body[1:]]
+    columns = list(zip(*lines, strict=True))
+    each = (len(columns) - labels) // len(tops)
+    numbers = [columns[labels + i * each : labels + (i + 1) * each] for i in range(len(tops))]
+    parts = [_Part(top, _side_by_side(mine, right)) for top, mine in zip(tops, numbers, strict=True)]
+    if size is None:
+        return [_block(_labels(columns[:labels]), parts)]
+    widest = max(part.size for part in parts)
+    names = _labels(columns[:labels], max(size - widest - GAP, NARROWEST))
+    if names.size + GAP + widest > size:
+        # Not even one column fits beside the labels: its numbers go below each other too.
+        parts = [_Part(top, list(one)) for top, mine in zip(tops, numbers, strict=True) for one in mine]
+    blocks: list[list[_Part]] = []
+    left_over = 0
+    for part in parts:
+        if GAP + part.size > left_over:
+            blocks.append([])
+            left_over = size - names.size
+        blocks[-1].append(part)
+        left_over -= GAP + part.size
+    return [_block(names, block) for block in blocks]
 
 
-def _side_by_side(texts: Sequence[Sequence[str]], aligned: Callable[[str, int], str]) -> list[str]:
+GAP = 4  # cells before a column's first number
+
+
+class _Part:
+    """Some of a table's columns: a heading over them, and a line for the second heading and each row, all of one width."""
+
+    def __init__(self, top: str, lines: Sequence[str]) -> None:
+        self.size = max(width(top), *(width(line) for line in lines))
+        self.top = left(top, max(width(line) for line in lines))
+        self.lines = [right(line, self.size) for line in lines]
+
+
+class _Labels:
+    """The rows' labels: some lines for the heading and for each row, all of one width."""
+
+    def __init__(self, rows: Sequence[Sequence[str]]) -> None:
+        self.rows = rows
+        self.size = max(width(line) for row in rows for line in row)
+
+
+def _labels(columns: Sequence[Sequence[str]], size: int | None = None) -> _Labels:
+    """Lay the columns of labels side by side; where they take more than `size` cells the widest are wrapped."""
+    between = 2 * (len(columns) - 1)
+    widths = [max(map(width, column)) for column in columns]
+    while size is not None and sum(widths) + between > size and max(widths) > NARROWEST // 2:
+        widths[widths.index(max(widths))] -= 1
+    rows = []
+    for labels in zip(*columns, strict=True):
+        parts = [wrapped(label, width) if label else [""] for label, width in zip(labels, widths, strict=True)]
+        height = max(map(len, parts))
+        filled = [[*part, *[""] * (height - len(part))] for part in parts]
+        lines = []
+        for line in zip(*filled, strict=True):
+            lines.append("  ".join(left(label, width) for label, width in zip(line, widths, strict=True)))
+        rows.append(lines)
+    return _Labels(rows)
+
+
+def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
+    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each column's first number."""
+    gap = " " * GAP
+    first = gap.join([" " * names.size, *(part.top for part in parts)]).rstrip()
+    body: list[str] = []
+    for number, labels in enumerate(names.rows):
+        numbers = gap.join(part.lines[number] for part in parts)
+        body.append(f"{labels[0]}{gap}{numbers}".rstrip())
+        body += [label.rstrip() for label in labels[1:]]
+    heading = body[: len(names.rows[0])]
+    rule = "-" * max(map(width, [first, *body]))
+    return [first, *heading, rule, *body[len(heading) :]]
+
+
+def _side_by_side(columns: Sequence[Sequence[str]], aligned: Callable[[str, int], str]) -> list[str]:
     """Columns -> lines, each column as wide as its widest text."""
-    widths = [max(map(len, column)) for column in texts]
-    columns = [[aligned(each, width) for each in column] for column, width in zip(texts, widths, strict=True)]
-    return ["  ".join(line) for line in zip(*columns, strict=True)]
+    widths = [max(map(width, column)) for column in columns]
+    filled = []
+    for column, size in zip(columns, widths, strict=True):
+        filled.append([aligned(value, size) for value in column])
+    return ["  ".join(line) for line in zip(*filled, strict=True)]
 
 
 def markdown(table: Table) -> str:
@@ -233,7 +292,7 @@ def markdown(table: Table) -> str:
 
 
 def _md(value: str) -> str:
-    return re.sub(r"([\\|*_<>`~#$&\[\]])", r"\\\1", " ".join(value.split()))
+    return re.sub(r"([\\|*_<>`~#$&\[\]])", r"\\\1", " ".join(one_line(value).split()))
 
 
 def latex(table: Table) -> str:
@@ -263,13 +322,38 @@ TEX = {
 
 
 def _tex(value: str) -> str:
-    return "".join(TEX.get(char, char) for char in " ".join(value.split()))
+    return "".join(TEX.get(char, char) for char in " ".join(one_line(value).split()))
+
+
+# What a spreadsheet takes for the beginning of a formula, also in its wide forms and after blanks.
+FORMULA = re.compile(r"[\t\r\n]|\s*[-=+@\uFF1D\uFF0B\uFF20\uFF0D]")
+# A minus that is none of a formula: a number, or words as in "- adapter".
+MINUS = re.compile(r"-\s*\d+(\.\d+)?(e[-+]?\d+)?|- [^=+*/^&|!()@<>]*", re.IGNORECASE)
+
+
+def spreadsheet_text(value: object) -> object:
+    """Return a field of a CSV so that every spreadsheet takes a text for a text: with an apostrophe where it needs one."""
+    if not isinstance(value, str):
+        return value
+    shown = visible(value, keep="\n\t")
+    return f"'{shown}" if FORMULA.match(shown) and not MINUS.fullmatch(shown) else shown
+
+
+class _SpreadsheetWriter:
+    """A CSV writer whose texts are no formulas."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, fields: Sequence[object]) -> None:
+        """Write a line."""
+        self.writer.writerow([spreadsheet_text(field) for field in fields])
 
 
 def comma_separated(table: Table) -> str:
     """One line a cell, full precision, fractions."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = _SpreadsheetWriter(out)
     labels = [header or f"row{i or ''}" for i, header in enumerate(table.row_headers)]
     counts = ("trainable", "trainable_without_head", "total")
     writer.writerow([
@@ -292,7 +376,8 @@ def comma_separated(table: Table) -> str:
 def as_json(table: Table) -> str:
     """Everything, sorted keys."""
     cells = [{**asdict(cell), "status": cell.status} for cell in table.cells]
-    return json.dumps({**asdict(table), "cells": cells}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    made = json.dumps({**asdict(table), "cells": cells}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return HIDDEN.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], made) + "\n"
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
+from pointsweep.console import visible
 from pointsweep.records import Record
 from pointsweep.render import count, footnotes, headings, headline, marked, percent
 from pointsweep.report_axes import axes
@@ -47,7 +48,8 @@ def page(table: Table, records: Mapping[str, Record], curves: Mapping[str, Seque
     script = f"<script>{_file('report.js')}</script>" if records else ""
     facts = _facts(table, records) if records else ""
     head = f"<header><h1>{escape(table.title)}</h1><p class='sub'>{escape(headline(table))}.</p>{facts}</header>"
-    return f"{_head(table.title)}<body>{head}{_navigation(body) if records else ''}<main>{body}</main>{script}</body></html>\n"
+    made = f"{_head(table.title)}<body>{head}{_navigation(body) if records else ''}<main>{body}</main>{script}</body></html>\n"
+    return visible(made, keep="\n\t")
 
 
 @functools.cache

@@ -109,7 +109,7 @@ def _packed(values: np.ndarray) -> str:
 
 def as_script(data: Mapping[str, Any]) -> str:
     """The data as an element that no text inside can end."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return f"<script type='application/json' id='data'>{text}</script>"

@@ -26,6 +26,7 @@ from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder
 from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
+from pointsweep.render import render_here
 from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
 from pointsweep.store import FileStore, Store, on_disk, open_store
@@ -202,7 +203,7 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
         parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]
     else:
         table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
-        parts = [tables.render(table, "text"), plan.time_estimate(), Spending(plan, store).text()]
+        parts = [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
     same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
     audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]
@@ -267,4 +268,4 @@ def interruptible(work: Callable[[], int], store: Store) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, outlives=True))

@@ -66,4 +66,4 @@ def places(layout: Layout) -> dict[str, TrialTags]:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, outlives=True))

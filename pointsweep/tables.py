@@ -21,13 +21,14 @@ from pointsweep import adaptive
 from pointsweep.bundle import bundle
 from pointsweep.command import exit_code
 from pointsweep.compare import diff, recovered, why
+from pointsweep.console import encoding_of
 from pointsweep.errors import ConfigError, StoreFailed, unknown
 from pointsweep.events import read_failure
 from pointsweep.index import read_records, uncollected
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
 from pointsweep.records import CellLayout, Layout, Record, layout_from_dict, value
-from pointsweep.render import FORMATS, PROTOCOLS, render
+from pointsweep.render import FORMATS, PROTOCOLS, render, render_here
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.report_numbers import costs
@@ -245,8 +246,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     here = args.format == "html" and args.source == "store"
     histories, evidence = (curves(store, table), gather(store, table, records)) if here else ({}, Evidence())
-    sys.stdout.write(page(table, records, histories, evidence) if args.format == "html" else render(table, args.format))
+    sys.stdout.write(page(table, records, histories, evidence) if args.format == "html" else printed(table, args.format))
     return 0
+
+
+def printed(table: Table, form: str) -> str:
+    """Return the table in one of FORMATS for standard output, whatever its width and encoding."""
+    if form == "text":
+        return render_here(table)
+    made = render(table, form)
+    if form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
+        return json.dumps(json.loads(made), sort_keys=True, indent=1) + "\n"
+    return made
 
 
 def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:

@@ -16,8 +16,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pointsweep.console import width, wrapped
 from pointsweep.records import Published
-from pointsweep.render import FORMATS, TEX, WIDTH, _wrap, count, order, percent, render
+from pointsweep.render import FORMATS, TEX, WIDTH, count, order, percent, render, text
 from pointsweep.report import page
 from pointsweep.stats import Difference
 from pointsweep.table import Table, TableCell
@@ -80,12 +81,12 @@ def test_the_text_equals_what_was_written_by_hand():
     assert render(table(), "text") == TEXT
 
 
-def test_columns_that_do_not_fit_are_printed_below():
+def test_columns_that_do_not_fit_on_a_terminal_are_printed_below():
     wide = table(
         columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)), rows=(("x" * 40,), ("y",)), steps=()
     )
     wide = replace(wide, steps=((),) * 6)
-    lines = render(wide, "text").splitlines()
+    lines = text(wide, 118).splitlines()
     assert max(map(len, lines)) <= 118
     heads = [line.split() for line in lines if re.fullmatch(r"\s+[a-f](\s+[a-f])*", line)]
     assert [name for head in heads for name in head] == list("abcdef")
@@ -218,6 +219,85 @@ def test_a_csv_survives_labels_with_commas_quotes_and_line_breaks():
     assert rows[0]["method"] == odd
 
 
+@pytest.mark.parametrize(
+    ("label", "field"),
+    [
+        ("=1+1", "'=1+1"),
+        ("=cmd|x!A0", "'=cmd|x!A0"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+ local aggregation", "'+ local aggregation"),
+        ("\t=1", "'\t=1"),
+        ("\n=1", "'\n=1"),
+        ("\r=1", r"\r=1"),
+        ("  =1", "'  =1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("-1+cmd|' /C calc'!A0", "'-1+cmd|' /C calc'!A0"),
+        ("-cmd()", "'-cmd()"),
+        ("- local aggregation", "- local aggregation"),
+        ("-0.5", "-0.5"),
+        ("-1e-3", "-1e-3"),
+        ("a = b", "a = b"),
+        ("a\x1b[2J", r"a\x1b[2J"),
+    ],
+)
+def test_a_label_is_text_in_every_spreadsheet(label, field):
+    made = table(row_headers=(label,), rows=((label,), ("x",)), columns=(label, "vit"))
+    header, first, *_ = csv.reader(io.StringIO(render(made, "csv"), newline=""))
+    assert header[0] == first[0] == first[1] == field
+
+
+HOSTILE = "a\x1b[31m\x07\x9b\u202ez\x00"
+SAFE = r"a\x1b[31m\x07\x9b\u202ez\x00"
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "html"])
+def test_no_control_character_reaches_any_format(form):
+    cells = (
+        cell(0, 0, marks=(HOSTILE,), published=Published(1.0, None, HOSTILE)),
+        cell(0, 1, None, None, failures=((0, HOSTILE),)),
+        cell(1, 0, None, None, excluded=HOSTILE),
+        cell(1, 1),
+    )
+    made = table(
+        title=HOSTILE, row_headers=(HOSTILE,), rows=((HOSTILE,), ("x",)), columns=(HOSTILE, "vit"), cells=cells, notes=(HOSTILE,)
+    )
+    shown = page(made, {}, {}) if form == "html" else render(made, form)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
+    assert {"text": SAFE, "html": SAFE, "csv": SAFE}.get(form, "31m") in shown
+
+
+@pytest.mark.parametrize("label", ["漢字と文字", "e\u0301te\u0301", "👍 👨\u200d👩\u200d👧", "가나다", "ａｂ"])
+def test_columns_align_by_cells_of_a_terminal(label):
+    lines = render(table(rows=((label,), ("lora",))), "text").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("---"))
+    assert all(0 < width(line) <= width(lines[start]) for line in lines[start - 2 : start + 3])
+    row = lines[start + 1]
+    assert width(row[: row.index("81.2 ± 0.4")]) == max(len("method"), width(label)) + 4 + len("5.7 (n=1/3)") - len("81.2 ± 0.4")
+
+
+@pytest.mark.parametrize("columns", [24, 40, 80, 118, 200])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_table_fits_its_terminal_and_loses_nothing(columns, seed):
+    made = replace(filled(seed), title="漢字 " * 30, rows=(("a label of several words " * 2,), ("b",), ("c",), ("漢字" * 20,)))
+    shown = text(made, columns)
+    assert max(map(width, shown.splitlines())) <= max(columns, 44)
+    numbers = re.findall(r"\d+\.\d(?: ± \d+\.\d)?", render(made, "text"))
+    assert sorted(re.findall(r"\d+\.\d(?: ± \d+\.\d)?", shown)) == sorted(numbers)
+
+
+def test_a_table_in_a_file_stays_whole():
+    wide = table(columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)), steps=((),) * 6)
+    heads = [line for line in render(wide, "text").splitlines() if re.fullmatch(r"\s+[a-f](\s+[a-f])*", line)]
+    assert [head.split() for head in heads] == [list("abcdef")]
+
+
+def test_an_encoding_without_our_signs_keeps_the_columns_aligned():
+    lines = text(table(), encoding="ascii").splitlines()
+    assert "\n".join(lines).isascii()
+    assert "any2point    81.2 +- 0.4  0.307M   91.9          0.8M    81.2 +- 0.4*" in lines
+    assert "lora         5.7 (n=1/3)                                            -" in lines
+
+
 def test_failed_cells_say_so():
     failed = cell(0, 0, None, None, failures=((0, "boom"), (1, "bang")))
     made = table(cells=(failed, cell(0, 1)), rows=(("any2point",),))
@@ -338,4 +418,4 @@ def test_lines_are_broken_as_textwrap_breaks_them():
     lines = [" ".join(generator.choices(words, k=generator.randrange(1, 60))) for _ in range(200)]
     lines += ["", " led", "two  spaces " * 20, "z" * 117 + " b", "z" * 300]
     for line in lines:
-        assert _wrap(line) == textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        assert wrapped(line, WIDTH) == textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
