@@ -51,20 +51,25 @@ def exit_code(main: Callable[[], int], outlives: bool = False) -> int:
     look_less_for_garbage()
     guard_streams(outlives)
     try:
-        code = main()
+        code = _returned(main)
         sys.stdout.flush()
         # Or the interpreter looks for garbage among all of them before it ends, which takes seconds.
         gc.freeze()
         return _with_output(code)
     except ReaderGoneError:
         return UNREAD
-    except SystemExit as end:  # of the parser
-        return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         return explain(error)
+
+
+def _returned(main: Callable[[], int]) -> int:
+    try:
+        return main()
+    except SystemExit as end:  # of the parser, after its help or its complaint
+        return end.code if isinstance(end.code, int) else 0
 
 
 def _with_output(code: int) -> int:
