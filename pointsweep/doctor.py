@@ -193,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, Unfit, ConnectionError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2
+    finally:
+        ray_cluster.leave()
     sick = 0
     for node, findings in reports.items():
         for finding in findings:

@@ -96,6 +96,10 @@ class Ends:
             self._mirror(outcome.key)
             self.listen(end_event(outcome))
 
+    def running(self) -> list[str]:
+        """Return the keys of the trials that have not ended; some may not have begun."""
+        return [key for key in self.tags if key not in self.ended]
+
     def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
         """How each trial ended; what was not begun waits for a larger budget, or was lost with Ray."""
         left = may_start()

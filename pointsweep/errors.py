@@ -47,6 +47,10 @@ class Unfit(ValueError):
     """The machines at hand cannot run the sweep: a trial would wait for ever for what they have not."""
 
 
+class RayLost(RuntimeError):
+    """Ray ended while trials ran, and not because it was told to. What is done is in the store."""
+
+
 class MissingData(ValueError):
     """A data set is not at hand; the message says where it was looked for and where it is obtained."""
 

@@ -10,30 +10,41 @@ import json
 import math
 import os
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from pointsweep import ray_cluster
+import ray
+from ray import tune
+from ray.util.metrics import Gauge
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from pointsweep import interruption, ray_cluster
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrialConfig
 from pointsweep.console import guard_streams
 from pointsweep.data.cache import cache_folder
 from pointsweep.ends import RETRIES, Ends, Told
+from pointsweep.errors import RayLost
 from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
 from pointsweep.guard import Outcome
 from pointsweep.inline import Listener, Pack, Resources, always
+from pointsweep.interruption import Interrupted
+from pointsweep.lease import machine, read_holder
 from pointsweep.store import FileStore, Store, open_store
 from pointsweep.target import Target, TrialTags
 from pointsweep.trial import Job, Task, run_pack
 
 USUAL = (700, 10, 10)  # of Python, when it looks for garbage
+SAVE_S = 1.0  # for the workers' checkpoints when the command is interrupted
 SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
 
 
@@ -47,41 +58,67 @@ def run_ray(
     """
     ray_cluster.connect()
     ray_cluster.check_fits(resources.cpus, resources.gpus)
-    from ray import tune
-
     store = open_store(job.store)
     job, here = _with_one_writer(job, store)
     exported = _Exported(Gauges(cells_of(packs)))
     ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
-    folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / uuid.uuid4().hex[:12]
+    name = uuid.uuid4().hex[:12]
+    folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / name
     share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            search_alg=_queue(resources.max_concurrent, may_start),
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            callbacks=[_callback(ends)],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            verbose=0,
-        ),
-    )
+    _running[name] = _Running(ends, may_start)
     try:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                search_alg=_Queue(name, resources.max_concurrent),
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(folder.parent),
+                callbacks=[_Callback(name)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
         with _queued_ahead(not_at_all=may_start is not always):
             tuner.fit()
+    except Interrupted:
+        _end_workers(ends, store)
+        raise
+    except ray.exceptions.RayError as error:
+        raise RayLost(f"Ray failed while trials ran: {' '.join(str(error).split())[:300]}") from error
     finally:
-        exported()
+        del _running[name]
         shutil.rmtree(folder, ignore_errors=True)
+    exported()
     return ends.outcomes(may_start)
+
+
+def _end_workers(ends: Ends, store: Store) -> None:
+    """Ask the workers on this machine to end, and wait until they have saved their checkpoints.
+
+    Ray would ask them too when it is left, and kill them a moment later.
+    """
+    if not isinstance(store, FileStore):
+        return
+    pids = set()
+    for key in ends.running():
+        holder = read_holder(store.path(f"trials/{key}/lease.json"))
+        if holder is not None and holder.machine == machine():
+            pids.add(holder.pid)
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + SAVE_S
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.02)
 
 
 def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
@@ -103,23 +140,53 @@ def _queued_ahead(not_at_all: bool) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _queue(max_concurrent: int, may_start: Callable[[], bool]) -> Any:
-    """Tune's own list of trials, that ends early when no further one may start."""
-    from ray import tune
+@dataclass(frozen=True)
+class _Running:
+    """What Tune's hooks of a launch call."""
 
-    class Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
-        def next_trial(self) -> Any:
-            if not may_start():
-                self.set_finished()
-            return super().next_trial()
+    ends: Ends
+    may_start: Callable[[], bool]
 
-    return Queue(max_concurrent=max_concurrent)
+
+# Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing else; the rest,
+# a terminal and open databases among it, is looked up here.
+_running: dict[str, _Running] = {}
+
+
+class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
+    """Tune's own list of trials, which ends early when no further one may start."""
+
+    def __init__(self, launch: str, max_concurrent: int) -> None:
+        super().__init__(max_concurrent=max_concurrent)
+        self.launch = launch
+
+    def next_trial(self) -> Any:
+        if not _running[self.launch].may_start():
+            self.set_finished()
+        return super().next_trial()
+
+
+class _Callback(tune.Callback):  # type: ignore[misc]
+    """Passes on what Tune reports, and looks at every step of Tune's whether the command is to end."""
+
+    def __init__(self, launch: str) -> None:
+        self.launch = launch
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        interruption.check()
+        ray_cluster.check_alive()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        interruption.check()
+        _running[self.launch].ends.result(result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        pack = _decode(trial.config["pack"])
+        _running[self.launch].ends.lost(pack, str(trial.error_file or "unknown"))
 
 
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
-    from ray import tune
-
     _settled()
     told = Told(tune.report)
     told.end(run_pack(_decode(config["pack"]), job, told, _gather if job.processes > 1 else alone))
@@ -136,9 +203,6 @@ def _settled() -> None:
 @contextmanager
 def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
     """Starts the trial's other processes, each in a bundle of its own of what Tune has reserved for the trial, and joins them."""
-    import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
     reserved = ray.util.get_current_placement_group()
     host = ray.util.get_node_ip_address()
     store = meeting(host, job.processes)
@@ -174,8 +238,6 @@ class _Exported:
     """Hands the gauges to Ray, which serves them to Prometheus on every node."""
 
     def __init__(self, gauges: Gauges) -> None:
-        from ray.util.metrics import Gauge
-
         self.gauges = gauges
         self.shown_at = -math.inf
         self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
@@ -190,16 +252,3 @@ class _Exported:
         for (name, value), number in self.gauges.values().items():
             label = GAUGES[name][0]
             self.made[name].set(number, {label: value} if label else None)
-
-
-def _callback(ends: Ends) -> Any:
-    from ray import tune
-
-    class Listen(tune.Callback):  # type: ignore[misc]
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-            ends.result(result)
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            ends.lost(_decode(trial.config["pack"]), str(trial.error_file or "unknown"))
-
-    return Listen()

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pointsweep import calibrate, launch, ray_cluster, tables
+from pointsweep import calibrate, ray_cluster, tables
 from pointsweep.config import TrialConfig, without_seed
 from pointsweep.guard import Outcome
 from pointsweep.inline import Event, Pack, Resources, always, run_all, run_inline
@@ -72,6 +72,8 @@ class Launch:
         def launcher(packs: Sequence[Pack], job: Job) -> list[Outcome]:
             if self.args.inline:
                 return run_inline(packs, job, listen, may_start)
+            from pointsweep import launch  # it imports Ray
+
             return launch.run_ray(packs, job, resources, listen, may_start)
 
         processes = 1 if self.args.inline else asked.processes

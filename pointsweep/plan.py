@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -79,17 +79,14 @@ def _arm_of(record: Record) -> str:
     return without_seed(config).key() if config is not None else ""
 
 
-def make_plan(sweep: Sweep, store: Store, fetch: bool = False, left: Callable[[], None] = lambda: None) -> Plan:
-    """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first.
-
-    `left` is called as soon as it is known that a trial is left to run and that this machine has what it needs.
-    """
+def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
+    """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first."""
     states, records = look(sweep, store)
     configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
     counted = {key: record.parameters for key, record in records.items()}
-    checked = check(sweep, rest, counted, fetch, left)
+    checked = check(sweep, rest, counted, fetch)
     found = (*of_the_machine(sweep, rest.values(), cpu_flags()), *checked.findings)
     return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, found)
 
@@ -117,9 +114,7 @@ def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]
     return states, records
 
 
-def check(
-    sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool, left: Callable[[], None]
-) -> plan_cache.Checked:
+def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool) -> plan_cache.Checked:
     """Counts, findings and what is missing for the trials that are left; from this machine's memory where it has them.
 
     `counted` are the counts of those that are finished. A launch (`fetch`) looks for data and weights whatever is remembered.
@@ -130,8 +125,6 @@ def check(
     if kept is not None and not fetch:
         return kept
     lacking, weights = missing(rest, fetch)
-    if not lacking:
-        left()
     if kept is not None:
         return replace(kept, missing=tuple(lacking))
     parameters = count_arms(rest)

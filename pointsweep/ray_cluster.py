@@ -1,23 +1,22 @@
-"""Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine; asks its nodes. With launch.py the files with ray.
+"""Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; asks its nodes. With launch.py the files with ray.
 
-It imports nothing heavy: Ray takes seconds to start, in which torch is imported and a plan is made.
+Ray is started and left in the main thread, one after the other with everything else.
 """
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import os
-import signal
-import threading
+import socket
+import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from pointsweep import interruption
 from pointsweep.command import look_less_for_garbage
-from pointsweep.errors import Unfit
+from pointsweep.errors import RayLost, Unfit
 
 SETTINGS = {
     # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store is the state.
@@ -25,101 +24,198 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # run.py ends the command itself, within 3 s
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interruption.py has the handlers
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     # A worker for every core, which Tune cannot use: it asks for an environment of its own.
     "RAY_prestart_worker_first_driver": "0",
+    # Attempts to speak with a cluster, of up to 10 s each.
+    "RAY_NUM_REDIS_GET_RETRIES": "3",
 }
-LEAVES = "leaves ray"  # the name of a thread
-ACTION_BYTES = 512  # at least those of a struct sigaction
+# Ray reads some of them when it is imported.
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
 
+WAIT_VARIABLE = "POINTSWEEP_RAY_WAIT_S"
+WAIT_S = 30.0  # for a cluster that does not answer; a start on this machine is tried twice, however long that takes
+PAUSE_S = 1.0  # between two attempts
+ALLOWED = (
+    "allowed are HOST:PORT of the cluster's head (the port of `ray start --head`, usually 6379), "
+    "auto (a cluster on this machine), local or nothing (Ray starts on this machine)"
+)
+WITHOUT = "--inline runs the trials in this process, without Ray"
 
-def begin() -> None:
-    """Begins to connect, for a launch that is to come. `connect` waits for it, and raises what has gone wrong."""
-    _joining()
+_joined_here = False
 
 
 def connect() -> None:
-    """Joins the cluster that RAY_ADDRESS names (a Ray job sets it), else starts Ray on this machine for this command."""
-    joining = _joining()
-    try:
-        joining.result()
-    except Exception:
-        _joining.cache_clear()
-        raise
-    import ray
+    """Join the cluster that RAY_ADDRESS names (a Ray job sets it), else start Ray on this machine for this command.
 
-    if not ray.is_initialized():  # somebody has left since
-        _joining.cache_clear()
-        _joining().result()
-
-
-def leave() -> None:
-    """Lets go of Ray, if it was joined or begun here, while this process does something else; it ends after that."""
-    if _joining.cache_info().currsize:
-        threading.Thread(target=_let_go, args=(_joining(),), name=LEAVES).start()
-        _joining.cache_clear()
-
-
-def wait_until_left() -> None:
-    """Until `leave` is done: Ray's processes that are killed in place of it look for each other for minutes."""
-    for thread in threading.enumerate():
-        if thread.name == LEAVES:
-            thread.join()
-
-
-def _let_go(joining: Future[bool]) -> None:
-    if joining.exception() is None and joining.result():
-        import ray
-
-        ray.shutdown()
-
-
-@cache
-def _joining() -> Future[bool]:
-    """Whether it was joined or started here, once that is known."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import ray  # noqa: F401 - here, as modules that import each other must not be imported in two threads at once
-
-    told: Future[bool] = Future()
-    threading.Thread(target=_stay, args=(told,), name="ray", daemon=True).start()
-    return told
-
-
-def _stay(told: Future[bool]) -> None:
-    try:
-        told.set_result(_join())
-    except BaseException as error:  # raised where somebody waits for it
-        told.set_exception(error)
-    # Linux ends Ray's processes as soon as the thread ends that has started them.
-    threading.Event().wait()
-
-
-def _join() -> bool:
-    wait_until_left()
+    Raises Unfit if that cannot be done.
+    """
+    global _joined_here
     import ray
 
     if ray.is_initialized():
-        return False
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    # ray.init puts a handler of its own under Python's, and it aborts the process. Python sets signals in its main thread alone.
-    libc = ctypes.CDLL(None)
-    actions = {number: ctypes.create_string_buffer(ACTION_BYTES) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, action in actions.items():
-        libc.sigaction(number, None, action)
+        return
+    interruption.check()
     if elsewhere():
-        ray.init(**quiet)
+        _join(os.environ["RAY_ADDRESS"].strip())
     else:
-        ray.init(address="local", include_dashboard=False, runtime_env={"worker_process_setup_hook": look_less_for_garbage}, **quiet)
-    for number, action in actions.items():
-        libc.sigaction(number, action, None)
-    return True
+        _start()
+    _joined_here = True
+    interruption.check()
+
+
+def leave() -> None:
+    """Leave Ray, and end it if it was started here."""
+    global _joined_here
+    if not _joined_here:
+        return
+    import ray
+
+    _joined_here = False
+    # What is left of Tune holds Ray's objects in cycles. They must be freed before Ray is left: a thread that frees one
+    # meanwhile ends the process.
+    gc.collect()
+    with interruption.handlers_kept():
+        ray.shutdown()
 
 
 def elsewhere() -> bool:
-    """Whether Ray is a cluster that is there already: workers may be on other machines, and it may still grow."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    """Tell whether Ray is a cluster that is there already: workers may be on other machines, and it may still grow."""
+    return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
+
+
+def _start() -> None:
+    """Start Ray on this machine. A busy machine may be too slow for Ray's patience of 30 s: it is tried again."""
+    import ray
+
+    begun = time.monotonic()
+    attempt = 1
+    while True:
+        try:
+            _init(
+                address="local",
+                include_dashboard=False,
+                runtime_env={"worker_process_setup_hook": look_less_for_garbage},
+            )
+            return
+        except Exception as error:  # Ray raises bare Exceptions here; each ends in Unfit
+            ray.shutdown()
+            interruption.check()
+            why = _one_line(error)
+        took_s = time.monotonic() - begun
+        if attempt >= 2 and took_s >= _wait_s():
+            raise Unfit(
+                f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s: {why}. If the machine is "
+                f"busy, {WAIT_VARIABLE}=300 goes on trying for 300 s; {WITHOUT}"
+            )
+        print(f"Ray did not start: {why}; trying again", file=sys.stderr, flush=True)
+        attempt += 1
+        time.sleep(PAUSE_S)
+
+
+def _join(address: str) -> None:
+    """Join the cluster at the address. Raises Unfit with what is wrong."""
+    import ray
+
+    if address != "auto":
+        host, port = _host_and_port(address)
+        _wait_for(host, port)
+    try:
+        _init()
+    except Exception as error:  # of many kinds; each ends in Unfit
+        ray.shutdown()
+        interruption.check()
+        raise Unfit(f"RAY_ADDRESS={address}: {_reason(error)}; {ALLOWED}; {WITHOUT}") from error
+
+
+def _init(**options: Any) -> None:
+    import ray
+
+    with interruption.handlers_kept():
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Split HOST:PORT. Raises Unfit if the address is something else."""
+    scheme, found, _ = address.partition("://")
+    if found and scheme in ("http", "https"):
+        raise Unfit(f"RAY_ADDRESS={address} is the address of the dashboard, which `ray job submit` takes; {ALLOWED}; {WITHOUT}")
+    if found:
+        raise Unfit(
+            f"RAY_ADDRESS={address}: a launch runs on a node of the cluster or as a job (`ray job submit`), not through "
+            f"{scheme}://; {ALLOWED}; {WITHOUT}"
+        )
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise Unfit(f"RAY_ADDRESS={address} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
+    return host, int(port)
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Wait until something listens at the address. Raises Unfit after POINTSWEEP_RAY_WAIT_S seconds."""
+    wait_s = _wait_s()
+    deadline = time.monotonic() + wait_s
+    told = False
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            socket.create_connection((host, port), timeout=max(left_s, 1.0)).close()
+            return
+        except OSError as error:
+            why = _one_line(error)
+        interruption.check()
+        if time.monotonic() + PAUSE_S > deadline:
+            raise Unfit(
+                f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why}); {ALLOWED}; "
+                f"{WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
+            )
+        if not told:
+            told = True
+            print(
+                f"waiting up to {wait_s:.0f} s for the Ray cluster at {host}:{port} (RAY_ADDRESS): {why}",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(PAUSE_S)
+
+
+def _wait_s() -> float:
+    """Return how long a cluster is waited for. Raises Unfit if the environment says no number."""
+    text = os.environ.get(WAIT_VARIABLE, "")
+    if not text:
+        return WAIT_S
+    try:
+        return float(text)
+    except ValueError:
+        raise Unfit(f"{WAIT_VARIABLE}={text} is not a number of seconds") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a cluster could not be joined."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    return ": ".join(dict.fromkeys(_one_line(each) for each in causes))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.rstrip(".")[:400]
+
+
+def check_alive() -> None:
+    """Raise RayLost if one of Ray's processes that were started here has ended."""
+    import ray
+
+    node = ray._private.worker._global_node
+    if node is None:
+        raise RayLost("Ray was left while trials ran")
+    dead = [kind for kind, process in node.dead_processes() if kind in ("gcs_server", "raylet")]
+    if dead:
+        raise RayLost(f"Ray's {' and '.join(dead)} ended while trials ran")
 
 
 def check_fits(cpus: float, gpus: float) -> None:

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import FrameType
 
-from pointsweep import ray_cluster, tables
-from pointsweep.command import broken_off, exit_code
-from pointsweep.errors import BadStore, ConfigError, Problem, Unfit
+from pointsweep import interruption, ray_cluster, tables
+from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, exit_code
+from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
 from pointsweep.events import trial_status
 from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
 from pointsweep.guard import preempted
@@ -33,13 +30,6 @@ from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
 from pointsweep.target import TrialTags
 from pointsweep.tracking import prepare
-
-INVALID, INTERRUPTED = 2, 3
-GRACE_S = 2.0  # after a signal; Ray kills 3 s after SIGTERM
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Not an Exception, so that nothing takes it for a trial's failure."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,7 +117,11 @@ def plan_and_run(args: argparse.Namespace) -> int:
         return COMPLETE
     try:
         store = open_store(args.store)
-        return interruptible(lambda: planned(sweeps, store, args), store)
+        return interruption.run(
+            lambda: planned(sweeps, store, args),
+            last_words=f"all that is done is kept in {store.url}; the same command continues",
+            rescue=preempted,
+        )
     except BadStore as error:
         print(error, file=sys.stderr)
         return INVALID
@@ -135,13 +129,15 @@ def plan_and_run(args: argparse.Namespace) -> int:
 
 def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
     """Plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
-    # Ray takes seconds to start, a plan takes seconds to make.
-    early = not (args.plan or args.inline or sweeps[0].search)
-    begin = ray_cluster.begin if early else lambda: None
+    plans = []
+    for sweep in sweeps:
+        interruption.check()
+        plans.append(make_plan(sweep.probe(), store, fetch=not args.plan))
+    code = tell(sweeps, plans, store, args)
+    if code is not None:
+        return code
     try:
-        plans = [make_plan(sweep.probe(), store, fetch=not args.plan, left=begin) for sweep in sweeps]
-        told = tell(sweeps, plans, store, args)
-        return launched(sweeps, plans, store, args) if told is None else told
+        return launched(sweeps, plans, store, args)
     finally:
         ray_cluster.leave()
 
@@ -194,6 +190,10 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
         return INVALID
     except OSError as error:
         return broken_off(error)
+    except RayLost as error:
+        interruption.check()  # a signal to the whole group of processes may have reached Ray first
+        print(f"{error}: all that is done is kept in {store.url}; the same command continues", file=sys.stderr)
+        return BROKEN_OFF
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
@@ -240,31 +240,6 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         if target is not None:
             prepare(uri, store, found.layout())
     return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
-
-
-def interruptible(work: Callable[[], int], store: Store) -> int:
-    """Runs `work`; on SIGINT or SIGTERM ends the process within 3 s. All state is in the store already, whatever is cut off."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        # Should Ray or a library not let go in time, the process ends all the same.
-        threading.Timer(GRACE_S, os._exit, args=(INTERRUPTED,)).start()
-        name = signal.Signals(number).name
-        print(f"\ninterrupted by {name}: all that is done is kept in {store.url}; the same command continues", flush=True)
-        raise Interrupted
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return work()
-    except Interrupted:
-        preempted()  # of a pack the trials are in threads of their own
-        ray_cluster.wait_until_left()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsweep import interruption
 from pointsweep.ahead import one_ahead
 from pointsweep.config import TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split
@@ -112,6 +113,7 @@ def train_epoch(
         correct += hits
         seen += labels.numel()
         take_turns(device)
+        interruption.check()
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss of epoch {epoch} is {mean}")
@@ -179,6 +181,7 @@ def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Ten
     with autocast(precision, device):
         found = [model(*(on_device(tensor, device) for tensor in piece)).float().cpu() for piece in pieces]
     take_turns(device)
+    interruption.check()
     return found[0] if len(found) == 1 else torch.cat(found)
 
 

@@ -1,0 +1,105 @@
+"""SIGINT and SIGTERM set a flag; whoever works or waits looks at it and ends.
+
+A handler that raised would do so anywhere, inside a library's C code too, which turns the exception into another
+one or loses it. So the handler only keeps which signal came. `check` raises `Interrupted` where it is safe: at the
+end of a batch, in a step of Ray Tune, between two attempts to reach a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pointsweep.command import INTERRUPTED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_S = 2.3  # a command has this long to end by itself; Ray and others kill 3 s after SIGTERM
+SHOW_CURSOR = "\x1b[?25h"
+
+_received: signal.Signals | None = None
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived. Not an Exception, so that nothing takes it for a trial's failure."""
+
+
+def received() -> signal.Signals | None:
+    """Return the signal that asked this process to end; None if none came."""
+    return _received
+
+
+def check() -> None:
+    """Raise Interrupted if a signal asked this process to end."""
+    if _received is not None:
+        raise Interrupted
+
+
+def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) -> int:
+    """Run `work` and return its exit code; after SIGINT or SIGTERM call `rescue`, print a line and return 3.
+
+    A library may not let go in time. Then the process does all that from a second thread, and ends.
+    """
+    global _received
+    _received = None
+    spoken = threading.Event()
+
+    def say() -> None:
+        if _received is None or spoken.is_set():
+            return
+        spoken.set()
+        show_cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
+        text = f"{show_cursor}\ninterrupted by {_received.name}: {last_words}\n"
+        os.write(1, text.encode())  # not print: the main thread may hold the stream's lock
+
+    def end_process() -> None:
+        rescue()
+        say()
+        os._exit(INTERRUPTED)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        global _received
+        if _received is not None:
+            return
+        _received = signal.Signals(number)
+        timer = threading.Timer(GRACE_S, end_process)
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        return work()
+    except Interrupted:
+        rescue()
+        sys.stdout.flush()
+        say()
+        return INTERRUPTED
+    finally:
+        if _received is None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of SIGINT and SIGTERM back after a library's call that replaces them.
+
+    Setting a handler again also replaces the one that a library has set in C, below Python's.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    except SystemExit:
+        # Ray's own handler of SIGTERM, while it starts.
+        handler = before[signal.SIGTERM]
+        if not callable(handler):
+            raise
+        handler(signal.SIGTERM, None)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
