@@ -68,7 +68,7 @@ def run_ray(
     share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
-    _running[name] = _Running(ends, may_start)
+    running = _running[name] = _Running(ends, may_start)
     try:
         tuner = tune.Tuner(
             trainable,
@@ -92,13 +92,23 @@ def run_ray(
     except Interrupted:
         _end_workers(ends, store)
         raise
+    except tune.TuneError as error:
+        if running.error is None:
+            raise RayLost(f"Ray Tune failed while trials ran: {_last_line(error)}") from error
+        raise running.error from None
     except ray.exceptions.RayError as error:
-        raise RayLost(f"Ray failed while trials ran: {' '.join(str(error).split())[:300]}") from error
+        raise RayLost(f"Ray failed while trials ran: {_last_line(error)}") from error
     finally:
         del _running[name]
         shutil.rmtree(folder, ignore_errors=True)
     exported()
     return ends.outcomes(may_start)
+
+
+def _last_line(error: Exception) -> str:
+    """Return what an exception says, of a traceback in it the last line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:300]
 
 
 def _end_workers(ends: Ends, store: Store) -> None:
@@ -140,12 +150,22 @@ def _queued_ahead(not_at_all: bool) -> Iterator[None]:
         os.environ.update(before)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
-    """What Tune's hooks of a launch call."""
+    """What Tune's hooks of a launch call, and the exception that one of them ended in."""
 
     ends: Ends
     may_start: Callable[[], bool]
+    error: Exception | None = None
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keep an exception: Tune puts the text of its traceback into one of its own."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
 
 
 # Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing else; the rest,
@@ -161,8 +181,10 @@ class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
         self.launch = launch
 
     def next_trial(self) -> Any:
-        if not _running[self.launch].may_start():
-            self.set_finished()
+        running = _running[self.launch]
+        with running.keeping_errors():
+            if not running.may_start():
+                self.set_finished()
         return super().next_trial()
 
 
@@ -174,15 +196,19 @@ class _Callback(tune.Callback):  # type: ignore[misc]
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         interruption.check()
-        ray_cluster.check_alive()
+        with _running[self.launch].keeping_errors():
+            ray_cluster.check_alive()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         interruption.check()
-        _running[self.launch].ends.result(result)
+        running = _running[self.launch]
+        with running.keeping_errors():
+            running.ends.result(result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        pack = _decode(trial.config["pack"])
-        _running[self.launch].ends.lost(pack, str(trial.error_file or "unknown"))
+        running = _running[self.launch]
+        with running.keeping_errors():
+            running.ends.lost(_decode(trial.config["pack"]), str(trial.error_file or "unknown"))
 
 
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:

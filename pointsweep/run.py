@@ -188,6 +188,8 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
     except (Unfit, Held, BadStore) as error:
         print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
+    except BrokenPipeError:
+        raise  # most likely nobody reads the output any more, which every command ends alike
     except OSError as error:
         return broken_off(error)
     except RayLost as error:
