@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pointsweep.data.cache import DIGEST, cache_folder
+from pointsweep.data.cache import find_entry
 from pointsweep.records import Record
 from pointsweep.report_search import Searched, read_searches
 from pointsweep.store import Store
@@ -103,9 +103,7 @@ def _with_clouds(kept: Truth | None, record: Record) -> Truth | None:
 
 def _cached(digest: str) -> Mapping[str, np.ndarray] | None:
     """The test split of the data set with this digest, memory-mapped; None if this machine has not opened it."""
-    for path in sorted(cache_folder().glob(f"*/{DIGEST}")):
-        folder = path.parent
-        if path.read_text() == digest and (folder / "test_labels.npy").is_file():
-            files = [name for name in ("test_labels", "test_points") if (folder / f"{name}.npy").is_file()]
-            return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in files}
-    return None
+    arrays = find_entry(digest)
+    if arrays is None or "test_labels" not in arrays:
+        return None
+    return {name: arrays[name] for name in ("test_labels", "test_points") if name in arrays}

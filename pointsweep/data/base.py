@@ -6,6 +6,7 @@ Letters: B clouds, P points.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,6 +73,7 @@ class Dataset:
     def __init__(self, config: DatasetConfig, class_names: Sequence[str], arrays: dict[str, np.ndarray], digest: str) -> None:
         self.config, self.class_names, self.digest = config, tuple(class_names), digest
         self.num_classes = len(class_names)
+        self._sampled: dict[str, np.ndarray] = {}
         self.marks: tuple[str, ...] = ()
         splits = {}
         for name, limit in (("train", config.train_limit), ("test", config.test_limit)):
@@ -146,7 +148,10 @@ class Dataset:
             parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
             return {"points": np.concatenate([sample(torch.from_numpy(np.array(p)), count).numpy() for p in parts])}
 
-        return cached_arrays(f"samples-{SAMPLING}-{self.digest[:24]}-{stored}-{count}", make)[0]["points"]
+        if stored not in self._sampled:
+            key = f"samples-{SAMPLING}-{self.digest[:24]}-{stored}-{count}"
+            self._sampled[stored] = cached_arrays(key, make)[0]["points"]
+        return self._sampled[stored]
 
 
 def sample(points: Tensor, count: int) -> Tensor:
@@ -185,12 +190,23 @@ def data_folder(name: str, folder: str, origin: str) -> Path:
         raise MissingData(f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds {folder}/. {origin}")
     if root.startswith("s3://"):
         root = str(_from_s3(name, root, folder, origin))
-    path = (Path(root) / folder).resolve()
-    if not path.is_relative_to(Path(root).resolve()):
-        raise MissingData(f"dataset.folder: {folder!r} leads out of POINTSWEEP_DATA")
+    # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file may not.
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise MissingData(f"dataset.folder: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it")
+    path = Path(root).expanduser() / folder
     if not path.is_dir():
-        raise MissingData(f"data set {name}: no folder {path} (dataset.folder below POINTSWEEP_DATA). {origin}")
+        reason = "a broken link" if path.is_symlink() else "no folder"
+        raise MissingData(f"data set {name}: {reason} {path} (dataset.folder below POINTSWEEP_DATA).{_similar(path)} {origin}")
     return path
+
+
+def _similar(path: Path) -> str:
+    """Return a hint at a folder beside `path` with almost its name; empty if there is none."""
+    if not path.parent.is_dir():
+        return ""
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def _from_s3(name: str, root: str, folder: str, origin: str) -> Path:
@@ -201,27 +217,16 @@ def _from_s3(name: str, root: str, folder: str, origin: str) -> Path:
 
 
 def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:
-    """The folders below `root`, at most `depth` deep, and `root` itself, in which `marker` is found; sorted."""
-    return sorted({found.parents[marker.count("/")] for level in range(depth + 1) for found in root.glob("*/" * level + marker)})
+    """Return the folders below `root`, at most `depth` deep, and `root` itself, in which `marker` is found; sorted.
 
-
-def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, source: str) -> None:
-    """Raises ValueError naming the file and the first bad cloud: wrong shape, not finite, empty, label out of range."""
-    if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind != "f":
-        raise ValueError(f"{source}: data must be float (n, P, 3), found {points.dtype} {points.shape}")
-    if labels.shape != (len(points),):
-        raise ValueError(f"{source}: {len(points)} clouds but labels of shape {labels.shape}")
-    if len(points) == 0 or points.shape[1] == 0:
-        raise ValueError(f"{source}: holds no points")
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
-    if len(bad):
-        raise ValueError(f"{source}: cloud {bad[0]} holds a coordinate that is not finite ({len(bad)} such clouds)")
-    flat = np.flatnonzero((points.max(axis=1) == points.min(axis=1)).all(axis=1))
-    if len(flat):
-        raise ValueError(f"{source}: cloud {flat[0]} is a single point repeated ({len(flat)} such clouds)")
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        raise ValueError(f"{source}: cloud {wrong[0]} has label {labels[wrong[0]]}, allowed 0 to {num_classes - 1}")
+    Links are followed; a folder that is reached in several ways, say by a link to one above it, is given once.
+    """
+    found: dict[Path, Path] = {}
+    for level in range(depth + 1):
+        for path in sorted(root.glob("*/" * level + marker)):
+            folder = path.parents[marker.count("/")]
+            found.setdefault(folder.resolve(), folder)
+    return sorted(found.values())
 
 
 def text_digest(text: str) -> str:

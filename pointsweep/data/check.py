@@ -1,14 +1,15 @@
 """Is what lies below a data root sound? Every copy of every data set is read afresh, past the cache.
 
-A copy is `wrong` if its reader refuses it (damaged, not finite, empty, labels out of range, classes out of order), if it has more
-clouds than were published, or one cloud twice; it is a `part` if it merely has fewer clouds or classes than were published.
+A copy is `wrong` if its reader refuses it (damaged, not finite, empty, labels out of range, classes out of order), if
+it has more clouds than were published, or one cloud twice, in whatever order its points are; it is a `part` if it merely
+has fewer clouds or classes than were published.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from pointsweep import registry
 from pointsweep.data.base import Copy
 from pointsweep.data.cache import content_digest
+from pointsweep.data.duplicates import groups_of_splits, shared_clouds
 
 
 @dataclass
@@ -50,7 +52,7 @@ def check(copy: Copy) -> Report:
     for split in splits:
         _count(report, split, len(arrays[f"{split}_labels"]), copy)
         _classes(report, split, arrays[f"{split}_labels"], copy)
-    _overlap(report, {split: fingerprints(arrays, split) for split in splits})
+    _overlap(report, groups_of_splits({split: clouds(arrays, split) for split in splits}))
     return report
 
 
@@ -65,15 +67,6 @@ def clouds(arrays: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:
     starts = arrays.get(f"{split}_starts")
     points = arrays[f"{split}_points"]
     return list(points) if starts is None else np.split(points, starts[1:-1])
-
-
-def fingerprints(arrays: Mapping[str, np.ndarray], split: str) -> list[bytes]:
-    """sha256 of every cloud's points in sorted order: equal for equal clouds, whatever the order of their points."""
-    found = []
-    for cloud in clouds(arrays, split):
-        cloud = cloud + np.float32(0)  # -0 becomes 0
-        found.append(hashlib.sha256(cloud[np.lexsort(cloud.T)].tobytes()).digest())
-    return found
 
 
 def _count(report: Report, split: str, count: int, copy: Copy) -> None:
@@ -92,15 +85,21 @@ def _classes(report: Report, split: str, labels: np.ndarray, copy: Copy) -> None
         report.parts.append(f"{split} holds no cloud of {', '.join(empty)} ({len(copy.class_names) - len(empty)} classes present)")
 
 
-def _overlap(report: Report, found: Mapping[str, list[bytes]]) -> None:
-    """Exact copies of a cloud in one split or in two; another sample of the same surface is not seen."""
-    for split, prints in found.items():
-        twice = sum(number - 1 for number in Counter(prints).values())
+def _overlap(report: Report, groups: Mapping[str, np.ndarray]) -> None:
+    """Copies of a cloud in one split or in two (`duplicates.py`); another sample of the same surface is not seen."""
+    for split, numbers in groups.items():
+        twice = len(numbers) - len(np.unique(numbers))
         if twice:
-            report.wrong.append(f"{split} holds {twice} exact repetitions of its own clouds")
-    for first, second in combinations(found, 2):
-        shared = len(set(found[first]) & set(found[second]))
-        (report.wrong if shared else report.facts).append(f"{first} and {second} share {shared} clouds")
+            report.wrong.append(f"{split} holds {twice} copies of its own clouds")
+    for first, second in combinations(groups, 2):
+        shared = shared_clouds(groups, first, second)
+        text = f"{first} and {second} share {len(shared)} clouds"
+        if len(shared):
+            row = shared[0]
+            original = np.flatnonzero(groups[first] == groups[second][row])[0]
+            report.wrong.append(f"{text}; {second} cloud {row} is {first} cloud {original}")
+        else:
+            report.facts.append(text)
 
 
 def check_root(root: Path) -> Iterator[tuple[str, list[Report], str]]:
@@ -119,3 +118,79 @@ def _absence(reader: type, found: Mapping[str, bool]) -> str:
         return f"made from {made_from}" if made_from else f"not here. {origin}"
     here = "which is here" if found[made_from] else "which is not here"
     return f"source generated: made from {made_from}, {here}; published files: not here. {origin}"
+
+
+# Names by which a folder, or what lies in it, is recognised.
+KNOWN_FOLDERS = (
+    "main_split", "main_split_nobg", "h5_files", "modelnet_c", "scanobjectnn_c", "train_test_split",
+    "5way_10shot", "5way_20shot", "10way_10shot", "10way_20shot",
+)  # fmt: skip
+KNOWN_FILES = ("train_files.txt", "modelnet40_train.txt", "synsetoffset2category.txt", "modelnet40_normal_resampled.tar.xz")
+INNER_FOLDERS = ("main_split", "main_split_nobg", "h5_files", "train_test_split")  # a set's own, below the one to name
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
+OTHER_FOLDERS = ("weights",)  # read by backbones
+MAX_FOLDERS = 2000  # that are looked into for a hint
+
+
+def unread(root: Path, places: Iterable[str]) -> list[str]:
+    """Return a line on everything in a data root that no reader has taken, with a hint where there is one.
+
+    `places` are those of the copies that were found.
+    """
+    taken = {place.partition("/")[0].partition(" (")[0] for place in places}
+    if "." in taken:
+        return []
+    lines: list[str] = []
+    files: list[str] = []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith(".") or entry.name in taken or entry.name in OTHER_FOLDERS:
+            continue
+        if entry.is_dir():
+            lines.append(f"{entry.name}/: {_hint(entry, root)}")
+        elif entry.name.lower().endswith(ARCHIVES):
+            lines.append(f"{entry.name}: an archive; unpack it")
+        elif entry.is_symlink() and not entry.exists():
+            lines.append(f"{entry.name}: a link that leads nowhere")
+        else:
+            files.append(entry.name)
+    if files:
+        lines.append(f"{_some(files)}: loose files")
+    if root.name in INNER_FOLDERS or any(root.glob("*objectdataset*.h5")):
+        above = next((path for path in root.parents if path.name not in INNER_FOLDERS), root)
+        lines.append(f"this folder is the inside of a data set; give {above.parent} instead")
+    return lines
+
+
+def _hint(folder: Path, root: Path) -> str:
+    """Say what a folder holds, and what its maker may have meant."""
+    found = _marker_below(folder)
+    if found is not None:
+        place = found.parent.relative_to(root)
+        return f"{found.name} lies at {place}, too deep to be found; give {root / place.parent} as the root"
+    names = sorted(entry.name for entry in folder.iterdir())
+    for name in (folder.name, *names):
+        near = difflib.get_close_matches(name, [*KNOWN_FOLDERS, *KNOWN_FILES], n=1, cutoff=0.75)
+        if near and near[0] != name:
+            return f"no layout of a known set; should {name!r} be called {near[0]!r}?"
+    archives = [name for name in names if name.lower().endswith(ARCHIVES)]
+    if archives:
+        return f"holds {_some(archives)}; unpack it"
+    return f"no layout of a known set; it holds {_some(names)}"
+
+
+def _marker_below(folder: Path) -> Path | None:
+    """Return the first file or folder below that tells a layout; links are not followed."""
+    for count, (place, folders, files) in enumerate(os.walk(folder)):
+        if count == MAX_FOLDERS:
+            return None
+        for name in sorted([*folders, *files]):
+            if name in KNOWN_FILES or name in KNOWN_FOLDERS[:2]:
+                return Path(place, name)
+    return None
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import h5py
 import numpy as np
 
 from pointsweep.config import DatasetConfig
 from pointsweep.data import modelnet40, scanobjectnn
-from pointsweep.data.base import Copy, Dataset, Split, check_clouds, data_folder, folders_with
-from pointsweep.data.cache import cached_arrays, content_digest, signature
+from pointsweep.data.base import Copy, Dataset, Split, data_folder, folders_with
+from pointsweep.data.cache import arrays_of_files, cached_arrays, content_digest
+from pointsweep.data.clouds import as_stored
 from pointsweep.data.corruptions import CORRUPTIONS, NUM_SEVERITIES, REVISION, corrupt
+from pointsweep.data.hdf5 import read_h5
 from pointsweep.errors import MissingData
 
 
@@ -49,6 +50,7 @@ class CorruptedConfig(DatasetConfig):
 
 @dataclass(frozen=True)
 class ModelNet40CConfig(CorruptedConfig):
+    revision: ClassVar[int] = 2  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
 
     folder: str = "modelnet40_ply_hdf5_2048"  # of the parent, below POINTSWEEP_DATA
@@ -91,7 +93,7 @@ class Corrupted(Dataset):
             made, _ = cached_arrays(key, lambda: self._make(parent, config))
         else:
             path = self.split_file(config)
-            made, _ = cached_arrays(f"corrupted-{signature([path], self.name)}", lambda: read_h5(path, len(self.classes)))
+            made, _ = arrays_of_files("corrupted", [path], lambda: read_split(path, len(self.classes)), self.name)
         arrays = {name: parent[name] for name in ("train_points", "train_labels")} | made
         arrays["test_points"] = fill(made["test_points"], config.min_points)
         super().__init__(config, self.classes, arrays, content_digest(arrays))
@@ -119,7 +121,7 @@ class Corrupted(Dataset):
                 path = folder / f"{name}.h5"
                 yield Copy(
                     str(path.relative_to(root)),
-                    lambda path=path: read_h5(path, len(cls.classes)),  # type: ignore[misc]
+                    lambda path=path: read_split(path, len(cls.classes)),  # type: ignore[misc]
                     cls.classes,
                     {"test": (cls.num_test,)},
                 )
@@ -180,14 +182,9 @@ def split_name(corruption: str, severity: int) -> str:
     return corruption if corruption == "clean" else f"{corruption}_{severity}"
 
 
-def read_h5(path: Path, num_classes: int) -> dict[str, np.ndarray]:
+def read_split(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     """test_points (n, P, 3) float32 and test_labels (n,) int64 as stored. Raises ValueError naming the file and what is wrong."""
     if not path.is_file():
         raise MissingData(f"no file {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            points, labels = np.asarray(file["data"], dtype=np.float32), np.asarray(file["label"], dtype=np.int64).reshape(-1)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a file of corrupted clouds with data and label: {error}") from error
-    check_clouds(points, labels, num_classes, str(path))
-    return {"test_points": points, "test_labels": labels}
+    points, labels = read_h5(path, num_classes, "file of corrupted clouds")
+    return {"test_points": as_stored(points, str(path)), "test_labels": labels}

@@ -90,7 +90,7 @@ class NumbersUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
-    """A fold: {train,test}_points (n, P, 3) float32 and _labels (n,), classes (way,). Raises ValueError naming the file."""
+    """A fold: {train,test}_points (n, P, 3) as stored and _labels (n,), classes (way,). Raises ValueError naming the file."""
     with path.open("rb") as file:
         content = _load(file, str(path))
     arrays: dict[str, np.ndarray] = {}
@@ -98,7 +98,7 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
     for split in ("train", "test"):
         try:
             items = [(item[0].array[:, :3], int(_plain(item[1])), int(_plain(item[2]))) for item in content[split]]
-            arrays[f"{split}_points"] = np.stack([points for points, _, _ in items]).astype(np.float32)
+            arrays[f"{split}_points"] = np.stack([points for points, _, _ in items])
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: {split} is not a list of (points, label, class) with as many points each: {error}") from error
         arrays[f"{split}_labels"] = np.array([label for _, label, _ in items], dtype=np.int64)

@@ -6,7 +6,6 @@ also packed as one .tar.xz beside its own name. Every cloud is moved to its mean
 
 from __future__ import annotations
 
-import io
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import h5py
 import numpy as np
 
 from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Copy, Dataset, check_clouds, data_folder, folders_with
-from pointsweep.data.cache import cached_arrays, signature
+from pointsweep.data.base import Copy, Dataset, data_folder, folders_with
+from pointsweep.data.cache import arrays_of_files
+from pointsweep.data.clouds import check_clouds, unit_sphere
+from pointsweep.data.hdf5 import read_h5
+from pointsweep.data.text import decode, last_part, lines_of, number_rows
+from pointsweep.data.text import read_text as read_text_file
 from pointsweep.errors import MissingData
 
 CLASSES = (
@@ -29,6 +31,7 @@ CLASSES = (
     "piano", "plant", "radio", "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
     "wardrobe", "xbox",
 )  # fmt: skip
+COLUMNS = (3, 6)  # of the text layout: x, y, z, and the normal
 ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
 # What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec 6.2).
 MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, "modelnet40_train.txt": 9843}
@@ -36,6 +39,7 @@ MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, 
 
 @dataclass(frozen=True)
 class ModelNet40Config(DatasetConfig):
+    revision: ClassVar[int] = 2  # 2: centred and scaled in float64
     num_classes: ClassVar[int] = 40
 
     folder: str = "modelnet40_ply_hdf5_2048"  # below POINTSWEEP_DATA; the layout is told from what is in it
@@ -74,33 +78,58 @@ class ModelNet40(Dataset):
 def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingData, ValueError."""
     files, read = layout(folder)
-    if absent := [file for file in files if not file.is_file()]:
-        raise MissingData(f"data set modelnet40: no file {absent[0]}. {ORIGIN}")
-    return cached_arrays(f"modelnet40-{signature(files)}", read)
+    return arrays_of_files("modelnet40", files(), read)
 
 
-def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]]]:
-    """The files of a folder and the function that reads them. Raises MissingData if the folder has neither layout."""
+def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[str, np.ndarray]]]:
+    """Return two functions of a folder's layout: one lists all files that are read, one reads them.
+
+    Raises MissingData if the folder has neither layout, or if a list or one of the hdf5 files is absent.
+    """
     packed = folder / "modelnet40_normal_resampled.tar.xz"
     if (folder / "train_files.txt").is_file():
-        files = [folder / "shape_names.txt", *listed(folder, "train"), *listed(folder, "test")]
-        return files, lambda: read_hdf5(folder)
+        files = hdf5_files(folder)
+        return lambda: files, lambda: read_hdf5(folder)
     if packed.is_file():
-        return [packed], lambda: read_text(packed)
+        return lambda: [packed], lambda: read_text(packed)
     if (folder / "modelnet40_train.txt").is_file():
-        return sorted(folder.glob("*.txt")), lambda: read_text(folder)
+        return lambda: text_files(folder), lambda: read_text(folder)
     raise MissingData(
         f"data set modelnet40: {folder} holds neither train_files.txt (hdf5 layout) nor modelnet40_train.txt (text layout). {ORIGIN}"
     )
 
 
+def hdf5_files(folder: Path) -> list[Path]:
+    """Return all files that `read_hdf5` reads. Raises MissingData."""
+    files = []
+    for name in ("shape_names.txt", "train_files.txt", "test_files.txt"):
+        if not (folder / name).is_file():
+            raise MissingData(f"data set modelnet40: no file {folder / name}. {ORIGIN}")
+        files.append(folder / name)
+    return [*files, *listed(folder, "train"), *listed(folder, "test")]
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return all files that `read_text` reads from a folder. Raises MissingData, ValueError."""
+    files = [folder / "modelnet40_shape_names.txt", folder / "modelnet40_train.txt", folder / "modelnet40_test.txt"]
+    for file in files[1:]:
+        for name, shape in shape_ids(_text(file), str(file)):
+            files.append(folder / name / f"{shape}.txt")
+    for file in files:
+        if not file.is_file():
+            raise MissingData(f"data set modelnet40: no file {file}. {ORIGIN}")
+    return files
+
+
 def listed(folder: Path, split: str) -> list[Path]:
     """The h5 files that `<split>_files.txt` names; only their last part counts, the lists hold paths of the maker's machine."""
-    names = (folder / f"{split}_files.txt").read_text().split()
-    files = [folder / Path(name).name for name in names]
-    missing = [file for file in files if not file.is_file()]
-    if missing or not files:
-        raise MissingData(f"data set modelnet40: {folder / f'{split}_files.txt'} names {missing[0] if missing else 'no file'}")
+    list_file = folder / f"{split}_files.txt"
+    files = [folder / last_part(name) for name in lines_of(_text(list_file))]
+    if not files:
+        raise MissingData(f"data set modelnet40: {list_file} names no file")
+    for file in files:
+        if not file.is_file():
+            raise MissingData(f"data set modelnet40: {list_file} names {file}, which is not there")
     return files
 
 
@@ -109,26 +138,18 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
     check_names(_text(folder / "shape_names.txt"), str(folder / "shape_names.txt"))
     arrays = {}
     for split in ("train", "test"):
-        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        points: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         for file in listed(folder, split):
-            parts.append(_read_h5(file))
-            size, first = (part[0].shape[1] for part in (parts[-1], parts[0]))
-            if size != first:
-                raise ValueError(f"{file}: clouds of {size} points, those before have {first}")
-        arrays[f"{split}_points"] = unit_sphere(np.concatenate([points for points, _ in parts]))
-        arrays[f"{split}_labels"] = np.concatenate([labels for _, labels in parts])
+            stored_points, stored_labels = read_h5(file, len(CLASSES), "ModelNet40 file")
+            if points and stored_points.shape[1] != points[0].shape[1]:
+                size = stored_points.shape[1]
+                raise ValueError(f"{file}: clouds of {size} points, those before have {points[0].shape[1]}")
+            points.append(unit_sphere(stored_points))
+            labels.append(stored_labels)
+        arrays[f"{split}_points"] = np.concatenate(points)
+        arrays[f"{split}_labels"] = np.concatenate(labels)
     return arrays
-
-
-def _read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with h5py.File(path, "r") as file:
-            points = np.asarray(file["data"], dtype=np.float32)
-            labels = np.asarray(file["label"], dtype=np.int64).reshape(-1)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a ModelNet40 file with data and label: {error}") from error
-    check_clouds(points, labels, len(CLASSES), str(path))
-    return points, labels
 
 
 def read_text(source: Path) -> dict[str, np.ndarray]:
@@ -136,20 +157,39 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
     with _open_text(source) as read:
         check_names(read("modelnet40_shape_names.txt"), f"{source}: modelnet40_shape_names.txt")
         arrays: dict[str, np.ndarray] = {}
+        columns: tuple[int, ...] = COLUMNS
         for split in ("train", "test"):
-            ids = read(f"modelnet40_{split}.txt").split()
-            # The class of an id is all before its last underscore: night_stand_0001 is a night_stand.
-            names = [shape.rpartition("_")[0] for shape in ids]
-            if unnamed := [shape for shape, name in zip(ids, names, strict=True) if name not in CLASSES]:
-                raise ValueError(f"{source}: modelnet40_{split}.txt: {unnamed[0]} is of none of the 40 classes")
-            clouds = [_cloud(read(f"{name}/{shape}.txt"), f"{source}: {shape}") for name, shape in zip(names, ids, strict=True)]
-            labels = np.array([CLASSES.index(name) for name in names], dtype=np.int64)
-            if len({len(cloud) for cloud in clouds}) != 1:
-                raise ValueError(f"{source}: {split}: the clouds must have as many points each, and there must be some")
-            points = np.stack(clouds)
-            check_clouds(points, labels, len(CLASSES), f"{source}: {split}")
-            arrays |= {f"{split}_points": unit_sphere(points), f"{split}_labels": labels}
+            clouds: list[np.ndarray] = []
+            labels: list[int] = []
+            for name, shape in shape_ids(read(f"modelnet40_{split}.txt"), f"{source}: modelnet40_{split}.txt"):
+                file = f"{source / name / shape}.txt" if source.is_dir() else f"{source}: {name}/{shape}.txt"
+                rows = number_rows(read(f"{name}/{shape}.txt"), file, columns)
+                columns = (rows.shape[1],)  # all files have as many as the first
+                cloud = rows[None, :, :3]
+                label = CLASSES.index(name)
+                check_clouds(cloud, np.array([label]), len(CLASSES), file)
+                if clouds and len(rows) != len(clouds[0]):
+                    raise ValueError(f"{file}: {len(rows)} points, those before have {len(clouds[0])}")
+                clouds.append(unit_sphere(cloud)[0])
+                labels.append(label)
+            arrays[f"{split}_points"] = np.stack(clouds)
+            arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
     return arrays
+
+
+def shape_ids(text: str, source: str) -> list[tuple[str, str]]:
+    """Return class and id of the shapes in a list. Raises ValueError naming the list and the first bad one."""
+    found = []
+    for line in lines_of(text):
+        shape = last_part(line).removesuffix(".txt")
+        # The class of an id is all before its last underscore: night_stand_0001 is a night_stand.
+        name = shape.rpartition("_")[0]
+        if name not in CLASSES:
+            raise ValueError(f"{source}: {line} is of none of the 40 classes")
+        found.append((name, shape))
+    if not found:
+        raise ValueError(f"{source}: lists no shape")
+    return found
 
 
 @contextmanager
@@ -158,20 +198,20 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
     if source.is_dir():
         yield lambda name: _text(source / name)
         return
-    texts = {}
+    members = {}
     try:
         with tarfile.open(source, "r:xz") as tar:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is not None:
-                    texts[member.name.partition("modelnet40_normal_resampled/")[2] or member.name] = file.read().decode()
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError) as error:
+                    members[member.name.partition("modelnet40_normal_resampled/")[2] or member.name] = file.read()
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise ValueError(f"{source}: not a readable .tar.xz of texts: {error}") from error
 
     def read(name: str) -> str:
-        if name not in texts:
+        if name not in members:
             raise ValueError(f"{source}: no member {name}")
-        return texts[name]
+        return decode(members[name], f"{source}: {name}")
 
     yield read
 
@@ -179,14 +219,7 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise MissingData(f"data set modelnet40: no file {path}. {ORIGIN}")
-    return path.read_text()
-
-
-def _cloud(text: str, source: str) -> np.ndarray:
-    try:
-        return np.loadtxt(io.StringIO(text), delimiter=",", dtype=np.float32, ndmin=2)[:, :3]
-    except ValueError as error:
-        raise ValueError(f"{source}: not rows of x,y,z,nx,ny,nz: {error}") from error
+    return read_text_file(path)
 
 
 def check_names(text: str, source: str) -> None:
@@ -197,9 +230,3 @@ def check_names(text: str, source: str) -> None:
         found = names[first] if first < len(names) else "nothing"
         expected = CLASSES[first] if first < len(CLASSES) else "nothing"
         raise ValueError(f"{source}: class {first} is {found}, expected {expected} (40 classes in alphabetical order)")
-
-
-def unit_sphere(points: np.ndarray) -> np.ndarray:
-    """(n, P, 3): every cloud's mean subtracted, then its largest norm made 1."""
-    points = points - points.mean(axis=1, keepdims=True)
-    return (points / np.linalg.norm(points, axis=2).max(axis=1)[:, None, None]).astype(np.float32)

@@ -25,9 +25,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Copy, Dataset, check_clouds, data_folder, folders_with, text_digest
-from pointsweep.data.cache import cached_arrays, signature
-from pointsweep.data.modelnet40 import CLASSES, ORIGIN, layout, stored, unit_sphere
+from pointsweep.data.base import Copy, Dataset, data_folder, folders_with, text_digest
+from pointsweep.data.cache import arrays_of_files, cached_arrays
+from pointsweep.data.clouds import check_clouds, unit_sphere
+from pointsweep.data.modelnet40 import CLASSES, ORIGIN, layout, stored
 from pointsweep.errors import MissingData
 
 KINDS = [(way, shot) for way in (5, 10) for shot in (10, 20)]
@@ -39,6 +40,7 @@ FOLDS_ORIGIN = "Point-BERT's folds come with its program (ModelNetFewshot); conv
 
 @dataclass(frozen=True)
 class ModelNet40FewshotConfig(DatasetConfig):
+    revision: ClassVar[int] = 2  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
 
     way: Literal[5, 10] = 5
@@ -69,12 +71,12 @@ class ModelNet40Fewshot(Dataset):
         fold = config.fold
         assert fold is not None, "a trial has a fold: config.with_seed fills it in"
         if config.source == "generated":
-            key = signature(layout(folder)[0], episode_name(config.way, config.shot, fold), 1)
-            arrays, digest = cached_arrays(f"fewshot-{key}", lambda: draw(stored(folder)[0], config.way, config.shot, fold))
+            shapes, shapes_digest = stored(folder)
+            key = text_digest(f"{shapes_digest} {episode_name(config.way, config.shot, fold)}")
+            arrays, digest = cached_arrays(f"fewshot-{key}", lambda: draw(shapes, config.way, config.shot, fold))
         else:
             path = fold_file(folder, config.way, config.shot, fold)
-            key = signature([path], "point_bert", 1)
-            arrays, digest = cached_arrays(f"fewshot-{key}", lambda: read_npz(path, config.way, config.shot))
+            arrays, digest = arrays_of_files("fewshot", [path], lambda: read_npz(path, config.way, config.shot), "point_bert")
         chosen = [CLASSES[number] for number in arrays["classes"]]
         super().__init__(config, [*chosen, *(name for name in CLASSES if name not in chosen)], arrays, digest)
         self.marks = ("generated folds",) if config.source == "generated" else ()

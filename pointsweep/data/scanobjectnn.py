@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import h5py
 import numpy as np
 
 from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Copy, Dataset, check_clouds, data_folder, folders_with
-from pointsweep.data.cache import cached_arrays, signature
+from pointsweep.data.base import Copy, Dataset, data_folder, folders_with
+from pointsweep.data.cache import arrays_of_files
+from pointsweep.data.clouds import as_stored
+from pointsweep.data.hdf5 import read_h5
+from pointsweep.data.text import read_text
 from pointsweep.errors import MissingData
 
 CLASSES = (
@@ -75,16 +77,24 @@ class ScanObjectNN(Dataset):
 
 def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
     """All clouds and labels of a variant, memory-mapped, and their digest. Raises MissingData, ValueError."""
-    return cached_arrays(f"scanobjectnn-{signature(split_files(folder, variant).values())}", lambda: read(folder, variant))
+    files = list(split_files(folder, variant).values())
+    names = folder / "shape_names.txt"
+    if names.is_file():
+        files.append(names)
+    return arrays_of_files("scanobjectnn", files, lambda: read(folder, variant))
 
 
 def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
     """{train,test}_points (n, 2048, 3) float32 and _labels (n,) int64. Raises MissingData, ValueError."""
     names = folder / "shape_names.txt"
-    if names.is_file() and tuple(names.read_text().split()) != CLASSES:
+    if names.is_file() and tuple(read_text(names).split()) != CLASSES:
         raise ValueError(f"{names}: not the {len(CLASSES)} classes in the order of their labels: {', '.join(CLASSES)}")
-    files = split_files(folder, variant)
-    return {f"{split}_{name}": array for split, file in files.items() for name, array in read_h5(file).items()}
+    arrays = {}
+    for split, file in split_files(folder, variant).items():
+        points, labels = read_h5(file, len(CLASSES), "ScanObjectNN file")
+        arrays[f"{split}_points"] = as_stored(points, str(file))
+        arrays[f"{split}_labels"] = labels
+    return arrays
 
 
 def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
@@ -103,14 +113,3 @@ def split_files(folder: Path, variant: str) -> dict[str, Path]:
             raise MissingData(f"data set scanobjectnn, variant {variant}: no file {places[0]}, nor below h5_files/. {ORIGIN}")
         files[split] = found
     return files
-
-
-def read_h5(path: Path) -> dict[str, np.ndarray]:
-    """points (n, 2048, 3) float32 and labels (n,) int64. Raises ValueError naming the file and what is wrong with it."""
-    try:
-        with h5py.File(path, "r") as file:
-            points, labels = np.asarray(file["data"], dtype=np.float32), np.asarray(file["label"], dtype=np.int64)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a ScanObjectNN file with data and label: {error}") from error
-    check_clouds(points, labels.reshape(-1), len(CLASSES), str(path))
-    return {"points": points, "labels": labels.reshape(-1)}

@@ -10,19 +10,19 @@ Letters: B shapes, P points.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import ClassVar
 
 import numpy as np
 
 from pointsweep.config import PartDatasetConfig
-from pointsweep.data.base import Copy, check_clouds, data_folder, folders_with
-from pointsweep.data.cache import cached_arrays, signature
-from pointsweep.data.modelnet40 import unit_sphere
+from pointsweep.data.base import Copy, data_folder, folders_with
+from pointsweep.data.cache import arrays_of_files
+from pointsweep.data.clouds import check_clouds, unit_sphere
 from pointsweep.data.parts import PartDataset
+from pointsweep.data.text import lines_of, number_rows, read_text
 from pointsweep.errors import MissingData
 
 CATEGORIES = (
@@ -85,8 +85,8 @@ def listed_files(folder: Path) -> list[Path]:
 
 def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays of `training`, memory-mapped, and their digest. Raises MissingData, ValueError."""
-    files, lists = listed_files(folder), split_lists(folder, synsets(folder))
-    return cached_arrays(f"shapenetpart-trainval-{signature(files, lists)}", lambda: training(read(folder)))
+    lists = [folder / "synsetoffset2category.txt", *(list_file(folder, split) for split in PUBLISHED)]
+    return arrays_of_files("shapenetpart-trainval", [*listed_files(folder), *lists], lambda: training(read(folder)))
 
 
 def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -122,10 +122,15 @@ def synsets(folder: Path) -> dict[str, int]:
     path = folder / "synsetoffset2category.txt"
     if not path.is_file():
         raise MissingData(f"data set shapenetpart: no file {path}. {ORIGIN}")
-    pairs = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    pairs = [line.split() for line in lines_of(read_text(path))]
     if any(len(pair) != 2 for pair in pairs) or tuple(sorted(pair[0].lower() for pair in pairs)) != CATEGORIES:
         raise ValueError(f"{path}: must give a synset to each of {', '.join(CATEGORIES)}, found {pairs}")
     return {synset: CATEGORIES.index(name.lower()) for name, synset in pairs}
+
+
+def list_file(folder: Path, split: str) -> Path:
+    """Return the file that lists the shapes of a split."""
+    return folder / "train_test_split" / f"shuffled_{split}_file_list.json"
 
 
 def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[str]]:
@@ -133,11 +138,11 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
     lists: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
     for split in PUBLISHED:
-        path = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
+        path = list_file(folder, split)
         if not path.is_file():
             raise MissingData(f"data set shapenetpart: no file {path}. {ORIGIN}")
         try:
-            entries = ["/".join(entry.split("/")[-2:]) for entry in json.loads(path.read_text())]
+            entries = ["/".join(PureWindowsPath(entry).parts[-2:]) for entry in json.loads(read_text(path))]
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{path}: not a list of prefix/synset/id: {error}") from error
         for entry in entries:
@@ -156,14 +161,7 @@ def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
     """points (P, 3) float32 in the unit sphere and parts (P,) int64. Raises MissingData, ValueError naming the file."""
     if not path.is_file():
         raise MissingData(f"data set shapenetpart: no file {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an empty file is told of below
-            rows = np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not rows of x y z nx ny nz part: {error}") from error
-    if not len(rows) or rows.shape[1] != 7:
-        raise ValueError(f"{path}: must hold rows of 7 numbers, found {rows.shape}")
+    rows = number_rows(read_text(path), str(path), (7,))
     check_clouds(rows[None, :, :3], np.array([category]), len(CATEGORIES), str(path))
     allowed = PARTS[category]
     bad = np.flatnonzero(~np.isin(rows[:, 6], allowed))

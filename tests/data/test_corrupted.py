@@ -15,8 +15,8 @@ from pointsweep import registry
 from pointsweep.checks import build
 from pointsweep.data import corruptions
 from pointsweep.data.cache import content_digest
+from pointsweep.data.clouds import unit_sphere
 from pointsweep.data.corruptions import CORRUPTIONS, corrupt
-from pointsweep.data.modelnet40 import unit_sphere
 from pointsweep.errors import MissingData
 from pointsweep.tokenizers import PointPNLight, PointPNLightConfig
 from tests.data.made import clouds, dataset, write_h5, write_modelnet, write_scanobjectnn
@@ -215,7 +215,7 @@ def test_published_files_are_read_as_they_are(here, tmp_path):
     [
         (np.full((4, 8, 3), np.inf, np.float32), np.arange(4), "cloud 0 holds a coordinate that is not finite"),
         (clouds(4, 8), np.array([0, 1, 2, 40]), "cloud 3 has label 40, allowed 0 to 39"),
-        (clouds(4, 8)[:, :, :2], np.arange(4), r"data must be float \(n, P, 3\)"),
+        (clouds(4, 8)[:, :, :2], np.arange(4), r"data must be float or whole numbers \(n, P, 3\)"),
         (clouds(0, 8), np.arange(0), "holds no points"),
     ],
 )

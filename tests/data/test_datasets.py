@@ -15,7 +15,8 @@ from pointsweep import registry
 from pointsweep.config import DatasetConfig
 from pointsweep.data.augment import augment, turns
 from pointsweep.data.base import Dataset, sample
-from pointsweep.data.modelnet40 import CLASSES, unit_sphere
+from pointsweep.data.clouds import unit_sphere
+from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.errors import MissingData
 
 MINI = "modelnet40_mini/modelnet40_ply_hdf5_2048"
@@ -184,7 +185,7 @@ GOOD = {"data": np.random.default_rng(0).normal(size=(4, 2048, 3)).astype(np.flo
         ({"label": np.array([0, 1, 2, 15])}, "cloud 3 has label 15, allowed 0 to 14"),
         ({"label": np.array([0, 1])}, "4 clouds but labels of shape"),
         ({"data": np.zeros((4, 2048, 3), np.float32)}, "cloud 0 is a single point repeated"),
-        ({"data": np.zeros((4, 2048, 2), np.float32)}, r"data must be float \(n, P, 3\)"),
+        ({"data": np.zeros((4, 2048, 2), np.float32)}, r"data must be float or whole numbers \(n, P, 3\)"),
         ({"data": None}, "not a ScanObjectNN file with data and label"),
         ({"data": np.zeros((0, 2048, 3), np.float32), "label": np.zeros(0, int)}, "holds no points"),
     ],

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pointsweep.data.cache import content_digest
+from pointsweep.data.clouds import unit_sphere
 from pointsweep.data.fewshot_pickles import convert
-from pointsweep.data.modelnet40 import CLASSES, unit_sphere
+from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.data.modelnet40_fewshot import draw, read_npz
 from pointsweep.errors import MissingData
 from tests.data.made import clouds, config, dataset, write_modelnet
@@ -197,7 +198,7 @@ ARRAYS = {
     ("change", "message"),
     [
         ({"train_points": np.full((50, 16, 3), np.nan, np.float32)}, "train: cloud 0 holds a coordinate that is not finite"),
-        ({"test_points": clouds(100, 16)[:, :, :2]}, r"test: data must be float \(n, P, 3\)"),
+        ({"test_points": clouds(100, 16)[:, :, :2]}, r"test: data must be float or whole numbers \(n, P, 3\)"),
         ({"test_labels": np.arange(100) % 6}, "test: cloud 5 has label 5, allowed 0 to 4"),
         ({"test_labels": np.arange(100.0) % 5}, "test_labels must be whole numbers"),
         ({"train_labels": np.zeros(50, int)}, r"train must hold 10 clouds of each of 5 classes, found \[50, 0"),

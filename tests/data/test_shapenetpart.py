@@ -106,8 +106,8 @@ BAD = [
     (rows(5, [1.5]), r"point 0 has part 1\.5"),
     (np.full((5, 7), np.nan), "cloud 0 holds a coordinate that is not finite"),
     (np.zeros((5, 7)), "cloud 0 is a single point repeated"),
-    (rows(5, [1])[:, :6], r"must hold rows of 7 numbers, found \(5, 6\)"),
-    (np.zeros((0, 7)), "must hold rows of 7 numbers"),
+    (rows(5, [1])[:, :6], r"line 1: 6 columns, 7 are expected"),
+    (np.zeros((0, 7)), "holds no row of numbers; rows of 7 numbers are expected"),
 ]
 
 
@@ -121,7 +121,7 @@ def test_bad_shapes_are_named(folder, stored, message):
 
 def test_text_that_is_not_numbers_is_named(folder):
     (folder / SYNSETS["Table"] / "t2.txt").write_text("1 2 three 4 5 6 7\n")
-    with pytest.raises(ValueError, match=r"t2\.txt: not rows of x y z nx ny nz part"):
+    with pytest.raises(ValueError, match=r"t2\.txt, line 1: not a row of numbers: '1 2 three 4 5 6 7'"):
         data()
 
 

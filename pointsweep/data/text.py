@@ -1,0 +1,131 @@
+"""Text files of data sets: encodings, names, and rows of numbers, read where they mean one thing and else refused.
+
+A byte order mark of UTF-8, Windows' line ends, blanks at the ends of lines and empty lines change nothing. What is
+refused is named by file and line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+SHOWN = 60  # characters of a line in a message
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text. Raises ValueError if it is not UTF-8, OSError if it cannot be read."""
+    return decode(path.read_bytes(), str(path))
+
+
+def decode(raw: bytes, source: str) -> str:
+    """Return UTF-8 as text with plain line ends. Raises ValueError naming `source` and the line."""
+    if raw.startswith(OTHER_ENCODINGS) or b"\0" in raw:
+        raise ValueError(f"{source}: is UTF-16 or no text at all; save it as UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{source}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 (Latin-1, or another encoding of Windows?); "
+            "save the file as UTF-8"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines that are not empty, without blanks at their ends."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a path in the style of Unix or of Windows."""
+    return PureWindowsPath(name).name
+
+
+def number_rows(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
+    """Return rows of numbers (rows, columns) as float64; `columns` lists the numbers of columns that are allowed.
+
+    Numbers are separated by commas, blanks or semicolons. Decimal commas are read where blanks or semicolons separate;
+    a first line that says x, y, z is left out. Raises ValueError naming file and line.
+    """
+    fast = _read_fast(text, columns)
+    return _read_by_line(text, source, columns) if fast is None else fast
+
+
+def _read_fast(text: str, columns: Sequence[int]) -> np.ndarray | None:
+    """Return the rows of a plain file; None where a closer look is needed."""
+    first = text.lstrip().partition("\n")[0]
+    has_commas = "," in first
+    if not first or ";" in text or "_" in text or (has_commas and "." not in text):
+        return None
+    try:
+        rows = np.loadtxt(io.StringIO(text), delimiter="," if has_commas else None, comments=None, ndmin=2)
+    except ValueError:
+        return None
+    return rows if rows.shape[1] in columns else None
+
+
+def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
+    expected = " or ".join(map(str, columns))
+    rows: list[list[float]] = []
+    first_line = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if not line:
+            continue
+        fields = _fields(line)
+        if not rows and not first_line and _is_header(fields, columns):
+            first_line = number
+            continue
+        where = f"{source}, line {number}"
+        try:
+            values = [_number(field) for field in fields]
+        except ValueError:
+            raise ValueError(f"{where}: not a row of numbers: {line[:SHOWN]!r}; {expected} columns are expected") from None
+        if not rows:
+            first_line = number
+        if rows and len(values) != len(rows[0]):
+            raise ValueError(f"{where}: {len(values)} columns, but {len(rows[0])} in line {first_line}: {line[:SHOWN]!r}")
+        if len(values) not in columns:
+            hint = "; decimal commas? Write decimal points" if "," in line else ""
+            raise ValueError(f"{where}: {len(values)} columns, {expected} are expected: {line[:SHOWN]!r}{hint}")
+        rows.append(values)
+    if not rows:
+        raise ValueError(f"{source}: holds no row of numbers; rows of {expected} numbers are expected")
+    if "," in text and ";" not in text and "." not in text and not any(" " in line or "\t" in line for line in lines_of(text)):
+        raise ValueError(
+            f"{source}, line {first_line}: whole numbers alone, separated by commas. Decimal commas cannot be told from "
+            "separators: write decimal points"
+        )
+    return np.array(rows, dtype=np.float64)
+
+
+def _fields(line: str) -> list[str]:
+    """Return the fields of a line, decimal commas as points where blanks or semicolons separate."""
+    if ";" in line:
+        return [_with_point(field) for field in line.split(";")]
+    parts = line.split()
+    is_decimal = len(parts) > 1 and all(part.count(",") <= 1 and part.strip(",") == part for part in parts)
+    if is_decimal or "," not in line:
+        return [_with_point(part) for part in parts]
+    return line.split(",")
+
+
+def _with_point(field: str) -> str:
+    return field.replace(",", ".") if field.count(",") == 1 and "." not in field else field
+
+
+def _number(field: str) -> float:
+    if "_" in field:  # Python would take 1_000
+        raise ValueError(field)
+    return float(field)
+
+
+def _is_header(fields: Sequence[str], columns: Sequence[int]) -> bool:
+    names = [field.strip().strip('"').lower() for field in fields]
+    return names[:3] == ["x", "y", "z"] and len(names) in columns
