@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pointsweep.axes import Axis, Entry, complain, known, read_axis, read_label, refuse_twins
+from pointsweep.axes import Axis, Entry, complain, known, read_axis, read_label, refuse_set_twice, refuse_twins
+from pointsweep.conditions import flat
 from pointsweep.errors import unknown
-from pointsweep.settings import leaves
+from pointsweep.settings import keys_of, overlap
 from pointsweep.sweep_file import Document
 
 GENERATORS = ("leave_one_out", "add_one_in", "cumulative", "factorial")
@@ -32,10 +33,12 @@ class Component:
     sides: Mapping[str, Mapping[str, Any]]
 
     def keys(self) -> set[str]:
-        """The dotted settings that it speaks of."""
-        pairs = [item for side in self.sides.values() for item in side.items()]
-        nested = [list(leaves(value, key)) if isinstance(value, Mapping) and value else [key] for key, value in pairs]
-        return {leaf for found in nested for leaf in found}
+        """Return the dotted keys that it sets on either side."""
+        found: set[str] = set()
+        for side in self.sides.values():
+            for key, value in side.items():
+                found.update(keys_of(str(key), value))
+        return found
 
 
 def read_rows(document: Document, path: Path, value: Any) -> Axis:
@@ -96,9 +99,11 @@ class Ablation:
         for name, item in data.items():
             found[name] = Component(name, self._sides(name, item))
             for key in sorted(found[name].keys()):
-                if key in owners:
-                    self.complain(("components", name), f"sets {key}, as does {owners[key]!r}: a setting belongs to one component")
-                owners[key] = name
+                for other, owner in owners.items():
+                    if owner != name and overlap(key, other):
+                        text = f"sets {key}, as does {owner!r}: a setting belongs to one component"
+                        self.complain(("components", name), text)
+                owners.setdefault(key, name)
         return found
 
     def _sides(self, name: str, item: Any) -> dict[str, Mapping[str, Any]]:
@@ -111,8 +116,10 @@ class Ablation:
             elif not isinstance(settings, Mapping):
                 self.complain(("components", name, side), f"must be a mapping of settings, got {settings!r}")
             else:
+                path = (*self.path, "components", name, side)
                 for key in settings:
-                    known(self.document, (*self.path, "components", name, side, key), key)
+                    known(self.document, (*path, key), key)
+                refuse_set_twice(self.document, path, settings)
         return {side: sides[side] for side in SIDES if isinstance(sides.get(side), Mapping)}
 
     def _named(self, generator: str) -> list[str]:
@@ -176,10 +183,10 @@ class Ablation:
     def _entry(self, present: Chosen, label: str, published: Any) -> Entry:
         settings: dict[str, Any] = {}
         within: dict[str, Path] = {}
-        # Components first that are there: what another takes away may replace what they are part of.
-        for component in sorted(self.components.values(), key=lambda component: component.name not in present):
+        for component in self.components.values():
             side = "with" if component.name in present else "without"
-            for key, value in component.sides.get(side, {}).items():
+            # Dotted, so that two components may each set a field of one part.
+            for key, value in flat(component.sides.get(side, {})).items():
                 settings[key] = value
                 within[key] = (*self.path, "components", component.name, side)
         factors = None

@@ -29,14 +29,14 @@ def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[E
         return reader.settings([*entries, Entry("", chosen, reader.document, (*path, "space"))], base)
 
     arm = Arm(search.space, search.constraints, (), tuple(seeds), lay, reader.compose)
-    reader.own += dict.fromkeys(_problems(arm, search, reader, path, [entry.label for entry in entries]))
+    reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
     points = list(_points(arm, search, reader, path))
     if search.sampler == "grid" and not reader.problems:
         points += arm.points()
     return dataclasses.replace(arm, enqueue=tuple(points))
 
 
-def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequence[str]) -> Iterator[Problem]:
+def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Sequence[Entry]) -> Iterator[Problem]:
     """A value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
     line = reader.document.line
     if not arm.parameters:
@@ -45,8 +45,15 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequ
     ends = {parameter.key: parameter.ends() for parameter in arm.parameters}
     feasible = applied = False
     for drawn in arm.probes(PROBES):
-        config, problems = arm.compose(arm.lay(drawn))
+        settings = arm.lay(drawn)
+        reader.audit.look_at_suggestion(_named(entries, drawn), settings)
+        config, problems = arm.compose(settings.copy())
         good = config is not None and not problems
+        if config is not None and not problems:
+            values = {parameter.key: parameter.value(drawn[parameter.key]) for parameter in search.space if parameter.key in drawn}
+            suggested = Entry("", values, reader.document, (*path, "space"))
+            reader.audit.compare([*entries, suggested], settings, config)
+            reader.audit.look_at_constraints((*path, "constraints"), config)
         applied = applied or bool(drawn)
         feasible = feasible or arm.config(drawn) is not None
         if config is not None and not config.dataset.val_fraction:
@@ -59,7 +66,7 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequ
     yield from (problem for problems in seen.values() if problems for problem in problems)
     if any(seen.values()):
         return
-    name = " / ".join(label for label in reversed(labels) if label != "all") or "the search"
+    name = _named(entries, {}) or "the search"
     if not applied:
         yield Problem(reader.document.where(*path, "space"), f"the range of {name} is empty: no key applies to it", line(path))
     elif not feasible:
@@ -73,6 +80,12 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, labels: Sequ
         for parameter in (p for p in arm.parameters if p.grid() is None):
             place = reader.document.where(*path, "space", parameter.key)
             yield Problem(place, "a grid needs choices or a step", line((*path, "space", parameter.key)))
+
+
+def _named(entries: Sequence[Entry], drawn: Mapping[str, Any]) -> str:
+    """An arm by its labels, and a point of it by what was drawn."""
+    labels = [entry.label for entry in reversed(entries) if entry.label != "all"]
+    return " / ".join([*labels, *(f"{key}={value}" for key, value in drawn.items())])
 
 
 def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[dict[str, Any]]:

@@ -6,17 +6,18 @@ that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [..
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pointsweep import scalars
+from pointsweep import conditions, scalars
 from pointsweep.config import TrialConfig
 from pointsweep.errors import Problem, unknown
-from pointsweep.settings import Place
+from pointsweep.settings import Place, Settings, rank, set_twice
 from pointsweep.sweep_file import Document
 
 PARTS_OF_A_TRIAL = tuple(part.name for part in fields(TrialConfig))
+# What a row or column may say beside its settings.
 OWN_KEYS = ("label", "when", "published", "factors")
 
 
@@ -55,7 +56,7 @@ def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
         inner = path
     else:
         inner = (*path, key)
-    return Place(document.where(*inner), document.line(inner))
+    return Place(f"{document.shown}{document.where(*inner)}", document.line(inner))
 
 
 def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
@@ -104,6 +105,7 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return Axis("", ())
+    refuse_set_twice(document, path, {key: lists[key][0] for key in settings if lists[key]})
     entries = []
     for i in range(next(iter(lengths.values()))):
         chosen = {key: lists[key][i] for key in settings}
@@ -113,7 +115,8 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
             label = ", ".join(map(_label, chosen.values()))
         published = lists["published"][i] if "published" in lists else None
         factors = _factors(document, path, {"factors": lists["factors"][i]} if "factors" in lists else {})
-        entries.append(Entry(label, chosen, document, (*path, i), published=published, factors=factors))
+        when = read_when(document, (*path, "when", i), lists["when"][i]) if "when" in lists else None
+        entries.append(Entry(label, chosen, document, (*path, i), when, published, factors))
     return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))
 
 
@@ -123,13 +126,11 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
         return None
     label = read_label(document, (*path, "label"), item["label"])
     settings = {key: value for key, value in item.items() if key not in OWN_KEYS}
-    when = item.get("when")
-    if when is not None and not isinstance(when, Mapping):
-        complain(document, (*path, "when"), f"must be a mapping of keys to values, got {when!r}")
-        when = None
+    when = read_when(document, (*path, "when"), item.get("when"))
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return None
+    refuse_set_twice(document, path, settings)
     return Entry(label, settings, document, path, when, item.get("published"), _factors(document, path, item))
 
 
@@ -143,6 +144,33 @@ def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
     elif value == "":
         complain(document, path, "a label is a text, found an empty one")
     return document.text_of(path, value)
+
+
+def lay_entries(settings: Settings, entries: Iterable[Entry]) -> None:
+    """Lay the entries of a cell over settings: components that any of them names first, then the fields."""
+    listed = [(entry, key, value) for entry in entries for key, value in entry.settings.items()]
+    for entry, key, value in sorted(listed, key=lambda item: rank(item[1], item[2])):
+        settings.set(key, value, entry.place(key))
+
+
+def read_when(document: Document, path: tuple[Any, ...], when: Any) -> Mapping[str, Any] | None:
+    """Return a condition; None where there is none. One that can never hold is a problem of the document's."""
+    if when is None:
+        return None
+    if not isinstance(when, Mapping):
+        complain(document, path, f"must be a mapping of keys to values, got {when!r}")
+        return None
+    for key, message in conditions.problems(when):
+        complain(document, (*path, key) if key else path, message)
+    return when
+
+
+def refuse_set_twice(document: Document, path: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+    """Complain of every key that one mapping of settings sets twice."""
+    for leaf, first, second in set_twice(settings):
+        place = place_of(document, path, first)
+        line = f" (line {place.line})" if place.line else ""
+        complain(document, (*path, second), f"sets {leaf}, which {first}{line} beside it sets too")
 
 
 def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | None, ...]:

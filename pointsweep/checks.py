@@ -85,6 +85,36 @@ def _part(name: str, data: Any, problems: list[tuple[str, str]]) -> Any:
     return build(registry.config_class(kind, data["name"]), data, name, problems)
 
 
+def field_problems(cls: Any, name: str, value: Any) -> list[str]:
+    """Return what is wrong with the type of one field's value; empty if the field can have it."""
+    problems: list[tuple[str, str]] = []
+    _convert(value, _hints(cls)[name], name, problems)
+    return [message for _, message in problems]
+
+
+def field_types(cls: Any, name: str) -> set[type]:
+    """Return the types that one field's value may have, None left out; of a literal those of its values."""
+    hint = _hints(cls)[name]
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hints = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    else:
+        hints = [hint]
+    found: set[type] = set()
+    for each in hints:
+        if typing.get_origin(each) is Literal:
+            found.update(type(value) for value in typing.get_args(each))
+        else:
+            found.add(typing.get_origin(each) or each)
+    return found
+
+
+def component_problems(name: str, data: Any) -> list[tuple[str, str]]:
+    """Return (dotted path, message) for what is wrong with one part of a trial, looked at by itself."""
+    problems: list[tuple[str, str]] = []
+    _part(name, data, problems)
+    return problems
+
+
 def build(cls: type[Config], data: Any, path: str, problems: list[tuple[str, str]]) -> Any:
     """A `cls` from a mapping, strictly typed. Appends what is wrong to `problems` and then returns None."""
     if not isinstance(data, Mapping):

@@ -63,8 +63,15 @@ def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> s
     """The message for a name that is not allowed, e.g. unknown("backbone", "dino", names, "Known")."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.5)
+    near += difflib.get_close_matches(str(found).lower(), names, n=1, cutoff=0.5)
+    near += [name for name in names if name == _initials(str(found))]
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {what} '{found}'.{hint} {several}: {', '.join(names) or 'none'}"
+
+
+def _initials(name: str) -> str:
+    """The first letters of a name's words: lr of learning_rate."""
+    return "".join(word[:1] for word in name.split("_"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3, onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pointsweep import registry
@@ -30,15 +30,49 @@ def names(documents: Sequence[Document]) -> list[str]:
     return sorted({"smoke", *own})
 
 
+SEARCH_TRIALS, FRESH_SEEDS = 4, 2
+
+
+def shrink(name: str, data: dict[str, Any]) -> None:
+    """Make a file's own sections small, before overrides are laid over them: few trials of a search, one core."""
+    if name != "smoke":
+        return
+    for section in ("search", "per_arm"):
+        if isinstance(data.get(section), Mapping):
+            data[section] = {**data[section], "trials": _at_most(SEARCH_TRIALS, data[section].get("trials"))}
+    if isinstance(data.get("per_arm"), Mapping):
+        data["per_arm"]["then_seeds"] = _at_most(FRESH_SEEDS, data["per_arm"].get("then_seeds"))
+    data.pop("resources", None)
+
+
+def _at_most(most: int, value: Any) -> Any:
+    """Return the smaller number; what is no number stays as it is, to be refused."""
+    if value is None:
+        return most
+    return min(most, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def own_settings(name: str, documents: Sequence[Document]) -> Iterator[tuple[Document, str, Any]]:
+    """Yield what files add to a profile, the eldest first: the document, the key and the value."""
+    for document in documents:
+        added = (document.data.get("profiles") or {}).get(name) or {}
+        for key, value in added.items():
+            if key != "only":
+                yield document, str(key), value
+
+
 def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
     """Lays a profile over the settings of a cell."""
     if name == "smoke":
         _smoke(settings)
-    for document in documents:
-        for key, value in ((document.data.get("profiles") or {}).get(name) or {}).items():
-            place = Place(document.where("profiles", name, key), document.line(("profiles", name, key)))
-            if key != "only":
-                settings.set(str(key), value, place)
+    for document, key, value in own_settings(name, documents):
+        settings.set(key, value, place_of(document, name, key))
+
+
+def place_of(document: Document, name: str, key: str) -> Place:
+    """Return where a key of a profile stands."""
+    path = ("profiles", name, key)
+    return Place(f"{document.shown}{document.where(*path)}", document.line(path))
 
 
 def only(name: str, documents: Sequence[Document]) -> list[str]:

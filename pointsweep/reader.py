@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsweep import arms, overrides, profiles, scalars, search_file
+from pointsweep import arms, conditions, labels, overrides, profiles, scalars, search_file
 from pointsweep.ablation import read_rows
-from pointsweep.axes import PARTS_OF_A_TRIAL, Axis, Entry, factors_of, place_of, read_key
+from pointsweep.axes import (
+    PARTS_OF_A_TRIAL,
+    Axis,
+    Entry,
+    complain,
+    factors_of,
+    lay_entries,
+    place_of,
+    read_key,
+    read_when,
+    refuse_set_twice,
+)
 from pointsweep.checks import check_trial
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
 from pointsweep.records import Published
-from pointsweep.resources import Resources, misfits, read_resources
+from pointsweep.resources import misfits, read_resources
 from pointsweep.seeds import read_adaptive, read_seeds
-from pointsweep.settings import Place, Settings
+from pointsweep.settings import Place, Settings, rank
 from pointsweep.space import Arm, Search
 from pointsweep.sweep_file import Document, drop_misshapen
 
@@ -50,11 +61,13 @@ class Reader:
     def __init__(self, documents: Sequence[Document], source: str) -> None:
         self.documents, self.document, self.source = documents, documents[-1], source
         self.data = self.document.data  # overrides change it
-        self.late: list[Callable[[Settings], None]] = []  # overrides of settings, which win over all others
+        self.late: list[overrides.Override] = []  # of settings: they win over all others
         self.notes: list[str] = []
         self.profile = ""
+        self.audit = labels.LabelAudit(self)
         self.own: list[Problem] = []
         self.column_labels: tuple[str, ...] = ()
+        self.entries: list[Entry] = []  # of all axes
         self.search: Search | None = None
 
     @property
@@ -68,14 +81,19 @@ class Reader:
 
     # Overrides
 
+    def choose_profile(self, name: str) -> None:
+        """Take a profile. What it makes smaller in the file's sections, overrides may set again."""
+        self.profile = name
+        read_resources(self.data.get("resources") or {}, self.complain)  # a profile may take the section away
+        profiles.shrink(name, self.data)
+
     def override(self, text: str, key: str, delete: bool, value: Any) -> None:
         """Sets or deletes a key: in every cell, above all else, if it is a trial's; else in the file."""
         part = key.partition(".")[0]
         if part in PARTS_OF_A_TRIAL and part != "seed":
-            place = Place(f"override {text}", None)
-            self.late.append(lambda settings: settings.drop(key) if delete else settings.set(key, value, place))
+            self.late.append(overrides.Override(text, key, value, delete))
         elif key == "profile":
-            self.profile = str(value)
+            pass  # chosen before all other overrides
         elif part not in KEYS:
             allowed = [*KEYS, "profile", *(p for p in PARTS_OF_A_TRIAL if p != "seed")]
             self.own.append(Problem(text, unknown("key", part, allowed, "Allowed")))
@@ -108,6 +126,7 @@ class Reader:
         base = self._base()
         row_axes, column_axis = self._axes()
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
+        self.entries = [entry for axis in (*row_axes, column_axis) for entry in axis.entries]
         name, seeds = self._name(), read_seeds(self.data, self.complain)
         metric, protocol = self._choice("metric", METRICS), self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
@@ -117,18 +136,18 @@ class Reader:
             self.profile = ""
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
         self.search = search_file.SearchReader(self).read() if {"search", "per_arm"} & set(self.data) else None
+        self.check_conditions()
         cells = [
             self._cell(base, (i, row), (j, column), seeds, protocol)
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
-        configs = [cell.trials[0] for cell in cells if cell.trials and self.profile != "smoke"]
+        configs = [cell.trials[0] for cell in cells if cell.trials]
         for key, text in misfits(resources, configs, self.search is not None):
             self.complain(("resources", key), text)
-        if self.profile == "smoke":
-            resources = Resources()  # the small form fits a laptop: one core, no GPU
+        self.audit.conclude(base)
         if self.profile:
-            name, self.notes = f"{name}-{self.profile}", [f"profile={self.profile}: published numbers do not apply", *self.notes]
+            name, self.notes = f"{name}-{self.profile}", [*self.audit.profile_notes(), *self.notes]
         return {
             "name": name,
             "title": self._title(name),
@@ -142,6 +161,8 @@ class Reader:
             "factors": factors_of(rows),
             "adaptive": None if self.problems else read_adaptive(self.document, self.data, rows, self.complain),
             "search": self.search,
+            "remarks": tuple(self.audit.remarks),
+            "dropped": tuple(self.audit.dropped),
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
 
@@ -158,15 +179,18 @@ class Reader:
             if base is not None and not isinstance(base, Mapping):
                 self.complain(("base",), f"must be a mapping of settings, got {base!r}")
                 continue
+            own: dict[str, Any] = {}
             for key, value in (base or {}).items():
                 part = str(key).partition(".")[0]
                 if key == "from":
                     continue
                 if part not in PARTS_OF_A_TRIAL or part == "seed":
                     text = unknown("key", part, [p for p in PARTS_OF_A_TRIAL if p != "seed"] + ["from"], "Allowed")
-                    document.problems.append(Problem(document.where("base", key), text, document.line(("base", key))))
+                    complain(document, ("base", key), text)
                 else:
-                    settings.set(str(key), value, place_of(document, ("base",), str(key)))
+                    own[str(key)] = value
+            refuse_set_twice(document, ("base",), own)
+            settings.lay(own, partial(place_of, document, ("base",)))
         return settings
 
     def _axes(self) -> tuple[list[Axis], Axis]:
@@ -218,14 +242,17 @@ class Reader:
         because = self._excluded(settings, entries)
         if because is not None:
             return Cell(row[0], column[0], (), because)
+        name = " / ".join(entry.label for entry in [*row[1], column[1]])
+        self.audit.look(name, entries, settings)
         published = None if self.profile else self._published([*row[1], column[1]], row[1])
         if self.search is not None:
             arm = arms.make_arm(self, self.search, base, entries, seeds)
             return Cell(row[0], column[0], (), None, published, arm)
-        config, problems = self.compose(settings)
+        config, problems = self.compose(settings.copy())
         self.own += problems
         if config is None or problems:
             return Cell(row[0], column[0], ())
+        self.audit.compare(entries, settings, config)
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
         for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
             self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
@@ -238,50 +265,98 @@ class Reader:
         """The trial of a cell's settings, with the profile and the overrides above them, and what is wrong with it."""
         if self.profile:
             profiles.apply(self.profile, settings, self.documents)
-        for change in self.late:
-            change(settings)
+        self._apply_overrides(settings)
         config, problems = check_trial(settings.data)
         places = [(settings.place(path), message) for path, message in problems]
         return config, [Problem(place.path, message, place.line) for place, message in places]
 
+    def _apply_overrides(self, settings: Settings) -> None:
+        for override in self.late:
+            if override.delete:
+                settings.drop(override.key)
+            else:
+                settings.set(override.key, override.value, Place(f"override {override.text}", None))
+
     def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
-        """base < conditional settings < columns < further axes < rows. The conditions look at the cell's final names."""
+        """Return base < conditional settings < rows, columns and axes < overrides; a profile comes above, in `compose`.
+
+        A condition looks at the cell as it is named, with what conditional settings above it in the file have set.
+        """
         entries = list(entries)
-        final = base.copy()
-        for entry in entries:
-            final.lay(entry.settings, entry.place)
         settings = base.copy()
+        final = self._named(settings, entries)
+        decided = []
+        for document, path, when, rest in self._conditional():
+            holds = conditions.matches(final.data, when)
+            decided.append((document, path, when, holds))
+            if holds:
+                self.audit.held(document, path)
+                self._lay_conditional(settings, rest, final, partial(place_of, document, path))
+                final = self._named(settings, entries)
+        for document, path, when, holds in decided:
+            if conditions.matches(final.data, when) != holds:
+                self.audit.decided_too_early(document, path, when, holds, final)
+        return final
+
+    def _named(self, settings: Settings, entries: Sequence[Entry]) -> Settings:
+        """Lay the entries of a cell, then the overrides, over a copy of settings."""
+        final = settings.copy()
+        lay_entries(final, entries)
+        self._apply_overrides(final)
+        return final
+
+    def _conditional(self) -> Iterator[tuple[Document, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]]:
+        """Yield the conditional settings of all documents: document, path, condition and what they set."""
         for document in self.documents:
             listed = self.data.get("settings") if document is self.document else document.data.get("settings")
             for i, item in enumerate(listed or []):
                 when = item.get("when") if isinstance(item, Mapping) else None
-                if not isinstance(when, Mapping):
-                    self.complain(("settings", i), "needs `when:`, a mapping of keys to values")
-                elif final.matches(when):
+                if isinstance(when, Mapping):
                     rest = {key: value for key, value in item.items() if key != "when"}
-                    self._lay_conditional(settings, rest, final, partial(place_of, document, ("settings", i)))
-        for entry in entries:
-            settings.lay(entry.settings, entry.place)
-        return settings
+                    yield document, ("settings", i), when, rest
 
-    def _lay_conditional(self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]) -> None:
-        """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
-        for key, value in rest.items():
-            part = str(key).partition(".")[0]
-            if settings.get(part) != final.get(part) and isinstance(final.data.get(part), dict) and "name" in final.data[part]:
-                settings.set(part, final.data[part]["name"], final.place(part))
-            settings.set(str(key), value, place(str(key)))
-
-    def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
-        for entry in entries:
-            if entry.when is not None and not settings.matches(entry.when):
-                return f"{entry.label} is for {', '.join(f'{k} {v}' for k, v in entry.when.items())} only"
+    def check_conditions(self) -> None:
+        """Complain of conditions that can never hold, and of conditional settings that no trial can have."""
+        for document in self.documents:
+            listed = self.data.get("settings") if document is self.document else document.data.get("settings")
+            for i, item in enumerate(listed or []):
+                if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping):
+                    complain(document, ("settings", i), "needs `when:`, a mapping of keys to values")
+        for document, path, when, rest in self._conditional():
+            read_when(document, (*path, "when"), when)
+            refuse_set_twice(document, path, rest)
+            for key, message in conditions.setting_problems(rest, when):
+                complain(document, (*path, key), message)
         for i, item in enumerate(self.data.get("exclude") or []):
             if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping) or not item.get("because"):
                 self.complain(("exclude", i), "needs `when:`, a mapping of keys to values, and `because:`, the reason")
-            elif settings.matches(item["when"]):
-                return str(item["because"])
-        return None
+            else:
+                read_when(self.document, ("exclude", i, "when"), item["when"])
+
+    def _lay_conditional(self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]) -> None:
+        """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
+        for key in sorted(rest, key=lambda key: rank(key, rest[key])):
+            part = str(key).partition(".")[0]
+            if settings.name(part) != final.name(part) and isinstance(final.data.get(part), dict) and "name" in final.data[part]:
+                settings.set(part, final.data[part]["name"], final.place(part))
+            settings.set(str(key), rest[key], place(str(key)))
+
+    def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
+        """Return why a cell is left out; None if it is not."""
+        because = None
+        for entry in entries:
+            if entry.when is None:
+                continue
+            if conditions.matches(settings.data, entry.when):
+                self.audit.held(entry.document, (*entry.path, "when"))
+            else:
+                because = because or f"{entry.label} is for {conditions.described(entry.when)} only"
+        for i, item in enumerate(self.data.get("exclude") or []):
+            when = item.get("when") if isinstance(item, Mapping) else None
+            if isinstance(when, Mapping) and conditions.matches(settings.data, when):
+                self.audit.held(self.document, ("exclude", i))
+                because = because or str(item.get("because"))
+        return because
 
     def _published(self, entries: Sequence[Entry], row: Sequence[Entry]) -> Published | None:
         """The paper's number: given here (a number, or numbers by column), or selected from published.csv."""

@@ -146,6 +146,10 @@ def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: arg
     """Prints what the plans say. Returns the exit code if there is nothing to launch: it was only asked for them, or they refuse."""
     for sweep, plan in zip(sweeps, plans, strict=True):
         print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
+        for cells in sweep.identical_cells():
+            print(f"the same trials: {cells}", flush=True)
+        for remark in sweep.remarks:
+            print(f"{sweep.source}: {remark}", flush=True)
     if len(plans) > 1:
         print(f"all {len(plans)} together: {together(plans)}", flush=True)
     if args.plan:
@@ -203,13 +207,14 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     if sweep.search is not None:
         parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
         parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]
+        parts += [f"constraint: {constraint.text}" for constraint in sweep.search.constraints]
     else:
         table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
         parts = [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
-    same = [f"the same trials: {', '.join(cells)}" for cells in plan.sweep.identical_cells()]
     lacking = [f"lacking here: {text}" for text in plan.missing]
+    dropped = [f"not used: {text}" for text in sweep.dropped]
     audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]
-    return "\n".join(part for part in [*parts, *resolution(plan), *same, *audited, *lacking] if part)
+    return "\n".join(part for part in [*parts, *resolution(plan), *dropped, *audited, *lacking] if part)
 
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:

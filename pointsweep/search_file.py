@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pointsweep import scalars
-from pointsweep.axes import PARTS_OF_A_TRIAL
+from pointsweep.axes import PARTS_OF_A_TRIAL, read_when
 from pointsweep.checks import MOST_WHOLE
 from pointsweep.errors import unknown
-from pointsweep.space import OBJECTIVES, ONE_OBJECTIVE, PACKAGES, RANGE, SAMPLERS, SCHEDULERS, Constraint, Parameter, Search, names
+from pointsweep.space import (
+    OBJECTIVES,
+    ONE_OBJECTIVE,
+    PACKAGES,
+    RANGE,
+    SAMPLERS,
+    SCHEDULERS,
+    Constraint,
+    Parameter,
+    Search,
+    constraint_problems,
+)
 
 if TYPE_CHECKING:
     from pointsweep.reader import Reader
@@ -24,7 +34,6 @@ SECTIONS = {
     "per_arm.search": PLAIN,
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-SMOKE_TRIALS, SMOKE_SEEDS = 4, 2
 MOST_TRIALS = 1000  # where only hours are given
 
 
@@ -76,7 +85,7 @@ class SearchReader:
             then_seeds=self._whole(where, outer, "then_seeds", 3, 1) if self.per_arm else None,
         )
         self._types(section)
-        return _small(found) if self.reader.profile == "smoke" else found
+        return found
 
     def _section(self, path: Path, name: str) -> Mapping[str, Any]:
         data: Any = self.reader.data
@@ -186,8 +195,6 @@ class SearchReader:
         for key in value:
             if key.partition(".")[0] not in allowed:
                 self.complain((*path, key), unknown("key", key.partition(".")[0], allowed, "Allowed"))
-            if f"override {key}=" in "".join(f"{note}\n" for note in self.reader.notes):
-                self.complain((*path, key), "is searched, and set on the command line; take one of the two away")
         found = [self._parameter((*path, key), key, item) for key, item in value.items()]
         # A component is chosen before its fields, wherever it stands.
         ordered = sorted((parameter for parameter in found if parameter is not None), key=lambda parameter: "." in parameter.key)
@@ -207,13 +214,7 @@ class SearchReader:
         for name in value:
             if name not in RANGE:
                 self.complain((*path, name), unknown("key", name, RANGE, "Allowed"))
-        when = value.get("when") or {}
-        if not isinstance(when, Mapping):
-            self.complain((*path, "when"), f"must be a mapping of keys to values, got {when!r}")
-            when = {}
-        for name in when:
-            if str(name).partition(".")[0] not in PARTS_OF_A_TRIAL:
-                self.complain((*path, "when", name), unknown("key", name, PARTS_OF_A_TRIAL, "Allowed"))
+        when = read_when(self.reader.document, (*path, "when"), value.get("when")) or {}
         if kinds[0] == "choices":
             return self._choice(path, key, value["choices"], when)
         return self._range(path, key, kinds[0], value, when)
@@ -257,13 +258,14 @@ class SearchReader:
         for index, text in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
             path = (*self.path, "constraints", index)
             try:
-                unknown_keys = [key for key in names(str(text)) if key.partition(".")[0] not in PARTS_OF_A_TRIAL]
+                wrong = constraint_problems(str(text))
             except (ValueError, SyntaxError) as error:
                 self.complain(path, f"no constraint: {getattr(error, 'msg', error)}")
                 continue
-            for key in unknown_keys:
-                self.complain(path, unknown("key", key, PARTS_OF_A_TRIAL, "Allowed"))
-            yield Constraint(str(text))
+            for message in wrong:
+                self.complain(path, message)
+            if not wrong:
+                yield Constraint(str(text))
 
     def _enqueue(self, value: Any) -> Iterator[Mapping[str, Any]]:
         for index, point in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
@@ -271,9 +273,3 @@ class SearchReader:
                 yield point
             else:
                 self.complain((*self.path, "enqueue", index), f"must be a mapping of keys of the space to values, got {point!r}")
-
-
-def _small(search: Search) -> Search:
-    """The search under the smoke profile."""
-    seeds = search.then_seeds and min(search.then_seeds, SMOKE_SEEDS)
-    return dataclasses.replace(search, trials=min(search.trials, SMOKE_TRIALS), then_seeds=seeds)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pointsweep import registry
+from pointsweep.conditions import key_problem, kinds_of, matches, value_problem
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem
 from pointsweep.settings import Settings
@@ -142,7 +142,14 @@ class Constraint:
 
     def holds(self, config: Mapping[str, Any]) -> bool:
         """Whether a trial (as plain data) keeps it."""
-        return evaluate(ast.parse(self.text, mode="eval").body, lambda key: lookup(config, key)) is not False
+        return self._value(config) is not False
+
+    def applies(self, config: Mapping[str, Any]) -> bool:
+        """Whether a trial (as plain data) has the keys that it speaks of."""
+        return self._value(config) is not None
+
+    def _value(self, config: Mapping[str, Any]) -> Any:
+        return evaluate(ast.parse(self.text, mode="eval").body, lambda key: lookup(config, key))
 
 
 OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -162,6 +169,9 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
         values = [evaluate(value, find) for value in node.values]
         known = [value for value in values if value is not None]
         return None if not known else all(known) if isinstance(node.op, ast.And) else any(known)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = evaluate(node.operand, find)
+        return None if value is None else -value
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         left, right = evaluate(node.left, find), evaluate(node.right, find)
         return None if left is None or right is None else OPERATORS[type(node.op)](left, right)
@@ -173,14 +183,53 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
     raise ValueError(f"{ast.unparse(node)!r} is no part of a constraint; allowed: keys, numbers, + - * / // % < <= > >= == != and or")
 
 
-def names(text: str) -> Iterator[str]:
-    """The keys that a constraint speaks of. Raises ValueError or SyntaxError if it is none."""
+def constraint_problems(text: str) -> list[str]:
+    """Return what is wrong with a constraint: keys that no trial has, texts where numbers belong, values that no key can have.
+
+    Raises ValueError or SyntaxError for what is no constraint.
+    """
     found: list[str] = []
-    evaluate(ast.parse(text, mode="eval").body, found.append)
     tree = ast.parse(text, mode="eval").body
+    evaluate(tree, found.append)  # every key, and every kind of node
     if not isinstance(tree, (ast.Compare, ast.BoolOp)):
         raise ValueError("must be a comparison, such as method.bottleneck * positions.num_views <= 64")
-    yield from found
+    problems = []
+    for key in dict.fromkeys(found):
+        wrong = key_problem(key, {})
+        if wrong is not None:
+            problems.append(wrong)
+    return problems or [problem for node in ast.walk(tree) for problem in _misused(node)]
+
+
+def _misused(node: ast.AST) -> Iterator[str]:
+    """What one operation of a constraint does with values of the wrong kind."""
+    if isinstance(node, ast.BinOp):
+        yield from _no_numbers((node.left, node.right))
+    if not isinstance(node, ast.Compare):
+        return
+    sides = (node.left, *node.comparators)
+    for left, right, how in zip(sides, sides[1:], node.ops, strict=False):
+        if not isinstance(how, (ast.Eq, ast.NotEq)):
+            yield from _no_numbers((left, right))
+            continue
+        for key, constant in ((left, right), (right, left)):
+            if isinstance(key, (ast.Name, ast.Attribute)) and isinstance(constant, ast.Constant):
+                problem = value_problem(ast.unparse(key), constant.value, {})
+                if problem is not None:
+                    yield f"{ast.unparse(node)} never holds: {ast.unparse(key)} {problem}"
+
+
+def _no_numbers(operands: tuple[ast.expr, ...]) -> Iterator[str]:
+    for operand in operands:
+        text = ast.unparse(operand)
+        if isinstance(operand, ast.Constant) and not _is_number(operand.value):
+            yield f"{text} is no number, and numbers are compared or calculated with here"
+        if isinstance(operand, (ast.Name, ast.Attribute)) and not kinds_of(text) & {int, float}:
+            yield f"{text} is no number, and numbers are compared or calculated with here"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:
@@ -204,7 +253,7 @@ class Arm:
 
     def applies(self, parameter: Parameter, drawn: Drawn) -> bool:
         """Whether a parameter is chosen after those drawn before it."""
-        return not parameter.when or matches(self.lay(drawn), parameter.when)
+        return not parameter.when or matches(self.lay(drawn).data, parameter.when)
 
     def config(self, drawn: Drawn) -> TrialConfig | None:
         """The trial of drawn values; None if it is no valid one or breaks a constraint."""
@@ -257,19 +306,6 @@ class Arm:
             return
         for value in parameter.grid() or ():
             yield from self._points({**drawn, parameter.key: value}, index + 1)
-
-
-def matches(settings: Settings, when: Mapping[str, Any]) -> bool:
-    """As `Settings.matches`; `backbone.modality` is known of every backbone, set or not."""
-    return all(_get(settings, key) in (value if isinstance(value, list) else [value]) for key, value in when.items())
-
-
-def _get(settings: Settings, key: str) -> Any:
-    found = settings.get(key)
-    name = settings.get("backbone")
-    if key == "backbone.modality" and found is None and name in registry.names("backbones"):
-        return registry.modality(registry.config_class("backbones", name))
-    return found
 
 
 @dataclass(frozen=True)

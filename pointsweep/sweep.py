@@ -49,6 +49,8 @@ class Sweep:
     factors: tuple[Mapping[str, bool] | None, ...] = ()  # one a row, where any row names its components
     adaptive: Adaptive | None = None  # then a cell's trials are those of the most seeds
     search: Search | None = None  # then cells have an arm to be tuned in place of trials
+    remarks: tuple[str, ...] = ()  # for the plan and the launch
+    dropped: tuple[str, ...] = ()  # settings that are used in a part of the cells, or nowhere: for the plan
 
     def trials(self) -> list[Trial]:
         """All distinct trials, in the order of the table."""
@@ -95,12 +97,13 @@ class Sweep:
         return f"{' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}"
 
     def identical_cells(self) -> list[str]:
-        """Groups of cells that hold the same trials, as "row / column = row / column"."""
+        """Return a line for each group of cells that hold the same trials: "plus / all, int / all"."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for cell in self.cells:
             keys = tuple(config.key() for config in cell.trials)
-            groups.setdefault(keys, []).append(self.cell_name(cell))
-        return [" = ".join(names) for keys, names in groups.items() if keys and len(names) > 1]
+            if keys:
+                groups.setdefault(keys, []).append(self.cell_name(cell))
+        return [", ".join(names) for names in groups.values() if len(names) > 1]
 
     def resolved(self) -> str:
         """Every cell's configuration as it will run, as YAML; the seeds stand beside it."""
@@ -131,12 +134,18 @@ def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (
 
 def _override(reader: Reader, texts: Sequence[str]) -> None:
     """Apply overrides; what is none is a problem of the reader's."""
+    parsed = []
     for text in texts:
         try:
             override = overrides.parse(text)
         except ValueError as error:
             reader.own.append(Problem(text, str(error)))
             continue
+        parsed.append((text, override))
+    for _, override in parsed:
+        if override.key == "profile":
+            reader.choose_profile(str(override.value))
+    for text, override in parsed:
         reader.override(text, override.key, override.delete, override.value)
         reader.notes.append(f"override {text}")
 

@@ -63,6 +63,7 @@ class Document:
     text: str = ""
     lines: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    shown: str = ""  # stands before the places of a file that others inherit from
     texts: dict[tuple[Hashable, ...], str] = field(default_factory=dict)  # numbers and truth values as they are written
     anchored: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths of what has an anchor
     overridden: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths that the command line has set
@@ -257,6 +258,8 @@ def family(path: Path) -> list[Document]:
         base = documents[-1].data.get("base")
         parent = base.get("from") if isinstance(base, Mapping) else None
         current = current.parent / str(parent) if parent is not None else None
+    for document in documents[1:]:
+        document.shown = f"{Path(document.source).name}: "
     return documents[::-1]
 
 
