@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from pointsweep.events import Event
 from pointsweep.records import Record
 from pointsweep.target import Target, TrialTags
 
+LAYOUT_DIGEST = "pointsweep.layout"  # the tag of a sweep's run that says what its layout's pieces are together
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 MEASURES = ("accuracy", "instance_miou", "class_miou")  # of a record, shown beside the run
 
@@ -52,6 +54,24 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
     tags = {**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks), "pointsweep.done": "1"}
     return values, tags
+
+
+def layout_tags(text: str) -> dict[str, str]:
+    """A sweep's layout, as JSON, in pieces. The digest comes last: without it the pieces are not believed."""
+    tags = {}
+    for number, start in enumerate(range(0, len(text), CHUNK)):
+        tags[f"{LAYOUT_DIGEST}.{number}"] = text[start : start + CHUNK]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {**tags, LAYOUT_DIGEST: f"{len(tags)} {digest}"}
+
+
+def layout_text(tags: Mapping[str, str]) -> str:
+    """The layout in the tags of a sweep's run; empty if there is none, or not the whole of it."""
+    count, _, digest = tags.get(LAYOUT_DIGEST, "").partition(" ")
+    if not count.isdecimal():
+        return ""
+    text = "".join(tags.get(f"{LAYOUT_DIGEST}.{number}", "") for number in range(int(count)))
+    return text if hashlib.sha256(text.encode()).hexdigest() == digest else ""
 
 
 def joined(tags: Mapping[str, str]) -> str:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
-from pointsweep.masking import masked
-from pointsweep.mirror import drain
+from pointsweep.mirroring import Mirroring, mirrored, tracking_uri
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
 from pointsweep.render import render_here
@@ -24,25 +22,27 @@ from pointsweep.resources import Resources
 from pointsweep.spending import Spending
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
-from pointsweep.target import Target, TrackerAway, TrialTags, default_uri
-from pointsweep.tracking import finish, prepare
+from pointsweep.target import Target, TrialTags
 
 COMPLETE, FAILED, SPENT = 0, 1, 4
 
 
 def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
     """Launches what is not finished, mirrors it to MLflow, writes and prints the tables. Returns the exit code."""
-    uri = tracker(args, store)
+    uri = tracking_uri(args.tracking_uri, store)
     owns = {plan.sweep.name: _asked(plan) for plan in plans}
     # A trial that several sweeps show is seen live in the first one's experiment; the others have it at the end.
     places = {key: place for own in reversed(owns.values()) for key, place in own.items()}
-    with ExitStack() as mirrors:
+    with ExitStack() as stack:
+        mirrors: dict[str, Mirroring] = {}
         targets = {}
         for plan in plans:
+            name = plan.sweep.name
             note(plan.sweep, store)
-            target = mirrors.enter_context(mirrored(uri, store, plan, owns[plan.sweep.name]))
-            if target is not None:
-                targets[plan.sweep.name] = target
+            mirror = stack.enter_context(mirrored(uri, store, plan.sweep.layout(), owns[name], bool(plan.to_run)))
+            mirrors[name] = mirror
+            if mirror.target is not None:
+                targets[name] = mirror.target
         outcomes = launch_all(plans, store, targets, places, args)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
@@ -54,7 +54,7 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
                 places = _asked(fresh) | places
             outcomes += launch_all(further, store, targets, places, args)
         ray_cluster.leave()
-    codes = [conclude(plan.sweep, store, uri, outcomes, args.notify) for plan in plans]
+    codes = [conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args.notify) for plan in plans]
     return FAILED if FAILED in codes else max(codes)
 
 
@@ -81,11 +81,6 @@ def _further(plan: Plan, store: Store, tried: set[str]) -> Plan | None:
     return fresh
 
 
-def tracker(args: argparse.Namespace, store: Store) -> str:
-    """The URI of MLflow: as the command says, else the environment, else a database in the store; `none` for none."""
-    return args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
-
-
 def note(sweep: Sweep, store: Store) -> None:
     """Writes what `python -m pointsweep.tables NAME` needs."""
     store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
@@ -95,33 +90,6 @@ def note(sweep: Sweep, store: Store) -> None:
 def places_of(sweep: Sweep) -> dict[str, TrialTags]:
     """What MLflow is to say of every trial, by key."""
     return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
-
-
-@contextmanager
-def mirrored(uri: str, store: Store, plan: Plan, places: Mapping[str, TrialTags]) -> Iterator[Target | None]:
-    """MLflow ready for the sweep, and at the end level with the store. If it is away, says so: the next run catches up."""
-    mark = f"sweeps/{plan.sweep.name}/mirrored.json"
-
-    def level() -> bytes:  # places may grow while the sweep runs: adaptive seeds
-        return json.dumps({"uri": masked(uri), "keys": sorted(places)}).encode()
-
-    if uri == "none" or (not plan.to_run and store.exists(mark) and store.read(mark) == level()):
-        yield None
-        return
-    target = None
-    try:
-        target = prepare(uri, store, plan.sweep.layout())
-    except TrackerAway as error:
-        print(f"{error}\ntraining goes on without it; the same command, run again, mirrors what it finds", file=sys.stderr)
-    yield target
-    if target is None:
-        return
-    drain(target)  # or both would send the same
-    try:
-        finish(target, store, places)
-        store.write(mark, level())
-    except TrackerAway as error:
-        print(f"{error}\nit is behind; the same command, run again, mirrors the rest", file=sys.stderr)
 
 
 def launch_all(
@@ -160,8 +128,11 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
     return found
 
 
-def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:
-    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code."""
+def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:
+    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code.
+
+    `mirror`: what is said of MLflow.
+    """
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     own = [outcome for outcome in outcomes if outcome.key in plan.states]
@@ -171,12 +142,8 @@ def conclude(sweep: Sweep, store: Store, uri: str, outcomes: Sequence[Outcome], 
     tables.write_all(store, table, plan.records)
     text = tables.render(table, "text")
     print(f"{render_here(table)}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
-    if uri != "none":
-        print(
-            f"MLflow   {sys.executable} -m mlflow ui --backend-store-uri {masked(uri)}"
-            if uri.startswith("sqlite")
-            else f"MLflow   {masked(uri)}"
-        )
+    for line in mirror:
+        print(line)
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
     beyond = waiting(outcomes).intersection(missing)

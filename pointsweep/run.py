@@ -18,9 +18,10 @@ from pointsweep import interruption, ray_cluster, tables
 from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
 from pointsweep.events import trial_status
-from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, mirrored, note, places_of, to_run, tracker
+from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, note, places_of, to_run
 from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder
+from pointsweep.mirroring import mirrored, tracking_uri
 from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
 from pointsweep.render import render_here
@@ -28,8 +29,7 @@ from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
 from pointsweep.store import FileStore, Store, on_disk, open_store
 from pointsweep.sweep import Sweep, load
-from pointsweep.target import TrialTags
-from pointsweep.tracking import prepare
+from pointsweep.target import TrialTags, uri_mistake
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.notify += filter(None, [os.environ.get("POINTSWEEP_NOTIFY")])
     for problem in filter(None, map(problem_of, args.notify)):
         print(f"--notify: {problem}", file=sys.stderr)
+        return INVALID
+    mistake = uri_mistake(args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none")
+    if mistake:
+        print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
     try:
         return plan_and_run(args)
@@ -222,10 +226,14 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
     from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
-    uri = tracker(args, store)
+    uri = tracking_uri(args.tracking_uri, store)
     places: dict[str, TrialTags] = {}
     # One process at a time may add to a study.
-    with TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(), mirrored(uri, store, plan, places) as target:
+    with (
+        TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(),
+        mirrored(uri, store, plan.sweep.layout(), places, bool(plan.to_run)) as mirror,
+    ):
+        target = mirror.target
 
         def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
             places.update(places_of(batch))
@@ -244,9 +252,8 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
         ray_cluster.leave()
-        if target is not None:
-            prepare(uri, store, found.layout())
-    return max(conclude(found, store, uri, (), args.notify), FAILED if tuning.failed() else COMPLETE)
+        mirror.layout = found.layout()
+    return max(conclude(found, store, mirror.lines(), (), args.notify), FAILED if tuning.failed() else COMPLETE)
 
 
 if __name__ == "__main__":

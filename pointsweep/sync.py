@@ -6,7 +6,6 @@ Called again it changes nothing. Exit codes: 0 MLflow has all that the store has
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -14,9 +13,10 @@ from pointsweep import tables
 from pointsweep.command import exit_code
 from pointsweep.errors import StoreFailed
 from pointsweep.masking import masked
+from pointsweep.mirroring import tracking_uri
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
-from pointsweep.target import TrackerAway, TrialTags, default_uri
+from pointsweep.target import TrackerAway, TrialTags, uri_mistake
 from pointsweep.tracking import finish, prepare
 
 
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
         if not names:
             raise ValueError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
-        uri = args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+        uri = tracking_uri(args.tracking_uri, store)
+        if mistake := uri_mistake(uri):
+            raise ValueError(mistake)
         for name in names:
             print(f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}", flush=True)
     except (TrackerAway, StoreFailed) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from pointsweep.shapley import attribution
 from pointsweep.stats import Summary, Verdict, mean, ranking, summary, verdict, wilson
 from pointsweep.store import Store, open_store, write_whole
 from pointsweep.table import Table, TableCell
+from pointsweep.target import TrackerAway
 
 __all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
 
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.diff or args.why:
             sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
             return 0
-    except (ConfigError, ValueError, StoreFailed) as error:
+    except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
         print(error, file=sys.stderr)
         return 2
     here = args.format == "html" and args.source == "store"
@@ -268,9 +268,10 @@ def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, R
         name = load(name).name
     if args.source == "store":
         return read(store, name)
-    from pointsweep import target, tracked
+    from pointsweep import tracked
+    from pointsweep.mirroring import tracking_uri
 
-    return tracked.read_table(args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or target.default_uri(store), name)
+    return tracked.read_table(tracking_uri(args.tracking_uri, store), name)
 
 
 if __name__ == "__main__":

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from pointsweep.as_run import joined
+from pointsweep.as_run import joined, layout_text
 from pointsweep.masking import masked
 from pointsweep.records import Layout, Record, from_json, layout_from_json
-from pointsweep.tracking import STEPS, connected, trial_runs
+from pointsweep.sqlite_files import sqlite_path
+from pointsweep.target import NotMirroredError
+from pointsweep.tracking import STEPS, connected, require_active, require_usable, tracker_errors, trial_runs
 
 
 def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """Layout, records and failures of a sweep from MLflow alone. Raises ValueError if it is not there."""
+    """Layout, records and failures of a sweep from MLflow alone. Raises NotMirroredError if it is not there, TrackerAway."""
+    with tracker_errors(uri):
+        path = sqlite_path(uri)
+        if path is not None and not path.exists():
+            raise NotMirroredError(f"MLflow at {masked(uri)}: there is no such file")
+        require_usable(uri, writes=False)
+        return _read_table(uri, sweep)
+
+
+def _read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
         known = ", ".join(sorted(found.name for found in client.search_experiments())) or "none"
-        raise ValueError(f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {known}")
+        raise NotMirroredError(f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {known}")
+    require_active(experiment, uri)
     parents = client.search_runs([experiment.experiment_id], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
     if not parents:
-        raise ValueError(f"MLflow experiment {sweep!r} holds no run of a sweep")
-    with tempfile.TemporaryDirectory() as folder:
-        kept = client.download_artifacts(parents[0].info.run_id, "layout.json", folder)
-        layout = layout_from_json(Path(kept).read_text())
+        raise NotMirroredError(f"MLflow experiment {sweep!r} holds no run of a sweep; python -m pointsweep.sync STORE makes it")
+    layout = layout_from_json(layout_text(parents[0].data.tags) or _layout_artifact(client, parents[0].info.run_id, sweep))
     records, failures = {}, {}
     for run in trial_runs(uri, experiment.experiment_id):
         key = run.data.tags["pointsweep.key"]
@@ -33,6 +44,17 @@ def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[st
         elif "pointsweep.failure" in run.data.tags:
             failures[key] = run.data.tags["pointsweep.failure"]
     return layout, records, failures
+
+
+def _layout_artifact(client: Any, run_id: str, sweep: str) -> str:
+    """The layout as earlier versions have kept it: a file, whose folder does not move with the store."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run_id, "layout.json", folder)).read_text()
+        except Exception as error:  # each artifact store of MLflow raises its own
+            raise NotMirroredError(
+                f"MLflow's run of sweep {sweep!r} does not say what the table looks like; python -m pointsweep.sync STORE mends it"
+            ) from error
 
 
 def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:

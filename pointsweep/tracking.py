@@ -11,19 +11,22 @@ import json
 import logging
 import os
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pointsweep.as_run import CHUNK, epoch_values, flat, joined, marks, summary
+from pointsweep.as_run import CHUNK, LAYOUT_DIGEST, epoch_values, flat, joined, layout_tags, marks, summary
 from pointsweep.events import Event, epochs_of
 from pointsweep.history import TrialFolder
 from pointsweep.masking import masked, scrubbed
 from pointsweep.mlflow_files import locked, one_at_a_time, ready_made
 from pointsweep.records import Layout, Record
+from pointsweep.sqlite_files import sqlite_path, sqlite_problem
 from pointsweep.store import FileStore, Store
-from pointsweep.target import Target, TrackerAway, TrialTags
+from pointsweep.target import NotMirroredError, Target, TrackerAway, TrialTags, is_database, target_problem, way_back
 from pointsweep.workdir import read_folder
 
 T = TypeVar("T")
@@ -31,28 +34,53 @@ T = TypeVar("T")
 PAUSES_S = (0.2, 0.5, 1.0, 1.0, 2.0)  # between attempts of what a sweep waits for at its begin and end
 PATIENCE_S = 15.0  # after which no new attempt begins
 BATCH = 1000  # metrics in one call, MLflow's limit
+TAG_BATCH = 100  # tags in one call, MLflow's limit
+PYTHON = shlex.quote(sys.executable)
+PARENT = "mlflow.parentRunId"
 STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Turns what MLflow and its connection raise into TrackerAway, without secrets."""
-    from mlflow.exceptions import MlflowException
-
+def tracker_errors(uri: str) -> Iterator[None]:
+    """Turns whatever MLflow, its database layer and its connection raise into TrackerAway, without secrets."""
     try:
         yield
-    except (MlflowException, OSError) as error:
-        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {scrubbed(str(error), uri)[:300]}") from error
+    except (TrackerAway, NotMirroredError):
+        raise
+    except Exception as error:  # MLflow has no common base of what it raises
+        words = " ".join(scrubbed(str(error), uri).split())[:300]
+        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {words}") from error
 
 
 def reachable(uri: str) -> str:
     """What is wrong with a server or database; empty if it answers."""
     try:
-        with _told(uri):
+        with tracker_errors(uri):
+            require_usable(uri)
             connected(uri).search_experiments(max_results=1)
     except TrackerAway as error:
         return str(error)
     return ""
+
+
+def require_usable(uri: str, writes: bool = True) -> None:
+    """Raises TrackerAway for a database that cannot be used, at once: MLflow would try it again for minutes."""
+    problem = target_problem(uri)
+    if problem:
+        raise TrackerAway(problem)
+    path = sqlite_path(uri)
+    if path is not None:
+        problem = sqlite_problem(path, writes)
+        if problem:
+            raise TrackerAway(f"MLflow's database {path} {problem}; {way_back(path, problem)}")
+    elif is_database(uri):
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
 
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
@@ -62,29 +90,43 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
 
     def made() -> Target:
         with one_at_a_time(disk):
+            require_usable(uri)
             if own is not None:
                 ready_made(uri, lambda fresh: connected(fresh).search_experiments(max_results=1))
             client = connected(uri)
-            experiment = _experiment(client, layout.name, own)
+            experiment = _experiment(client, layout.name, own, uri)
             parent = _parent(client, experiment, layout)
-        client.log_text(parent, layout.to_json(), "layout.json")
+        _describe_sweep(client, parent, layout)
         client.update_run(parent, status="RUNNING")
         empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
         return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
 
-    with _told(uri):
+    with tracker_errors(uri):
         return _patiently(made)
+
+
+def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
+    """Writes the layout into tags of the parent run. Tags move with the database, a folder of artifacts does not."""
+    from mlflow.entities import RunTag
+
+    tags = layout_tags(layout.to_json())
+    known = client.get_run(parent).data.tags
+    if known.get(LAYOUT_DIGEST) == tags[LAYOUT_DIGEST]:
+        return
+    items = list(tags.items())
+    for start in range(0, len(items), TAG_BATCH):
+        client.log_batch(parent, tags=[RunTag(*item) for item in items[start : start + TAG_BATCH]])
 
 
 def _patiently(work: Callable[[], T]) -> T:
     """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad."""
-    from mlflow.exceptions import MlflowException
-
     begun = time.monotonic()
     for pause_s in PAUSES_S:
         try:
             return work()
-        except (MlflowException, OSError):
+        except TrackerAway:
+            raise  # its cause stays
+        except Exception:  # as in tracker_errors
             if time.monotonic() - begun > PATIENCE_S:
                 raise
             time.sleep(pause_s)
@@ -109,7 +151,20 @@ def connected(uri: str) -> Any:
     return MlflowClient(uri)
 
 
-def _experiment(client: Any, name: str, store: FileStore | None) -> str:
+def require_active(experiment: Any, uri: str) -> None:
+    """Raises TrackerAway, with the ways back, for an experiment that somebody has deleted in MLflow's UI."""
+    if experiment.lifecycle_stage != "deleted":
+        return
+    address = shlex.quote(masked(uri))
+    number = experiment.experiment_id
+    raise TrackerAway(
+        f"MLflow's experiment {experiment.name!r} is deleted there. It comes back by: "
+        f"MLFLOW_TRACKING_URI={address} {PYTHON} -m mlflow experiments restore --experiment-id {number}; "
+        f"or delete it for good, and a new one is made: {PYTHON} -m mlflow gc --backend-store-uri {address} --experiment-ids {number}"
+    )
+
+
+def _experiment(client: Any, name: str, store: FileStore | None, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -122,6 +177,7 @@ def _experiment(client: Any, name: str, store: FileStore | None) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    require_active(found, uri)
     return str(found.experiment_id)
 
 
@@ -161,6 +217,9 @@ class Runs:
         if found is not None:
             run_id = str(found.info.run_id)
             self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
+            if found.data.tags.get(PARENT) != self.target.parent_run_id:
+                # The sweep's run was deleted in the UI, and another one made.
+                words = {**words, PARENT: self.target.parent_run_id}
             (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
         else:
             run_id, words = self._create(key, events, start, tags, words), {}
@@ -249,8 +308,8 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
         try:
             events, record = folder.events(), folder.record()
             found = None if first and runs.target.fresh else runs.find(key)
-            if found is not None and record is not None and _ended(found) and joined(found.data.tags) == record.to_json():
-                return  # the other one has sent it all
+            if found is not None and record is not None and _is_sent(found, record, runs.target):
+                return  # by the other one
             runs.close(runs.send(key, events, tags, record, found), events, record)
         except BaseException:
             # Whether it arrived is not known: the next time it is asked.
@@ -258,10 +317,17 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
             raise
 
 
+def _is_sent(run: Any, record: Record, target: Target) -> bool:
+    in_place = run.data.tags.get(PARENT) == target.parent_run_id
+    return in_place and _ended(run) and joined(run.data.tags) == record.to_json()
+
+
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
     """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
-    with _told(target.uri):
+    with tracker_errors(target.uri):
+        require_usable(target.uri)
         runs = Runs(target)
+        _patiently(lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri))
         done = _patiently(lambda: _done(runs))
         for key, place in tags.items():
             if key not in done and (folder := read_folder(store, key)).events():
@@ -274,7 +340,12 @@ def _done(runs: Runs) -> set[str]:
     found: dict[str, list[Any]] = {}
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
         found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
-    return {key for key, several in found.items() if _ended(runs.only(several))}
+    done = set()
+    for key, several in found.items():
+        run = runs.only(several)
+        if _ended(run) and run.data.tags.get(PARENT) == runs.target.parent_run_id:
+            done.add(key)
+    return done
 
 
 def _ended(run: Any) -> bool:

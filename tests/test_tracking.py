@@ -168,7 +168,7 @@ print(target.experiment_id, target.parent_run_id)
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)
     ]
     outputs = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0] * 8, [error[-500:] for _, error in outputs]
+    assert [process.returncode for process in started] == [0] * 8, [error[-2000:] for _, error in outputs]
     assert len({out for out, _ in outputs}) == 1
 
 
