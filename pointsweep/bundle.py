@@ -24,7 +24,7 @@ import numpy as np
 from pointsweep.events import Event, read_events
 from pointsweep.origin import code_version, tree_digest
 from pointsweep.paired import packed
-from pointsweep.records import Layout, Record
+from pointsweep.records import DAMAGED, Layout, Record
 from pointsweep.report_data import gather
 from pointsweep.store import Store
 from pointsweep.table import Table
@@ -134,7 +134,7 @@ def bundle(
     about = {"format": FORMAT, "sweep": layout.name, "trials": keys, "tree": tree_digest(), "code": code_version()}
     members[MANIFEST] = _json(about)
     truths = gather(store, table, records).truths
-    problems = []
+    problems = [f"trial {key}: {reason}" for key, reason in sorted(failures.items()) if reason.startswith(DAMAGED)]
     for key in keys:
         try:
             predictions = _with_labels(store.read(f"trials/{key}/predictions.npz"), truths[key].labels if key in truths else None)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pointsweep import registry, scalars
 from pointsweep.config import MODEL_PARTS, PARTS, Config, HeadConfig, PositionsConfig, TrainConfig, TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
+from pointsweep.records import FIRST_WITH_CHECKSUM, Record
 
 MOST_WHOLE = 2**63 - 1  # seeds and sizes are 64-bit numbers in torch and numpy
 UNNAMED = {"positions": PositionsConfig, "head": HeadConfig, "train": TrainConfig}
@@ -24,6 +25,21 @@ def trial_from_dict(data: Mapping[str, Any]) -> TrialConfig:
     if config is None or problems:
         raise ConfigError("trial", [Problem(path, message) for path, message in problems])
     return config
+
+
+def config_problem(record: Record, config: TrialConfig) -> str:
+    """What speaks against a record being that of the trial with this configuration; empty if nothing.
+
+    The configuration of a record with a checksum is not read again: the checksum speaks for it.
+    """
+    if record.key != config.key():
+        return f"it is the record of trial {record.key}"
+    if record.schema >= FIRST_WITH_CHECKSUM or not record.config:
+        return ""
+    found, wrong = check_trial(dict(record.config))
+    if found is None or wrong:
+        return "this version cannot read its configuration"
+    return "" if found.key() == config.key() else f"its configuration is that of trial {found.key()}"
 
 
 def check_trial(data: Mapping[str, Any]) -> tuple[TrialConfig | None, list[tuple[str, str]]]:

@@ -217,6 +217,8 @@ def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[st
     name, status = f"seed {seed} ({key})", trial_status(store, key)
     if value is not None:
         yield f"{name}: finished, {percent(value)}"
+    elif status == "damaged":
+        yield f"{name}: its record cannot be believed; the sweep's command, run again, sets it aside and trains the trial again"
     elif status == "failed":
         events = folder.events()
         yield f"{name}: failed in attempt {folder.attempts()} after {len(folder.epochs())} epochs: {events[-1]['reason']}"

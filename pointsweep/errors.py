@@ -39,6 +39,14 @@ class BadStore(ValueError):
     """A store, or something in it, that this version cannot read; the message names it."""
 
 
+class NotAFile(BadStore):
+    """A folder, where the store should have a file."""
+
+
+class BadRecord(BadStore):
+    """A record that cannot be believed: damaged, edited, of another trial, or at odds with the files beside it."""
+
+
 class StoreFailed(OSError):
     """The store's disk refuses a write: full, read-only, not allowed. The message says which file and why."""
 

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pointsweep.errors import BadRecord, NotAFile
+from pointsweep.index import read_record
 from pointsweep.store import Store
 
 Event = dict[str, Any]
@@ -40,7 +42,8 @@ def parse(data: bytes) -> tuple[list[Event], int]:
             entry = json.loads(line)
             body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
             sound = line.endswith(b"\n") and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
-        except (ValueError, KeyError, TypeError):
+            sound = sound and isinstance(entry["event"], dict) and isinstance(entry["event"].get("type"), str)
+        except (ValueError, KeyError, TypeError, RecursionError):
             sound = False
         if not sound:
             break
@@ -50,9 +53,18 @@ def parse(data: bytes) -> tuple[list[Event], int]:
 
 
 def trial_status(store: Store, key: str) -> str:
-    """finished, resumable, failed or new."""
-    if store.exists(f"trials/{key}/record.json"):
+    """finished, damaged (it has a record that cannot be believed), resumable, failed or new."""
+    try:
+        read_record(store, key)
         return "finished"
+    except FileNotFoundError:
+        return unfinished_status(store, key)
+    except BadRecord:
+        return "damaged"
+
+
+def unfinished_status(store: Store, key: str) -> str:
+    """What a trial without a record is: resumable, failed or new."""
     if read_failure(store, key) is not None:
         return "failed"
     return "resumable" if store.exists(f"trials/{key}/checkpoint.safetensors") else "new"
@@ -74,5 +86,5 @@ def read_events(store: Store, key: str) -> list[Event]:
     """All events of a trial in any store; none if it was not begun."""
     try:
         return parse(store.read(f"trials/{key}/history.jsonl"))[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotAFile):
         return []

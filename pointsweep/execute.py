@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pointsweep.guard import Outcome
 from pointsweep.mirroring import Mirroring, mirrored, tracking_uri
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
+from pointsweep.records import plan_json
 from pointsweep.render import render_here
 from pointsweep.resources import Resources
 from pointsweep.spending import Spending
@@ -84,7 +84,7 @@ def _further(plan: Plan, store: Store, tried: set[str]) -> Plan | None:
 def note(sweep: Sweep, store: Store) -> None:
     """Writes what `python -m pointsweep.tables NAME` needs."""
     store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
-    store.write(f"sweeps/{sweep.name}/plan.json", json.dumps({"layout": json.loads(sweep.layout().to_json())}).encode())
+    store.write(f"sweeps/{sweep.name}/plan.json", plan_json(sweep.layout()))
 
 
 def places_of(sweep: Sweep) -> dict[str, TrialTags]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pointsweep.history import TrialFolder
-from pointsweep.plan import read_record
+from pointsweep.index import sound_record
 from pointsweep.records import Record
 from pointsweep.space import Arm, Search
 from pointsweep.stopping import Curve
@@ -16,9 +16,14 @@ from pointsweep.store import FileStore
 
 def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:
     """The objectives' means over a suggestion's seeds; None unless all have finished with a number."""
-    if not keys or not all(store.exists(f"trials/{key}/record.json") for key in keys):
+    records = []
+    for key in keys:
+        record = sound_record(store, key)
+        if record is None:
+            return None
+        records.append(record)
+    if not records:
         return None
-    records = [read_record(store, key) for key in keys]
     values = tuple(math.fsum(objective(record, name, protocol) for record in records) / len(records) for name in search.objectives)
     return values if all(map(math.isfinite, values)) else None
 
@@ -43,8 +48,10 @@ def known(
 ) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]]:
     """Finished trials of the store that lie in the space: their drawn values, values, keys and curve."""
     keys = [name.rstrip("/") for name in store.list("trials")]
-    for key in (key for key in keys if store.exists(f"trials/{key}/record.json")):
-        record = read_record(store, key)
+    for key in keys:
+        record = sound_record(store, key)
+        if record is None:
+            continue
         drawn = arm.located(record.config) if record.config.get("seed") == arm.seeds[0] else None
         config = arm.config(drawn) if drawn is not None else None
         trials = [each.key() for each in arm.trials(config)] if config is not None else []

@@ -17,11 +17,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from pointsweep.errors import BadStore, StoreFailed
+from pointsweep.checks import config_problem
+from pointsweep.config import TrialConfig
+from pointsweep.errors import BadRecord, BadStore, StoreFailed
 from pointsweep.failures import POLICIES, Failure, Hung, classify
 from pointsweep.history import TrialFolder
 from pointsweep.lease import Held, LeaseLost
-from pointsweep.store import Store, write_whole
+from pointsweep.store import Store, create_beside, write_whole
 from pointsweep.workdir import Copy, work_folder
 
 HANG_FACTOR = 10  # times the median epoch without progress is a hang
@@ -76,13 +78,14 @@ class Guard:
     relieve: Callable[[], bool]
     notify: Callable[[], None]
     copy: Copy | None = None  # of a store elsewhere; brought level with it before the trial and after
+    config: TrialConfig | None = None  # what a record without a checksum must be of
 
     def run(self, body: Callable[[Callable[[], None]], None], wait_s: float) -> Outcome:
         """Calls `body`, with what it has to call at every sign of progress, until the trial has ended."""
         key = self.folder.path.name
         try:
             with self.folder.lock(wait_s), self.copy.hold(wait_s) if self.copy else nullcontext():
-                if self.copy.finished() if self.copy else self.folder.record() is not None:
+                if self._is_finished():
                     return Outcome(key, "finished")
                 if self.copy:
                     self.copy.fetch()
@@ -101,6 +104,23 @@ class Guard:
             return Outcome(key, "failed", one_line(error), "store")
         self.notify()
         return outcome
+
+    def _is_finished(self) -> bool:
+        """Whether the trial has a record; one that cannot be believed is set aside here, under the lease."""
+        elsewhere = self.copy if self.copy is not None and self.copy.remote else None
+        try:
+            record = elsewhere.record() if elsewhere is not None else self.folder.record()
+            if record is not None and self.config is not None:
+                problem = config_problem(record, self.config)
+                if problem:
+                    raise BadRecord(problem)
+        except BadRecord as error:
+            if elsewhere is not None:
+                elsewhere.set_record_aside()
+            else:
+                self.folder.set_record_aside(str(error))
+            return False
+        return record is not None
 
     def _attempts(self, key: str, body: Callable[[Callable[[], None]], None]) -> Outcome:
         ended = self.folder.final_failure()
@@ -233,8 +253,11 @@ class Watchdog:
                 return
 
     def _end(self) -> None:
-        with (self.folder.path / "stacks.txt").open("w") as file:
+        stacks = self.folder.path / "stacks.txt"
+        temporary, file = create_beside(stacks)
+        with file:
             faulthandler.dump_traceback(file)
+        temporary.replace(stacks)
         if self.main:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             if self.ended.wait(10.0):

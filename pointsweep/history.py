@@ -7,24 +7,28 @@ there does anybody else hear of it. So nothing that was told is ever taken back 
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pointsweep import checkpoint, faults
+from pointsweep.errors import BadRecord, NotAFile
 from pointsweep.events import Event, epochs_of, parse, to_line
 from pointsweep.failures import Failure
 from pointsweep.lease import Held as Held
 from pointsweep.lease import Lease, leased
-from pointsweep.records import Record, from_json
-from pointsweep.store import write_whole, writing
+from pointsweep.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, WEIGHTS, Record, files_problem, from_json
+from pointsweep.store import open_append, reading, write_whole, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +44,14 @@ TRUTH = ("labels", "class_names")  # in predictions.npz beside the protocols
 LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folder
 
 
+def free_name(path: Path) -> Path:
+    """Where a damaged file is kept: record.json.damaged-1, or the first number that is free."""
+    number = 1
+    while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    return path.with_name(f"{path.name}.damaged-{number}")
+
+
 class TrialFolder:
     """trials/<key> of a store on a disk."""
 
@@ -47,6 +59,7 @@ class TrialFolder:
         self.path = path
         self.launch = ""  # which run of the command works on it; failures are counted by launch
         self.lease: Lease | None = None
+        self.partial = False  # a copy of some of a trial's files: that others are not here says nothing
         self._pending: list[Event] = []  # epochs trained since the last checkpoint
         self._saving = threading.Lock()  # a rescue comes from another thread
         self._saved_at = self._save_s = 0.0
@@ -70,7 +83,7 @@ class TrialFolder:
         way = faults.due(path)
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
+            with open_append(path) as file:
                 faults.put(file, to_line(event), path, way)
         faults.done(way)
 
@@ -131,13 +144,17 @@ class TrialFolder:
         return int(events[-1]["epoch"]) if events and events[-1]["type"] == "pruned" else None
 
     def _read(self) -> bytes:
+        path = self.path / HISTORY
         try:
-            return (self.path / "history.jsonl").read_bytes()
-        except FileNotFoundError:
+            with reading(path):
+                return path.read_bytes()
+        except (FileNotFoundError, NotAFile):
             return b""
 
     def repair(self) -> None:
         """Drops a torn last line; keeps a copy of what stands behind a damaged one."""
+        if (self.path / HISTORY).is_dir():
+            self._rename_aside(HISTORY)
         data = self._read()
         _, good = parse(data)
         if good == len(data):
@@ -204,6 +221,8 @@ class TrialFolder:
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.path / "checkpoint.safetensors"
+        if path.is_dir():
+            self._rename_aside(path.name)
         if not path.is_file():
             return None
         found = checkpoint.decode(path)
@@ -218,6 +237,33 @@ class TrialFolder:
         log.warning("%s: %s is damaged; the trial starts from scratch", self.path, damaged)
         self.append({"type": "damaged", "file": damaged, "word": "the trial starts from scratch", "time": time.time()})
 
+    def _rename_aside(self, name: str) -> str:
+        """Renames what is damaged, so that it is neither used nor lost; returns its new name."""
+        self._check()
+        path = self.path / name
+        aside = free_name(path)
+        with writing(path):
+            path.rename(aside)
+        return aside.name
+
+    def set_record_aside(self, reason: str) -> None:
+        """Takes a record that cannot be believed out of use, with what belongs to it; the trial is then one without a record.
+
+        The history stays, a copy of it goes with the record.
+        """
+        log.warning("%s: %s; it is set aside, nothing is deleted, and the trial is trained again", self.path.name, reason)
+        history = self._read()
+        kept = [self._rename_aside("record.json")]
+        for name in (PREDICTIONS, WEIGHTS):
+            if os.path.lexists(self.path / name):
+                kept.append(self._rename_aside(name))
+        if history:
+            aside = free_name(self.path / HISTORY)
+            self._write(aside.name, history)
+            kept.append(aside.name)
+        self.repair()
+        self.append({"type": "damaged", "file": "record.json", "word": reason, "kept": kept, "time": time.time()})
+
     # The end
 
     def save_predictions(
@@ -225,12 +271,12 @@ class TrialFolder:
     ) -> None:
         """The predicted classes of every test cloud by protocol, uint8 (n_test,), and the true ones with their names.
 
-        Of part segmentation each shape's IoU, float32, and no labels.
+        Of part segmentation each shape's IoU, float32, and no labels. Sorted by name: after a resume they come in another order.
         """
         truth = {} if labels is None else {"labels": labels.astype(np.uint8), "class_names": np.array(class_names, dtype=np.str_)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **predictions, **truth)
-        self._write("predictions.npz", buffer.getvalue())
+        np.savez_compressed(buffer, allow_pickle=False, **dict(sorted(predictions.items())), **truth)
+        self._write(PREDICTIONS, buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The predicted classes by protocol, as `save_predictions` wrote them."""
@@ -246,17 +292,47 @@ class TrialFolder:
         """The trained weights."""
         from safetensors.torch import save
 
-        self._write("weights.safetensors", save(dict(weights)))
+        self._write(WEIGHTS, save(dict(weights)))
 
     def finish(self, record: Record) -> None:
-        """Writes the record: from here on the trial is finished. The checkpoint has served."""
+        """Writes the record, which names the files beside it: from here on the trial is finished. The checkpoint has served."""
+        if record.schema >= FIRST_WITH_CHECKSUM:
+            record = replace(record, files=self._described())
         self._write("record.json", record.to_json().encode())
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def record(self) -> Record | None:
-        """The record of a finished trial, else None."""
+        """The record of a finished trial, else None. Raises BadRecord if it is there and cannot be believed."""
         path = self.path / "record.json"
-        return from_json(path.read_text()) if path.is_file() else None
+        try:
+            with reading(path):
+                data = path.read_bytes()
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise BadRecord("record.json is a link to nothing") from None
+            return None
+        except NotAFile as error:
+            raise BadRecord("record.json is a folder") from error
+        record = from_json(data)
+        problem = "" if self.partial else files_problem(record, self._size)
+        if problem:
+            raise BadRecord(f"record.json is not believed: {problem}")
+        return record
+
+    def _size(self, name: str) -> int | None:
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def _described(self) -> dict[str, dict[str, Any]]:
+        """The files that a record speaks for, with their sizes and digests."""
+        found = {}
+        for name in (HISTORY, PREDICTIONS, WEIGHTS):
+            path = self.path / name
+            if path.is_file():
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                found[name] = {"bytes": path.stat().st_size, "sha256": digest}
+        return found
 
     @contextmanager
     def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:

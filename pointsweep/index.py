@@ -14,26 +14,28 @@ import gc
 import json
 import marshal
 import os
+import stat
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pointsweep.errors import BadStore
-from pointsweep.records import FIELDS, Record, from_json
-from pointsweep.store import FileStore, Store
+from pointsweep.errors import BadRecord, BadStore, NotAFile
+from pointsweep.records import FIELDS, Record, files_problem, from_json
+from pointsweep.store import FileStore, Store, reading
 
 FEW = 500  # records: up to as many are as fast read one by one
 MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
 THREADS = 16
 STALE = 0.02  # share of the records that are not in the index, from which on it is written anew
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
-FORMAT = 3
+FORMAT = 4
 SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")  # the same for many: each value is kept once
 NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")  # as arrays, which are read faster than text
 
@@ -43,41 +45,112 @@ Shape = str | tuple[tuple[str, "Shape"], ...]
 
 
 def read_record(store: Store, key: str) -> Record:
-    """The record of a finished trial. Raises BadStore naming the file, FileNotFoundError."""
-    return _record(store, key, store.read(f"trials/{key}/record.json"))
+    """The record of a finished trial. Raises BadStore naming the file, BadRecord if it is not whole, FileNotFoundError."""
+    name = f"trials/{key}/record.json"
+    try:
+        data = store.read(name)
+    except NotAFile as error:
+        raise BadRecord(f"{store.url}, {name}: a folder is in its place") from error
+    return _record(store, key, data)
+
+
+def sound_record(store: Store, key: str) -> Record | None:
+    """The record of a finished trial; None if there is none, or none that can be believed."""
+    try:
+        return read_record(store, key)
+    except (FileNotFoundError, BadRecord):
+        return None
 
 
 def _record(store: Store, key: str, data: bytes) -> Record:
     try:
-        return from_json(data)
-    except (BadStore, UnicodeDecodeError) as error:
-        raise BadStore(f"{store.url}, trials/{key}/record.json: {error}") from error
+        record = from_json(data, key)
+        problem = files_problem(record, _sizes_in(store, key))
+        if problem:
+            raise BadRecord(problem)
+    except BadStore as error:  # the class stays: a record of a later version is not a damaged one
+        raise type(error)(f"{store.url}, trials/{key}/record.json: {error}") from error
+    return record
+
+
+def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
+    """How many bytes a file of a trial has; None if it is not there."""
+    if not isinstance(store, FileStore):
+        return store.sizes(f"trials/{key}").get
+    folder = _path(store, key).removesuffix("record.json")
+
+    def size(name: str) -> int | None:
+        try:
+            found = os.stat(folder + name)  # noqa: PTH116 - half the time of pathlib's
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    return size
 
 
 def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Record]:
     """The records of those trials that have one, as their folders hold them now. Raises BadStore naming a file that is none."""
+    records, damaged = sound_records(store, sweep, keys)
+    for problem in damaged.values():
+        raise BadRecord(problem)
+    return records
+
+
+def sound_records(store: Store, sweep: str, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    """The records that can be believed, as their folders hold them now; and what is wrong with the others, by key.
+
+    Raises BadStore for a file that may not be read, or is of a later version.
+    """
     if not isinstance(store, FileStore) or len(keys) <= FEW:
-        return {key: read_record(store, key) for key in keys if store.exists(f"trials/{key}/record.json")}
+        return _read_singly(store, keys)
     stamps, known = _stamps(store, keys), _load(store, sweep)
     found = {key: known[key][1] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
+    damaged = _at_odds(store, found)
     stale = [key for key in stamps if key not in found]
     # Before the files are looked at once more: what is written from here on is younger.
     now = _clock(store, sweep) if len(stale) > STALE * len(stamps) else None
     if now is not None:
         stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(store, stale)
-    found |= _read_all(store, stale)
+    fresh, wrong = _read_all(store, stale)
+    found |= fresh
+    damaged |= wrong
     if now is not None:
         settled = {key: (stamps[key], found[key]) for key in found if key in stamps and stamps[key][3] < now - YOUNG_NS}
         with suppress(OSError):
             store.write(_name(sweep), _dump(settled))
-    return {key: found[key] for key in keys if key in found}
+    records = {key: found[key] for key in keys if key in found and key not in damaged}
+    return records, damaged
 
 
-def _read_all(store: FileStore, keys: Sequence[str]) -> dict[str, Record]:
-    """The records that are there: one may have been deleted just now."""
+def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    records: dict[str, Record] = {}
+    damaged: dict[str, str] = {}
+    for key in keys:
+        try:
+            records[key] = read_record(store, key)
+        except FileNotFoundError:
+            continue
+        except BadRecord as error:
+            damaged[key] = str(error)
+    return records, damaged
 
-    def read(part: Sequence[str]) -> list[bytes | None]:
-        return [_bytes(_path(store, key)) for key in part]
+
+def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
+    """What is wrong beside records that have not changed since they were read: the files that they name may have."""
+    wrong = {}
+    for key, record in records.items():
+        problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
+        if problem:
+            wrong[key] = f"{store.url}, trials/{key}/record.json: {problem}"
+    return wrong
+
+
+def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    """The records that are there, one may have been deleted just now, and what is wrong with damaged ones."""
+
+    def read(part: Sequence[str]) -> list[bytes | BadRecord | None]:
+        return [_bytes_or_problem(store, key) for key in part]
 
     if len(keys) <= MANY:
         data = read(keys)
@@ -85,7 +158,26 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> dict[str, Record]:
         parts = [keys[at : at + MANY // 8] for at in range(0, len(keys), MANY // 8)]
         with ThreadPoolExecutor(THREADS) as pool:
             data = [each for part in pool.map(read, parts) for each in part]
-    return {key: _record(store, key, each) for key, each in zip(keys, data, strict=True) if each is not None}
+    records: dict[str, Record] = {}
+    damaged: dict[str, str] = {}
+    for key, each in zip(keys, data, strict=True):
+        if isinstance(each, BadRecord):
+            damaged[key] = str(each)
+        elif each is not None:
+            try:
+                records[key] = _record(store, key, each)
+            except BadRecord as error:
+                damaged[key] = str(error)
+    return records, damaged
+
+
+def _bytes_or_problem(store: FileStore, key: str) -> bytes | BadRecord | None:
+    path = _path(store, key)
+    try:
+        with reading(Path(path)):
+            return _bytes(path)
+    except NotAFile:
+        return BadRecord(f"{store.url}, trials/{key}/record.json: a folder is in its place")
 
 
 def _path(store: FileStore, key: str) -> str:
@@ -113,6 +205,8 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
             seen = os.stat(_path(store, key))  # noqa: PTH116 - half the time of pathlib's
         except FileNotFoundError:
             continue
+        except OSError as error:
+            raise BadStore(f"the store cannot be read: {error.strerror}: {_path(store, key)}") from error
         found[key] = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
     return found
 
@@ -244,7 +338,7 @@ def _load(store: Store, sweep: str) -> Entries:
         if json.loads(data[: max(end, 0)]) != {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}:
             return {}
         columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):  # BadStore among them: a folder, or not to be read
         return {}
     for name in SHARED:
         column = columns[f"field.{name}"]

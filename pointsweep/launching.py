@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pointsweep import calibrate, ray_cluster, tables
 from pointsweep.config import TrialConfig, without_seed
 from pointsweep.guard import Outcome
+from pointsweep.index import sound_record
 from pointsweep.inline import Event, Pack, Resources, always, run_all, run_inline
 from pointsweep.pack import packs_of
-from pointsweep.plan import Plan, read_record
+from pointsweep.plan import Plan
 from pointsweep.progress import Progress
 from pointsweep.records import Record
 from pointsweep.resources import Resources as Asked
@@ -53,8 +54,10 @@ class Launch:
 
     def _table(self) -> str:
         """The tables as they stand."""
-        new = [key for key in self.keys if key not in self.records and self.store.exists(f"trials/{key}/record.json")]
-        self.records |= {key: read_record(self.store, key) for key in new}
+        for key in self.keys:
+            record = None if key in self.records else sound_record(self.store, key)
+            if record is not None:
+                self.records[key] = record
         made = [tables.build(plan.sweep.layout(), self.records, {}, plan.parameters) for plan in self.plans]
         return "\n\n".join(tables.render(one, "text") for one in made)
 

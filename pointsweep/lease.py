@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from pointsweep import faults
+from pointsweep.store import open_lock, writing
 
 TERM_S = 30.0  # a lease that was not renewed for so long has expired
 POLL_S = 0.05
@@ -111,10 +112,12 @@ class Lease:
 @contextmanager
 def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
     """Holds `folder` for this process. Raises Held, naming the holder, if it is not let go within `wait_s`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open_lock(folder / "lock")
     deadline = time.monotonic() + wait_s
-    with (folder / "lock").open("w") as file:
-        while not _flock(file):
+    with lock:
+        while not _flock(lock):
             _pause(folder / "lease.json", deadline)
         lease = _acquire(folder / "lease.json", deadline)
         try:
@@ -123,7 +126,7 @@ def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
             lease.release()
 
 
-def _flock(file: IO[str]) -> bool:
+def _flock(file: IO[bytes]) -> bool:
     """False while another process has the lock. Where there are no locks the lease alone decides."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import importlib.metadata
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pointsweep.data.cache import cache_folder
-from pointsweep.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
-from pointsweep.store import FileStore
+from pointsweep.sqlite_files import set_aside_name, sqlite_path, sqlite_problem, sqlite_uri
+from pointsweep.store import FileStore, create_beside, open_lock
 from pointsweep.target import TrackerAway
 
 LOCK_WAIT_S = 120.0  # for another process to let go: on a busy machine a new database takes long
@@ -40,20 +39,22 @@ def ready_made(uri: str, make: Callable[[str], object]) -> None:
     if path is None or path.exists():
         return
     template = cache_folder() / "mlflow" / f"{importlib.metadata.version('mlflow')}.db"
-    copied = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         template.parent.mkdir(parents=True, exist_ok=True)
         if template.exists() and not _is_empty_template(template):
             template.replace(set_aside_name(template))
         if not template.exists():
             fresh = template.with_name(f"{template.name}.{os.getpid()}.tmp")
-            make(f"sqlite:///{fresh}")
+            make(sqlite_uri(fresh))
             fresh.replace(template)
-        shutil.copyfile(template, copied)
+        data = template.read_bytes()
     except OSError:
         # The cache only saves time: MLflow makes the database itself.
-        copied.unlink(missing_ok=True)
         return
+    # Not by mkstemp: others may share the store, and modes follow the umask.
+    copied, file = create_beside(path)
+    with file:
+        file.write(data)
     copied.replace(path)
 
 
@@ -80,7 +81,7 @@ def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
     except FileExistsError:
         first = False
     deadline = time.monotonic() + wait_s
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
+    with open_lock(path) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

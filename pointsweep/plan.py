@@ -11,14 +11,15 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pointsweep import plan_cache, registry
 from pointsweep.adaptive import settle
+from pointsweep.checks import check_trial, config_problem
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
-from pointsweep.errors import Finding, MissingData, MissingWeights
-from pointsweep.events import read_failure, trial_status
+from pointsweep.errors import BadRecord, Finding, MissingData, MissingWeights
+from pointsweep.events import read_failure, unfinished_status
 from pointsweep.failures import BadData
 from pointsweep.index import read_record as read_record
 from pointsweep.origin import cpu_flags
@@ -26,7 +27,7 @@ from pointsweep.records import Record
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
 
-STATES = ("finished", "resumable", "failed", "new")
+STATES = ("finished", "damaged", "resumable", "failed", "new")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Plan:
     parameters: Mapping[str, Mapping[str, int]]
     missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
     findings: tuple[Finding, ...] = ()  # of the audit of what is left to run
+    damaged: Mapping[str, str] = field(default_factory=dict)  # what is wrong with records that are not believed, by key
 
     @property
     def to_run(self) -> list[TrialConfig]:
@@ -54,7 +56,8 @@ class Plan:
         """One line: "9 finished, 0 to run"."""
         number = {state: list(self.states.values()).count(state) for state in STATES}
         parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
-        extra = [f"{number[s]} {text}" for s, text in (("resumable", "to resume"), ("failed", "failed before")) if number[s]]
+        words = {"damaged": "with a damaged record", "resumable": "to resume", "failed": "failed before"}
+        extra = [f"{number[state]} {text}" for state, text in words.items() if number[state]]
         most = len(self.sweep.trials())
         adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all" if self.sweep.adaptive and self.to_run else ""
         return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
@@ -73,22 +76,20 @@ class Plan:
 
 
 def _arm_of(record: Record) -> str:
-    from pointsweep.checks import check_trial
-
     config, _ = check_trial(dict(record.config))
     return without_seed(config).key() if config is not None else ""
 
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
     """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first."""
-    states, records = look(sweep, store)
+    states, records, damaged = look_closely(sweep, store)
     configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
     rest = {key: config for key, config in configs.items() if key not in records}
     counted = {key: record.parameters for key, record in records.items()}
     checked = check(sweep, rest, counted, fetch)
     found = (*of_the_machine(sweep, rest.values(), cpu_flags()), *checked.findings)
-    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, found)
+    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, found, damaged)
 
 
 def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:
@@ -105,13 +106,35 @@ def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet
 
 def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
     """The states of the trials that are asked for, and the records of those that are finished."""
-    states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in sweep.trials()}
-    records = {key: read_record(store, key) for key, state in states.items() if state == "finished"}
+    states, records, _ = look_closely(sweep, store)
+    return states, records
+
+
+def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record], dict[str, str]]:
+    """As `look`, and what is wrong with the records of the trials whose state is `damaged`."""
+    states: dict[str, str] = {}
+    records: dict[str, Record] = {}
+    damaged: dict[str, str] = {}
+    for trial in sweep.trials():
+        key = trial.config.key()
+        if key in states:
+            continue
+        try:
+            record = read_record(store, key)
+            problem = config_problem(record, trial.config)
+            if problem:
+                raise BadRecord(f"{store.url}, trials/{key}/record.json: {problem}")
+            states[key], records[key] = "finished", record
+        except FileNotFoundError:
+            states[key] = unfinished_status(store, key)
+        except BadRecord as error:
+            states[key], damaged[key] = "damaged", str(error)
     if sweep.adaptive is not None:
         asked = {key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys}
         states = {key: state for key, state in states.items() if key in asked}
         records = {key: record for key, record in records.items() if key in asked}
-    return states, records
+        damaged = {key: problem for key, problem in damaged.items() if key in asked}
+    return states, records, damaged
 
 
 def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool) -> plan_cache.Checked:

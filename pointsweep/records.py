@@ -5,14 +5,21 @@ A table is a function of a layout and records alone, wherever the two were read 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from pointsweep.errors import BadStore, unknown
+from pointsweep.errors import BadRecord, BadStore, unknown
 
-SCHEMA = 1  # of record.json; a reader accepts this and every older one
+SCHEMA = 2  # of record.json; a reader accepts this and every older one
+FIRST_WITH_CHECKSUM = 2
+DAMAGED = "damaged record"  # how the reason of a trial begins that is not in a table because its record is not believed
+CHECKSUM = "checksum"  # its name in the file; it covers every other field there, unknown ones too
+PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "history.jsonl"
+FRACTIONS = ("accuracy", "instance_miou", "class_miou")  # the ends of names of metrics that lie between 0 and 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Record:
     correct: Mapping[str, str] = field(default_factory=dict)
     # Joules by device, cpu and gpu, as far as the machine lets them be read (energy.py).
     energy_j: Mapping[str, float] = field(default_factory=dict)
+    # The files beside the record as it was written, by name: their `bytes` and `sha256`. The history may have grown since.
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def device_s(self) -> float:
@@ -47,28 +56,168 @@ class Record:
         return self.seconds.get("device", self.seconds.get("total", 0.0))
 
     def to_json(self) -> str:
-        """One line; floats keep every bit."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+        """One line with its checksum; floats keep every bit. A record of an older version stays one, without a checksum."""
+        data = asdict(self)
+        if self.schema >= FIRST_WITH_CHECKSUM:
+            data = sealed(data)
+        return json.dumps(data, sort_keys=True, allow_nan=False)
 
 
 FIELDS = tuple(each.name for each in fields(Record))
+REQUIRED = ("key", "config", "metrics", "parameters", "dataset", "weights_origin")
 
 
-def from_json(text: str | bytes) -> Record:
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with a checksum of all of it."""
+    return {**data, CHECKSUM: checksum(data)}
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """The sha256 of the data in one canonical form, without a checksum that stands in it."""
+    content = {name: value for name, value in data.items() if name != CHECKSUM}
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_json(text: str | bytes, key: str | None = None) -> Record:
     """Reads a record of this or an older version: fields unknown here are dropped, new ones get their default.
 
-    Raises BadStore if it is no record, or one of a later schema.
+    `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed, BadStore if it is of a later schema.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise BadStore(f"not a record: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise BadStore("not a record: no schema number")
-    if data["schema"] > SCHEMA:
-        raise BadStore(f"record of schema {data['schema']}, this version reads up to {SCHEMA}: use a later pointsweep")
+    data = _parsed(text)
+    if not isinstance(data, dict):
+        raise BadRecord("not a record: no JSON object")
+    schema = data.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise BadRecord("not a record: no schema number")
+    if schema > SCHEMA:
+        raise BadStore(f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep")
+    if schema >= FIRST_WITH_CHECKSUM or CHECKSUM in data:
+        _check_sum(data)
+    for problem in _problems(data):
+        raise BadRecord(f"not a record: {problem}")
+    if key is not None and data["key"] != key:
+        raise BadRecord(f"it is the record of trial {data['key']}")
     values = {name: value for name, value in data.items() if name in FIELDS}
     return Record(**(values | {"marks": tuple(values.get("marks", ()))}))
+
+
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise BadRecord("not a record: nested too deeply") from error
+    except ValueError as error:
+        raise BadRecord(f"not a record: {error}") from error
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands there twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_sum(data: Mapping[str, Any]) -> None:
+    if CHECKSUM not in data:
+        raise BadRecord("its checksum is missing")
+    try:
+        right = checksum(data) == data[CHECKSUM]
+    except (ValueError, RecursionError) as error:  # a number too large for a float
+        raise BadRecord(f"not a record: {error}") from error
+    if not right:
+        raise BadRecord("its checksum does not match: it was edited or damaged after it was written")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_files(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    for about in value.values():
+        if not isinstance(about, dict) or not _is_count(about.get("bytes")) or not _is_text(about.get("sha256")):
+            return False
+    return True
+
+
+# By field: whether a value may stand there, and what is allowed in words.
+SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "key": (_is_text, "a text"),
+    "config": (_is_mapping, "an object"),
+    "metrics": (lambda value: isinstance(value, dict) and all(map(_is_numbers, value.values())), "numbers by protocol and name"),
+    "parameters": (lambda value: isinstance(value, dict) and all(map(_is_count, value.values())), "whole numbers by name"),
+    "dataset": (_is_mapping, "an object"),
+    "weights_origin": (_is_text, "a text"),
+    "marks": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+    "seconds": (_is_numbers, "numbers by name"),
+    "peak_memory_bytes": (_is_count, "a whole number"),
+    "clouds_per_s": (_is_number, "a number"),
+    "origin": (_is_texts, "texts by name"),
+    "attempts": (_is_count, "a whole number"),
+    "correct": (_is_texts, "texts by protocol"),
+    "energy_j": (_is_numbers, "numbers by device"),
+    "files": (_is_files, "bytes and sha256 by file"),
+}
+
+
+def _problems(data: Mapping[str, Any]) -> Iterator[str]:
+    """Everything in a record that no trial writes."""
+    for name in REQUIRED:
+        if name not in data:
+            yield f"it has no {name}"
+    for name, (fits, words) in SHAPES.items():
+        if name in data and not fits(data[name]):
+            yield f"{name} is not {words}"
+    metrics = data.get("metrics")
+    if not isinstance(metrics, dict):
+        return
+    for protocol, values in metrics.items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if name.endswith(FRACTIONS) and _is_number(value) and not 0 <= value <= 1:
+                yield f"{protocol} {name} is {value}, allowed is 0 to 1"
+
+
+def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
+    """What the files beside a record have in contradiction to it, judged by their sizes; empty if nothing.
+
+    `size_of` says a file's bytes, or None if it is not there. Weights may be missing: they are large, and no table needs them.
+    """
+    for name, about in record.files.items():
+        size, recorded = size_of(name), about["bytes"]
+        if size is None:
+            if name != WEIGHTS:
+                return f"{name} is missing beside it"
+        elif size < recorded or (size > recorded and name != HISTORY):
+            return f"{name} beside it has {size:,} bytes, by the record {recorded:,}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -127,20 +276,84 @@ def layout_from_json(text: str) -> Layout:
     return layout_from_dict(json.loads(text))
 
 
+def plan_json(layout: Layout) -> bytes:
+    """The content of a sweep's plan.json."""
+    return json.dumps(sealed({"layout": json.loads(layout.to_json())})).encode()
+
+
+def layout_from_plan(data: bytes) -> Layout:
+    """The layout in a plan.json; older ones have no checksum. Raises BadStore if it cannot be believed."""
+    try:
+        plan = json.loads(data)
+        if not isinstance(plan, dict) or "layout" not in plan:
+            raise BadStore("no layout in it")
+        if CHECKSUM in plan and checksum(plan) != plan[CHECKSUM]:
+            raise BadStore("its checksum does not match: it was edited or damaged after it was written")
+        return layout_from_dict(plan["layout"])
+    except RecursionError as error:
+        raise BadStore("nested too deeply") from error
+    except ValueError as error:
+        raise BadStore(str(error)) from error
+
+
 def layout_from_dict(data: Any) -> Layout:
-    """Of what stands in that text. Raises ValueError if it is none."""
+    """The layout in such data; fields of later versions are skipped. Raises ValueError if it is none."""
     if not isinstance(data, dict) or "cells" not in data:
         raise ValueError("not a layout: no cells")
-    cells = tuple(_cell(cell) for cell in data["cells"])
-    rows = tuple(tuple(row) for row in data["rows"])
-    tuples = {name: tuple(data[name]) for name in ("row_headers", "columns", "notes")}
-    adaptive = Adaptive(**data["adaptive"]) if data.get("adaptive") else None
-    more = {"cells": cells, "rows": rows, "factors": tuple(data.get("factors", ())), "adaptive": adaptive}
-    return Layout(**(data | tuples | more))
+    try:
+        layout = _layout(data)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"not a layout: {type(error).__name__}: {error}") from error
+    for problem in _layout_problems(layout):
+        raise ValueError(f"not a layout: {problem}")
+    return layout
+
+
+def _known(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
+
+
+def _layout(data: Mapping[str, Any]) -> Layout:
+    values = _known(data, Layout)
+    values["cells"] = tuple(_cell(cell) for cell in data["cells"])
+    values["rows"] = tuple(tuple(row) for row in data["rows"])
+    values["factors"] = tuple(data.get("factors", ()))
+    values["adaptive"] = Adaptive(**_known(data["adaptive"], Adaptive)) if data.get("adaptive") else None
+    for name in ("row_headers", "columns", "notes"):
+        values[name] = tuple(data[name])
+    return Layout(**values)
+
+
+def _layout_problems(layout: Layout) -> Iterator[str]:
+    texts = (layout.name, layout.title, layout.metric, layout.protocol, *layout.row_headers, *layout.columns, *layout.notes)
+    if not all(map(_is_text, (*texts, *(part for row in layout.rows for part in row)))):
+        yield "a name or a label is not a text"
+    if any(len(row) != len(layout.row_headers) for row in layout.rows):
+        yield "a row has another number of labels than the table has columns for them"
+    if layout.per_hour is not None and not _is_number(layout.per_hour):
+        yield "per_hour is no number"
+    if not all(each is None or _is_mapping(each) for each in layout.factors):
+        yield "factors are no objects"
+    for cell in layout.cells:
+        if not _is_count(cell.row) or not _is_count(cell.column):
+            yield "a cell's row or column is no whole number"
+        elif cell.row >= len(layout.rows) or cell.column >= len(layout.columns):
+            yield f"a cell in row {cell.row}, column {cell.column}, of {len(layout.rows)} rows and {len(layout.columns)} columns"
+        if not all(_is_whole(seed) and _is_text(key) for seed, key in cell.keys):
+            yield "a cell's trials are not seeds and keys"
+        if cell.published is not None and not all(
+            each is None or _is_number(each) for each in (cell.published.value, cell.published.params_m)
+        ):
+            yield "a published value is no number"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _cell(data: Mapping[str, Any]) -> CellLayout:
-    published = Published(**data["published"]) if data["published"] else None
+    published = Published(**_known(data["published"], Published)) if data["published"] else None
     keys = tuple((seed, key) for seed, key in data["keys"])
     return CellLayout(data["row"], data["column"], keys, published, data["excluded"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +25,9 @@ from pointsweep.command import exit_code
 from pointsweep.compare import column_number, row_number
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, unknown
+from pointsweep.index import read_record
 from pointsweep.notes import percent
-from pointsweep.records import Layout, Record, from_json, value
+from pointsweep.records import Layout, Record, value
 from pointsweep.stats import LEVEL, summary, wilson
 from pointsweep.store import FileStore, Store, open_store
 from pointsweep.tables import build, read
@@ -106,7 +108,7 @@ def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int) -
 def kept(store: Store, key: str) -> Run:
     """A finished trial as its store has it. Raises ValueError naming what is missing."""
     try:
-        record = from_json(store.read(f"trials/{key}/record.json").decode())
+        record = read_record(store, key)
         return Run(record, arrays_of(store.read(f"trials/{key}/predictions.npz")))
     except FileNotFoundError as error:
         raise ValueError(f"trial {key}: {error.filename or error} is missing") from error
@@ -150,7 +152,8 @@ def replays(args: argparse.Namespace, store: Store) -> Iterator[tuple[int, str, 
     cell = table.cell(row_number(table, args.row), column_number(table, args.column))
     done = {seed: key for seed, key in cell.keys if key in records}
     if not done:
-        raise ValueError(f"{table.place(cell)}: no finished trial; python -m pointsweep.tables {name} --why says why")
+        command = shlex.join(["python", "-m", "pointsweep.tables", name])
+        raise ValueError(f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why")
     if args.seed is not None and args.seed not in done:
         raise ValueError(f"{table.place(cell)}: {unknown('seed', args.seed, map(str, done), 'Finished')}")
     values = [found for _, found in cell.values]

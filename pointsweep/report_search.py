@@ -7,6 +7,7 @@ objectives, their Pareto front: the drawings of Optuna's own visualisation, with
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pointsweep.render import count
 from pointsweep.report_charts import Frame, Mark, Point, scatter, svg, ticks, whole_ticks
 from pointsweep.report_sections import section
 from pointsweep.store import Store
+
+log = logging.getLogger("pointsweep.report_search")
 
 MOST_WORDS = 8  # choices named at an axis
 
@@ -67,8 +70,13 @@ def read_searches(store: Store, name: str) -> list[Searched]:
     path = f"sweeps/{name}/search.json"
     if not store.exists(path):
         return []
-    data = json.loads(store.read(path))
-    return [_searched(data, arm) for arm in data["arms"]]
+    try:
+        data = json.loads(store.read(path))
+        return [_searched(data, arm) for arm in data["arms"]]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        words = f"{type(error).__name__}: {error}"
+        log.warning("%s is damaged (%s): the report is without it; the search's command, run again, writes it anew", path, words)
+        return []
 
 
 def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> Searched:

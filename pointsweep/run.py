@@ -27,7 +27,7 @@ from pointsweep.plan import Plan, make_plan
 from pointsweep.render import render_here
 from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
-from pointsweep.store import FileStore, Store, on_disk, open_store
+from pointsweep.store import FileStore, Store, establish, on_disk, open_store
 from pointsweep.sweep import Sweep, load
 from pointsweep.target import TrialTags, uri_mistake
 
@@ -154,6 +154,9 @@ def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: arg
             print(f"the same trials: {cells}", flush=True)
         for remark in sweep.remarks:
             print(f"{sweep.source}: {remark}", flush=True)
+    for plan in plans:
+        for problem in plan.damaged.values():
+            print(f"damaged: {problem}; a launch sets it aside, deletes nothing, and trains the trial again", file=sys.stderr)
     if len(plans) > 1:
         print(f"all {len(plans)} together: {together(plans)}", flush=True)
     if args.plan:
@@ -189,6 +192,7 @@ def fit(plan: Plan) -> bool:
 def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
     """Launches sweeps, or a search, and returns the exit code."""
     try:
+        establish(store)
         if sweeps[0].search is None:
             return execute(plans, store, args)
         disk = on_disk(store, "a search keeps its study in a database")

@@ -127,6 +127,18 @@ class S3Store:
 
         return self._ask(prefix, ask)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        start = f"{self.key(prefix)}/".lstrip("/")
+
+        def ask() -> dict[str, int]:
+            found = {}
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start, Delimiter="/"):
+                for entry in page.get("Contents", ()):
+                    found[entry["Key"].removeprefix(start)] = entry["Size"]
+            return found
+
+        return self._ask(prefix, ask)
+
     def exists(self, name: str) -> bool:
         try:
             self.stat(name)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from pointsweep.events import Event, device_s, epochs_of, read_events
-from pointsweep.plan import Plan, read_record
+from pointsweep.index import sound_record
+from pointsweep.plan import Plan
 from pointsweep.records import Record
 from pointsweep.store import Store
 
@@ -24,8 +25,9 @@ def device_hours_of(key: str, store: Store) -> float:
 
 
 def _told(key: str, store: Store) -> tuple[Record | None, Sequence[Event]]:
-    if store.exists(f"trials/{key}/record.json"):
-        return read_record(store, key), ()
+    record = sound_record(store, key)
+    if record is not None:
+        return record, ()
     return None, epochs_of(read_events(store, key))
 
 

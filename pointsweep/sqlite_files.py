@@ -27,6 +27,14 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(name)
 
 
+def sqlite_uri(path: Path) -> str:
+    """Return the address of an SQLite database for SQLAlchemy, whatever characters its path has."""
+    if "?" in str(path):
+        # Behind a question mark SQLAlchemy reads options, so SQLite gets its own form of an address, with escapes.
+        return f"sqlite:///file:{quote(str(path))}?uri=true"
+    return f"sqlite:///{path}"
+
+
 def sqlite_problem(path: Path, writes: bool = True) -> str:
     """Return what is wrong with the database at `path`, "" if nothing is. One that is not there yet is no problem."""
     if path.is_dir():

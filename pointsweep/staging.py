@@ -16,7 +16,7 @@ from pathlib import Path
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import BadStore
 from pointsweep.s3_store import S3Store
-from pointsweep.store import write_whole
+from pointsweep.store import open_lock, write_whole
 
 RANGE_BYTES = 16 * 2**20
 FILES = "files"
@@ -102,6 +102,6 @@ def _is_here(target: Path, marker: Path, mark: str) -> bool:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,12 +23,12 @@ from pointsweep.bundle import bundle
 from pointsweep.command import exit_code
 from pointsweep.compare import diff, recovered, why
 from pointsweep.console import encoding_of
-from pointsweep.errors import ConfigError, StoreFailed, unknown
+from pointsweep.errors import BadStore, ConfigError, StoreFailed, unknown
 from pointsweep.events import read_failure
-from pointsweep.index import read_records, uncollected
+from pointsweep.index import sound_records, uncollected
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
-from pointsweep.records import CellLayout, Layout, Record, layout_from_dict, value
+from pointsweep.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Record, layout_from_plan, value
 from pointsweep.render import FORMATS, PROTOCOLS, render, render_here
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
@@ -38,6 +40,8 @@ from pointsweep.table import Table, TableCell
 from pointsweep.target import TrackerAway
 
 __all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
+
+log = logging.getLogger("pointsweep.tables")
 
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
 
@@ -81,12 +85,23 @@ def build(
         *layout.notes,
         *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
         *_mixed_data(here),
+        *_without_checksum(here),
         *_shares(layout, cells),
     )
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
         tuple(steps), notes, tuple(models), layout.per_hour,
     )  # fmt: skip
+
+
+def _without_checksum(records: Mapping[str, Record]) -> list[str]:
+    """A note if records are so old that they carry no checksum: that nobody has edited them is not known."""
+    number = sum(record.schema < FIRST_WITH_CHECKSUM for record in records.values())
+    if not number:
+        return []
+    return [
+        f"unverified: {number} of {len(records)} records have no checksum (older version); python -m pointsweep.verify STORE checks"
+    ]
 
 
 def _mixed_data(records: Mapping[str, Record]) -> list[str]:
@@ -184,16 +199,33 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
 @uncollected()
 def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
+    layout = read_layout(store, name)
+    keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
+    records, damaged = sound_records(store, name, keys)
+    failures: dict[str, str] = {}
+    for key in keys:
+        if key in damaged:
+            failures[key] = f"{DAMAGED}: {damaged[key]}"
+            log.warning(
+                "%s; not in the table; the sweep's command, run again, sets it aside and trains the trial again", damaged[key]
+            )
+        elif key not in records:
+            reason = read_failure(store, key)
+            if reason:
+                failures[key] = reason
+    return layout, records, failures
+
+
+def read_layout(store: Store, name: str) -> Layout:
+    """The layout of a sweep in the store. Raises ValueError naming the sweeps there are, or the file that is damaged."""
+    file = f"sweeps/{name}/plan.json"
     try:
-        plan = json.loads(store.read(f"sweeps/{name}/plan.json"))
+        return layout_from_plan(store.read(file))
     except FileNotFoundError:
         known = [entry.rstrip("/") for entry in store.list("sweeps")]
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
-    layout = layout_from_dict(plan["layout"])
-    keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
-    records = read_records(store, name, keys)
-    reasons = {key: read_failure(store, key) for key in keys if key not in records}
-    return layout, records, {key: reason for key, reason in reasons.items() if reason}
+    except BadStore as error:
+        raise BadStore(f"{store.place(file)}: {error}; the sweep's command (python -m pointsweep.run) writes it anew") from error
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
@@ -236,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = build(layout, records, failures)
         if args.bundle:
             write_whole(Path(args.bundle), bundle(store, layout, table, (records, failures), every_format(table)))
-            print(f"{args.bundle}: written; python -m pointsweep.verify {args.bundle} checks it")
+            check = shlex.join(["python", "-m", "pointsweep.verify", args.bundle])
+            print(f"{args.bundle}: written; {check} checks it")
             return 0
         if args.diff or args.why:
             sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pointsweep.errors import unknown
 from pointsweep.masking import masked
-from pointsweep.sqlite_files import set_aside_name
+from pointsweep.sqlite_files import set_aside_name, sqlite_uri
 from pointsweep.store import FileStore, Store
 
 
@@ -54,7 +54,7 @@ class TrialTags:
 
 def default_uri(store: Store) -> str:
     """A database in the store; none for a store on S3, where only a server serves all nodes."""
-    return f"sqlite:///{store.path('mlflow.db')}" if isinstance(store, FileStore) else "none"
+    return sqlite_uri(store.path("mlflow.db")) if isinstance(store, FileStore) else "none"
 
 
 # Schemes of MLflow's tracking servers and databases; plug-ins of MLflow may add others.
@@ -85,7 +85,7 @@ def target_problem(uri: str) -> str:
         path = Path(uri.removeprefix("file:").removeprefix("//") or ".").absolute()
         return (
             f"MLflow at {uri}: this is a plain folder, which MLflow 3 does not write to any more; "
-            f"set MLFLOW_TRACKING_URI or --tracking-uri to sqlite:///{path / 'mlflow.db'}, or to a server's address"
+            f"set MLFLOW_TRACKING_URI or --tracking-uri to {sqlite_uri(path / 'mlflow.db')}, or to a server's address"
         )
     return ""
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pointsweep.as_run import CHUNK, LAYOUT_DIGEST, epoch_values, flat, joined, layout_tags, marks, summary
+from pointsweep.errors import BadRecord
 from pointsweep.events import Event, epochs_of
 from pointsweep.history import TrialFolder
 from pointsweep.masking import masked, scrubbed
@@ -306,7 +307,7 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     key = folder.path.name
     with locked(folder.path / "mlflow.lock") as first:
         try:
-            events, record = folder.events(), folder.record()
+            events, record = folder.events(), _record_of(folder)
             found = None if first and runs.target.fresh else runs.find(key)
             if found is not None and record is not None and _is_sent(found, record, runs.target):
                 return  # by the other one
@@ -320,6 +321,14 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
 def _is_sent(run: Any, record: Record, target: Target) -> bool:
     in_place = run.data.tags.get(PARENT) == target.parent_run_id
     return in_place and _ended(run) and joined(run.data.tags) == record.to_json()
+
+
+def _record_of(folder: TrialFolder) -> Record | None:
+    """A trial's record; None too for one that cannot be believed, which the launch has set aside or named."""
+    try:
+        return folder.record()
+    except BadRecord:
+        return None
 
 
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:

@@ -123,7 +123,7 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
     arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
     # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
     marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
-    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder, job.processes), notify, copy)
+    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder, job.processes), notify, copy, config)
     return guard.run(body, job.wait_s)
 
 

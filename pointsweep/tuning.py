@@ -15,12 +15,14 @@ from typing import Any
 from pointsweep.batches import Batches
 from pointsweep.finished import curve_of, known, values_of
 from pointsweep.history import TrialFolder
+from pointsweep.index import sound_record
 from pointsweep.reader import Cell
 from pointsweep.search import Study
 from pointsweep.space import Arm, Search
 from pointsweep.spending import seconds_of
+from pointsweep.sqlite_files import sqlite_uri
 from pointsweep.stopping import Limits
-from pointsweep.store import FileStore
+from pointsweep.store import FileStore, open_append, writing
 from pointsweep.suggestion import Suggestion
 from pointsweep.sweep import Sweep
 
@@ -36,8 +38,11 @@ class Tuning:
         self.sweep, self.search, self.store = sweep, sweep.search, store
         self.cells = [cell for cell in sweep.cells if cell.arm is not None]
         path = store.path(f"sweeps/{sweep.name}/study.db")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        url = self.search.storage or f"sqlite:///{path}"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.search.storage and not path.exists():
+                open_append(path).close()  # SQLite itself would leave a group's right to write out, whatever the umask
+        url = self.search.storage or sqlite_uri(path)
         self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
@@ -73,7 +78,7 @@ class Tuning:
 
     def _stopped(self, keys: Sequence[str]) -> bool:
         """Whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""
-        lacking = [key for key in keys if not self.store.exists(f"trials/{key}/record.json")]
+        lacking = [key for key in keys if sound_record(self.store, key) is None]
         return bool(lacking) and all(TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking)
 
     def progress(self) -> str:

@@ -18,15 +18,17 @@ from pathlib import Path
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import BadStore
 from pointsweep.history import TrialFolder
+from pointsweep.index import read_record
 from pointsweep.lease import LeaseLost
+from pointsweep.records import HISTORY, WEIGHTS, Record
+from pointsweep.records import PREDICTIONS as PREDICTIONS
 from pointsweep.s3_lease import S3Lease, s3_leased
 from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore, Store, write_whole
 
 log = logging.getLogger("pointsweep.workdir")
 
-HISTORY, CHECKPOINT, RECORD, LEASE = "history.jsonl", "checkpoint.safetensors", "record.json", "lease.json"
-PREDICTIONS = "predictions.npz"
+CHECKPOINT, RECORD, LEASE = "checkpoint.safetensors", "record.json", "lease.json"
 UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
 OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
@@ -49,6 +51,7 @@ def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
     # Beside the working copy, which somebody may hold.
     copy = Copy(store, TrialFolder(folder.path.parent / "read" / key))
     copy.take(*(files or (HISTORY, RECORD)))
+    copy.folder.partial = True
     return copy.folder
 
 
@@ -88,6 +91,27 @@ class Copy:
     def finished(self) -> bool:
         """Whether the store has the trial's record."""
         return self.store.exists(self.name(RECORD))
+
+    def record(self) -> Record | None:
+        """The trial's record in the store, else None. Raises BadRecord if it cannot be believed."""
+        try:
+            return read_record(self.store, self.folder.path.name)
+        except FileNotFoundError:
+            return None
+
+    def set_record_aside(self) -> None:
+        """Moves a record that cannot be believed, with what belongs to it, to other names of the trial's folder in the store."""
+        names = set(self.store.list(f"trials/{self.folder.path.name}"))
+        number = 1
+        while f"{RECORD}.damaged-{number}" in names:
+            number += 1
+        for file in (RECORD, HISTORY, PREDICTIONS, WEIGHTS):
+            data = self._read(file)
+            if data is not None:
+                self.store.write(self.name(f"{file}.damaged-{number}"), data)
+        for file in (RECORD, PREDICTIONS, WEIGHTS):
+            self.store.delete(self.name(file))
+        log.warning("%s: set aside as %s.damaged-%d; the trial is trained again", self.name(RECORD), RECORD, number)
 
     def fetch(self) -> None:
         """Takes history and checkpoint from the store, unless what lies here is their continuation (a process was killed)."""

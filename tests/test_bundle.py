@@ -21,6 +21,7 @@ from pointsweep import bundle as made
 from pointsweep.bundle import BadBundle, arrays_of, pack, sealed, unpack
 from pointsweep.tables import main
 from pointsweep.verify import main as verify
+from tests.resealed import forget_files
 
 FLIPS = 1000
 MEMBERS = {"a.txt": b"hello\n", "trials/k/record.json": b"{}", "trials/k/predictions.npz": bytes(range(256)) * 8, "empty": b""}
@@ -170,7 +171,9 @@ def without_labels(path: Path) -> None:
 
 def test_a_trial_of_older_code_gets_the_true_classes_of_the_others(trained: Path, tmp_path: Path, capsys):
     store = copied(trained, tmp_path)
-    without_labels(sorted((store / "trials").iterdir())[0] / "predictions.npz")
+    older = sorted((store / "trials").iterdir())[0]
+    without_labels(older / "predictions.npz")
+    forget_files(older / "record.json")
     assert main(["tiny", "--store", str(store), "--bundle", str(tmp_path / "b.zip")]) == 0
     assert verify([str(tmp_path / "b.zip")]) == 0
 
@@ -178,6 +181,8 @@ def test_a_trial_of_older_code_gets_the_true_classes_of_the_others(trained: Path
 def test_trials_that_could_not_be_verified_are_named(trained: Path, tmp_path: Path, capsys):
     store = copied(trained, tmp_path)
     first, second, third, fourth = sorted((store / "trials").iterdir())
+    for folder in (second, third, fourth):
+        forget_files(folder / "record.json")
     (first / "predictions.npz").unlink()
     for folder in (second, fourth):
         without_labels(folder / "predictions.npz")
@@ -185,7 +190,7 @@ def test_trials_that_could_not_be_verified_are_named(trained: Path, tmp_path: Pa
     (third / "predictions.npz").write_bytes(damaged[:50])
     assert main(["tiny", "--store", str(store), "--bundle", str(tmp_path / "b.zip")]) == 2
     said = capsys.readouterr().err
-    assert f"trial {first.name}: predictions.npz is missing" in said
+    assert f"trial {first.name}: damaged record: {store}, trials/{first.name}/record.json: predictions.npz is missing" in said
     assert f"trial {second.name}: no true classes beside its predictions" in said
     assert f"trial {third.name}: no arrays: BadZipFile" in said
     assert main(["tiny", "--store", str(trained), "--bundle", str(tmp_path / "no" / "b.zip")]) == 0, "folders are made"

@@ -33,7 +33,7 @@ def test_unknown_fields_of_the_same_schema_are_dropped():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"schema": 99}', "record of schema 99, this version reads up to 1"), ("[]", "not a record"), ("{}", "not a record")],
+    [('{"schema": 99}', "record of schema 99, this version reads up to 2"), ("[]", "not a record"), ("{}", "not a record")],
 )
 def test_what_is_no_record_is_refused(text, message):
     with pytest.raises(ValueError, match=message):

@@ -18,6 +18,7 @@ from scipy import stats as scipy_stats
 from pointsweep.records import Layout
 from pointsweep.replay import EQUAL, OUTSIDE, WITHIN, Run, compare, further, kept, main
 from pointsweep.store import FileStore
+from tests.resealed import forget_files, rewrite
 from tests.test_tables import record
 
 LAYOUT = Layout("t", "T", ("method",), (("a",),), ("all",), ())
@@ -59,14 +60,14 @@ def test_a_trial_on_a_cpu_is_bit_equal_when_it_is_trained_again_elsewhere(traine
 def test_a_record_that_training_does_not_give_is_outside(copy: Path, capsys):
     key = keys(copy)[1, 0]
     path = copy / f"trials/{key}/record.json"
-    data = json.loads(path.read_text())
-    data["metrics"]["last"]["test/accuracy"] = 1.0
-    data["origin"]["version.torch"] = "1.0"
-    path.write_text(json.dumps(data))
+
+    def better(data: dict) -> None:
+        data["metrics"]["last"]["test/accuracy"] = 1.0
+        data["origin"]["version.torch"] = "1.0"
+
+    rewrite(path, better)
     other = copy / f"trials/{keys(copy)[1, 1]}/record.json"
-    twin = json.loads(other.read_text())
-    twin["metrics"]["last"]["test/accuracy"] = 0.99
-    other.write_text(json.dumps(twin))
+    rewrite(other, lambda data: data["metrics"]["last"].update({"test/accuracy": 0.99}))
     assert main(["tiny", "head_only", "1d", "--seed", "0", "--store", str(copy)]) == 1
     said = capsys.readouterr().out
     assert f"seed 0 ({key}): outside: test/accuracy " in said
@@ -83,18 +84,14 @@ def test_a_record_that_training_does_not_give_is_outside(copy: Path, capsys):
 )
 def test_a_configuration_that_is_another_trials_is_not_trained(copy: Path, capsys, change, message):
     path = copy / f"trials/{keys(copy)[1, 0]}/record.json"
-    data = json.loads(path.read_text())
-    data["config"] |= change
-    path.write_text(json.dumps(data))
+    rewrite(path, lambda data: data["config"].update(change))
     assert main(["tiny", "head_only", "1d", "--seed", "0", "--store", str(copy)]) == 1
     assert message in capsys.readouterr().out
 
 
 def test_other_data_are_no_replay(copy: Path, capsys):
     path = copy / f"trials/{keys(copy)[1, 0]}/record.json"
-    data = json.loads(path.read_text())
-    data["dataset"]["digest"] = "e" * 64
-    path.write_text(json.dumps(data))
+    rewrite(path, lambda data: data["dataset"].update(digest="e" * 64))
     assert main(["tiny", "head_only", "1d", "--seed", "0", "--store", str(copy)]) == 1
     assert (
         f"outside: other data: digest {kept(FileStore(copy), keys(copy)[1, 1]).record.dataset['digest'][:16]}"
@@ -117,7 +114,9 @@ def test_names_that_are_none_end_with_2(trained: Path, capsys, arguments, messag
 
 
 def test_a_trial_without_predictions_says_which_file_is_missing(copy: Path, capsys):
-    (copy / f"trials/{keys(copy)[0, 0]}/predictions.npz").unlink()
+    folder = copy / f"trials/{keys(copy)[0, 0]}"
+    (folder / "predictions.npz").unlink()
+    forget_files(folder / "record.json")
     assert main(["tiny", "lora", "1d", "--store", str(copy)]) == 2
     assert "predictions.npz is missing" in capsys.readouterr().err
 

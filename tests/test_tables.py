@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsweep.records import CellLayout, Layout, Published, Record
+from pointsweep.records import CellLayout, Layout, Published, Record, sealed
 from pointsweep.render import FORMATS, render
 from pointsweep.report import page
 from pointsweep.store import FileStore
@@ -207,7 +207,8 @@ def test_two_machines_print_the_same_bytes(filled: FileStore, tmp_path: Path):
     for folder in reversed(filled.list("trials")):
         name = f"trials/{folder}record.json"
         made = json.loads(filled.read(name))
-        copy.write(name, json.dumps(made | {"origin": made["origin"] | {"host": "elsewhere"}}, indent=1).encode())
+        moved = sealed(made | {"origin": made["origin"] | {"host": "elsewhere"}})
+        copy.write(name, json.dumps(moved, indent=1).encode())
     copy.write("sweeps/made_up/plan.json", filled.read("sweeps/made_up/plan.json"))
     forms = "import sys; from pointsweep.tables import FORMATS, main; sys.exit(max(main([*sys.argv[1:], form]) for form in FORMATS))"
     printed = []

@@ -13,6 +13,7 @@ import pytest
 
 from pointsweep import verify
 from pointsweep.bundle import sealed, unpack
+from pointsweep.records import sealed as sealed_record
 from pointsweep.tables import main as tables
 from pointsweep.verify import contents, main, problems
 
@@ -35,6 +36,8 @@ def key_of(members: Members) -> str:
 def edited(members: Members, name: str, change: Callable[[dict], None]) -> Members:
     data = json.loads(members[name])
     change(data)
+    if name.endswith("record.json"):
+        data = sealed_record(data)
     return {**members, name: json.dumps(data).encode()}
 
 
@@ -155,7 +158,7 @@ def test_other_code_may_word_and_count_otherwise_but_not_compute(members: Member
         ("MANIFEST.json", b"[]", "MANIFEST.json: format None"),
         ("MANIFEST.json", b"\xff", "MANIFEST.json: UnicodeDecodeError"),
         ("layout.json", b"[" * 100_000, "layout.json: RecursionError"),
-        ("layout.json", b'{"cells": 3}', "layout.json: TypeError"),
+        ("layout.json", b'{"cells": 3}', "layout.json: ValueError: not a layout: TypeError"),
         ("failures.json", b"7", "failures.json: TypeError"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_store_that_cannot_be_read_is_said_to_be(store, sweep):
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
     run = command(sweep, "--inline", "seeds=1", "--tracking-uri", "none")
     assert run.returncode == 2
-    assert f"{record.parent.name}/record.json: record of schema 99, this version reads up to 1" in run.stderr
+    assert f"{record.parent.name}/record.json: record of schema 99, this version reads up to 2" in run.stderr
     assert "Traceback" not in run.stderr
     assert "gs:// is not a store this version knows" in command(sweep, "--store", "gs://bucket/x").stderr
 
