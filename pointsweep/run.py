@@ -227,6 +227,7 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
     """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.search import working
     from pointsweep.searched import write_searched
     from pointsweep.tuning import Tuning
 
@@ -246,14 +247,16 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
             launch_all([rest], store, {batch.name: target} if target is not None else {}, places_of(batch), args, limits)
 
         tuning = Tuning(sweep, store)
-        tuning.run(train, lambda line: print(line, flush=True))
-        places.update(places_of(tuning.everything()))
-        found = tuning.found()
+        with working(tuning.url):
+            tuning.run(train, lambda line: print(line, flush=True))
+            places.update(places_of(tuning.everything()))
+            found = tuning.found()
         if found is None:
             print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
             return FAILED
         note(found, store)
-        write_searched(sweep, tuning.by_arm(), store)
+        with working(tuning.url):
+            write_searched(sweep, tuning.by_arm(), store)
         train(found, {})
         ray_cluster.leave()
         mirror.layout = found.layout()

@@ -9,19 +9,25 @@ suggestions as one that was not, whatever state a sampler keeps, and the same as
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pointsweep.config import TrialConfig
-from pointsweep.errors import Unfit
+from pointsweep.errors import BadStore, StoreFailed, Unfit
+from pointsweep.masking import masked, scrubbed
 from pointsweep.samplers import distribution, sampler, suggest
 from pointsweep.space import Arm, Search
+from pointsweep.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
 from pointsweep.stopping import LETS_WAIT, Curve, rung_that_counts
 from pointsweep.suggestion import Suggestion
 
@@ -29,6 +35,7 @@ NOTHING: Mapping[int, Any] = MappingProxyType({})
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
 Found = tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]  # of a finished trial: drawn, values, keys, curve
 Results = Mapping[int, tuple[float, ...] | None]  # number of a suggestion -> its values, if it has any
+LOCK_WAIT_S = 60.0  # for another process that has locked the study's database
 STARTUP = 10  # trials before Optuna's samplers learn, where they are not told how many
 LEAST_TRIALS = 20  # finished, before importances say anything: the best tenth of them is set against all
 STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
@@ -38,6 +45,56 @@ optuna.logging.set_verbosity(logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+def require_sound(path: Path) -> None:
+    """Raises BadStore, with the way back, for a study's database that cannot be used."""
+    problem = sqlite_problem(path)
+    if not problem:
+        return
+    if "locked" in problem:
+        mend = "end that process, or wait, then run the same command again"
+    elif "read-only" in problem or "cannot be" in problem:
+        mend = "give this user the right to read and write it"
+    else:
+        aside = shlex.quote(str(set_aside_name(path)))
+        mend = f"its trials are in the store; set it aside and the same command makes it anew: mv {shlex.quote(str(path))} {aside}"
+    raise BadStore(f"the search's study {path} {problem}; {mend}")
+
+
+@contextmanager
+def opening(url: str | None) -> Iterator[None]:
+    """Turns what Optuna and its database layer raise over a study that cannot be opened into BadStore, without secrets."""
+    try:
+        yield
+    except Exception as error:  # of Optuna, SQLAlchemy, Alembic or a database's driver
+        path = sqlite_path(url or "")
+        where = str(path) if path is not None else masked(url or "")
+        words = " ".join(scrubbed(str(error), url or "").split())[:300]
+        raise BadStore(
+            f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; "
+            "another version of Optuna may have made it: use that version, or set the file aside, and the same command makes it anew"
+        ) from error
+
+
+@contextmanager
+def working(url: str | None) -> Iterator[None]:
+    """Turns what a study's database raises while a search runs into StoreFailed: locked by another process, or damaged."""
+    try:
+        yield
+    except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
+        path = sqlite_path(url or "")
+        where = str(path) if path is not None else masked(url or "")
+        cause = error.__cause__ or error
+        words = " ".join(scrubbed(str(cause), url or "").split())[:300]
+        raise StoreFailed(f"the search's study {where} cannot be read or written: {words}") from error
+
+
+def _storage(url: str | None) -> optuna.storages.BaseStorage | str | None:
+    if url is None or not url.startswith("sqlite"):
+        return url
+    # Dashboards and backups lock it for a while.
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+
+
 class Study:
     """The study of one arm. `url` is that of the log's database; None keeps the log in memory."""
 
@@ -45,7 +102,8 @@ class Study:
         self.arm, self.search, self.name = arm, search, name
         sampler(search, search.seed)  # its options are looked at before anything is launched
         self.directions = [StudyDirection[direction.upper()] for direction in search.objectives.values()]
-        self.log = optuna.create_study(storage=url, study_name=name, directions=self.directions, load_if_exists=True)
+        with opening(url):
+            self.log = optuna.create_study(storage=_storage(url), study_name=name, directions=self.directions, load_if_exists=True)
         self.note = ""
         self.live: optuna.Study | None = None
         self.open: dict[int, optuna.trial.Trial] = {}  # number in the log -> the trial in memory that is not told yet
@@ -55,9 +113,14 @@ class Study:
         """All trials of the log."""
         return [_suggestion(trial) for trial in self.log.get_trials(deepcopy=False)]
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` has been called, in this process or an earlier one."""
+        return bool(self.log.user_attrs.get("started"))
+
     def start(self, known: Iterable[Found]) -> None:
         """Before the first suggestion: finished trials of the store become trials of the study."""
-        if self.log.user_attrs.get("started"):
+        if self.started:
             return
         told = {tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)}
         for drawn, values, keys, curve in known:

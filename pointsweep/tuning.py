@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pointsweep.batches import Batches
+from pointsweep.errors import BadStore
 from pointsweep.finished import curve_of, known, values_of
 from pointsweep.history import TrialFolder
 from pointsweep.index import sound_record
 from pointsweep.reader import Cell
-from pointsweep.search import Study
+from pointsweep.search import Found as Finished
+from pointsweep.search import Study, require_sound
 from pointsweep.space import Arm, Search
 from pointsweep.spending import seconds_of
-from pointsweep.sqlite_files import sqlite_uri
+from pointsweep.sqlite_files import set_aside_name, sqlite_uri
 from pointsweep.stopping import Limits
 from pointsweep.store import FileStore, open_append, writing
 from pointsweep.suggestion import Suggestion
@@ -42,13 +45,16 @@ class Tuning:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self.search.storage and not path.exists():
                 open_append(path).close()  # SQLite itself would leave a group's right to write out, whatever the umask
-        url = self.search.storage or sqlite_uri(path)
+        if self.search.storage is None:
+            require_sound(path)
+        self.url = url = self.search.storage or sqlite_uri(path)
         self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
         """Asks, trains and tells, batch by batch, until every study has its number of finished trials, or its hours are spent."""
         for study in self.studies:
-            study.start(known(study.arm, self.search, self.sweep.protocol, self.store) if self.search.use_finished else [])
+            if not study.started:
+                study.start(self._first_told(study))
         batches = [Batches(study) for study in self.studies]
         while True:
             asked = [each.ask(self._spent(each.study)) for each in batches]
@@ -67,6 +73,37 @@ class Tuning:
             say(self.progress())
         for study in self.studies:
             study.close()
+
+    def _first_told(self, study: Study) -> list[Finished]:
+        """Return the finished trials that a study begins with, and keep which they are.
+
+        A study whose database was lost begins with the same ones. So it makes the same suggestions again, whose trials the store
+        has, and nothing is trained twice.
+        """
+        if not self.search.use_finished:
+            return []
+        found = list(known(study.arm, self.search, self.sweep.protocol, self.store))
+        name = f"sweeps/{self.sweep.name}/told_first.json"
+        kept = self._kept_lists(name)
+        if study.name in kept:
+            by_keys = {" ".join(keys): (drawn, values, keys, curve) for drawn, values, keys, curve in found}
+            return [by_keys[keys] for keys in kept[study.name] if keys in by_keys]
+        kept[study.name] = [" ".join(keys) for _, _, keys, _ in found]
+        self.store.write(name, json.dumps(kept, indent=1).encode())
+        return found
+
+    def _kept_lists(self, name: str) -> dict[str, list[str]]:
+        if not self.store.exists(name):
+            return {}
+        try:
+            kept = json.loads(self.store.read(name))
+            return {str(study): [str(keys) for keys in lists] for study, lists in kept.items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            path = self.store.path(name)
+            raise BadStore(
+                f"{path} is damaged: {error}; set it aside and the same command goes on: "
+                f"mv {shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
+            ) from error
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
         keys = {item.number: self._keys(study, item) for item in batch}
