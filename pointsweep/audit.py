@@ -2,7 +2,7 @@
 
 An arm is a trial but for its seed and the settings of data and training. Refused: two arms that the table says differ and that do
 not, trained weights that no gradient reaches, a model under `compat: fixed` whose logits depend on the other clouds of a batch. Said:
-the same under `official`, with the amount; counts that do not print as the paper's; test clouds that are training clouds too.
+the same under `official`, with the amount; counts that do not print as the paper's. data/facts.py looks at the clouds.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from pointsweep.config import MODEL_PARTS, DatasetConfig, TrialConfig
-from pointsweep.data.base import Split
-from pointsweep.data.parts import PartSplit
-from pointsweep.errors import Finding, MissingData
+from pointsweep.config import MODEL_PARTS, TrialConfig
+from pointsweep.errors import Finding
 from pointsweep.probe import Probe, probe, run_once
 from pointsweep.records import Published
-from pointsweep.trial import load_dataset
 
 LEAK = 1e-4  # of its own movement: what rounding may do
 UNPROBED = ("backbone.weights", "backbone.sha256", "backbone.weights_seed", "backbone.like")  # of the weights, which a probe draws
@@ -46,7 +41,7 @@ def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> l
     broken = {arm: message for arm in arms if (message := _broken(arm.config))}
     probed = [(arm, probe(arm.config)) for arm in arms if arm not in broken]
     found = [Finding(True, f"{arm.name}: the model does not run: {message}") for arm, message in broken.items()]
-    found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters), *_overlaps(arms)]
+    found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters)]
     return sorted(found, key=lambda finding: not finding.refuses)
 
 
@@ -125,37 +120,3 @@ def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) ->
                 theirs = f"{published.source} prints {published.params_m}M"
                 yield Finding(False, f"{arm.name}: {ours} trained (without or with the head), {theirs}")
                 break
-
-
-def _overlaps(arms: Sequence[Arm]) -> Iterator[Finding]:
-    seen: dict[DatasetConfig, None] = dict.fromkeys(arm.config.dataset for arm in arms)
-    for config in seen:
-        if config.name in ("synthetic", "synthetic_parts"):
-            continue
-        try:
-            dataset = load_dataset(config)
-        except (MissingData, ValueError):
-            continue  # what is missing or broken is said by the plan, with where it was looked for
-        prints = {split.name: _prints(split) for split in (dataset.train, dataset.test)}
-        both = int(np.isin(prints["test"], prints["train"]).sum())
-        if both:
-            share = f"{both} of {len(prints['test'])} test clouds"
-            yield Finding(False, f"{config.name}: {share} are training clouds too, point for point")
-
-
-def _prints(split: Split) -> np.ndarray:
-    if not isinstance(split, PartSplit):
-        return fingerprints(split.points)[split.index]
-    return np.concatenate([fingerprints(split.shape(row)[0][None]) for row in range(len(split.labels))])
-
-
-def fingerprints(points: np.ndarray) -> np.ndarray:
-    """points (n, P, 3) float32 -> (n,) uint64 that do not depend on the order of the points."""
-    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
-    found = []
-    for start in range(0, len(points), 256):
-        bits = np.ascontiguousarray(points[start : start + 256], dtype=np.float32).view(np.uint32).astype(np.uint64)
-        mixed = (bits * factors).sum(axis=2, dtype=np.uint64)
-        mixed ^= mixed >> np.uint64(29)
-        found.append((mixed * factors[0]).sum(axis=1, dtype=np.uint64))
-    return np.concatenate(found)

@@ -63,6 +63,8 @@ class DatasetConfig(NamedConfig):
     test_order: Literal["file", "by_class", "shuffled"] = added("file")
     train_limit: int | None = None  # at most so many training clouds (the first of every class in turn); null = all
     test_limit: int | None = None
+    # Test or validation clouds that are training clouds too are refused; true: they are trained on, and every table says so.
+    allow_overlap: bool = added(False)
 
     def problems(self) -> Iterator[str]:
         if self.num_points < 8:

@@ -117,14 +117,15 @@ def _cache(wanted: Wanted) -> list[Finding]:
 
 def _data(wanted: Wanted) -> list[Finding]:
     from pointsweep.checks import trial_from_dict
-    from pointsweep.plan import missing
+    from pointsweep.inputs import needed
 
     root = os.environ.get("POINTSWEEP_DATA", "")
     there = root.startswith("s3://") or (bool(root) and Path(root).is_dir())
     found = [Finding("data root", root or "not set", "" if there else "set POINTSWEEP_DATA on this node to the folder of the data")]
     if not wanted.trials:
         return found if root else []
-    lacking, _ = missing({str(number): trial_from_dict(trial) for number, trial in enumerate(wanted.trials)}, fetch=False)
+    inputs = needed([trial_from_dict(trial) for trial in wanted.trials], fetch=False)
+    lacking = [*inputs.missing, *inputs.to_fetch]
     if not lacking:
         return [Finding("data and weights", f"all there for {len(wanted.trials)} arms")]
     return [

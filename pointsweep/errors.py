@@ -67,6 +67,10 @@ class MissingWeights(ValueError):
     """Pretrained weights are not at hand; the message names the hub id, the expected cache and the `weights:` key."""
 
 
+class WeightsToFetch(MissingWeights):
+    """Pretrained weights are not at hand, and can be had: a launch gets them first."""
+
+
 def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> str:
     """The message for a name that is not allowed, e.g. unknown("backbone", "dino", names, "Known")."""
     names = sorted(allowed)

@@ -28,7 +28,7 @@ from pointsweep.s3_store import S3Store
 from pointsweep.store import FileStore, Store, open_store, require_marker
 
 LAUNCH_AGE = 30  # times as old as other waste: a launch may live for weeks
-CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.damaged")
+CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.damaged", "checkpoint.stale")
 RECORD = "record.json"
 TRIAL_NAME = re.compile(r"[0-9a-f]{16}")
 LAUNCH_NAME = re.compile(r"[0-9a-f]{12}")

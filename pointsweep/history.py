@@ -264,6 +264,16 @@ class TrialFolder:
         self.repair()
         self.append({"type": "damaged", "file": "record.json", "word": reason, "kept": kept, "time": time.time()})
 
+    def discard_checkpoint(self, reason: str) -> None:
+        """Take the checkpoint out of use, as the trial would go on with other data or weights than it began with."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.is_file():
+            return
+        self._check()
+        path.replace(self.path / "checkpoint.stale")
+        log.warning("%s: %s; the trial starts from scratch", self.path, reason)
+        self.append({"type": "stale", "word": f"{reason}; the trial starts from scratch", "time": time.time()})
+
     # The end
 
     def save_predictions(

@@ -49,6 +49,7 @@ def models(tests: Sequence[ModelTest]) -> str:
 
 def verdict_notes(table: Table) -> Iterator[str]:
     """What the published values were judged by, and the cells of each verdict."""
+    yield from no_verdict_notes(table)
     judged = [(cell, cell.verdict) for cell in table.cells if cell.verdict is not None]
     if not judged:
         return
@@ -62,6 +63,18 @@ def verdict_notes(table: Table) -> Iterator[str]:
         mine = [(table.place(cell), found.reason) for cell, found in judged if found.kind == kind]
         if mine:
             yield f"{title}: {', '.join(place if kind == 'reproduced' else f'{place} ({reason})' for place, reason in mine)}"
+
+
+def no_verdict_notes(table: Table) -> Iterator[str]:
+    """The cells whose trials are no attempt at the paper's number, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for cell in table.cells:
+        if cell.unjudged:
+            by_reason.setdefault(cell.unjudged, []).append(table.place(cell))
+    shown = sum(len(places) for places in by_reason.values())
+    for reason, places in by_reason.items():
+        everywhere = shown == len(places) and shown == sum(bool(cell.values) for cell in table.cells)
+        yield f"no verdict on the paper's numbers: {'all cells' if everywhere else ', '.join(places)}: {reason}"
 
 
 def spread(share: Summary) -> str:

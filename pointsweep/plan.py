@@ -1,33 +1,34 @@
-"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what is missing.
+"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what it refuses.
 
-Nothing here costs more than one listing of the store, unless there is something to run: then every distinct arm is built on the
-meta device to count its parameters and audited, and data and weights are looked for; plan_cache.py remembers what was found.
+Data and weights are read as the trials will read them, and every distinct arm is built on the meta device to count its parameters
+and audited. All of it is remembered (data/facts.py, inputs.py, plan_cache.py), so that a second plan is quick.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from pointsweep import plan_cache, registry
+from pointsweep import plan_cache
 from pointsweep.adaptive import settle
 from pointsweep.checks import check_trial, config_problem
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
-from pointsweep.errors import BadRecord, Finding, MissingData, MissingWeights
+from pointsweep.data.facts import DataFacts, marks, refusals, section_of
+from pointsweep.errors import BadRecord, Finding
 from pointsweep.events import read_failure, unfinished_status
-from pointsweep.failures import BadData
 from pointsweep.index import read_record as read_record
+from pointsweep.inputs import needed
 from pointsweep.origin import cpu_flags
+from pointsweep.published import mismatch
 from pointsweep.records import Record
+from pointsweep.stale import find_stale, marked
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
 
-STATES = ("finished", "damaged", "resumable", "failed", "new")
+STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,17 @@ class Plan:
     failures: Mapping[str, str]
     parameters: Mapping[str, Mapping[str, int]]
     missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
-    findings: tuple[Finding, ...] = ()  # of the audit of what is left to run
+    findings: tuple[Finding, ...] = ()  # of the data, and of the audit of what is left to run
     damaged: Mapping[str, str] = field(default_factory=dict)  # what is wrong with records that are not believed, by key
+    to_fetch: tuple[str, ...] = ()  # weights that a launch gets first
+    stale: Mapping[str, str] = field(default_factory=dict)  # finished trials whose data or weights have changed: key -> how
+    data: Mapping[DatasetConfig, DataFacts] = field(default_factory=dict)  # of what is left to run
+
+    @property
+    def refused(self) -> list[str]:
+        """Why a launch would refuse the sweep: what is missing here, then what the data and the audit forbid."""
+        lacking = [f"lacking here: {text}" for text in self.missing]
+        return [*lacking, *(finding.text for finding in self.findings if finding.refuses)]
 
     @property
     def to_run(self) -> list[TrialConfig]:
@@ -56,8 +66,17 @@ class Plan:
         """One line: "9 finished, 0 to run"."""
         number = {state: list(self.states.values()).count(state) for state in STATES}
         parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
-        words = {"damaged": "with a damaged record", "resumable": "to resume", "failed": "failed before"}
+        words = {
+            "damaged": "with a damaged record",
+            "resumable": "to resume",
+            "failed": "failed before",
+            "stale": "stale: to run again",
+        }
         extra = [f"{number[state]} {text}" for state, text in words.items() if number[state]]
+        believed = [reason for key, reason in self.stale.items() if self.states.get(key) == "finished"]
+        if believed:
+            what = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
+            extra.append(f"{len(believed)} stale: {what}; --rerun-stale trains what is stale again")
         most = len(self.sweep.trials())
         adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all" if self.sweep.adaptive and self.to_run else ""
         return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
@@ -80,16 +99,64 @@ def _arm_of(record: Record) -> str:
     return without_seed(config).key() if config is not None else ""
 
 
-def make_plan(sweep: Sweep, store: Store, fetch: bool = False) -> Plan:
-    """Looks at the store and at this machine; what is missing stands in the plan. `fetch`: weights are got from their hubs first."""
+def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False) -> Plan:
+    """Looks at the store and at this machine; what a launch would refuse stands in the plan. `fetch`: weights are got first.
+
+    `rerun_stale`: finished trials whose data or weights have changed count as to be run; else they are marked.
+    """
     states, records, damaged = look_closely(sweep, store)
     configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
+    stale = find_stale(configs, records)
+    if rerun_stale:
+        states |= dict.fromkeys(stale, "stale")
+    finished = {key: record for key, record in records.items() if states[key] == "finished"}
     failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
-    rest = {key: config for key, config in configs.items() if key not in records}
+    rest = {key: config for key, config in configs.items() if key not in finished}
+
+    inputs = needed(rest.values(), fetch)
+    found = [*of_the_data(sweep, rest, inputs.data), *of_the_machine(sweep, rest.values(), cpu_flags())]
     counted = {key: record.parameters for key, record in records.items()}
-    checked = check(sweep, rest, counted, fetch)
-    found = (*of_the_machine(sweep, rest.values(), cpu_flags()), *checked.findings)
-    return Plan(sweep, states, records, failures, counted | dict(checked.parameters), checked.missing, found, damaged)
+    checked = check(sweep, rest, counted)
+    return Plan(
+        sweep,
+        states,
+        marked(finished, stale),
+        failures,
+        counted | dict(checked.parameters),
+        inputs.missing,
+        (*found, *checked.findings),
+        damaged,
+        inputs.to_fetch,
+        stale,
+        inputs.data,
+    )
+
+
+def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]) -> Iterator[Finding]:
+    """What the data that are here cannot give the trials that are left, and what the table will have to say of them.
+
+    Each once, with the first cell that it is about.
+    """
+    refused: dict[str, dict[str, None]] = {}
+    said: dict[str, dict[str, None]] = {}
+    for cell in sweep.cells:
+        for config in cell.trials:
+            if config.key() not in rest:
+                continue
+            name = sweep.cell_name(cell)
+            facts = data.get(config.dataset)
+            if facts is not None:
+                trains = config.network is None or config.network.trainable
+                for text in refusals(facts, config):
+                    refused.setdefault(text, {})[name] = None
+                for text in marks(facts, config.dataset, trains):
+                    said.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
+            if cell.published is not None and (text := mismatch(cell.published, section_of(config.dataset))):
+                said.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
+    for found, refuses in ((refused, True), (said, False)):
+        for text, cells in found.items():
+            more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+            yield Finding(refuses, f"{next(iter(cells))}{more}: {text}")
 
 
 def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:
@@ -137,21 +204,18 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
     return states, records, damaged
 
 
-def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]], fetch: bool) -> plan_cache.Checked:
-    """Counts, findings and what is missing for the trials that are left; from this machine's memory where it has them.
+def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]) -> plan_cache.Checked:
+    """Counts and findings for the trials that are left; from this machine's memory where it has them.
 
-    `counted` are the counts of those that are finished. A launch (`fetch`) looks for data and weights whatever is remembered.
+    `counted` are the counts of those that are finished.
     """
     if not rest:
-        return plan_cache.Checked({}, (), ())
+        return plan_cache.Checked({}, ())
     kept = plan_cache.read(sweep, list(rest))
-    if kept is not None and not fetch:
-        return kept
-    lacking, weights = missing(rest, fetch)
     if kept is not None:
-        return replace(kept, missing=tuple(lacking))
+        return kept
     parameters = count_arms(rest)
-    checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters), tuple(lacking), tuple(weights))
+    checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters))
     plan_cache.keep(sweep, list(rest), checked)
     return checked
 
@@ -199,40 +263,3 @@ def num_classes(dataset: DatasetConfig) -> int:
     """The number of classes, from the config alone: the data need not be at hand."""
     count: int = dataset.num_classes  # type: ignore[attr-defined]
     return count
-
-
-def missing(configs: Mapping[str, TrialConfig], fetch: bool) -> tuple[list[str], list[str]]:
-    """What the trials need and this machine lacks, or has in a state that cannot be used; each once, with where it lies.
-
-    With `fetch`, before a launch, weights are got from their hubs, and weights and data are read. Second, the files of weights found.
-    """
-    found: dict[str, None] = {}
-    weights: dict[str, None] = {}
-    for dataset in {config.dataset for config in configs.values()}:
-        try:
-            registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
-            if fetch:
-                _open(dataset)
-        except (MissingData, BadData) as error:
-            found[str(error)] = None
-    for backbone in {config.backbone for config in configs.values() if config.backbone is not None}:
-        if backbone.weights != "random":
-            loader: Any = registry.load("backbones", backbone.name)
-            try:
-                weights[str(loader.locate(backbone, fetch))] = None
-                if fetch:
-                    loader.check(backbone)
-            except MissingWeights as error:
-                found[str(error)] = None
-            except ValueError as error:
-                found[f"weights of {backbone.name}: {error}"] = None
-    return sorted(found), sorted(weights)
-
-
-def _open(dataset: DatasetConfig) -> None:
-    """Reads a data set as the trials will. Not one that they make of another, or on S3: each node does its share of that."""
-    if registry.load("datasets", dataset.name).made_from or os.environ.get("POINTSWEEP_DATA", "").startswith("s3://"):  # type: ignore[attr-defined]
-        return
-    from pointsweep.trial import load_dataset
-
-    load_dataset(dataset)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pointsweep import ledger
 from pointsweep.command import exit_code
@@ -58,7 +59,34 @@ def find(selectors: Mapping[str, str]) -> Published:
         float(line["value"]) if line["value"] else None,
         float(line["params_m"]) if line["params_m"] else None,
         f"{line['paper']}, {line['table']}",
+        line["dataset"],
+        line["split"],
     )
+
+
+def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a trial's plain data set configuration is in the words of published.csv: data set and split."""
+    name = str(dataset.get("name"))
+    variant = str(dataset.get("variant", "")).upper()
+    corruption = f"{dataset.get('corruption')} {dataset.get('severity')}"
+    known = {
+        "modelnet40": ("ModelNet40", "test"),
+        "modelnet40_c": ("ModelNet40-C", corruption),
+        "modelnet40_fewshot": ("ModelNet40-fewshot", f"{dataset.get('way')}way{dataset.get('shot')}shot"),
+        "scanobjectnn": ("ScanObjectNN", variant),
+        "scanobjectnn_c": ("ScanObjectNN-C", corruption),
+    }
+    return known.get(name, (name, "test"))
+
+
+def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
+    """Return how a published number is about other data than a trial's; empty if it is not, or does not say."""
+    if not published.dataset:
+        return ""
+    name, split = about(dataset)
+    if (name, split) == (published.dataset, published.split):
+        return ""
+    return f"the number is about {published.dataset} {published.split}, the trials are on {name} {split}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

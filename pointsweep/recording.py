@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pointsweep.config import TrialConfig
+from pointsweep.data import facts
 from pointsweep.data.base import Dataset
 from pointsweep.events import Event, device_s
 from pointsweep.model import count_parameters
@@ -85,7 +86,15 @@ def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     """What a table must say beside the number."""
     random = config.backbone is not None and config.backbone.weights == "random"
     official = ("official program",) if config.compat == "official" else ()
-    return (*(("random frozen weights",) if random else ()), *dataset.marks, *official)
+    return (*(("random frozen weights",) if random else ()), *dataset.marks, *data_marks(config, dataset), *official)
+
+
+def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What the clouds themselves are not that a published number is about."""
+    trains = config.network is None or config.network.trainable
+    # Clouds that splits share are refused before a launch, unless the configuration allows them.
+    found = facts.read_facts(dataset, config.dataset, overlap=config.dataset.allow_overlap)
+    return facts.marks(found, config.dataset, trains)
 
 
 def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:

@@ -227,6 +227,8 @@ class Published:
     value: float | None
     params_m: float | None
     source: str  # e.g. "Any2Point, Table 5"
+    dataset: str = ""  # what it is about, in the words of published.csv; empty where only the sweep file gives the number
+    split: str = ""
 
 
 @dataclass(frozen=True)

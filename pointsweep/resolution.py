@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping
 
 from pointsweep.ledger import NUM_TEST
 from pointsweep.plan import Plan
 from pointsweep.power import TARGET, assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
 from pointsweep.reader import Cell
-from pointsweep.records import Record
 from pointsweep.sequential import last_level
 from pointsweep.stats import DIGITS, LEVEL, summary
 
@@ -29,23 +27,26 @@ def resolution(plan: Plan) -> list[str]:
     """A sentence for each number of test objects in the sweep, least first; none where the number is not known."""
     found: dict[int, list[Cell]] = {}
     for cell in plan.sweep.cells:
-        objects = num_test(cell, plan.records) if cell.trials else None
+        objects = num_test(cell, plan) if cell.trials else None
         if objects:
             found.setdefault(objects, []).append(cell)
     return [sentence(plan, objects, cells) for objects, cells in sorted(found.items())]
 
 
-def num_test(cell: Cell, records: Mapping[str, Record]) -> int | None:
-    """The test objects of a cell's trials: what a finished one counted, else the published size of the data set."""
-    counted = [records[config.key()].dataset.get("num_test") for config in cell.trials if config.key() in records]
+def num_test(cell: Cell, plan: Plan) -> int | None:
+    """The test objects of a cell's trials: what a finished one counted, else what the data that are here have.
+
+    Where the data are not here, the published size of the data set.
+    """
+    counted = [plan.records[c.key()].dataset.get("num_test") for c in cell.trials if c.key() in plan.records]
     if counted:
         return int(counted[0]) if counted[0] else None
     dataset = cell.trials[0].dataset
+    if dataset in plan.data:
+        return plan.data[dataset].sizes["test"]
     variant = str(getattr(dataset, "variant", "")).upper()
     place = SETS.get(dataset.name, ("", ""))
     size = NUM_TEST.get((place[0], variant) if variant else place)
-    if dataset.name == "synthetic":
-        size = dataset.num_classes * dataset.test_per_class  # type: ignore[attr-defined]
     return min(size, dataset.test_limit or size) if size else None
 
 

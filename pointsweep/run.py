@@ -27,6 +27,7 @@ from pointsweep.plan import Plan, make_plan
 from pointsweep.render import render_here
 from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
+from pointsweep.stale import set_aside
 from pointsweep.store import FileStore, Store, establish, on_disk, open_store
 from pointsweep.sweep import Sweep, load
 from pointsweep.target import TrialTags, uri_mistake
@@ -55,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store); none = off")
     made.add_argument("--notify", action="append", default=[], help="at the end: a URL or a command that gets the table as JSON")
+    made.add_argument(
+        "--rerun-stale",
+        action="store_true",
+        help="train again what was finished with other data or weights than are here; the old results go to stale/ in the store",
+    )
     made.add_argument("--inline", action="store_true", help="run in this process, without Ray")
     made.add_argument("--workers", type=int, default=0, help="trials at once (default: as many as the resources allow)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of a trial")
@@ -136,7 +142,7 @@ def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> 
     plans = []
     for sweep in sweeps:
         interruption.check()
-        plans.append(make_plan(sweep.probe(), store, fetch=not args.plan))
+        plans.append(make_plan(sweep.probe(), store, fetch=not args.plan, rerun_stale=args.rerun_stale))
     code = tell(sweeps, plans, store, args)
     if code is not None:
         return code
@@ -160,10 +166,11 @@ def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: arg
     if len(plans) > 1:
         print(f"all {len(plans)} together: {together(plans)}", flush=True)
     if args.plan:
-        print("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
-        return COMPLETE
+        print("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)), flush=True)
     unfit = [plan for plan in plans if not fit(plan)]  # each says why
-    return INVALID if unfit else None
+    if unfit:
+        return INVALID
+    return COMPLETE if args.plan else None
 
 
 def together(plans: Sequence[Plan]) -> str:
@@ -174,15 +181,11 @@ def together(plans: Sequence[Plan]) -> str:
 
 
 def fit(plan: Plan) -> bool:
-    """Whether this machine and the audit let a sweep be launched; prints why not."""
-    if plan.missing:
-        problems = [f"  {text}" for text in plan.missing]
-        head = f"{plan.sweep.source}: this machine lacks what the sweep needs, nothing was launched"
-        print("\n".join([head, *problems]), file=sys.stderr)
-        return False
-    refused = [f"  {finding.text}" for finding in plan.findings if finding.refuses]
-    if refused:
-        print("\n".join([f"{plan.sweep.source}: the audit refuses the sweep, nothing was launched", *refused]), file=sys.stderr)
+    """Whether this machine, the data and the audit let a sweep be launched; prints everything that does not."""
+    if plan.refused:
+        count = f"{len(plan.refused)} problem{'s' * (len(plan.refused) != 1)}"
+        head = f"{plan.sweep.source}: {count} of data, weights and models, nothing was launched"
+        print("\n".join([head, *(f"  {text}" for text in plan.refused)]), file=sys.stderr)
         return False
     for finding in plan.findings:
         print(f"audit: {finding.text}", flush=True)
@@ -193,6 +196,8 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
     """Launches sweeps, or a search, and returns the exit code."""
     try:
         establish(store)
+        if args.rerun_stale:
+            set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
         if sweeps[0].search is None:
             return execute(plans, store, args)
         disk = on_disk(store, "a search keeps its study in a database")
@@ -219,10 +224,9 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     else:
         table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
         parts = [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
-    lacking = [f"lacking here: {text}" for text in plan.missing]
     dropped = [f"not used: {text}" for text in sweep.dropped]
-    audited = [f"audit: {'REFUSED: ' if finding.refuses else ''}{finding.text}" for finding in plan.findings]
-    return "\n".join(part for part in [*parts, *resolution(plan), *dropped, *audited, *lacking] if part)
+    fetched = [f"to fetch: {text}" for text in plan.to_fetch]
+    return "\n".join(part for part in [*parts, *resolution(plan), *dropped, *fetched] if part)
 
 
 def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:

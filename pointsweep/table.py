@@ -32,6 +32,7 @@ class TableCell:
     optimism: float | None = None  # mean of best_test minus mean of last
     interval: str = ""  # what `low` and `high` are: "seeds" (t-interval of the mean), "objects" (Wilson, of one seed) or nothing
     verdict: Verdict | None = None  # on the published value
+    unjudged: str = ""  # why there is no verdict on the published value
     stopped: str = ""  # of adaptive seeds: why there are so many
 
     @property

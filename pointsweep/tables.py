@@ -28,12 +28,14 @@ from pointsweep.events import read_failure
 from pointsweep.index import sound_records, uncollected
 from pointsweep.notes import percent, spread
 from pointsweep.paired import model_tests
+from pointsweep.published import mismatch
 from pointsweep.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Record, layout_from_plan, value
 from pointsweep.render import FORMATS, PROTOCOLS, render, render_here
 from pointsweep.report import page
 from pointsweep.report_data import Evidence, curves, gather
 from pointsweep.report_numbers import costs
 from pointsweep.shapley import attribution
+from pointsweep.stale import marked, remembered_changes
 from pointsweep.stats import Summary, Verdict, mean, ranking, summary, verdict, wilson
 from pointsweep.store import Store, open_store, write_whole
 from pointsweep.table import Table, TableCell
@@ -141,10 +143,12 @@ def _cell(
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
     marks = {mark for record in trials for mark in record.marks}
     marks |= {f"made by other code: tree {others[key]}" for _, key in cell.keys if key in others}
+    unjudged = _unjudged(cell, trials, layout.metric)
+    judged = None if unjudged else _verdict(cell, values, trials)
     return TableCell(
         cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, by_seed, cell.keys,
         failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
-        tuple(sorted(marks)), optimism(trials, layout.metric), interval, _verdict(cell, values, trials, layout.metric),
+        tuple(sorted(marks)), optimism(trials, layout.metric), interval, judged, unjudged,
     )  # fmt: skip
 
 
@@ -158,14 +162,32 @@ def _interval(stats: Summary | None, found: Sequence[Record], metric: str) -> tu
     return *wilson(stats.mean * objects, objects), "objects"
 
 
-def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], metric: str) -> Verdict | None:
-    """On the published value; None without one, and where the trials are no attempt at it: other data, random weights."""
+def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
+    """Why finished trials are no attempt at the published value: other data, split, protocol or weights; empty if they are."""
+    if cell.published is None or cell.published.value is None or not found:
+        return ""
+    if metric != "test/accuracy":
+        return f"the table shows {metric}"
+    foreign = sorted({mark for record in found for mark in record.marks} - {"official program"})
+    if foreign:
+        return ", ".join(foreign)
+    about = sorted({mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""})
+    if about:
+        return about[0]
+    held = sorted({record.dataset.get("num_val") or 0 for record in found})
+    if held != [0]:
+        return f"{held[-1]:,} training objects were held out for validation"
     sizes = {record.dataset.get("num_test") for record in found}
-    foreign = {mark for record in found for mark in record.marks} - {"official program"}
-    if cell.published is None or cell.published.value is None or metric != "test/accuracy" or foreign or len(sizes) != 1:
+    if len(sizes) != 1:
+        return "the trials have different numbers of test objects"
+    return "" if sizes.pop() else "the records do not say how many test objects there were"
+
+
+def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record]) -> Verdict | None:
+    """On the published value; None without one, or without trials."""
+    if cell.published is None or cell.published.value is None or not found:
         return None
-    [objects] = sizes
-    return verdict(values, cell.published.value / 100, objects) if objects else None
+    return verdict(values, cell.published.value / 100, int(found[0].dataset["num_test"]))
 
 
 def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
@@ -265,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = open_store(args.store)
         layout, records, failures = _source(args, store)
         layout = replace(layout, protocol=args.protocol or layout.protocol)
+        if not args.bundle:  # what is shown to others is compared with no machine's data
+            layout, records = compared(layout, records)
         table = build(layout, records, failures)
         if args.bundle:
             write_whole(Path(args.bundle), bundle(store, layout, table, (records, failures), every_format(table)))
@@ -291,6 +315,18 @@ def printed(table: Table, form: str) -> str:
     if form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
         return json.dumps(json.loads(made), sort_keys=True, indent=1) + "\n"
     return made
+
+
+def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dict[str, Record]]:
+    """Mark records whose data or weights are known to have changed on this machine; a note names what nobody has compared.
+
+    Where the data are not here there is nothing to say.
+    """
+    changes, unseen = remembered_changes(records)
+    if unseen:
+        note = f"not compared with the {', '.join(unseen)} of this machine; run FILE --plan does"
+        layout = replace(layout, notes=(*layout.notes, note))
+    return layout, marked(records, changes)
 
 
 def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:

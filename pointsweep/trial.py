@@ -21,7 +21,9 @@ from pointsweep import energy, registry
 from pointsweep.compiled import compile_parts
 from pointsweep.config import DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.base import Dataset, Split
+from pointsweep.data.facts import DIGITS, data_stamps
 from pointsweep.errors import MissingData
+from pointsweep.events import Event
 from pointsweep.failures import BadData, Diverged, classify
 from pointsweep.group import ALONE, Group, alone, synchronise
 from pointsweep.guard import Guard, Outcome, Stopped
@@ -139,9 +141,16 @@ def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=4)
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """The data set, opened once per process; its arrays are memory-mapped, so the workers of a node share them."""
+    """The data set, opened once per process while its files do not change; its arrays are memory-mapped.
+
+    So the workers of a node share them. Raises MissingData, BadData.
+    """
+    return _open_dataset(config, data_stamps(config))
+
+
+@functools.lru_cache(maxsize=4)
+def _open_dataset(config: DatasetConfig, stamps: tuple[str, ...]) -> Dataset:
     maker = registry.load("datasets", config.name)
     try:
         dataset: Dataset = maker(config)
@@ -150,6 +159,20 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     except (ValueError, OSError) as error:
         raise BadData(f"{config.name}: {error}") from error
     return dataset
+
+
+def inputs_changed(events: Sequence[Event], digest: str, weights: str) -> str:
+    """How data or weights differ from those of a trial's last attempt; empty if they do not, or if it does not say."""
+    starts = [event for event in events if event["type"] == "start"]
+    if not starts:
+        return ""
+    before = starts[-1].get("dataset", {}).get("digest", digest)
+    if before != digest:
+        return f"data changed since the last attempt: digest {before[:DIGITS]}, now {digest[:DIGITS]}"
+    weights_before = starts[-1].get("weights", {}).get("origin", weights)
+    if weights_before != weights:
+        return f"weights changed since the last attempt: {weights_before}, now {weights}"
+    return ""
 
 
 def device_of(name: str) -> torch.device:
@@ -216,7 +239,11 @@ class Trial:
         readable = self.device.type == "cuda" and self.group.size == 1
         self.meter = energy.meter(self.device.index or 0 if readable else None)
         facts = describe(self.config, self.dataset)
-        self.folder.start(config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
+        weights = getattr(self.model, "weights_origin", "none")
+        changed = inputs_changed(self.folder.events(), facts["digest"], weights)
+        if changed:
+            self.folder.discard_checkpoint(changed)
+        self.folder.start(weights={"origin": weights}, config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
         try:
             if self.config.network is not None and not self.config.network.trainable:
                 self._fit()

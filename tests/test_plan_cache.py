@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from pointsweep.store import FileStore
 from pointsweep.sweep import load
 
 SMOKE = Path(__file__).parent.parent / "sweeps" / "smoke.yaml"
-FOUND = Checked({}, (Finding(False, "said"),), ())
+FOUND = Checked({}, (Finding(False, "said"),))
 
 
 @pytest.fixture(autouse=True)
@@ -28,48 +27,26 @@ def _own_cache(tmp_path, monkeypatch):
 def test_a_second_plan_is_the_first_one_without_a_look(tmp_path, monkeypatch):
     sweep, store = load(SMOKE, ["seeds=1"]), FileStore(tmp_path / "store")
     first = make_plan(sweep, store)
-    for name in ("count_arms", "findings", "missing"):
+    for name in ("count_arms", "findings"):
         monkeypatch.setattr(plan, name, None)
     second = make_plan(sweep, store)
     assert second == first
     assert set(second.parameters) == {trial.config.key() for trial in sweep.trials()}
 
 
-def test_a_launch_looks_for_data_and_weights_whatever_is_remembered(tmp_path, monkeypatch):
-    sweep, store = load(SMOKE, ["seeds=1"]), FileStore(tmp_path / "store")
-    make_plan(sweep, store)
-    monkeypatch.setattr(plan, "missing", lambda configs, fetch: (["gone"], []))
-    assert make_plan(sweep, store).missing == ()
-    assert make_plan(sweep, store, fetch=True).missing == ("gone",)
-
-
-@pytest.mark.parametrize("what", ["code", "data", "file", "cells", "more trials", "weights", "damage"])
+@pytest.mark.parametrize("what", ["code", "cells", "more trials", "damage"])
 def test_what_it_depends_on(tmp_path, monkeypatch, what):
-    sweep, weights = load(SMOKE, ["seeds=1"]), tmp_path / "weights"
-    weights.write_bytes(b"1")
+    sweep = load(SMOKE, ["seeds=1"])
     keys = [trial.config.key() for trial in sweep.trials()]
-    keep(sweep, keys, Checked({}, FOUND.findings, (), (str(weights),)))
+    keep(sweep, keys, FOUND)
     assert read(sweep, keys).findings == FOUND.findings
     assert read(sweep, keys[1:]).findings == FOUND.findings
     if what == "code":
         monkeypatch.setattr(plan_cache, "tree_digest", lambda: "another")
-    elif what == "data":
-        (tmp_path / "data" / "another").mkdir()
-    elif what == "file":
-        (tmp_path / "data" / "set" / "train.h5").touch()
-        os.utime(tmp_path / "data" / "set", ns=(1, 1))  # a clock of one second might hide it
     elif what == "cells":
         sweep = load(SMOKE, ["seeds=2"])
     elif what == "more trials":
         keys.append("0" * 16)
-    elif what == "weights":
-        weights.write_bytes(b"12")
     else:
         next((tmp_path / "cache" / "plans").iterdir()).write_text("{")
     assert read(sweep, keys) is None
-
-
-def test_a_plan_that_lacks_something_is_not_kept(tmp_path):
-    sweep = load(SMOKE, ["seeds=1"])
-    keep(sweep, [], Checked({}, (), ("no data",)))
-    assert read(sweep, []) is None

@@ -309,7 +309,7 @@ def test_failed_cells_say_so():
 def test_json_holds_everything():
     data = json.loads(render(table(), "json"))
     assert data["cells"][0]["values"] == [[0, 0.812], [1, 0.812], [2, 0.812]]
-    assert data["cells"][0]["published"] == {"value": 91.9, "params_m": 0.8, "source": "Paper"}
+    assert data["cells"][0]["published"] == {"value": 91.9, "params_m": 0.8, "source": "Paper", "dataset": "", "split": ""}
     assert [entry["status"] for entry in data["cells"]] == ["complete", "complete", "incomplete", "excluded"]
 
 

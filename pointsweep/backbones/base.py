@@ -243,10 +243,13 @@ class Backbone(nn.Module):
         digest = file_sha256(path)
         if self.config.sha256 is not None and digest != self.config.sha256:
             raise ValueError(f"backbone.sha256: {path} has {digest}, expected {self.config.sha256}")
+        stored = read_tensors(path)
         try:
-            state = self.convert(read_tensors(path))
+            state = self.convert(stored)
         except KeyError as error:
             raise ValueError(f"{path} does not fit: it has no tensor {error}") from error
+        except (ValueError, RuntimeError, IndexError) as error:  # tensors of other shapes than it is taken apart by
+            raise ValueError(f"{path} does not fit: {error}") from error
         check_fit(self, state, str(path))
         return state, f"{path.name}, sha256 {digest}"
 

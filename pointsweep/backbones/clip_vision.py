@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.backbones.weights import CLIP_BLOCKS, Names, hub_file, without_prefix
+from pointsweep.backbones.weights import CLIP_BLOCKS, Names, grid_table, hub_file, without_prefix
 from pointsweep.config import BackboneConfig
 
 SIDE = 14
@@ -63,7 +63,7 @@ class CLIPVision(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
         if "table" in found:
-            found["table"] = found["table"][1:].reshape(SIDE, SIDE, -1)
+            found["table"] = grid_table(found["table"].unsqueeze(0), SIDE, SIDE)
         if "cls_token" in found:
             found["cls_token"] = found["cls_token"].reshape(1, 1, -1)
         return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.config import BackboneConfig
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeights, WeightsToFetch
 from pointsweep.staging import staged_file
 
 
@@ -42,15 +44,28 @@ def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str
     if isinstance(cached, str):
         return Path(cached)
     where = f"hub id {repository}, file {filename}, expected in {constants.HF_HUB_CACHE}"
-    if not fetch:
-        raise MissingWeights(f"weights of {config.name} are not cached: {where}; a launch tries to fetch them")
     try:
-        return Path(hf_hub_download(repository, filename))
+        if fetch:
+            return Path(hf_hub_download(repository, filename))
+        _ask_hub(repository, filename)
+        raise WeightsToFetch(f"weights of {config.name} are not cached: {where}; a launch fetches them first")
+    except WeightsToFetch:
+        raise
     except (OSError, ValueError) as error:
         raise MissingWeights(
             f"weights of {config.name} are neither cached nor reachable ({type(error).__name__}): {where}; fetch them there, or "
             "set backbone.weights to a local file or to random"
         ) from error
+
+
+@functools.cache
+def _ask_hub(repository: str, filename: str) -> None:
+    """Raises what `hf_hub_download` would raise, without the file: OSError, ValueError."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    get_hf_file_metadata(hf_hub_url(repository, filename), timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
 def data_file(config: BackboneConfig, relative: str) -> Path:
@@ -191,8 +206,22 @@ def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def grid_table(table: Tensor, rows: int, columns: int, leading: int = 1) -> Tensor:
-    """A position table (1, leading + rows * columns, C) in row-major order as (rows, columns, C), without its leading rows."""
+    """A position table (1, leading + rows * columns, C) in row-major order as (rows, columns, C), without its leading rows.
+
+    Raises ValueError for a table of another size.
+    """
+    if table.dim() != 3 or table.shape[0] != 1 or table.shape[1] != leading + rows * columns:
+        raise ValueError(position_table_size(table.shape, rows, columns, leading))
     return table[0, leading:].reshape(rows, columns, -1)
+
+
+def position_table_size(shape: Sequence[int], rows: int, columns: int, leading: int) -> str:
+    """The message for a position table of a wrong size: the shape that it has and the positions that are expected."""
+    expected = f"expected {rows} x {columns} positions ({leading} + {rows * columns} rows)"
+    count = shape[-2] - leading if len(shape) > 1 else 0
+    side = math.isqrt(max(count, 0))
+    found = f"{side} x {side} positions" if side and side * side == count else f"{count} positions"
+    return f"its position table {tuple(shape)} has {found}, {expected}: a checkpoint for another input size"
 
 
 def with_new_norm(state: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from pointsweep.config import DatasetConfig
 from pointsweep.data.augment import augment, normalise
 from pointsweep.data.cache import cached_arrays
+from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData
 from pointsweep.geometry import farthest_points, gather, to_device
 from pointsweep.staging import staged
@@ -75,13 +76,15 @@ class Dataset:
         self.num_classes = len(class_names)
         self._sampled: dict[str, np.ndarray] = {}
         self.marks: tuple[str, ...] = ()
+        self.num_taken: dict[str, int] = {}  # clouds of each stored split after its limit, before validation is held out
         splits = {}
         for name, limit in (("train", config.train_limit), ("test", config.test_limit)):
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
             whole = self._whole(name, arrays, labels)
-            splits[name] = whole.take(_in_turn(labels)[:limit], name) if limit else whole
+            splits[name] = whole.take(in_turn(labels)[:limit], name) if limit else whole
+            self.num_taken[name] = len(splits[name].labels)
         self.test = splits["test"]
-        kept, held = _hold_out(splits["train"].labels, config.val_fraction)
+        kept, held = hold_out(splits["train"].labels, config.val_fraction)
         self.train = splits["train"].take(kept, "train")
         self.val = splits["train"].take(held, "val") if len(held) else None
 
@@ -91,6 +94,23 @@ class Dataset:
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
         """Raises MissingData if this machine lacks the files; says where they were looked for and where they come from."""
+
+    @classmethod
+    def folders(cls, config: DatasetConfig) -> list[Path]:
+        """The folders whose files this data set is read from; none if it is made. Raises MissingData."""
+        folder = getattr(config, "folder", None)
+        return [data_folder(config.name, folder, cls.origin)] if folder else []
+
+    @classmethod
+    def published_sizes(cls, config: DatasetConfig) -> Mapping[str, Sequence[int]]:
+        """The numbers of clouds that were published of the splits train and test; nothing where none is known."""
+        return {}
+
+    @classmethod
+    def preview(cls, config: DatasetConfig) -> Dataset:
+        """The data set as far as it can be read without making anything that trials make on their nodes."""
+        make: Callable[[DatasetConfig], Dataset] = cls  # type: ignore[assignment]  # a subclass takes its config alone
+        return make(config)
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
@@ -159,28 +179,6 @@ def sample(points: Tensor, count: int) -> Tensor:
     if count >= points.shape[1]:
         return points
     return gather(points, farthest_points(points, count))
-
-
-def _in_turn(labels: np.ndarray) -> np.ndarray:
-    """Row numbers, the first of every class in turn, then the second of every class, and so on."""
-    rank = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rank[rows] = np.arange(len(rows))
-    return np.lexsort((labels, rank))
-
-
-def _hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows kept and rows held out, `fraction` of every class (at least one), the same in every trial."""
-    if fraction == 0:
-        return np.arange(len(labels)), np.zeros(0, dtype=np.int64)
-    generator = np.random.default_rng(0)
-    held = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        held.append(generator.permutation(rows)[: max(1, round(fraction * len(rows)))])
-    held_rows = np.concatenate(held)
-    return np.setdiff1d(np.arange(len(labels)), held_rows), held_rows
 
 
 def data_folder(name: str, folder: str, origin: str) -> Path:

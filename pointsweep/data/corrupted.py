@@ -12,7 +12,7 @@ for the repeated centres that the published samplers return then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -100,6 +100,32 @@ class Corrupted(Dataset):
         self.marks = ("generated corruption",) if config.source == "generated" and config.corruption != "clean" else ()
 
     @classmethod
+    def folders(cls, config: Any) -> list[Path]:
+        """See `Dataset.folders`: of the parent's clouds, and of the published files where they are read."""
+        found = [data_folder(cls.name, config.folder, cls.origin)]
+        if config.source == "published":
+            found.append(data_folder(cls.name, config.corrupted_folder, cls.origin))
+        return found
+
+    @classmethod
+    def preview(cls, config: Any) -> Dataset:
+        """See `Dataset.preview`: without the corruption that trials make, and so without a digest."""
+        if config.source == "published":
+            return super().preview(config)
+        parent, _ = cls.parent(config)
+        arrays = parent | {"test_points": fill(parent["test_points"], config.min_points)}
+        return Dataset(config, cls.classes, arrays, digest="")
+
+    @classmethod
+    def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
+        return {**cls.parent_sizes(config), "test": (cls.num_test,)}
+
+    @classmethod
+    def parent_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
+        """The published numbers of the parent's clouds."""
+        raise NotImplementedError
+
+    @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
         """The parent's arrays and their digest. Raises MissingData, ValueError."""
         raise NotImplementedError
@@ -144,6 +170,10 @@ class ModelNet40C(Corrupted):
     made_from = "modelnet40"
 
     @classmethod
+    def parent_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
+        return modelnet40.ModelNet40.published_sizes(config)
+
+    @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
         return modelnet40.stored(data_folder(cls.name, config.folder, modelnet40.ORIGIN))
 
@@ -160,6 +190,16 @@ class ScanObjectNNC(Corrupted):
     name, classes, num_test, default_folder = "scanobjectnn_c", scanobjectnn.CLASSES, 2882, "scanobjectnn_c"
     origin = "ScanObjectNN-C's files come from the authors of AdaptPoint (github.com/Roywangj/AdaptPoint)."
     made_from = "scanobjectnn"
+
+    @classmethod
+    def parent_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
+        return scanobjectnn.published_sizes(config.variant)
+
+    @classmethod
+    def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
+        if config.source == "generated":
+            return cls.parent_sizes(config)  # as many test clouds as the variant at hand has
+        return super().published_sizes(config)
 
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:

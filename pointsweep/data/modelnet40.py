@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import lzma
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ CLASSES = (
 )  # fmt: skip
 COLUMNS = (3, 6)  # of the text layout: x, y, z, and the normal
 ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
+NUM_TEST = 2468  # published test shapes
 # What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec 6.2).
 MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, "modelnet40_train.txt": 9843}
 
@@ -64,6 +65,10 @@ class ModelNet40(Dataset):
         layout(data_folder("modelnet40", config.folder, ORIGIN))  # type: ignore[attr-defined]
 
     @classmethod
+    def published_sizes(cls, config: DatasetConfig) -> Mapping[str, Sequence[int]]:
+        return {"train": sorted(set(MARKERS.values())), "test": (NUM_TEST,)}
+
+    @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         for marker, train in MARKERS.items():
             for folder in folders_with(root, marker):
@@ -71,7 +76,7 @@ class ModelNet40(Dataset):
                     str(folder.relative_to(root)),
                     lambda folder=folder: layout(folder)[1](),  # type: ignore[misc]
                     CLASSES,
-                    {"train": (train,), "test": (2468,)},
+                    {"train": (train,), "test": (NUM_TEST,)},
                 )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -92,6 +92,14 @@ class ModelNet40Fewshot(Dataset):
             fold_file(folder, config.way, config.shot, fold)
 
     @classmethod
+    def folders(cls, config: Any) -> list[Path]:
+        return [source_folder(config)]
+
+    @classmethod
+    def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
+        return {"train": (config.way * config.shot,), "test": (config.way * TEST_PER_CLASS,)}
+
+    @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         for folder in folders_with(root, "*way_*shot"):
             for way, shot in (kind for kind in KINDS if (folder / "{}way_{}shot".format(*kind)).is_dir()):
@@ -129,19 +137,16 @@ def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:
 def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> dict[str, np.ndarray]:
     """An episode out of all of ModelNet40: the arrays named in ARRAYS, points (n, P, 3).
 
-    Raises ValueError naming the class that has too few shapes.
+    Raises ValueError naming the classes that have too few shapes.
     """
     name = episode_name(way, shot, fold)
     classes = sorted(range(len(CLASSES)), key=lambda number: text_digest(f"{name}/class/{CLASSES[number]}"))[:way]
+    check_shapes_suffice(arrays, classes, name, {"train": shot, "test": TEST_PER_CLASS})
     episode = {"classes": np.array(classes, dtype=np.int64)}
     for split, count in (("train", shot), ("test", TEST_PER_CLASS)):
         chosen: list[tuple[str, int, int]] = []  # order, row of the stored clouds, label
         for label, number in enumerate(classes):
             rows = np.flatnonzero(arrays[f"{split}_labels"] == number)
-            if len(rows) < count:
-                raise ValueError(
-                    f"few-shot episode {name}: class {CLASSES[number]} has {len(rows)} {split} shapes here, {count} are needed"
-                )
             order = ((text_digest(f"{name}/{split}/{CLASSES[number]}/{k}"), int(row), label) for k, row in enumerate(rows))
             chosen += sorted(order)[:count]
         # The classes are mixed, as in Point-BERT's files: a program that mixes the clouds of a batch would profit from their order.
@@ -149,6 +154,18 @@ def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> di
         episode[f"{split}_points"] = np.stack([arrays[f"{split}_points"][row] for _, row, _ in chosen])
         episode[f"{split}_labels"] = np.array([label for _, _, label in chosen], dtype=np.int64)
     return episode
+
+
+def check_shapes_suffice(arrays: Mapping[str, np.ndarray], classes: Sequence[int], name: str, needed: Mapping[str, int]) -> None:
+    """Raises ValueError unless the episode's classes have the shapes that it takes of each."""
+    lacking = []
+    for split, count in needed.items():
+        stored = np.bincount(arrays[f"{split}_labels"], minlength=len(CLASSES))
+        short = [f"{CLASSES[number]} has {stored[number]}" for number in classes if stored[number] < count]
+        if short:
+            lacking.append(f"{count} {split} shapes of a class are needed, here {', '.join(short)}")
+    if lacking:
+        raise ValueError(f"few-shot episode {name}: {'; '.join(lacking)}")
 
 
 def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ Source: arXiv 1908.04616; layout, splits and class order of spec 6.1. y is up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -59,6 +59,10 @@ class ScanObjectNN(Dataset):
         split_files(data_folder("scanobjectnn", config.folder, ORIGIN), config.variant)  # type: ignore[attr-defined]
 
     @classmethod
+    def published_sizes(cls, config: DatasetConfig) -> Mapping[str, Sequence[int]]:
+        return published_sizes(config.variant)  # type: ignore[attr-defined]
+
+    @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         markers = [f"{inner}{folder}" for inner in ("", "h5_files/") for folder in ("main_split", "main_split_nobg")]
         # The folder above h5_files/ is the one that a config names.
@@ -66,13 +70,18 @@ class ScanObjectNN(Dataset):
         for folder in sorted(found):
             for variant in VARIANTS:
                 if any(path.is_file() for places in candidates(folder, variant).values() for path in places):
-                    counts = zip(("train", "test"), PUBLISHED.get(variant, ()), strict=False)
                     yield Copy(
                         f"{folder.relative_to(root)} ({variant})",
                         lambda folder=folder, variant=variant: read(folder, variant),  # type: ignore[misc]
                         CLASSES,
-                        {split: (count,) for split, count in counts},
+                        published_sizes(variant),
                     )
+
+
+def published_sizes(variant: str) -> dict[str, Sequence[int]]:
+    """The published numbers of training and test objects of a variant; nothing for a variant without known ones."""
+    counts = PUBLISHED.get(variant)
+    return {"train": (counts[0],), "test": (counts[1],)} if counts else {}
 
 
 def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:

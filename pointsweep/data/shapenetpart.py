@@ -10,7 +10,7 @@ Letters: B shapes, P points.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import ClassVar
@@ -64,6 +64,10 @@ class ShapeNetPart(PartDataset):
     def available(cls, config: ShapeNetPartConfig) -> None:  # type: ignore[override]
         folder = data_folder("shapenetpart", config.folder, ORIGIN)
         listed_files(folder)
+
+    @classmethod
+    def published_sizes(cls, config: ShapeNetPartConfig) -> Mapping[str, Sequence[int]]:  # type: ignore[override]
+        return {"train": (PUBLISHED["train"] + PUBLISHED["val"],), "test": (PUBLISHED["test"],)}
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:

@@ -1,0 +1,335 @@
+"""What a data set holds on this machine, against what a configuration asks for and what was published.
+
+Facts are taken from the clouds, never from the configuration. They are remembered in the cache beside a stamp of the
+files that they were taken from, so that a second look needs neither torch nor the clouds. Importing this is free of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pointsweep import registry
+from pointsweep.config import DatasetConfig, PartDatasetConfig, TrialConfig
+from pointsweep.data.cache import cache_folder
+from pointsweep.data.splits import hold_out, in_turn
+from pointsweep.errors import MissingData
+from pointsweep.origin import tree_digest
+from pointsweep.store import write_whole
+
+if TYPE_CHECKING:
+    from pointsweep.data.base import Dataset, Split
+
+# Settings that change neither the stored clouds nor which of them are taken.
+NOT_STORED = (
+    "scale", "translate", "rotate", "center", "unit_sphere", "test_order", "allow_overlap",
+)  # fmt: skip
+MADE = ("synthetic", "synthetic_parts")  # from a seed: what they hold stands in the configuration
+YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
+DIGITS = 12  # of a digest, in messages
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was found. Splits are `train`, `val` and `test`; a split that there is not has no entry."""
+
+    place: str = ""  # the folder that was read
+    digest: str = ""  # of the stored clouds; empty where trials make them
+    sizes: Mapping[str, int] = field(default_factory=dict)  # clouds of a split
+    taken: Mapping[str, int] = field(default_factory=dict)  # of train and test, before validation is held out
+    published: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    fewest_points: Mapping[str, int] = field(default_factory=dict)  # of a cloud of the split
+    most_points: Mapping[str, int] = field(default_factory=dict)
+    num_classes: int = 0  # that the split should hold
+    classes: Mapping[str, int] = field(default_factory=dict)  # with a cloud in the split
+    # "val" and "test": how many of their clouds are training clouds, "both": how many test clouds are validation clouds.
+    shared: Mapping[str, int] = field(default_factory=dict)
+
+
+class UnreadableDataError(ValueError):
+    """A data set is at hand and cannot be used."""
+
+
+# What is remembered
+
+
+def known(section: Mapping[str, Any], digest: bool = False) -> DataFacts | None:
+    """Return what is remembered of a data set's section of a configuration; None if its files have changed since.
+
+    `digest`: only facts that have one.
+    """
+    if section["name"] in MADE:
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(_path(section).read_text())
+        if any(folder_stamp(Path(folder)) != stamp for folder, stamp in kept["stamps"].items()):
+            return None
+        facts = DataFacts(**kept["facts"])
+        if facts.digest or not digest:
+            return facts
+    return None
+
+
+def is_here(section: Mapping[str, Any]) -> bool:
+    """Return whether this machine has a folder for the data set, whatever is in it."""
+    root, folder = os.environ.get("POINTSWEEP_DATA", ""), section.get("folder")
+    return bool(root) and isinstance(folder, str) and not root.startswith("s3://") and Path(root, folder).is_dir()
+
+
+def _remember(section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str, str]) -> None:
+    content = json.dumps({"facts": asdict(facts), "stamps": stamps})
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        write_whole(_path(section), content.encode())
+
+
+def _path(section: Mapping[str, Any]) -> Path:
+    asked = {name: value for name, value in section.items() if name not in NOT_STORED}
+    text = json.dumps([tree_digest(), os.environ.get("POINTSWEEP_DATA", ""), asked], sort_keys=True)
+    return cache_folder() / "facts" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
+    """Return the stamps of a data set's folders; none of one that is made, or on S3. Raises MissingData."""
+    if config.name in MADE or os.environ.get("POINTSWEEP_DATA", "").startswith("s3://"):
+        return ()
+    maker: Any = registry.load("datasets", config.name)
+    return tuple(folder_stamp(folder) for folder in maker.folders(config))
+
+
+def folder_stamp(folder: Path) -> str:
+    """Return a digest of the names, sizes and times of all files below a folder; links are followed."""
+    return _stamp_and_time(folder)[0]
+
+
+def _stamp_and_time(folder: Path) -> tuple[str, int]:
+    """The stamp, and when a file below the folder changed last (ns)."""
+    digest = hashlib.sha256()
+    latest = 0
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        identity = current.stat()
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue  # a link that leads back
+        seen.add((identity.st_dev, identity.st_ino))
+        for entry in sorted(os.scandir(current), key=lambda entry: entry.name):
+            if entry.is_dir():
+                pending.append(Path(entry.path))
+                continue
+            try:
+                found = entry.stat()
+            except FileNotFoundError:  # a link to nowhere
+                digest.update(f"{entry.path} gone;".encode())
+                continue
+            times = (found.st_mtime_ns, found.st_ctime_ns)
+            digest.update(f"{entry.path} {found.st_size} {times} {found.st_ino};".encode())
+            latest = max(latest, *times)
+    return digest.hexdigest(), latest
+
+
+# What is read
+
+
+def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
+    """Return the facts of a data set: computed, remembered, or read.
+
+    `whole`: with a digest even where that needs clouds that trials make. Raises MissingData, UnreadableDataError.
+    """
+    if config.name in MADE:
+        return made_facts(config)
+    section = section_of(config)
+    remembered = known(section, digest=whole)
+    if remembered is not None:
+        return remembered
+    maker: Any = registry.load("datasets", config.name)
+    maker.available(config)
+    folders = maker.folders(config)
+    stamped = {str(folder): _stamp_and_time(folder) for folder in folders}
+    now = time.time_ns()
+    try:
+        dataset = maker(config) if whole else maker.preview(config)
+    except MissingData:
+        raise
+    except (ValueError, OSError) as error:
+        raise UnreadableDataError(f"{config.name}: {error}") from error
+    facts = read_facts(dataset, config, overlap=True)
+    facts = replace(facts, place=str(folders[0]) if folders else "")
+    # A file so young could change once more without a change of its times.
+    if all(latest < now - YOUNG_NS for _, latest in stamped.values()):
+        _remember(section, facts, {folder: stamp for folder, (stamp, _) in stamped.items()})
+    return facts
+
+
+def section_of(config: DatasetConfig) -> dict[str, Any]:
+    """Return the data set's part of a trial's plain configuration."""
+    return dict(TrialConfig(dataset=config).to_dict()["dataset"])
+
+
+def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFacts:
+    """Return the facts of an open data set; without `overlap` nothing is said of clouds that splits share."""
+    maker: Any = registry.load("datasets", config.name)
+    splits = {"train": dataset.train, "test": dataset.test}
+    if dataset.val is not None:
+        splits["val"] = dataset.val
+    points = {name: _num_points(split) for name, split in splits.items()}
+    return DataFacts(
+        digest=dataset.digest,
+        sizes={name: len(split.labels) for name, split in splits.items()},
+        taken=dict(dataset.num_taken),
+        published={name: list(counts) for name, counts in maker.published_sizes(config).items()},
+        fewest_points={name: int(counts.min()) for name, counts in points.items()},
+        most_points={name: int(counts.max()) for name, counts in points.items()},
+        num_classes=_expected_classes(config, dataset.num_classes),
+        classes={name: len(np.unique(split.labels)) for name, split in splits.items()},
+        shared=shared_counts(splits) if overlap else {},
+    )
+
+
+def _expected_classes(config: DatasetConfig, num_classes: int) -> int:
+    way: int | None = getattr(config, "way", None)  # of a few-shot episode
+    return way or config.num_categories or num_classes
+
+
+def _num_points(split: Split) -> np.ndarray:
+    """Points of each cloud of a split."""
+    starts: np.ndarray | None = getattr(split, "starts", None)
+    if starts is None:
+        return np.full(len(split.labels), split.points.shape[1])
+    sizes: np.ndarray = np.diff(starts)[split.index]
+    return sizes
+
+
+def _clouds(split: Split) -> list[np.ndarray]:
+    """The clouds (P, 3) of a split."""
+    starts: np.ndarray | None = getattr(split, "starts", None)
+    if starts is None:
+        return [split.points[row] for row in split.index]
+    return [split.points[starts[row] : starts[row + 1]] for row in split.index]
+
+
+def shared_counts(splits: Mapping[str, Split]) -> dict[str, int]:
+    """Return how many clouds of a split are those of another, in whatever order their points are; see DataFacts."""
+    from pointsweep.data.duplicates import groups_of_splits, shared_clouds
+
+    groups = groups_of_splits({name: _clouds(split) for name, split in splits.items()})
+    found = {"test": len(shared_clouds(groups, "train", "test"))}
+    if "val" in splits:
+        found["val"] = len(shared_clouds(groups, "train", "val"))
+        found["both"] = len(shared_clouds(groups, "val", "test"))
+    return found
+
+
+def made_facts(config: Any) -> DataFacts:
+    """Return the facts of a data set that is made from a seed, without making it."""
+    per_category = hasattr(config, "train_per_category")
+    kinds = config.num_categories if per_category else config.num_classes
+    each = "category" if per_category else "class"
+    sizes: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for split, limit in (("train", config.train_limit), ("test", config.test_limit)):
+        labels = np.arange(kinds * getattr(config, f"{split}_per_{each}")) % kinds
+        labels = labels[np.sort(in_turn(labels)[:limit])] if limit else labels
+        sizes[split] = taken[split] = len(labels)
+        if split == "train" and config.val_fraction:
+            kept, held = hold_out(labels, config.val_fraction)
+            sizes |= {"train": len(kept), "val": len(held)}
+    points = dict.fromkeys(sizes, config.source_points)
+    return DataFacts(sizes=sizes, taken=taken, fewest_points=points, most_points=points, num_classes=kinds)
+
+
+# What they mean
+
+
+def marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> tuple[str, ...]:
+    """Return what a table must say of the data beside a number; `trains`: the model learns from batches."""
+    return (*_size_marks(facts), *_class_marks(facts), *_shared_marks(facts, config), *_point_marks(facts, config, trains))
+
+
+def _size_marks(facts: DataFacts) -> Iterator[str]:
+    for split in ("test", "train"):
+        published, found = facts.published.get(split), facts.taken.get(split)
+        if not published or found is None or found in published:
+            continue
+        objects = f"{NAMES[split]} objects"
+        if found < min(published):
+            yield f"part of the set: {found:,} of {min(published):,} {objects}"
+        else:
+            yield f"another set: {found:,} {objects}, published {' or '.join(f'{count:,}' for count in published)}"
+
+
+def _class_marks(facts: DataFacts) -> Iterator[str]:
+    for split in ("test", "train"):
+        if split in facts.classes and facts.classes[split] < facts.num_classes:
+            yield f"{facts.classes[split]} of {facts.num_classes} classes have {NAMES[split]} objects"
+
+
+def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
+    """Without permission the launch is refused, so that no table can have such a mark."""
+    if config.allow_overlap:
+        yield from (f"{text} (allowed by dataset.allow_overlap)" for text in overlaps(facts))
+
+
+def overlaps(facts: DataFacts) -> list[str]:
+    """Return a sentence for each pair of splits that share clouds."""
+    found = []
+    for name, of, other in (("test", "test", "training"), ("val", "validation", "training"), ("both", "test", "validation")):
+        shared = facts.shared.get(name, 0)
+        if shared:
+            size = facts.sizes["test" if name == "both" else name]
+            found.append(f"{shared:,} of {size:,} {of} clouds are {other} clouds")
+    return found
+
+
+def _point_marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> Iterator[str]:
+    stored = facts.most_points.get("train")
+    drawn = isinstance(config, PartDatasetConfig)  # points are drawn of every cloud, without a presample
+    if trains and not drawn and stored is not None and stored < config.presample:
+        yield f"training clouds of {stored:,} points, presample asks for {config.presample:,}"
+
+
+def refusals(facts: DataFacts, config: TrialConfig) -> list[str]:
+    """Return why the data that are here cannot give what a trial asks for, each with what to do."""
+    data = config.dataset
+    place = f"{data.name} in {facts.place}" if facts.place else data.name
+    found = [*_too_few_points(facts, data, place)]
+    trains = config.network is None or config.network.trainable
+    batch, num_train = config.train.batch_size, facts.sizes["train"]
+    if trains and batch > num_train:
+        found.append(
+            f"train.batch_size: {batch} is more than the {num_train} training clouds of {place}: at most {num_train} make a batch"
+        )
+    if not data.allow_overlap:
+        found += [
+            f"{place}: {text}, whatever the order of their points: mend the data, "
+            "or set dataset.allow_overlap: true, and every table says so"
+            for text in overlaps(facts)
+        ]
+    return found
+
+
+def _too_few_points(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:
+    """A cloud of parts may have fewer points than are drawn of it, as in the published programs, but not all of them."""
+    splits = ["train"] if hasattr(data, "corruption") else ["train", "test"]  # corrupted test clouds are given whole
+    counts = [facts.most_points[split] for split in splits]
+    most = max(counts) if isinstance(data, PartDatasetConfig) else min(counts)
+    if data.num_points > most:
+        yield f"dataset.num_points: {data.num_points} asked for, the clouds of {place} have {most} points: at most {most}"
+
+
+def differs(recorded: Mapping[str, Any], facts: DataFacts) -> str:
+    """Return how the data of a record differ from those that are here; empty if they do not, or if it is not known."""
+    before = str(recorded.get("digest") or "")
+    if not before or not facts.digest or before == facts.digest:
+        return ""
+    return f"data changed since: {recorded.get('name')} was {before[:DIGITS]}, here it is {facts.digest[:DIGITS]}"
