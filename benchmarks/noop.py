@@ -172,7 +172,7 @@ def driver(count: int, pack: int) -> float:
     from pointsweep.ends import Ends, Told
     from pointsweep.gauges import Gauges, cells_of
     from pointsweep.guard import Outcome
-    from pointsweep.progress import Progress
+    from pointsweep.progress import Display, Label, Progress
     from pointsweep.target import TrialTags
     from pointsweep.trial import Job, Task
 
@@ -182,9 +182,9 @@ def driver(count: int, pack: int) -> float:
     packs = [tasks[at : at + pack] for at in range(0, count, pack)]
     metrics = dict.fromkeys(("train/loss", "train/accuracy", "test/loss", "test/accuracy"), 0.0)
     begun = time.process_time()
-    names = {task.config.key(): task.tags.cell for task in tasks}
+    labels = {task.config.key(): Label(task.tags.cell, "test/accuracy") for task in tasks}
     exported = launch._Exported(Gauges(cells_of(packs)))
-    with Progress(names, 0, count, lambda: "", io.StringIO()) as progress:
+    with Progress(Display(io.StringIO()), labels, 0, count) as progress:
         ends = Ends(packs, Job("nowhere"), progress, exported.gauges, exported.soon)
         for tasks in packs:
             trial = SimpleNamespace(trial_id="0", config={"pack": launch._encode(tasks)})

@@ -16,12 +16,14 @@ from pointsweep.guard import Outcome
 from pointsweep.mirroring import Mirroring, mirrored, tracking_uri
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
+from pointsweep.progress import Display
 from pointsweep.records import plan_json
-from pointsweep.render import render_here
+from pointsweep.render import render_for
 from pointsweep.resources import Resources
 from pointsweep.spending import Spending
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
+from pointsweep.table import Table
 from pointsweep.target import Target, TrialTags
 
 COMPLETE, FAILED, SPENT = 0, 1, 4
@@ -39,6 +41,7 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
         for plan in plans:
             name = plan.sweep.name
             note(plan.sweep, store)
+            args.display.phase("preparing MLflow" if uri != "none" else "")
             mirror = stack.enter_context(mirrored(uri, store, plan.sweep.layout(), owns[name], bool(plan.to_run)))
             mirrors[name] = mirror
             if mirror.target is not None:
@@ -46,15 +49,16 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
         outcomes = launch_all(plans, store, targets, places, args)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
-            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name]))]
+            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name], args.display))]
             if not further:
                 break
             for fresh in further:
                 owns[fresh.sweep.name].update(_asked(fresh))
                 places = _asked(fresh) | places
             outcomes += launch_all(further, store, targets, places, args)
+        args.display.phase("bringing MLflow level" if targets else "ending the launch")
         ray_cluster.leave()
-    codes = [conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args.notify) for plan in plans]
+    codes = [conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args) for plan in plans]
     return FAILED if FAILED in codes else max(codes)
 
 
@@ -68,7 +72,7 @@ def _asked(plan: Plan) -> dict[str, TrialTags]:
     return {key: place for key, place in places_of(plan.sweep).items() if key in plan.states}
 
 
-def _further(plan: Plan, store: Store, tried: set[str]) -> Plan | None:
+def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Plan | None:
     """What the records now ask for, of a sweep with adaptive seeds; None if nothing new. Adds to `tried`."""
     if plan.sweep.adaptive is None:
         return None
@@ -77,7 +81,7 @@ def _further(plan: Plan, store: Store, tried: set[str]) -> Plan | None:
         return None
     fresh = replace(plan, states={k: s for k, s in states.items() if s == "finished" or k not in tried}, records=records)
     tried.update(states)
-    print(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open", flush=True)
+    display.say(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open")
     return fresh
 
 
@@ -128,11 +132,20 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
     return found
 
 
-def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequence[Outcome], tell: Sequence[str]) -> int:
+def _show(table: Table, store: Store, mirror: Sequence[str], display: Display) -> None:
+    """Show a table at its end, and where everything lies; `mirror` is what is said of MLflow."""
+    report = store.place(f"sweeps/{table.name}/report.html")
+    lines = ["", f"report   {report}", f"store    {store.url}", *mirror]
+    text = render_for(display.stream, table) + "\n".join(lines)
+    display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))
+
+
+def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequence[Outcome], args: argparse.Namespace) -> int:
     """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code.
 
     `mirror`: what is said of MLflow.
     """
+    args.display.phase("computing the table and the report")
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     own = [outcome for outcome in outcomes if outcome.key in plan.states]
@@ -141,9 +154,7 @@ def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequen
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     tables.write_all(store, table, plan.records)
     text = tables.render(table, "text")
-    print(f"{render_here(table)}\n\nreport   {store.place(f'sweeps/{sweep.name}/report.html')}\nstore    {store.url}")
-    for line in mirror:
-        print(line)
+    _show(table, store, mirror, args.display)
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
     beyond = waiting(outcomes).intersection(missing)
@@ -158,5 +169,5 @@ def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequen
         used = Spending(plan, store).text()
         print(f"{used}; {len(beyond)} trials were not started. The same command with a larger one continues", file=sys.stderr)
     code = COMPLETE if not missing else SPENT if beyond.issuperset(missing) else FAILED
-    announce(tell, sweep.name, code, plan.counts(), text)
+    announce(args.notify, sweep.name, code, plan.counts(), text)
     return code

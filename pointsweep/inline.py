@@ -12,7 +12,10 @@ from pointsweep.trial import Job, Task, run_pack
 
 @dataclass(frozen=True)
 class Event:
-    """What a launch tells while it runs: an `epoch` of a trial with its metrics, or its end (`finished`, `failed`)."""
+    """What happens in a launch: a trial has `started`, ended an `epoch`, or has ended itself (`finished`, `failed`, `stopped`).
+
+    A `phase` is of no trial: its reason says what the launch is busy with.
+    """
 
     kind: str
     key: str
@@ -69,11 +72,18 @@ def run_inline(packs: Sequence[Pack], job: Job, listen: Listener, may_start: Cal
         if not may_start():
             outcomes += [not_started(task.config.key()) for task in pack]
             continue
+        for task in pack:
+            listen(Event("started", task.config.key()))
         for outcome in run_pack(pack, job, lambda result: listen(epoch_event(result))):
             if outcome.status != "held":
                 listen(end_event(outcome))
             outcomes.append(outcome)
     return outcomes
+
+
+def phase(doing: str) -> Event:
+    """What a launch is busy with while no trial trains."""
+    return Event("phase", "", reason=doing)
 
 
 def epoch_event(result: Mapping[str, Any]) -> Event:

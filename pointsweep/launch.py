@@ -36,7 +36,7 @@ from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
 from pointsweep.guard import Outcome
-from pointsweep.inline import Listener, Pack, Resources, always
+from pointsweep.inline import Event, Listener, Pack, Resources, always, phase
 from pointsweep.interruption import Interrupted
 from pointsweep.lease import machine, read_holder
 from pointsweep.store import FileStore, Store, open_store
@@ -56,6 +56,7 @@ def run_ray(
     Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
     Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
     """
+    listen(phase("starting Ray"))
     ray_cluster.connect()
     ray_cluster.check_fits(resources.cpus, resources.gpus)
     store = open_store(job.store)
@@ -87,6 +88,7 @@ def run_ray(
                 verbose=0,
             ),
         )
+        listen(phase("starting workers"))
         with _queued_ahead(not_at_all=may_start is not always):
             tuner.fit()
     except Interrupted:
@@ -198,6 +200,12 @@ class _Callback(tune.Callback):  # type: ignore[misc]
         interruption.check()
         with _running[self.launch].keeping_errors():
             ray_cluster.check_alive()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        running = _running[self.launch]
+        with running.keeping_errors():
+            for task in _decode(trial.config["pack"]):
+                running.ends.listen(Event("started", task.config.key()))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         interruption.check()

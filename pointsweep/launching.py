@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pointsweep import calibrate, ray_cluster, tables
@@ -15,11 +15,12 @@ from pointsweep.index import sound_record
 from pointsweep.inline import Event, Pack, Resources, always, run_all, run_inline
 from pointsweep.pack import packs_of
 from pointsweep.plan import Plan
-from pointsweep.progress import Progress
+from pointsweep.progress import ENDS, Display, Label, Progress
 from pointsweep.records import Record
 from pointsweep.resources import Resources as Asked
 from pointsweep.spending import Spending
 from pointsweep.store import FileStore, Store
+from pointsweep.table import Table
 from pointsweep.target import TrialTags
 from pointsweep.trial import Job, Task
 
@@ -41,10 +42,10 @@ class Launch:
 
     def run(self, groups: Mapping[tuple[Asked, str], Sequence[TrialConfig]]) -> list[Outcome]:
         """Runs the trials, by what their sweep gives each and the sweep whose budget counts. Returns how they ended."""
-        names = {key: place.cell for key, place in self.places.items()}
         outcomes: list[Outcome] = []
         try:
-            with Progress(names, len(self.records), len(self.keys), self._table) as progress:
+            with Progress(self._display(), self._labels(), len(self.records), len(self.keys), self._value, self._tables) as progress:
+                self._rank_finished(progress)
                 for (asked, name), configs in groups.items():
                     outcomes += self._group(asked, name, configs, progress)
         finally:
@@ -52,23 +53,51 @@ class Launch:
                 shutil.rmtree(self.store.path(f"launches/{self.job.launch}"), ignore_errors=True)
         return outcomes
 
-    def _table(self) -> str:
+    def _display(self) -> Display:
+        display: Display = self.args.display
+        return display
+
+    def _labels(self) -> dict[str, Label]:
+        """What is said of every trial: its place, and the number that its sweep's table prints."""
+        metrics = {plan.sweep.name: plan.sweep.metric for plan in self.plans}
+        labels = {}
+        for key, place in self.places.items():
+            metric = metrics.get(place.sweep, "")
+            labels[key] = Label(place.cell, metric, place.sweep, place.row, place.column, place.seed)
+        return labels
+
+    def _value(self, key: str) -> float | None:
+        """Return the number of a finished trial that the table prints; None where there is none."""
+        plan = next((plan for plan in self.plans if key in plan.states), self.plans[0])
+        # What is read here is not kept: there may be ten thousand.
+        record = self.records.get(key) or sound_record(self.store, key)
+        if record is None:
+            return None
+        return record.metrics.get(plan.sweep.protocol, {}).get(plan.sweep.metric)
+
+    def _rank_finished(self, progress: Progress) -> None:
+        for key in list(self.records):
+            number = self._value(key)
+            if number is not None:
+                progress.seen(key, number)
+
+    def _tables(self) -> list[Table]:
         """The tables as they stand."""
         for key in self.keys:
             record = None if key in self.records else sound_record(self.store, key)
             if record is not None:
                 self.records[key] = record
-        made = [tables.build(plan.sweep.layout(), self.records, {}, plan.parameters) for plan in self.plans]
-        return "\n\n".join(tables.render(one, "text") for one in made)
+        return [tables.build(plan.sweep.layout(), self.records, {}, plan.parameters) for plan in self.plans]
 
     def _group(self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress) -> list[Outcome]:
         spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)
+        say = self._display().say
         say(spending.text())
         resources, packs = self._packs(asked, configs)
         may_start = spending.left if spending.text() else always
 
         def listen(event: Event) -> None:
-            if event.kind != "epoch":
+            if event.kind in ENDS:
                 spending.ended(event.key)
             progress(event)
 
@@ -86,17 +115,13 @@ class Launch:
     def _packs(self, asked: Asked, configs: Sequence[TrialConfig]) -> tuple[Resources, list[list[Task]]]:
         gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
         resources = Resources(asked.cpus, gpus, asked.processes, self.args.workers)
+        if "auto" in (asked.pack, asked.gpus):
+            self._display().phase("measuring how trials fit on this machine")
         size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.args.inline)
         packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
         if asked.gpus == "auto" and not self.args.inline:
-            resources = replace(resources, gpus=gpu_share(resources, packs))
+            resources = replace(resources, gpus=gpu_share(resources, packs, self._display().say))
         return resources, packs
-
-
-def say(text: str) -> None:
-    """One line, if there is one."""
-    if text:
-        print(text, flush=True)
 
 
 def pack_size(resources: Resources, inline: bool, config: TrialConfig) -> int:
@@ -107,7 +132,7 @@ def pack_size(resources: Resources, inline: bool, config: TrialConfig) -> int:
     return found
 
 
-def gpu_share(resources: Resources, packs: Sequence[Pack]) -> float:
+def gpu_share(resources: Resources, packs: Sequence[Pack], say: Callable[[str], None]) -> float:
     """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
     arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
     found = [ray_cluster.on_worker(_share_of, (config, size), resources.cpus, resources.gpus) for (_, size), config in arms.items()]

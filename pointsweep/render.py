@@ -183,6 +183,20 @@ def text(table: Table, columns: int | None = None, encoding: str = "utf-8") -> s
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
+def half_filled(table: Table, columns: int, encoding: str) -> list[str]:
+    """Return the lines of a table that is not finished, for a terminal: without the sentences under it."""
+
+    def shown(value: str) -> str:
+        return encodable(one_line(value), encoding)
+
+    lines = [[shown(value) for value in line] for line in grid(table)]
+    blocks = _blocks(lines, len(table.row_headers), [shown(column) for column in table.columns], columns)
+    made = wrapped(shown(f"{table.title}: {table.metric} in %"), columns)
+    for block in blocks:
+        made += ["", *block]
+    return made
+
+
 def _sentences(lines: Sequence[str], size: int) -> list[str]:
     found = []
     for line in lines:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pointsweep import interruption, ray_cluster, tables
+from pointsweep import interruption, progress, ray_cluster, tables
 from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
 from pointsweep.events import trial_status
@@ -24,6 +24,7 @@ from pointsweep.history import Held, TrialFolder
 from pointsweep.mirroring import mirrored, tracking_uri
 from pointsweep.notify import problem_of
 from pointsweep.plan import Plan, make_plan
+from pointsweep.progress import Display
 from pointsweep.render import render_here
 from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
@@ -62,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
         help="train again what was finished with other data or weights than are here; the old results go to stale/ in the store",
     )
     made.add_argument("--inline", action="store_true", help="run in this process, without Ray")
+    made.add_argument("-q", "--quiet", action="store_true", help="print the final table and errors only")
+    made.add_argument("-v", "--verbose", action="store_true", help="print a line for every start and epoch of a trial too")
+    made.add_argument("--log-format", choices=progress.FORMATS, default="text", help="json: one JSON object a line, for programs")
     made.add_argument("--workers", type=int, default=0, help="trials at once (default: as many as the resources allow)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of a trial")
     return made
@@ -78,8 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if mistake:
         print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
+    args.display = Display(quiet=args.quiet, verbose=args.verbose, form=args.log_format)
     try:
-        return plan_and_run(args)
+        code = plan_and_run(args)
+        args.display.end(code)
+        return code
     except KeyboardInterrupt:
         print("\ninterrupted while planning: nothing was launched", file=sys.stderr)
         return INTERRUPTED
@@ -123,12 +130,12 @@ def plan_and_run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return INVALID
     if args.cfg:
-        print("---\n".join(sweep.resolved() for sweep in sweeps))
+        args.display.answer("---\n".join(sweep.resolved() for sweep in sweeps))
         return COMPLETE
     try:
         store = open_store(args.store)
         return interruption.run(
-            lambda: planned(sweeps, store, args),
+            lambda: shown(sweeps, store, args),
             last_words=f"all that is done is kept in {store.url}; the same command continues",
             rescue=preempted,
         )
@@ -137,11 +144,18 @@ def plan_and_run(args: argparse.Namespace) -> int:
         return INVALID
 
 
+def shown(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
+    """Plans and launches while the display shows it. Returns the exit code."""
+    with args.display:
+        return planned(sweeps, store, args)
+
+
 def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
     """Plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
     plans = []
     for sweep in sweeps:
         interruption.check()
+        args.display.phase(f"planning {sweep.name}: reading data and weights, building and auditing its arms")
         plans.append(make_plan(sweep.probe(), store, fetch=not args.plan, rerun_stale=args.rerun_stale))
     code = tell(sweeps, plans, store, args)
     if code is not None:
@@ -155,19 +169,19 @@ def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> 
 def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int | None:
     """Prints what the plans say. Returns the exit code if there is nothing to launch: it was only asked for them, or they refuse."""
     for sweep, plan in zip(sweeps, plans, strict=True):
-        print(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}", flush=True)
+        args.display.say(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}")
         for cells in sweep.identical_cells():
-            print(f"the same trials: {cells}", flush=True)
+            args.display.say(f"the same trials: {cells}")
         for remark in sweep.remarks:
-            print(f"{sweep.source}: {remark}", flush=True)
+            args.display.say(f"{sweep.source}: {remark}")
     for plan in plans:
         for problem in plan.damaged.values():
             print(f"damaged: {problem}; a launch sets it aside, deletes nothing, and trains the trial again", file=sys.stderr)
     if len(plans) > 1:
-        print(f"all {len(plans)} together: {together(plans)}", flush=True)
+        args.display.say(f"all {len(plans)} together: {together(plans)}")
     if args.plan:
-        print("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)), flush=True)
-    unfit = [plan for plan in plans if not fit(plan)]  # each says why
+        args.display.answer("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
+    unfit = [plan for plan in plans if not fit(plan, args.display)]  # each says why
     if unfit:
         return INVALID
     return COMPLETE if args.plan else None
@@ -180,7 +194,7 @@ def together(plans: Sequence[Plan]) -> str:
     return f"{shown} trials of cells are {distinct} distinct ones, {sum(map(len, to_run(plans).values()))} to run"
 
 
-def fit(plan: Plan) -> bool:
+def fit(plan: Plan, display: Display) -> bool:
     """Whether this machine, the data and the audit let a sweep be launched; prints everything that does not."""
     if plan.refused:
         count = f"{len(plan.refused)} problem{'s' * (len(plan.refused) != 1)}"
@@ -188,7 +202,7 @@ def fit(plan: Plan) -> bool:
         print("\n".join([head, *(f"  {text}" for text in plan.refused)]), file=sys.stderr)
         return False
     for finding in plan.findings:
-        print(f"audit: {finding.text}", flush=True)
+        display.say(f"audit: {finding.text}")
     return True
 
 
@@ -247,12 +261,13 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
             places.update(places_of(batch))
             states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
+            args.display.expect(*tuning.extent())
             rest = Plan(batch, states, {}, {}, {}, ())
             launch_all([rest], store, {batch.name: target} if target is not None else {}, places_of(batch), args, limits)
 
         tuning = Tuning(sweep, store)
         with working(tuning.url):
-            tuning.run(train, lambda line: print(line, flush=True))
+            tuning.run(train, args.display.say)
             places.update(places_of(tuning.everything()))
             found = tuning.found()
         if found is None:
@@ -264,7 +279,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace)
         train(found, {})
         ray_cluster.leave()
         mirror.layout = found.layout()
-    return max(conclude(found, store, mirror.lines(), (), args.notify), FAILED if tuning.failed() else COMPLETE)
+    return max(conclude(found, store, mirror.lines(), (), args), FAILED if tuning.failed() else COMPLETE)
 
 
 if __name__ == "__main__":

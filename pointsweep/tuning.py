@@ -21,6 +21,7 @@ from pointsweep.index import sound_record
 from pointsweep.reader import Cell
 from pointsweep.search import Found as Finished
 from pointsweep.search import Study, require_sound
+from pointsweep.search_file import MOST_TRIALS
 from pointsweep.space import Arm, Search
 from pointsweep.spending import seconds_of
 from pointsweep.sqlite_files import set_aside_name, sqlite_uri
@@ -125,6 +126,18 @@ class Tuning:
         waiting = f", {number} waiting" if number else ""
         spent = "" if self.search.hours is None else f", {self._hours()}"
         return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{waiting}{spent}"
+
+    def extent(self) -> tuple[int, int, float]:
+        """How many trials of the whole search have ended, how many there are in all, and the used part of its hours."""
+        ended = total = 0
+        for study in self.studies:
+            seeds = len(study.arm.seeds)
+            ended += seeds * self._done(study)
+            total += seeds * self.search.trials + (self.search.then_seeds or 0)
+        if self.search.trials >= MOST_TRIALS:  # the hours alone end it
+            total = 0
+        hours = self.search.hours
+        return ended, total, max(map(self._hours_of, self.studies)) / hours if hours else 0.0
 
     def _done(self, study: Study) -> int:
         return sum(item.state != "running" and not item.known for item in study.suggestions())
