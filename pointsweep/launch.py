@@ -94,6 +94,8 @@ def run_ray(
     except Interrupted:
         _end_workers(ends, store)
         raise
+    except _TuneLeft as left:
+        raise left.reason from None
     except tune.TuneError as error:
         if running.error is None:
             raise RayLost(f"Ray Tune failed while trials ran: {_last_line(error)}") from error
@@ -190,16 +192,27 @@ class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
         return super().next_trial()
 
 
+class _TuneLeft(BaseException):
+    """Ends Tune's loop as it stands: what Tune does after an Exception waits for a Ray that is no more."""
+
+    def __init__(self, reason: RayLost) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class _Callback(tune.Callback):  # type: ignore[misc]
     """Passes on what Tune reports, and looks at every step of Tune's whether the command is to end."""
 
     def __init__(self, launch: str) -> None:
         self.launch = launch
+        self.watch = ray_cluster.Watch()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         interruption.check()
-        with _running[self.launch].keeping_errors():
-            ray_cluster.check_alive()
+        try:
+            self.watch.check()
+        except RayLost as error:
+            raise _TuneLeft(error) from error
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         running = _running[self.launch]

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from pointsweep import interruption
 from pointsweep.command import look_less_for_garbage
@@ -37,6 +37,9 @@ for _name, _value in SETTINGS.items():
 
 WAIT_VARIABLE = "POINTSWEEP_RAY_WAIT_S"
 WAIT_S = 30.0  # for a cluster that does not answer; a start on this machine is tried twice, however long that takes
+LOOK_S = 0.5  # between two looks whether Ray is still there
+HEAD_S = 40.0  # that the head of a cluster may be away
+VITAL = ("gcs_server", "raylet")
 PAUSE_S = 1.0  # between two attempts
 ALLOWED = (
     "allowed are HOST:PORT of the cluster's head (the port of `ray start --head`, usually 6379), "
@@ -79,6 +82,13 @@ def leave() -> None:
     gc.collect()
     with interruption.handlers_kept():
         ray.shutdown()
+
+
+def end_without_ray(code: int) -> NoReturn:
+    """End the process when Ray has been lost: leaving it would wait 60 s for what is gone, and then end with Ray's code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def elsewhere() -> bool:
@@ -206,16 +216,43 @@ def _one_line(error: BaseException) -> str:
     return text.rstrip(".")[:400]
 
 
-def check_alive() -> None:
-    """Raise RayLost if one of Ray's processes that were started here has ended."""
-    import ray
+class Watch:
+    """Notices that Ray has ended under a launch. Holds plain data, as Tune pickles it."""
 
-    node = ray._private.worker._global_node
-    if node is None:
-        raise RayLost("Ray was left while trials ran")
-    dead = [kind for kind, process in node.dead_processes() if kind in ("gcs_server", "raylet")]
-    if dead:
-        raise RayLost(f"Ray's {' and '.join(dead)} ended while trials ran")
+    def __init__(self) -> None:
+        self.looked_at = time.monotonic()
+        self.silent_since: float | None = None
+
+    def check(self) -> None:
+        """Raise RayLost if Ray has ended: its processes on this machine, or the head of the cluster."""
+        if time.monotonic() - self.looked_at < LOOK_S:
+            return
+        self.looked_at = time.monotonic()
+        if elsewhere():
+            self._check_head()
+            return
+        import ray
+
+        node = ray._private.worker._global_node
+        dead = [kind for kind, _ in node.dead_processes() if kind in VITAL] if node is not None else ["connection"]
+        if dead:
+            raise RayLost(f"Ray's {' and '.join(dead)} ended while trials ran")
+
+    def _check_head(self) -> None:
+        """Ask whether the head still listens. It may be started again, and Ray waits 60 s before it ends this process."""
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        host, port = _host_and_port(address)
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+        except OSError as error:
+            now = time.monotonic()
+            self.silent_since = self.silent_since or now
+            if now - self.silent_since > HEAD_S:
+                raise RayLost(f"the head of the Ray cluster at {address} has been away for {HEAD_S:.0f} s: {error}") from error
+        else:
+            self.silent_since = None
 
 
 def check_fits(cpus: float, gpus: float) -> None:

@@ -226,7 +226,7 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
     except RayLost as error:
         interruption.check()  # a signal to the whole group of processes may have reached Ray first
         print(f"{error}: all that is done is kept in {store.url}; the same command continues", file=sys.stderr)
-        return BROKEN_OFF
+        ray_cluster.end_without_ray(BROKEN_OFF)
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
