@@ -28,8 +28,8 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     # A worker for every core, which Tune cannot use: it asks for an environment of its own.
     "RAY_prestart_worker_first_driver": "0",
-    # Attempts to speak with a cluster, of up to 10 s each.
-    "RAY_NUM_REDIS_GET_RETRIES": "3",
+    # Attempts to speak with what listens at a cluster's address, of 41 s each if it is something else.
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
 }
 # Ray reads some of them when it is imported.
 for _name, _value in SETTINGS.items():
@@ -132,12 +132,13 @@ def _join(address: str) -> None:
     if address != "auto":
         host, port = _host_and_port(address)
         _wait_for(host, port)
+    print(f"joining the Ray cluster at {address} (RAY_ADDRESS)", file=sys.stderr, flush=True)
     try:
         _init()
     except Exception as error:  # of many kinds; each ends in Unfit
         ray.shutdown()
         interruption.check()
-        raise Unfit(f"RAY_ADDRESS={address}: {_reason(error)}; {ALLOWED}; {WITHOUT}") from error
+        raise Unfit(f"RAY_ADDRESS={address}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}") from error
 
 
 def _init(**options: Any) -> None:
@@ -208,12 +209,22 @@ def _reason(error: BaseException) -> str:
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    return ": ".join(dict.fromkeys(_one_line(each) for each in causes))
+    text = ": ".join(dict.fromkeys(_one_line(each) for each in causes))
+    if "authentication token" in text.lower():
+        mode = os.environ.get("RAY_AUTH_MODE") or "not set"
+        return (
+            f"the cluster's token is missing or wrong. RAY_AUTH_MODE=token (it is {mode}) and "
+            "RAY_AUTH_TOKEN_PATH=FILE, the file with the token of the cluster, are both needed"
+        )
+    return text
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.rstrip(".")[:400]
+    """Return what an exception says in one line, without the tracebacks that Ray puts into its texts."""
+    text, traced, trace = str(error).partition("Traceback (most recent call last)")
+    if traced:
+        text = f"{text} {trace.strip().splitlines()[-1]}"
+    return " ".join(text.split()).rstrip(".")[:400] or type(error).__name__
 
 
 class Watch:
