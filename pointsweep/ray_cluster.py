@@ -26,6 +26,8 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interruption.py has the handlers
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # Tune asks the head for resources that nothing here uses, and would hang in that call when the head is away.
+    "TUNE_STATE_REFRESH_PERIOD": "86400",
     # A worker for every core, which Tune cannot use: it asks for an environment of its own.
     "RAY_prestart_worker_first_driver": "0",
     # Attempts to speak with what listens at a cluster's address, of 41 s each if it is something else.
