@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
+from pointsweep.definition import note
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
 from pointsweep.mirroring import Mirroring, mirrored, tracking_uri
 from pointsweep.notify import announce
 from pointsweep.plan import Plan, look, make_plan
 from pointsweep.progress import Display
-from pointsweep.records import plan_json
 from pointsweep.render import render_for
 from pointsweep.resources import Resources
 from pointsweep.spending import Spending
@@ -42,7 +42,7 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
             name = plan.sweep.name
             note(plan.sweep, store)
             args.display.phase("preparing MLflow" if uri != "none" else "")
-            mirror = stack.enter_context(mirrored(uri, store, plan.sweep.layout(), owns[name], bool(plan.to_run)))
+            mirror = stack.enter_context(mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run)))
             mirrors[name] = mirror
             if mirror.target is not None:
                 targets[name] = mirror.target
@@ -83,12 +83,6 @@ def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Pla
     tried.update(states)
     display.say(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open")
     return fresh
-
-
-def note(sweep: Sweep, store: Store) -> None:
-    """Writes what `python -m pointsweep.tables NAME` needs."""
-    store.write(f"sweeps/{sweep.name}/sweep.yaml", sweep.text.encode())
-    store.write(f"sweeps/{sweep.name}/plan.json", plan_json(sweep.layout()))
 
 
 def places_of(sweep: Sweep) -> dict[str, TrialTags]:
@@ -132,10 +126,11 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
     return found
 
 
-def _show(table: Table, store: Store, mirror: Sequence[str], display: Display) -> None:
-    """Show a table at its end, and where everything lies; `mirror` is what is said of MLflow."""
+def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
+    """Show a table at its end, and where everything lies; `mirror`: what is said of MLflow; `part`: of a larger table."""
     report = store.place(f"sweeps/{table.name}/report.html")
-    lines = ["", f"report   {report}", f"store    {store.url}", *mirror]
+    whole = [f"whole    python -m pointsweep.tables {table.name}"] if part else []
+    lines = ["", f"report   {report}", f"store    {store.url}", *whole, *mirror]
     text = render_for(display.stream, table) + "\n".join(lines)
     display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))
 
@@ -152,9 +147,13 @@ def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequen
     told = {outcome.key: outcome for outcome in own if outcome.status == "failed" and outcome.key not in plan.records}
     failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
-    tables.write_all(store, table, plan.records)
+    if sweep.whole is None:
+        tables.write_all(store, table, plan.records)
+    else:
+        layout, records, missed = tables.read(store, sweep.name)
+        tables.write_all(store, tables.build(layout, records, missed), records)
     text = tables.render(table, "text")
-    _show(table, store, mirror, args.display)
+    _show(table, store, mirror, args.display, part=sweep.whole is not None)
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
     beyond = waiting(outcomes).intersection(missing)

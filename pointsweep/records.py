@@ -278,9 +278,9 @@ def layout_from_json(text: str) -> Layout:
     return layout_from_dict(json.loads(text))
 
 
-def plan_json(layout: Layout) -> bytes:
-    """The content of a sweep's plan.json."""
-    return json.dumps(sealed({"layout": json.loads(layout.to_json())})).encode()
+def plan_json(layout: Layout, **origin: Any) -> bytes:
+    """The content of a sweep's plan.json; `origin` says what it was run from."""
+    return json.dumps(sealed({"layout": json.loads(layout.to_json()), **origin})).encode()
 
 
 def layout_from_plan(data: bytes) -> Layout:

@@ -16,9 +16,10 @@ from dataclasses import replace
 
 from pointsweep import interruption, progress, ray_cluster, tables
 from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, exit_code
+from pointsweep.definition import note, taken
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
 from pointsweep.events import trial_status
-from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, note, places_of, to_run
+from pointsweep.execute import COMPLETE, FAILED, conclude, execute, launch_all, places_of, to_run
 from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder
 from pointsweep.mirroring import mirrored, tracking_uri
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plan", action="store_true", help="check the file, print the table's skeleton and what would run, and stop")
     made.add_argument("--cfg", action="store_true", help="print every cell's resolved configuration and stop")
     made.add_argument("--only", action="append", default=[], help="run some cells: GLOB of a row, row=GLOB, column=GLOB, seed=N")
+    made.add_argument("--replace", action="store_true", help="take the place of another file's table of the same name")
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store); none = off")
     made.add_argument("--notify", action="append", default=[], help="at the end: a URL or a command that gets the table as JSON")
@@ -152,6 +154,10 @@ def shown(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> in
 
 def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
     """Plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
+    others = [] if args.replace else [text for sweep in sweeps if (text := taken(sweep, store))]
+    if others:
+        print("\n".join(others), file=sys.stderr)
+        return INVALID
     plans = []
     for sweep in sweeps:
         interruption.check()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from pointsweep import overrides, profiles
+from pointsweep import overrides, profiles, views
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.reader import Cell, Reader
@@ -51,6 +51,13 @@ class Sweep:
     search: Search | None = None  # then cells have an arm to be tuned in place of trials
     remarks: tuple[str, ...] = ()  # for the plan and the launch
     dropped: tuple[str, ...] = ()  # settings that are used in a part of the cells, or nowhere: for the plan
+    overrides: tuple[str, ...] = ()  # those that make it the table it is
+    whole: Sweep | None = None  # of a part of a file's table, that table
+
+    @property
+    def stored(self) -> Sweep:
+        """The sweep whose table is kept under this name: itself, or the one that it is a part of."""
+        return self.whole or self
 
     def trials(self) -> list[Trial]:
         """All distinct trials, in the order of the table."""
@@ -120,16 +127,60 @@ class Sweep:
 
 
 def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = ()) -> Sweep:
-    """Reads, composes and checks a sweep file. Raises ConfigError with everything that is wrong."""
+    """Read, compose and check a sweep file. Raises ConfigError with everything that is wrong.
+
+    What is asked for may be a part of the file's table: then it has the file's name, and `whole` is that table.
+    """
+    asked, kept = _read(file, override)
+    whole = asked
+    seeds = [text for text in override if views.changes_seeds(text)]
+    if seeds and asked.search is None:
+        whole = _without_seeds(file, override) or asked
+    if kept:  # a part that the profile keeps is the profile's table
+        whole = _select(whole, kept, str(file))
+    if only or kept:
+        asked = _select(asked, only or kept, str(file))
+    if asked.search is None and _is_part(asked, whole):
+        return asked if asked.layout() == whole.layout() else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
+    further = [*(f"only={pattern}" for pattern in only), *seeds]
+    if views.names_the_sweep(override) or not further:
+        return asked
+    return replace(asked, name=views.view_name(asked.name, further), overrides=(*asked.overrides, *further))
+
+
+def _read(file: str | Path, override: Sequence[str]) -> tuple[Sweep, list[str]]:
+    """The sweep of a file with overrides, and the part of it that its profile keeps, as patterns of --only."""
     documents = family(Path(file))
     reader = Reader(documents, str(file))
     _override(reader, override)
     parts = reader.parts()
     if reader.problems:
         raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
-    sweep = Sweep(source=str(file), text=documents[-1].text, **parts)
-    chosen = only or profiles.only(reader.profile, documents)
-    return _select(sweep, chosen, str(file)) if chosen else sweep
+    changing = [text for text in override if views.changes_the_table(text)]
+    if not views.names_the_sweep(override):
+        parts["name"] = views.view_name(parts["name"], changing)
+    sweep = Sweep(source=str(file), text=documents[-1].text, overrides=tuple(changing), **parts)
+    return sweep, profiles.only(reader.profile, documents)
+
+
+def _without_seeds(file: str | Path, override: Sequence[str]) -> Sweep | None:
+    """The table that the file's own seeds fill; None if these are wrong."""
+    try:
+        return _read(file, [text for text in override if not views.changes_seeds(text)])[0]
+    except ConfigError:
+        return None
+
+
+def _is_part(part: Sweep, whole: Sweep) -> bool:
+    """Whether all trials of a sweep belong to the same cells of another, printed alike."""
+    if (part.metric, part.protocol, part.title) != (whole.metric, whole.protocol, whole.title):
+        return False
+    cells = {whole.cell_name(cell): {config.key() for config in cell.trials} for cell in whole.cells}
+    for cell in part.cells:
+        mine = {config.key() for config in cell.trials}
+        if not mine <= cells.get(part.cell_name(cell), set()):
+            return False
+    return True
 
 
 def _override(reader: Reader, texts: Sequence[str]) -> None:

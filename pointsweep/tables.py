@@ -221,9 +221,13 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
 @uncollected()
 def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
-    layout = read_layout(store, name)
+    return filled(store, read_layout(store, name))
+
+
+def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """A layout, and the records and failures that the store has of its trials."""
     keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
-    records, damaged = sound_records(store, name, keys)
+    records, damaged = sound_records(store, layout.name, keys)
     failures: dict[str, str] = {}
     for key in keys:
         if key in damaged:
@@ -330,17 +334,28 @@ def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dic
 
 
 def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    name = args.sweep
+    """The table of a name as the store or MLflow has it; of a file its own, whatever was run under its name."""
+    name, own = args.sweep, None
     if Path(name).suffix in (".yaml", ".yml"):
+        from pointsweep.definition import taken
         from pointsweep.sweep import load
 
-        name = load(name).name
+        sweep = load(name)
+        name = sweep.name
+        if sweep.search is None:
+            own = sweep.layout()
+        else:
+            other = taken(sweep, store)
+            if other is not None:
+                raise ValueError(other)
     if args.source == "store":
-        return read(store, name)
+        known = own is not None and (store.exists(f"sweeps/{name}/plan.json") or filled(store, own)[1])
+        return filled(store, own) if known and own is not None else read(store, name)
     from pointsweep import tracked
     from pointsweep.mirroring import tracking_uri
 
-    return tracked.read_table(tracking_uri(args.tracking_uri, store), name)
+    layout, records, failures = tracked.read_table(tracking_uri(args.tracking_uri, store), name)
+    return own or layout, records, failures
 
 
 if __name__ == "__main__":
