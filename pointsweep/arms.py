@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pointsweep import scalars
 from pointsweep.axes import Entry
 from pointsweep.errors import Problem, unknown
 from pointsweep.settings import Settings
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pointsweep.reader import Reader
 
 Path = tuple[Any, ...]
+MOST_POINTS = 100_000  # of a grid
 PROBES = 24  # random points at which a value must give a valid trial at least once
 
 
@@ -32,7 +35,7 @@ def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[E
     reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
     points = list(_points(arm, search, reader, path))
     if search.sampler == "grid" and not reader.problems:
-        points += arm.points()
+        points += itertools.islice(arm.points(), search.trials)
     return dataclasses.replace(arm, enqueue=tuple(points))
 
 
@@ -77,9 +80,42 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Seq
             own = (*path, "space", key)
             yield Problem(reader.document.where(*own), "is never chosen: no point meets its condition", line((*own, "when")))
     if search.sampler == "grid":
-        for parameter in (p for p in arm.parameters if p.grid() is None):
-            place = reader.document.where(*path, "space", parameter.key)
-            yield Problem(place, "a grid needs choices or a step", line((*path, "space", parameter.key)))
+        yield from _grid_problems(arm, reader, (*path, "space"))
+    if not reader.profile:  # a profile may set what is chosen
+        yield from _twin_problems(arm, reader, (*path, "space"))
+
+
+def _grid_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
+    total = 1
+    for parameter in arm.parameters:
+        size = parameter.size()
+        own = (*path, parameter.key)
+        if size is None:
+            yield Problem(reader.document.where(*own), "a grid needs choices or a step", reader.document.line(own))
+        total *= size or 1
+    if total > MOST_POINTS:
+        text = f"a grid of {total} points, at most {MOST_POINTS} are gone through; take larger steps or sampler: random"
+        yield Problem(reader.document.where(*path), text, reader.document.line(path))
+
+
+def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
+    """Choices that give the same trial, whatever the other values are."""
+    points = list(arm.probes(0))
+    faulty = {problem.path for problem in reader.problems}
+    for parameter in arm.parameters:
+        if parameter.kind != "choice" or reader.document.where(*path, parameter.key) in faulty:
+            continue
+        owners: dict[Any, str] = {}
+        start = next((point for point in points if parameter.key in point), {})
+        for name in parameter.labels if start else ():
+            config, problems = arm.compose(arm.lay({**start, parameter.key: name}))
+            if config is None or problems:
+                continue
+            first = owners.setdefault(config, scalars.spelled(name))
+            if first != scalars.spelled(name):
+                own = (*path, parameter.key)
+                text = f"the choices {first} and {scalars.spelled(name)} give the same trial"
+                yield Problem(reader.document.where(*own), text, reader.document.line(own))
 
 
 def _named(entries: Sequence[Entry], drawn: Mapping[str, Any]) -> str:
@@ -97,8 +133,9 @@ def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[di
         for key, value in point.items():
             if key not in by_key:
                 reader.complain((*where, key), unknown("key", key, by_key, "In the space"))
-            elif (found := by_key[key].drawn(value)) is None:
-                reader.complain((*where, key), f"{value!r} lies outside of {by_key[key].text()}")
-            else:
-                drawn[key] = found
+                continue
+            try:
+                drawn[key] = by_key[key].drawn(value)
+            except ValueError as error:
+                reader.complain((*where, key), str(error))
         yield {key: drawn[key] for key in by_key if key in drawn}

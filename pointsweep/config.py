@@ -264,6 +264,8 @@ def _canonical(value: Any) -> Any:
         kept = [f for f in fields(value) if not (f.metadata.get("added") and getattr(value, f.name) == f.default)]
         node = {f.name: _canonical(getattr(value, f.name)) for f in kept}
         return node | ({"revision": value.revision} if value.revision > 1 else {})
+    if isinstance(value, float):
+        return value + 0.0  # -0.0 is 0.0
     return [_canonical(item) for item in value] if isinstance(value, tuple) else value
 
 

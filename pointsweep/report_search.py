@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from pointsweep import scalars
 from pointsweep.render import count
 from pointsweep.report_charts import Frame, Mark, Point, scatter, svg, ticks, whole_ticks
 from pointsweep.report_sections import section
@@ -46,7 +47,7 @@ class Axis:
         """Place and word of what stands at the axis."""
         if self.kind == "choice":
             step = -(-len(self.labels) // MOST_WORDS)
-            return [(self.place(label), str(label)) for label in self.labels[::step]]
+            return [(self.place(label), scalars.spelled(label)) for label in self.labels[::step]]
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         values = dict.fromkeys(f"{value:.2g}" for value in (self.low, middle, self.high))
         return [(min(1.0, max(0.0, self.place(float(word)))), word) for word in values]
@@ -133,7 +134,10 @@ def _word(name: str, value: float) -> str:
 def _told(one: Searched, trial: Mapping[str, Any]) -> str:
     """A trial in words."""
     values = ", ".join(f"{name} {_word(name, value)}" for name, value in zip(one.objectives, trial["values"], strict=True))
-    drawn = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in trial["drawn"].items())
+    drawn = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {scalars.spelled(value)}"
+        for key, value in trial["drawn"].items()
+    )
     return f"trial {trial['number']}: {values}; {drawn}"
 
 

@@ -17,7 +17,8 @@ def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:
     if parameter.kind == "int":
         step = int(parameter.step or 1)
         return trial.suggest_int(parameter.key, int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return trial.suggest_float(parameter.key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    value = trial.suggest_float(parameter.key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return parameter.nearest(value)
 
 
 def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:

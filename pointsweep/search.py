@@ -227,7 +227,7 @@ class Study:
         for item in told:
             self.places[item.number] = len(self.places)
             self.live.add_trial(self._frozen(item, item.values if item.state == "complete" else None))
-        used = [item.drawn for item in told if not item.known]
+        used = [self.arm.settled(item.drawn) for item in told if not item.known]
         for point in self.arm.enqueue:
             if not any(point.items() <= drawn.items() for drawn in used):
                 self.live.enqueue_trial(dict(point))
@@ -255,7 +255,7 @@ class Study:
         for batch in sorted({batch for item in own for batch in item.batches}):
             for item in (item for item in own if item.batch == batch):
                 found = self._draw()
-                if found is None or dict(found[1]) != dict(item.drawn):
+                if found is None or found[1] != self.arm.settled(item.drawn):
                     # Another version of Optuna drew the log: the sampler is given its trials, and a seed of its own.
                     since = f"so from suggestion {len(own)} on it has another random state"
                     self.note = f"{self.name}: the sampler could not be replayed, {since}"

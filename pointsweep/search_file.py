@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -224,9 +225,12 @@ class SearchReader:
             self.complain(path, f"the range is empty: needs a list of at least one choice, got {choices!r}")
             return None
         made = Parameter(key, "choice", choices=tuple(choices), when=when)
-        labels = [str(name) for name in made.labels]
-        for name in sorted({name for name in labels if labels.count(name) > 1}):
-            self.complain(path, f"the choice {name} stands twice")
+        for first, second in itertools.combinations(range(len(choices)), 2):
+            one, other = made.labels[first], made.labels[second]
+            if one == other and scalars.spelled(one) == scalars.spelled(other):
+                self.complain(path, f"the choice {scalars.spelled(one)} stands twice")
+            elif one == other or choices[first] == choices[second]:  # true equals 1, and [1, 2] equals [1.0, 2.0]
+                self.complain(path, f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are equal")
         return made
 
     def _range(self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]) -> Parameter | None:
@@ -234,7 +238,10 @@ class SearchReader:
         kinds = int if kind == "int" else (int, float)
         two = isinstance(ends, list) and len(ends) == 2 and all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
         if not two or any(e != e or abs(e) == float("inf") for e in ends):
-            self.complain((*path, kind), f"must be [low, high], two {'whole ' if kind == 'int' else ''}numbers, got {ends!r}")
+            wrong = [end for end in ends if not isinstance(end, kinds)] if isinstance(ends, list) else []
+            hint = scalars.hint(wrong[0]) if wrong else ""
+            whole = "whole " if kind == "int" else ""
+            self.complain((*path, kind), f"must be [low, high], two {whole}numbers, got {ends!r}{hint}")
             return None
         low, high = ends
         problem = ""
@@ -248,6 +255,9 @@ class SearchReader:
             problem = f"step must be a {'whole ' if kind == 'int' else ''}number above 0, got {step!r}"
         elif step is not None and log:
             problem = "a range has a step or is logarithmic, not both"
+        elif step is not None and kind == "float" and max(abs(low), abs(high)) * 2**-52 > 4e-9 * step:
+            # Optuna takes a value for a step within 1e-8 of one.
+            problem = f"a step of {step} is too fine for numbers as large as {max(abs(low), abs(high))}"
         if problem:
             self.complain(path, problem)
             return None

@@ -11,8 +11,10 @@ import operator
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
+from pointsweep import scalars
 from pointsweep.conditions import key_problem, kinds_of, matches, value_problem
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem
@@ -75,48 +77,99 @@ class Parameter:
         return self.choices[self.labels.index(drawn)] if self.kind == "choice" else drawn
 
     def drawn(self, value: Any) -> Any:
-        """The inverse for a value of a stored trial; None if it lies outside."""
+        """The inverse for a value of a stored trial. Raises ValueError if it lies outside."""
         if self.kind == "choice":
-            return next((label(choice) for choice in self.choices if _same(choice, value)), None)
+            for choice in self.choices:
+                if _same(choice, value):
+                    return label(choice)
+            raise ValueError(f"{value!r} lies outside of {self.text()}")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not self.low <= value <= self.high or (self.kind == "int" and value != int(value)):
+            raise ValueError(f"{value!r} lies outside of {self.text()}")
+        if self.size() is None:
+            return int(value) if self.kind == "int" else float(value)
+        nearest = self.nearest(value)
+        if abs(value - nearest) > 1e-8 * (self.step or 1):
+            raise ValueError(f"{value!r} lies outside of {self.text()}")
+        return nearest
+
+    def size(self) -> int | None:
+        """Return how many values there are; None of a range that is not in steps."""
+        if self.kind == "choice":
+            return len(self.choices)
+        step = self._step()
+        if step is None:
             return None
-        steps = (value - self.low) / self.step if self.step else 0.0
-        if abs(steps - round(steps)) > 1e-8:
-            return None
+        return int((_decimal(self.high) - _decimal(self.low)) // step) + 1
+
+    def at(self, index: int) -> Any:
+        """Return a value by its number. Steps are added as decimals, so the third step of 0.1 is 0.3."""
+        if self.kind == "choice":
+            return self.labels[index]
+        step = self._step()
+        assert step is not None
+        value = _decimal(self.low) + index * step
         return int(value) if self.kind == "int" else float(value)
+
+    def nearest(self, value: Any) -> Any:
+        """Return the step that a number of the range stands for: 0.3 for a sampler's 0.30000000000000004."""
+        step, size = self._step(), self.size()
+        if self.kind == "choice" or step is None or size is None:
+            return value
+        index = round((_decimal(value) - _decimal(self.low)) / step)
+        return self.at(min(max(index, 0), size - 1))
+
+    def _step(self) -> Fraction | None:
+        if self.kind == "int" and not self.log:
+            return Fraction(int(self.step or 1))
+        return _decimal(self.step) if self.step else None
 
     def ends(self) -> list[Any]:
         """The drawn values at its borders; of a choice, all."""
         if self.kind == "choice":
             return self.labels
-        count = int((self.high - self.low) / self.step + 1e-9) if self.step else 0
-        return [self.low, self.low + count * self.step if self.step else self.high]
-
-    def grid(self) -> list[Any] | None:
-        """All drawn values; None if they are too many to name."""
-        if self.kind == "choice":
-            return self.labels
-        step = self.step or (1 if self.kind == "int" and not self.log else None)
-        if step is None:
-            return None
-        values = [self.low + i * step for i in range(int((self.high - self.low) / step + 1e-9) + 1)]
-        return [int(value) for value in values] if self.kind == "int" else values
+        size = self.size()
+        return [self.low, self.high] if size is None else [self.at(0), self.at(size - 1)]
 
     def any(self, order: random.Random) -> Any:
         """A border or a value in between, of equal chance."""
-        inner = self.grid() or [int(order.uniform(self.low, self.high)) if self.kind == "int" else order.uniform(self.low, self.high)]
-        return order.choice(self.ends() if order.random() < 0.5 else inner)
+        if order.random() < 0.5:
+            return order.choice(self.ends())
+        size = self.size()
+        if size is not None:
+            return self.at(order.randrange(size))
+        value = order.uniform(self.low, self.high)
+        return int(value) if self.kind == "int" else value
 
     def text(self) -> str:
         """The range in words."""
+        return self._text(scalars.spelled)
+
+    def identity(self) -> str:
+        """Return the text by which a study knows its space again; it stays as it is, for the sake of stored studies."""
+        return self._text(str)
+
+    def _text(self, word: Callable[[Any], str]) -> str:
         if self.kind == "choice":
-            span = ", ".join(map(str, self.labels))
+            span = ", ".join(map(word, self.labels))
         else:
-            span = f"{self.low:g} to {self.high:g}" + (", log" if self.log else "") + (f", step {self.step:g}" if self.step else "")
+            span = f"{_short(self.low)} to {_short(self.high)}"
+            span += ", log" if self.log else ""
+            span += f", step {_short(self.step)}" if self.step else ""
         allowed = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
-        condition = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in allowed.items())
+        condition = " and ".join(f"{key} is {' or '.join(map(word, values))}" for key, values in allowed.items())
         return f"{self.key} ({span})" + (f" where {condition}" if condition else "")
+
+
+def _short(number: float) -> str:
+    """Return a number with as few digits as say what it is."""
+    text = f"{number:g}"
+    return text if float(text) == number else repr(number)
+
+
+def _decimal(number: float) -> Fraction:
+    """Return a number as the decimal that one writes for it: 0.1 is 1/10."""
+    return Fraction(str(number))
 
 
 def label(choice: Any) -> Any:
@@ -262,6 +315,11 @@ class Arm:
             return None
         return config
 
+    def settled(self, drawn: Drawn) -> dict[str, Any]:
+        """Return drawn values with those in steps as decimals, as studies of earlier versions do not keep them."""
+        by_key = {parameter.key: parameter for parameter in self.parameters}
+        return {key: by_key[key].nearest(value) if key in by_key else value for key, value in drawn.items()}
+
     def trials(self, config: TrialConfig) -> list[TrialConfig]:
         """A suggestion's trials, one a seed."""
         return [with_seed(config, seed) for seed in self.seeds]
@@ -273,11 +331,13 @@ class Arm:
             if self.applies(parameter, drawn):
                 node: Any = config
                 for name in parameter.key.split("."):
-                    node = node.get(name) if isinstance(node, Mapping) else None
-                found = parameter.drawn(node)
-                if found is None:
+                    if not isinstance(node, Mapping) or name not in node:
+                        return None
+                    node = node[name]
+                try:
+                    drawn[parameter.key] = parameter.drawn(node)
+                except ValueError:
                     return None
-                drawn[parameter.key] = found
         return drawn
 
     def probes(self, extra: int) -> Iterator[dict[str, Any]]:
@@ -304,8 +364,8 @@ class Arm:
         if not self.applies(parameter, drawn):
             yield from self._points(drawn, index + 1)
             return
-        for value in parameter.grid() or ():
-            yield from self._points({**drawn, parameter.key: value}, index + 1)
+        for number in range(parameter.size() or 0):
+            yield from self._points({**drawn, parameter.key: parameter.at(number)}, index + 1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pointsweep import scalars
 from pointsweep.batches import Batches
 from pointsweep.errors import BadStore
 from pointsweep.finished import curve_of, known, values_of
@@ -280,7 +281,7 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
     assert search is not None
     settings = next((config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), "")
     parts = [
-        [parameter.text() for parameter in search.space], [rule.text for rule in search.constraints], search.sampler,
+        [parameter.identity() for parameter in search.space], [rule.text for rule in search.constraints], search.sampler,
         dict(search.options), search.scheduler, dict(search.schedule), search.seed, dict(search.objectives),
         [dict(point) for point in search.enqueue], arm.seeds,
         sweep.protocol, settings,
@@ -313,12 +314,12 @@ def headers(keys: Sequence[str]) -> list[str]:
 
 def short(value: Any) -> str:
     """A chosen value in a table."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else scalars.spelled(value)
 
 
 def drawn_text(drawn: Mapping[str, Any]) -> str:
     """The chosen values to the last bit, as they are put into a sweep file."""
-    return ", ".join(f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}" for key, value in drawn.items())
+    return ", ".join(f"{key}={scalars.spelled(value)}" for key, value in drawn.items())
 
 
 def space_text(search: Search) -> str:
