@@ -27,7 +27,7 @@ seeds: 1
 resources: {cpus: 1, budget: {hours: 40}}
 settings: [{when: {method: lora}, train.lr: 1e-3}]
 exclude: [{when: {method: adapter}, because: no}]
-profiles: {small: {train.epochs: 2}}
+profiles: {small: {train.batch_size: 2}}
 """
 SEARCH = """
 search:
@@ -84,8 +84,8 @@ def test_settings_keep_their_dots(write):
 
 
 def test_a_profile_is_changed(write):
-    assert load(write(TABLE), ["profile=small", "profiles.small.train.epochs=7"]).cells[1].trials[0].train.epochs == 7
-    assert load(write(TABLE), ["profile=other", "profiles.other.train.epochs=7"]).cells[1].trials[0].train.epochs == 7
+    assert load(write(TABLE), ["profile=small", "profiles.small.train.batch_size=7"]).cells[1].trials[0].train.batch_size == 7
+    assert load(write(TABLE), ["profile=other", "profiles.other.train.batch_size=7"]).cells[1].trials[0].train.batch_size == 7
     assert load(write(TABLE), ["profile=small", "profiles.small.only=[b]"]).rows == (("b",),)
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+from decimal import Decimal
 from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pointsweep.errors import Unfit
+from pointsweep.samplers import distribution
 from pointsweep.search import Study
+from pointsweep.space import Parameter
 from pointsweep.sweep import load
 from tests.postgres import MISSING, postgres
 
@@ -46,6 +52,12 @@ def program(trial: optuna.Trial) -> dict:
 
 def score(drawn: dict) -> float:
     return -abs(math.log10(drawn["train.lr"]) + 3) - drawn["train.weight_decay"] + 0.1 * (drawn.get("method") == "lora")
+
+
+STEPPED = (
+    FILE[: FILE.index("    method: [lora")].replace("modality: 1d}\n", "modality: 1d}\n  method: lora\n")
+    + "    train.weight_decay: {float: [LOW, HIGH], step: STEP}\n  sampler: SAMPLER\n  seed: 5\n  trials: 200\n"
+)
 
 
 @pytest.fixture
@@ -241,3 +253,76 @@ def test_finished_trials_are_told_first_and_once(study):
     assert [(item.known, item.values) for item in made.suggestions()] == [(True, (0.7,))]
     assert [item.known for item in made.ask(2)] == [False, False]
     assert len(made.live.trials) == 3
+
+
+def decimals(low: str, high: str, step: str) -> list[float]:
+    """The points of a stepped range by decimal arithmetic."""
+    count = (Decimal(high) - Decimal(low)) // Decimal(step)
+    return [float(Decimal(low) + i * Decimal(step)) for i in range(int(count) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"),
+    [("0.0", "0.6", "0.1"), ("0.0", "0.1", "0.02"), ("0.1", "0.9", "0.2"), ("0.05", "0.35", "0.05"), ("0.3", "1.0", "0.1"), ("0.0", "0.5", "0.15")],
+)  # fmt: skip
+def test_a_grid_over_a_stepped_range_has_every_decimal_once_and_ends(study, low, high, step):
+    text = STEPPED.replace("LOW", low).replace("HIGH", high).replace("STEP", step)
+    expected = decimals(low, high, step)
+    first = study(text, "grid")
+    first.start([])
+    for _ in range(2):  # and again from what the log holds
+        while asked := first.ask(3):
+            first.tell({item.number: (0.0,) for item in asked})
+        assert [item.drawn["train.weight_decay"] for item in first.suggestions()] == expected
+        first = study(text, "grid")
+    assert expected[-1] <= float(high)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "cmaes"])
+def test_a_sampler_draws_the_decimals_of_a_stepped_range_and_is_replayed(study, sampler):
+    text = STEPPED.replace("LOW", "0.0").replace("HIGH", "0.6").replace("STEP", "0.1")
+    text = text.replace("  space:\n", "  space:\n    train.lr: {float: [1e-4, 1e-2], log: true}\n")
+    drawn = search(study(text, sampler), 16)
+    assert {point["train.weight_decay"] for point in drawn} <= set(decimals("0.0", "0.6", "0.1"))
+    cut = study(text, sampler, "cut")
+    cut.start([])
+    cut.tell({item.number: (score(item.drawn),) for item in cut.ask(4)})
+    again = study(text, sampler, "cut")
+    assert search(again, 16) == drawn
+    assert again.note == ""
+
+
+def test_a_grid_that_an_earlier_version_left_in_the_middle_is_finished(study):
+    text = STEPPED.replace("LOW", "0.0").replace("HIGH", "0.6").replace("STEP", "0.1")
+    old = study(text, "grid")
+    old.start([])
+    for index in range(6):  # 0.30000000000000004 among them
+        old._add({"train.weight_decay": 0.0 + index * 0.1}, {"batch": index, "keys": ["k"]}, (0.0,))
+    new = study(text, "grid")
+    assert [dict(item.drawn) for item in new.ask(4)] == [{"train.weight_decay": 0.6}]
+    assert new.note == ""
+
+
+numbers = st.builds(lambda digits, places: str(Decimal(digits).scaleb(-places)), st.integers(-2000, 2000), st.integers(0, 6))
+steps = st.builds(lambda digits, places: str(Decimal(digits).scaleb(-places)), st.integers(1, 2000), st.integers(0, 6))
+
+
+@settings(max_examples=150, deadline=None)
+@given(numbers, st.integers(0, 60), steps, st.sampled_from(["0", "0.1", "0.5", "0.9", "0.999999"]))
+def test_every_point_of_every_stepped_range_is_one_of_optunas(low, count, step, rest):
+    """The upper end lies somewhere within the step after the last point, or on this."""
+    high = str(Decimal(low) + (count + Decimal(rest)) * Decimal(step))
+    parameter = Parameter("train.lr", "float", float(low), float(high), step=float(step))
+    if max(abs(parameter.low), abs(parameter.high)) * 2**-52 > 4e-9 * parameter.step:
+        return  # refused when the file is read
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna says that it moves the upper end
+        made = distribution(parameter)
+    assert parameter.size() == count + 1
+    points = [parameter.at(index) for index in range(parameter.size())]
+    assert points == decimals(low, high, step)
+    assert (points[0], points[-1]) == (made.low, made.high)
+    assert all(made._contains(point) for point in points)
+    for index, point in enumerate(points):
+        rounded = min(parameter.low + index * parameter.step, made.high)  # as a sampler draws it
+        assert parameter.nearest(rounded) == point == parameter.drawn(point)

@@ -177,3 +177,71 @@ def test_all_problems_are_found_at_once(write):
 
 def test_a_searched_key_cannot_be_set_on_the_command_line_too(write):
     assert "is searched, and set on the command line" in problems(write(f"search: {{space: {SPACE}}}\n"), "train.lr=1e-3")
+
+
+@pytest.mark.parametrize("written", ["[null, 1]", "{choices: [1, null, 2]}"])
+def test_null_is_a_choice_as_any_other(write, written):
+    arm = load(write(f"search: {{space: {{backbone.num_blocks: {written}}}}}\n")).cells[0].arm
+    whole, one = arm.config({"backbone.num_blocks": None}), arm.config({"backbone.num_blocks": 1})
+    assert (whole.backbone.num_blocks, one.backbone.num_blocks) == (None, 1)
+    assert arm.located(whole.to_dict()) == {"backbone.num_blocks": None}
+    assert arm.located(one.to_dict()) == {"backbone.num_blocks": 1}
+    assert arm.located(arm.config({"backbone.num_blocks": 1}).to_dict() | {"backbone": None}) is None
+    assert arm.parameters[0].text().startswith("backbone.num_blocks (")
+    assert "None" not in arm.parameters[0].text()
+
+
+def test_a_start_point_may_be_null_and_what_lies_outside_is_named(write):
+    space = "search: {space: {backbone.num_blocks: [null, 1], head.last_hidden: [8, null]}, enqueue: [POINT]}\n"
+    good = load(write(space.replace("POINT", "{backbone.num_blocks: null, head.last_hidden: null}")))
+    assert good.cells[0].arm.enqueue == ({"backbone.num_blocks": None, "head.last_hidden": None},)
+    assert "2 lies outside of backbone.num_blocks (null, 1)" in problems(write(space.replace("POINT", "{backbone.num_blocks: 2}")))
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ("train.decay_tokens: [true, 1]", "the choices true and 1 are equal"),
+        ("train.decay_tokens: [false, 0]", "the choices false and 0 are equal"),
+        ("train.epochs: [1, 1.0]", "the choices 1 and 1.0 are equal"),
+        ("train.epochs: [1, 2, 1]", "the choice 1 stands twice"),
+        ("train.lr: [0.001, 1e-3]", "the choice 0.001 stands twice"),
+        ("train.weight_decay: [0.0, -0.0]", "the choices 0.0 and -0.0 are equal"),
+        ("train.weight_decay: [0, 0.0]", "the choices 0 and 0.0 are equal"),
+        ("positions.line: [[0, 0, 1], [0.0, 0.0, 1.0]]", "the choices [0, 0, 1] and [0.0, 0.0, 1.0] are equal"),
+        ("positions.line: [[0, 0, 1], [-0.0, 0, 1]]", "the choices [0, 0, 1] and [-0.0, 0, 1] are equal"),
+        ("method: [lora, {name: lora}]", "the choice lora stands twice"),
+        ("method: [lora, {name: lora, rank: 16}, {name: prompt}]", 'the choices lora and {"name": "lora", "rank": 16} give the same trial'),
+        ("backbone.num_blocks: [null, 1, null]", "the choice null stands twice"),
+    ],
+)  # fmt: skip
+def test_choices_that_are_equal_are_refused(write, choices, expected):
+    base = BASE.replace("rank: 4", "init_std: 0.1") if "rank" in choices else BASE
+    base = base.replace("  method: {name: lora, init_std: 0.1}\n", "  method: lora\n")
+    found = problems(write(f"search: {{space: {{{choices}}}}}\n", base))
+    assert expected in found
+    assert "1 problem, " in found
+
+
+def test_a_suggestion_of_a_stepped_range_is_the_trial_of_the_decimal(write):
+    text = "search:\n  sampler: grid\n  space: {head.dropout: {float: [0.0, 0.6], step: 0.1}}\n"
+    arm = load(write(text)).cells[0].arm
+    assert [point["head.dropout"] for point in arm.enqueue] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    rows = load(write("rows: {head.dropout: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}\nseeds: [0]\n"))
+    assert [arm.config(point).key() for point in arm.enqueue] == [cell.trials[0].key() for cell in rows.cells]
+
+
+def test_a_grid_is_gone_through_as_far_as_the_trials_reach(write):
+    text = "search:\n  sampler: grid\n  trials: 3\n  space: {train.epochs: {int: [1, 1000]}, train.warmup_epochs: {int: [1, 100]}}\n"
+    points = load(write(text)).cells[0].arm.enqueue
+    assert [(point["train.epochs"], point["train.warmup_epochs"]) for point in points] == [(1, 1), (1, 2), (1, 3)]
+    assert "a grid of 1000000 points, at most 100000" in problems(write(text.replace("100]", "1000]")))
+
+
+def test_a_step_that_a_float_cannot_follow_is_refused(write):
+    text = "search: {space: {positions.translation: {float: [1000000, 1000001], step: 1e-6}}}\n"
+    assert "a step of 1e-06 is too fine for numbers as large as 1000001" in problems(write(text))
+    assert (
+        load(write("search: {space: {train.batch_size: {int: [2, 10000000], step: 2}}}\n")).search.space[0].at(4_999_999)
+        == 10_000_000
+    )
