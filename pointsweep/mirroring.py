@@ -35,6 +35,7 @@ class Mirroring:
     target: Target | None = None
     problem: str = ""
     skipped: bool = False
+    _file: tuple[int, int] | None = None
 
     def begin(self, to_run: bool) -> None:
         """Make MLflow ready, unless it is off, or has all of a sweep of which nothing is left to run."""
@@ -43,6 +44,7 @@ class Mirroring:
                 self.skipped = True
                 return
             self.target = prepare(self.uri, self.store, self.layout)
+            self._file = self._identity()
         except TrackerAway as error:
             self.problem = str(error)
             print(f"{error}\ntraining goes on without it", file=sys.stderr, flush=True)
@@ -58,6 +60,7 @@ class Mirroring:
             # Once more: the experiment may have been deleted meanwhile, the database mended.
             self.target = prepare(self.uri, self.store, self.layout)
             finish(self.target, self.store, self.places)
+            self._require_same_file()
             self.store.write(self._mark, self._level())
         except TrackerAway as error:
             self.problem = str(error)
@@ -72,6 +75,19 @@ class Mirroring:
         if sqlite_path(self.uri) is not None:
             return [f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}"]
         return [f"MLflow   {masked(self.uri)}"]
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Return which file the database is, None if it is none."""
+        path = sqlite_path(self.uri)
+        if path is None or not path.exists():
+            return None
+        status = path.stat()
+        return status.st_dev, status.st_ino
+
+    def _require_same_file(self) -> None:
+        """Raise TrackerAway if the database was moved: what was sent then went into the file that was opened first."""
+        if self._file is not None and self._file != self._identity():
+            raise TrackerAway(f"MLflow's database {sqlite_path(self.uri)} was moved or replaced while the sweep ran")
 
     @property
     def _mark(self) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from urllib.parse import quote
 
 from pointsweep.data.cache import cache_folder
-from pointsweep.sqlite_files import set_aside_name, sqlite_path, sqlite_problem, sqlite_uri
+from pointsweep.sqlite_files import sqlite_path, sqlite_uri
 from pointsweep.store import FileStore, create_beside, open_lock
 from pointsweep.target import TrackerAway
 
@@ -33,23 +32,14 @@ def one_at_a_time(store: FileStore | None) -> Iterator[None]:
 def ready_made(uri: str, make: Callable[[str], object]) -> None:
     """A new SQLite database as a copy of an empty one that this machine keeps: making it takes MLflow's migrations seconds.
 
-    `make` creates the database at a URI. A template that cannot be used is made again; without a cache there is none.
+    `make` creates the database at a URI. Without a usable cache there is no template, and MLflow makes the database itself.
     """
     path = sqlite_path(uri)
-    if path is None or path.exists():
+    if path is None or (path.exists() and path.stat().st_size):
         return
-    template = cache_folder() / "mlflow" / f"{importlib.metadata.version('mlflow')}.db"
     try:
-        template.parent.mkdir(parents=True, exist_ok=True)
-        if template.exists() and not _is_empty_template(template):
-            template.replace(set_aside_name(template))
-        if not template.exists():
-            fresh = template.with_name(f"{template.name}.{os.getpid()}.tmp")
-            make(sqlite_uri(fresh))
-            fresh.replace(template)
-        data = template.read_bytes()
+        data = _template(cache_folder() / "mlflow", make)
     except OSError:
-        # The cache only saves time: MLflow makes the database itself.
         return
     # Not by mkstemp: others may share the store, and modes follow the umask.
     copied, file = create_beside(path)
@@ -58,18 +48,30 @@ def ready_made(uri: str, make: Callable[[str], object]) -> None:
     copied.replace(path)
 
 
-def _is_empty_template(path: Path) -> bool:
-    """Whether a database is whole, has MLflow's tables and holds no run."""
-    if sqlite_problem(path, writes=False):
-        return False
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
-            [versions] = database.execute("SELECT count(*) FROM alembic_version").fetchone()
-            [experiments] = database.execute("SELECT count(*) FROM experiments").fetchone()
-            [runs] = database.execute("SELECT count(*) FROM runs").fetchone()
-    except sqlite3.Error:
-        return False
-    return versions == 1 and experiments <= 1 and runs == 0
+def _template(folder: Path, make: Callable[[str], object]) -> bytes:
+    """Return the bytes of an empty database. A kept one is named by its digest; one that was changed is not used."""
+    version = importlib.metadata.version("mlflow")
+    folder.mkdir(parents=True, exist_ok=True)
+    for kept in sorted(folder.glob(f"{version}-*.db")):
+        if not kept.is_file():
+            continue
+        data = kept.read_bytes()
+        if kept.name == _template_name(version, data):
+            return data
+        kept.unlink()
+    fresh = folder / f"{version}.{os.getpid()}.tmp"
+    make(sqlite_uri(fresh))
+    data = fresh.read_bytes()
+    target = folder / _template_name(version, data)
+    if target.is_dir():
+        fresh.unlink()
+    else:
+        fresh.replace(target)
+    return data
+
+
+def _template_name(version: str, data: bytes) -> str:
+    return f"{version}-{hashlib.sha256(data).hexdigest()[:16]}.db"
 
 
 @contextmanager

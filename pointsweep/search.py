@@ -55,8 +55,7 @@ def require_sound(path: Path) -> None:
     elif "read-only" in problem or "cannot be" in problem:
         mend = "give this user the right to read and write it"
     else:
-        aside = shlex.quote(str(set_aside_name(path)))
-        mend = f"its trials are in the store; set it aside and the same command makes it anew: mv {shlex.quote(str(path))} {aside}"
+        mend = f"its trials are in the store; set it aside and the same command makes it anew: mv {_aside(path)}"
     raise BadStore(f"the search's study {path} {problem}; {mend}")
 
 
@@ -69,10 +68,10 @@ def opening(url: str | None) -> Iterator[None]:
         path = sqlite_path(url or "")
         where = str(path) if path is not None else masked(url or "")
         words = " ".join(scrubbed(str(error), url or "").split())[:300]
-        raise BadStore(
-            f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; "
-            "another version of Optuna may have made it: use that version, or set the file aside, and the same command makes it anew"
-        ) from error
+        mend = "if another version of Optuna made it, use that version"
+        if path is not None:
+            mend += f"; or set it aside, and the same command makes it anew from the trials: mv {_aside(path)}"
+        raise BadStore(f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; {mend}") from error
 
 
 @contextmanager
@@ -85,7 +84,14 @@ def working(url: str | None) -> Iterator[None]:
         where = str(path) if path is not None else masked(url or "")
         cause = error.__cause__ or error
         words = " ".join(scrubbed(str(cause), url or "").split())[:300]
-        raise StoreFailed(f"the search's study {where} cannot be read or written: {words}") from error
+        mend = ""
+        if path is not None and "locked" not in words:
+            mend = f"; if that stays so, set it aside, and it is made anew from the trials: mv {_aside(path)}"
+        raise StoreFailed(f"the search's study {where} cannot be read or written: {words}{mend}") from error
+
+
+def _aside(path: Path) -> str:
+    return f"{shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
 
 
 def _storage(url: str | None) -> optuna.storages.BaseStorage | str | None:

@@ -39,6 +39,8 @@ def sqlite_problem(path: Path, writes: bool = True) -> str:
     """Return what is wrong with the database at `path`, "" if nothing is. One that is not there yet is no problem."""
     if path.is_dir():
         return "is a folder, not a database"
+    if path.is_symlink() and not path.exists():
+        return "is a link to a file that is not there"
     if not path.exists():
         return ""
     if not path.is_file():
@@ -88,7 +90,7 @@ def _problem_by_opening(path: Path, writes: bool, whole: bool) -> str:
         if whole:
             [answer] = connection.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
-                return f"is damaged: {answer}"
+                return f"is damaged: {' '.join(answer.split())[:100]}"
         if writes:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")

@@ -118,7 +118,7 @@ def way_back(path: Path, problem: str) -> str:
     """Return what a person does about a database of MLflow that cannot be used."""
     if "locked" in problem:
         return "end that process, or wait"
-    if "damaged" in problem or "folder" in problem or "not a file" in problem:
+    if "damaged" in problem or "folder" in problem or "not a file" in problem or "a link" in problem:
         aside = shlex.quote(str(set_aside_name(path)))
         return f"all it holds is in the store; move it away: mv {shlex.quote(str(path))} {aside}"
     return "give this user the right to write it"

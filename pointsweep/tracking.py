@@ -50,7 +50,15 @@ def tracker_errors(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow has no common base of what it raises
         words = " ".join(scrubbed(str(error), uri).split())[:300]
-        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {words}") from error
+        path = sqlite_path(uri)
+        mend = ""
+        if path is not None and path.exists() and not _is_locked(error):
+            mend = f"; if another version of MLflow made it, use that one; else {way_back(path, 'damaged')}"
+        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {words}{mend}") from error
+
+
+def _is_locked(error: Exception) -> bool:
+    return "database is locked" in str(error)
 
 
 def reachable(uri: str) -> str:
@@ -103,7 +111,7 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
 
     with tracker_errors(uri):
-        return _patiently(made)
+        return _patiently(made, uri)
 
 
 def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
@@ -119,16 +127,20 @@ def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
         client.log_batch(parent, tags=[RunTag(*item) for item in items[start : start + TAG_BATCH]])
 
 
-def _patiently(work: Callable[[], T]) -> T:
-    """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad."""
+def _patiently(work: Callable[[], T], uri: str) -> T:
+    """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad.
+
+    What a database in a file says stays so, unless it is locked.
+    """
     begun = time.monotonic()
     for pause_s in PAUSES_S:
         try:
             return work()
         except TrackerAway:
             raise  # its cause stays
-        except Exception:  # as in tracker_errors
-            if time.monotonic() - begun > PATIENCE_S:
+        except Exception as error:  # as in tracker_errors
+            lasting = sqlite_path(uri) is not None and not _is_locked(error)
+            if lasting or time.monotonic() - begun > PATIENCE_S:
                 raise
             time.sleep(pause_s)
     return work()
@@ -147,8 +159,9 @@ def connected(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # What MLflow logs of an error, with its traceback, is said in one line where the error is met.
+    for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     return MlflowClient(uri)
 
 
@@ -336,12 +349,12 @@ def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
     with tracker_errors(target.uri):
         require_usable(target.uri)
         runs = Runs(target)
-        _patiently(lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri))
-        done = _patiently(lambda: _done(runs))
+        _patiently(lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri), target.uri)
+        done = _patiently(lambda: _done(runs), target.uri)
         for key, place in tags.items():
             if key not in done and (folder := read_folder(store, key)).events():
-                _patiently(functools.partial(sync_trial, runs, folder, place))
-        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"))
+                _patiently(functools.partial(sync_trial, runs, folder, place), target.uri)
+        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"), target.uri)
 
 
 def _done(runs: Runs) -> set[str]:

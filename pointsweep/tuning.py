@@ -43,12 +43,12 @@ class Tuning:
         self.sweep, self.search, self.store = sweep, sweep.search, store
         self.cells = [cell for cell in sweep.cells if cell.arm is not None]
         path = store.path(f"sweeps/{sweep.name}/study.db")
+        if not self.search.storage:
+            require_sound(path)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self.search.storage and not path.exists():
                 open_append(path).close()  # SQLite itself would leave a group's right to write out, whatever the umask
-        if self.search.storage is None:
-            require_sound(path)
         self.url = url = self.search.storage or sqlite_uri(path)
         self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
 
