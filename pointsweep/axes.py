@@ -64,13 +64,13 @@ def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
     if isinstance(value, list):
         entries = [_entry(document, (*path, i), item) for i, item in enumerate(value)]
         axis = Axis("", tuple(entry for entry in entries if entry is not None))
+        refuse_twins(document, path, [entry.label for entry in axis.entries])
     elif isinstance(value, Mapping) and len(value) == 1:
         key, values = next(iter(value.items()))
         axis = read_key(document, path, key, values)
     else:
         complain(document, path, "must be a list of labelled settings, {key: [values]}, {zip: {key: [values], ...}} or {ablate: ...}")
         return Axis("", ())
-    refuse_twins(document, path, [entry.label for entry in axis.entries])
     if not axis.entries:
         complain(document, path, "has no entries")
     return axis
@@ -80,6 +80,30 @@ def refuse_twins(document: Document, path: tuple[Any, ...], labels: Sequence[str
     """Two rows of one label could not be told apart."""
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         complain(document, path, f"the label {label!r} stands twice")
+
+
+def refuse_equal(document: Document, path: tuple[Any, ...], entries: Sequence[Entry], labelled: bool = False) -> None:
+    """Complain of entries that could not be told apart, by their labels or, however they are written, by their values."""
+    labels: set[str] = set()
+    owners: dict[Any, Entry] = {}
+    for entry in entries:
+        first = owners.setdefault(_comparable(entry.settings), entry)
+        if entry.label in labels:
+            hint = "" if labelled else "; rows with a label each, or a zip with label:, give equal names of their own"
+            equal = first is not entry
+            complain(document, path, f"the label {entry.label!r} stands twice{'' if equal else hint}")
+        elif first is not entry:
+            complain(document, path, f"{first.label} and {entry.label} are the same value")
+        labels.add(entry.label)
+
+
+def _comparable(value: Any) -> Any:
+    """Return what is equal for equal values: 1, 1.0 and true are, and so are 0.0 and -0.0."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), _comparable(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return ("list", *(_comparable(item) for item in value))
+    return value if isinstance(value, (bool, int, float)) else f"text {scalars.spelled(value)}"
 
 
 def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -> Axis:
@@ -92,6 +116,7 @@ def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -
     if not known(document, (*path, key), key):
         return Axis(str(key), ())
     entries = [Entry(_label(value), {key: value}, document, (*path, key, i)) for i, value in enumerate(values)]
+    refuse_equal(document, (*path, key), entries)
     return Axis(key.rpartition(".")[2], tuple(entries))
 
 
@@ -117,6 +142,10 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
         factors = _factors(document, path, {"factors": lists["factors"][i]} if "factors" in lists else {})
         when = read_when(document, (*path, "when", i), lists["when"][i]) if "when" in lists else None
         entries.append(Entry(label, chosen, document, (*path, i), when, published, factors))
+    if "published" in lists or "when" in lists:
+        refuse_twins(document, path, [entry.label for entry in entries])
+    else:
+        refuse_equal(document, path, entries, labelled="label" in lists)
     return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))
 
 

@@ -63,6 +63,13 @@ def test_spelled_out_defaults_and_whole_numbers_for_floats_give_the_same_key():
     assert trial_from_dict(spelled).key() == trial_from_dict(TRIAL).key()
 
 
+def test_minus_zero_is_zero_in_a_key_and_in_a_configuration():
+    made = trial_from_dict(TRIAL | {"train": {"weight_decay": -0.0}})
+    assert str(made.train.weight_decay) == "0.0"
+    zero, minus = trial_from_dict(TRIAL | {"train": {"weight_decay": 0.0}}), replace(made.train, weight_decay=-0.0)
+    assert made.key() == zero.key() == replace(made, train=minus).key()
+
+
 def test_added_fields_at_their_default_leave_old_keys_alone():
     @dataclass(frozen=True)
     class Old(Config):

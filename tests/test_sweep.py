@@ -506,3 +506,54 @@ def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
     path = tmp_path / "t.yaml"
     path.write_bytes(BASE.encode() + "title: Größe\n".encode("latin-1"))
     assert "(line 8): cannot be read: byte 0xf6 is no UTF-8; save the file as UTF-8" in problems(path)
+
+
+@pytest.mark.parametrize("section", ["rows", "columns", "axes"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("train.lr: [0.001, 1e-3]", "train.lr (line 8): the label '0.001' stands twice"),
+        ("train.weight_decay: [0, 0.1, 0.0]", "train.weight_decay (line 8): 0 and 0.0 are the same value"),
+        ("train.weight_decay: [0.0, -0.0]", "train.weight_decay (line 8): 0.0 and -0.0 are the same value"),
+        ("train.decay_tokens: [true, 1]", "train.decay_tokens (line 8): true and 1 are the same value"),
+        ("train.epochs: [1, 2, 1]", "train.epochs (line 8): the label '1' stands twice"),
+        ("method: [lora, prompt, {name: lora}]", "method (line 8): the label 'lora' stands twice"),
+        ("method: [{name: lora, rank: 4}, {name: lora, rank: 8}]", "the label 'lora' stands twice; rows with a label each"),
+        ("positions.line: [[0, 0, 1], [0.0, 0, 1]]", "positions.line (line 8): [0, 0, 1] and [0.0, 0, 1] are the same value"),
+        ("backbone.num_blocks: [null, 1, ~]", "backbone.num_blocks (line 8): the label 'null' stands twice"),
+        ("zip: {train.lr: [1e-3, 0.001], train.epochs: [2, 2]}", "zip (line 8): the label '0.001, 2' stands twice"),
+        ("zip: {train.weight_decay: [0, 0.0], train.epochs: [2, 2]}", "zip (line 8): 0, 2 and 0.0, 2 are the same value"),
+        ("zip: {label: [a, b], train.lr: [1e-3, 0.001]}", "zip (line 8): a and b are the same value"),
+        ("zip: {label: [a, a], train.lr: [1e-3, 0.002]}", "zip (line 8): the label 'a' stands twice"),
+    ],
+)  # fmt: skip
+def test_values_of_an_axis_that_are_equal_are_refused(write, section, values, message):
+    found = problems(write(BASE + f"{section}: {{{values}}}\n"))
+    assert f"{section}." in found
+    assert message in found
+    assert found.count("twice") + found.count("same value") == 1
+
+
+def test_values_that_differ_stand_side_by_side(write):
+    sweep = load(write(BASE + "axes: {train.weight_decay: [0, 0.1, 0.10000000000000002], positions.line: [[0, 0, 1], [0, 1, 0]]}\n"))
+    assert len({trial.config.key() for trial in sweep.trials()}) == 3 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("train.weight_decay: 0.0", "train.weight_decay: -0.0"), ("train.weight_decay: 0", "train.weight_decay: 0.0"),
+        ("positions.line: [0, -0.0, 1]", "positions.line: [0.0, 0, 1.0]"), ("train.lr: 1e-3", "train.lr: 0.001"),
+        ("train.lr: 1E-3", "train.lr: 0.10e-2"), ("train.epochs: 0x1F", "train.epochs: 31"), ("dataset.scale: [1, 1]", "dataset.scale: [1.0, 1.]"),
+        ("positions.translation: -0.0", "positions.translation: 0"),
+    ],
+)  # fmt: skip
+def test_equal_configurations_have_one_key_however_they_are_written(write, one, other):
+    sweep = load(write(BASE + f"rows: [{{label: one, {one}}}, {{label: other, {other}}}]\nseeds: 1\n"))
+    assert len(sweep.trials()) == 1
+    assert len(sweep.identical_cells()) == 1
+    key, _, value = one.partition(": ")
+    assert (
+        load(write(BASE + "seeds: 1\n"), [f"{key}={value.replace(', ', ',')}"]).trials()[0].config.key()
+        == sweep.trials()[0].config.key()
+    )
