@@ -30,7 +30,7 @@ from pointsweep import chaos_processes as processes
 from pointsweep import faults, sync, trial
 from pointsweep.chaos_processes import Killer
 from pointsweep.chaos_tracker import Line, server
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.errors import ConfigError
 from pointsweep.history import TrialFolder
 from pointsweep.store import FileStore
@@ -93,7 +93,7 @@ class Subject:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m pointsweep.chaos", description="Kills a small sweep again and again and checks it.")
+    made = command_parser("pointsweep.chaos", "Kills a small sweep again and again and checks it.")
     made.add_argument("file", help="the sweep file; seconds long, as it is run again and again")
     made.add_argument("overrides", nargs="*", help="as for pointsweep.run")
     made.add_argument("--runs", type=int, default=20, help="rounds; 0 = every write, in every way (default: 20)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -36,10 +37,28 @@ def look_less_for_garbage() -> None:
     gc.set_threshold(*GARBAGE)
 
 
-def command_parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Return the parser of `python -m NAME`, with what every command has."""
-    made = argparse.ArgumentParser(f"python -m {name}", description=description, epilog=epilog or None)
-    made.add_argument("--version", action="version", version=f"pointsweep {__version__}")
+class _HelpFormatter(argparse.HelpFormatter):
+    """Help with one line an option, as far as the terminal is wide enough."""
+
+    def __init__(self, prog: str) -> None:
+        columns = shutil.get_terminal_size().columns
+        super().__init__(prog, max_help_position=22, width=min(max(columns, 60), 110))
+
+
+def command_parser(name: str, description: str, usage: str = "", epilog: str = "") -> argparse.ArgumentParser:
+    """Return the parser of `python -m NAME`, with what every command has. `usage` is what follows the name."""
+    made = argparse.ArgumentParser(
+        f"python -m {name}",
+        usage=f"%(prog)s {usage}" if usage else None,
+        description=description,
+        epilog=epilog or None,
+        formatter_class=_HelpFormatter,
+        add_help=False,
+    )
+    # Where the usage is written out it has these two.
+    shown = argparse.SUPPRESS if usage else None
+    made.add_argument("-h", "--help", action="help", help=shown or "print this help; stop")
+    made.add_argument("--version", action="version", version=f"pointsweep {__version__}", help=shown or "print the version; stop")
     return made
 
 

@@ -6,7 +6,6 @@ no cluster to look at.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import ray_cluster, s3_lease
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.masking import masked
@@ -181,7 +180,7 @@ def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    made = argparse.ArgumentParser("python -m pointsweep.doctor", description="Looks at every node of a cluster before a long sweep.")
+    made = command_parser("pointsweep.doctor", "Looks at every node of a cluster before a long sweep.")
     made.add_argument("sweep", nargs="?", help="a sweep file: its data and weights are looked for on every node")
     made.add_argument("--address", help="the cluster (default: $RAY_ADDRESS, else Ray on this machine)")
     made.add_argument("--store", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)")

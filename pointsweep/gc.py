@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.errors import BadRecord, BadStore, StoreFailed
 from pointsweep.lease import Held, leased, read_holder
 from pointsweep.records import from_json
@@ -230,7 +230,7 @@ def _remove_tree(path: Path) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m pointsweep.gc", description="Lists what of a store nobody needs any more.")
+    made = command_parser("pointsweep.gc", "Lists what of a store nobody needs any more.")
     made.add_argument("store", nargs="?", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--delete", action="store_true", help="delete it; without this nothing is changed")
     made.add_argument("--age-hours", type=float, default=24, help="half written files and uploads must be older (default: 24)")

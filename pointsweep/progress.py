@@ -94,9 +94,17 @@ def duration(seconds: float) -> str:
 class Display:
     """Shows what a command does, on standard output."""
 
-    def __init__(self, stream: TextIO | None = None, quiet: bool = False, verbose: bool = False, form: str = "text") -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+        form: str = "text",
+        clock: bool = True,
+    ) -> None:
         self.stream = stream or sys.stdout
         self.quiet, self.verbose, self.form = quiet, verbose, form
+        self.clock = clock  # whether a log has heartbeats
         self.begun = self.spoken = self.phase_begun = time.monotonic()
         self.doing = ""  # what goes on while no trial trains
         self.progress: Progress | None = None
@@ -117,7 +125,7 @@ class Display:
             return self
         if self.form == "text" and _draws(self.stream):
             self._go_live()
-        else:
+        elif self.clock:
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 

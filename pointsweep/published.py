@@ -7,7 +7,6 @@ Any2Point (arXiv 2404.07989), Point-PEFT (arXiv 2310.03059) and the tables in th
 
 from __future__ import annotations
 
-import argparse
 import csv
 import functools
 import io
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import ledger
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.errors import unknown
 from pointsweep.records import Published
 
@@ -91,7 +90,7 @@ def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what is inconsistent in published.csv, one line each; 0 if nothing is, 1 if something is, 2 for what cannot be read."""
-    made = argparse.ArgumentParser("python -m pointsweep.published", description="Finds inconsistencies in the published numbers.")
+    made = command_parser("pointsweep.published", "Finds inconsistencies in the published numbers.")
     made.add_argument("--csv", help="another file of the same columns (default: the one that comes with the package)")
     made.add_argument(
         "--table", action="append", default=[], help="a table.json of a sweep, whose parameter counts are compared; repeatable"

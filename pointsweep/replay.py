@@ -21,7 +21,7 @@ import numpy as np
 
 from pointsweep.bundle import BadBundle, arrays_of
 from pointsweep.checks import check_trial
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.compare import column_number, row_number
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, unknown
@@ -167,7 +167,7 @@ def replays(args: argparse.Namespace, store: Store) -> Iterator[tuple[int, str, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    made = argparse.ArgumentParser("python -m pointsweep.replay", description="Trains a cell's trials again and compares.")
+    made = command_parser("pointsweep.replay", "Trains a cell's trials again and compares.")
     made.add_argument("sweep", help="a sweep's name, or its file")
     made.add_argument("row", help="the row's name, parts joined by ' / '")
     made.add_argument("column", help="the column's name")

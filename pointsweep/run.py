@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pointsweep import interruption, progress, ray_cluster, tables
-from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, exit_code
+from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, command_parser, exit_code
 from pointsweep.definition import note, taken
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
 from pointsweep.events import trial_status
@@ -32,44 +32,36 @@ from pointsweep.spending import Spending
 from pointsweep.stale import set_aside
 from pointsweep.store import FileStore, Store, establish, on_disk, open_store
 from pointsweep.sweep import Sweep, load
+from pointsweep.sweep_file import is_file_name
 from pointsweep.target import TrialTags, uri_mistake
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        "python -m pointsweep.run",
-        description="Turns a sweep file into its table. The same command again continues: nothing finished is computed twice.",
-        epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid (nothing launched), 3 interrupted (run it again), "
-        "4 the budget is used up (run it again with a larger one), 5 internal error (a log file is named), "
-        "6 the store failed on the way (mend it and run it again)",
+    made = command_parser(
+        "pointsweep.run",
+        "Turns sweep files into their tables. The same command again continues.",
+        "[--version] [OPTIONS] FILE... [KEY=VALUE...]",
+        epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid, 3 interrupted, 4 budget used up, "
+        "5 internal error, 6 store or machine failed (docs/failures.md)",
     )
-    made.add_argument("file", help="the sweep file, e.g. sweeps/quickstart.yaml")
-    made.add_argument(
-        "more",
-        nargs="*",
-        metavar="FILE_OR_OVERRIDE",
-        help="more sweep files, run in the same launch (what they share trains once), and, for all of them, Hydra overrides: "
-        "train.epochs=2 seeds=[0,1] +axes.train.lr=[1e-4,1e-3] profile=smoke",
-    )
-    made.add_argument("--plan", action="store_true", help="check the file, print the table's skeleton and what would run, and stop")
-    made.add_argument("--cfg", action="store_true", help="print every cell's resolved configuration and stop")
-    made.add_argument("--only", action="append", default=[], help="run some cells: GLOB of a row, row=GLOB, column=GLOB, seed=N")
-    made.add_argument("--replace", action="store_true", help="take the place of another file's table of the same name")
-    made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
-    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store); none = off")
-    made.add_argument("--notify", action="append", default=[], help="at the end: a URL or a command that gets the table as JSON")
-    made.add_argument(
-        "--rerun-stale",
-        action="store_true",
-        help="train again what was finished with other data or weights than are here; the old results go to stale/ in the store",
-    )
-    made.add_argument("--inline", action="store_true", help="run in this process, without Ray")
-    made.add_argument("-q", "--quiet", action="store_true", help="print the final table and errors only")
-    made.add_argument("-v", "--verbose", action="store_true", help="print a line for every start and epoch of a trial too")
-    made.add_argument("--log-format", choices=progress.FORMATS, default="text", help="json: one JSON object a line, for programs")
-    made.add_argument("--workers", type=int, default=0, help="trials at once (default: as many as the resources allow)")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads of a trial")
+    add = made.add_argument_group().add_argument
+    add("file", metavar="FILE", help="a sweep file, or its name: quickstart")
+    add("more", nargs="*", metavar="KEY=VALUE", help="overrides: train.epochs=2 seeds=[0,1] profile=smoke")
+    add("--plan", action="store_true", help="check, print the skeleton and what would run; stop")
+    add("--cfg", action="store_true", help="print the configuration of every cell; stop")
+    add("--only", action="append", default=[], metavar="PATTERN", help="a row, row=.., column=.., seed=N; with * and ?")
+    add("--replace", action="store_true", help="take the place of another file's table of this name")
+    add("--store", metavar="FOLDER", help="all trials (default: $POINTSWEEP_STORE, ~/pointsweep)")
+    add("--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, store); none")
+    add("--notify", action="append", default=[], metavar="TARGET", help="at the end: URL or command that gets the table as JSON")
+    add("--rerun-stale", action="store_true", help="train again what other data or weights than here made")
+    add("--inline", action="store_true", help="run in this process, without Ray")
+    add("--workers", type=int, default=0, metavar="N", help="trials at once (default: as many as fit)")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a trial (default: 1)")
+    add("-q", "--quiet", action="store_true", help="print the final table and errors only")
+    add("-v", "--verbose", action="store_true", help="print a line for every start and epoch too")
+    add("--log-format", choices=progress.FORMATS, default="text", metavar="FORMAT", help="text, or json: an object a line")
     return made
 
 
@@ -84,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if mistake:
         print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
-    args.display = Display(quiet=args.quiet, verbose=args.verbose, form=args.log_format)
+    args.display = Display(quiet=args.quiet, verbose=args.verbose, form=args.log_format, clock=not args.plan)
     try:
         code = plan_and_run(args)
         args.display.end(code)
@@ -95,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def files_and_overrides(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What ends in .yaml or .yml and assigns nothing is a file; the rest are overrides, or are told that they are none."""
-    more = [text for text in args.more if "=" not in text and text.endswith((".yaml", ".yml"))]
+    """What names a file is one; the rest are overrides, or are told that they are none."""
+    more = [text for text in args.more if is_file_name(text)]
     return [args.file, *more], [text for text in args.more if text not in more]
 
 

@@ -19,7 +19,7 @@ from pointsweep.reader import Cell, Reader
 from pointsweep.records import Adaptive, CellLayout, Layout
 from pointsweep.resources import Resources
 from pointsweep.space import Search
-from pointsweep.sweep_file import family
+from pointsweep.sweep_file import family, found_file
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (
 
     What is asked for may be a part of the file's table: then it has the file's name, and `whole` is that table.
     """
+    file = found_file(str(file))
     asked, kept = _read(file, override)
     whole = asked
     seeds = [text for text in override if views.changes_seeds(text)]
@@ -203,20 +204,23 @@ def _override(reader: Reader, texts: Sequence[str]) -> None:
 
 def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
     """The part of a sweep that --only names; patterns of one kind add up, kinds narrow one another."""
-    wanted: dict[str, list[str]] = {}
-    for pattern in only:
-        kind, found, value = pattern.partition("=")
-        known = kind in ("row", "column", "seed") and bool(found)
-        wanted.setdefault(kind if known else "row", []).append(value if known else pattern)
     labels = {
         "row": [" / ".join(row) for row in sweep.rows],
         "column": list(sweep.columns),
         "seed": sorted({str(config.seed) for cell in sweep.cells for config in cell.trials}),
     }
-    kept = {kind: [n for n in names if _matches(n, wanted.get(kind))] for kind, names in labels.items()}
-    missed = [
-        Problem(f"--only {p}", unknown(k, p, labels[k], "Known")) for k, ps in wanted.items() for p in ps if not _any(labels[k], p)
-    ]
+    wanted: dict[str, list[str]] = {}
+    missed = []
+    for pattern in only:
+        kind, value = _kind_of(pattern, labels["row"])
+        wanted.setdefault(kind, []).append(value)
+        if not _named(labels[kind], value):
+            others = [f"{other}={value}" for other in labels if other != kind and _named(labels[other], value)]
+            hint = f". It is {' and '.join(others)}" if others else ""
+            missed.append(Problem(f"--only {pattern}", unknown(kind, value, labels[kind], "Known") + hint))
+    kept = {kind: set(names) for kind, names in labels.items()}
+    for kind, patterns in wanted.items():
+        kept[kind] = {name for pattern in patterns for name in _named(labels[kind], pattern)}
     if missed:
         raise ConfigError(source, missed)
     rows = [i for i, name in enumerate(labels["row"]) if name in kept["row"]]
@@ -241,9 +245,16 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
     )  # fmt: skip
 
 
-def _matches(name: str, patterns: Sequence[str] | None) -> bool:
-    return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:
+    """Return what a pattern of --only is about, and the pattern itself; a row's whole label always names that row."""
+    kind, found, value = pattern.partition("=")
+    if pattern not in rows and found and kind in ("row", "column", "seed"):
+        return kind, value
+    return "row", pattern
 
 
-def _any(names: Sequence[str], pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+def _named(names: Sequence[str], pattern: str) -> list[str]:
+    """Return the names that a pattern names: the one that it equals, whatever signs are in it, else all that it matches."""
+    if pattern in names:
+        return [pattern]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]

@@ -6,6 +6,7 @@ Scalars are read as YAML 1.2 reads them (scalars.py): 5e-4 is a number, 1:30 and
 from __future__ import annotations
 
 import codecs
+import difflib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,6 +240,48 @@ class _Builder:
 
 def _tag_message(tag: str) -> str:
     return f"the tag {tag} is not allowed; a sweep file has texts, numbers, truth values, lists and mappings"
+
+
+SHIPPED = Path(__file__).parent.parent / "sweeps"  # beside the package, in a checkout
+
+
+def found_file(name: str) -> str:
+    """Return the path of a sweep file that is named with or without its folder and ending.
+
+    Looked for here, in the folder `sweeps` here, and among the sweeps that come with the package. Raises ConfigError with the
+    nearest name.
+    """
+    if Path(name).is_file():
+        return name
+    folders = _folders()
+    for folder in folders:
+        for ending in ("", ".yaml", ".yml"):
+            path = folder / f"{name}{ending}"
+            if path.suffix in (".yaml", ".yml") and path.is_file():
+                return str(path)
+    wanted = Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
+    known = {path.stem for folder in folders for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]}
+    looked = ", ".join(str(folder) for folder in folders)
+    near = difflib.get_close_matches(wanted.name, sorted(known), n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(name, [Problem("", f"cannot be read: there is no such sweep file.{hint} Looked in: {looked}")])
+
+
+def is_file_name(text: str) -> bool:
+    """Tell whether a word of the command line names a sweep file rather than an override."""
+    if "=" in text or text.startswith(("~", "+")):
+        return False
+    if text.endswith((".yaml", ".yml")):
+        return True
+    return any((folder / f"{text}{ending}").is_file() for folder in _folders() for ending in (".yaml", ".yml"))
+
+
+def _folders() -> list[Path]:
+    """Return the folders in which a sweep's name is looked for."""
+    folders = [Path(), Path("sweeps")]
+    if SHIPPED.is_dir() and SHIPPED.resolve() != Path("sweeps").resolve():
+        folders.append(SHIPPED)
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def family(path: Path) -> list[Document]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pointsweep import tables
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.errors import StoreFailed
 from pointsweep.masking import masked
 from pointsweep.mirroring import tracking_uri
@@ -22,7 +22,7 @@ from pointsweep.tracking import finish, prepare
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m pointsweep.sync", description="Mirrors a store to MLflow. Again, it changes nothing.")
+    made = command_parser("pointsweep.sync", "Mirrors a store to MLflow. Again, it changes nothing.")
     made.add_argument("store", help="folder of all trials")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
     return made

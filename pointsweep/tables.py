@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pointsweep import adaptive
 from pointsweep.bundle import bundle
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.compare import diff, recovered, why
 from pointsweep.console import encoding_of
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, unknown
@@ -271,12 +271,12 @@ def every_format(table: Table) -> dict[str, bytes]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m pointsweep.tables", description="Prints a sweep's table from what is finished.")
+    made = command_parser("pointsweep.tables", "Prints a sweep's table from what is finished.", "[-h] [--version] [OPTIONS] SWEEP")
     made.add_argument("sweep", help="a sweep's name, or its file")
-    made.add_argument("--format", choices=[*FORMATS, "html"], default="text")
-    made.add_argument("--protocol", choices=list(PROTOCOLS), help="which epoch counts (default: what the sweep file says)")
+    made.add_argument("--format", choices=[*FORMATS, "html"], default="text", metavar="F", help=f"{', '.join(FORMATS)} or html")
+    made.add_argument("--protocol", choices=list(PROTOCOLS), metavar="P", help="epoch that counts (default: the file's)")
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
-    made.add_argument("--source", choices=["store", "mlflow"], default="store", help="read the store, or MLflow alone")
+    made.add_argument("--source", choices=["store", "mlflow"], default="store", metavar="S", help="read the store, or MLflow alone")
     made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
     made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
     made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")

@@ -6,7 +6,6 @@ counted by building every arm anew, without weights. Exit codes: 0 verified; 1 s
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from pointsweep.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, recomputed, unpack
 from pointsweep.checks import check_trial
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.config import TrialConfig
 from pointsweep.origin import tree_digest
 from pointsweep.plan import count_arms
@@ -148,7 +147,7 @@ def _formats(found: Contents, table: Table) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    made = argparse.ArgumentParser("python -m pointsweep.verify", description="Checks a bundle and recomputes its table.")
+    made = command_parser("pointsweep.verify", "Checks a bundle and recomputes its table.")
     made.add_argument("file", help="what `python -m pointsweep.tables NAME --bundle FILE` wrote")
     args = made.parse_args(arguments)
     try:

@@ -10,6 +10,7 @@ import tempfile
 
 import pytest
 
+from pointsweep import __version__
 from pointsweep.command import BROKEN_OFF, INTERNAL, INTERRUPTED, INVALID, UNREAD, exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed
 from pointsweep.target import TrackerAway
@@ -74,3 +75,18 @@ def test_a_log_goes_to_the_temporary_folder_where_there_is_no_store(capsys, stor
     assert not store.exists()
     [log] = (tmp_path / "temporary" / "pointsweep-logs").iterdir()
     assert str(log) in capsys.readouterr().err
+
+
+COMMANDS = ["run", "tables", "sync", "gc", "replay", "verify", "published", "doctor", "chaos", "data"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_version_and_a_help_that_fits_a_screen(name):
+    line = [sys.executable, "-m", f"pointsweep.{name}"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    told = subprocess.run([*line, "--version"], capture_output=True, text=True, check=True, env=environment)
+    assert told.stdout == f"pointsweep {__version__}\n"
+    shown = subprocess.run([*line, "--help"], capture_output=True, text=True, check=True, env=environment).stdout
+    assert "--version" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) <= 28

@@ -17,7 +17,7 @@ from pointsweep.errors import ConfigError
 from pointsweep.profiles import only
 from pointsweep.records import layout_from_json
 from pointsweep.sweep import Sweep, load
-from pointsweep.sweep_file import family
+from pointsweep.sweep_file import family, found_file, is_file_name
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 BASE = """
@@ -156,6 +156,40 @@ def test_overrides_win_over_the_base_and_change_the_file(write):
     assert len(load(path, ["~exclude", "seeds=1"]).trials()) == 2
     assert load(path, ["+axes.train.lr=[1e-4,1e-3]"]).columns == ("0.0001", "0.001")
     assert "override seeds=[5]" in load(path, ["seeds=[5]"]).notes
+
+
+@pytest.mark.parametrize("label", ["M[6]", "a*b", "what?", "[x", "row=1", "seed=0", "column=all", "lr=0.1"])
+def test_a_label_itself_always_names_its_row(label, write):
+    rows = f"rows:\n  - {{label: '{label}', train.lr: 1.0e-3}}\n  - {{label: M6, train.lr: 2.0e-3}}\n  - {{label: aab, train.lr: 3.0e-3}}\n"
+    path = write(BASE + rows)
+    assert load(path, only=[label]).rows == ((label,),)
+    assert load(path, only=[f"row={label}"]).rows == ((label,),)
+
+
+def test_patterns_still_match_and_the_right_kind_is_named(write):
+    path = write(BASE + "rows:\n  - {label: 'M[6]', train.lr: 1.0e-3}\n  - {label: 'M[1]', train.lr: 2.0e-3}\n")
+    assert load(path, only=["M*"]).rows == (("M[6]",), ("M[1]",))
+    assert "It is column=all" in problems(path, only=["all"])
+    assert "Did you mean 'M[6]'" in problems(path, only=["M[7]"])
+
+
+def test_a_sweep_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(found_file("quickstart")).samefile(SWEEPS / "quickstart.yaml")
+    assert Path(found_file("quickstart.yaml")).samefile(SWEEPS / "quickstart.yaml")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "quickstart.yml").write_text("name: mine\n")
+    assert found_file("quickstart") == "sweeps/quickstart.yml"
+    (tmp_path / "quickstart.yaml").write_text("name: nearer\n")
+    assert found_file("quickstart") == "quickstart.yaml"
+    with pytest.raises(ConfigError, match=r"no such sweep file\. Did you mean 'quickstart'\? Looked in: \., sweeps, "):
+        found_file("quikstart.yaml")
+
+
+def test_words_of_the_command_line_are_files_or_overrides(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["quickstart", "missing.yaml", "train.epochs=2", "~exclude", "+axes.seed=[1]", "profile=smoke.yaml", "quikstart"]
+    assert [word for word in words if is_file_name(word)] == ["quickstart", "missing.yaml"]
 
 
 def test_only_keeps_a_part_of_the_table(write):

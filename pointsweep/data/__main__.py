@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointsweep.command import exit_code
+from pointsweep.command import command_parser, exit_code
 from pointsweep.data.cache import CacheError, cache_folder, entries, open_entry, remove_entry
 from pointsweep.data.check import Report, check_root, unread
 from pointsweep.data.fewshot_pickles import convert
@@ -22,9 +22,9 @@ SOUND, WRONG, NOTHING = 0, 1, 2
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        "python -m pointsweep.data",
-        description="Checks the data sets below a data root: present, complete, sound, without overlap of training and test clouds.",
+    made = command_parser(
+        "pointsweep.data",
+        "Checks the data sets below a data root: present, complete, sound, without overlap of training and test clouds.",
         epilog="exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root, no data set in it, "
         "or nothing to convert",
     )
