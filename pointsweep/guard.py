@@ -19,10 +19,11 @@ from typing import Any
 
 from pointsweep.checks import config_problem
 from pointsweep.config import TrialConfig
-from pointsweep.errors import BadRecord, BadStore, StoreFailed
+from pointsweep.errors import BadRecord, BadStore, ConfigError, StoreFailed
 from pointsweep.failures import POLICIES, Failure, Hung, classify
 from pointsweep.history import TrialFolder
 from pointsweep.lease import Held, LeaseLost
+from pointsweep.masking import scrubbed
 from pointsweep.store import Store, create_beside, write_whole
 from pointsweep.workdir import Copy, work_folder
 
@@ -145,7 +146,7 @@ class Guard:
         except (LeaseLost, Stopped):
             raise
         except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
-            return Failure(classify(error), one_line(error), traceback.format_exc())
+            return failure_of(error)
         except BaseException:
             preempted()
             raise
@@ -192,8 +193,19 @@ def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: flo
 
 def one_line(error: BaseException) -> str:
     """What a table and a log say of an error."""
-    name = "" if isinstance(error, StoreFailed) else f"{type(error).__name__}: "
-    return " ".join(f"{name}{error}".split())[:300]
+    if isinstance(error, ConfigError):
+        # Without its head, which says that nothing was launched.
+        text = "; ".join(str(problem) for problem in error.problems)
+    elif isinstance(error, StoreFailed):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return " ".join(scrubbed(text).split())[:300]
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what is kept of an exception that ended a trial: its class, one line and the traceback, without secrets."""
+    return Failure(classify(error), one_line(error), scrubbed("".join(traceback.format_exception(error))))
 
 
 class Watchdog:

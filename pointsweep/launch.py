@@ -35,13 +35,13 @@ from pointsweep.errors import RayLost
 from pointsweep.follow import follow
 from pointsweep.gauges import GAUGES, Gauges, cells_of
 from pointsweep.group import Group, alone, joined, meeting
-from pointsweep.guard import Outcome
+from pointsweep.guard import Outcome, failure_of, note_loss
 from pointsweep.inline import Event, Listener, Pack, Resources, always, phase
 from pointsweep.interruption import Interrupted
 from pointsweep.lease import machine, read_holder
 from pointsweep.store import FileStore, Store, open_store
 from pointsweep.target import Target, TrialTags
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.trial import Gather, Job, Report, Task, run_pack
 
 USUAL = (700, 10, 10)  # of Python, when it looks for garbage
 SAVE_S = 1.0  # for the workers' checkpoints when the command is interrupted
@@ -236,7 +236,27 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
     _settled()
     told = Told(tune.report)
-    told.end(run_pack(_decode(config["pack"]), job, told, _gather if job.processes > 1 else alone))
+    told.end(run_encoded(config["pack"], job, told, _gather if job.processes > 1 else alone))
+
+
+def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
+    """Run a pack that `_encode` has made, and return how its trials ended.
+
+    An exception beside those of a trial, such as a setting that this worker's code does not know, ends the trials of the pack in
+    its own words. Raised, Ray would take it for a lost worker and try again.
+    """
+    try:
+        return run_pack(_decode(pack), job, report, gather)
+    except ray.exceptions.RayError:
+        raise
+    except Exception as error:
+        failure = failure_of(error)
+        store = open_store(job.store)
+        outcomes = []
+        for item in _items(pack):
+            kept = note_loss(store, item["key"], failure, job.launch, job.wait_s)
+            outcomes.append(Outcome(item["key"], "failed", kept.reason, kept.kind))
+        return outcomes
 
 
 @cache
@@ -269,12 +289,17 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
 
 def _encode(pack: Pack) -> str:
     # One string: Tune would read dicts of its search space in its own way. The first trial's key stands before, for the pack's name.
-    tasks = [{"config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack]
+    tasks = [{"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack]
     return f"{pack[0].config.key()} {json.dumps(tasks)}"
 
 
 def _decode(text: str) -> list[Task]:
-    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in json.loads(text.partition(" ")[2])]
+    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in _items(text)]
+
+
+def _items(text: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(text.partition(" ")[2])
+    return items
 
 
 def _trial_name(trial: Any) -> str:

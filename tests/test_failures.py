@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from pointsweep import guard, inline, trial
+from pointsweep import guard, inline, launch, trial
 from pointsweep.checks import trial_from_dict
 from pointsweep.config import TrainConfig, with_seed
 from pointsweep.errors import BadStore, ConfigError, MissingData, Problem, StoreFailed
@@ -351,3 +351,17 @@ def test_a_sweep_that_is_told_to_end_keeps_the_epochs_since_the_last_checkpoint(
     for folder in folders:
         assert folder.events()[-1]["class"] == "preempted"
         assert folder.resume()[1]["epoch"] == len(folder.epochs())
+
+
+def test_an_exception_in_a_worker_beside_its_trials_ends_them_in_its_own_words(tmp_path):
+    """The worker has other code than the command: it does not know a method. Ray would try again and call it a lost machine."""
+    tasks = [Task(config(seed=seed), TAGS) for seed in (0, 1)]
+    text = launch._encode(tasks).replace('"name": "lora"', '"name": "loro"')
+    job = Job(str(tmp_path))
+    ended = launch.run_encoded(text, job, lambda result: None)
+    assert [(o.key, o.status, o.kind) for o in ended] == [(task.config.key(), "failed", "config") for task in tasks]
+    assert "unknown method 'loro'. Did you mean 'lora'?" in ended[0].reason
+    assert "nothing was launched" not in ended[0].reason
+    folder = folder_of(FileStore(tmp_path), tasks[0].config)
+    assert folder.failure() == ended[0].reason
+    assert "Traceback" in folder.events()[-1]["trace"]
