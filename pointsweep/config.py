@@ -100,6 +100,7 @@ class BackboneConfig(NamedConfig):
     """Fields every backbone has. `weights`: `pretrained`, `random` (marked in every record and table) or a file's path."""
 
     class_token: ClassVar[bool] = True  # false: no token stands before those of the points
+    max_blocks: ClassVar[int] = 12  # of the checkpoint
 
     weights: str = "pretrained"
     sha256: str | None = None  # of the weight file, checked when given
@@ -111,6 +112,8 @@ class BackboneConfig(NamedConfig):
     def problems(self) -> Iterator[str]:
         if self.num_blocks is not None and self.num_blocks < 1:
             yield f"num_blocks: must be at least 1 or null, got {self.num_blocks}"
+        if self.num_blocks is not None and self.num_blocks > self.max_blocks:
+            yield f"num_blocks: {self.name} has {self.max_blocks} blocks, got {self.num_blocks}"
         for name in ("attention_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"{name}: must be in [0, 1), got {getattr(self, name)}"

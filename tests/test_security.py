@@ -102,11 +102,11 @@ def bert_state() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("file", "write", "words"),
     [
-        ("bomb.pth", lambda path: torch.save({"weight": Bomb(path.with_name("boom"))}, path), "not a whole file of tensors alone"),
+        ("bomb.pth", lambda path: torch.save({"weight": Bomb(path.with_name("boom"))}, path), "which is not read, as reading it could run code"),
         ("keys.safetensors", lambda path: save_file({"x": torch.zeros(1)}, path), "does not fit"),
         ("shapes.safetensors", lambda path: save_file(bert_state(), path), "does not fit"),
-        ("cut.safetensors", lambda path: path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{\"a\":"), "not a whole file of tensors alone"),
-        ("cut.pth", lambda path: path.write_bytes(b"PK\x03\x04"), "not a whole file of tensors alone"),
+        ("cut.safetensors", lambda path: path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{\"a\":"), "damaged, truncated, or not a"),
+        ("cut.pth", lambda path: path.write_bytes(b"PK\x03\x04"), "damaged, truncated, or not a"),
     ],
 )  # fmt: skip
 def test_weights_that_cannot_be_used_are_refused_before_any_trial(store, tmp_path, capsys, file, write, words):

@@ -8,8 +8,9 @@ Letters: B clouds, N tokens, C channels, H heads, M views, L blocks.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.backbones.weights import check_fit, file_sha256, init_random, local_file, read_tensors
+from pointsweep.backbones.checkpoints import candidates, read_checkpoint
+from pointsweep.backbones.weights import check_values, file_sha256, init_random, local_file, misfits
 from pointsweep.config import BackboneConfig
 from pointsweep.errors import MissingWeights
 from pointsweep.joint import folded
 from pointsweep.layers import Dropout, DropPath, QuickGELU
+
+log = logging.getLogger("pointsweep.backbones")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
 
@@ -167,7 +171,9 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, shape: Shape) -> None:
         super().__init__()
         self.config, self.shape, self.dim, self.compat = config, shape, shape.dim, "fixed"
-        depth = min(config.num_blocks or shape.num_blocks, shape.num_blocks)
+        depth = config.num_blocks or shape.num_blocks
+        if depth > shape.num_blocks:
+            raise ValueError(f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}")
         self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in self.drop_path_rates)
         self.widths = [shape.dim] * depth  # of each block's tokens
@@ -243,15 +249,49 @@ class Backbone(nn.Module):
         digest = file_sha256(path)
         if self.config.sha256 is not None and digest != self.config.sha256:
             raise ValueError(f"backbone.sha256: {path} has {digest}, expected {self.config.sha256}")
-        stored = read_tensors(path)
+        loaded = read_checkpoint(path)
+        fitting: list[tuple[str, dict[str, Tensor], dict[str, Tensor]]] = []
+        nearest: list[str] = []  # the misfits of what fits best
+        fewest = 0
+        for place, tensors, raw in candidates(loaded):
+            state, wrong = self._converted(tensors)
+            # What cannot even be converted is nearer than what has none of the names.
+            count = len(wrong) if state else len(self.state_dict()) // 2
+            if not wrong:
+                fitting.append((place, state, raw))
+            elif not nearest or count < fewest:
+                nearest, fewest = wrong, count
+        if not fitting:
+            raise ValueError(f"{path} does not fit: {listed(nearest)}" if nearest else f"{path}: holds no tensors")
+        place, state, raw = fitting[0]
+        check_values(self, state, raw, str(path))
+        origin = f"{path.name}, sha256 {digest}"
+        others = [other for other, found, _ in fitting[1:] if not _same_tensors(found, state)]
+        if others:
+            log.warning("%s: the weights in %s are taken; those in %s would fit as well", path, place, " and in ".join(others))
+            origin += f", of it {place}"
+        return state, origin
+
+    def _converted(self, raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Return a checkpoint's tensors under this module's names, and what does not fit."""
         try:
-            state = self.convert(stored)
+            state = self.convert(raw)
         except KeyError as error:
-            raise ValueError(f"{path} does not fit: it has no tensor {error}") from error
-        except (ValueError, RuntimeError, IndexError) as error:  # tensors of other shapes than it is taken apart by
-            raise ValueError(f"{path} does not fit: {error}") from error
-        check_fit(self, state, str(path))
-        return state, f"{path.name}, sha256 {digest}"
+            return {}, [f"it has no tensor {error}"]
+        except (ValueError, RuntimeError, IndexError) as error:  # a tensor of another shape, which cannot be split
+            return {}, [str(error)]
+        return state, misfits(self, state)
+
+
+def listed(wrong: Sequence[str]) -> str:
+    """Return misfits as one text: all of a few, the first of many."""
+    more = f"; and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+    count = f"{len(wrong)} tensors: " if len(wrong) > 1 else ""
+    return count + "; ".join(wrong[:20]) + more
+
+
+def _same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def lookup_line(table: Tensor, places: Tensor) -> Tensor:

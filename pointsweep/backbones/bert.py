@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_line
-from pointsweep.backbones.weights import BERT_BLOCKS, Names, hub_file, with_new_norm, without_prefix
+from pointsweep.backbones.weights import BERT_BLOCKS, Names, hub_file, line_table, with_new_norm, without_prefix
 from pointsweep.config import BackboneConfig
 
 NAMES = Names(
@@ -74,5 +74,6 @@ class BERT(Backbone):
         found = NAMES.apply(body, len(self.blocks))
         kinds = body.get("embeddings.token_type_embeddings.weight")
         if "table" in found and kinds is not None:
-            found["table"] = found["table"][self.reserved :] + kinds[0]
+            rows = line_table(found["table"], self.reserved + len(self.table))
+            found["table"] = rows[self.reserved :] + kinds[0]
         return with_new_norm(found, self.dim)

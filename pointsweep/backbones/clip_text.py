@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pointsweep.backbones.base import Attention, Backbone, Plane, Shape, lookup_line
-from pointsweep.backbones.weights import CLIP_BLOCKS, Names, hub_file, without_prefix
+from pointsweep.backbones.weights import CLIP_BLOCKS, OPENAI_BLOCKS, Names, hub_file, line_table, split_in_proj, without_prefix
 from pointsweep.config import BackboneConfig
 
 NAMES = Names(
@@ -27,6 +27,12 @@ NAMES = Names(
     prefix="encoder.layers.",
     blocks=CLIP_BLOCKS,
     dropped=("embeddings.token_embedding.", "embeddings.position_ids"),
+)
+OPENAI_NAMES = Names(  # of OpenAI's own file, which holds both towers
+    direct={"positional_embedding": "table", "ln_final.weight": "norm.weight", "ln_final.bias": "norm.bias"},
+    prefix="transformer.resblocks.",
+    blocks=OPENAI_BLOCKS,
+    dropped=("visual.", "token_embedding.", "text_projection", "logit_scale", "input_resolution", "context_length", "vocab_size"),
 )
 
 
@@ -59,5 +65,12 @@ class CLIPText(Backbone):
         return hub_file(config, "openai/clip-vit-large-patch14", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if "transformer.resblocks.0.ln_1.weight" in state:
+            return self._sized(OPENAI_NAMES.apply(split_in_proj(state), len(self.blocks)))
         # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel has no prefix.
-        return NAMES.apply(without_prefix(state, "text_model."), len(self.blocks))
+        return self._sized(NAMES.apply(without_prefix(state, "text_model."), len(self.blocks)))
+
+    def _sized(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "table" in found:
+            found["table"] = line_table(found["table"], len(self.table))
+        return found

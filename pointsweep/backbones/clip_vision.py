@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.backbones.weights import CLIP_BLOCKS, Names, grid_table, hub_file, without_prefix
+from pointsweep.backbones.weights import CLIP_BLOCKS, OPENAI_BLOCKS, Names, grid_table, hub_file, split_in_proj, without_prefix
 from pointsweep.config import BackboneConfig
 
 SIDE = 14
@@ -31,6 +31,19 @@ NAMES = Names(
     prefix="encoder.layers.",
     blocks=CLIP_BLOCKS,
     dropped=("embeddings.patch_embedding.", "embeddings.position_ids"),
+)
+OPENAI_NAMES = Names(  # of OpenAI's own file, below `visual.`
+    direct={
+        "positional_embedding": "table",
+        "class_embedding": "cls_token",
+        "ln_pre.weight": "pre_norm.weight",
+        "ln_pre.bias": "pre_norm.bias",
+        "ln_post.weight": "norm.weight",
+        "ln_post.bias": "norm.bias",
+    },
+    prefix="transformer.resblocks.",
+    blocks=OPENAI_BLOCKS,
+    dropped=("conv1.", "proj"),
 )
 
 
@@ -61,7 +74,10 @@ class CLIPVision(Backbone):
         return hub_file(config, "openai/clip-vit-base-patch16", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
+        if any(name.startswith("visual.transformer.resblocks.") for name in state):
+            found = OPENAI_NAMES.apply(split_in_proj(without_prefix(state, "visual.")), len(self.blocks))
+        else:
+            found = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
         if "table" in found:
             found["table"] = grid_table(found["table"].unsqueeze(0), SIDE, SIDE)
         if "cls_token" in found:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.backbones.weights import Names, grid_table, hub_file
+from pointsweep.backbones.weights import Names, grid_table, hub_file, split_in_proj
 from pointsweep.config import BackboneConfig
 
 FREQUENCIES, TIMES = 12, 19
@@ -76,18 +76,3 @@ class ImageBindAudio(Backbone):
             found["table"] = grid_table(found["table"], FREQUENCIES, TIMES)
         keep = self.shape.extra_key
         return {name: tensor for name, tensor in found.items() if keep or not name.endswith("attn.extra")}
-
-
-def split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torch.nn.MultiheadAttention's `in_proj_*` as q, k and v; its `bias_k` and `bias_v` (1, 1, C) as one tensor `extra`."""
-    split: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        stem, _, leaf = name.rpartition(".")
-        if leaf.startswith("in_proj_"):
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            split |= {f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part for letter, part in parts}
-        elif leaf == "bias_k":
-            split[f"{stem}.extra"] = torch.stack([tensor, state[f"{stem}.bias_v"]])
-        elif leaf != "bias_v":
-            split[name] = tensor
-    return split

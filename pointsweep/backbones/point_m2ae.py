@@ -32,6 +32,7 @@ class PointM2AEConfig(BackboneConfig):
     """The tokenizer makes the tokens of the first scale (512). Groups of 16 in the later scales are ScanObjectNN's, 8 ModelNet's."""
 
     modality: ClassVar[str] = "3d"
+    max_blocks: ClassVar[int] = 15
     class_token: ClassVar[bool] = False
 
     scale_tokens: tuple[int, int] = (256, 64)
@@ -50,7 +51,9 @@ class PointM2AE(Backbone):
     prefix = 0
 
     def __init__(self, config: PointM2AEConfig) -> None:
-        depth = min(config.num_blocks or DEPTH * len(WIDTHS), DEPTH * len(WIDTHS))
+        depth = config.num_blocks or DEPTH * len(WIDTHS)
+        if depth > DEPTH * len(WIDTHS):
+            raise ValueError(f"backbone.num_blocks: {config.name} has {DEPTH * len(WIDTHS)} blocks, got {depth}")
         widths = WIDTHS[: (depth - 1) // DEPTH + 1]  # of the scales that `num_blocks` leaves
         shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
         super().__init__(config, shapes[-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ LENGTH, SIDE = 77, 7  # of the line, and of the plane's grid
 
 @dataclass(frozen=True)
 class TinyConfig(BackboneConfig):
+    max_blocks: ClassVar[int] = 2
+
     weights: str = "random"
     modality: Literal["1d", "2d", "3d"] = "1d"
     like: str = ""

@@ -24,6 +24,7 @@ SIDE = 7
 @dataclass(frozen=True)
 class ViTMNISTConfig(BackboneConfig):
     modality: ClassVar[str] = "2d"
+    max_blocks: ClassVar[int] = 6
 
 
 NAMES = Names(

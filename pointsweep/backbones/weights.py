@@ -1,13 +1,17 @@
-"""Reading checkpoints: finding the file, safe formats only, and a strict report when its names do not match."""
+"""Weights of backbones: finding the file, a strict report when its tensors do not fit, and the names of several libraries.
+
+`checkpoints.py` reads the file.
+"""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import math
 import os
-import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +21,9 @@ from torch import Tensor, nn
 from pointsweep.config import BackboneConfig
 from pointsweep.errors import MissingWeights, WeightsToFetch
 from pointsweep.staging import staged_file
+
+BLOCK = re.compile(r"blocks\.(\d+)\.")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def local_file(config: BackboneConfig) -> Path:
@@ -80,40 +87,82 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of a torch file that holds nothing but tensors (read without unpickling code).
-
-    Raises ValueError naming the file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a whole file of tensors alone: {' '.join(str(error).split())[:200]}") from error
-    for wrapper in ("base_model", "model", "state_dict"):  # training programs put the weights beside their own state
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{path}: expected a dict of tensors, got {type(loaded).__name__}")
-    return loaded
-
-
-def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Every tensor of `module`, none left over: raises ValueError listing what is missing, unexpected or misshapen."""
+def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return what is missing, unexpected or misshapen, each with the nearest name; empty if the tensors fit."""
     own = module.state_dict()
-    wrong = [f"missing {name}" for name in own if name not in state]
-    wrong += [f"unexpected {name}" for name in state if name not in own]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if wrong:
-        raise ValueError(f"{source} does not fit: {len(wrong)} tensors: " + "; ".join(wrong[:20]))
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    wrong = []
+    blocks, needed = num_blocks(state), num_blocks(own)
+    if blocks < needed:
+        wrong.append(f"the file holds {blocks} blocks, {needed} are needed (num_blocks: {blocks} takes those)")
+        missing = [name for name in missing if not _is_block_from(name, blocks)]
+    for name in missing:
+        wrong.append(f"missing {name}{_nearest(name, unexpected)}")
+    for name in unexpected:
+        wrong.append(f"unexpected {name}{_nearest(name, missing)}")
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            wrong.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
+    return wrong
+
+
+def num_blocks(names: Iterable[str]) -> int:
+    """Return how many blocks a state dict of this package's names has."""
+    numbers = [int(found.group(1)) for name in names if (found := BLOCK.match(name))]
+    return max(numbers, default=-1) + 1
+
+
+def _is_block_from(name: str, first: int) -> bool:
+    found = BLOCK.match(name)
+    return found is not None and int(found.group(1)) >= first
+
+
+def _nearest(name: str, others: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f" (nearest: {near[0]})" if near else ""
+
+
+def check_values(module: nn.Module, state: Mapping[str, Tensor], raw: Mapping[str, Tensor], source: str) -> None:
+    """Check types and values of tensors that fit `module`; `raw` are those of the file, for their names there.
+
+    Raises ValueError naming the file, the first tensor that is quantised or not finite, and how many there are.
+    """
+    names_by_storage: dict[int, list[str]] = {}
+    for name, tensor in raw.items():
+        if tensor.layout == torch.strided and not tensor.is_quantized:
+            names_by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+
+    def in_the_file(name: str) -> str:
+        names = names_by_storage.get(state[name].untyped_storage().data_ptr(), [])
+        return names[0] if len(names) == 1 else name
+
+    broken: list[str] = []
+    for name, tensor in module.state_dict().items():
+        found = state[name]
+        if found.layout != torch.strided:
+            raise ValueError(f"{source}: {name} is of the layout {found.layout}, an ordinary tensor is expected")
+        if not tensor.is_floating_point():
+            if found.is_floating_point() or found.is_complex():
+                raise ValueError(f"{source}: {in_the_file(name)} is {_type(found)}, whole numbers are expected")
+        elif found.dtype not in FLOATS:
+            raise ValueError(
+                f"{source}: {in_the_file(name)} is {_type(found)}, expected {', '.join(map(_name, FLOATS))}; "
+                "quantised weights are not read: save them as they were before"
+            )
+        elif not (finite := torch.isfinite(found.to(tensor.dtype))).all():
+            count = int((~finite).sum())
+            broken.append(f"{in_the_file(name)}: {count} of {found.numel()} values are not finite as {_name(tensor.dtype)}")
+    if broken:
+        raise ValueError(f"{source}: {broken[0]} ({len(broken)} such tensors)")
+
+
+def _type(tensor: Tensor) -> str:
+    return f"of type {_name(tensor.dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def init_random(module: nn.Module, seed: int) -> None:
@@ -134,7 +183,7 @@ def file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """How a checkpoint's names map to this package's. What stands in none of them keeps its name and is reported by `check_fit`."""
+    """How a checkpoint's names map to this package's. What stands in none of them keeps its name and is reported by `misfits`."""
 
     direct: Mapping[str, str]  # whole names
     prefix: str  # of the numbered blocks, e.g. "encoder.layer."
@@ -174,6 +223,21 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
+def split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torch.nn.MultiheadAttention's `in_proj_*` as q, k and v; its `bias_k` and `bias_v` (1, 1, C) as one tensor `extra`."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf.startswith("in_proj_"):
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            split |= {f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part for letter, part in parts}
+        elif leaf == "bias_k":
+            split[f"{stem}.extra"] = torch.stack([tensor, state[f"{stem}.bias_v"]])
+        elif leaf != "bias_v":
+            split[name] = tensor
+    return split
+
+
 TIMM = {"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"}
 TIMM_BLOCKS = {  # inside blocks.N; also of the original files of DINOv2, DeiT, SSAST
     "norm1": "norm1", "norm2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.proj": "attn.out",
@@ -196,6 +260,12 @@ BERT_BLOCKS = {  # inside encoder.layer.N of BERT's family
 CLIP_BLOCKS = {  # inside encoder.layers.N of both towers
     "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.q_proj": "attn.q", "self_attn.k_proj": "attn.k",
     "self_attn.v_proj": "attn.v", "self_attn.out_proj": "attn.out", "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2",
+}  # fmt: skip
+
+
+OPENAI_BLOCKS = {  # inside transformer.resblocks.N of OpenAI's own CLIP files, its attention split by `split_in_proj`
+    "ln_1": "norm1", "ln_2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.out_proj": "attn.out",
+    "mlp.c_fc": "ffn.0", "mlp.c_proj": "ffn.2",
 }  # fmt: skip
 
 
@@ -222,6 +292,13 @@ def position_table_size(shape: Sequence[int], rows: int, columns: int, leading: 
     side = math.isqrt(max(count, 0))
     found = f"{side} x {side} positions" if side and side * side == count else f"{count} positions"
     return f"its position table {tuple(shape)} has {found}, {expected}: a checkpoint for another input size"
+
+
+def line_table(table: Tensor, rows: int) -> Tensor:
+    """A position table (rows, C) as it is. Raises ValueError if it has fewer or more rows."""
+    if table.dim() != 2 or len(table) != rows:
+        raise ValueError(f"its position table has shape {tuple(table.shape)}, {rows} positions are expected")
+    return table
 
 
 def with_new_norm(state: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
