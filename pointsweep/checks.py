@@ -131,6 +131,20 @@ def component_problems(name: str, data: Any) -> list[tuple[str, str]]:
     return problems
 
 
+def sound_parts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a trial that are right, each looked at by itself, by name."""
+    found: dict[str, Any] = {}
+    for name in ("dataset", "network", "tokenizer", "backbone", "positions", "method", "head", "train"):
+        given = data.get(name)
+        if given is None and name != "train":
+            continue
+        problems: list[tuple[str, str]] = []
+        part = _part(name, given, problems)
+        if part is not None and not problems:
+            found[name] = part
+    return found
+
+
 def build(cls: type[Config], data: Any, path: str, problems: list[tuple[str, str]]) -> Any:
     """A `cls` from a mapping, strictly typed. Appends what is wrong to `problems` and then returns None."""
     if not isinstance(data, Mapping):

@@ -46,11 +46,16 @@ def needed(configs: Iterable[TrialConfig], fetch: bool) -> Inputs:
 
     `fetch`: weights are got from their hubs first.
     """
+    datasets, backbones = parts_of(configs)
+    return read_all(datasets, backbones, fetch)
+
+
+def read_all(datasets: Iterable[DatasetConfig], backbones: Iterable[BackboneConfig], fetch: bool) -> Inputs:
+    """Read data sets and weights; see `needed`."""
     data: dict[DatasetConfig, DataFacts] = {}
     weights: dict[BackboneConfig, WeightFacts] = {}
     missing: dict[str, None] = {}
     to_fetch: dict[str, None] = {}
-    datasets, backbones = parts_of(configs)
     for dataset in datasets:
         try:
             found = _facts_for_plan(dataset)

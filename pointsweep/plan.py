@@ -7,7 +7,7 @@ and audited. All of it is remembered (data/facts.py, inputs.py, plan_cache.py), 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +20,10 @@ from pointsweep.data.facts import DataFacts, marks, refusals, section_of
 from pointsweep.errors import BadRecord, Finding
 from pointsweep.events import read_failure, unfinished_status
 from pointsweep.index import read_record as read_record
-from pointsweep.inputs import needed
+from pointsweep.inputs import needed, read_all
 from pointsweep.origin import cpu_flags
 from pointsweep.published import mismatch
+from pointsweep.reader import ReadableCell
 from pointsweep.records import Record
 from pointsweep.stale import find_stale, marked
 from pointsweep.store import Store
@@ -147,7 +148,7 @@ def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[Dat
             facts = data.get(config.dataset)
             if facts is not None:
                 trains = config.network is None or config.network.trainable
-                for text in refusals(facts, config):
+                for text in refusals(facts, config.dataset, config.train.batch_size if trains else None):
                     refused.setdefault(text, {})[name] = None
                 for text in marks(facts, config.dataset, trains):
                     said.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
@@ -155,8 +156,58 @@ def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[Dat
                 said.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
     for found, refuses in ((refused, True), (said, False)):
         for text, cells in found.items():
-            more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-            yield Finding(refuses, f"{next(iter(cells))}{more}: {text}")
+            yield Finding(refuses, f"{_first_of(cells)}: {text}")
+
+
+def _first_of(cells: Mapping[str, None]) -> str:
+    """The first of several cells, and how many more there are."""
+    first = next(iter(cells))
+    return f"{first} and {len(cells) - 1} more" if len(cells) > 1 else first
+
+
+def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
+    """What a launch would refuse of data, weights and models, of a file whose own problems stop it before.
+
+    So that all of them are found in one round. Nothing is fetched.
+    """
+    parts = [cell.parts for cell in cells]
+    trials = {cell.name: cell.trial for cell in cells if cell.trial is not None}
+    datasets = dict.fromkeys(part["dataset"] for part in parts if "dataset" in part)
+    backbones = [part["backbone"] for part in parts if "backbone" in part]
+    backbones += [trial.backbone for trial in trials.values() if trial.backbone is not None]
+    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.weights != "random")
+    inputs = read_all(datasets, with_weights, fetch=False)
+
+    refused: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        dataset = cell.parts.get("dataset")
+        if dataset is not None and dataset in inputs.data:
+            for text in refusals(inputs.data[dataset], dataset, _batch_of(cell)):
+                refused.setdefault(text, {})[cell.name] = None
+    found = [f"lacking here: {text}" for text in inputs.missing]
+    found += [f"{_first_of(names)}: {text}" for text, names in refused.items()]
+    if trials:
+        from pointsweep import audit
+
+        arms: dict[str, audit.Arm] = {}
+        for name, trial in trials.items():
+            config = audit.arm_of(trial)
+            known = arms.get(config.key(), audit.Arm(config, ()))
+            arms[config.key()] = audit.Arm(config, (*known.cells, name))
+        found += [finding.text for finding in audit.audit(list(arms.values()), {}) if finding.refuses]
+    return found
+
+
+def _batch_of(cell: ReadableCell) -> int | None:
+    """The clouds of a cell's training batch; None where it is not known, or where no batches are trained on."""
+    train = cell.parts.get("train")
+    network = cell.parts.get("network")
+    if cell.trial is not None:
+        train, network = cell.trial.train, cell.trial.network
+    if train is None or (network is not None and not network.trainable):
+        return None
+    batch_size: int = train.batch_size
+    return batch_size
 
 
 def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:

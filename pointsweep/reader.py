@@ -24,7 +24,7 @@ from pointsweep.axes import (
     read_when,
     refuse_set_twice,
 )
-from pointsweep.checks import check_trial
+from pointsweep.checks import check_trial, sound_parts
 from pointsweep.config import TrialConfig, with_seed
 from pointsweep.errors import Problem, unknown
 from pointsweep.published import COLUMNS, find
@@ -55,6 +55,15 @@ class Cell:
     arm: Arm | None = None
 
 
+@dataclass(frozen=True)
+class ReadableCell:
+    """What can be looked at of a cell, even if it or another one has problems: its sound parts, and its first trial."""
+
+    name: str
+    parts: Mapping[str, Any]
+    trial: TrialConfig | None = None
+
+
 class Reader:
     """Turns the documents of one sweep into the parts of a Sweep, collecting problems."""
 
@@ -66,6 +75,7 @@ class Reader:
         self.profile = ""
         self.audit = labels.LabelAudit(self)
         self.own: list[Problem] = []
+        self.readable: list[ReadableCell] = []
         self.column_labels: tuple[str, ...] = ()
         self.entries: list[Entry] = []  # of all axes
         self.search: Search | None = None
@@ -248,15 +258,23 @@ class Reader:
         if self.search is not None:
             arm = arms.make_arm(self, self.search, base, entries, seeds)
             return Cell(row[0], column[0], (), None, published, arm)
-        config, problems = self.compose(settings.copy())
+        composed = settings.copy()
+        config, problems = self.compose(composed)
         self.own += problems
+        first_seed = next(iter(seeds), 0)
         if config is None or problems:
+            parts = sound_parts(composed.data)
+            if "dataset" in parts:
+                parts["dataset"] = with_seed(TrialConfig(parts["dataset"]), first_seed).dataset
+            self.readable.append(ReadableCell(name, parts))
             return Cell(row[0], column[0], ())
+        first = with_seed(config, first_seed)
+        self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
         for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
             self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
-        if asks["metric"].partition("/")[2] not in config.dataset.metrics:
+        if asks["metric"] in METRICS and asks["metric"].partition("/")[2] not in config.dataset.metrics:
             has = ", ".join(config.dataset.metrics)
             self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)

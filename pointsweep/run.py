@@ -24,14 +24,14 @@ from pointsweep.guard import preempted
 from pointsweep.history import Held, TrialFolder
 from pointsweep.mirroring import mirrored, tracking_uri
 from pointsweep.notify import problem_of
-from pointsweep.plan import Plan, make_plan
+from pointsweep.plan import Plan, input_problems, make_plan
 from pointsweep.progress import Display
 from pointsweep.render import render_here
 from pointsweep.resolution import resolution
 from pointsweep.spending import Spending
 from pointsweep.stale import set_aside
 from pointsweep.store import FileStore, Store, establish, on_disk, open_store
-from pointsweep.sweep import Sweep, load
+from pointsweep.sweep import Sweep, load, readable_cells
 from pointsweep.sweep_file import is_file_name
 from pointsweep.target import TrialTags, uri_mistake
 
@@ -121,7 +121,9 @@ def plan_and_run(args: argparse.Namespace) -> int:
     try:
         sweeps = load_all(args)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr, flush=True)
+        if not args.cfg:
+            tell_inputs(args)
         return INVALID
     if args.cfg:
         args.display.answer("---\n".join(sweep.resolved() for sweep in sweeps))
@@ -142,6 +144,22 @@ def shown(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> in
     """Plans and launches while the display shows it. Returns the exit code."""
     with args.display:
         return planned(sweeps, store, args)
+
+
+def tell_inputs(args: argparse.Namespace) -> None:
+    """Prints what is wrong with the data, weights and models of files that have problems of their own."""
+    files, overrides = files_and_overrides(args)
+    for file in files:
+        found = input_problems(readable_cells(file, overrides))
+        if found:
+            print(refusal(file, found), file=sys.stderr)
+
+
+def refusal(source: str, problems: Sequence[str]) -> str:
+    """Return what is printed where data, weights or models do not let a sweep be launched."""
+    count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+    head = f"{source}: {count} of data, weights and models, nothing was launched"
+    return "\n".join([head, *(f"  {text}" for text in problems)])
 
 
 def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
@@ -195,9 +213,7 @@ def together(plans: Sequence[Plan]) -> str:
 def fit(plan: Plan, display: Display) -> bool:
     """Whether this machine, the data and the audit let a sweep be launched; prints everything that does not."""
     if plan.refused:
-        count = f"{len(plan.refused)} problem{'s' * (len(plan.refused) != 1)}"
-        head = f"{plan.sweep.source}: {count} of data, weights and models, nothing was launched"
-        print("\n".join([head, *(f"  {text}" for text in plan.refused)]), file=sys.stderr)
+        print(refusal(plan.sweep.source, plan.refused), file=sys.stderr)
         return False
     for finding in plan.findings:
         display.say(f"audit: {finding.text}")

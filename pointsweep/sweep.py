@@ -15,7 +15,7 @@ import yaml
 from pointsweep import overrides, profiles, views
 from pointsweep.config import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
-from pointsweep.reader import Cell, Reader
+from pointsweep.reader import Cell, ReadableCell, Reader
 from pointsweep.records import Adaptive, CellLayout, Layout
 from pointsweep.resources import Resources
 from pointsweep.space import Search
@@ -182,6 +182,18 @@ def _is_part(part: Sweep, whole: Sweep) -> bool:
         if not mine <= cells.get(part.cell_name(cell), set()):
             return False
     return True
+
+
+def readable_cells(file: str | Path, override: Sequence[str] = ()) -> list[ReadableCell]:
+    """Return what of a file with problems can be looked at all the same; nothing of one that is no YAML."""
+    try:
+        documents = family(Path(file))
+        reader = Reader(documents, str(file))
+        _override(reader, override)
+        reader.parts()
+    except ConfigError:
+        return []
+    return reader.readable
 
 
 def _override(reader: Reader, texts: Sequence[str]) -> None:

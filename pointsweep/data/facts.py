@@ -298,14 +298,15 @@ def _point_marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> Itera
         yield f"training clouds of {stored:,} points, presample asks for {config.presample:,}"
 
 
-def refusals(facts: DataFacts, config: TrialConfig) -> list[str]:
-    """Return why the data that are here cannot give what a trial asks for, each with what to do."""
-    data = config.dataset
+def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[str]:
+    """Return why the data that are here cannot give what a trial asks for, each with what to do.
+
+    `batch`: the clouds of a training batch; None where no batches are trained on.
+    """
     place = f"{data.name} in {facts.place}" if facts.place else data.name
     found = [*_too_few_points(facts, data, place)]
-    trains = config.network is None or config.network.trainable
-    batch, num_train = config.train.batch_size, facts.sizes["train"]
-    if trains and batch > num_train:
+    num_train = facts.sizes["train"]
+    if batch is not None and batch > num_train:
         found.append(
             f"train.batch_size: {batch} is more than the {num_train} training clouds of {place}: at most {num_train} make a batch"
         )
