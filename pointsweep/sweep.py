@@ -187,8 +187,8 @@ def _is_part(part: Sweep, whole: Sweep) -> bool:
 def readable_cells(file: str | Path, override: Sequence[str] = ()) -> list[ReadableCell]:
     """Return what of a file with problems can be looked at all the same; nothing of one that is no YAML."""
     try:
-        documents = family(Path(file))
-        reader = Reader(documents, str(file))
+        file = found_file(str(file))
+        reader = Reader(family(Path(file)), str(file))
         _override(reader, override)
         reader.parts()
     except ConfigError:
