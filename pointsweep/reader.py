@@ -385,6 +385,11 @@ class Reader:
             if isinstance(value, Mapping) and not set(value) & set(COLUMNS):
                 value = self._by_column(entry, value, entries[-1].label)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
+                if not 0 <= value <= 100:
+                    place = entry.place("published")
+                    text = f"a published number is in percent, from 0 to 100, got {value}"
+                    self.own.append(Problem(place.path, text, place.line))
+                    return None
                 return Published(float(value), None, f"{Path(self.source).name}")
             if value is not None:
                 selectors |= value if isinstance(value, Mapping) else {"row": str(value)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ class SearchReader:
             kind = SAMPLERS[name].get(key)
             if kind is None:
                 self.complain((*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has"))
-            elif not (type(option) is kind or (kind is float and type(option) is int)):
+            elif not _is_option(option, kind):
                 self.complain((*path, key), f"must be {KINDS[kind]}, got {scalars.shown(option)}")
         if name in ONE_OBJECTIVE and isinstance(objectives, Mapping) and len(objectives) > 1:
             self.complain(path, f"{name} aims at one objective, got {', '.join(map(str, objectives))}")
@@ -245,7 +246,9 @@ class SearchReader:
             return None
         low, high = ends
         problem = ""
-        if low > high:
+        if kind == "float" and any(abs(end) > 2**53 and isinstance(end, int) for end in ends):
+            problem = f"{max(ends, key=abs)} has more digits than a floating-point number keeps; write it with an exponent, as 1e16"
+        elif low > high:
             problem = f"the range is empty: {low} is above {high}"
         elif not isinstance(log, bool):
             problem = f"log must be true or false, got {log!r}"
@@ -283,3 +286,10 @@ class SearchReader:
                 yield point
             else:
                 self.complain((*self.path, "enqueue", index), f"must be a mapping of keys of the space to values, got {point!r}")
+
+
+def _is_option(value: Any, kind: type) -> bool:
+    """Whether a sampler's option has its type; whole numbers are taken for floats, and floats are finite."""
+    if kind is float and type(value) in (int, float):
+        return math.isfinite(value)
+    return type(value) is kind

@@ -82,7 +82,10 @@ class Sweep:
         assert self.search is not None
         arms = sum(cell.arm is not None for cell in self.cells)
         each = "" if self.search.then_seeds is None else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
-        return f"search of {self.search.trials} trials by {self.search.sampler}{each}"
+        budget = f"{self.search.trials} trials"
+        if self.search.hours is not None:
+            budget = f"at most {budget} and {self.search.hours:g} hours of training"
+        return f"search of {budget} by {self.search.sampler}{each}"
 
     def layout(self) -> Layout:
         """What a table needs to know."""

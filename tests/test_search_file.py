@@ -123,6 +123,11 @@ def test_the_smoke_profile_makes_a_search_small(write):
         ("search: {space: SPACE, sampler: {name: tpe, startup: 3}}\n", "unknown option of tpe 'startup'. Did you mean 'n_startup_trials'?"),
         ("search: {space: SPACE, sampler: {name: tpe, n_startup_trials: few}}\n", "search.sampler.n_startup_trials (line 8): must be a whole number, got 'few'"),
         ("search: {space: SPACE, sampler: cmaes, objectives: {val/accuracy: maximize, parameters: minimize}}\n", "search.sampler (line 8): cmaes aims at one objective, got val/accuracy, parameters"),
+        ("search: {space: SPACE, sampler: {name: cmaes, sigma0: .nan}}\n", "search.sampler.sigma0 (line 8): must be a number, got nan"),
+        ("search: {space: {train.lr: {float: [0, 9007199254740993]}}}\n", "has more digits than a floating-point number keeps"),
+        ("search: {space: {train.lr: {float: [1_0, 20]}}}\n", "two numbers, got ['1_0', 20] (with _ it is a text: write 10)"),
+        ("search: {space: {train.epochs: {int: [1.0, 3]}}}\n", "two whole numbers, got [1.0, 3] (a whole number is written 1)"),
+        ("search: {space: {train.epochs: {int: [1, 010]}}}\n", "(with a leading zero it is a text: write 10, or 0o10 for 8)"),
         ("search: {space: SPACE, hours: 0}\n", "search.hours (line 8): must be a number above 0, got 0"),
         ("search: {space: SPACE, scheduler: pbt}\n", "search.scheduler (line 8): pbt copies weights between trials"),
         ("search: {space: SPACE, sampler: grid}\n", "search.space.train.lr (line 8): a grid needs choices or a step"),
@@ -158,6 +163,11 @@ def test_a_sampler_whose_package_is_missing_is_refused_with_its_name(write, monk
 def test_hours_take_the_place_of_a_number_of_trials(write):
     search = load(write(f"search: {{space: {SPACE}, hours: 2}}\n")).search
     assert (search.hours, search.trials) == (2.0, 1000)
+
+
+def test_the_plan_says_the_hours_of_a_search(write):
+    sweep = load(write(f"search: {{space: {SPACE}, hours: 2.5, trials: 30}}\n"))
+    assert sweep.searched() == "search of at most 30 trials and 2.5 hours of training by tpe"
 
 
 def test_a_search_without_a_validation_split_is_refused(write):

@@ -591,3 +591,8 @@ def test_equal_configurations_have_one_key_however_they_are_written(write, one, 
         load(write(BASE + "seeds: 1\n"), [f"{key}={value.replace(', ', ',')}"]).trials()[0].config.key()
         == sweep.trials()[0].config.key()
     )
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "893", "-1"])
+def test_a_published_number_is_in_percent(write, number):
+    assert "a published number is in percent, from 0 to 100" in problems(write(BASE + f"rows: [{{label: a, published: {number}}}]\n"))
