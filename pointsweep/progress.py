@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pointsweep import render
-from pointsweep.console import SafeStream, encodable, encoding_of, one_line, shortened, visible
+from pointsweep.console import USUAL, SafeStream, encodable, encoding_of, one_line, shortened, visible
 from pointsweep.notes import percent
 from pointsweep.table import Table
 
@@ -106,7 +106,7 @@ class Display:
         self.quiet, self.verbose, self.form = quiet, verbose, form
         self.clock = clock  # whether a log has heartbeats
         self.begun = self.spoken = self.phase_begun = time.monotonic()
-        self.doing = ""  # what goes on while no trial trains
+        self.doing = "starting"  # what goes on while no trial trains
         self.progress: Progress | None = None
         self.whole: Whole | None = None  # of a search
         self.search_begun = 0.0  # when its first batch was made, and how far it was then
@@ -237,22 +237,23 @@ class Display:
     # The screen
 
     def _screen(self) -> Group:
-        with self.lock:
-            columns, lines = self.live.console.size if self.live is not None else (80, 24)
-            encoding = encoding_of(self.stream)
+        """Compose what stands on the terminal; in the thread of rich, without the lock, which its own lock might wait for."""
+        columns, lines = self.live.console.size if self.live is not None else (USUAL, 24)
+        encoding = encoding_of(self.stream)
 
-            def fitted(text: str) -> str:
-                return shortened(encodable(one_line(text), encoding), columns - 1)
+        def fitted(text: str) -> str:
+            return shortened(encodable(one_line(text), encoding), columns - 1)
 
-            if self.progress is None:
-                return Group(Text(fitted(f"{self.doing or 'starting'}  ({self.times()})"), style="bold"))
-            below = [Text(fitted(text), style=style) for text, style in self.progress.status()][: max(lines - 2, 1)]
-            above = self.progress.drawn(columns, encoding)
-            room = max(lines - 2 - len(below), 0)
-            if len(above) > room:
-                cut = len(above) - room + 1
-                above = [*above[: max(room - 1, 0)], f"... {cut} more lines; the whole table comes at the end"][:room]
-            return Group(*[Text(line, no_wrap=True, overflow="crop") for line in above], *below)
+        progress = self.progress
+        if progress is None:
+            return Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold")) if self.doing else Group()
+        below = [Text(fitted(text), style=style) for text, style in progress.status()][: max(lines - 2, 1)]
+        above = progress.drawn(columns, encoding)
+        room = max(lines - 2 - len(below), 0)
+        if len(above) > room:
+            cut = len(above) - room + 1
+            above = [*above[: max(room - 1, 0)], f"... {cut} more lines; the whole table comes at the end"][:room]
+        return Group(*[Text(line, no_wrap=True, overflow="crop") for line in above], *below)
 
 
 def _draws(stream: TextIO) -> bool:
@@ -299,8 +300,8 @@ class Progress:
         if whole is not None:
             self.ended, self.total = whole.ended, whole.total
         with self.display.lock:
-            self._draw()
             self.display.progress = self
+            self._draw()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -407,7 +408,7 @@ class Progress:
 
     def left_s(self) -> float | None:
         """Return the time left of the whole sweep or search; None where nothing tells it yet."""
-        begun = sum(trial.fraction for trial in self.running.values())
+        begun = sum(trial.fraction for trial in list(self.running.values()))
         done = self.done_here + begun
         whole = self.display.whole
         now = time.monotonic()
@@ -445,6 +446,7 @@ class Progress:
             return
         begun = time.monotonic()
         self.made = self.tables()
+        self.display.live.refresh()
         self.drawn_at = time.monotonic()
         self.drawing_s = self.drawn_at - begun
 
@@ -457,8 +459,9 @@ class Progress:
 
     def status(self) -> list[tuple[str, str]]:
         """Return the lines under the table, each with its style."""
-        best = [f"   best so far: {metric} {percent(value)} % ({cell})" for metric, (value, cell) in self.display.best.items()]
-        lines = [(f"{self.count()}{self.display.times()}{''.join(best)}", "bold")]
+        lines = [(f"{self.count()}{self.display.times()}", "bold")]
+        for metric, (value, cell) in list(self.display.best.items()):
+            lines.append((f"best so far: {metric} {percent(value)} % ({cell})", ""))
         if not self.running and self.waiting > 0:
             lines.append((self.display.doing, ""))
         for key, trial in list(self.running.items())[:MOST_RUNNING]:
