@@ -19,7 +19,7 @@ from pointsweep.command import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 2.3  # a command has this long to end by itself; Ray and others kill 3 s after SIGTERM
-SHOW_CURSOR = "\x1b[?25h"
+SHOW_CURSOR = b"\x1b[?25h"
 
 _received: signal.Signals | None = None
 
@@ -52,9 +52,10 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
         if _received is None or spoken.is_set():
             return
         spoken.set()
-        show_cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
-        text = f"{show_cursor}\ninterrupted by {_received.name}: {last_words}\n"
-        os.write(1, text.encode())  # not print: the main thread may hold the stream's lock
+        # Not print: the main thread may hold the stream's lock.
+        if os.isatty(1):
+            os.write(1, SHOW_CURSOR)
+        os.write(2, f"\ninterrupted by {_received.name}: {last_words}\n".encode())
 
     def end_process() -> None:
         rescue()

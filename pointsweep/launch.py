@@ -98,10 +98,10 @@ def run_ray(
         raise left.reason from None
     except tune.TuneError as error:
         if running.error is None:
-            raise RayLost(f"Ray Tune failed while trials ran: {_last_line(error)}") from error
+            raise ray_cluster.lost(f"Ray Tune failed while trials ran: {_last_line(error)}") from error
         raise running.error from None
     except ray.exceptions.RayError as error:
-        raise RayLost(f"Ray failed while trials ran: {_last_line(error)}") from error
+        raise ray_cluster.lost(f"Ray failed while trials ran: {_last_line(error)}") from error
     finally:
         del _running[name]
         shutil.rmtree(folder, ignore_errors=True)

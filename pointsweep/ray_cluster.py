@@ -50,6 +50,7 @@ ALLOWED = (
 WITHOUT = "--inline runs the trials in this process, without Ray"
 
 _joined_here = False
+_lost = False
 
 
 def connect() -> None:
@@ -74,7 +75,7 @@ def connect() -> None:
 def leave() -> None:
     """Leave Ray, and end it if it was started here."""
     global _joined_here
-    if not _joined_here:
+    if not _joined_here or _lost:
         return
     import ray
 
@@ -84,6 +85,13 @@ def leave() -> None:
     gc.collect()
     with interruption.handlers_kept():
         ray.shutdown()
+
+
+def lost(reason: str) -> RayLost:
+    """Return the exception to raise when Ray has ended by itself; it is not left any more."""
+    global _lost
+    _lost = True
+    return RayLost(reason)
 
 
 def end_without_ray(code: int) -> NoReturn:
@@ -249,7 +257,7 @@ class Watch:
         node = ray._private.worker._global_node
         dead = [kind for kind, _ in node.dead_processes() if kind in VITAL] if node is not None else ["connection"]
         if dead:
-            raise RayLost(f"Ray's {' and '.join(dead)} ended while trials ran")
+            raise lost(f"Ray's {' and '.join(dead)} ended while trials ran")
 
     def _check_head(self) -> None:
         """Ask whether the head still listens. It may be started again, and Ray waits 60 s before it ends this process."""
@@ -263,7 +271,7 @@ class Watch:
             now = time.monotonic()
             self.silent_since = self.silent_since or now
             if now - self.silent_since > HEAD_S:
-                raise RayLost(f"the head of the Ray cluster at {address} has been away for {HEAD_S:.0f} s: {error}") from error
+                raise lost(f"the head of the Ray cluster at {address} has been away for {HEAD_S:.0f} s: {error}") from error
         else:
             self.silent_since = None
 

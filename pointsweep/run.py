@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pointsweep import interruption, progress, ray_cluster, tables
-from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, command_parser, exit_code
+from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, command_parser, exit_code, log_traceback
 from pointsweep.definition import note, taken
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
 from pointsweep.events import trial_status
@@ -142,8 +142,15 @@ def plan_and_run(args: argparse.Namespace) -> int:
 
 def shown(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
     """Plans and launches while the display shows it. Returns the exit code."""
-    with args.display:
-        return planned(sweeps, store, args)
+    try:
+        with args.display:
+            return planned(sweeps, store, args)
+    except RayLost as error:
+        interruption.check()  # a signal to the whole group of processes may have reached Ray first
+        print(f"{error}: all that is done is kept in {store.url}; the same command continues", file=sys.stderr)
+        print(f"the traceback is in {log_traceback(error)}", file=sys.stderr)
+        args.display.end(BROKEN_OFF)
+        ray_cluster.end_without_ray(BROKEN_OFF)
 
 
 def tell_inputs(args: argparse.Namespace) -> None:
@@ -237,10 +244,6 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
         raise  # most likely nobody reads the output any more, which every command ends alike
     except OSError as error:
         return broken_off(error)
-    except RayLost as error:
-        interruption.check()  # a signal to the whole group of processes may have reached Ray first
-        print(f"{error}: all that is done is kept in {store.url}; the same command continues", file=sys.stderr)
-        ray_cluster.end_without_ray(BROKEN_OFF)
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
