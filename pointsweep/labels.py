@@ -283,9 +283,9 @@ class LabelAudit:
             self.reader.own.append(Problem(place.path, text, place.line))
             return
         others = ", ".join(dict.fromkeys(map(str, [*lost.without, *(component for _, component, _ in lost.differs)])))
-        where = "nowhere" if not lost.kept else f"not where {part} is {others}"
+        where = "in no cell" if not lost.kept else f"with it alone, not where {part} is {others}"
         if others:
-            self.dropped.append(f"{place.path}: {setting.value} is a setting of {setting.owner} and applies {where}")
+            self.dropped.append(f"{place.path}: {setting.value} is a setting of {setting.owner}, used {where}")
 
     def _unused(self, base: Settings) -> None:
         """What is wrong with the base, also where every row puts something else in its place."""

@@ -255,7 +255,7 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     else:
         table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
         parts = [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
-    dropped = [f"not used: {text}" for text in sweep.dropped]
+    dropped = [f"used in part: {text}" for text in sweep.dropped]
     fetched = [f"to fetch: {text}" for text in plan.to_fetch]
     return "\n".join(part for part in [*parts, *resolution(plan), *dropped, *fetched] if part)
 
