@@ -41,7 +41,7 @@ class LabelAudit:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.remarks: list[str] = []  # said at the plan and at the launch
-        self.dropped: list[str] = []  # said at the plan
+        self.dropped: list[str] = []  # settings that a part of the cells has, or none: said at the plan
         self._cells: list[tuple[str, Settings]] = []
         self._held: set[tuple[str, Path]] = set()
         self._compared: set[tuple[int, int]] = set()
@@ -222,9 +222,10 @@ class LabelAudit:
             text = f"holds in no cell ({conditions.described(when)})"
             components = {key: value for key, value in conditions.opened(when).items() if key in PARTS}
             named = not components or any(conditions.matches(settings.data, components) for _, settings in self._cells)
-            lenient = self.reader.notes or (kind == "settings" and (not named or self.reader.search is not None))
-            if lenient:
+            if self.reader.notes:  # an override made it so
                 self.remarks.append(f"{where}: {text}")
+            elif kind == "settings" and (not named or self.reader.search is not None):
+                self.dropped.append(f"{where}: {text}")
             else:
                 self._complain(document, path, f"{text}; correct it or take it away")
 

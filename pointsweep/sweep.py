@@ -93,8 +93,9 @@ class Sweep:
             CellLayout(cell.row, cell.column, tuple((c.seed, c.key()) for c in cell.trials), cell.published, cell.excluded)
             for cell in self.cells
         )
+        notes = (*self.notes, *(f"the same trials: {names}" for names in self.identical_cells()))
         return Layout(
-            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, self.notes,
+            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, notes,
             self.factors, self.adaptive, self.resources.budget.per_hour,
         )  # fmt: skip
 

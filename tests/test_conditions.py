@@ -233,10 +233,10 @@ def test_a_condition_that_holds_nowhere_because_of_the_command_line_is_said(writ
 def test_settings_for_components_of_other_files_are_said(write):
     """A file's settings may be for the files that inherit from it."""
     path = write(ROWS + "settings: [{when: {method: dapt}, train.epochs: 3}]\n")
-    assert load(path).remarks == ("settings[0]: holds in no cell (method dapt)",)
+    assert load(path).dropped == ("settings[0]: holds in no cell (method dapt)",)
     child = write("rows: {method: [dapt]}\n", "name: c\nbase: {from: t.yaml}\n", "child.yaml")
     assert configs(load(child))[0].train.epochs == 3
-    assert load(child).remarks == ()
+    assert load(child).dropped == ()
 
 
 def test_what_a_condition_would_set_is_checked_though_it_holds_nowhere(write):

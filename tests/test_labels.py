@@ -168,7 +168,9 @@ def test_the_smoke_profile_says_which_labels_it_stands_in_for(write):
     base = BASE.replace("{name: tiny, modality: 1d}", "tiny")
     sweep = load(write("columns: {backbone: [clip_text, dinov2]}\nrows: {tokenizer.num_tokens: [8, 16]}\n", base), ["profile=smoke"])
     assert "profile=smoke: stands in for what labels say of backbone, tokenizer.num_tokens" in sweep.notes
-    assert len(sweep.identical_cells()) == 2
+    # The table says it too. The stand-ins of two backbones are two networks, one token count is left of two.
+    assert sweep.identical_cells() == ["8 / clip_text, 16 / clip_text", "8 / dinov2, 16 / dinov2"]
+    assert sweep.layout().notes[-2:] == tuple(f"the same trials: {names}" for names in sweep.identical_cells())
 
 
 # Equal cells
