@@ -47,6 +47,10 @@ class BadRecord(BadStore):
     """A record that cannot be believed: damaged, edited, of another trial, or at odds with the files beside it."""
 
 
+class LaterRecord(BadStore):
+    """A record that a later version of pointsweep wrote: it is whole, and this version cannot read it."""
+
+
 class StoreFailed(OSError):
     """The store's disk refuses a write: full, read-only, not allowed. The message says which file and why."""
 

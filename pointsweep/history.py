@@ -27,8 +27,8 @@ from pointsweep.events import Event, epochs_of, parse, to_line
 from pointsweep.failures import Failure
 from pointsweep.lease import Held as Held
 from pointsweep.lease import Lease, leased
-from pointsweep.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, WEIGHTS, Record, files_problem, from_json
-from pointsweep.store import open_append, reading, write_whole, writing
+from pointsweep.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, WEIGHTS, Record, digests_problem, files_problem, from_json
+from pointsweep.store import free_name, make_room, open_append, read_file, write_whole, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +44,9 @@ TRUTH = ("labels", "class_names")  # in predictions.npz beside the protocols
 LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folder
 
 
-def free_name(path: Path) -> Path:
-    """Where a damaged file is kept: record.json.damaged-1, or the first number that is free."""
-    number = 1
-    while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
-        number += 1
-    return path.with_name(f"{path.name}.damaged-{number}")
+def _is_something_else(path: Path) -> bool:
+    """Whether something is there that is no file and no link to one: a folder, a pipe, a link to nothing."""
+    return os.path.lexists(path) and not path.is_file()
 
 
 class TrialFolder:
@@ -94,6 +91,7 @@ class TrialFolder:
 
     def _write(self, name: str, data: bytes) -> None:
         self._check()
+        make_room(self.path / name)
         write_whole(self.path / name, data)
 
     def start(self, **facts: Mapping[str, Any]) -> None:
@@ -146,18 +144,19 @@ class TrialFolder:
     def _read(self) -> bytes:
         path = self.path / HISTORY
         try:
-            with reading(path):
-                return path.read_bytes()
+            return read_file(path)
         except (FileNotFoundError, NotAFile):
             return b""
 
     def repair(self) -> None:
         """Drops a torn last line; keeps a copy of what stands behind a damaged one."""
-        if (self.path / HISTORY).is_dir():
+        if _is_something_else(self.path / HISTORY):
             self._rename_aside(HISTORY)
         data = self._read()
         _, good = parse(data)
         if good == len(data):
+            if (self.path / HISTORY).is_symlink():
+                self._write(HISTORY, data)  # from here on it is the folder's own: links are not written through
             return
         if b"\n" in data[good:].rstrip(b"\n"):
             self._write("history.damaged", data)
@@ -221,7 +220,7 @@ class TrialFolder:
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.path / "checkpoint.safetensors"
-        if path.is_dir():
+        if _is_something_else(path):
             self._rename_aside(path.name)
         if not path.is_file():
             return None
@@ -290,12 +289,12 @@ class TrialFolder:
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The predicted classes by protocol, as `save_predictions` wrote them."""
-        with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name not in TRUTH}
 
     def truth(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
         """The true classes of the test clouds and the classes' names; None for a trial that did not keep them."""
-        with np.load(self.path / "predictions.npz", allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False) as file:
             return (file["labels"], tuple(map(str, file["class_names"]))) if set(TRUTH) <= set(file.files) else None
 
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -315,16 +314,19 @@ class TrialFolder:
         """The record of a finished trial, else None. Raises BadRecord if it is there and cannot be believed."""
         path = self.path / "record.json"
         try:
-            with reading(path):
-                data = path.read_bytes()
+            data = read_file(path)
         except FileNotFoundError:
             if path.is_symlink():
                 raise BadRecord("record.json is a link to nothing") from None
             return None
         except NotAFile as error:
-            raise BadRecord("record.json is a folder") from error
+            raise BadRecord("record.json is no file") from error
         record = from_json(data)
-        problem = "" if self.partial else files_problem(record, self._size)
+        if self.partial:
+            return record
+        problem = files_problem(record, self._size)
+        # Of the weights the size must do, as they may be large.
+        problem = problem or digests_problem(record, lambda name: read_file(self.path / name), (HISTORY, PREDICTIONS))
         if problem:
             raise BadRecord(f"record.json is not believed: {problem}")
         return record

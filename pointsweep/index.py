@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import gc
 import json
 import marshal
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep.errors import BadRecord, BadStore, NotAFile
+from pointsweep.errors import BadRecord, BadStore, LaterRecord, NotAFile
 from pointsweep.records import FIELDS, Record, files_problem, from_json
 from pointsweep.store import FileStore, Store, reading
 
@@ -34,6 +35,7 @@ FEW = 500  # records: up to as many are as fast read one by one
 MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
 THREADS = 16
 STALE = 0.02  # share of the records that are not in the index, from which on it is written anew
+REMEDY = "the sweep's command, run again, sets it aside and trains the trial again"
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
 FORMAT = 4
 SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")  # the same for many: each value is kept once
@@ -50,7 +52,7 @@ def read_record(store: Store, key: str) -> Record:
     try:
         data = store.read(name)
     except NotAFile as error:
-        raise BadRecord(f"{store.url}, {name}: a folder is in its place") from error
+        raise BadRecord(f"{store.url}, {name}: no file is in its place") from error
     return _record(store, key, data)
 
 
@@ -100,7 +102,7 @@ def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Rec
 def sound_records(store: Store, sweep: str, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
     """The records that can be believed, as their folders hold them now; and what is wrong with the others, by key.
 
-    Raises BadStore for a file that may not be read, or is of a later version.
+    Raises BadStore for a file that may not be read.
     """
     if not isinstance(store, FileStore) or len(keys) <= FEW:
         return _read_singly(store, keys)
@@ -131,9 +133,14 @@ def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], 
             records[key] = read_record(store, key)
         except FileNotFoundError:
             continue
-        except BadRecord as error:
-            damaged[key] = str(error)
+        except (BadRecord, LaterRecord) as error:
+            damaged[key] = _with_remedy(error)
     return records, damaged
+
+
+def _with_remedy(error: BadStore) -> str:
+    """What is wrong with a record, and what mends it: of a later version's record its own words say it."""
+    return f"{error}; {REMEDY}" if isinstance(error, BadRecord) else str(error)
 
 
 def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
@@ -142,7 +149,7 @@ def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
     for key, record in records.items():
         problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
         if problem:
-            wrong[key] = f"{store.url}, trials/{key}/record.json: {problem}"
+            wrong[key] = f"{store.url}, trials/{key}/record.json: {problem}; {REMEDY}"
     return wrong
 
 
@@ -162,12 +169,12 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
     damaged: dict[str, str] = {}
     for key, each in zip(keys, data, strict=True):
         if isinstance(each, BadRecord):
-            damaged[key] = str(each)
+            damaged[key] = _with_remedy(each)
         elif each is not None:
             try:
                 records[key] = _record(store, key, each)
-            except BadRecord as error:
-                damaged[key] = str(error)
+            except (BadRecord, LaterRecord) as error:
+                damaged[key] = _with_remedy(error)
     return records, damaged
 
 
@@ -177,7 +184,7 @@ def _bytes_or_problem(store: FileStore, key: str) -> bytes | BadRecord | None:
         with reading(Path(path)):
             return _bytes(path)
     except NotAFile:
-        return BadRecord(f"{store.url}, trials/{key}/record.json: a folder is in its place")
+        return BadRecord(f"{store.url}, trials/{key}/record.json: no file is in its place")
 
 
 def _path(store: FileStore, key: str) -> str:
@@ -187,7 +194,10 @@ def _path(store: FileStore, key: str) -> str:
 
 def _bytes(path: str) -> bytes | None:
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - half the time of pathlib's
+        # Without waiting: whoever opens a pipe to read it waits for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotAFile(path)
             return file.read()
     except FileNotFoundError:
         return None
@@ -206,7 +216,10 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise BadStore(f"the store cannot be read: {error.strerror}: {_path(store, key)}") from error
+            if error.errno != errno.ELOOP:
+                raise BadStore(f"the store cannot be read: {error.strerror}: {_path(store, key)}") from error
+            found[key] = (0, 0, 0, 0)  # a link to itself: the reading that follows says so
+            continue
         found[key] = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
     return found
 

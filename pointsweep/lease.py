@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from pointsweep import faults
-from pointsweep.store import open_lock, writing
+from pointsweep.store import open_lock, read_file, writing
 
 TERM_S = 30.0  # a lease that was not renewed for so long has expired
 POLL_S = 0.05
@@ -57,14 +57,22 @@ class Holder:
         return json.dumps(asdict(self)).encode().ljust(SIZE - 1) + b"\n"
 
 
+UNKNOWN_HOLDER = Holder("", "an unknown host", "", 0, 0.0)
+
+
 def read_holder(path: Path) -> Holder | None:
     """Who holds the lease at `path`; None if nobody does. One that cannot be read is held by nobody known, and expires."""
     try:
-        return Holder(**json.loads(path.read_bytes()))
+        holder = Holder(**json.loads(read_file(path)))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
-        return Holder("", "an unknown host", "", 0, 0.0)
+    except (ValueError, TypeError, RecursionError):  # BadStore among them: something that is no file
+        return UNKNOWN_HOLDER
+    texts = (holder.owner, holder.host, holder.machine)
+    numbers = (holder.pid, holder.expires)
+    if not all(isinstance(each, str) for each in texts) or not all(type(each) in (int, float) for each in numbers):
+        return UNKNOWN_HOLDER
+    return holder
 
 
 def machine() -> str:

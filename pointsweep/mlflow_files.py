@@ -6,9 +6,10 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from pointsweep.data.cache import cache_folder
@@ -72,6 +73,27 @@ def _template(folder: Path, make: Callable[[str], object]) -> bytes:
 
 def _template_name(version: str, data: bytes) -> str:
     return f"{version}-{hashlib.sha256(data).hexdigest()[:16]}.db"
+
+
+def take_artifacts_along(uri: str, folder: Path) -> None:
+    """Makes the artifacts of a store that was copied or moved those of its own folder: MLflow keeps their absolute place.
+
+    What lies elsewhere by a user's wish stays; known are the places that end as a store's own do, in mlartifacts.
+    """
+    path = sqlite_path(uri)
+    if path is None or not path.exists():
+        return
+    here = folder.as_uri()
+    with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
+        for table, column, key in (("experiments", "artifact_location", "experiment_id"), ("runs", "artifact_uri", "run_uuid")):
+            rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
+            for number, place in rows:
+                before, own, rest = str(place).rpartition("/mlartifacts")
+                moved = own and before.startswith("file:") and rest[:1] in ("", "/") and f"{before}{own}" != here
+                if moved:
+                    statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
+                    database.execute(statement, (f"{here}{rest}", number))
+        database.commit()
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from pointsweep.inputs import needed, read_all
 from pointsweep.origin import cpu_flags
 from pointsweep.published import mismatch
 from pointsweep.reader import ReadableCell
-from pointsweep.records import Record
+from pointsweep.records import HISTORY, PREDICTIONS, Record, digests_problem
 from pointsweep.stale import find_stale, marked
-from pointsweep.store import Store
+from pointsweep.store import FileStore, Store
 from pointsweep.sweep import Sweep
 
 STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
@@ -239,7 +239,7 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
             continue
         try:
             record = read_record(store, key)
-            problem = config_problem(record, trial.config)
+            problem = config_problem(record, trial.config) or _changed_beside(record, store)
             if problem:
                 raise BadRecord(f"{store.url}, trials/{key}/record.json: {problem}")
             states[key], records[key] = "finished", record
@@ -253,6 +253,13 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
         records = {key: record for key, record in records.items() if key in asked}
         damaged = {key: problem for key, problem in damaged.items() if key in asked}
     return states, records, damaged
+
+
+def _changed_beside(record: Record, store: Store) -> str:
+    """Which small file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
+    if not isinstance(store, FileStore):
+        return ""
+    return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"), (HISTORY, PREDICTIONS))
 
 
 def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]) -> plan_cache.Checked:

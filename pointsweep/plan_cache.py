@@ -17,7 +17,8 @@ from pathlib import Path
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import Finding
 from pointsweep.origin import tree_digest
-from pointsweep.store import write_whole
+from pointsweep.records import CHECKSUM, checksum, sealed
+from pointsweep.store import read_file, write_whole
 from pointsweep.sweep import Sweep
 
 
@@ -32,9 +33,9 @@ class Checked:
 def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
     """What was kept of the sweep; None if nothing was, or if it does not cover these trials."""
     # A damaged file, say after a full disk, is made again.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(_place(sweep).read_text())
-        if set(keys) <= set(kept["keys"]):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        kept = json.loads(read_file(_place(sweep)))
+        if checksum(kept) == kept[CHECKSUM] and set(keys) <= set(kept["keys"]):
             parameters = {key: kept["parameters"][key] for key in keys if key in kept["parameters"]}
             return Checked(parameters, tuple(Finding(**finding) for finding in kept["findings"]))
     return None
@@ -48,7 +49,7 @@ def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
         "findings": [asdict(finding) for finding in checked.findings],
     }
     with suppress(OSError):
-        write_whole(_place(sweep), json.dumps(content).encode())
+        write_whole(_place(sweep), json.dumps(sealed(content)).encode())
 
 
 def _place(sweep: Sweep) -> Path:

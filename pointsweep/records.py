@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from pointsweep.errors import BadRecord, BadStore, unknown
+from pointsweep.errors import BadRecord, BadStore, LaterRecord, unknown
 
 SCHEMA = 2  # of record.json; a reader accepts this and every older one
 FIRST_WITH_CHECKSUM = 2
@@ -82,7 +82,7 @@ def checksum(data: Mapping[str, Any]) -> str:
 def from_json(text: str | bytes, key: str | None = None) -> Record:
     """Reads a record of this or an older version: fields unknown here are dropped, new ones get their default.
 
-    `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed, BadStore if it is of a later schema.
+    `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed, LaterRecord.
     """
     data = _parsed(text)
     if not isinstance(data, dict):
@@ -91,7 +91,7 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise BadRecord("not a record: no schema number")
     if schema > SCHEMA:
-        raise BadStore(f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep")
+        raise LaterRecord(f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep")
     if schema >= FIRST_WITH_CHECKSUM or CHECKSUM in data:
         _check_sum(data)
     for problem in _problems(data):
@@ -217,6 +217,25 @@ def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
                 return f"{name} is missing beside it"
         elif size < recorded or (size > recorded and name != HISTORY):
             return f"{name} beside it has {size:,} bytes, by the record {recorded:,}"
+    return ""
+
+
+def digests_problem(record: Record, read: Callable[[str], bytes], names: Sequence[str]) -> str:
+    """Which of these files has other bytes than when the record was written; empty if none. Missing ones are `files_problem`'s."""
+    for name in names:
+        about = record.files.get(name)
+        if about is None:
+            continue
+        try:
+            data = read(name)
+        except FileNotFoundError:
+            continue
+        except BadStore as error:
+            return str(error)
+        if name == HISTORY:
+            data = data[: about["bytes"]]  # it may have grown since
+        if hashlib.sha256(data).hexdigest() != about["sha256"]:
+            return f"{name} beside it is not the one that it was written with"
     return ""
 
 

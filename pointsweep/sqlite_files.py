@@ -28,10 +28,11 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def sqlite_uri(path: Path) -> str:
-    """Return the address of an SQLite database for SQLAlchemy, whatever characters its path has."""
-    if "?" in str(path):
-        # Behind a question mark SQLAlchemy reads options, so SQLite gets its own form of an address, with escapes.
-        return f"sqlite:///file:{quote(str(path))}?uri=true"
+    """Return the address of an SQLite database for SQLAlchemy, MLflow and Optuna.
+
+    Nothing is escaped in it, but a question mark begins options. SQLite's own form, file:...?uri=true, would do for SQLAlchemy, but
+    MLflow takes it for a folder `file:`. So a store whose path has a question mark is refused (store.path_problem).
+    """
     return f"sqlite:///{path}"
 
 

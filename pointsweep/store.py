@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
+import logging
 import os
 import stat
 import uuid
@@ -17,6 +19,8 @@ from pointsweep.errors import BadStore, NotAFile, StoreFailed
 
 if TYPE_CHECKING:
     from pointsweep.s3_store import S3Store
+
+log = logging.getLogger("pointsweep.store")
 
 MARKER = "pointsweep-store.json"  # written when a store is created: what has none is not a store
 MARKER_KIND = "pointsweep store"
@@ -72,12 +76,12 @@ class FileStore:
 
     def read(self, name: str) -> bytes:
         """The bytes under `name`. Raises FileNotFoundError, and BadStore for what is there and cannot be read."""
-        path = self.path(name)
-        with reading(path):
-            return path.read_bytes()
+        return read_file(self.path(name))
 
     def write(self, name: str, data: bytes) -> None:
-        write_whole(self.path(name), data)
+        path = self.path(name)
+        make_room(path)
+        write_whole(path, data)
 
     def list(self, prefix: str) -> list[str]:
         folder = self.path(prefix)
@@ -140,6 +144,24 @@ def write_whole(path: Path, data: bytes) -> None:
     faults.done(way)
 
 
+def free_name(path: Path) -> Path:
+    """Where something damaged is kept: record.json.damaged-1, or the first number that is free."""
+    number = 1
+    while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    return path.with_name(f"{path.name}.damaged-{number}")
+
+
+def make_room(path: Path) -> None:
+    """Renames a folder that is in the place of a file of the store, and says so: a file cannot replace it."""
+    if path.is_symlink() or not path.is_dir():
+        return
+    aside = free_name(path)
+    with writing(path):
+        path.rename(aside)
+    log.warning("%s: a folder was in the place of this file; it is %s now", path, aside.name)
+
+
 def create_beside(path: Path) -> tuple[Path, IO[bytes]]:
     """A new temporary file in the folder of `path`, open for writing. Its mode follows the umask, unlike mkstemp's."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -159,6 +181,15 @@ def open_append(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises FileNotFoundError, NotAFile for a folder, a pipe or a link to itself, BadStore."""
+    # Without waiting: whoever opens a pipe to read it waits for a writer.
+    with reading(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotAFile(f"the store cannot be read: no file, but something else is there: {path}")
+        return file.read()
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turns what a disk says when it does not give a file into BadStore, which names it; FileNotFoundError stays."""
@@ -169,6 +200,8 @@ def reading(path: Path) -> Iterator[None]:
     except IsADirectoryError as error:
         raise NotAFile(f"the store cannot be read: a folder is in the place of a file: {path}") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotAFile(f"the store cannot be read: a link to itself is in the place of a file: {path}") from error
         raise BadStore(f"the store cannot be read: {error.strerror or error}: {path}") from error
 
 
@@ -209,6 +242,10 @@ def path_problem(text: str) -> str:
         path = Path(text).expanduser()
         # The whole chain of links is followed here: a loop, or a link to nothing, is met by stat.
         exists = os.path.lexists(path)
+        if "?" in str(path.absolute()):
+            return "has a question mark in its path, behind which the addresses of databases (MLflow, Optuna) hold options"
+        if not str(path.absolute()).isprintable():
+            return "has a character in its path that cannot be printed"
         found = path.stat() if exists else None
     except (RuntimeError, ValueError) as error:  # no such user, a null character
         return f"is no path ({error})"

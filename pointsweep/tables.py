@@ -232,9 +232,7 @@ def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dic
     for key in keys:
         if key in damaged:
             failures[key] = f"{DAMAGED}: {damaged[key]}"
-            log.warning(
-                "%s; not in the table; the sweep's command, run again, sets it aside and trains the trial again", damaged[key]
-            )
+            log.warning("not in the table: %s", damaged[key])
         elif key not in records:
             reason = read_failure(store, key)
             if reason:

@@ -23,7 +23,7 @@ from pointsweep.errors import BadRecord
 from pointsweep.events import Event, epochs_of
 from pointsweep.history import TrialFolder
 from pointsweep.masking import masked, scrubbed
-from pointsweep.mlflow_files import locked, one_at_a_time, ready_made
+from pointsweep.mlflow_files import locked, one_at_a_time, ready_made, take_artifacts_along
 from pointsweep.records import Layout, Record
 from pointsweep.sqlite_files import sqlite_path, sqlite_problem
 from pointsweep.store import FileStore, Store
@@ -102,6 +102,7 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
             require_usable(uri)
             if own is not None:
                 ready_made(uri, lambda fresh: connected(fresh).search_experiments(max_results=1))
+                take_artifacts_along(uri, own.path("mlartifacts"))
             client = connected(uri)
             experiment = _experiment(client, layout.name, own, uri)
             parent = _parent(client, experiment, layout)

@@ -1,5 +1,7 @@
 """The command: python -m pointsweep.verify FILE. Checks a bundle, and computes every number of its table anew from its predictions.
 
+Given a store (a folder, or s3://bucket/prefix) in place of a bundle it looks through all of its trials (verify_store.py).
+
 It needs the file alone: no store, no sweep file, no data. What a paper published is taken from the bundle as it is; parameters are
 counted by building every arm anew, without weights. Exit codes: 0 verified; 1 something is not as it should be; 2 no such file.
 """
@@ -18,11 +20,14 @@ from pointsweep.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, re
 from pointsweep.checks import check_trial
 from pointsweep.command import command_parser, exit_code
 from pointsweep.config import TrialConfig
+from pointsweep.errors import BadStore
 from pointsweep.origin import tree_digest
 from pointsweep.plan import count_arms
 from pointsweep.records import Layout, Record, from_json, layout_from_json
+from pointsweep.store import MARKER, has_marker, open_store
 from pointsweep.table import Table
 from pointsweep.tables import build, every_format
+from pointsweep.verify_store import verify_store
 
 T = TypeVar("T")
 FIELDS = ("mean", "sd", "n", "expected", "low", "high", "values", "optimism", "interval", "parameters")  # numbers of a cell
@@ -148,8 +153,11 @@ def _formats(found: Contents, table: Table) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     made = command_parser("pointsweep.verify", "Checks a bundle and recomputes its table.")
-    made.add_argument("file", help="what `python -m pointsweep.tables NAME --bundle FILE` wrote")
+    wanted = "what `python -m pointsweep.tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix"
+    made.add_argument("file", help=wanted)
     args = made.parse_args(arguments)
+    if args.file.startswith("s3://") or Path(args.file).is_dir():
+        return check_store(args.file)
     try:
         data = Path(args.file).read_bytes()
     except OSError as error:
@@ -164,6 +172,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n  ".join([f"{args.file}: not verified", *wrong]), file=sys.stderr)
         return 1
     print(summary(args.file, data, found))
+    return 0
+
+
+def check_store(url: str) -> int:
+    """Looks through a store and prints what is wrong in it; returns the exit code."""
+    try:
+        store = open_store(url)
+        if not (has_marker(store) or store.list("trials")):
+            raise BadStore(f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial")
+        found = verify_store(store)
+    except BadStore as error:
+        print(error, file=sys.stderr)
+        return 2
+    for line in found.unverified:
+        print(f"unverified: {line}")
+    if found.problems:
+        print("\n  ".join([f"{url}: not verified", *found.problems]), file=sys.stderr)
+        return 1
+    print(f"{url}: {found.finished} finished trials: every accuracy and chosen epoch computed anew from predictions and histories")
+    print("verified" if not found.unverified else f"verified, but for {len(found.unverified)}")
     return 0
 
 
