@@ -21,7 +21,7 @@ from pointsweep import ray_cluster, s3_lease
 from pointsweep.command import command_parser, exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.errors import ConfigError, Unfit
-from pointsweep.masking import masked
+from pointsweep.masking import masked, scrubbed
 from pointsweep.origin import origin, tree_digest
 from pointsweep.store import FileStore, Store, open_store
 from pointsweep.tracking import reachable
@@ -56,7 +56,7 @@ def look(wanted: Wanted) -> list[Finding]:
         try:
             found += check(wanted)
         except Exception as error:  # a check that cannot be made is a finding, and the others still are
-            found.append(Finding(check.__name__.strip("_"), f"{type(error).__name__}: {error}", "see the message"))
+            found.append(Finding(check.__name__.strip("_"), scrubbed(f"{type(error).__name__}: {error}"), "see the message"))
     return found
 
 
@@ -85,7 +85,7 @@ def _store(wanted: Wanted) -> list[Finding]:
         same = store.read(name) == b"pointsweep"
     except (OSError, ValueError) as error:
         mend = "mount the folder on this node" if isinstance(store, FileStore) else "give the node a role with get, put, list, delete"
-        return [Finding("store", f"{type(error).__name__}: {error}", f"{mend}, or pass --store another")]
+        return [Finding("store", scrubbed(f"{type(error).__name__}: {error}"), f"{mend}, or pass --store another")]
     store.delete(name)
     mend = "" if same else "another node's bytes came back: use a folder that all nodes share"
     return [Finding("store", f"{store.url} written and read in {1000 * (time.monotonic() - begun):.0f} ms", mend), *_lease(store)]

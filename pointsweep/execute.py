@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from pointsweep import ray_cluster, tables
 from pointsweep.config import TrialConfig
 from pointsweep.definition import note
+from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.events import read_failure_kind
 from pointsweep.guard import Outcome
 from pointsweep.mirroring import Mirroring, mirrored, tracking_uri
@@ -26,7 +27,16 @@ from pointsweep.sweep import Sweep
 from pointsweep.table import Table
 from pointsweep.target import Target, TrialTags
 
-COMPLETE, FAILED, SPENT = 0, 1, 4
+COMPLETE, FAILED, SPENT, HELD = 0, 1, 4, 7
+
+
+@contextmanager
+def after_launch() -> Iterator[None]:
+    """Turn BadStore into StoreFailed: what a store refuses once trials train is no mistake that nothing was launched for."""
+    try:
+        yield
+    except BadStore as error:
+        raise StoreFailed(str(error)) from error
 
 
 def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
@@ -58,7 +68,10 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
             outcomes += launch_all(further, store, targets, places, args)
         args.display.phase("bringing MLflow level" if targets else "ending the launch")
         ray_cluster.leave()
-    codes = [conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args) for plan in plans]
+    codes = []
+    with after_launch():
+        for plan in plans:
+            codes.append(conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args))
     return FAILED if FAILED in codes else max(codes)
 
 
@@ -105,7 +118,9 @@ def launch_all(
     from pointsweep.launching import Launch
     from pointsweep.trial import Job
 
-    return Launch(plans, store, places, args, Job(store.url, targets, threads=args.threads, limits=limits or {})).run(groups)
+    launch = Launch(plans, store, places, args, Job(store.url, targets, threads=args.threads, limits=limits or {}))
+    with after_launch():
+        return launch.run(groups)
 
 
 def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:
@@ -167,6 +182,14 @@ def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequen
     if beyond:
         used = Spending(plan, store).text()
         print(f"{used}; {len(beyond)} trials were not started. The same command with a larger one continues", file=sys.stderr)
-    code = COMPLETE if not missing else SPENT if beyond.issuperset(missing) else FAILED
+    elsewhere = {key for key in missing if key in held and key not in plan.failures}
+    if not missing:
+        code = COMPLETE
+    elif set(missing) - beyond - elsewhere:
+        code = FAILED
+    elif elsewhere:
+        code = HELD
+    else:
+        code = SPENT
     announce(args.notify, sweep.name, code, plan.counts(), text)
     return code

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 LIMIT_S = 30.0  # for an answer, or for the command to end
-STATES = {0: "complete", 1: "failed", 4: "budget used up"}
+STATES = {0: "complete", 1: "failed", 4: "budget used up", 7: "held by another command"}
 
 
 def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: str) -> None:
@@ -38,7 +38,11 @@ def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: 
 def problem_of(target: str) -> str:
     """What is wrong with a target, before anything is launched; "" if nothing is."""
     if target.startswith(("http://", "https://")):
-        return "" if urlsplit(target).hostname else "its URL names no host"
+        try:
+            host = urlsplit(target).hostname
+        except ValueError:
+            host = None
+        return "" if host else "its URL names no host"
     try:
         return "" if shlex.split(target) else "it is empty; allowed: a URL, http:// or https://, or a command"
     except ValueError as error:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from pointsweep import interruption
 from pointsweep.command import look_less_for_garbage
 from pointsweep.errors import RayLost, Unfit
+from pointsweep.masking import masked
 
 SETTINGS = {
     # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store is the state.
@@ -142,13 +143,13 @@ def _join(address: str) -> None:
     if address != "auto":
         host, port = _host_and_port(address)
         _wait_for(host, port)
-    print(f"joining the Ray cluster at {address} (RAY_ADDRESS)", file=sys.stderr, flush=True)
+    print(f"joining the Ray cluster at {masked(address)} (RAY_ADDRESS)", file=sys.stderr, flush=True)
     try:
         _init()
     except Exception as error:  # of many kinds; each ends in Unfit
         ray.shutdown()
         interruption.check()
-        raise Unfit(f"RAY_ADDRESS={address}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}") from error
+        raise Unfit(f"RAY_ADDRESS={masked(address)}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}") from error
 
 
 def _init(**options: Any) -> None:
@@ -160,18 +161,19 @@ def _init(**options: Any) -> None:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     """Split HOST:PORT. Raises Unfit if the address is something else."""
+    shown = masked(address)
     scheme, found, _ = address.partition("://")
     if found and scheme in ("http", "https"):
-        raise Unfit(f"RAY_ADDRESS={address} is the address of the dashboard, which `ray job submit` takes; {ALLOWED}; {WITHOUT}")
+        raise Unfit(f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes; {ALLOWED}; {WITHOUT}")
     if found:
         raise Unfit(
-            f"RAY_ADDRESS={address}: a launch runs on a node of the cluster or as a job (`ray job submit`), not through "
+            f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job submit`), not through "
             f"{scheme}://; {ALLOWED}; {WITHOUT}"
         )
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise Unfit(f"RAY_ADDRESS={address} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
+        raise Unfit(f"RAY_ADDRESS={shown} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
     return host, int(port)
 
 

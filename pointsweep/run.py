@@ -3,7 +3,7 @@
 Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
 3 interrupted, the same command continues; 4 the budget is used up and nothing failed: the same command with a larger one continues;
 5 an internal error, whose traceback is in the log file that is named; 6 the store or the machine failed on the way, what is done is
-kept.
+kept; 7 nothing failed, and another command still works on some of the trials.
 """
 
 from __future__ import annotations

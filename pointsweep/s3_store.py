@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from pointsweep.errors import BadStore
+from pointsweep.masking import scrubbed
 from pointsweep.store import parts_of
 
 T = TypeVar("T")
@@ -229,7 +230,7 @@ class S3Store:
                     raise FileNotFoundError(self.place(name)) from error
                 problem, passing = f"{code} ({status})", status >= 500 or status == 429 or code in PASSING
             except (BotoCoreError, OSError) as error:
-                problem, passing = f"{type(error).__name__}: {error}", isinstance(error, broken)
+                problem, passing = scrubbed(f"{type(error).__name__}: {error}"), isinstance(error, broken)
             if not passing or attempt == self.attempts:
                 raise BadStore(f"{self.place(name)}: {problem}, after {attempt} attempts; {_HINT}")
             longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])

@@ -27,7 +27,7 @@ from pointsweep.mlflow_files import locked, one_at_a_time, ready_made, take_arti
 from pointsweep.records import Layout, Record
 from pointsweep.sqlite_files import sqlite_path, sqlite_problem
 from pointsweep.store import FileStore, Store
-from pointsweep.target import NotMirroredError, Target, TrackerAway, TrialTags, is_database, target_problem, way_back
+from pointsweep.target import NotMirroredError, Target, TrackerAway, TrialTags, is_database, target_problem, uri_mistake, way_back
 from pointsweep.workdir import read_folder
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def reachable(uri: str) -> str:
 
 def require_usable(uri: str, writes: bool = True) -> None:
     """Raises TrackerAway for a database that cannot be used, at once: MLflow would try it again for minutes."""
-    problem = target_problem(uri)
+    problem = uri_mistake(uri) or target_problem(uri)
     if problem:
         raise TrackerAway(problem)
     path = sqlite_path(uri)

@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import save_file
 
 from pointsweep.chaos_tracker import free_port
-from pointsweep.errors import ConfigError
+from pointsweep.command import exit_code
+from pointsweep.errors import ConfigError, Unfit
 from pointsweep.masking import masked
 from pointsweep.run import main
 from pointsweep.sweep import load
@@ -169,3 +170,47 @@ def test_servers_of_the_cluster_files_listen_on_loopback_or_demand_authenticatio
     services = list(yaml.safe_load_all((ROOT / "cluster" / "kuberay" / "services.yaml").read_text()))
     assert all(made["spec"].get("type", "ClusterIP") == "ClusterIP" for made in services if made["kind"] == "Service")
     assert "NetworkPolicy" in (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+SECRET = "planted-secret-5b27"
+ADDRESS = f"u:{SECRET}@127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--tracking-uri", f"http://{ADDRESS}/x?token={SECRET}"], {}),
+        (["--tracking-uri", f"http://127.0.0.1/#{SECRET}", "--only", "nothing"], {}),
+        (["--tracking-uri", f"htp://{ADDRESS}"], {}),
+        ([], {"MLFLOW_TRACKING_URI": f"postgresql://{ADDRESS}/db?sslpassword={SECRET}"}),
+        (["--tracking-uri", "none", "--notify", f"https://{ADDRESS}/{SECRET}?x={SECRET}"], {}),
+        (["--tracking-uri", "none", "--notify", f"https://[{SECRET}"], {}),
+        (["--tracking-uri", "none", "--notify", f"false --header {SECRET}"], {}),
+        (["--tracking-uri", "none", "--store", "s3://bucket/x"], {
+            "AWS_ENDPOINT_URL_S3": f"http://{ADDRESS}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": SECRET,
+        }),
+    ],
+)  # fmt: skip
+def test_a_secret_of_an_address_is_neither_printed_nor_stored(store, tmp_path, monkeypatch, capsys, arguments, environment):
+    monkeypatch.setattr("pointsweep.tracking.PAUSES_S", (0.0,))
+    monkeypatch.setattr("pointsweep.s3_store.PAUSE_S", (0.0, 0.0))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    sweep = tmp_path / "guarded.yaml"
+    sweep.write_text(SWEEP.replace("  - {label: bad, train.lr: 1.0e+30}\n", ""))
+    code = exit_code(lambda: main([str(sweep), "--inline", *arguments]))
+    said = capsys.readouterr()
+    assert code in (0, 2)
+    assert SECRET not in said.out + said.err
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert kept == []
+
+
+def test_an_address_of_a_cluster_is_shown_without_its_secrets(monkeypatch, capsys):
+    from pointsweep.ray_cluster import connect
+
+    for address in (f"http://{ADDRESS}", f"ray://{ADDRESS}"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(Unfit, match=r"RAY_ADDRESS=(http|ray)://\*\*\*@127.0.0.1") as error:
+            connect()
+        assert SECRET not in str(error.value) + capsys.readouterr().err
