@@ -35,6 +35,7 @@ class Launch:
     args: argparse.Namespace
     job: Job
     records: dict[str, Record] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # the reasons, by key
 
     def __post_init__(self) -> None:
         self.records |= {key: record for plan in self.plans for key, record in plan.records.items()}
@@ -87,7 +88,7 @@ class Launch:
             record = None if key in self.records else sound_record(self.store, key)
             if record is not None:
                 self.records[key] = record
-        return [tables.build(plan.sweep.layout(), self.records, {}, plan.parameters) for plan in self.plans]
+        return [tables.build(plan.sweep.layout(), self.records, self.failures, plan.parameters) for plan in self.plans]
 
     def _group(self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress) -> list[Outcome]:
         spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)
@@ -97,6 +98,8 @@ class Launch:
         may_start = spending.left if spending.text() else always
 
         def listen(event: Event) -> None:
+            if event.kind == "failed":
+                self.failures[event.key] = event.reason
             if event.kind in ENDS:
                 spending.ended(event.key)
             progress(event)

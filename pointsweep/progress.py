@@ -131,7 +131,8 @@ class Display:
 
     def _go_live(self) -> None:
         file: Any = self.stream.plain() if isinstance(self.stream, SafeStream) else self.stream
-        console = Console(file=file, highlight=False)
+        # A path in a message of another library stays in one piece; what is drawn here is cut already.
+        console = Console(file=file, highlight=False, soft_wrap=True)
         self.live = Live(
             get_renderable=self._screen, console=console, refresh_per_second=2, transient=True, redirect_stderr=sys.stderr.isatty()
         )
@@ -185,7 +186,7 @@ class Display:
             print(json.dumps(_finite(stamped), allow_nan=False), file=self.stream, flush=True)
         elif self.live is not None:
             shown = encodable(visible(text, keep="\n"), encoding_of(self.stream))
-            self.live.console.print(Text(shown), soft_wrap=True)
+            self.live.console.print(Text(shown))
         else:
             print(visible(text, keep="\n"), file=self.stream, flush=True)
 
