@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pointsweep.command import INTERRUPTED
+from pointsweep.console import encoding_of, visible
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 2.3  # a command has this long to end by itself; Ray and others kill 3 s after SIGTERM
@@ -54,8 +55,11 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
         spoken.set()
         # Not print: the main thread may hold the stream's lock.
         if os.isatty(1):
-            os.write(1, SHOW_CURSOR)
-        os.write(2, f"\ninterrupted by {_received.name}: {last_words}\n".encode())
+            with suppress(OSError):
+                os.write(1, SHOW_CURSOR)
+        text = f"\ninterrupted by {_received.name}: {visible(last_words)}\n"
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, text.encode(encoding_of(sys.stderr), "pointsweep"))
 
     def end_process() -> None:
         rescue()
