@@ -27,7 +27,17 @@ from pointsweep.events import Event, epochs_of, parse, to_line
 from pointsweep.failures import Failure
 from pointsweep.lease import Held as Held
 from pointsweep.lease import Lease, leased
-from pointsweep.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, WEIGHTS, Record, digests_problem, files_problem, from_json
+from pointsweep.records import (
+    FIRST_WITH_CHECKSUM,
+    HISTORY,
+    PREDICTIONS,
+    WEIGHTS,
+    Record,
+    class_type,
+    digests_problem,
+    files_problem,
+    from_json,
+)
 from pointsweep.store import free_name, make_room, open_append, read_file, write_whole, writing
 
 if TYPE_CHECKING:
@@ -278,11 +288,14 @@ class TrialFolder:
     def save_predictions(
         self, predictions: Mapping[str, np.ndarray], labels: np.ndarray | None = None, class_names: Sequence[str] = ()
     ) -> None:
-        """The predicted classes of every test cloud by protocol, uint8 (n_test,), and the true ones with their names.
+        """The predicted classes of every test cloud by protocol, (n_test,), and the true ones with their names; see `class_type`.
 
         Of part segmentation each shape's IoU, float32, and no labels. Sorted by name: after a resume they come in another order.
         """
-        truth = {} if labels is None else {"labels": labels.astype(np.uint8), "class_names": np.array(class_names, dtype=np.str_)}
+        truth: dict[str, np.ndarray] = {}
+        if labels is not None:
+            truth["labels"] = labels.astype(_label_type(labels, class_names))
+            truth["class_names"] = np.array(class_names, dtype=np.str_)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **dict(sorted(predictions.items())), **truth)
         self._write(PREDICTIONS, buffer.getvalue())
@@ -354,3 +367,9 @@ class TrialFolder:
                 yield
             finally:
                 self.lease = None
+
+
+def _label_type(labels: np.ndarray, class_names: Sequence[str]) -> str:
+    """The type that holds the labels, and the number of every class that has a name."""
+    largest = int(labels.max()) if len(labels) else 0
+    return class_type(max(len(class_names), largest + 1))

@@ -60,7 +60,7 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
 
 def classifies(predictions: Mapping[str, np.ndarray]) -> bool:
     """Part segmentation keeps an IoU a shape, which is right or wrong of nothing."""
-    return all(values.dtype == np.uint8 for values in predictions.values())
+    return all(values.dtype.kind in "iu" for values in predictions.values())
 
 
 def _correct(result: Result) -> dict[str, str]:

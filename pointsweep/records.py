@@ -22,6 +22,11 @@ PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "histo
 FRACTIONS = ("accuracy", "instance_miou", "class_miou")  # the ends of names of metrics that lie between 0 and 1
 
 
+def class_type(num_classes: int) -> str:
+    """Return the numpy type that numbers of classes are kept in: a byte each as long as it holds them all."""
+    return "uint8" if num_classes <= 256 else "int32"
+
+
 @dataclass(frozen=True)
 class Record:
     """One trial's result with its full origin. Accuracies are fractions, times seconds, sizes bytes.

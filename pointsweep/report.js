@@ -14,14 +14,15 @@
 
   const data = JSON.parse(at("data").textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  const classes = (text) => data.class_bytes === 1 ? bytes(text) : new Int32Array(bytes(text).buffer);
   for (const truth of data.truths) {
-    truth.labels = bytes(truth.labels);
+    truth.labels = classes(truth.labels);
     if (truth.clouds) {
       truth.clouds.bytes = new Int8Array(bytes(truth.clouds.bytes).buffer);
       truth.clouds.places = new Map(truth.clouds.objects.map((object, place) => [object, place]));
     }
   }
-  for (const arm of data.arms) arm.predictions = arm.predictions.map(bytes);
+  for (const arm of data.arms) arm.predictions = arm.predictions.map(classes);
 
   const make = (tag, name, ...children) => {
     const element = document.createElement(tag);

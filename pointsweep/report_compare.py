@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep.records import Record
+from pointsweep.records import Record, class_type
 from pointsweep.report_data import Evidence, Truth
 from pointsweep.report_sections import flat, row_name, section
 from pointsweep.table import Table, TableCell
@@ -37,19 +37,22 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
     truths = {id(truth): truth for truth in evidence.truths.values()}
     order = {identity: index for index, identity in enumerate(truths)}
     seeds = _seeds_kept(cells, evidence)
+    number = _type_of_classes(evidence)
     arms = []
     for cell, config in zip(cells, configs, strict=True):
         runs = [(seed, key) for seed, key in cell.keys if key in evidence.truths][:seeds]
         chosen = order[id(evidence.truths[runs[0][1]])] if runs else None
         arms.append({
             "name": table.place(cell), "row": cell.row, "column": cell.column, "mean": cell.mean, "truth": chosen,
-            "seeds": [seed for seed, _ in runs], "predictions": [_packed(evidence.predictions[key]) for _, key in runs],
+            "seeds": [seed for seed, _ in runs],
+            "predictions": [_packed(evidence.predictions[key].astype(number)) for _, key in runs],
             "config": [shown(config[key]) if key in config else None for key in differing],
         })  # fmt: skip
     first, second = _first_pair(table, cells)
     return {
         "metric": table.metric, "arms": arms, "settings": differing, "first": first, "second": second,
-        "truths": [_truth(truth, evidence, len(truths)) for truth in truths.values()],
+        "truths": [_truth(truth, evidence, len(truths), number) for truth in truths.values()],
+        "class_bytes": np.dtype(number).itemsize,
     }  # fmt: skip
 
 
@@ -79,13 +82,20 @@ def _first_pair(table: Table, cells: Sequence[TableCell]) -> tuple[int, int]:
     return best, next((i for i in ranked[1:] if cells[i].column == cells[best].column), ranked[1])
 
 
-def _truth(truth: Truth, evidence: Evidence, among: int) -> dict[str, Any]:
+def _type_of_classes(evidence: Evidence) -> str:
+    """The type in which the page holds the numbers of classes: those of all trials alike."""
+    values = [*evidence.predictions.values(), *(truth.labels for truth in evidence.truths.values())]
+    largest = max((int(numbers.max()) for numbers in values if len(numbers)), default=0)
+    return np.dtype(class_type(largest + 1)).newbyteorder("<").str
+
+
+def _truth(truth: Truth, evidence: Evidence, among: int, number: str) -> dict[str, Any]:
     trials = [key for key, one in evidence.truths.items() if one is truth]
     right = np.stack([evidence.predictions[key] == truth.labels for key in sorted(trials)])  # (trials, n)
     most = max(int(truth.labels.max()), *(int(evidence.predictions[key].max()) for key in trials))
     names = [*truth.class_names, *(f"class {number}" for number in range(len(truth.class_names), most + 1))]
     return {
-        "digest": truth.digest, "labels": _packed(truth.labels), "classes": names,
+        "digest": truth.digest, "labels": _packed(truth.labels.astype(number)), "classes": names,
         "clouds": _clouds(truth, right.mean(axis=0), CLOUD_BYTES // among) if truth.clouds is not None else None,
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ METRIC = "test/accuracy"  # what predictions must reproduce, or the true classes
 
 @dataclass(frozen=True)
 class Truth:
-    """The test objects of a data set: their classes (n,) uint8, the names of these if known, clouds (n, P, 3) or None."""
+    """The test objects of a data set: their classes (n,), the names of these if known, clouds (n, P, 3) or None."""
 
     digest: str
     labels: np.ndarray
@@ -35,7 +35,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Evidence:
-    """By trial key: the predicted classes (n,) uint8 of the table's protocol, and what is true of the same objects.
+    """By trial key: the predicted classes (n,) of the table's protocol, and what is true of the same objects.
 
     Of a search also what it saw, one an arm.
     """
@@ -94,7 +94,7 @@ def _with_clouds(kept: Truth | None, record: Record) -> Truth | None:
     arrays = _cached(digest)
     if arrays is None or len(arrays["test_labels"]) != count:
         return kept  # a part of the test set was used: which objects those are is not written in the record
-    labels = np.asarray(arrays["test_labels"]).astype(np.uint8)
+    labels = np.asarray(arrays["test_labels"])
     names = kept.class_names if kept else ()
     if kept is not None and not np.array_equal(kept.labels, labels):
         return kept

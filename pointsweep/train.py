@@ -29,11 +29,12 @@ from pointsweep.layers import set_noise
 from pointsweep.members import backward, take_step, take_turns
 from pointsweep.once import eval_batch, on_device, train_batch
 from pointsweep.optimizer import AdamW
+from pointsweep.records import class_type
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud, uint8 (n,).
+    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud (n,), see `class_type`.
 
     Of part segmentation both are those of the points, `more` holds the mean IoUs, and `predictions` each shape's IoU, float32 (n,).
     """
@@ -209,7 +210,9 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
     """logits (n, classes), labels (n,) -> Evaluation."""
     predictions = logits.argmax(dim=1)
     accuracy = int((predictions == labels).sum()) / len(labels)
-    return Evaluation(float(F.cross_entropy(logits.double(), labels)), accuracy, predictions.numpy().astype(np.uint8))
+    return Evaluation(
+        float(F.cross_entropy(logits.double(), labels)), accuracy, predictions.numpy().astype(class_type(logits.shape[1]))
+    )
 
 
 def score_parts(answers: Iterable[Answer], category: np.ndarray, parts: Sequence[Sequence[int]]) -> Evaluation:

@@ -230,7 +230,7 @@ class Trial:
         if config.train.compile:
             compile_parts(self.model, device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
-        self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) uint8, of part segmentation float32
+        self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) whole numbers, of part segmentation float32
         self.parts = folder.parts()
 
     def run(self) -> None:

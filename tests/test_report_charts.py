@@ -175,6 +175,20 @@ def test_the_page_carries_predictions_and_truth_as_they_are():
     assert np.linalg.norm(points, axis=2).max(axis=1) == pytest.approx([127] * 4, abs=1)
 
 
+@pytest.mark.parametrize("largest", [255, 256, 70_000])
+def test_the_page_carries_classes_of_any_number(largest):
+    labels = np.array([0, 1, largest, 1])
+    truth = Truth("d" * 64, labels, ("cup", "car", "bed"), None)
+    said = {key: np.array([0, 1, 2, largest - seed]) for seed, key in enumerate(sorted(records()))}
+    data = payload(made(), records(), Evidence(said, dict.fromkeys(said, truth)))
+    kind = {1: "u1", 4: "<i4"}[data["class_bytes"]]
+    assert kind == ("u1" if largest == 255 else "<i4")
+    assert np.frombuffer(base64.b64decode(data["truths"][0]["labels"]), kind).tolist() == labels.tolist()
+    arm = next(arm for arm in data["arms"] if arm["name"] == "full / a")
+    found = [np.frombuffer(base64.b64decode(values), kind).tolist() for values in arm["predictions"]]
+    assert found == [said[f"full/a/{seed}"].tolist() for seed in range(3)]
+
+
 def test_settings_are_flat_and_lists_can_be_compared():
     assert flat({"a": {"b": 1, "c": {"d": [1, [2]]}}, "e": None}) == {"a.b": 1, "a.c.d": (1, (2,)), "e": None}
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pointsweep.checkpoint import decode, encode
 from pointsweep.config import TrainConfig
+from pointsweep.history import TrialFolder
+from pointsweep.recording import classifies
+from pointsweep.snapshot import snapshot
 from pointsweep.train import batches, learning_rate, make_optimizer, score, stream
 
 
@@ -52,3 +57,22 @@ def test_score_counts_right_answers():
     assert result.predictions.tolist() == [0, 1, 0, 1]
     expected = -torch.tensor([2.0, 1.0, -2.0, 5.0]).sigmoid().log().mean()
     assert result.loss == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(("num_classes", "type_"), [(2, "uint8"), (256, "uint8"), (257, "int32"), (1000, "int32"), (70_000, "int32")])
+def test_predictions_hold_every_class(tmp_path, num_classes, type_):
+    """From the scores, through a checkpoint and the trial's folder, to what the page of a report holds."""
+    labels = torch.tensor([0, num_classes // 2, num_classes - 1])
+    evaluation = score(torch.nn.functional.one_hot(labels, num_classes).float(), labels)
+    assert (evaluation.accuracy, evaluation.predictions.dtype) == (1.0, np.dtype(type_))
+    model = torch.nn.Linear(1, 1).requires_grad_(False)
+    (tmp_path / "checkpoint").write_bytes(encode(snapshot(model, None, {"last": evaluation.predictions}), {}))
+    tensors, _ = decode(tmp_path / "checkpoint")
+    kept = tensors["predictions.last"].numpy()
+    folder = TrialFolder(tmp_path / "trial")
+    folder.path.mkdir()
+    folder.save_predictions({"last": kept}, labels.numpy(), [f"kind {number}" for number in range(num_classes)])
+    found, names = folder.truth()
+    assert folder.predictions()["last"].tolist() == found.tolist() == labels.tolist()
+    assert len(names) == num_classes
+    assert classifies(folder.predictions())
