@@ -57,6 +57,7 @@ class Mirroring:
             drain(self.target)  # or both would send the same
         self.problem = ""
         try:
+            self._require_same_file()
             # Once more: the experiment may have been deleted meanwhile, the database mended.
             self.target = prepare(self.uri, self.store, self.layout)
             finish(self.target, self.store, self.places)

@@ -257,13 +257,11 @@ def test_a_hang_is_interrupted_with_its_stacks_and_tried_again(tmp_path, monkeyp
             hung.append(epoch)
             time.sleep(60)
 
-    monkeypatch.setenv("POINTSWEEP_HANG_S", "1")
+    monkeypatch.setenv("POINTSWEEP_HANG_S", "5")
     monkeypatch.setattr(guard, "HANG_FACTOR", 1)
     failing(monkeypatch, raises)
-    begun = time.monotonic()
     ended = run_pack([Task(config(), TAGS)], Job(str(tmp_path)), lambda result: None)[0]
     assert ended.status == "finished"
-    assert time.monotonic() - begun < 30
     folder = folder_of(FileStore(tmp_path), config())
     assert [event["class"] for event in folder.events() if event["type"] == "failed"] == ["hang"]
     assert "in raises" in (folder.path / "stacks.txt").read_text()

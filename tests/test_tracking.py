@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import subprocess
 import sys
 import threading
@@ -18,9 +19,10 @@ from pointsweep.chaos_tracker import Line
 from pointsweep.history import TrialFolder
 from pointsweep.masking import masked
 from pointsweep.mirror import Mirror
+from pointsweep.mirroring import mirrored
 from pointsweep.records import CellLayout, Layout, from_json
 from pointsweep.store import FileStore
-from pointsweep.target import Target, TrackerAway, TrialTags
+from pointsweep.target import NotMirroredError, Target, TrackerAway, TrialTags, uri_mistake
 from pointsweep.tracked import read_table, steps_by_run
 from pointsweep.tracking import Runs, connected, finish, prepare, sync_trial
 from pointsweep.trial import Job, Task, run_pack
@@ -342,3 +344,130 @@ def test_secrets_in_an_address_are_masked(tmp_path):
     with pytest.raises(TrackerAway) as error:
         prepare(uri, FileStore(tmp_path), LAYOUT)
     assert "secret" not in str(error.value)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A program that is no MLflow: the same page for everything."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html><body>some portal</body></html>")
+
+    do_POST = do_GET
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 404, 500, 503])
+def test_a_server_that_is_no_mlflow_is_away(tmp_path, monkeypatch, status):
+    monkeypatch.setattr(tracking, "PAUSES_S", (0.0,))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.status = status
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        with pytest.raises(TrackerAway, match=uri):
+            prepare(uri, FileStore(tmp_path), LAYOUT)
+        with pytest.raises((TrackerAway, NotMirroredError), match=uri):
+            read_table(uri, "tiny")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_experiment_deleted_in_the_ui_is_said_with_the_ways_back_and_comes_back(sqlite):
+    store, uri = sqlite
+    target = prepare(uri, store, layout("gone", [KEY]))
+    client = connected(uri)
+    client.delete_experiment(target.experiment_id)
+    command = f"experiments restore --experiment-id {target.experiment_id}"
+    for deed in (
+        lambda: prepare(uri, store, layout("gone", [KEY])),
+        lambda: finish(target, store, {}),
+        lambda: read_table(uri, "gone"),
+    ):
+        with pytest.raises(TrackerAway, match=command):
+            deed()
+    client.restore_experiment(target.experiment_id)
+    assert prepare(uri, store, layout("gone", [KEY])).experiment_id == target.experiment_id
+    assert read_table(uri, "gone")[0] == layout("gone", [KEY])
+
+
+def test_runs_deleted_in_the_ui_are_made_again_and_trials_go_to_the_new_run_of_the_sweep(sqlite):
+    store, uri = sqlite
+    keys = [f"{number:015x}d" for number in range(2)]
+    places = dict.fromkeys(keys, TAGS)
+    target = prepare(uri, store, layout("thinned", keys))
+    for key in keys:
+        trial(store, key=key).finish(replace(RECORD, key=key))
+    finish(target, store, places)
+    client = connected(uri)
+    [first] = client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{keys[0]}'")
+    client.delete_run(first.info.run_id)
+    client.delete_run(target.parent_run_id)
+    again = prepare(uri, store, layout("thinned", keys))
+    assert again.parent_run_id != target.parent_run_id
+    finish(again, store, places)
+    assert runs_of(again) == {key: [[1, 2, 3]] for key in keys}
+    found = client.search_runs([target.experiment_id], "tags.`pointsweep.kind` = 'trial'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in found} == {again.parent_run_id}
+    assert read_table(uri, "thinned")[0] == layout("thinned", keys)
+
+
+def test_a_long_layout_is_read_back_and_a_part_of_it_is_not_believed(sqlite):
+    """A sweep of a thousand trials; then a tag of its layout is lost."""
+    store, uri = sqlite
+    long = layout("long", [f"{number:016x}" for number in range(1000)])
+    target = prepare(uri, store, long)
+    assert read_table(uri, "long")[0] == long
+    connected(uri).delete_tag(target.parent_run_id, "pointsweep.layout.3")
+    with pytest.raises(NotMirroredError, match="pointsweep.sync STORE mends it"):
+        read_table(uri, "long")
+
+
+def test_a_database_that_is_moved_away_while_a_sweep_runs_is_behind(tmp_path):
+    store = FileStore(tmp_path / "store")
+    uri = f"sqlite:///{store.path('mlflow.db')}"
+    with mirrored(uri, store, LAYOUT, {KEY: TAGS}, to_run=True) as mirror:
+        trial(store).finish(RECORD)
+        store.path("mlflow.db").rename(store.path("moved.db"))
+    assert "was moved or replaced while the sweep ran" in mirror.problem
+    assert "pointsweep.sync" in mirror.lines()[0]
+    assert not store.exists("sweeps/tiny/mirrored.json")
+
+
+def test_a_database_damaged_while_a_sweep_runs_is_behind_and_training_goes_on(tmp_path):
+    store, wanted = FileStore(tmp_path / "store"), config()
+    uri = f"sqlite:///{store.path('mlflow.db')}"
+    places = {wanted.key(): TAGS}
+    with mirrored(uri, store, layout("hit", [wanted.key()]), places, to_run=True) as mirror:
+        assert mirror.target is not None
+        store.path("mlflow.db").write_bytes(b"x" * 5000)
+        ended = run_pack([Task(wanted, TAGS)], Job(store.url, {TAGS.sweep: mirror.target}), lambda result: None)[0]
+        assert ended.status == "finished"
+    assert "is damaged" in mirror.problem
+    assert f"mv {store.path('mlflow.db')}" in mirror.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("htp://host", "unknown scheme 'htp'. Did you mean 'http'?"),
+        ("http:/host", "names no host"),
+        ("http://host:99x", "names no host"),
+        ("postgresq://u@h/db", "Did you mean 'postgresql'?"),
+        ("http://host:5000/path", ""),
+        ("postgresql+psycopg2://u:p@h/db", ""),
+        ("databricks", ""),
+        ("none", ""),
+        ("/a/folder", ""),
+        ("mlruns", ""),
+    ],
+)
+def test_a_tracking_uri_that_can_name_no_mlflow_is_a_mistake(uri, words):
+    found = uri_mistake(uri)
+    assert words in found
+    assert bool(found) == bool(words)
