@@ -45,7 +45,7 @@ class Terminal:
         """Type on the terminal's keyboard; b"\\x03" is Ctrl-C."""
         os.write(self.master, keys)
 
-    def read_until(self, done: Callable[[], bool], timeout_s: float = 240) -> bool:
+    def read_until(self, done: Callable[[], bool], timeout_s: float = 600) -> bool:
         """Read what the command writes until `done` or its end; tell whether it is `done`."""
         deadline = time.monotonic() + timeout_s
         while not done():
@@ -63,7 +63,7 @@ class Terminal:
             self.written += part
         return True
 
-    def wait(self, timeout_s: float = 240) -> int:
+    def wait(self, timeout_s: float = 600) -> int:
         """Read to the end; return the exit code."""
         self.read_until(lambda: False, timeout_s)
         _, status = os.waitpid(self.pid, 0)

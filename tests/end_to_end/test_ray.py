@@ -87,14 +87,36 @@ def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(store, tmp_p
     assert "resources.cpus: a trial asks for 1000, this machine has" in run.stderr
 
 
-def processes_of(store: Path) -> list[str]:
-    """The command lines of all living processes that were started with this store."""
-    found = []
+def command_lines(store: Path) -> dict[int, str]:
+    """The command lines of all living processes that were started with this store, by process."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if str(store).encode() in (path / "environ").read_bytes():
-                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(path.name)] = line
     return found
+
+
+def processes_of(store: Path) -> list[str]:
+    """The command lines of all living processes that were started with this store."""
+    return list(command_lines(store).values())
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_process_of_ray_that_dies_ends_the_command_in_one_line_and_the_same_command_continues(store, tmp_path, name):
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP.replace("epochs: 2", "epochs: 150"))
+    less = ["--only", "row=lora", "--only", "column=line", "seeds=1", "--tracking-uri", "none"]
+    process = start_and_wait_for_progress(sweep, store, *less)
+    (victim,) = [pid for pid, line in command_lines(store).items() if line.split(" ")[0].endswith(f"/{name}")]
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 6, output
+    assert f"Ray's {name} ended while trials ran: all that is done is kept in {store}" in output.replace("file://", "")
+    assert "Traceback" not in output
+    if name == "raylet":
+        run_until_complete(sweep, *less, "--inline")
 
 
 def test_a_sweep_that_the_plan_refuses_leaves_no_ray_behind(store, tmp_path):
