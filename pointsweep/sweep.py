@@ -145,6 +145,8 @@ def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (
         whole = _select(whole, kept, str(file))
     if only or kept:
         asked = _select(asked, only or kept, str(file))
+    if asked is whole and not seeds:
+        return asked
     if asked.search is None and _is_part(asked, whole):
         return asked if asked.layout() == whole.layout() else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
     further = [*(f"only={pattern}" for pattern in only), *seeds]
