@@ -33,7 +33,8 @@ from pointsweep.stale import set_aside
 from pointsweep.store import FileStore, Store, establish, on_disk, open_store
 from pointsweep.sweep import Sweep, load, readable_cells
 from pointsweep.sweep_file import is_file_name
-from pointsweep.target import TrialTags, uri_mistake
+from pointsweep.target import TrackerAway, TrialTags, uri_mistake
+from pointsweep.tracking import set_runs_aside
 
 
 def parser() -> argparse.ArgumentParser:
@@ -232,7 +233,7 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
     try:
         establish(store)
         if args.rerun_stale:
-            set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
+            put_aside(plans, store, tracking_uri(args.tracking_uri, store))
         if sweeps[0].search is None:
             return execute(plans, store, args)
         disk = on_disk(store, "a search keeps its study in a database")
@@ -244,6 +245,17 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
         raise  # most likely nobody reads the output any more, which every command ends alike
     except OSError as error:
         return broken_off(error)
+
+
+def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
+    """Takes what is stale out of the store, and out of MLflow where it can be reached."""
+    for plan in plans:
+        if uri != "none" and plan.stale:
+            try:
+                set_runs_aside(uri, plan.sweep.name, plan.stale)
+            except TrackerAway as error:
+                print(f"{error}\nthe runs of stale trials there keep their old epochs", file=sys.stderr)
+    set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:

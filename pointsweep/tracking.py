@@ -115,6 +115,23 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         return _patiently(made, uri)
 
 
+def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
+    """Take the runs of trials that are trained again out of a sweep: they keep what they hold, under another key.
+
+    Else the mirror would take their epochs for those of the new trial. Raises TrackerAway.
+    """
+    with tracker_errors(uri):
+        require_usable(uri)
+        client = connected(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return
+        for key in keys:
+            for run in client.search_runs([experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"):
+                client.set_tag(run.info.run_id, "pointsweep.key", f"{key}-stale")
+                client.set_tag(run.info.run_id, "pointsweep.kind", "stale")
+
+
 def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
     """Writes the layout into tags of the parent run. Tags move with the database, a folder of artifacts does not."""
     from mlflow.entities import RunTag

@@ -12,6 +12,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from pointsweep import tables
+from pointsweep.run import main
+from pointsweep.tracking import connected
 from pointsweep.trial import inputs_changed
 from tests.data.made import clouds
 from tests.test_inputs import FOLDER, ONE_ROW, WITH_WEIGHTS, data, replace_clouds, run, table, vit_mnist, write
@@ -139,3 +141,18 @@ def test_a_second_plan_of_data_from_files_needs_no_torch(data):
     assert [each.stderr.split()[-1] for each in said] == ["True", "False"]
     tables = [each.stdout[each.stdout.index("test/accuracy") :] for each in said]  # behind lines about what takes time
     assert tables[0] == tables[1]
+
+
+def test_mlflow_shows_the_epochs_of_the_data_that_are_here(data, capsys):
+    tracked = ["--inline", "--store", "store", "--tracking-uri", "sqlite:///mlflow.db"]
+    assert main([write(ONE_ROW), *tracked]) == 0
+    replace_clouds(data / FOLDER, "test", clouds(40, 64, seed=9))
+    assert main(["sweep.yaml", "--rerun-stale", *tracked]) == 0
+    [record] = records().values()
+    client = connected("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("inputs").experiment_id
+    [run] = client.search_runs([experiment], f"tags.`pointsweep.key` = '{record['key']}'")
+    [epoch] = client.get_metric_history(run.info.run_id, "test/loss")
+    assert epoch.value == record["metrics"]["last"]["test/loss"]
+    [old] = client.search_runs([experiment], "tags.`pointsweep.kind` = 'stale'")
+    assert client.get_metric_history(old.info.run_id, "test/loss")[0].value != epoch.value
