@@ -144,7 +144,7 @@ def test_random_weights_and_synthetic_data_are_marked(tmp_path):
 
 
 def test_too_few_clouds_for_a_batch_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"train.batch_size: 64 is more than the 30 training clouds"):
+    with pytest.raises(ValueError, match="its 30 training clouds are fewer than train.batch_size 64"):
         Trial(config(train={"batch_size": 64}), TrialFolder(tmp_path), torch.device("cpu"), lambda r: None, lambda: None).run()
 
 
