@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import chaos_processes as processes
-from pointsweep import faults, sync, trial
+from pointsweep import faults, scalars, sync, trial
 from pointsweep.chaos_processes import Killer
 from pointsweep.chaos_tracker import Line, server
 from pointsweep.command import command_parser, exit_code
@@ -96,9 +96,9 @@ def parser() -> argparse.ArgumentParser:
     made = command_parser("pointsweep.chaos", "Kills a small sweep again and again and checks it.")
     made.add_argument("file", help="the sweep file; seconds long, as it is run again and again")
     made.add_argument("overrides", nargs="*", help="as for pointsweep.run")
-    made.add_argument("--runs", type=int, default=20, help="rounds; 0 = every write, in every way (default: 20)")
-    made.add_argument("--deaths", type=int, default=2, help="at most so many in a round (default: 2)")
-    made.add_argument("--seed", type=int, help="of the choice of writes (default: of the clock; it is printed)")
+    made.add_argument("--runs", type=scalars.whole_argument, default=20, help="rounds; 0 = every write, in every way (default: 20)")
+    made.add_argument("--deaths", type=scalars.whole_argument, default=2, help="at most so many in a round (default: 2)")
+    made.add_argument("--seed", type=scalars.whole_argument, help="of the choice of writes (default: of the clock; it is printed)")
     made.add_argument("--launcher", action="append", choices=LAUNCHERS, help="default: both, by turns")
     made.add_argument("--tracker", action="append", choices=TRACKERS, help="default: both, by turns")
     made.add_argument("--way", action="append", choices=WAYS, help="default: all")

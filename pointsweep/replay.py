@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pointsweep import scalars
 from pointsweep.bundle import BadBundle, arrays_of
 from pointsweep.checks import check_trial
 from pointsweep.command import command_parser, exit_code
@@ -171,10 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("sweep", help="a sweep's name, or its file")
     made.add_argument("row", help="the row's name, parts joined by ' / '")
     made.add_argument("column", help="the column's name")
-    made.add_argument("--seed", type=int, help="this seed alone (default: every finished one)")
+    made.add_argument("--seed", type=scalars.whole_argument, help="this seed alone (default: every finished one)")
     made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
     made.add_argument("--device", choices=["cpu", "cuda"], help="train there (default: where the trial was trained)")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, as a sweep's trials have)")
+    made.add_argument("--threads", type=scalars.whole_argument, default=1, help="CPU threads (default: 1, as a sweep's trials have)")
     made.add_argument("--exact", action="store_true", help="only equal is good enough")
     args = made.parse_args(arguments)
     good = {EQUAL} if args.exact else {EQUAL, WITHIN}

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pointsweep import interruption, progress, ray_cluster, tables
+from pointsweep import interruption, progress, ray_cluster, scalars, tables
 from pointsweep.command import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, command_parser, exit_code, log_traceback
 from pointsweep.definition import note, taken
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
@@ -58,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     add("--notify", action="append", default=[], metavar="TARGET", help="at the end: URL or command that gets the table as JSON")
     add("--rerun-stale", action="store_true", help="train again what other data or weights than here made")
     add("--inline", action="store_true", help="run in this process, without Ray")
-    add("--workers", type=int, default=0, metavar="N", help="trials at once (default: as many as fit)")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a trial (default: 1)")
+    add("--workers", type=scalars.whole_argument, default=0, metavar="N", help="trials at once (default: as many as fit)")
+    add("--threads", type=scalars.whole_argument, default=1, metavar="N", help="CPU threads of a trial (default: 1)")
     add("-q", "--quiet", action="store_true", help="print the final table and errors only")
     add("-v", "--verbose", action="store_true", help="print a line for every start and epoch too")
     add("--log-format", choices=progress.FORMATS, default="text", metavar="FORMAT", help="text, or json: an object a line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pointsweep import overrides, scalars
+from pointsweep import overrides, run, scalars
 from pointsweep.errors import ConfigError
 from pointsweep.sweep import load
 from pointsweep.sweep_file import read
@@ -190,4 +191,29 @@ def test_a_whole_number_that_a_float_cannot_hold_is_refused_where_a_float_is_nee
 def test_no_number_of_a_trial_is_infinite(tmp_path, text):
     (tmp_path / "t.yaml").write_text(BASE + f"rows: [{{label: a, positions.translation: {text}}}]\n")
     with pytest.raises(ConfigError, match="must be a finite number"):
+        load(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize("text", ["010", "1_000", "1:30", "-1", "1.5", "nan", ".inf", "x", "", "1e400"])
+def test_an_option_of_a_command_that_is_no_whole_number_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        scalars.whole_argument(text)
+
+
+def test_options_of_a_command_are_read_as_numbers_of_a_file():
+    assert (scalars.whole_argument("0x1F"), scalars.whole_argument("3")) == (31, 3)
+
+
+def test_the_command_says_what_an_option_must_be(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run.main([str(tmp_path / "t.yaml"), "--workers", "010"])
+    assert end.value.code == 2
+    assert "must be a whole number from 0 on, got 010 (with a leading zero it is a text: write 10" in capsys.readouterr().err
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (tmp_path / "t.yaml").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError, match="has more than 100000 values, aliases counted each time"):
         load(tmp_path / "t.yaml")
