@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
 from pointsweep.console import width
+from tests.terminal import CONTROL, Terminal
 
 SWEEP = r"""
 name: hostile
@@ -33,7 +30,7 @@ rows:
   - {label: "=1+1", train.weight_decay: 0.2}
 seeds: 2
 """
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @pytest.fixture
@@ -67,7 +64,7 @@ def test_a_sweep_is_trained_and_its_table_printed_whatever_the_encoding(environm
     done = run(sweep, **environment)
     assert done.returncode == 0, done.stderr.decode()
     shown = done.stdout.decode(encoding)
-    assert not CONTROL.search(shown)
+    assert not HIDDEN.search(shown)
     assert r"a \x1b[31mred\x1b[0m title\x00" in shown
     assert spread in shown and label in shown
     assert len(list((store / "trials").glob("*/record.json"))) == 4
@@ -123,35 +120,22 @@ def test_json_is_all_that_a_program_reads_and_quiet_is_the_table_alone(store, sw
     tables = [sys.executable, "-m", "pointsweep.tables", "hostile", "--format"]
     for form in ("text", "md", "tex", "csv", "json", "html"):
         shown = subprocess.run([*tables, form], capture_output=True, text=True, timeout=300, check=True).stdout
-        assert not CONTROL.search(shown), form
+        assert not HIDDEN.search(shown), form
     fields = list(csv.DictReader(io.StringIO(subprocess.run([*tables, "csv"], capture_output=True, text=True).stdout)))
     assert [row["row"] for row in fields] == ["漢字と文字", "'=1+1"]
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 50)])
 def test_a_terminal_shows_progress_and_keeps_the_table(columns, rows, store, sweep):
-    controller, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
-    process = subprocess.Popen(line(sweep), stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    read = b""
-    while True:
-        try:
-            data = os.read(controller, 65536)
-        except OSError:  # the terminal is closed at the other end
-            break
-        if not data:
-            break
-        read += data
-    os.close(controller)
-    shown = read.decode()
-    assert process.wait(timeout=60) == 0, shown
+    words = {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", "COLUMNS": "", "LINES": "", "NO_COLOR": ""}
+    terminal = Terminal(line(sweep), columns, rows, environment=words)
+    code = terminal.wait()
+    shown = terminal.written.decode()
+    assert code == 0, shown
     assert "Traceback" not in shown
     assert "\x1b[31m" not in shown
     assert "[0/4] " in shown and "best so far: test/accuracy" in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l"), "the cursor is left hidden"
     assert shown.count("order by mean") == 1 and "store    " in shown, "the whole table comes once, at the end"
-    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "\n").splitlines()
+    lines = CONTROL.sub("", shown).replace("\r", "\n").splitlines()
     assert max(width(text) for text in lines if str(store) not in text) <= columns
