@@ -20,6 +20,9 @@ def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[st
         path = sqlite_path(uri)
         if path is not None and not path.exists():
             raise NotMirroredError(f"MLflow at {masked(uri)}: there is no such file")
+        if path is not None and path.is_file() and path.stat().st_size == 0:
+            # MLflow would make its tables in it.
+            raise NotMirroredError(f"MLflow at {masked(uri)}: the file is empty; python -m pointsweep.sync STORE fills it")
         require_usable(uri, writes=False)
         return _read_table(uri, sweep)
 

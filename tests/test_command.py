@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +94,43 @@ def test_every_command_has_a_version_and_a_help_that_fits_a_screen(name):
     assert "--version" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert len(shown.splitlines()) <= 28
+
+
+def main_of(name: str) -> Callable[[list[str]], int]:
+    found: Callable[[list[str]], int] = importlib.import_module(f"pointsweep.{name}").main
+    return found
+
+
+STRANGE = ["missing", "empty", "random", "folder", "link", "text"]
+
+
+@pytest.fixture
+def strange(tmp_path) -> Path:
+    """A folder of things that no command can use."""
+    (tmp_path / "empty.yaml").write_bytes(b"")
+    (tmp_path / "random.yaml").write_bytes(random.Random(1).randbytes(3000))
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "link.yaml")
+    (tmp_path / "text.yaml").write_text("- just\n- a list\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run FILE --inline", "run FILE --plan", "tables FILE", "tables x --store FILE", "tables x --source mlflow --tracking-uri sqlite:///FILE",
+        "replay FILE row column", "verify FILE", "published --csv FILE", "published --table FILE", "data FILE", "sync FILE",
+        "sync FOLDER --tracking-uri sqlite:///FILE", "gc FILE", "chaos FILE --runs 0",
+    ],
+)  # fmt: skip
+def test_no_command_shows_a_traceback_whatever_it_is_given(strange, store, capsys, words, what):
+    name, *arguments = words.replace("FILE", str(strange / f"{what}.yaml")).replace("FOLDER", str(strange)).split()
+    code = exit_code(lambda: main_of("data.__main__" if name == "data" else name)(arguments))
+    said = capsys.readouterr()
+    # What `verify` is given is no sound bundle, which is its own finding.
+    expected = {1, INVALID} if name == "verify" else {INVALID}
+    assert code in expected, said
+    assert "Traceback" not in said.out + said.err
+    assert "internal error" not in said.err
+    assert 1 <= len(said.err.strip().splitlines()) <= 3 or name in ("data", "verify")
