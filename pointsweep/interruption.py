@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM set a flag; whoever works or waits looks at it and ends.
+"""SIGINT, SIGTERM and SIGHUP (a terminal that is closed) set a flag; whoever works or waits looks at it and ends.
 
 A handler that raised would do so anywhere, inside a library's C code too, which turns the exception into another
 one or loses it. So the handler only keeps which signal came. `check` raises `Interrupted` where it is safe: at the
@@ -18,7 +18,7 @@ from types import FrameType
 from pointsweep.command import INTERRUPTED
 from pointsweep.console import encoding_of, visible
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 2.3  # a command has this long to end by itself; Ray and others kill 3 s after SIGTERM
 SHOW_CURSOR = b"\x1b[?25h"
 
@@ -41,7 +41,7 @@ def check() -> None:
 
 
 def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) -> int:
-    """Run `work` and return its exit code; after SIGINT or SIGTERM call `rescue`, print a line and return 3.
+    """Run `work` and return its exit code; after one of the signals call `rescue`, print a line and return 3.
 
     A library may not let go in time. Then the process does all that from a second thread, and ends.
     """
@@ -62,9 +62,11 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
             os.write(2, text.encode(encoding_of(sys.stderr), "pointsweep"))
 
     def end_process() -> None:
-        rescue()
-        say()
-        os._exit(INTERRUPTED)
+        try:
+            rescue()
+            say()
+        finally:
+            os._exit(INTERRUPTED)
 
     def handle(number: int, frame: FrameType | None) -> None:
         global _received
@@ -75,12 +77,17 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
         timer.daemon = True
         timer.start()
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {}
+    for number in SIGNALS:
+        # Under nohup a command goes on when its terminal is closed.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, handle)
     try:
         return work()
     except Interrupted:
         rescue()
-        sys.stdout.flush()
+        with suppress(OSError):  # the terminal may be gone
+            sys.stdout.flush()
         say()
         return INTERRUPTED
     finally:
@@ -91,7 +98,7 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Put the handlers of SIGINT and SIGTERM back after a library's call that replaces them.
+    """Put the handlers of these signals back after a library's call that replaces them.
 
     Setting a handler again also replaces the one that a library has set in C, below Python's.
     """

@@ -47,7 +47,7 @@ def ended(body: str, *numbers: signal.Signals) -> tuple[int, str, float]:
     return process.returncode, output, time.monotonic() - begun
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("work", ["wait_for_the_flag", "hang"])
 def test_a_signal_ends_the_work_with_code_3_whether_it_looks_at_the_flag_or_not(number, work):
     code, output, _ = ended(f"sys.exit(interruption.run({work}, 'it continues', rescue))", number)
@@ -86,3 +86,13 @@ def test_a_signal_that_a_librarys_handler_takes_is_not_lost():
     sys.exit(interruption.run(work, 'it continues', rescue))
     """
     assert ended(body, signal.SIGTERM)[0] == 3
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing():
+    body = """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.exit(interruption.run(wait_for_the_flag, 'it continues', rescue))
+    """
+    code, output, _ = ended(body, signal.SIGHUP, signal.SIGTERM)
+    assert code == 3
+    assert "interrupted by SIGTERM" in output
