@@ -168,13 +168,13 @@ def _hint(folder: Path, root: Path) -> str:
         place = found.parent.relative_to(root)
         return f"{found.name} lies at {place}, too deep to be found; give {root / place.parent} as the root"
     names = sorted(entry.name for entry in folder.iterdir())
-    for name in (folder.name, *names):
-        near = difflib.get_close_matches(name, [*KNOWN_FOLDERS, *KNOWN_FILES], n=1, cutoff=0.75)
-        if near and near[0] != name:
-            return f"no layout of a known set; should {name!r} be called {near[0]!r}?"
     archives = [name for name in names if name.lower().endswith(ARCHIVES)]
     if archives:
         return f"holds {_some(archives)}; unpack it"
+    for name in (*names, folder.name):
+        near = difflib.get_close_matches(name, [*KNOWN_FOLDERS, *KNOWN_FILES], n=1, cutoff=0.75)
+        if near and near[0] != name:
+            return f"no layout of a known set; should {name!r} be called {near[0]!r}?"
     return f"no layout of a known set; it holds {_some(names)}"
 
 

@@ -65,8 +65,11 @@ class ScanObjectNN(Dataset):
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         markers = [f"{inner}{folder}" for inner in ("", "h5_files/") for folder in ("main_split", "main_split_nobg")]
-        # The folder above h5_files/ is the one that a config names.
-        found = {path.parent if path.name == "h5_files" else path for marker in markers for path in folders_with(root, marker)}
+        found = set()
+        for marker in markers:
+            for path in folders_with(root, marker):
+                # The folder above h5_files/ is the one that a config names.
+                found.add(path.parent if path.name == "h5_files" and path != root else path)
         for folder in sorted(found):
             for variant in VARIANTS:
                 if any(path.is_file() for places in candidates(folder, variant).values() for path in places):
