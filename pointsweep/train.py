@@ -202,8 +202,9 @@ def _vote(forward: Forward, inputs: Sequence[Tensor], dataset: Dataset, votes: i
     points, *rest = inputs
     generator = torch.Generator().manual_seed(seed)
     copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
-    chances = [forward([copy, *rest]).softmax(dim=1) for copy in copies]
-    return torch.stack(chances).mean(dim=0).log()
+    # In logarithms: a probability that is too small for a float would give an infinite loss.
+    logarithms = torch.stack([forward([copy, *rest]).log_softmax(dim=1) for copy in copies])
+    return logarithms.logsumexp(dim=0) - math.log(votes)
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:

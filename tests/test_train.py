@@ -12,7 +12,7 @@ from pointsweep.config import TrainConfig
 from pointsweep.history import TrialFolder
 from pointsweep.recording import classifies
 from pointsweep.snapshot import snapshot
-from pointsweep.train import batches, learning_rate, make_optimizer, score, stream
+from pointsweep.train import _vote, batches, learning_rate, make_optimizer, score, stream
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(1, 1.0e-6), (2, 5.09e-5), (11, 4.9863e-4), (12, 4.9835e-4), (300, 1.0137e-6)])
@@ -76,3 +76,16 @@ def test_predictions_hold_every_class(tmp_path, num_classes, type_):
     assert folder.predictions()["last"].tolist() == found.tolist() == labels.tolist()
     assert len(names) == num_classes
     assert classifies(folder.predictions())
+
+
+def test_votes_of_a_model_that_is_very_sure_have_a_finite_loss():
+    """A probability of exp(-500) is 0 as a float; its logarithm is -500."""
+    points = torch.zeros(2, 4, 3)
+    logits = torch.tensor([[500.0, 0.0], [0.0, 500.0]])
+
+    class Same:
+        def augmented(self, points, generator):
+            return points
+
+    found = _vote(lambda inputs: logits, [points], Same(), 3, 0)
+    assert torch.allclose(found, torch.tensor([[0.0, -500.0], [-500.0, 0.0]]))
