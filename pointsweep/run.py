@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "Turns sweep files into their tables. The same command again continues.",
         "[--version] [OPTIONS] FILE... [KEY=VALUE...]",
         epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid, 3 interrupted, 4 budget used up, "
-        "5 internal error, 6 store or machine failed (docs/failures.md)",
+        "5 internal error, 6 store or machine failed, 7 another command works on it",
     )
     add = made.add_argument_group().add_argument
     add("file", metavar="FILE", help="a sweep file, or its name: quickstart")
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=scalars.whole_argument, default=1, metavar="N", help="CPU threads of a trial (default: 1)")
     add("-q", "--quiet", action="store_true", help="print the final table and errors only")
     add("-v", "--verbose", action="store_true", help="print a line for every start and epoch too")
-    add("--log-format", choices=progress.FORMATS, default="text", metavar="FORMAT", help="text, or json: an object a line")
+    add("--log-format", choices=progress.FORMATS, default="text", metavar="F", help="text, or json: one object a line, for programs")
     return made
 
 
