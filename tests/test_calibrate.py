@@ -66,4 +66,6 @@ def test_a_sweep_on_ray_gets_the_part_of_its_largest_arm(monkeypatch):
     monkeypatch.setattr(ray_cluster, "on_worker", lambda function, argument, cpus, gpus: function(argument))
     tags = TrialTags("s", "row", "column", 0)
     packs = [[Task(config(name, seed=seed), tags) for seed in (0, 1)] for name in shares]
-    assert launching.gpu_share(inline.Resources(1, 1.0), packs) == 0.5
+    said: list[str] = []
+    assert launching.gpu_share(inline.Resources(1, 1.0), packs, said.append) == 0.5
+    assert said == ["gpus: auto: a pack gets 0.5 of a GPU, by the memory of its largest arm"]
