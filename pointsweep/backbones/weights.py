@@ -23,6 +23,7 @@ from pointsweep.errors import MissingWeights, WeightsToFetch
 from pointsweep.staging import staged_file
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
+NUM_HINTS = 5  # names that are searched for among hundreds of others
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -31,6 +32,10 @@ def local_file(config: BackboneConfig) -> Path:
     if config.weights.startswith("s3://"):
         return _from_s3(config, config.weights)
     path = Path(config.weights).expanduser()
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+        hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
+        raise MissingWeights(f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}")
     if not path.is_file():
         raise MissingWeights(f"backbone.weights: no file {path} for {config.name}; allowed: pretrained, random or a file's path")
     return path
@@ -88,19 +93,19 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
 
 
 def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Return what is missing, unexpected or misshapen, each with the nearest name; empty if the tensors fit."""
+    """Return what is missing, unexpected or misshapen, the first with the nearest names; empty if the tensors fit."""
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     wrong = []
     blocks, needed = num_blocks(state), num_blocks(own)
-    if blocks < needed:
+    if 0 < blocks < needed:
         wrong.append(f"the file holds {blocks} blocks, {needed} are needed (num_blocks: {blocks} takes those)")
         missing = [name for name in missing if not _is_block_from(name, blocks)]
-    for name in missing:
-        wrong.append(f"missing {name}{_nearest(name, unexpected)}")
-    for name in unexpected:
-        wrong.append(f"unexpected {name}{_nearest(name, missing)}")
+    for number, name in enumerate(missing):
+        wrong.append(f"missing {name}{_nearest(name, unexpected) if number < NUM_HINTS else ''}")
+    for number, name in enumerate(unexpected):
+        wrong.append(f"unexpected {name}{_nearest(name, missing) if number < NUM_HINTS else ''}")
     for name, tensor in own.items():
         if name in state and state[name].shape != tensor.shape:
             wrong.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")

@@ -21,8 +21,8 @@ MAX_SPREAD = 100.0
 MAX_STEP = 0.01  # of a cloud's radius: the distance between neighbouring numbers of the stored type
 # What float32 may move a coordinate by, as a part of the radius, before a cloud has to be centred first.
 MAX_ROUNDING = 1e-6
-# Of clouds that are used as they are stored: beyond these, squared distances leave the range of float32.
-RADII = (1e-6, 1e6)
+# Of clouds that are used as they are stored: beyond these, squared distances leave the range that geometry.py computes in.
+RADII = (1e-6, 1e4)
 
 
 def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, source: str) -> None:

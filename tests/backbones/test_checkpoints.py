@@ -433,3 +433,15 @@ def test_more_blocks_than_there_are_are_refused_by_the_checked_config(name):
         trial_from_dict(parts)
     with pytest.raises(ValueError, match=f"{name} has {kind.max_blocks} blocks, got {kind.max_blocks + 1}"), torch.device("meta"):
         registry.load("backbones", name)(kind(**too_many))
+
+
+def test_a_folder_of_weights_is_answered_with_the_files_in_it(tmp_path):
+    saved(tmp_path, STATE)
+    assert "is a folder, a file is expected for vit_mnist; it holds weights.pth: name one of them" in refusal(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "is a folder, a file is expected for vit_mnist" in refusal(tmp_path / "empty")
+
+
+def test_a_link_to_weights_is_read(tmp_path):
+    (tmp_path / "link.pth").symlink_to(saved(tmp_path, STATE))
+    assert holds(ours("vit_mnist", tmp_path / "link.pth"), STATE)
