@@ -138,7 +138,14 @@ class LabelAudit:
             return
         self._compared.add((id(one), id(other)))
         for leaf, key, other_key in clashes(one.settings, other.settings):
-            self._clash(one.place(key), leaf, advice, other.place(other_key))
+            parts = {text.partition(".")[0] for text in (key, other_key)}
+            network = "network" in parts and len(parts) > 1
+            said = (
+                "a network takes the place of that, so such columns or rows say nothing of it: give it a table of its own"
+                if network
+                else advice
+            )
+            self._clash(one.place(key), leaf, said, other.place(other_key))
 
     def _against_command_line_and_profile(self, entry: Entry) -> None:
         searched = self._space is not None and any(entry is other for other in self._space)

@@ -185,3 +185,15 @@ def test_equal_cells_are_said_by_the_plan_and_by_the_launch(store, tmp_path, cap
     for more in (["--plan"], []):
         assert main([str(path), *QUIET, *more]) == 0
         assert "the same trials: plus / all, int / all\n" in capsys.readouterr().out
+
+
+def test_the_plan_lists_constraints_and_settings_that_a_part_of_the_table_has(store, tmp_path, capsys):
+    path = tmp_path / "plan.yaml"
+    search = "search: {space: {train.lr: {float: [1e-4, 1e-2]}}, constraints: [train.lr < 0.009], trials: 1}"
+    path.write_text(FILE.replace("rows: {method: [adapter, lora]}", search))
+    assert main([str(path), *QUIET, "--plan"]) == 0
+    assert "constraint: train.lr < 0.009\n" in capsys.readouterr().out
+    path.write_text(FILE.replace("method: adapter", "method: {name: adapter, bottleneck: 4}"))
+    assert main([str(path), *QUIET, "--plan"]) == 0
+    said = "used in part: base.method.bottleneck: 4 is a setting of adapter, used with it alone, not where method is lora\n"
+    assert said in capsys.readouterr().out

@@ -138,6 +138,11 @@ def test_cells_that_are_left_out_clash_with_nothing(write):
     assert [config.method.rank for config in configs(load(write(text)))] == [2, 8]
 
 
+def test_a_network_beside_columns_of_backbones_is_refused(write):
+    text = "rows: [{label: a}, {label: net, network: pointnet}]\ncolumns: {backbone.modality: [1d, 2d]}\n"
+    assert "a network takes the place of that, so such columns or rows say nothing of it" in problems(write(text))
+
+
 def test_components_of_an_ablation_that_set_fields_of_one_part_are_both_off(write):
     text = (
         "rows: {ablate: {components: {wide: {without: {method: {bottleneck: 2}}}, scaled: {without: {method: {scale: 0.3}}}},"
