@@ -126,7 +126,7 @@ def _start() -> None:
             interruption.check()
             why = _one_line(error)
         took_s = time.monotonic() - begun
-        if attempt >= 2 and took_s >= _wait_s():
+        if attempt >= 2 and took_s >= _wait_s(default=0.0):
             raise Unfit(
                 f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s: {why}. If the machine is "
                 f"busy, {WAIT_VARIABLE}=300 goes on trying for 300 s; {WITHOUT}"
@@ -205,11 +205,11 @@ def _wait_for(host: str, port: int) -> None:
         time.sleep(PAUSE_S)
 
 
-def _wait_s() -> float:
-    """Return how long a cluster is waited for. Raises Unfit if the environment says no number."""
+def _wait_s(default: float = WAIT_S) -> float:
+    """Return how long Ray is waited for. Raises Unfit if the environment says no number."""
     text = os.environ.get(WAIT_VARIABLE, "")
     if not text:
-        return WAIT_S
+        return default
     try:
         return float(text)
     except ValueError:

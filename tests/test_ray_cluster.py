@@ -99,7 +99,7 @@ def test_a_ray_that_does_not_start_is_tried_again_and_ends_in_one_line(store, sw
     """A real failure: the paths of Ray's sockets in this folder are longer than a socket's may be."""
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
-    for answer in run_and_doctor(sweep, RAY_TMPDIR=str(deep), POINTSWEEP_RAY_WAIT_S="0"):
+    for answer in run_and_doctor(sweep, RAY_TMPDIR=str(deep)):
         assert answer.returncode == 2, answer.stdout + answer.stderr
         assert "Traceback" not in answer.stderr
         assert answer.stderr.count("Ray did not start") == 2, answer.stderr
