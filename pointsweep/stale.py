@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from pointsweep.config import BackboneConfig, DatasetConfig, TrialConfig
 from pointsweep.data.facts import DIGITS, DataFacts, UnreadableDataError, differs, facts_of, is_here, known, section_of
 from pointsweep.errors import MissingData, MissingWeights
-from pointsweep.inputs import WeightFacts, known_weights, on_s3, parts_of, weight_facts
+from pointsweep.inputs import WeightFacts, known_weights, parts_of, weight_facts
 from pointsweep.records import Record
 from pointsweep.store import Store
 
@@ -30,7 +30,7 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
     data: dict[DatasetConfig, DataFacts] = {}
     weights: dict[BackboneConfig, WeightFacts] = {}
     for dataset in datasets:
-        if not on_s3() and is_here(located(section_of(dataset))):
+        if is_here(section_of(dataset)):
             with suppress(MissingData, UnreadableDataError):
                 data[dataset] = facts_of(dataset, whole=True)
     for backbone in backbones:
@@ -48,15 +48,6 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
         if reason:
             found[key] = reason
     return found
-
-
-def located(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's section of a configuration, with the folder that `folder: null` stands for."""
-    folder = section.get("folder")
-    if folder is None and section["name"] == "modelnet40_fewshot":
-        converted = section.get("source") == "point_bert"
-        folder = "ModelNetFewshot" if converted else "modelnet40_ply_hdf5_2048"
-    return {**section, "folder": folder}
 
 
 def weights_differ(record: Record, facts: WeightFacts) -> str:
@@ -84,28 +75,37 @@ def remembered_changes(records: Mapping[str, Record]) -> tuple[dict[str, str], l
     """
     changes: dict[str, str] = {}
     unseen: dict[str, None] = {}
-    data: dict[str, DataFacts | None] = {}
-    weights: dict[str, WeightFacts | None] = {}
+    # Records that were read together share their parts, so that few of ten thousand are looked at.
+    data: dict[int, DataFacts | None] = {}
+    weights: dict[int, WeightFacts | None] = {}
+    by_text: dict[str, DataFacts | WeightFacts | None] = {}
     for key, record in records.items():
         dataset = record.config.get("dataset")
-        if isinstance(dataset, Mapping) and not on_s3() and is_here(located(dataset)):
-            name = json.dumps(dataset, sort_keys=True)
-            if name not in data:
-                data[name] = known(dataset, digest=True)
-            facts = data[name]
-            if facts is None:
-                unseen[str(dataset["name"])] = None
-            elif reason := differs(record.dataset, facts):
-                changes[key] = reason
+        reason = ""
+        if isinstance(dataset, Mapping):
+            if id(dataset) not in data:
+                data[id(dataset)] = _once(by_text, dataset, lambda part: known(part, digest=True) if is_here(part) else None)
+                if data[id(dataset)] is None and is_here(dataset):
+                    unseen[str(dataset["name"])] = None
+            facts = data[id(dataset)]
+            reason = differs(record.dataset, facts) if facts is not None else ""
         backbone = record.config.get("backbone")
-        if isinstance(backbone, Mapping) and backbone.get("weights") != "random" and key not in changes:
-            name = json.dumps(backbone, sort_keys=True)
-            if name not in weights:
-                weights[name] = known_weights(backbone)
-            checkpoint = weights[name]
-            if checkpoint is not None and (reason := weights_differ(record, checkpoint)):
-                changes[key] = reason
+        if isinstance(backbone, Mapping) and backbone.get("weights") != "random" and not reason:
+            if id(backbone) not in weights:
+                weights[id(backbone)] = _once(by_text, backbone, known_weights)
+            checkpoint = weights[id(backbone)]
+            reason = weights_differ(record, checkpoint) if checkpoint is not None else ""
+        if reason:
+            changes[key] = reason
     return changes, list(unseen)
+
+
+def _once(found: dict[str, Any], part: Mapping[str, Any], look: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """What `look` finds out about a part of a configuration, looked at once for equal ones."""
+    text = json.dumps(part, sort_keys=True)
+    if text not in found:
+        found[text] = look(part)
+    return found[text]
 
 
 def set_aside(store: Store, keys: Iterable[str]) -> None:

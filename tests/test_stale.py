@@ -65,6 +65,21 @@ def test_two_data_roots_share_a_trial_only_if_their_clouds_are_the_same(data, ca
     assert "1 stale: data changed since" in table(capsys, "sweep.yaml")
 
 
+def test_a_link_that_leads_to_other_data_is_noticed(data, capsys):
+    (data / FOLDER).rename(data / "first")
+    shutil.copytree(data / "first", data / "second")
+    replace_clouds(data / "second", "train", clouds(80, 64, seed=9))
+    (data / FOLDER).symlink_to("first")
+    settle()
+    assert run(write(ONE_ROW)) == 0
+    (data / FOLDER).unlink()
+    (data / FOLDER).symlink_to("second")
+    assert "1 stale: data changed since" in table(capsys, "sweep.yaml", "--plan")
+    (data / FOLDER).unlink()
+    (data / FOLDER).symlink_to("first")
+    assert "stale" not in table(capsys, "sweep.yaml", "--plan")
+
+
 def test_a_result_of_other_weights_is_marked_and_trained_again_when_asked(data, capsys):
     save_file(vit_mnist(seed=0), "vit.safetensors")
     assert run(write(WITH_WEIGHTS)) == 0

@@ -82,8 +82,21 @@ def known(section: Mapping[str, Any], digest: bool = False) -> DataFacts | None:
 
 def is_here(section: Mapping[str, Any]) -> bool:
     """Return whether this machine has a folder for the data set, whatever is in it."""
-    root, folder = os.environ.get("POINTSWEEP_DATA", ""), section.get("folder")
-    return bool(root) and isinstance(folder, str) and not root.startswith("s3://") and Path(root, folder).is_dir()
+    folders = _folders(section)
+    return bool(folders) and folders[0].is_dir()
+
+
+def _folders(section: Mapping[str, Any]) -> list[Path]:
+    """Where a section of a configuration looks for data, links followed: the parent's clouds first; none on S3."""
+    root = os.environ.get("POINTSWEEP_DATA", "")
+    if not root or root.startswith("s3://"):
+        return []
+    folder = section.get("folder")
+    if folder is None and section["name"] == "modelnet40_fewshot":
+        converted = section.get("source") == "point_bert"
+        folder = "ModelNetFewshot" if converted else "modelnet40_ply_hdf5_2048"
+    names = [folder, section.get("corrupted_folder")]
+    return [Path(root, name).resolve() for name in names if isinstance(name, str)]
 
 
 def _remember(section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str, str]) -> None:
@@ -94,7 +107,8 @@ def _remember(section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str,
 
 def _path(section: Mapping[str, Any]) -> Path:
     asked = {name: value for name, value in section.items() if name not in NOT_STORED}
-    text = json.dumps([tree_digest(), os.environ.get("POINTSWEEP_DATA", ""), asked], sort_keys=True)
+    places = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
+    text = json.dumps([tree_digest(), places, asked], sort_keys=True)
     return cache_folder() / "facts" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
