@@ -1,6 +1,7 @@
 """The command: python -m pointsweep.sync STORE [--tracking-uri URI]. Mirrors a store's sweeps to MLflow, an empty one too.
 
-Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 1 MLflow is away or refuses; 2 the store is unfit.
+Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 2 the store, or a sweep in it, is unfit;
+6 MLflow is away or refuses.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import sys
 from collections.abc import Sequence
 
 from pointsweep import tables
-from pointsweep.command import command_parser, exit_code
-from pointsweep.errors import StoreFailed
+from pointsweep.command import BROKEN_OFF, INVALID, command_parser, exit_code
+from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.masking import masked
 from pointsweep.mirroring import tracking_uri
 from pointsweep.records import Layout
 from pointsweep.store import FileStore, on_disk, open_store
 from pointsweep.target import TrackerAway, TrialTags, uri_mistake
-from pointsweep.tracking import finish, prepare
+from pointsweep.tracking import finish, prepare, reachable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,19 +36,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = on_disk(open_store(args.store), "its trials are read in place")
         names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
         if not names:
-            raise ValueError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
+            raise BadStore(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
         uri = tracking_uri(args.tracking_uri, store)
         if mistake := uri_mistake(uri):
-            raise ValueError(mistake)
-        for name in names:
-            print(f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}", flush=True)
-    except (TrackerAway, StoreFailed) as error:
-        print(f"{error}\nwhat was sent is kept; the same command continues", file=sys.stderr)
-        return 1
-    except ValueError as error:
+            raise BadStore(mistake)
+    except BadStore as error:
         print(error, file=sys.stderr)
-        return 2
-    return 0
+        return INVALID
+    return mirror_all(store, names, uri)
+
+
+def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
+    """Mirrors the sweeps, each whatever happens to another; returns the exit code."""
+    code = 0
+    for name in names:
+        try:
+            print(f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}", flush=True)
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = max(code, INVALID)
+        except (TrackerAway, StoreFailed) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = BROKEN_OFF
+            if isinstance(error, StoreFailed) or reachable(uri):
+                break
+    if code == BROKEN_OFF:
+        print("what was sent is kept; the same command continues", file=sys.stderr)
+    return code
 
 
 def mirror_sweep(store: FileStore, name: str, uri: str) -> int:

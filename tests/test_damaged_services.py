@@ -18,6 +18,7 @@ from pointsweep import run, sync, tables
 from pointsweep.command import exit_code
 from pointsweep.data.cache import cache_folder
 from pointsweep.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
+from pointsweep.tracking import connected
 from tests import damage
 
 BASE = """
@@ -95,7 +96,7 @@ def test_a_damaged_database_of_mlflow_stops_no_trial_and_the_end_says_how_it_is_
     else:
         assert len(behind) == 1 and "is behind" in behind[0] and "pointsweep.sync" in behind[0]
         assert "mlflow ui" not in behind[0]
-        assert command(sync.main, str(copy)) in (1, 2)
+        assert command(sync.main, str(copy)) == 6
         assert "Traceback" not in capsys.readouterr().err
         # As the message says.
         (copy / "mlflow.db").rename(set_aside_name(copy / "mlflow.db"))
@@ -232,3 +233,19 @@ def test_what_another_sweep_left_in_the_databases_stays(half, copy, capsys, tmp_
         capsys.readouterr()
         assert command(tables.main, name, "--source", "mlflow") == 0
         assert "lora" in capsys.readouterr().out
+
+
+def test_sync_sends_every_sweep_that_it_can(half, copy, capsys, tmp_path):
+    """Of three sweeps one has a damaged plan, and the experiment of one was deleted."""
+    for name in ("a", "b"):
+        other = tmp_path / f"{name}.yaml"
+        other.write_text(SWEEP.replace("name: one", f"name: {name}"))
+        assert command(run.main, str(other), "--inline") == 0
+    damage.random_bytes(copy / "sweeps" / "a" / "plan.json")
+    client = connected(f"sqlite:///{copy / 'mlflow.db'}")
+    client.delete_experiment(client.get_experiment_by_name("b").experiment_id)
+    capsys.readouterr()
+    assert command(sync.main, str(copy)) == 6
+    said = capsys.readouterr()
+    assert "one: 2 trials are in MLflow" in said.out
+    assert str(copy / "sweeps" / "a" / "plan.json") in said.err and "experiments restore" in said.err
