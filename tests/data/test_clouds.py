@@ -10,6 +10,7 @@ from pointsweep.data.__main__ import WRONG, main
 from pointsweep.data.clouds import as_stored, check_clouds, unit_sphere, whole_labels
 from pointsweep.data.corrupted import read_split
 from pointsweep.data.modelnet40 import CLASSES
+from pointsweep.data.modelnet40_fewshot import read_npz
 from tests.data.made import clouds, dataset, write_h5, write_modelnet, write_scanobjectnn
 
 UTM = np.array([4.5e5, 120.0, 5.4e6])
@@ -92,6 +93,17 @@ def test_published_corruptions_in_map_coordinates_are_centred(tmp_path):
     write_h5(tmp_path / "clean.h5", points + UTM, np.arange(4))
     found = read_split(tmp_path / "clean.h5", 40)["test_points"]
     np.testing.assert_allclose(found, points - points.mean(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_few_shot_folds_in_map_coordinates_give_the_shapes_at_the_origin(tmp_path):
+    arrays = {"classes": np.arange(5)}
+    for split, count, seed in (("train", 10, 1), ("test", 20, 2)):
+        arrays[f"{split}_points"] = clouds(5 * count, 16, seed).astype(np.float64) + UTM
+        arrays[f"{split}_labels"] = np.repeat(np.arange(5), count)
+    np.savez(tmp_path / "0.npz", **arrays)
+    found = read_npz(tmp_path / "0.npz", 5, 10)
+    for split, count, seed in (("train", 10, 1), ("test", 20, 2)):
+        np.testing.assert_allclose(found[f"{split}_points"], by_the_formula(clouds(5 * count, 16, seed)), atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-25, 1e-3, 1.0, 1e18, 1e30])
