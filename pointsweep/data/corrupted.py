@@ -113,6 +113,7 @@ class Corrupted(Dataset):
         if config.source == "published":
             return super().preview(config)
         parent, _ = cls.parent(config)
+        corrupt(parent["test_points"][:1], config.corruption, config.severity)  # refuses clouds of too few points
         arrays = parent | {"test_points": fill(parent["test_points"], config.min_points)}
         return Dataset(config, cls.classes, arrays, digest="")
 
