@@ -31,7 +31,8 @@ def sqlite_uri(path: Path) -> str:
     """Return the address of an SQLite database for SQLAlchemy, MLflow and Optuna.
 
     Nothing is escaped in it, but a question mark begins options. SQLite's own form, file:...?uri=true, would do for SQLAlchemy, but
-    MLflow takes it for a folder `file:`. So a store whose path has a question mark is refused (store.path_problem).
+    MLflow takes it for a folder `file:`. So a store whose path has a question mark is refused, and one with %41, which SQLAlchemy
+    2.1 reads as A and earlier ones as it stands (store.path_problem).
     """
     return f"sqlite:///{path}"
 

@@ -7,6 +7,7 @@ import getpass
 import json
 import logging
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -244,6 +245,8 @@ def path_problem(text: str) -> str:
         exists = os.path.lexists(path)
         if "?" in str(path.absolute()):
             return "has a question mark in its path, behind which the addresses of databases (MLflow, Optuna) hold options"
+        if re.search("%[0-9A-Fa-f]{2}", str(path.absolute())):
+            return "has % and two digits in its path, which addresses of databases (MLflow, Optuna) read as another character"
         if not str(path.absolute()).isprintable():
             return "has a character in its path that cannot be printed"
         found = path.stat() if exists else None
@@ -254,13 +257,23 @@ def path_problem(text: str) -> str:
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
     if found is None:
-        return _ancestor_problem(path)
+        return _ancestor_problem(path) or _name_problem(path)
     if not stat.S_ISDIR(found.st_mode):
         return "is a file, and a store is a folder"
     if path.resolve() == Path("/"):
         return "is the root of the file system"
     if not os.access(path, os.R_OK | os.X_OK):
         return f"may not be read by {_user()} (mode {stat.S_IMODE(found.st_mode):o})"
+    return ""
+
+
+def _name_problem(path: Path) -> str:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
     return ""
 
 
