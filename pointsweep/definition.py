@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pointsweep.records import plan_json
+from pointsweep.records import CHECKSUM, checksum, plan_json
 from pointsweep.store import Store
 from pointsweep.sweep import Sweep
 
@@ -52,7 +52,9 @@ def _read(store: Store, name: str) -> Mapping[str, Any]:
     """The stored definition; empty where there is none, or none that can be read: the launch writes it anew."""
     try:
         plan = json.loads(store.read(f"sweeps/{name}/plan.json"))
-    except (FileNotFoundError, ValueError):
+        if CHECKSUM in plan and checksum(plan) != plan[CHECKSUM]:
+            return {}  # edited or damaged
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {}
     return plan if isinstance(plan, dict) else {}
 

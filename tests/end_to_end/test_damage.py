@@ -29,7 +29,8 @@ TRIAL_FILES = ("record.json", "history.jsonl", "predictions.npz", "weights.safet
 SWEEP_FILES = ("plan.json", "sweep.yaml", "table.txt", "table.json", "report.html", "cost.json", "records.index")
 KINDS = {kind.__name__: kind for kind in damage.DAMAGES}
 # What may differ from exit code 0 of a run, and why.
-REFUSED = {(MARKER, "json_of_a_later_version")}  # a store of a later version is left alone
+# A store of a later version is left alone: one changed digit makes it seem one.
+REFUSED = {(MARKER, "json_of_a_later_version"), (MARKER, "one_digit_changed")}
 QUICK_KINDS = ("empty", "first_half", "one_digit_changed", "json_of_other_types", "folder_with_content", "link_to_a_file_elsewhere")
 
 
