@@ -338,8 +338,7 @@ class TrialFolder:
         if self.partial:
             return record
         problem = files_problem(record, self._size)
-        # Of the weights the size must do, as they may be large.
-        problem = problem or digests_problem(record, lambda name: read_file(self.path / name), (HISTORY, PREDICTIONS))
+        problem = problem or digests_problem(record, lambda name: read_file(self.path / name))
         if problem:
             raise BadRecord(f"record.json is not believed: {problem}")
         return record

@@ -24,7 +24,7 @@ from pointsweep.inputs import needed, read_all
 from pointsweep.origin import cpu_flags
 from pointsweep.published import mismatch
 from pointsweep.reader import ReadableCell
-from pointsweep.records import HISTORY, PREDICTIONS, Record, digests_problem
+from pointsweep.records import Record, digests_problem
 from pointsweep.stale import find_stale, marked
 from pointsweep.store import FileStore, Store
 from pointsweep.sweep import Sweep
@@ -256,10 +256,10 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
 
 
 def _changed_beside(record: Record, store: Store) -> str:
-    """Which small file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
+    """Which file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
     if not isinstance(store, FileStore):
         return ""
-    return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"), (HISTORY, PREDICTIONS))
+    return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"))
 
 
 def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]) -> plan_cache.Checked:

@@ -18,6 +18,7 @@ SCHEMA = 2  # of record.json; a reader accepts this and every older one
 FIRST_WITH_CHECKSUM = 2
 DAMAGED = "damaged record"  # how the reason of a trial begins that is not in a table because its record is not believed
 CHECKSUM = "checksum"  # its name in the file; it covers every other field there, unknown ones too
+QUICKLY_READ_BYTES = 16 * 2**20
 PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "history.jsonl"
 FRACTIONS = ("accuracy", "instance_miou", "class_miou")  # the ends of names of metrics that lie between 0 and 1
 
@@ -225,11 +226,13 @@ def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
     return ""
 
 
-def digests_problem(record: Record, read: Callable[[str], bytes], names: Sequence[str]) -> str:
-    """Which of these files has other bytes than when the record was written; empty if none. Missing ones are `files_problem`'s."""
-    for name in names:
-        about = record.files.get(name)
-        if about is None:
+def digests_problem(record: Record, read: Callable[[str], bytes], limit_bytes: float = QUICKLY_READ_BYTES) -> str:
+    """Which file beside a record has other bytes than when it was written; empty if none. Missing ones are `files_problem`'s.
+
+    Files above the limit are not read: of large weights the size must do, but for `verify`.
+    """
+    for name, about in record.files.items():
+        if about["bytes"] > limit_bytes:
             continue
         try:
             data = read(name)

@@ -7,6 +7,7 @@ computed anew from the predictions, and the chosen epochs from the history. Noth
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -66,11 +67,10 @@ def _verify_trial(store: Store, key: str, found: Verified) -> None:
 
 
 def _changed_files(store: Store, record: Record) -> Iterator[str]:
-    """The files beside a record that have other bytes than when it was written."""
-    for name in record.files:
-        problem = digests_problem(record, lambda file: store.read(f"trials/{record.key}/{file}"), (name,))
-        if problem:
-            yield problem
+    """The file beside a record that has other bytes than when it was written, whatever its size."""
+    problem = digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"), math.inf)
+    if problem:
+        yield problem
 
 
 def _config_problems(record: Record) -> Iterator[str]:
