@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from pointsweep.checks import trial_from_dict
+from pointsweep.errors import BadRecord
 from pointsweep.records import CellLayout, Layout, Published, from_json, layout_from_json
+from pointsweep.s3_store import S3Store
+from pointsweep.workdir import Copy, work_folder
+from tests.s3 import BUCKET, served
 
+KEY = "0123456789abcdef"
 STORED = Path(__file__).parent / "stored" / "record_v1.json"
 
 
@@ -49,3 +54,20 @@ def test_a_layout_goes_through_json_unchanged():
     assert layout_from_json(layout.to_json()) == layout
     with pytest.raises(ValueError, match="not a layout"):
         layout_from_json("{}")
+
+
+def test_a_damaged_record_on_s3_is_moved_to_another_name_with_what_belongs_to_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path))
+    files = {"record.json": b"{", "history.jsonl": b"h", "predictions.npz": b"p", "weights.safetensors": b"w"}
+    with served():
+        store = S3Store(f"s3://{BUCKET}/{tmp_path.name}")
+        for name, data in files.items():
+            store.write(f"trials/{KEY}/{name}", data)
+        copy = Copy(store, work_folder(store, KEY))
+        with pytest.raises(BadRecord, match="not a record"):
+            copy.record()
+        copy.set_record_aside()
+        assert copy.record() is None
+        for name, data in files.items():
+            assert store.read(f"trials/{KEY}/{name}.damaged-1") == data
+        assert store.exists(f"trials/{KEY}/history.jsonl"), "a copy of it was moved, as the trial goes on with it"
