@@ -8,12 +8,11 @@ the same under `official`, with the amount; counts that do not print as the pape
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pointsweep.config import MODEL_PARTS, TrialConfig
+from pointsweep.config import MODEL_PARTS, TrainConfig, TrialConfig
 from pointsweep.errors import Finding
 from pointsweep.probe import Probe, probe, run_once
 from pointsweep.records import Published
@@ -38,11 +37,26 @@ class Arm:
 
 def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     """All findings, refusals first. `parameters` are the counts of each arm's config, by key."""
-    broken = {arm: message for arm in arms if (message := _broken(arm.config))}
-    probed = [(arm, probe(arm.config)) for arm in arms if arm not in broken]
+    models = _models(arms)
+    broken = {arm: message for arm in models if (message := _broken(arm.config))}
+    probed = [(arm, probe(arm.config)) for arm in models if arm not in broken]
     found = [Finding(True, f"{arm.name}: the model does not run: {message}") for arm, message in broken.items()]
     found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters)]
     return sorted(found, key=lambda finding: not finding.refuses)
+
+
+def _models(arms: Sequence[Arm]) -> list[Arm]:
+    """One arm for every model: what trains it, and how its clouds are changed at random, is of no matter to it."""
+    cells: dict[TrialConfig, list[str]] = {}
+    for arm in arms:
+        cells.setdefault(model_of(arm.config), []).extend(arm.cells)
+    return [Arm(config, tuple(own)) for config, own in cells.items()]
+
+
+def model_of(config: TrialConfig) -> TrialConfig:
+    """The trial that stands for its model: training and random changes of clouds at their defaults."""
+    dataset = replace(arm_of(config).dataset, scale=(1.0, 1.0), rotate="none", translate=0.0)
+    return replace(config, seed=0, dataset=dataset, train=TrainConfig(init=config.train.init))
 
 
 @functools.cache
@@ -76,7 +90,7 @@ def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]
 
 
 def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
-    for (first, seen), (second, also) in itertools.combinations(probed, 2):
+    for (first, seen), (second, also) in _alike(probed):
         knobs = _knobs(first.config, second.config)
         if not knobs or any(key in UNPROBED for key in knobs) or seen.differs(also):
             continue
@@ -87,16 +101,55 @@ def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
         yield Finding(True, f"{first.name} and {second.name} are the same model: {said} changes nothing")
 
 
+def _alike(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[tuple[tuple[Arm, Probe], tuple[Arm, Probe]]]:
+    """The pairs that may be the same model: of equal tensors, and with outputs of an equal sum. No work over all pairs."""
+    groups: dict[Any, list[tuple[float, int]]] = {}
+    for number, (_, seen) in enumerate(probed):
+        kind = tuple(sorted(seen.trained.items())), seen.starts_at_zero, tuple(seen.outputs.shape)
+        groups.setdefault(kind, []).append((float(seen.outputs.double().sum()), number))
+    pairs = []
+    for own in groups.values():
+        own.sort()
+        for place, (total, number) in enumerate(own):
+            outputs = probed[number][1].outputs
+            close = float((1e-6 + 1e-5 * outputs.abs()).sum())  # what `differs` lets pass, over all outputs
+            for other_total, other in own[place + 1 :]:
+                if not other_total - total <= close:
+                    break
+                pairs.append((min(number, other), max(number, other)))
+    for first, second in sorted(pairs):
+        yield probed[first], probed[second]
+
+
 def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
     for arm, seen in probed:
         names = seen.unreached
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             yield Finding(True, f"{arm.name}: no gradient reaches {', '.join(names[:3])}{more}, which the table counts as trained")
+        idle = seen.idle and _idle_in_full(arm.config, seen)
+        if idle:
+            parts = f"{', '.join(idle[:3])}{f' and {len(idle) - 3} more' if len(idle) > 3 else ''}"
+            yield Finding(True, f"{arm.name}: no gradient reaches {parts}, which the table counts as trained")
+        if seen.thawed:
+            more = f" and {len(seen.thawed) - 3} more" if len(seen.thawed) > 3 else ""
+            names = f"{', '.join(seen.thawed[:3])}{more}"
+            yield Finding(
+                True, f"{arm.name}: {names} of the frozen backbone would train, which the method does not declare (Method.thaws)"
+            )
+        if seen.ignored:
+            numbers = ", ".join(map(str, seen.ignored))
+            yield Finding(True, f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud")
         if not seen.outputs.isfinite().all():
             yield Finding(True, f"{arm.name}: the logits of a small cloud are not finite")
         if arm.config.backbone is not None and not any(name.startswith("head.") for name in seen.trained):
             yield Finding(True, f"{arm.name}: the head is not trained")
+
+
+def _idle_in_full(config: TrialConfig, seen: Probe) -> list[str]:
+    """The tensors with idle parts that have such parts with all tokens and points too: few tokens may leave a part nothing to do."""
+    in_full = {name.partition("[")[0] for name in probe(config, whole=True).idle}
+    return [name for name in seen.idle if name.partition("[")[0] in in_full]
 
 
 def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:

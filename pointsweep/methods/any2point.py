@@ -171,6 +171,8 @@ class Neighbourhoods:
 class Any2Point(Method):
     """The guided adapter. Trained values at width 768, 12 blocks, beside the 279,744 of tokens and norm: spec 2.7."""
 
+    idle_parts = ("attention.qkv_weight",)  # where every cell holds one token, queries and keys have nothing to choose from
+
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: Any2PointConfig = self.config
         dim, depth = backbone.dim, len(backbone.blocks)

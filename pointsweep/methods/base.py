@@ -19,6 +19,7 @@ class Method(nn.Module):
 
     extra_features = 0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
     trains_class_token = True  # that of the checkpoint; a new one trains always
+    idle_parts: tuple[str, ...] = ()  # own tensors of which parts have no gradient in the published program too
     takes_first_mean = False  # the head takes the mean of the batch's first cloud for all: a published fault (T3)
 
     def __init__(self, config: MethodConfig, compat: str = "fixed") -> None:
@@ -28,6 +29,10 @@ class Method(nn.Module):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         """Once: make own parameters; thaw (`requires_grad_`) or wrap parts of the frozen backbone."""
+
+    def thaws(self, name: str) -> bool:
+        """Return whether `attach` lets this tensor of the frozen backbone train; a launch refuses any other that would."""
+        return False
 
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Once before training, without gradient, over batches of training clouds (B, P, 3)."""

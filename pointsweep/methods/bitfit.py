@@ -26,3 +26,6 @@ class BitFit(Method):
             raise ValueError(f"method: bitfit trains the biases of a backbone, and {backbone.config.name} has none")
         for bias in biases:
             bias.requires_grad_(True)
+
+    def thaws(self, name: str) -> bool:
+        return name.startswith("blocks.") and name.endswith(".bias")

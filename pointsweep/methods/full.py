@@ -23,3 +23,6 @@ class Full(Method):
         backbone.blocks.requires_grad_(True)
         if backbone.stem is not None:
             backbone.stem.requires_grad_(True)
+
+    def thaws(self, name: str) -> bool:
+        return name.startswith(("blocks.", "stem."))

@@ -86,6 +86,7 @@ class PointPEFT(Method):
     """Point-MAE, 15 classes: 710,749 values with the head, as Point-PEFT counts. Raises ValueError for a backbone without a stem."""
 
     keeps_buffers = True  # the bank
+    idle_parts = ("coordinates",)  # a prompt's coordinates act where they are taken as a centre, and only the first one surely is
     bank: Tensor
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
@@ -109,6 +110,9 @@ class PointPEFT(Method):
             for name, parameter in backbone.blocks.named_parameters():
                 if name.endswith(".bias"):
                     parameter.requires_grad_(True)
+
+    def thaws(self, name: str) -> bool:
+        return bool(self.config.bias_tuning) and name.startswith("blocks.") and name.endswith(".bias")
 
     def _make_prompts(self, backbone: Backbone) -> None:
         config, widths = self.config, self.widths[: self.depth]
