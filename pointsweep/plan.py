@@ -279,8 +279,8 @@ def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, M
 
 
 def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
-    """The audit of every arm of the sweep."""
-    from pointsweep import audit
+    """The audit of every arm of the sweep: its model, and a dry run of its training."""
+    from pointsweep import audit, dry_run
 
     arms: dict[str, audit.Arm] = {}
     counts: dict[str, Mapping[str, int]] = {}
@@ -293,7 +293,10 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
         arms[config.key()] = audit.Arm(config, (*known.cells, sweep.cell_name(cell)), published)
         if cell.trials[0].key() in parameters:
             counts[config.key()] = parameters[cell.trials[0].key()]
-    return tuple(audit.audit(list(arms.values()), counts))
+    found = audit.audit(list(arms.values()), counts)
+    trained = [dry_run.Arm(without_seed(cell.trials[0]), sweep.cell_name(cell)) for cell in sweep.cells if cell.trials]
+    found += dry_run.dry_run([arm for arm in trained if audit.runs(arm.config)])
+    return tuple(sorted(found, key=lambda finding: not finding.refuses))
 
 
 def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:

@@ -1,0 +1,140 @@
+"""The dry run finds every fault of training planted here, one at a time in the text of the code, and nothing in the code as it is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pointsweep import train, trial
+from pointsweep.audit import Arm as Model
+from pointsweep.audit import _broken, audit
+from pointsweep.checks import trial_from_dict
+from pointsweep.dry_run import Arm, chosen, dry_run, rate
+from pointsweep.plan import findings
+from pointsweep.probe import probe
+from pointsweep.sweep import load
+
+DATA = {
+    "name": "synthetic", "num_points": 64, "presample": 64, "source_points": 96, "train_per_class": 6, "test_per_class": 4,
+    "num_classes": 4, "val_fraction": 0.25, "translate": 0.1,
+}  # fmt: skip
+
+
+def config(method="head_only", modality="1d", **settings):
+    tokenizer = {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 4}
+    data = {
+        "dataset": dict(DATA), "tokenizer": tokenizer, "backbone": {"name": "tiny", "modality": modality, "drop_path": 0.2},
+        "method": {"name": method}, "train": {"epochs": 6, "warmup_epochs": 2, "lr": 1e-3, "label_smoothing": 0.2, "batch_size": 8},
+    }  # fmt: skip
+    for key, value in settings.items():
+        part, _, field = key.partition("__")
+        data[part][field] = value
+    return trial_from_dict(data)
+
+
+def said(*configs):
+    """What the audit of models and the dry run refuse."""
+    trial._open_dataset.cache_clear()
+    probe.cache_clear()
+    _broken.cache_clear()
+    found = [*audit([Model(one, (f"arm {n}",)) for n, one in enumerate(configs)], {}), *dry_run(arms(*configs))]
+    return [finding.text for finding in found if finding.refuses]
+
+
+def arms(*configs):
+    return [Arm(one, f"arm {n}") for n, one in enumerate(configs)]
+
+
+def plant(monkeypatch, place, old, new):
+    """Replaces a piece of the text of one function, as somebody's edit would."""
+    module_name, _, path = place.partition(":")
+    owner = importlib.import_module(f"pointsweep.{module_name}")
+    *classes, name = path.split(".")
+    globals_of = vars(owner)
+    for step in classes:
+        owner = getattr(owner, step)
+    source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, name)))
+    assert source.count(old) == 1, f"{place}: {old!r} stands there {source.count(old)} times"
+    made = {}
+    exec(compile(source.replace(old, new), place, "exec"), globals_of, made)
+    original = inspect.getattr_static(owner, name)
+    monkeypatch.setattr(owner, name, made[name])
+    for other in [module for key, module in sys.modules.items() if key.startswith("pointsweep.")]:
+        if vars(other).get(name) is original:  # imported there by its name
+            monkeypatch.setattr(other, name, made[name])
+
+
+# id, where, the text, what stands there in its place, words of the finding, settings of the arm
+FAULTS = [
+    ("order of the file", "train:batches", ".permutation(count)", ".permutation(count) * 0 + np.arange(count)", "not shuffled", {}),
+    ("one order for all epochs", "train:batches", '"order", epoch', '"order"', "same order", {}),
+    ("one order for all seeds", "train:batches", 'stream(seed, "order", epoch)', 'stream("order", epoch)', "another seed", {}),
+    ("clouds taken twice", "train:batches", ".permutation(count)", ".integers(count, size=count)", "twice", {}),
+    ("smaller batches", "train:batches", "order[start : start + size]", "order[start : start + size - 1]", "batch_size", {}),
+    ("the last batch is kept", "train:batches", "count - size + 1", "count", "batches", {}),
+    ("a batch is left out", "train:batches", "range(0, count", "range(size, count", "batches", {}),
+    ("a constant rate", "train:learning_rate", "span = train.lr - train.min_lr", "return train.lr", "learning rate of epoch 1", {}),
+    ("no warm-up", "train:learning_rate", "if t < train.warmup_epochs", "if False", "learning rate", {}),
+    ("a shifted cosine", "train:learning_rate", "t / period", "(t - train.warmup_epochs) / period", "learning rate", {}),
+    ("another rate in the step", "train:train_epoch", 'learning_rate(train, epoch)', "2 * learning_rate(train, epoch)", "AdamW", {}),
+    ("the rate of the first group alone", "train:train_epoch", "for own in optimizer.param_groups:", "for own in optimizer.param_groups[:1]:", "AdamW", {}),
+    ("no smoothing", "train:accumulate", "train.label_smoothing", "0.0", "train/loss", {}),
+    ("no decay", "train:make_optimizer", "train.weight_decay", "0.0", "AdamW", {}),
+    ("decay on everything", "train:make_optimizer", "(plain if exempt else decayed)", "decayed", "AdamW", {}),
+    ("the head is left out", "train:make_optimizer", "if parameter.requires_grad:", 'if parameter.requires_grad and not name.startswith("head."):', "did not change", {}),
+    ("no clipping", "steps:Step.take", "nn.utils.clip_grad_norm_(self.trained, self.clip_norm)", "pass", "AdamW", {}),
+    ("gradients are kept", "train:train_epoch", "optimizer.zero_grad()", "pass", "AdamW", {}),
+    ("gradients are gone before the step", "train:train_epoch", "take_step(optimizer, trained", "optimizer.zero_grad() or take_step(optimizer, trained", "did not change", {}),
+    ("two steps a batch", "train:train_epoch", "take_step(optimizer, trained, train.clip_norm)", "[take_step(optimizer, trained, train.clip_norm) for _ in range(2)]", "AdamW", {}),
+    ("moments are lost", "train:train_epoch", "loss_sum += loss * labels.numel()", "loss_sum += loss * labels.numel(); optimizer.moments.clear()", "AdamW", {}),
+    ("half a batch", "train:accumulate", "F.cross_entropy(logits.float(), wanted", "F.cross_entropy(logits.float()[:1], wanted[:1]", "AdamW", {}),
+    ("a sum in place of a mean", "train:accumulate", "label_smoothing=train.label_smoothing", 'label_smoothing=train.label_smoothing, reduction="sum"', "train/loss", {}),
+    ("evaluation mode in training", "train:train_epoch", "model.train()", "model.eval()", "training mode", {}),
+    ("training mode in evaluation", "train:evaluate", "model.eval()", "model.train()", "evaluation", {"method": "adapter"}),
+    ("one mask for all steps", "train:train_epoch", '"noise", epoch, step, *mine', '"noise", 0, *mine', "AdamW", {}),
+    ("augmentation alike in all epochs", "train:train_epoch", '"augment", epoch', '"augment"', "same random numbers in every epoch", {}),
+    ("augmentation alike for all seeds", "train:train_epoch", 'stream(config.seed, "augment", epoch)', 'stream("augment", epoch)', "another seed draws", {}),
+    ("labels in another order", "data.base:Dataset.train_batch", "self.train.labels[index])", "self.train.labels[np.roll(index, 1)])", "labels of a training batch", {}),
+    ("points of other clouds", "data.base:Dataset.train_batch", "self._points(self.train, index)", "self._points(self.train, index - 1)", "points", {}),
+    ("test points of training clouds", "data.base:Dataset.eval_batch", "self._samples(split)", "self._samples(self.train)", "test", {}),
+    ("validation on the test clouds", "trial:Trial._end_epoch", "self.dataset.val, self.config", "self.dataset.test, self.config", "val/loss", {}),
+    ("test numbers of the validation clouds", "trial:Trial._end_epoch", "self.dataset.test, self.config", "self.dataset.val, self.config", "test/loss", {}),
+    ("validation clouds are trained on", "data.base:Dataset.__init__", "take(kept, ", "take(np.arange(len(splits['train'].labels)), ", "validation clouds are training", {}),
+    ("no augmentation", "data.base:Dataset.train_batch", "if self.augment_first:", "if False:", "changes no training cloud", {}),
+    ("augmentation in evaluation", "data.base:Dataset.eval_batch", "normalise(torch.from_numpy(np.array(whole[rows])), self.config)", "augment(torch.from_numpy(np.array(whole[rows])), self.config, torch.Generator())", "test", {}),
+    ("one change for a whole batch", "data.augment:augment", "shift = config.translate * (2 * torch.rand(len(points), 1, 3", "shift = config.translate * (2 * torch.rand(1, 1, 3", "alike", {"dataset__rotate": "none", "dataset__scale": [1.0, 1.0]}),
+    ("no translation", "data.augment:augment", "if config.translate:", "if False:", "dataset.translate", {}),
+    ("no rotation", "data.augment:augment", 'config.rotate == "gravity"', "False", "dataset.rotate", {}),
+    ("best_val looks at the test set", "trial:Trial._select", 'f"val/{measure}"', 'f"test/{measure}"', "best_val", {}),
+    ("the last of equal epochs", "trial:Trial._better", "> self.best", ">= self.best", "best_test", {}),
+    ("the last epoch is the best one", "trial:Trial._select", '["last", *chosen]', "chosen", "last", {}),
+    ("predictions of another epoch", "trial:Trial._select", "self.predictions[protocol] = test.predictions", "self.predictions.setdefault(protocol, test.predictions)", "predictions", {}),
+    ("an epoch is left out", "trial:Trial._train", "range(first, self.config", "range(first + 1, self.config", "", {}),
+    ("one start for all seeds", "trial:Trial.__init__", 'stream(config.seed, "init")', 'stream("init")', "start alike for every seed", {}),
+    ("a start of its own every time", "trial:Trial.__init__", 'torch.manual_seed(stream(config.seed, "init"))', "torch.seed()", "same seed starts again", {}),
+    ("accuracy of the least likely class", "train:score", "logits.argmax", "logits.argmin", "accuracy", {}),
+    ("an evaluation's order is lost", "train:evaluate", "torch.cat(logits)[back]", "torch.cat(logits)", "test/loss", {"dataset__test_order": "shuffled"}),
+    ("a frozen matrix trains", "methods.lora:LoRA.attach", "owner, name = _place(block, target)", "owner, name = _place(block, target); getattr(owner, name).weight.requires_grad_(True)", "frozen backbone", {"method": "lora"}),
+    ("half of the prompts is zero", "methods.prompt:Prompt.before_block", "self.prompts[index]", "(self.prompts[index] * (self.prompts[index].new_ones(len(self.prompts[index]), 1).cumsum(0) < 6))", "method.prompts", {"method": "prompt"}),
+    ("a norm of the backbone trains", "methods.prompt:Prompt.attach", "self.deep =", "backbone.blocks[0].norm1.requires_grad_(True); self.deep =", "frozen backbone", {"method": "prompt"}),
+    ("a bias of the backbone moves by hand", "train:train_epoch", "optimizer.zero_grad()", "optimizer.zero_grad(); model.backbone.blocks[0].norm1.bias.data.add_(1e-3)", "should not", {}),
+]  # fmt: skip
+
+
+def test_the_code_as_it_is_passes_for_every_method_and_kind_of_backbone():
+    kinds = [("head_only", "1d"), ("full", "1d"), ("bitfit", "2d"), ("prompt", "1d"), ("adapter", "2d"), ("lora", "1d"),
+             ("any2point", "1d"), ("any2point", "2d"), ("appt", "2d"), ("idpt", "3d"), ("dapt", "3d"), ("point_peft", "3d")]  # fmt: skip
+    assert said(*(config(method, modality) for method, modality in kinds)) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
+def test_a_fault_of_training_is_refused(fault, monkeypatch):
+    _, place, old, new, words, settings = fault
+    plant(monkeypatch, place, old, new)
+    found = said(config(**settings))
+    assert any(words in text for text in found), found
