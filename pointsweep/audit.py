@@ -138,10 +138,9 @@ def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
             yield Finding(True, f"{arm.name}: no gradient reaches {parts}, which the table counts as trained")
         if seen.thawed:
             more = f" and {len(seen.thawed) - 3} more" if len(seen.thawed) > 3 else ""
-            names = f"{', '.join(seen.thawed[:3])}{more}"
-            yield Finding(
-                True, f"{arm.name}: {names} of the frozen backbone would train, which the method does not declare (Method.thaws)"
-            )
+            thawed = f"{', '.join(seen.thawed[:3])}{more}"
+            said = "of the frozen backbone would train, and the method does not declare it (Method.thaws)"
+            yield Finding(True, f"{arm.name}: {thawed} {said}")
         if seen.ignored:
             numbers = ", ".join(map(str, seen.ignored))
             yield Finding(True, f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud")

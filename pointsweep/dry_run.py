@@ -62,7 +62,7 @@ class Arm:
 def dry_run(arms: Sequence[Arm]) -> list[Finding]:
     """Look at the training of a sweep's arms; every finding refuses the sweep. Needs the data that are here; made ones for others."""
     texts: dict[str, None] = {}
-    threads = torch.get_num_threads()
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)  # the products are small: more threads cost time
     for number, arm in enumerate(chosen(arms)):
         if arm.config.network is not None and not arm.config.network.trainable:
@@ -70,6 +70,7 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
         texts |= dict.fromkeys(f"{arm.name}: {text}" for text in look(arm.config, thorough=number == 0))
     texts |= dict.fromkeys(settings_without_effect(arms))
     torch.set_num_threads(threads)
+    torch.set_rng_state(random)
     return [Finding(True, text) for text in texts]
 
 
@@ -167,25 +168,35 @@ def dataset_of(config: DatasetConfig) -> Dataset | None:
 
 
 def look(config: TrialConfig, thorough: bool = False) -> list[str]:
-    """Everything that is wrong with the training of one arm. `thorough`: with what is the same for all arms of a launch."""
-    dataset = dataset_of(config.dataset)
-    found = [] if dataset is None else list(wrong_data(dataset, config))
-    config = smaller(config)
+    """Return everything that is wrong with the training of one arm. `thorough`: with what is the same for all arms of a launch."""
+    found = wrong_rates(config.train)
+    try:
+        dataset = dataset_of(config.dataset)
+        if dataset is not None:
+            found += wrong_data(dataset, config)
+        found += _wrong_training(smaller(config), thorough)
+    except Exception as error:  # a method or a data set of somebody else's may raise anything: the sweep is refused with its words
+        found.append(f"a small trial of it does not run: {type(error).__name__}: {error}")
+    return list(dict.fromkeys(found))
+
+
+def _wrong_training(config: TrialConfig, thorough: bool) -> list[str]:
     if dataset_of(config.dataset) is None:
         config = dataclasses.replace(config, dataset=_made(config.dataset))
     dataset = dataset_of(config.dataset)
     if dataset is None or len(dataset.train.labels) < STEPS * BATCH:
-        return found
+        return []
+    other = dataclasses.replace(config, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.of(config, dataset, Path(folder) / "first")
-        other = dataclasses.replace(config, seed=1)
-        found += wrong_start(run, Run(config, dataset, Path(folder) / "again"), Run(other, dataset, Path(folder) / "other"))
+        again = Run(config, dataset, Path(folder) / "again")
+        found = list(wrong_start(run, again, Run(other, dataset, Path(folder) / "other")))
         # The step last: its definition trains the start itself.
         found += [*run.wrong_order(), *run.wrong_evaluation(), *run.wrong_choice(), *run.wrong_statistics(), *run.wrong_step()]
-        found += wrong_rates(config.train)
         if thorough:
-            found += wrong_seeds(run, Run.of(config, dataset, Path(folder) / "same"), Run.of(other, dataset, Path(folder) / "next"))
-    return list(dict.fromkeys(found))
+            same = Run.of(config, dataset, Path(folder) / "same")
+            found += wrong_seeds(run, same, Run.of(other, dataset, Path(folder) / "next"))
+    return found
 
 
 def smaller(config: TrialConfig) -> TrialConfig:
@@ -431,13 +442,13 @@ def rate(train: TrainConfig, epoch: int) -> float:
     return train.min_lr + (train.lr - train.min_lr) * (1.0 + math.cos(angle)) / 2.0
 
 
-def wrong_rates(train: TrainConfig) -> Iterator[str]:
+def wrong_rates(train: TrainConfig) -> list[str]:
     """Say where the schedule is not the one that the settings describe."""
     for epoch in range(1, train.epochs + 1):
         given, wanted = learning_rate(train, epoch), rate(train, epoch)
         if not math.isclose(given, wanted, rel_tol=1e-9, abs_tol=1e-15):
-            yield f"the learning rate of epoch {epoch} is {given:.3g}, its settings say {wanted:.3g}"
-            return
+            return [f"the learning rate of epoch {epoch} is {given:.3g}, its settings say {wanted:.3g}"]
+    return []
 
 
 def reference(
@@ -453,7 +464,8 @@ def reference(
         rows = data.evaluation_order(data.train)
         parts = [rows[at : at + EVAL_BATCH] for at in range(0, len(rows), EVAL_BATCH)]
         model.method.prepare(model, [data.eval_batch(data.train, part)[0] for part in parts])
-    decayed, plain = [], []
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -6,18 +6,15 @@ import importlib
 import inspect
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
-from pointsweep import train, trial
+from pointsweep import trial
 from pointsweep.audit import Arm as Model
 from pointsweep.audit import _broken, audit
 from pointsweep.checks import trial_from_dict
-from pointsweep.dry_run import Arm, chosen, dry_run, rate
-from pointsweep.plan import findings
+from pointsweep.dry_run import Arm, dry_run
 from pointsweep.probe import probe
-from pointsweep.sweep import load
 
 DATA = {
     "name": "synthetic", "num_points": 64, "presample": 64, "source_points": 96, "train_per_class": 6, "test_per_class": 4,
@@ -76,7 +73,7 @@ FAULTS = [
     ("one order for all seeds", "train:batches", 'stream(seed, "order", epoch)', 'stream("order", epoch)', "another seed", {}),
     ("clouds taken twice", "train:batches", ".permutation(count)", ".integers(count, size=count)", "twice", {}),
     ("smaller batches", "train:batches", "order[start : start + size]", "order[start : start + size - 1]", "batch_size", {}),
-    ("the last batch is kept", "train:batches", "count - size + 1", "count", "batches", {}),
+    ("the last batch is kept", "train:batches", "count - size + 1", "count", "does not run", {}),
     ("a batch is left out", "train:batches", "range(0, count", "range(size, count", "batches", {}),
     ("a constant rate", "train:learning_rate", "span = train.lr - train.min_lr", "return train.lr", "learning rate of epoch 1", {}),
     ("no warm-up", "train:learning_rate", "if t < train.warmup_epochs", "if False", "learning rate", {}),
@@ -95,15 +92,15 @@ FAULTS = [
     ("half a batch", "train:accumulate", "F.cross_entropy(logits.float(), wanted", "F.cross_entropy(logits.float()[:1], wanted[:1]", "AdamW", {}),
     ("a sum in place of a mean", "train:accumulate", "label_smoothing=train.label_smoothing", 'label_smoothing=train.label_smoothing, reduction="sum"', "train/loss", {}),
     ("evaluation mode in training", "train:train_epoch", "model.train()", "model.eval()", "training mode", {}),
-    ("training mode in evaluation", "train:evaluate", "model.eval()", "model.train()", "evaluation", {"method": "adapter"}),
+    ("training mode in evaluation", "train:evaluate", "model.eval()", "model.train()", "does not run", {"method": "adapter"}),
     ("one mask for all steps", "train:train_epoch", '"noise", epoch, step, *mine', '"noise", 0, *mine', "AdamW", {}),
     ("augmentation alike in all epochs", "train:train_epoch", '"augment", epoch', '"augment"', "same random numbers in every epoch", {}),
     ("augmentation alike for all seeds", "train:train_epoch", 'stream(config.seed, "augment", epoch)', 'stream("augment", epoch)', "another seed draws", {}),
     ("labels in another order", "data.base:Dataset.train_batch", "self.train.labels[index])", "self.train.labels[np.roll(index, 1)])", "labels of a training batch", {}),
     ("points of other clouds", "data.base:Dataset.train_batch", "self._points(self.train, index)", "self._points(self.train, index - 1)", "points", {}),
-    ("test points of training clouds", "data.base:Dataset.eval_batch", "self._samples(split)", "self._samples(self.train)", "test", {}),
+    ("test points of training clouds", "data.base:Dataset.eval_batch", "self._samples(split)", "self._samples(self.train)", "does not run", {}),
     ("validation on the test clouds", "trial:Trial._end_epoch", "self.dataset.val, self.config", "self.dataset.test, self.config", "val/loss", {}),
-    ("test numbers of the validation clouds", "trial:Trial._end_epoch", "self.dataset.test, self.config", "self.dataset.val, self.config", "test/loss", {}),
+    ("test numbers of the validation clouds", "trial:Trial._end_epoch", "self.dataset.test, self.config", "self.dataset.val, self.config", "does not run", {}),
     ("validation clouds are trained on", "data.base:Dataset.__init__", "take(kept, ", "take(np.arange(len(splits['train'].labels)), ", "validation clouds are training", {}),
     ("no augmentation", "data.base:Dataset.train_batch", "if self.augment_first:", "if False:", "changes no training cloud", {}),
     ("augmentation in evaluation", "data.base:Dataset.eval_batch", "normalise(torch.from_numpy(np.array(whole[rows])), self.config)", "augment(torch.from_numpy(np.array(whole[rows])), self.config, torch.Generator())", "test", {}),
