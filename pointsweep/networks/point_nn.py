@@ -6,6 +6,7 @@ aggregation (eq. 4-7), memory bank and similarity vote (eq. 8-10). Published: 81
 `compat: official` scales neighbourhoods by the standard deviation of the whole batch, so a prediction depends on the batch size
 and on the order of the files, and takes the vote's sharpness that is best on the test set. `fixed` scales every cloud by itself
 and takes the sharpness that is best for training clouds when each is left out of the bank.
+Its encoding interleaves sines and cosines. The order matters here: features are multiplied by it, channel by channel.
 Letters: B clouds, P points, G centres, K neighbours, C channels.
 """
 
@@ -19,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config import NetworkConfig
+from pointsweep.config import NetworkConfig, added
 from pointsweep.geometry import farthest_points, gather, nearest, pos_e
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-ROWS = 24  # centres whose neighbourhoods are held at once, so that they stay in a core's cache
+ROWS = 8  # centres whose neighbourhoods are held at once, so that they stay in a core's cache
 JUDGES = 2000  # training clouds that choose the sharpness under `fixed`
 
 
@@ -31,12 +32,15 @@ JUDGES = 2000  # training clouds that choose the sharpness under `fixed`
 class PointNNConfig(NetworkConfig):
     trainable: ClassVar[bool] = False
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+    revision: ClassVar[int] = 2  # 2: sines and cosines interleaved, as in the released program
 
     num_stages: int = 4
     embed_dim: int = 72
     neighbours: int = 90
     alpha: float = 1000.0
     beta: float = 100.0
+    # Farthest points are never within 0.0316 of the origin, as in the program's operator; null: under `official`.
+    skip_near_origin: bool | None = added(None)
 
     def problems(self) -> Iterator[str]:
         if self.num_stages < 1:
@@ -98,8 +102,9 @@ class PointNN(nn.Module):
     def encode(self, points: Tensor) -> Tensor:
         """points (B, P, 3) -> features (B, C) of length 1; C = embed_dim * 2^stages."""
         config, size = self.config, points.shape[1]
-        order = farthest_points(points, size >> 1)  # the centres of later stages are the first ones of it
-        x = pos_e(points, config.embed_dim, config.alpha, config.beta)  # (B, P, C)
+        skip = self.official if config.skip_near_origin is None else config.skip_near_origin
+        order = farthest_points(points, size >> 1, skip)  # the centres of later stages are the first ones of it
+        x = pos_e(points, config.embed_dim, config.alpha, config.beta, interleaved=True)  # (B, P, C)
         places, own, centers = points, gather(x, order), gather(points, order)
         for stage in range(1, config.num_stages + 1):
             centers = centers[:, : size >> stage]
@@ -138,6 +143,7 @@ class PointNN(nn.Module):
     def _pool(self, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
         """neighbour (rows, K, C), own (rows, C), relative (rows, K, 3) -> max + mean over K of (x + E) E, (rows, 2C)."""
         half = neighbour.shape[2]
-        e = pos_e(relative, 2 * half, self.config.alpha, self.config.beta)  # (rows, K, 2C)
+        alpha, beta = self.config.alpha, self.config.beta
+        e = pos_e(relative, 2 * half, alpha, beta, interleaved=True)  # (rows, K, 2C)
         both = (torch.cat([neighbour, own.unsqueeze(1).expand_as(neighbour)], dim=2) + e).mul_(e)
         return both.amax(dim=1) + both.mean(dim=1)
