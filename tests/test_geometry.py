@@ -89,6 +89,25 @@ def test_pos_e_golden_values():
     assert pos_e(torch.tensor([0.1, -0.2, 0.3]), 12).tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_point_nn_interleaves_the_sines_and_cosines_of_an_axis():
+    expected = [
+        -0.544021,
+        -0.839072,
+        0.310984,
+        0.950415,
+        -0.912945,
+        0.408082,
+        -0.591127,
+        0.806578,
+        -0.988032,
+        0.154251,
+        0.812649,
+        0.582754,
+    ]
+    found = pos_e(torch.tensor([0.1, -0.2, 0.3]), 12, interleaved=True)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_six_views_are_exact():
     assert rotations(6).tolist() == [
         [[0, -1, 0], [1, 0, 0], [0, 0, 1]],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from pointsweep import registry
-from pointsweep.geometry import farthest_points, pos_e
+from pointsweep.geometry import farthest_points
 from pointsweep.networks.point_nn import PointNN, PointNNConfig
+from tests.golden_programs import outputs, point_nn_clouds
 
 
 def network(compat: str = "fixed", **fields) -> PointNN:
@@ -20,9 +23,23 @@ def clouds(count: int = 4, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 32, 3, generator=torch.Generator().manual_seed(seed))
 
 
+def encoding(places: torch.Tensor, dim: int) -> torch.Tensor:
+    """Places (..., 3) -> (..., dim), value by value: of each axis sine, cosine, the next sine, the next cosine and so on."""
+    pairs = dim // 6
+    rows = []
+    for place in places.reshape(-1, 3).tolist():
+        row = []
+        for coordinate in place:
+            for pair in range(pairs):
+                angle = 100 * coordinate / 1000 ** (pair / pairs)
+                row += [math.sin(angle), math.cos(angle)]
+        rows.append(row)
+    return torch.tensor(rows).reshape(*places.shape[:-1], dim)
+
+
 def reference(cloud: torch.Tensor, spread: list[tuple[float, float]] | None = None) -> tuple[torch.Tensor, list]:
     """One cloud, point by point: arXiv 2303.08134, equations 1-7. `spread` gives the scales of each stage, else the cloud's own."""
-    places, x, used = cloud, pos_e(cloud, 12), []
+    places, x, used = cloud, encoding(cloud, 12), []
     for stage in range(2):
         chosen = farthest_points(places[None], len(places) // 2)[0]
         centers, own = places[chosen], x[chosen]
@@ -33,12 +50,33 @@ def reference(cloud: torch.Tensor, spread: list[tuple[float, float]] | None = No
         rows = []
         for i in range(len(centers)):
             wide = torch.cat([away_x[i] / scales[0], own[i].expand(5, -1)], dim=1)
-            e = pos_e(away_p[i] / scales[1], wide.shape[1])
+            e = encoding(away_p[i] / scales[1], wide.shape[1])
             wide = (wide + e) * e
             rows.append(wide.amax(dim=0) + wide.mean(dim=0))
         x, places = F.gelu(torch.stack(rows) / (1 + 1e-5) ** 0.5), centers
         used.append((away_x, away_p))
     return F.normalize(x.amax(dim=0) + x.mean(dim=0), dim=0), used
+
+
+@pytest.mark.parametrize(("compat", "stored"), [("fixed", "one"), ("official", "batch")])
+def test_features_equal_those_of_the_released_program(compat, stored):
+    """The released encoder with four stages, width 72 and 90 neighbours, on three clouds of ModelNet40."""
+    wanted = torch.from_numpy(outputs("point_nn")[stored])
+    made = PointNN(PointNNConfig(name="point_nn", skip_near_origin=False), 40, compat)
+    found = made.encode(point_nn_clouds())
+    assert F.cosine_similarity(found, wanted).min() >= 0.9999
+    assert (found - wanted).abs().max() <= 1e-5
+
+
+def test_the_published_form_never_picks_a_centre_near_the_origin():
+    """Its operator skips points with |p|^2 <= 0.001. Amid points on a sphere one at its centre is picked early."""
+    points = F.normalize(clouds(), dim=2)
+    points[:, 5] = 0.01
+    skips = network("official").encode(points)
+    keeps = network("official", skip_near_origin=False).encode(points)
+    assert not torch.allclose(skips, keeps, atol=1e-3)
+    as_asked = network("fixed", skip_near_origin=False).encode(points)
+    assert torch.equal(network("fixed").encode(points), as_asked)
 
 
 def test_features_equal_a_slow_reference():
