@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pointsweep.config import MODEL_PARTS, TrainConfig, TrialConfig
+from pointsweep import registry
+from pointsweep.backbones.base import Backbone
+from pointsweep.config import MODEL_PARTS, WITHOUT_CHECKPOINT, BackboneConfig, TrainConfig, TrialConfig
 from pointsweep.errors import Finding
+from pointsweep.model import NEAR_IDENTITY
 from pointsweep.probe import Probe, probe, run_once
 from pointsweep.records import Published
 
@@ -42,6 +45,7 @@ def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> l
     probed = [(arm, probe(arm.config)) for arm in models if arm not in broken]
     found = [Finding(True, f"{arm.name}: the model does not run: {message}") for arm, message in broken.items()]
     found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters)]
+    found += _near_identities([arm for arm, _ in probed])
     return sorted(found, key=lambda finding: not finding.refuses)
 
 
@@ -162,6 +166,36 @@ def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
             fixed = arm.config.compat == "fixed"
             text = f"{arm.name}: a test cloud's logits depend on the other clouds of its batch ({seen.leak:.1%} of what its own move)"
             yield Finding(fixed, text + ("" if fixed else ", as in the published program"))
+
+
+def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
+    """Frozen stacks that hardly change the tokens: an arm with one compares with no transformer at all."""
+    by_backbone: dict[BackboneConfig, list[Arm]] = {}
+    for arm in arms:
+        config = arm.config
+        # What a checkpoint holds is not kept with a plan; of those the record says it (recording.py).
+        if config.backbone is None or config.backbone.weights not in WITHOUT_CHECKPOINT or config.backbone.stand_in:
+            continue
+        if config.method is not None and config.method.name != "full":
+            by_backbone.setdefault(config.backbone, []).append(arm)
+    for backbone, mine in by_backbone.items():
+        change = _change_per_block(backbone)
+        if change is None or change >= NEAR_IDENTITY:
+            continue
+        cells = tuple(cell for arm in mine for cell in arm.cells)
+        yield Finding(
+            False,
+            f"{Arm(mine[0].config, cells).name}: each frozen block of {backbone.name} (weights: {backbone.weights}) changes the "
+            f"tokens by {change:.1%}: close to an identity, so a comparison with it is one with no transformer; "
+            "weights: shuffled keeps the scales of the pretrained tensors",
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _change_per_block(backbone: BackboneConfig) -> float | None:
+    drawn: Backbone = registry.load("backbones", backbone.name)(backbone)
+    drawn.load()
+    return drawn.change_per_block()
 
 
 def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:

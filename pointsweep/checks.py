@@ -73,6 +73,8 @@ def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
         if modality not in config.method.modalities:
             needed = " or ".join(config.method.modalities)
             yield "method", f"{config.method.name} needs a {needed} backbone; {config.backbone.name} is {modality}"
+    if config.backbone is not None and config.backbone.num_blocks == 0:
+        yield from _without_blocks(config)
     whole = config.network or config.method
     if whole is not None and config.compat not in whole.compats:
         yield "compat", f"{whole.name} has no {config.compat} form here; allowed: {', '.join(whole.compats)}"
@@ -82,6 +84,22 @@ def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
         yield "compat", f"the published programs are those of classification; allowed on {config.dataset.name}: fixed"
     if config.head and config.backbone and config.head.pool == "class_max" and not config.backbone.class_token:
         yield "head.pool", f"{config.backbone.name} has no class token; allowed: mean_max, mean_plus_max"
+
+
+def _without_blocks(config: TrialConfig) -> Iterator[tuple[str, str]]:
+    """What cannot be done with a backbone that has no blocks."""
+    if config.method is not None and config.method.needs_blocks:
+        names = registry.names("methods")
+        able = [name for name in names if not registry.config_class("methods", name).needs_blocks]
+        yield (
+            "method",
+            f"{config.method.name} works in the blocks, backbone.num_blocks: 0 leaves none; allowed: {', '.join(able)}",
+        )
+    if config.dataset.num_categories:
+        yield (
+            "backbone.num_blocks",
+            f"0 leaves no block for the head of parts to read; allowed on {config.dataset.name}: 1 or more, null",
+        )
 
 
 def _part(name: str, data: Any, problems: list[tuple[str, str]]) -> Any:

@@ -15,6 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+# Values of `backbone.weights` besides a file's path. What is drawn depends on `weights_seed`; `random` and `reinitialised` read
+# no checkpoint.
+WEIGHT_KINDS = ("pretrained", "random", "shuffled", "reinitialised")
+DRAWN_WEIGHTS = ("random", "shuffled", "reinitialised")
+WITHOUT_CHECKPOINT = ("random", "reinitialised")
+
 
 def added(default: Any) -> Any:
     """A field that came after trials had been stored: left out of the key while it has this default, so old keys stay."""
@@ -97,21 +103,27 @@ class TokenizerConfig(NamedConfig):
 
 @dataclass(frozen=True)
 class BackboneConfig(NamedConfig):
-    """Fields every backbone has. `weights`: `pretrained`, `random` (marked in every record and table) or a file's path."""
+    """Fields every backbone has.
+
+    `weights`: `pretrained`, a file's path, or a control, which every record and table marks: `shuffled` (the values of each
+    pretrained tensor permuted), `reinitialised` (as the architecture's own program starts it), `random` (N(0, 0.02) at any width).
+    """
 
     class_token: ClassVar[bool] = True  # false: no token stands before those of the points
+    stand_in: ClassVar[bool] = False  # for tests and smoke runs: nobody compares with it
     max_blocks: ClassVar[int] = 12  # of the checkpoint
 
     weights: str = "pretrained"
     sha256: str | None = None  # of the weight file, checked when given
-    weights_seed: int = 0  # draws the weights when they are random; the frozen network stays the same over a trial's seeds
-    num_blocks: int | None = None  # the first so many blocks; null = all
+    # Of what is drawn. A number: one frozen network for all seeds of a trial; null: the trial's seed, a new network for each.
+    weights_seed: int | None = 0
+    num_blocks: int | None = None  # the first so many blocks; 0 = none (tokenizer, positions, norm and head stay); null = all
     attention_dropout: float = 0.0  # in training; the table of spec 2.8
     drop_path: float = 0.0  # in training; grows linearly from 0 at the first block to this at the last
 
     def problems(self) -> Iterator[str]:
-        if self.num_blocks is not None and self.num_blocks < 1:
-            yield f"num_blocks: must be at least 1 or null, got {self.num_blocks}"
+        if self.num_blocks is not None and self.num_blocks < 0:
+            yield f"num_blocks: must be at least 0 (no blocks) or null (all), got {self.num_blocks}"
         if self.num_blocks is not None and self.num_blocks > self.max_blocks:
             yield f"num_blocks: {self.name} has {self.max_blocks} blocks, got {self.num_blocks}"
         for name in ("attention_dropout", "drop_path"):
@@ -125,6 +137,7 @@ class MethodConfig(NamedConfig):
 
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
+    needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
 
 
 @dataclass(frozen=True)
@@ -279,16 +292,22 @@ def _plain(value: Any) -> Any:
 
 
 def with_seed(config: TrialConfig, seed: int) -> TrialConfig:
-    """The same trial with another seed; a fold that is left open is that of the seed."""
-    dataset = config.dataset
+    """The same trial with another seed; a fold and a `weights_seed` that are left open are those of the seed."""
+    dataset, backbone = config.dataset, config.backbone
     if getattr(dataset, "fold", 0) is None:
         dataset = dataclasses.replace(dataset, fold=seed % 10)  # type: ignore[call-arg]
-    return dataclasses.replace(config, dataset=dataset, seed=seed)
+    if backbone is not None and backbone.weights_seed is None:
+        # Where nothing is drawn the trial is that of the default, whatever the seed.
+        draw = seed if backbone.weights in DRAWN_WEIGHTS else 0
+        backbone = dataclasses.replace(backbone, weights_seed=draw)
+    return dataclasses.replace(config, dataset=dataset, backbone=backbone, seed=seed)
 
 
 def without_seed(config: TrialConfig) -> TrialConfig:
-    """What the seeds of an arm have in common: seed 0, and of folds that change with the seed the first."""
-    dataset = config.dataset
+    """What the seeds of an arm have in common: seed 0, and of folds and drawn weights that change with the seed the first."""
+    dataset, backbone = config.dataset, config.backbone
     if hasattr(dataset, "fold"):
         dataset = dataclasses.replace(dataset, fold=0)  # type: ignore[call-arg]
-    return dataclasses.replace(config, dataset=dataset, seed=0)
+    if backbone is not None and backbone.weights in DRAWN_WEIGHTS:
+        backbone = dataclasses.replace(backbone, weights_seed=0)
+    return dataclasses.replace(config, dataset=dataset, backbone=backbone, seed=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep import registry
-from pointsweep.config import BackboneConfig, DatasetConfig, TrialConfig
+from pointsweep.config import WITHOUT_CHECKPOINT, BackboneConfig, DatasetConfig, TrialConfig
 from pointsweep.data.cache import cache_folder
 from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
 from pointsweep.errors import MissingData, MissingWeights, WeightsToFetch
@@ -81,7 +81,7 @@ def parts_of(configs: Iterable[TrialConfig]) -> tuple[list[DatasetConfig], list[
     backbones: dict[BackboneConfig, None] = {}
     for config in configs:
         datasets[config.dataset] = None
-        if config.backbone is not None and config.backbone.weights != "random":
+        if config.backbone is not None and config.backbone.weights not in WITHOUT_CHECKPOINT:
             backbones[config.backbone] = None
     return list(datasets), list(backbones)
 
@@ -143,7 +143,11 @@ def weight_section(backbone: BackboneConfig) -> dict[str, Any]:
 def _path(section: Mapping[str, Any]) -> Path:
     roots = [os.environ.get(name, "") for name in ("POINTSWEEP_DATA", "HF_HOME", "HF_HUB_CACHE")]
     where = str(Path.cwd()) if not Path(str(section["weights"])).is_absolute() else ""
-    text = json.dumps([tree_digest(), roots, where, section], sort_keys=True)
+    # The draws of `shuffled` have the published checkpoint in common.
+    common = dict(section)
+    if common["weights"] == "shuffled":
+        common |= {"weights": "pretrained", "weights_seed": 0}
+    text = json.dumps([tree_digest(), roots, where, common], sort_keys=True)
     return cache_folder() / "weights" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 

@@ -21,6 +21,8 @@ from pointsweep.methods.base import Method
 from pointsweep.positions import Positions
 from pointsweep.segmentation import Level, SegmentationHead, levels
 
+NEAR_IDENTITY = 0.05  # a stack whose blocks change the stream by less, each, is called close to an identity
+
 
 class Head(nn.Module):
     """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
@@ -68,11 +70,13 @@ class PointModel(nn.Module):
         super().__init__()
         assert config.tokenizer and config.backbone and config.positions and config.method and config.head
         self.weights_origin = "none"
+        self.change_per_block: float | None = None  # of the frozen blocks as loaded (Backbone.change_per_block)
         if backbone is None:
             backbone = registry.load("backbones", config.backbone.name)(config.backbone)
             # On the meta device there is nothing to load: the model is only counted.
             if not backbone.norm.weight.is_meta:
                 self.weights_origin = backbone.load()
+                self.change_per_block = backbone.change_per_block()
         backbone.use_compat(config.compat)
         self.backbone = backbone.requires_grad_(False)
         dim, prefix = backbone.dim, backbone.prefix
@@ -147,6 +151,8 @@ class PointModel(nn.Module):
             tokens = self.method.after_block(index, tokens, context)
             if index in self.levels:
                 found.append(self._level(tokens, centers))
+        if len(self.backbone.blocks) == 0:
+            tokens = self._without_blocks(tokens, centers)
         tokens, extra = self.method.pool(self.norm(tokens), context)
         logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
         return logits
@@ -155,6 +161,12 @@ class PointModel(nn.Module):
         """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep: neighbourhoods, projections, cells."""
         centers = self.tokenizer.geometry(points)
         self.method.geometry(centers, self.positions.places(centers))
+
+    def _without_blocks(self, tokens: Tensor, centers: Tensor) -> Tensor:
+        """Tokens (B, N, C) with class token and positions: what a first block would get; encodings are added once."""
+        encoding = self._encoding(0, tokens, centers, self.positions.places(centers))
+        tokens = self._start(tokens, encoding)
+        return tokens if self.positions.at_start else self._add(tokens, encoding)
 
     def _level(self, tokens: Tensor, centers: Tensor) -> Level:
         """The N point tokens, which stand last, and their centres; normed where they are as wide as the last block's."""

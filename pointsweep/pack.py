@@ -61,6 +61,7 @@ class SharedBackbone:
         self.config = config
         self.whole: Backbone = registry.load("backbones", config.name)(config)
         self.origin = self.whole.load()
+        self.change_per_block = self.whole.change_per_block()
         self.whole = self.whole.requires_grad_(False).eval().to(device)
         self.device = device
 
@@ -71,6 +72,7 @@ class SharedBackbone:
         _share(own, self.whole)
         model = PointModel(config, num_classes, backbone=own).to(self.device)
         model.weights_origin = self.origin
+        model.change_per_block = self.change_per_block
         for index, (block, frozen) in enumerate(zip(model.backbone.blocks, self.whole.blocks, strict=True)):
             assert isinstance(block, Block)
             assert isinstance(frozen, Block)
@@ -131,7 +133,7 @@ class Joined(nn.Module):
 def _meet_in(model: PointModel, config: TrialConfig) -> None:
     """Lets members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
     tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
-    same = (config.tokenizer, config.compat, config.train.precision, model.backbone.widths[0])
+    same = (config.tokenizer, config.compat, config.train.precision, model.backbone.token_width)
     structure = (*same, config.backbone, config.positions, config.method, config.head)
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +155,7 @@ def _light(model: Any, points: Tensor) -> bool:
     With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap does not let it keep.
     """
     config = model.tokenizer.config
-    values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
+    values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.token_width
     return values <= LIGHT and not getattr(model.tokenizer, "recomputed", False)
 
 

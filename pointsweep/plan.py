@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pointsweep import plan_cache
 from pointsweep.adaptive import settle
 from pointsweep.checks import check_trial, config_problem
-from pointsweep.config import DatasetConfig, TrialConfig, without_seed
+from pointsweep.config import WITHOUT_CHECKPOINT, DatasetConfig, TrialConfig, without_seed
 from pointsweep.data.facts import DataFacts, marks, refusals, section_of
 from pointsweep.errors import BadRecord, Finding
 from pointsweep.events import read_failure, unfinished_status
@@ -175,7 +175,7 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     datasets = dict.fromkeys(part["dataset"] for part in parts if "dataset" in part)
     backbones = [part["backbone"] for part in parts if "backbone" in part]
     backbones += [trial.backbone for trial in trials.values() if trial.backbone is not None]
-    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.weights != "random")
+    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.weights not in WITHOUT_CHECKPOINT)
     inputs = read_all(datasets, with_weights, fetch=False)
 
     refused: dict[str, dict[str, None]] = {}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pointsweep import registry
+from pointsweep.config import DRAWN_WEIGHTS
 from pointsweep.settings import Place, Settings
 from pointsweep.sweep_file import Document
 
@@ -113,7 +114,13 @@ def _smoke(settings: Settings) -> None:
 
 
 def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """The tiny backbone for another one; a stand-in for random weights differs from that for the pretrained ones."""
+    """The tiny backbone for another one; a stand-in for drawn weights differs from that for the pretrained ones."""
     modality = registry.config_class("backbones", backbone["name"]).modality
-    random = "-random" if backbone.get("weights") == "random" else ""
-    return {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{random}"}
+    weights = backbone.get("weights")
+    kind = f"-{weights}" if weights in DRAWN_WEIGHTS else ""
+    made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{kind}"}
+    if kind and "weights_seed" in backbone:
+        made["weights_seed"] = backbone["weights_seed"]
+    if backbone.get("num_blocks") == 0:
+        made["num_blocks"] = 0
+    return made

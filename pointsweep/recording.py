@@ -15,7 +15,7 @@ from pointsweep.config import TrialConfig
 from pointsweep.data import facts
 from pointsweep.data.base import Dataset
 from pointsweep.events import Event, device_s
-from pointsweep.model import count_parameters
+from pointsweep.model import NEAR_IDENTITY, count_parameters
 from pointsweep.origin import origin
 from pointsweep.paired import packed
 from pointsweep.records import Record
@@ -47,7 +47,7 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
         parameters=vars(count_parameters(result.model)),
         dataset=describe(config, dataset),
         weights_origin=getattr(result.model, "weights_origin", "none"),
-        marks=(*marks(config, dataset), *split_mark(result.model, config, result.parts, result.processes)),
+        marks=(*marks(config, dataset, result.model), *split_mark(result.model, config, result.parts, result.processes)),
         seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
         peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
         clouds_per_s=trained_clouds / train_s if train_s else 0.0,
@@ -82,11 +82,32 @@ def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
     return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
 
 
-def marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
+WEIGHT_MARKS = {
+    "random": "random frozen weights",
+    "shuffled": "shuffled frozen weights",
+    "reinitialised": "reinitialised frozen weights",
+}
+NO_BLOCKS = "no transformer blocks"
+
+
+def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
+    """What to say of the frozen blocks: that there are none, or that they hardly change the tokens."""
+    if config.backbone is None or config.method is None:
+        return ()
+    if config.backbone.num_blocks == 0:
+        return (NO_BLOCKS,)
+    frozen = config.method.name != "full" and not config.backbone.stand_in
+    change = getattr(model, "change_per_block", None)
+    if frozen and change is not None and change < NEAR_IDENTITY:
+        return (f"frozen blocks close to an identity (a change of less than {NEAR_IDENTITY * 100:.0f} % a block)",)
+    return ()
+
+
+def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str, ...]:
     """What a table must say beside the number."""
-    random = config.backbone is not None and config.backbone.weights == "random"
+    weights = WEIGHT_MARKS.get(config.backbone.weights) if config.backbone is not None else None
     official = ("official program",) if config.compat == "official" else ()
-    return (*(("random frozen weights",) if random else ()), *dataset.marks, *data_marks(config, dataset), *official)
+    return (*((weights,) if weights else ()), *block_marks(config, model), *dataset.marks, *data_marks(config, dataset), *official)
 
 
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:

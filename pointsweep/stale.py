@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pointsweep.config import BackboneConfig, DatasetConfig, TrialConfig
+from pointsweep.config import WITHOUT_CHECKPOINT, BackboneConfig, DatasetConfig, TrialConfig
 from pointsweep.data.facts import DIGITS, DataFacts, UnreadableDataError, differs, facts_of, is_here, known, section_of
 from pointsweep.errors import MissingData, MissingWeights
 from pointsweep.inputs import WeightFacts, known_weights, parts_of, weight_facts
@@ -90,7 +90,7 @@ def remembered_changes(records: Mapping[str, Record]) -> tuple[dict[str, str], l
             facts = data[id(dataset)]
             reason = differs(record.dataset, facts) if facts is not None else ""
         backbone = record.config.get("backbone")
-        if isinstance(backbone, Mapping) and backbone.get("weights") != "random" and not reason:
+        if isinstance(backbone, Mapping) and backbone.get("weights") not in WITHOUT_CHECKPOINT and not reason:
             if id(backbone) not in weights:
                 weights[id(backbone)] = _once(by_text, backbone, known_weights)
             checkpoint = weights[id(backbone)]

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.backbones.checkpoints import candidates, read_checkpoint
+from pointsweep.backbones.initialisation import Start, probe_tokens, reinitialise, shuffled, standardised
 from pointsweep.backbones.weights import check_values, file_sha256, init_random, local_file, misfits
-from pointsweep.config import BackboneConfig
+from pointsweep.config import WEIGHT_KINDS, BackboneConfig
 from pointsweep.errors import MissingWeights
 from pointsweep.joint import folded
 from pointsweep.layers import Dropout, DropPath, QuickGELU
@@ -167,11 +168,12 @@ class Backbone(nn.Module):
 
     plane: Plane | None = None  # None: a 3d backbone, whose positions are those of the centres themselves
     prefix = 1  # tokens before the point tokens: the class token; 0 in Point-M2AE
+    scheme = "truncated"  # how its own program draws its weights before training (initialisation.py)
 
     def __init__(self, config: BackboneConfig, shape: Shape) -> None:
         super().__init__()
         self.config, self.shape, self.dim, self.compat = config, shape, shape.dim, "fixed"
-        depth = config.num_blocks or shape.num_blocks
+        depth = shape.num_blocks if config.num_blocks is None else config.num_blocks
         if depth > shape.num_blocks:
             raise ValueError(f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}")
         self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -213,7 +215,7 @@ class Backbone(nn.Module):
     @classmethod
     def locate(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         """The checkpoint file, without reading it: `weights:` if it is a path, else the backbone's own. Raises MissingWeights."""
-        if config.weights not in ("pretrained", "random"):
+        if config.weights not in WEIGHT_KINDS:
             return local_file(config)
         return cls.locate_pretrained(config, fetch)
 
@@ -229,11 +231,51 @@ class Backbone(nn.Module):
     def load(self) -> str:
         """Fills the weights as `config.weights` says; gives their origin for the record. Raises ValueError on any mismatch."""
         if self.config.weights == "random":
-            init_random(self, self.config.weights_seed)
-            return f"random, seed {self.config.weights_seed}"
+            init_random(self, self.own_seed())
+            return f"random, seed {self.own_seed()}"
+        if self.config.weights == "reinitialised":
+            start = Start(self.scheme, self.shape.dim, self.shape.num_blocks, self.shape.num_heads)
+            reinitialise(self, start, self.own_seed())
+            return f"reinitialised, seed {self.own_seed()}"
         state, origin = self._read()
+        if self.config.weights == "shuffled":
+            state, origin = shuffled(state, self.own_seed()), f"shuffled, seed {self.own_seed()}, {origin}"
         self.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()})
         return origin
+
+    @property
+    def token_width(self) -> int:
+        """The width of the tokens that enter the first block, or the norm where there are no blocks."""
+        return self.widths[0] if self.widths else self.dim
+
+    def own_seed(self) -> int:
+        """The seed of drawn weights. Raises ValueError where it is still open."""
+        if self.config.weights_seed is None:
+            raise ValueError("backbone.weights_seed: null is the trial's seed; config.with_seed fills it in")
+        return self.config.weights_seed
+
+    @torch.no_grad()
+    def change_per_block(self) -> float | None:
+        """Return how far a block moves the token stream, relative to it, in the mean over the blocks; None without blocks.
+
+        Streams are compared as the next norm sees them: every token with mean 0 and deviation 1. The tokens are probes from
+        N(0, 1), and new ones of the scale's width where a scale begins.
+        """
+        if len(self.blocks) == 0:
+            return None
+        was_training = self.training
+        self.eval()
+        changes: list[float] = []
+        tokens = torch.empty(0)
+        for index, block in enumerate(self.blocks):
+            if index in self.scale_starts:
+                tokens = probe_tokens(self.widths[index])  # (B, N, C)
+                tokens = self.start(tokens) if index == 0 else tokens
+            before = standardised(tokens)
+            tokens = block(tokens, _unchanged)
+            changes.append(float((standardised(tokens) - before).norm() / before.norm()))
+        self.train(was_training)
+        return sum(changes) / len(changes)
 
     @classmethod
     def check(cls, config: BackboneConfig) -> None:
@@ -281,6 +323,10 @@ class Backbone(nn.Module):
         except (ValueError, RuntimeError, IndexError) as error:  # a tensor of another shape, which cannot be split
             return {}, [str(error)]
         return state, misfits(self, state)
+
+
+def _unchanged(branch: Tensor, inputs: Tensor) -> Tensor:
+    return branch
 
 
 def listed(wrong: Sequence[str]) -> str:

@@ -51,6 +51,7 @@ class BERT(Backbone):
     plane = Plane(width=512, height=1, cell=13)
     form = Shape(768, 12, 12, 3072, post_norm=True, eps=1e-12)
     repository, prefix_of_names = "google-bert/bert-base-uncased", "bert."
+    scheme = "normal"
     reserved = 0  # rows at the front of the position table that no word uses
     table: Tensor
 

@@ -45,6 +45,7 @@ class CLIPText(Backbone):
     """12 pre-norm blocks, QuickGELU; positions are the 77 rows of the token table."""
 
     plane = Plane(width=77, height=1, cell=2)
+    scheme = "clip"
     table: Tensor
 
     def __init__(self, config: CLIPTextConfig) -> None:

@@ -56,6 +56,7 @@ class CLIPVision(Backbone):
     """Tokens with their positions pass the frozen norm in front of the blocks, as patches do."""
 
     plane = Plane(width=224, height=224, cell=16)
+    scheme = "clip"
     table: Tensor
 
     def __init__(self, config: CLIPVisionConfig) -> None:

@@ -36,6 +36,7 @@ class KWT1(Backbone):
     """Its patches are slices of time, so its positions lie on a line; there is no final norm, the model trains a new one."""
 
     plane = Plane(width=LENGTH, height=1, cell=2)
+    scheme = "keras"
     table: Tensor
 
     def __init__(self, config: KWT1Config) -> None:

@@ -51,10 +51,10 @@ class PointM2AE(Backbone):
     prefix = 0
 
     def __init__(self, config: PointM2AEConfig) -> None:
-        depth = config.num_blocks or DEPTH * len(WIDTHS)
+        depth = DEPTH * len(WIDTHS) if config.num_blocks is None else config.num_blocks
         if depth > DEPTH * len(WIDTHS):
             raise ValueError(f"backbone.num_blocks: {config.name} has {DEPTH * len(WIDTHS)} blocks, got {depth}")
-        widths = WIDTHS[: (depth - 1) // DEPTH + 1]  # of the scales that `num_blocks` leaves
+        widths = WIDTHS[: (max(depth, 1) - 1) // DEPTH + 1]  # of the scales that `num_blocks` leaves
         shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
         super().__init__(config, shapes[-1])
         self.scale_tokens, self.scale_neighbours = config.scale_tokens, config.scale_neighbours

@@ -51,6 +51,7 @@ class T5(Backbone):
     """The line has 512 places, the length that T5 was trained with."""
 
     plane = Plane(width=512, height=1, cell=13)
+    scheme = "t5"
     table: Tensor
 
     def __init__(self, config: T5Config) -> None:

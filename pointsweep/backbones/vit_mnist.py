@@ -39,6 +39,7 @@ class ViTMNIST(Backbone):
     """The plane is the model's own 28 x 28 image, a cell one of its patches."""
 
     plane = Plane(width=28, height=28, cell=4)
+    scheme = "torch"
     table: Tensor
 
     def __init__(self, config: ViTMNISTConfig) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config import BackboneConfig
+from pointsweep.config import WEIGHT_KINDS, BackboneConfig
 from pointsweep.errors import MissingWeights, WeightsToFetch
 from pointsweep.staging import staged_file
 
@@ -37,8 +37,15 @@ def local_file(config: BackboneConfig) -> Path:
         hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
         raise MissingWeights(f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}")
     if not path.is_file():
-        raise MissingWeights(f"backbone.weights: no file {path} for {config.name}; allowed: pretrained, random or a file's path")
+        raise MissingWeights(f"backbone.weights: no file {path} for {config.name}; {allowed_weights(config)}")
     return path
+
+
+def allowed_weights(config: BackboneConfig) -> str:
+    """What `weights:` can be, the nearest of its words first."""
+    near = difflib.get_close_matches(config.weights, WEIGHT_KINDS, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{meant}allowed: {', '.join(WEIGHT_KINDS)} or a file's path"
 
 
 def _from_s3(config: BackboneConfig, place: str) -> Path:

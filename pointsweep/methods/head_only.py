@@ -6,6 +6,7 @@ Source: the linear-probing row of the papers; the tokenizer must train, for the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pointsweep.config import MethodConfig
 from pointsweep.methods.base import Method
@@ -13,7 +14,7 @@ from pointsweep.methods.base import Method
 
 @dataclass(frozen=True)
 class HeadOnlyConfig(MethodConfig):
-    pass
+    needs_blocks: ClassVar[bool] = False
 
 
 class HeadOnly(Method):
