@@ -133,7 +133,7 @@ class Joined(nn.Module):
 def _meet_in(model: PointModel, config: TrialConfig) -> None:
     """Lets members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
     tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
-    same = (config.tokenizer, config.compat, config.train.precision, model.backbone.token_width)
+    same = (config.tokenizer, config.compat, config.train.precision, model.backbone.widths[0])
     structure = (*same, config.backbone, config.positions, config.method, config.head)
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def _light(model: Any, points: Tensor) -> bool:
     With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap does not let it keep.
     """
     config = model.tokenizer.config
-    values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.token_width
+    values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
     return values <= LIGHT and not getattr(model.tokenizer, "recomputed", False)
 
 

@@ -23,6 +23,7 @@ from pointsweep.bundle import bundle
 from pointsweep.command import command_parser, exit_code
 from pointsweep.compare import diff, recovered, why
 from pointsweep.console import encoding_of
+from pointsweep.data.facts import COPIES_UNKNOWN
 from pointsweep.errors import BadStore, ConfigError, StoreFailed, unknown
 from pointsweep.events import read_failure
 from pointsweep.index import sound_records, uncollected
@@ -168,7 +169,7 @@ def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
         return ""
     if metric != "test/accuracy":
         return f"the table shows {metric}"
-    foreign = sorted({mark for record in found for mark in record.marks} - {"official program"})
+    foreign = sorted({mark for record in found for mark in record.marks} - {"official program", COPIES_UNKNOWN})
     if foreign:
         return ", ".join(foreign)
     about = sorted({mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""})

@@ -47,7 +47,7 @@ class PointPNLight(nn.Module):
     def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
-        dim = backbone.token_width
+        dim = backbone.widths[0]
         width = -(-dim // 24) * 24
         self.embed = nn.Sequential(nn.Conv1d(3, width // 8, 1, bias=False), nn.BatchNorm1d(width // 8), nn.ReLU())
         plan = ((width // 4, width // 8, 2), (width // 2, width // 4, 1), (width, config.last_width, 1))
@@ -108,7 +108,7 @@ class PointPN(nn.Module):
     def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
-        width, dim = config.embed_dim, backbone.token_width
+        width, dim = config.embed_dim, backbone.widths[0]
         self.embed = _layer(4 if config.height else 3, width)
         plan = ((2 * width, 2 * width, 2), (4 * width, 4 * width, 1), (8 * width, 8 * width, 1), (16 * width, 8 * width, 1))
         self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)

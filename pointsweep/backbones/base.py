@@ -178,7 +178,7 @@ class Backbone(nn.Module):
             raise ValueError(f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}")
         self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in self.drop_path_rates)
-        self.widths = [shape.dim] * depth  # of each block's tokens
+        self.widths = [shape.dim] * max(depth, 1)  # of each block's tokens; without blocks, of those that the norm gets
         self.scale_starts = [0]  # the blocks at which tokens are made anew of fewer, wider ones; the first always
         self.norm = make_norm(shape)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
@@ -242,11 +242,6 @@ class Backbone(nn.Module):
             state, origin = shuffled(state, self.own_seed()), f"shuffled, seed {self.own_seed()}, {origin}"
         self.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()})
         return origin
-
-    @property
-    def token_width(self) -> int:
-        """The width of the tokens that enter the first block, or the norm where there are no blocks."""
-        return self.widths[0] if self.widths else self.dim
 
     def own_seed(self) -> int:
         """The seed of drawn weights. Raises ValueError where it is still open."""

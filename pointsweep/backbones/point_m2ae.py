@@ -58,7 +58,7 @@ class PointM2AE(Backbone):
         shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
         super().__init__(config, shapes[-1])
         self.scale_tokens, self.scale_neighbours = config.scale_tokens, config.scale_neighbours
-        self.widths = [widths[i // DEPTH] for i in range(depth)]
+        self.widths = [widths[i // DEPTH] for i in range(max(depth, 1))]
         self.scale_starts = list(range(0, depth, DEPTH))
         self.blocks = nn.ModuleList(
             Block(shapes[i // DEPTH], config.attention_dropout, rate) for i, rate in enumerate(self.drop_path_rates)

@@ -39,11 +39,14 @@ class Split:
     points: np.ndarray
     labels: np.ndarray
     index: np.ndarray  # (n,) rows of `points`
+    # Clouds of one object share a number (n,); None: every cloud is an object of its own, or it is not known.
+    groups: np.ndarray | None = field(default=None, kw_only=True)
 
     def take(self, rows: np.ndarray, name: str) -> Split:
         """A part of this split, in file order."""
         rows = np.sort(rows)
-        return dataclasses.replace(self, name=name, labels=self.labels[rows], index=self.index[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return dataclasses.replace(self, name=name, labels=self.labels[rows], index=self.index[rows], groups=groups)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,15 @@ class Dataset:
     origin = ""  # where the data are obtained
     made_from = ""  # the data set, or the seed, that this one can be made from
 
-    def __init__(self, config: DatasetConfig, class_names: Sequence[str], arrays: dict[str, np.ndarray], digest: str) -> None:
+    def __init__(
+        self,
+        config: DatasetConfig,
+        class_names: Sequence[str],
+        arrays: dict[str, np.ndarray],
+        digest: str,
+        groups: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """`groups`: of each stored split, which object a cloud is of (n,); numbers of two splits are comparable."""
         self.config, self.class_names, self.digest = config, tuple(class_names), digest
         self.num_classes = len(class_names)
         self._sampled: dict[str, np.ndarray] = {}
@@ -81,15 +92,22 @@ class Dataset:
         for name, limit in (("train", config.train_limit), ("test", config.test_limit)):
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
             whole = self._whole(name, arrays, labels)
+            if groups is not None:
+                whole = dataclasses.replace(whole, groups=checked_groups(groups[name], labels, name))
             splits[name] = whole.take(in_turn(labels)[:limit], name) if limit else whole
             self.num_taken[name] = len(splits[name].labels)
         self.test = splits["test"]
-        kept, held = hold_out(splits["train"].labels, config.val_fraction)
+        kept, held = hold_out(splits["train"].labels, config.val_fraction, splits["train"].groups)
         self.train = splits["train"].take(kept, "train")
         self.val = splits["train"].take(held, "val") if len(held) else None
 
     def _whole(self, name: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> Split:
         return Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
+
+    @classmethod
+    def holds_copies(cls, config: DatasetConfig) -> bool:
+        """Whether the published set has several clouds of one object. Without `groups` it is not known which they are."""
+        return False
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
@@ -172,6 +190,21 @@ class Dataset:
             key = f"samples-{SAMPLING}-{self.digest[:24]}-{stored}-{count}"
             self._sampled[stored] = cached_arrays(key, make)[0]["points"]
         return self._sampled[stored]
+
+
+def checked_groups(groups: np.ndarray, labels: np.ndarray, split: str) -> np.ndarray:
+    """Return the groups (n,) as they are. Raises ValueError for another number of them, or for an object of two classes."""
+    if groups.shape != labels.shape:
+        raise ValueError(f"objects of {groups.size} {split} clouds are given, the split has {len(labels)}")
+    order = np.lexsort((labels, groups))
+    same = groups[order][1:] == groups[order][:-1]
+    mixed = np.flatnonzero(same & (labels[order][1:] != labels[order][:-1]))
+    if len(mixed):
+        first, second = order[mixed[0]], order[mixed[0] + 1]
+        raise ValueError(
+            f"{split} clouds {min(first, second)} and {max(first, second)} are given as one object and have different labels"
+        )
+    return groups
 
 
 def sample(points: Tensor, count: int) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig
+from pointsweep.config import DatasetConfig, added
 from pointsweep.data import modelnet40, scanobjectnn
 from pointsweep.data.base import Copy, Dataset, Split, data_folder, folders_with
 from pointsweep.data.cache import arrays_of_files, cached_arrays, content_digest
@@ -66,6 +66,7 @@ class ScanObjectNNCConfig(CorruptedConfig):
     num_classes: ClassVar[int] = 15
 
     variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    copies_in_a_row: int | None = added(None)  # as in the parent
     folder: str = "scanobjectnn"
     corrupted_folder: str = "scanobjectnn_c"
     scale: tuple[float, float] = (0.9, 1.1)  # this and the next as in the parent
@@ -96,7 +97,7 @@ class Corrupted(Dataset):
             made, _ = arrays_of_files("corrupted", [path], lambda: read_split(path, len(self.classes)), self.name)
         arrays = {name: parent[name] for name in ("train_points", "train_labels")} | made
         arrays["test_points"] = fill(made["test_points"], config.min_points)
-        super().__init__(config, self.classes, arrays, content_digest(arrays))
+        super().__init__(config, self.classes, arrays, content_digest(arrays), self.parent_objects(config, parent))
         self.marks = ("generated corruption",) if config.source == "generated" and config.corruption != "clean" else ()
 
     @classmethod
@@ -115,7 +116,12 @@ class Corrupted(Dataset):
         parent, _ = cls.parent(config)
         corrupt(parent["test_points"][:1], config.corruption, config.severity)  # refuses clouds of too few points
         arrays = parent | {"test_points": fill(parent["test_points"], config.min_points)}
-        return Dataset(config, cls.classes, arrays, digest="")
+        return Dataset(config, cls.classes, arrays, "", cls.parent_objects(config, parent))
+
+    @classmethod
+    def parent_objects(cls, config: Any, parent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        """Which object each of the parent's clouds is of; the corrupted test clouds stand in the same order."""
+        return None
 
     @classmethod
     def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
@@ -205,6 +211,15 @@ class ScanObjectNNC(Corrupted):
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
         return scanobjectnn.stored(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+
+    @classmethod
+    def parent_objects(cls, config: Any, parent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        files = scanobjectnn.split_files(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+        return scanobjectnn.objects_of(files, parent, config.copies_in_a_row)
+
+    @classmethod
+    def holds_copies(cls, config: Any) -> bool:
+        return config.variant not in scanobjectnn.ONE_CLOUD_AN_OBJECT
 
     @classmethod
     def available(cls, config: Any) -> None:

@@ -36,6 +36,8 @@ NOT_STORED = (
 MADE = ("synthetic", "synthetic_parts")  # from a seed: what they hold stands in the configuration
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
 DIGITS = 12  # of a digest, in messages
+# The unit of tests is then a cloud. No deviation from a paper's protocol, so no reason against a verdict.
+COPIES_UNKNOWN = "several clouds of an object, not known which: intervals and tests over objects take each cloud for one"
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -54,6 +56,10 @@ class DataFacts:
     classes: Mapping[str, int] = field(default_factory=dict)  # with a cloud in the split
     # "val" and "test": how many of their clouds are training clouds, "both": how many test clouds are validation clouds.
     shared: Mapping[str, int] = field(default_factory=dict)
+    # As `shared`: clouds whose object has clouds in the other split too, where the objects are known.
+    shared_objects: Mapping[str, int] = field(default_factory=dict)
+    objects: Mapping[str, int] = field(default_factory=dict)  # of a split; empty where every cloud is one, or none is known
+    copies_unknown: bool = False  # there are several clouds of an object, and nothing says which
 
 
 class UnreadableDataError(ValueError):
@@ -207,7 +213,21 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
         num_classes=_expected_classes(config, dataset.num_classes),
         classes={name: len(np.unique(split.labels)) for name, split in splits.items()},
         shared=shared_counts(splits) if overlap else {},
+        shared_objects=_shared_objects(splits),
+        objects={name: len(np.unique(split.groups)) for name, split in splits.items() if split.groups is not None},
+        copies_unknown=maker.holds_copies(config) and dataset.test.groups is None,
     )
+
+
+def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, split, other in (("test", "test", "train"), ("val", "val", "train"), ("both", "test", "val")):
+        if split not in splits or other not in splits:
+            continue
+        mine, theirs = splits[split].groups, splits[other].groups
+        if mine is not None and theirs is not None:
+            found[name] = int(np.isin(mine, theirs).sum())
+    return found
 
 
 def _expected_classes(config: DatasetConfig, num_classes: int) -> int:
@@ -267,7 +287,8 @@ def made_facts(config: Any) -> DataFacts:
 
 def marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> tuple[str, ...]:
     """Return what a table must say of the data beside a number; `trains`: the model learns from batches."""
-    return (*_size_marks(facts), *_class_marks(facts), *_shared_marks(facts, config), *_point_marks(facts, config, trains))
+    found = (*_size_marks(facts), *_class_marks(facts), *_shared_marks(facts, config), *_point_marks(facts, config, trains))
+    return (*found, COPIES_UNKNOWN) if facts.copies_unknown else found
 
 
 def _size_marks(facts: DataFacts) -> Iterator[str]:
@@ -298,10 +319,15 @@ def overlaps(facts: DataFacts) -> list[str]:
     """Return a sentence for each pair of splits that share clouds."""
     found = []
     for name, of, other in (("test", "test", "training"), ("val", "validation", "training"), ("both", "test", "validation")):
+        size = facts.sizes.get("test" if name == "both" else name, 0)
         shared = facts.shared.get(name, 0)
         if shared:
-            size = facts.sizes["test" if name == "both" else name]
             found.append(f"{shared:,} of {size:,} {of} clouds are {other} clouds")
+        copies = facts.shared_objects.get(name, 0)
+        if copies:
+            found.append(f"{copies:,} of {size:,} {of} clouds are of objects that have {other} clouds too")
+    if facts.copies_unknown and "val" in facts.sizes:
+        found.append("validation clouds may be of objects that have training clouds too, for which clouds are copies is not known")
     return found
 
 
@@ -326,11 +352,21 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
         )
     if not data.allow_overlap:
         found += [
-            f"{place}: {text}, whatever the order of their points: mend the data, "
-            "or set dataset.allow_overlap: true, and every table says so"
+            f"{place}: {text}{_what_to_do(text)}, or set dataset.allow_overlap: true, and every table says so"
             for text in overlaps(facts)
         ]
     return found
+
+
+def _what_to_do(text: str) -> str:
+    if "not known" in text:
+        return (
+            ": leave out dataset.val_fraction, take a variant with one cloud an object (obj_bg, obj_only), name the objects in "
+            "text files beside the data (docs/models.md)"
+        )
+    if "objects" in text:
+        return ": mend the data, or the files that name the objects"
+    return ", whatever the order of their points: mend the data"
 
 
 def _too_few_points(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig
+from pointsweep.config import DatasetConfig, added
 from pointsweep.data.base import Copy, Dataset, data_folder, folders_with
 from pointsweep.data.cache import arrays_of_files
 from pointsweep.data.clouds import as_stored
@@ -32,6 +32,9 @@ VARIANTS = {  # variant -> folder, ending of the file names
     "obj_only": ("main_split_nobg", ""),
 }
 PUBLISHED = {"pb_t50_rs": (11416, 2882), "obj_bg": (2309, 581), "obj_only": (2309, 581)}  # training and test objects (spec 6.1)
+ONE_CLOUD_AN_OBJECT = ("obj_bg", "obj_only")
+OBJECTS_FILE = "_objects.txt"  # beside a split's file, with its stem: the object of each cloud, one a line
+RANDOM_ORDERS = 199  # that an order of copies is compared with
 ORIGIN = "ScanObjectNN is handed out after a terms-of-use form by its authors (hkust-vgd.github.io/scanobjectnn)."
 
 
@@ -40,19 +43,36 @@ class ScanObjectNNConfig(DatasetConfig):
     num_classes: ClassVar[int] = 15
 
     variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    # The clouds of an object stand in the file one after another, so many of each: for files of such an order, which is checked.
+    copies_in_a_row: int | None = added(None)
     folder: str = "scanobjectnn"  # below POINTSWEEP_DATA
     scale: tuple[float, float] = (0.9, 1.1)
     rotate: Literal["none", "gravity", "all"] = "gravity"
 
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.copies_in_a_row is not None and self.copies_in_a_row < 2:
+            yield f"copies_in_a_row: must be at least 2 or null, got {self.copies_in_a_row}"
+
 
 class ScanObjectNN(Dataset):
-    """2,048 points a cloud, not normalised; augmented before it is sampled (spec 2.9)."""
+    """2,048 points a cloud, not normalised; augmented before it is sampled (spec 2.9).
+
+    The perturbed variants (PB_...) have about five clouds of each object, which differ in crop, rotation and scale. No
+    published file says which these are, and in the files the classes of neighbouring clouds differ: see `objects_of`.
+    """
 
     origin = ORIGIN
 
     def __init__(self, config: ScanObjectNNConfig) -> None:
-        arrays, digest = stored(data_folder("scanobjectnn", config.folder, ORIGIN), config.variant)
-        super().__init__(config, CLASSES, arrays, digest)
+        folder = data_folder("scanobjectnn", config.folder, ORIGIN)
+        arrays, digest = stored(folder, config.variant)
+        groups = objects_of(split_files(folder, config.variant), arrays, config.copies_in_a_row)
+        super().__init__(config, CLASSES, arrays, digest, groups)
+
+    @classmethod
+    def holds_copies(cls, config: DatasetConfig) -> bool:
+        return config.variant not in ONE_CLOUD_AN_OBJECT  # type: ignore[attr-defined]
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
@@ -107,6 +127,70 @@ def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
         arrays[f"{split}_points"] = as_stored(points, str(file))
         arrays[f"{split}_labels"] = labels
     return arrays
+
+
+def objects_of(
+    files: Mapping[str, Path], arrays: Mapping[str, np.ndarray], copies_in_a_row: int | None
+) -> dict[str, np.ndarray] | None:
+    """Which object each cloud is of, by split; None where it is not known. Raises ValueError.
+
+    Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the configuration claims.
+    """
+    texts = {split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()}
+    there = [path for path in texts.values() if path.is_file()]
+    if there:
+        missing = [str(path) for path in texts.values() if not path.is_file()]
+        if missing:
+            raise ValueError(f"{there[0]} says which clouds are of one object, {missing[0]} is not there")
+        names = {split: read_text(path).split() for split, path in texts.items()}
+        numbers = {name: number for number, name in enumerate(sorted(set().union(*names.values())))}
+        return {split: np.array([numbers[name] for name in own], dtype=np.int64) for split, own in names.items()}
+    if copies_in_a_row is None:
+        return None
+    found: dict[str, np.ndarray] = {}
+    start = 0
+    for split in files:
+        points, labels = arrays[f"{split}_points"], arrays[f"{split}_labels"]
+        groups = np.arange(len(labels)) // copies_in_a_row
+        _require_copies(points, labels, groups, copies_in_a_row, split)
+        found[split] = start + groups
+        start += int(groups[-1]) + 1
+    return found
+
+
+def _require_copies(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, copies: int, split: str) -> None:
+    """Raise ValueError unless the clouds of a row are of one class, and more alike than clouds of a class in any other order."""
+    claim = f"dataset.copies_in_a_row: {copies}, but"
+    if len(labels) % copies:
+        raise ValueError(f"{claim} the {len(labels)} {split} clouds are no multiple of it")
+    if (labels.reshape(-1, copies) != labels[::copies, None]).any():
+        row = int(np.flatnonzero((labels.reshape(-1, copies) != labels[::copies, None]).any(axis=1))[0])
+        raise ValueError(f"{claim} {split} clouds {row * copies} to {row * copies + copies - 1} are of different classes")
+    shapes = np.stack([_shape(cloud) for cloud in points])  # (n, 3)
+    spread = _spread_in_groups(shapes, copies)
+    generator = np.random.default_rng(0)
+    by_class = np.argsort(labels, kind="stable")
+    at_random = []
+    for _ in range(RANDOM_ORDERS):
+        # Clouds change places within their class.
+        shuffled = np.lexsort((generator.random(len(labels)), labels))
+        order = np.empty_like(by_class)
+        order[by_class] = shuffled
+        at_random.append(_spread_in_groups(shapes[order], copies))
+    if spread >= min(at_random):
+        raise ValueError(f"{claim} {split} clouds in a row are no more alike than others of their class")
+
+
+def _shape(points: np.ndarray) -> np.ndarray:
+    """What turning a cloud (P, 3) leaves: the extents along its own axes, sorted (3,)."""
+    centred = points.astype(np.float64) - points.mean(axis=0)
+    extents: np.ndarray = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(points)), 0.0))
+    return extents
+
+
+def _spread_in_groups(shapes: np.ndarray, copies: int) -> float:
+    """The mean variance inside rows of so many clouds."""
+    return float(shapes.reshape(-1, copies, shapes.shape[1]).var(axis=1).mean())
 
 
 def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:

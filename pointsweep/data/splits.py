@@ -14,14 +14,34 @@ def in_turn(labels: np.ndarray) -> np.ndarray:
     return np.lexsort((labels, rank))
 
 
-def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows kept and rows held out: `fraction` of every class (at least one), the same in every trial."""
+def hold_out(labels: np.ndarray, fraction: float, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows kept and rows held out: `fraction` of every class (at least one), the same in every trial.
+
+    `groups` (n,) says which clouds are of one object: its clouds are all kept or all held out.
+    """
     if fraction == 0:
         return np.arange(len(labels)), np.zeros(0, dtype=np.int64)
     generator = np.random.default_rng(0)
     held = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        held.append(generator.permutation(rows)[: max(1, round(fraction * len(rows)))])
+        wanted = max(1, round(fraction * len(rows)))
+        if groups is None:
+            held.append(generator.permutation(rows)[:wanted])
+        else:
+            held.append(_whole_groups(rows, groups, wanted, generator))
     held_rows = np.concatenate(held)
     return np.setdiff1d(np.arange(len(labels)), held_rows), held_rows
+
+
+def _whole_groups(rows: np.ndarray, groups: np.ndarray, wanted: int, generator: np.random.Generator) -> np.ndarray:
+    """Rows of whole groups, drawn until there are at least `wanted`."""
+    taken: list[np.ndarray] = []
+    count = 0
+    for group in generator.permutation(np.unique(groups[rows])):
+        if count >= wanted:
+            break
+        members = rows[groups[rows] == group]
+        taken.append(members)
+        count += len(members)
+    return np.concatenate(taken)
