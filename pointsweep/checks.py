@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from pointsweep import registry, scalars
+from pointsweep import official, registry, scalars
 from pointsweep.config import MODEL_PARTS, PARTS, Config, HeadConfig, PositionsConfig, TrainConfig, TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.records import FIRST_WITH_CHECKSUM, Record
@@ -44,6 +44,7 @@ def config_problem(record: Record, config: TrialConfig) -> str:
 
 def check_trial(data: Mapping[str, Any]) -> tuple[TrialConfig | None, list[tuple[str, str]]]:
     """The trial, or None, and all (dotted path, message) that are wrong with it."""
+    data = official.with_defaults(data)
     problems: list[tuple[str, str]] = []
     values: dict[str, Any] = {}
     whole = data.get("network") is not None
@@ -82,6 +83,8 @@ def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
         yield "network", f"{config.network.name} classifies whole clouds; {config.dataset.name} needs a backbone and a method"
     if config.dataset.num_categories and config.compat != "fixed":
         yield "compat", f"the published programs are those of classification; allowed on {config.dataset.name}: fixed"
+    if config.dataset.heights and (config.tokenizer is None or config.tokenizer.name != "point_pn"):
+        yield "dataset.heights", "the tokenizer point_pn alone takes heights; leave them out with any other"
     if config.head and config.backbone and config.head.pool == "class_max" and not config.backbone.class_token:
         yield "head.pool", f"{config.backbone.name} has no class token; allowed: mean_max, mean_plus_max"
 

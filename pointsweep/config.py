@@ -64,6 +64,8 @@ class DatasetConfig(NamedConfig):
     rotate: Literal["none", "gravity", "all"] = "none"  # a uniform turn about the y axis, or about any
     center: bool = True  # subtract the mean, after scaling
     unit_sphere: bool = False  # then divide by the largest norm
+    # A fourth channel: the height above the cloud's lowest point, after scaling, before centring (APPT's program).
+    heights: bool = added(False)
     val_fraction: float = 0.0  # of every class of the training split, kept out for validation
     # In which order test clouds are put into batches. It is without effect unless a model sees the other clouds of its batch.
     test_order: Literal["file", "by_class", "shuffled"] = added("file")
@@ -270,6 +272,9 @@ PARTS = {"dataset": "datasets", "network": "networks", "tokenizer": "tokenizers"
 MODEL_PARTS = ("tokenizer", "backbone", "positions", "method", "head")
 
 
+PROGRAMS = 2  # raised whenever `compat: official` of a backbone with a method starts to give other numbers
+
+
 def canonical_json(config: Config) -> str:
     """Sorted, compact JSON of all fields; `added` fields at their default are left out, revisions above 1 are put in."""
     return json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -279,6 +284,8 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, Config):
         kept = [f for f in fields(value) if not (f.metadata.get("added") and getattr(value, f.name) == f.default)]
         node = {f.name: _canonical(getattr(value, f.name)) for f in kept}
+        if isinstance(value, TrialConfig) and value.compat == "official" and value.network is None:
+            node["program"] = PROGRAMS
         return node | ({"revision": value.revision} if value.revision > 1 else {})
     if isinstance(value, float):
         return value + 0.0  # -0.0 is 0.0

@@ -35,7 +35,12 @@ class Dropout(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a whole residual branch of a sample in training (stochastic depth, arXiv 1603.09382); see `Dropout` for its noise."""
+    """Drops a whole residual branch of a sample in training (stochastic depth, arXiv 1603.09382); see `Dropout` for its noise.
+
+    `lead`: how many of the first axes have a draw for each of their entries; 1 is a draw for each sample.
+    """
+
+    lead = 1
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -45,7 +50,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        shape = (x.shape[0],) + (1,) * (x.dim() - 1)
+        shape = x.shape[: self.lead] + (1,) * (x.dim() - self.lead)
         keep = uniform(shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
 

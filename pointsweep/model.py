@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointsweep import registry
+from pointsweep import official, registry
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import HeadConfig, TrialConfig
 from pointsweep.layers import Dropout, drawn
@@ -77,16 +77,20 @@ class PointModel(nn.Module):
             if not backbone.norm.weight.is_meta:
                 self.weights_origin = backbone.load()
                 self.change_per_block = backbone.change_per_block()
+        program = official.program(config)
         backbone.use_compat(config.compat)
+        backbone.follow(program)
         self.backbone = backbone.requires_grad_(False)
         dim, prefix = backbone.dim, backbone.prefix
         self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
+        self.tokenizer.skips_near_origin = program.skips_near_origin
         self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
         own_class_token = backbone.cls_token is not None
         if prefix:
             self._take_class_token(backbone, config.positions.init_std)
         backbone.norm.requires_grad_(True)
         self.method: Method = registry.load("methods", config.method.name)(config.method, config.compat)
+        self.method.program = program
         self.method.attach(backbone, prefix, config.positions.num_views)
         if own_class_token and not self.method.trains_class_token:
             self.cls_token.requires_grad_(False)
@@ -127,12 +131,13 @@ class PointModel(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """points (B, P, 3) -> logits (B, classes); on a data set of parts with category (B,) -> (B, parts, P).
+        """points (B, P, 3), or (B, P, 4) with heights -> logits (B, classes).
 
-        `made` is what the tokenizer gave for these points, where it has been run already.
+        On a data set of parts with category (B,) -> (B, parts, P). `made` is what the tokenizer gave for these points, where
+        it has been run already.
         """
         tokens, centers = self.tokenizer(points) if made is None else made  # (B, N, C), (B, N, 3)
-        tokens, seen = self.method.observe(points, tokens)
+        tokens, seen = self.method.observe(points[:, :, :3], tokens)
         context, encoding, bias = None, None, None
         found: list[Level] = []
         for index, block in enumerate(self.backbone.blocks):

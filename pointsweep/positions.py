@@ -95,6 +95,9 @@ class Positions(nn.Module):
             found = self.encode(index, places * (self.plane.width - 1) / self.plane.width)
         else:
             found = self.encode(index, places)
+            if found is not None and self.compat == "official":
+                # The program has (C, N) a view and reshapes it to (N, C) where it should transpose (T41).
+                found = found.transpose(2, 3).reshape(found.shape)
         return None if found is None else found.mean(dim=1)
 
     def _official_line(self, index: int, places: Tensor) -> Tensor | None:

@@ -43,6 +43,7 @@ class PointPNLight(nn.Module):
     """
 
     uses_stem = False
+    skips_near_origin = False  # set by the model: see official.py
 
     def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
@@ -61,7 +62,8 @@ class PointPNLight(nn.Module):
         return self._around(points)[1][-1][0]
 
     def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
-        return neighbourhoods(points, [self.num_tokens << shift for shift in (2, 1, 0)], self.config.neighbours)
+        counts = [self.num_tokens << shift for shift in (2, 1, 0)]
+        return neighbourhoods(points, counts, self.config.neighbours, self.skips_near_origin)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         features = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, D / 2)
@@ -74,7 +76,9 @@ class PointPNLight(nn.Module):
     def _stage(self, stage: nn.Module, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
         """neighbour (B, G, K, C), own (B, G, C), relative (B, G, K, 3) -> (B, G, 2C)."""
         wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
-        wide = wide + encoded(relative, wide.shape[3], self.config.normalisation, self.official)
+        scan = self.config.normalisation == "scan"
+        kind = "exact_scan" if scan and self.official else self.config.normalisation
+        wide = wide + encoded(relative, wide.shape[3], kind, self.official)
         return stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
 
 
@@ -97,13 +101,15 @@ class PointPNConfig(TokenizerConfig):
 
 
 class PointPN(nn.Module):
-    """points (B, P, 3) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96: 3,369,792 parameters.
+    """points (B, P, 3 or 4) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96: 3,369,792 parameters.
 
-    Four stages of 2, 4, 8 and 8 times `embed_dim` channels. The heights are those of the cloud as it comes, normalised; the program
-    takes them before it centres and scales. Where the last stage is not `dim` wide, one trained linear layer leads there.
+    Four stages of 2, 4, 8 and 8 times `embed_dim` channels. The heights are the fourth channel of the points, where the data set
+    gives one (`dataset.heights`, as the program does), else those of the cloud as it comes, normalised. Where the last stage is
+    not `dim` wide, one trained linear layer leads there.
     """
 
     uses_stem = False
+    skips_near_origin = False  # set by the model: see official.py
 
     def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
@@ -117,13 +123,16 @@ class PointPN(nn.Module):
 
     def geometry(self, points: Tensor) -> Tensor:
         """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
-        return self._around(points)[1][-1][0]
+        return self._around(points[:, :, :3])[1][-1][0]
 
     def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
-        return neighbourhoods(points, [self.num_tokens << shift for shift in (3, 2, 1, 0)], self.config.neighbours)
+        counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
+        return neighbourhoods(points, counts, self.config.neighbours, self.skips_near_origin)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = with_height(points) if self.config.height else points
+        inputs, points = points, points[:, :, :3]
+        if inputs.shape[2] == 3 and self.config.height:
+            inputs = with_height(points)
         features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
         index, around = self._around(points)
         own, centers = gather(features, index), points
@@ -158,6 +167,8 @@ class Patch(nn.Module):
     A 3d backbone's own pretrained embedding is taken, and stays frozen with it; in front of any other one it is new and trains.
     """
 
+    skips_near_origin = False
+
     def __init__(self, config: PatchConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens = config, config.num_tokens
@@ -173,7 +184,8 @@ class Patch(nn.Module):
         return self._around(points)[0]
 
     def _around(self, points: Tensor) -> Around:
-        return neighbourhoods(points, [self.num_tokens], self.config.neighbours)[1][0]
+        found = neighbourhoods(points, [self.num_tokens], self.config.neighbours, self.skips_near_origin)
+        return found[1][0]
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         centers, _, relative = self._around(points)
@@ -183,15 +195,20 @@ class Patch(nn.Module):
 Around = tuple[Tensor, Tensor, Tensor]  # centres (B, G, 3), their neighbours (B, G, K), relative coordinates (B, G, K, 3)
 
 
-def neighbourhoods(points: Tensor, counts: Sequence[int], neighbours: int) -> tuple[Tensor, list[Around]]:
+def neighbourhoods(
+    points: Tensor,
+    counts: Sequence[int],
+    neighbours: int,
+    skip_near_origin: bool = False,
+) -> tuple[Tensor, list[Around]]:
     """Indices (B, G) of the first stage's centres among points (B, P, 3), and every stage's neighbourhoods.
 
-    A stage's neighbours are among the centres of the stage before it.
+    A stage's neighbours are among the centres of the stage before it. `skip_near_origin`: see `farthest_points`.
     """
 
     def make(points: Tensor) -> tuple[Tensor, list[Around]]:
         # Farthest point sampling is nested: the centres of the later stages are the first ones of this sample.
-        index = farthest_points(points, counts[0])
+        index = farthest_points(points, counts[0], skip_near_origin)
         order, places, found = gather(points, index), points, []
         for count in counts:
             centers = order[:, :count]
@@ -200,7 +217,7 @@ def neighbourhoods(points: Tensor, counts: Sequence[int], neighbours: int) -> tu
             places = centers
         return index, found
 
-    return once([points], ("neighbourhoods", tuple(counts), neighbours), make)
+    return once([points], ("neighbourhoods", tuple(counts), neighbours, skip_near_origin), make)
 
 
 def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
@@ -217,8 +234,12 @@ def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:
 
     `official` takes one standard deviation over the whole batch for `mn40` (T4): what a cloud gives then depends on the others.
     """
+    largest = relative.abs().amax(dim=2, keepdim=True)
     if kind == "scan":
-        return relative / (relative.abs().amax(dim=2, keepdim=True) + 1e-6)
+        return relative / (largest + 1e-6)
+    if kind == "exact_scan":
+        # As Any2Point's program (T42), but for a group that is flat on an axis, of which that makes NaN.
+        return relative / torch.where(largest > 0, largest, torch.ones_like(largest))
     if official:
         return relative / (relative.std() + 1e-5)
     return relative / (relative.flatten(1).std(dim=1)[:, None, None, None] + 1e-5)

@@ -27,6 +27,7 @@ from pointsweep.config import WEIGHT_KINDS, BackboneConfig
 from pointsweep.errors import MissingWeights
 from pointsweep.joint import folded
 from pointsweep.layers import Dropout, DropPath, QuickGELU
+from pointsweep.official import Program
 
 log = logging.getLogger("pointsweep.backbones")
 
@@ -134,6 +135,8 @@ class Block(nn.Module):
     Post-norm (BERT): h = LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
     """
 
+    drops_attention = True  # drop path acts on the attention branch too
+
     def __init__(self, shape: Shape, attention_dropout: float, drop_path: float) -> None:
         super().__init__()
         self.post_norm = shape.post_norm
@@ -153,7 +156,8 @@ class Block(nn.Module):
         if self.post_norm:
             x = self.norm1(x + self.drop_path(self.scale1(self.attn(x, bias))))
             return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x))), x))
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), bias)))
+        attended = self.scale1(self.attn(self.norm1(x), bias))
+        x = x + (self.drop_path(attended) if self.drops_attention else attended)
         y = self.norm2(x)
         return x + after_ffn(self.drop_path(self.scale2(self.ffn(y))), y)
 
@@ -192,6 +196,22 @@ class Backbone(nn.Module):
     def use_compat(self, compat: str) -> None:
         """`official`: behave like the published program where it is known to differ (spec 8)."""
         self.compat = compat
+
+    def follow(self, program: Program) -> None:
+        """Do what a released program does that no setting says: the norms' eps, and which branches drop path acts on."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.drops_attention = program.drops_attention
+            if program.block_eps is not None:
+                for norm in (block.norm1, block.norm2):
+                    assert isinstance(norm, (nn.LayerNorm, nn.RMSNorm))
+                    norm.eps = program.block_eps
+        if program.final_eps is not None:
+            assert isinstance(self.norm, (nn.LayerNorm, nn.RMSNorm))
+            self.norm.eps = program.final_eps
+        if self.stem is not None:
+            for patch in self.stem.patches:
+                patch.trains_norms = program.trains_frozen_norms
 
     @abstractmethod
     def positions(self, places: Tensor) -> Tensor | None:

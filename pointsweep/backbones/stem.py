@@ -16,8 +16,11 @@ from torch import Tensor, nn
 class PatchEmbedding(nn.Module):
     """Groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's maximum beside each point, two layers, maximum.
 
-    While it is frozen its batch norms keep the checkpoint's statistics, in training too.
+    While it is frozen its batch norms keep the checkpoint's statistics, in training too. `trains_norms`: they take the batch's
+    statistics in training and move their own, as in the released programs (T46).
     """
+
+    trains_norms = False
 
     def __init__(self, first: tuple[int, int, int], second: tuple[int, int]) -> None:
         super().__init__()
@@ -25,7 +28,8 @@ class PatchEmbedding(nn.Module):
         self.second_conv = _two_layers(2 * first[2], *second)
 
     def train(self, mode: bool = True) -> PatchEmbedding:
-        return super().train(mode and any(p.requires_grad for p in self.parameters()))
+        trains = self.trains_norms or any(p.requires_grad for p in self.parameters())
+        return super().train(mode and trains)
 
     def forward(self, groups: Tensor) -> Tensor:
         points = groups.flatten(0, 1).transpose(1, 2)  # (B N, C_in, K)

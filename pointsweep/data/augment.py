@@ -11,18 +11,23 @@ import torch
 from torch import Tensor
 
 from pointsweep.config import DatasetConfig
-from pointsweep.geometry import to_device
+from pointsweep.geometry import to_device, with_height
 
 
 def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -> Tensor:
     """points (B, P, 3) -> (B, P, 3): scale, centre, unit sphere, rotation, translation, each as the config says.
 
-    What is random is drawn on the CPU, wherever the points are: the same for every device.
+    What is random is drawn on the CPU, wherever the points are: the same for every device. Heights are a fourth channel, taken
+    after scaling where the config asks for them; those that the points have already are scaled with the y axis.
     """
     low, high = config.scale
     if (low, high) != (1.0, 1.0):
-        points = points * to_device(low + (high - low) * torch.rand(len(points), 1, 3, generator=generator), points.device)
+        factors = low + (high - low) * torch.rand(len(points), 1, 3, generator=generator)
+        if points.shape[2] == 4:
+            factors = torch.cat([factors, factors[:, :, 1:2]], dim=2)
+        points = points * to_device(factors, points.device)
     points = normalise(points, config)
+    heights, points = points[:, :, 3:], points[:, :, :3]
     if config.rotate == "gravity":
         points = points @ to_device(turns_about_y(len(points), generator), points.device)
     elif config.rotate == "all":
@@ -30,16 +35,22 @@ def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -
     if config.translate:
         shift = config.translate * (2 * torch.rand(len(points), 1, 3, generator=generator) - 1)
         points = points + to_device(shift, points.device)
-    return points
+    return torch.cat([points, heights], dim=2) if heights.shape[2] else points
 
 
 def normalise(points: Tensor, config: DatasetConfig) -> Tensor:
-    """points (B, P, 3): the mean subtracted and the largest norm made 1, where the config says so; no randomness."""
+    """points (B, P, 3): the mean subtracted and the largest norm made 1, where the config says so; no randomness.
+
+    Heights, where the config asks for them or the points have them, are those before: (B, P, 4).
+    """
+    if config.heights and points.shape[2] == 3:
+        points = with_height(points)
+    heights, points = points[:, :, 3:], points[:, :, :3]
     if config.center:
         points = points - points.mean(dim=1, keepdim=True)
     if config.unit_sphere:
         points = points / points.norm(dim=2).amax(dim=1)[:, None, None].clamp(min=1e-9)
-    return points
+    return torch.cat([points, heights], dim=2) if heights.shape[2] else points
 
 
 def turns_about_y(count: int, generator: torch.Generator) -> Tensor:

@@ -211,7 +211,7 @@ def sample(points: Tensor, count: int) -> Tensor:
     """Farthest point samples (B, count, 3) of points (B, P, 3); all points, as they are, where there are no more."""
     if count >= points.shape[1]:
         return points
-    return gather(points, farthest_points(points, count))
+    return gather(points, farthest_points(points[:, :, :3], count))
 
 
 def data_folder(name: str, folder: str, origin: str) -> Path:

@@ -191,6 +191,9 @@ class Any2Point(Method):
         if config.local_aggregation:
             self.attention = LocalAttention(config, num_views, dim)
             self.drop_paths = nn.ModuleList(DropPath(rate) for rate in backbone.drop_path_rates)
+            if self.program.drops_each_token:
+                for drop_path in self.drop_paths:
+                    drop_path.lead = 3  # type: ignore[assignment]  # a draw for every cloud, view and token
 
     def begin(
         self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pointsweep.backbones.base import Backbone
 from pointsweep.config import MethodConfig
+from pointsweep.official import Program
 
 
 class Method(nn.Module):
@@ -26,6 +27,7 @@ class Method(nn.Module):
         super().__init__()
         self.config: Any = config
         self.compat = compat
+        self.program = Program()  # of the model: what a released program does that no setting says
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         """Once: make own parameters; thaw (`requires_grad_`) or wrap parts of the frozen backbone."""

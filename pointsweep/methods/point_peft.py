@@ -22,9 +22,9 @@ from pointsweep.backbones.stem import Stem
 from pointsweep.config import MethodConfig
 from pointsweep.geometry import farthest_points, gather, nearest
 from pointsweep.joint import folded
-from pointsweep.layers import Bottleneck, Dropout, insert_tokens, remove_tokens
+from pointsweep.layers import Bottleneck, Dropout, DropPath, insert_tokens, remove_tokens
 from pointsweep.methods.base import Method
-from pointsweep.methods.point_peft_parts import GatedPrompts, LocalStage, frozen_copy
+from pointsweep.methods.point_peft_parts import AroundPrompts, GatedPrompts, LocalStage, frozen_copy
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PointPEFT(Method):
             if config.adapter_gate:
                 self.gates = nn.Parameter(torch.zeros(len(self.widths)))
         if config.local:
-            self._make_local()
+            self._make_local(backbone.drop_path_rates)
         if config.bias_tuning:
             for name, parameter in backbone.blocks.named_parameters():
                 if name.endswith(".bias"):
@@ -127,12 +127,17 @@ class PointPEFT(Method):
                 assert isinstance(block, Block)
                 assert isinstance(block.attn, Attention)
                 block.attn = GatedPrompts(block.attn, self.prefix, config.num_prompts)
+                if not self.program.norms_prompts:
+                    block.norm1 = AroundPrompts(block.norm1, self.prefix, config.num_prompts)
 
-    def _make_local(self) -> None:
+    def _make_local(self, rates: list[float]) -> None:
         config = self.config
         scale_widths = [self.widths[start] for start in self.starts]
         self.local = nn.ModuleList(LocalStage(w, config.local_pool == "max_mean", config.center_scale) for w in scale_widths)
         self.norms = nn.ModuleList(nn.BatchNorm1d(w) for w in self.widths)
+        self.drop_paths = nn.ModuleList(DropPath(rate if self.program.drops_groups else 0.0) for rate in rates)
+        for drop_path in self.drop_paths:
+            drop_path.lead = 2  # type: ignore[assignment]  # a draw for every cloud and group
         if self.depth and config.prompt_kind == "concat":
             self.coordinates = nn.Parameter(torch.empty(config.num_prompts, 3))
             nn.init.trunc_normal_(self.coordinates, std=0.02)
@@ -155,8 +160,8 @@ class PointPEFT(Method):
     @torch.no_grad()
     def _query(self, points: Tensor) -> Tensor:
         """points (B, P, 3) -> the maximum over the frozen encoder's tokens, (B, C); in Point-M2AE mean + maximum."""
-        encoder, config = self.encoder, self.config
-        centers = gather(points, farthest_points(points, min(config.bank_groups, points.shape[1])))
+        encoder, config, skip = self.encoder, self.config, self.program.skips_near_origin
+        centers = gather(points, farthest_points(points, min(config.bank_groups, points.shape[1]), skip))
         near = nearest(centers, points, min(config.bank_group_size, points.shape[1]))
         tokens = encoder.stem.reduce(encoder.stem.patches[0](gather(points, near) - centers.unsqueeze(2)))
         for index, block in enumerate(encoder.blocks):
@@ -193,15 +198,19 @@ class PointPEFT(Method):
         scale, config = self.starts.index(index), self.config
         count = config.local_centers[scale] if config.local_centers else max(centers.shape[1] // 2, 1)
         local: Any = self.local[scale]
-        plain = local.groups(centers, centers, count, config.local_neighbours)
+        skip = self.program.skips_near_origin
+        plain = local.groups(centers, centers, count, config.local_neighbours, skip)
         if not hasattr(self, "coordinates"):
             return tokens, Context(seen, plain, plain)
         own = self.coordinates.expand(len(centers), -1, -1)  # (B, S, 3)
         if self.compat == "official":
             cloud = torch.cat([own, seen.points], dim=1)
-            centers = gather(cloud, farthest_points(cloud.detach(), centers.shape[1]))
-            return tokens, Context(seen, plain, local.groups(centers, centers, count, config.local_neighbours))
-        return tokens, Context(seen, plain, local.groups(torch.cat([own, centers], dim=1), centers, count, config.local_neighbours))
+            centers = gather(cloud, farthest_points(cloud.detach(), centers.shape[1], skip))
+            places = centers
+        else:
+            places = torch.cat([own, centers], dim=1)
+        prompted = local.groups(places, centers, count, config.local_neighbours, skip)
+        return tokens, Context(seen, plain, prompted)
 
     def before_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
         if index >= self.depth:
@@ -239,6 +248,7 @@ class PointPEFT(Method):
         values = tokens[:, self.prefix :]  # (B, [S +] N, C)
         short = prompted and self.compat == "official"
         local: Any = self.local[scale]
-        found = local(values, groups, self.norms[index], groups.back.shape[1] if short else None)  # (B, N, C)
+        stride = groups.back.shape[1] if short else None
+        found = local(values, groups, self.norms[index], stride, self.drop_paths[index])  # (B, N, C)
         front = tokens.shape[1] - found.shape[1]
         return torch.cat([tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * found], dim=1)

@@ -42,18 +42,32 @@ class LocalStage(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @staticmethod
-    def groups(places: Tensor, tokens_at: Tensor, count: int, neighbours: int) -> Groups:
+    def groups(
+        places: Tensor,
+        tokens_at: Tensor,
+        count: int,
+        neighbours: int,
+        skip_near_origin: bool = False,
+    ) -> Groups:
         """Of values at `places` (B, n, 3), for tokens at (B, N, 3). A gradient flows through `back` alone."""
-        chosen = farthest_points(places.detach(), min(count, places.shape[1]))  # (B, G)
+        count = min(count, places.shape[1])
+        chosen = farthest_points(places.detach(), count, skip_near_origin)  # (B, G)
         at = gather(places, chosen)
         near = nearest(at.detach(), places.detach(), min(neighbours, places.shape[1]))
         closeness = 1 / ((tokens_at.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=3) + 1e-8)  # (B, N, G)
         return Groups(near, chosen, closeness / closeness.sum(dim=2, keepdim=True))
 
-    def forward(self, values: Tensor, groups: Groups, norm: nn.Module, stride: int | None) -> Tensor:
+    def forward(
+        self,
+        values: Tensor,
+        groups: Groups,
+        norm: nn.Module,
+        stride: int | None,
+        drop_path: nn.Module,
+    ) -> Tensor:
         """values (B, n, C) -> (B, N, C). With a `stride` shorter than n the indices meet other values, of other clouds too (T2)."""
         members = self._look_up(values, groups.near, stride)  # (B, G, K, C)
-        members = members + self._attend(self.norm(members))
+        members = members + drop_path(self._attend(self.norm(members)))
         pooled = members.amax(dim=2)
         if self.mean_too:
             pooled = pooled + members.mean(dim=2)
@@ -97,6 +111,19 @@ class GatedPrompts(nn.Module):
         mixed = frozen._attend(q, k, v, bias) + self.gate * (weights @ pv)
         output = frozen.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
         return torch.cat([output[:, : self.prefix], torch.zeros_like(prompts), output[:, self.prefix :]], dim=1)
+
+
+class AroundPrompts(nn.Module):
+    """A frozen norm that leaves the prompts behind the class token as they are, as the released program does (T48)."""
+
+    def __init__(self, norm: nn.Module, prefix: int, num_prompts: int) -> None:
+        super().__init__()
+        self.norm, self.prefix, self.num_prompts = norm, prefix, num_prompts
+
+    def forward(self, x: Tensor) -> Tensor:
+        end = self.prefix + self.num_prompts
+        normed: Tensor = self.norm(x)
+        return torch.cat([normed[:, : self.prefix], x[:, self.prefix : end], normed[:, end:]], dim=1)
 
 
 def frozen_copy(backbone: Backbone) -> Backbone:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pointsweep.backbones.tiny import Tiny, TinyConfig
+from pointsweep.layers import DropPath
 from pointsweep.methods.point_peft import PointPEFT, PointPEFTConfig
 from pointsweep.methods.point_peft_parts import GatedPrompts, LocalStage
 
@@ -61,7 +62,7 @@ def test_the_local_stage_token_by_token():
     stage, norm = LocalStage(12, mean_too=True, center_scale=0.3), nn.BatchNorm1d(12).eval()
     values, places = torch.randn(1, 6, 12), torch.randn(1, 6, 3)
     groups = stage.groups(places, places, 2, 3)
-    found = stage(values, groups, norm, None)[0]
+    found = stage(values, groups, norm, None, DropPath(0.0))[0]
     pooled, at = [], []
     for center in groups.centers[0]:
         at.append(places[0, center])
