@@ -18,7 +18,7 @@ from pointsweep.config import DatasetConfig
 from pointsweep.errors import MissingData, unknown
 from pointsweep.events import trial_status
 from pointsweep.notes import percent
-from pointsweep.paired import ModelTest, bootstrap, correctness, model_tests, packed, same_objects
+from pointsweep.paired import ModelTest, bootstrap, correctness, groups_of, model_tests, packed, same_objects
 from pointsweep.records import Record
 from pointsweep.render import accuracy, count
 from pointsweep.stats import Difference, difference
@@ -139,10 +139,11 @@ def over_objects(names: tuple[str, str], found: Arms, protocol: str) -> Iterator
         return
     if all(same_objects(pairs[0][0], one) and one.config.get("dataset") == pairs[0][0].config.get("dataset") for one, _ in pairs):
         arms = [{seed: _right(arm[seed], protocol) for seed in shared} for arm in found]
-        drawn = bootstrap(arms[0], arms[1])
+        groups = groups_of(pairs[0][0])
+        drawn = bootstrap(arms[0], arms[1], groups=groups)
         over = "objects and seeds" if drawn.seeds > 1 else "objects alone, of one seed: it knows nothing of other seeds"
         interval = f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
-        yield f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}), {drawn.objects:,} objects"
+        yield f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}), {drawn.objects:,} objects{of_clouds(groups)}"
     else:
         yield "bootstrap over objects and seeds: not to be had, every seed has test clouds of its own"
     for test in model_tests(names, dict(zip(names, found, strict=True)), protocol):
@@ -192,10 +193,17 @@ def _right(record: Record, protocol: str) -> np.ndarray:
 
 def of_models(test: ModelTest) -> str:
     """ "seed 0: 41 objects gained, 12 lost; exact McNemar, mid-p: p < 0.001, by Holm p = 0.002"."""
-    head = f"seed {test.seed}: {test.gained} objects gained, {test.lost} lost"
+    unit = "clouds" if test.objects else "objects"
+    head = f"seed {test.seed}: {test.gained} {unit} gained, {test.lost} lost"
     if test.p is None or test.adjusted is None:
         return f"{head}; so few carry no p-value"
-    return f"{head}; exact McNemar, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
+    name = f"exact test of the signs of {test.objects:,} objects" if test.objects else "exact McNemar"
+    return f"{head}; {name}, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
+
+
+def of_clouds(groups: np.ndarray | None) -> str:
+    """ " of 2,882 clouds", where objects have several."""
+    return "" if groups is None else f" of {len(groups):,} clouds"
 
 
 def why(table: Table, store: Store, row: str, column: str) -> str:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from pointsweep import registry
 from pointsweep.config import DatasetConfig, TrainConfig, TrialConfig
-from pointsweep.data.base import Dataset, Split
+from pointsweep.data.base import Dataset, Split, sample
 from pointsweep.data.parts import PartDataset
 from pointsweep.errors import Finding, MissingData
 from pointsweep.failures import BadData
@@ -133,6 +133,11 @@ def small(dataset: Dataset) -> Recording:
 
         def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
             return _double(super().eval_batch(split, index))
+
+        def _samples(self, split: Split) -> np.ndarray:
+            # Training and validation clouds are stored together in a data set, and apart here: each split has its own samples.
+            points = torch.from_numpy(np.array(split.points))
+            return sample(points, self.config.num_points).numpy()
 
         def augmented(self, points: Tensor, generator: torch.Generator) -> Tensor:
             return super().augmented(points.float(), generator).double()  # type: ignore[no-any-return]

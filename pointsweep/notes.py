@@ -30,7 +30,8 @@ def object_notes(table: Table) -> Iterator[str]:
         yield f"one seed, 95 % interval over the test objects (Wilson), which knows nothing of other seeds: {shown}"
     for tests, column in zip(table.models, table.columns, strict=False):
         if tests:
-            yield f"{column}, models that differ object by object (exact McNemar, mid-p, Holm): {models(tests)}"
+            name = "exact signs of objects' net gains" if any(test.objects for test in tests) else "exact McNemar"
+            yield f"{column}, models that differ object by object ({name}, mid-p, Holm): {models(tests)}"
 
 
 def models(tests: Sequence[ModelTest]) -> str:

@@ -3,7 +3,10 @@
 McNemar's exact test, mid-p, for two trained models (Fagerland, Lydersen, Laake 2013, BMC Med. Res. Methodol. 13:91), and a bootstrap
 over objects and seeds for the difference of two arms (Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Statist. 1). The first speaks
 of the two models at hand, and another seed may say otherwise; only the second speaks of the arms.
-Letters: S seeds, n objects, R replicates.
+Where a data set has several clouds of an object (ScanObjectNN's perturbed variants), the object is the unit: its clouds are neither
+tested nor drawn apart. McNemar's test becomes the exact sign-flip test of the objects' net gains (Fisher 1935), the same test where
+every object has one cloud. Wilson's interval gets the number of independent clouds that carry as much (Kish 1965, Survey Sampling).
+Letters: S seeds, n clouds, G objects, R replicates.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import base64
 import binascii
 import itertools
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +43,76 @@ def _bits(text: str, count: int) -> bytes:
     if len(bits) != (count + 7) // 8:
         raise ValueError(f"correctness of {8 * len(bits) - 7} to {8 * len(bits)} objects, expected {count}")
     return bits
+
+
+def packed_groups(groups: np.ndarray) -> str:
+    """Which object each cloud is of (n,), as base64: numbers from 0 in the order of the clouds."""
+    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int32)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return base64.b64encode(zlib.compress(rank[numbers].astype("<i4").tobytes(), 9)).decode()
+
+
+def groups_of(record: Record) -> np.ndarray | None:
+    """Which object each test cloud is of (n,); None where each is one, or where it is not known. Raises ValueError."""
+    text = record.dataset.get("test_groups")
+    if not text:
+        return None
+    try:
+        groups = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i4")
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise ValueError(f"trial {record.key}: the objects of its test clouds cannot be read: {error}") from error
+    if len(groups) != record.dataset["num_test"]:
+        raise ValueError(f"trial {record.key}: objects of {len(groups)} clouds, expected {record.dataset['num_test']}")
+    return groups
+
+
+def effective_clouds(correct: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return how many independent clouds carry as much as these (n,) about a share: from as many as there are objects up to n."""
+    count = len(correct)
+    if groups is None:
+        return float(count)
+    share = float(correct.mean())
+    sizes = np.bincount(groups)
+    objects = len(sizes)
+    if not 0 < share < 1 or objects < 2:  # nothing varies: no more is known than of so many objects
+        return float(objects)
+    residuals = np.bincount(groups, weights=correct) - share * sizes
+    variance = float((residuals**2).sum()) * objects / (objects - 1) / count**2  # of the share, over objects
+    independent = share * (1 - share) / variance if variance else float(count)
+    return min(float(count), max(float(objects), independent))
+
+
+def sign_flip(net: np.ndarray) -> float | None:
+    """The two-sided mid-p of objects' net gains (G,), whole numbers, if each could as well have the other sign.
+
+    None where so few objects differ that no outcome could reach 5 %.
+    """
+    sizes = np.abs(net[net != 0]).astype(np.int64)
+    if 0.5 ** len(sizes) >= 1 - LEVEL:
+        return None
+    chances = np.ones(1)  # of the sums -total ... total, with what was added up to now
+    for size, number in enumerate(np.bincount(sizes)):
+        if size == 0 or number == 0:
+            continue
+        steps = np.zeros(2 * size * int(number) + 1)
+        steps[:: 2 * size] = _binomial(int(number))
+        chances = np.convolve(chances, steps)
+    total = len(chances) // 2
+    reached = abs(int(net.sum()))
+    beyond = float(chances[: total - reached].sum() + chances[total + reached + 1 :].sum())
+    own = float(chances[total - reached] + (chances[total + reached] if reached else 0.0))
+    return min(1.0, beyond + own / 2)
+
+
+def _binomial(number: int) -> np.ndarray:
+    """The chances (number + 1,) of so many of `number` fair coins."""
+    from scipy.special import gammaln
+
+    hits = np.arange(number + 1)
+    logs = gammaln(number + 1) - gammaln(hits + 1) - gammaln(number - hits + 1) - number * math.log(2)
+    chances: np.ndarray = np.exp(logs)
+    return chances
 
 
 def mcnemar(gained: int, lost: int) -> float | None:
@@ -71,7 +145,10 @@ def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
 
 @dataclass(frozen=True)
 class ModelTest:
-    """Two models of one seed: objects that only the first gets right (`gained`) and only the second (`lost`)."""
+    """Two models of one seed: clouds that only the first gets right (`gained`) and only the second (`lost`).
+
+    `objects`: how many objects the clouds are of, which are then tested; 0: every cloud is one.
+    """
 
     first: str
     second: str
@@ -80,6 +157,7 @@ class ModelTest:
     lost: int
     p: float | None
     adjusted: float | None = None  # by Holm, over the tests it was made with
+    objects: int = 0
 
 
 def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,12 +183,17 @@ def same_objects(one: Record, other: Record) -> bool:
     """Whether two trials were tested on the same clouds, so that they can be compared cloud by cloud."""
     if one.dataset is other.dataset:  # as records that were read together share their parts
         return True
-    return all(one.dataset.get(key) == other.dataset.get(key) for key in ("digest", "num_test"))
+    return all(one.dataset.get(key) == other.dataset.get(key) for key in ("digest", "num_test", "test_groups"))
+
+
+def one_episode(record: Record) -> bool:
+    """Whether a trial is one episode of few-shot learning: the unit is then the episode, and its clouds carry no test."""
+    return "way" in (record.config.get("dataset") or {})
 
 
 def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], protocol: str) -> tuple[ModelTest, ...]:
     """Of each arm and the next in `order`, one for every seed that both have; adjusted over all of them together."""
-    kept = {name: {seed: r for seed, r in arms[name].items() if protocol in r.correct} for name in order}
+    kept = {name: {seed: r for seed, r in arms[name].items() if protocol in r.correct and not one_episode(r)} for name in order}
     pairs = [
         (first, second, seed)
         for first, second in itertools.pairwise(order)
@@ -126,8 +209,28 @@ def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], 
         bits[[rows[first, seed] for first, _, seed in pairs]], bits[[rows[second, seed] for _, second, seed in pairs]]
     )
     p_values = _mcnemar_all(gained, lost)
-    found = zip(pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), strict=True)
+    objects = [0] * len(pairs)
+    known: dict[str, np.ndarray | None] = {}
+    for number, (first, second, seed) in enumerate(pairs):
+        one, other = kept[first][seed], kept[second][seed]
+        text = str(one.dataset.get("test_groups") or "")
+        if text not in known:
+            known[text] = groups_of(one)
+        groups = known[text]
+        if groups is not None:
+            p_values[number] = sign_flip(_net(one, other, protocol, groups))
+            objects[number] = int(groups.max()) + 1
+    found = zip(pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), objects, strict=True)
     return tuple(ModelTest(*pair, *tested) for pair, *tested in found)
+
+
+def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.ndarray:
+    """Of each object (G,): clouds that only the first gets right, less those that only the second does."""
+    first, second = correctness(one, protocol), correctness(other, protocol)
+    assert first is not None
+    assert second is not None
+    gains = first.astype(np.int8) - second.astype(np.int8)
+    return np.bincount(groups, weights=gains).round().astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -142,9 +245,15 @@ class Bootstrap:
     objects: int
 
 
-def bootstrap(first: Mapping[int, np.ndarray], second: Mapping[int, np.ndarray], replicates: int = REPLICATES) -> Bootstrap:
+def bootstrap(
+    first: Mapping[int, np.ndarray],
+    second: Mapping[int, np.ndarray],
+    replicates: int = REPLICATES,
+    groups: np.ndarray | None = None,
+) -> Bootstrap:
     """Correctness of two arms by seed, bool (n,) each -> their difference, paired by seed and object.
 
+    `groups` (n,) says which object a cloud is of; None: every cloud is one.
     Objects and seeds are drawn independently, each with replacement. Two repairs make it fit for 2 to 5 seeds: the seeds' deviations
     are widened by sqrt(S / (S - 1)), for a bootstrap's variance is that much too small, and the interval is mean ± t * standard
     error, where quantiles of a handful of seeds would be far too narrow. Raises ValueError where the arms share no seed.
@@ -155,34 +264,44 @@ def bootstrap(first: Mapping[int, np.ndarray], second: Mapping[int, np.ndarray],
     if not shared:
         raise ValueError("the arms share no seed")
     gain = np.stack([first[seed].astype(np.int8) - second[seed].astype(np.int8) for seed in shared]).astype(np.float64)  # (S, n)
+    mean = float(gain.mean())
+    sizes = np.ones(gain.shape[1])
+    if groups is not None:
+        sizes = np.bincount(groups).astype(np.float64)
+        gain = np.stack([np.bincount(groups, weights=row) for row in gain])  # (S, G): an object's clouds together
     count, objects = gain.shape
-    drawn = _replicates(gain, replicates)
-    error, mean = float(drawn.std(ddof=1)), float(gain.mean())
-    quantile = float(ndtri(0.5 + LEVEL / 2)) if count == 1 else float(stdtrit(_freedom(gain), 0.5 + LEVEL / 2))
+    drawn = _replicates(gain, sizes, replicates)
+    error = float(drawn.std(ddof=1))
+    quantile = float(ndtri(0.5 + LEVEL / 2)) if count == 1 else float(stdtrit(_freedom(gain, sizes), 0.5 + LEVEL / 2))
     return Bootstrap(mean, error, mean - quantile * error, mean + quantile * error, count, objects)
 
 
-def _freedom(gain: np.ndarray) -> float:
-    """gain (S, n) -> the degrees of freedom of its mean's variance over seeds and objects (Satterthwaite 1946, Biometrics Bull. 2).
+def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
+    """gain (S, G) of objects of `sizes` (G,) clouds -> the degrees of freedom of its mean's variance over seeds and objects.
+
+    Source: Satterthwaite 1946, Biometrics Bull. 2.
 
     Of two seeds only one: their spread is so uncertain that the approximation covers 90 % (simulated), and one degree at least 99 %.
     """
     count, objects = gain.shape
-    by_seed, by_object = float(gain.mean(axis=1).var(ddof=1)) / count, float(gain.mean(axis=0).var()) / objects
+    clouds = float(sizes.sum())
+    by_seed = float((gain.sum(axis=1) / clouds).var(ddof=1)) / count if count > 1 else 0.0
+    residuals = gain.mean(axis=0) - gain.mean(axis=0).sum() / clouds * sizes
+    by_object = float((residuals**2).sum()) / clouds**2
     if count == 2 or not by_seed + by_object:
         return count - 1
     return (by_seed + by_object) ** 2 / (by_seed**2 / (count - 1) + by_object**2 / max(objects - 1, 1))
 
 
-def _replicates(gain: np.ndarray, replicates: int) -> np.ndarray:
-    """gain (S, n) -> means (R,) of as many drawings, the same ones at every call."""
+def _replicates(gain: np.ndarray, sizes: np.ndarray, replicates: int) -> np.ndarray:
+    """gain (S, G) of objects of `sizes` (G,) clouds -> means (R,) of as many drawings, the same ones at every call."""
     count, objects = gain.shape
     generator = np.random.default_rng(0)
     means = []
     for start in range(0, replicates, CHUNK):
         size = min(CHUNK, replicates - start)
         weights = generator.multinomial(objects, np.full(objects, 1 / objects), size=size) / objects  # (R, n)
-        by_seed = weights @ gain.T  # (R, S)
+        by_seed = weights @ gain.T / (weights @ sizes)[:, None]  # (R, S)
         middle = by_seed.mean(axis=1, keepdims=True)
         widened = middle + (by_seed - middle) * math.sqrt(count / max(count - 1, 1))
         seeds = generator.multinomial(count, np.full(count, 1 / count), size=size) / count  # (R, S)

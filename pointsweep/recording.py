@@ -17,7 +17,7 @@ from pointsweep.data.base import Dataset
 from pointsweep.events import Event, device_s
 from pointsweep.model import NEAR_IDENTITY, count_parameters
 from pointsweep.origin import origin
-from pointsweep.paired import packed
+from pointsweep.paired import packed, packed_groups
 from pointsweep.records import Record
 
 
@@ -45,7 +45,7 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
         config=config.to_dict(),
         metrics={name: {"epoch": best["epoch"], **best["metrics"]} for name, best in result.best.items()},
         parameters=vars(count_parameters(result.model)),
-        dataset=describe(config, dataset),
+        dataset=describe(config, dataset) | _objects(dataset),
         weights_origin=getattr(result.model, "weights_origin", "none"),
         marks=(*marks(config, dataset, result.model), *split_mark(result.model, config, result.parts, result.processes)),
         seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
@@ -80,6 +80,14 @@ def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
     sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
     sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
     return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
+
+
+def _objects(dataset: Dataset) -> dict[str, str]:
+    """Which object each test cloud is of, where several clouds are of one."""
+    groups = dataset.test.groups
+    if groups is None or len(np.unique(groups)) == len(groups):
+        return {}
+    return {"test_groups": packed_groups(groups)}
 
 
 WEIGHT_MARKS = {

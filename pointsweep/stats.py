@@ -124,7 +124,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return result
 
 
-def wilson(correct: float, total: int) -> tuple[float, float]:
+def wilson(correct: float, total: float) -> tuple[float, float]:
     """Wilson's score interval of a share: `correct` of `total` objects. Of one trained model; it knows nothing of other seeds."""
     from scipy.special import ndtri
 
@@ -144,7 +144,7 @@ class Verdict:
     reason: str
 
 
-def verdict(values: Sequence[float], published: float, num_test: int) -> Verdict:
+def verdict(values: Sequence[float], published: float, num_test: float) -> Verdict:
     """Judges the seeds' values against a published one (a fraction of `num_test` objects), by two one-sided tests at 5 % each.
 
     The margin is what the published number itself cannot tell: the half width of its 95 % interval as one run on `num_test`

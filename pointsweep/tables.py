@@ -28,7 +28,7 @@ from pointsweep.errors import BadStore, ConfigError, StoreFailed, unknown
 from pointsweep.events import read_failure
 from pointsweep.index import sound_records, uncollected
 from pointsweep.notes import percent, spread
-from pointsweep.paired import model_tests
+from pointsweep.paired import correctness, effective_clouds, groups_of, model_tests, one_episode
 from pointsweep.published import mismatch
 from pointsweep.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Record, layout_from_plan, value
 from pointsweep.render import FORMATS, PROTOCOLS, render, render_here
@@ -139,13 +139,13 @@ def _cell(
     by_seed = tuple(sorted(zip(found, values, strict=True)))
     stats = summary(values) if values else None
     mean, sd = (stats.mean, stats.sd) if stats else (None, None)
-    low, high, interval = _interval(stats, trials, layout.metric)
+    low, high, interval = _interval(stats, trials, layout)
     counts = [record.parameters for record in trials] or [parameters[key] for _, key in cell.keys if key in parameters]
     failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
     marks = {mark for record in trials for mark in record.marks}
     marks |= {f"made by other code: tree {others[key]}" for _, key in cell.keys if key in others}
     unjudged = _unjudged(cell, trials, layout.metric)
-    judged = None if unjudged else _verdict(cell, values, trials)
+    judged = None if unjudged else _verdict(cell, values, trials, layout.protocol)
     return TableCell(
         cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, by_seed, cell.keys,
         failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
@@ -153,14 +153,23 @@ def _cell(
     )  # fmt: skip
 
 
-def _interval(stats: Summary | None, found: Sequence[Record], metric: str) -> tuple[float | None, float | None, str]:
+def _interval(stats: Summary | None, found: Sequence[Record], layout: Layout) -> tuple[float | None, float | None, str]:
     """The t-interval over seeds; of one seed, Wilson's over the test objects."""
     if stats is None or stats.low is not None:
         return (stats.low, stats.high, "seeds") if stats else (None, None, "")
-    objects = found[0].dataset.get("num_test")
-    if metric != "test/accuracy" or not objects:
+    if layout.metric != "test/accuracy" or not found[0].dataset.get("num_test") or one_episode(found[0]):
         return None, None, ""
-    return *wilson(stats.mean * objects, objects), "objects"
+    clouds = independent_clouds(found[0], layout.protocol)
+    return *wilson(stats.mean * clouds, clouds), "objects"
+
+
+def independent_clouds(record: Record, protocol: str) -> float:
+    """How many independent clouds carry as much as the test clouds: their number, or fewer where objects have several."""
+    groups = groups_of(record)
+    if groups is None:
+        return float(record.dataset["num_test"])
+    correct = correctness(record, protocol)
+    return float(groups.max() + 1) if correct is None else effective_clouds(correct, groups)
 
 
 def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
@@ -184,11 +193,12 @@ def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
     return "" if sizes.pop() else "the records do not say how many test objects there were"
 
 
-def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record]) -> Verdict | None:
+def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str) -> Verdict | None:
     """On the published value; None without one, or without trials."""
     if cell.published is None or cell.published.value is None or not found:
         return None
-    return verdict(values, cell.published.value / 100, int(found[0].dataset["num_test"]))
+    clouds = mean([independent_clouds(record, protocol) for record in found])
+    return verdict(values, cell.published.value / 100, clouds)
 
 
 def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:

@@ -135,3 +135,8 @@ def test_a_fault_of_training_is_refused(fault, monkeypatch):
     plant(monkeypatch, place, old, new)
     found = said(config(**settings))
     assert any(words in text for text in found), found
+
+
+def test_stored_clouds_larger_than_a_sample_are_sampled_for_each_split():
+    """A data set keeps the samples of training and validation clouds together; the dry run's few clouds are stored apart."""
+    assert said(config(dataset__source_points=400)) == []
