@@ -45,7 +45,7 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     text = record.to_json()
     chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
     values = {
-        f"{protocol}/{measure}": chosen[f"test/{measure}"]
+        metric_name(measure, protocol): chosen[f"test/{measure}"]
         for protocol, chosen in record.metrics.items()
         for measure in MEASURES
         if f"test/{measure}" in chosen
@@ -54,6 +54,14 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
     tags = {**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks), "pointsweep.done": "1"}
     return values, tags
+
+
+def metric_name(measure: str, protocol: str) -> str:
+    """What a measure of the test set at a protocol's epoch is called in MLflow, whose names cannot have an `@`.
+
+    Earlier versions wrote `best_val/accuracy`, which reads as if it were an accuracy on the validation clouds.
+    """
+    return f"test/{measure}_at_{protocol}"
 
 
 def layout_tags(text: str) -> dict[str, str]:

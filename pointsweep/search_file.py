@@ -32,10 +32,11 @@ Path = tuple[Any, ...]
 PLAIN = ("space", "constraints", "objectives", "sampler", "scheduler", "seed", "batch", "storage")
 SECTIONS = {
     "search": (*PLAIN, "enqueue", "trials", "hours", "use_finished", "top"),
-    "per_arm": ("search", "trials", "hours", "then_seeds"),
+    "per_arm": ("search", "trials", "hours", "then_seeds", "then_on"),
     "per_arm.search": PLAIN,
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+THEN_ON = ("train", "train_and_val")
 MOST_TRIALS = 1000  # where only hours are given
 
 
@@ -85,9 +86,23 @@ class SearchReader:
             use_finished=not self.per_arm and section.get("use_finished", True) is not False,
             top=self._whole(self.path, section, "top", 10, 1),
             then_seeds=self._whole(where, outer, "then_seeds", 3, 1) if self.per_arm else None,
+            then_on=self._then_on(outer.get("then_on", "train")),
         )
         self._types(section)
         return found
+
+    def _then_on(self, value: Any) -> str:
+        """What the winners are trained on."""
+        if value not in THEN_ON:
+            self.complain(("per_arm", "then_on"), unknown("value", value, THEN_ON, "Allowed"))
+            return "train"
+        if value == "train_and_val":
+            for key, default in (("protocol", "last"), ("metric", "test/accuracy")):
+                asked = str(self.reader.data.get(key, default))
+                if asked.startswith(("best_val", "val/")):
+                    message = f"train_and_val leaves the winners no validation clouds, {key}: {asked} needs them"
+                    self.complain(("per_arm", "then_on"), message)
+        return str(value)
 
     def _section(self, path: Path, name: str) -> Mapping[str, Any]:
         data: Any = self.reader.data

@@ -388,6 +388,7 @@ class Search:
     use_finished: bool = True
     top: int = 10  # rows of the table
     then_seeds: int | None = None
+    then_on: str = "train"  # what the winners are trained on with their fresh seeds: `train`, or `train_and_val`
 
     @property
     def single(self) -> bool:

@@ -221,7 +221,12 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
 
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:
-    """How much choosing the epoch on the test set adds over the last epoch, in the mean. None if the records do not tell."""
+    """How much choosing the epoch on the test set adds over the last epoch, in the mean.
+
+    None if the records do not tell, and for a metric of other clouds or a loss, which nobody chooses the epoch by.
+    """
+    if not metric.startswith("test/") or metric == "test/loss":
+        return None
     try:
         best, last = ([record.metrics[name][metric] for record in records] for name in ("best_test", "last"))
     except KeyError:

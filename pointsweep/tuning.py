@@ -251,13 +251,17 @@ class Tuning:
         notes = [f"every row was tuned with the same budget: {self._budget()}; space: {space_text(self.search)}"]
         first = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
         seeds = range(first, first + self.search.then_seeds)
-        notes.append(f"the winner of every row was then trained with fresh seeds: {', '.join(map(str, seeds))}")
+        whole = self.search.then_on == "train_and_val"
+        clouds = "on the training and the validation clouds" if whole else "on the training clouds"
+        notes.append(f"the winner of every row was then trained {clouds} with fresh seeds: {', '.join(map(str, seeds))}")
         for cell, study, items in zip(self.cells, self.studies, told, strict=True):
             best = chosen(items, self.search)[:1]
             config = study.arm.config(best[0].drawn) if best else None
             if config is None:
                 found[cell.row, cell.column] = replace(cell, arm=None, excluded=f"all {self.search.trials} suggestions failed")
                 continue
+            if whole:
+                config = replace(config, dataset=replace(config.dataset, val_fraction=0.0))
             trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
             found[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
             value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"

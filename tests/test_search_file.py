@@ -255,3 +255,12 @@ def test_a_step_that_a_float_cannot_follow_is_refused(write):
         load(write("search: {space: {train.batch_size: {int: [2, 10000000], step: 2}}}\n")).search.space[0].at(4_999_999)
         == 10_000_000
     )
+
+
+def test_winners_can_be_trained_on_the_validation_clouds_too(write):
+    text = f"rows: {{method: [lora, prompt]}}\nper_arm: {{search: {{space: {SPACE}}}, then_on: WHAT}}\n"
+    assert load(write(text.replace("WHAT", "train_and_val"))).search.then_on == "train_and_val"
+    assert load(write(text.replace(", then_on: WHAT", ""))).search.then_on == "train"
+    assert "per_arm.then_on" in problems(write(text.replace("WHAT", "everything")))
+    found = problems(write(text.replace("WHAT", "train_and_val") + "protocol: best_val\n"))
+    assert "train_and_val leaves the winners no validation clouds, protocol: best_val needs them" in found

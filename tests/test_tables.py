@@ -319,3 +319,20 @@ def test_every_format_tells_what_became_of_the_papers_number(value, line):
 def test_what_is_no_attempt_at_the_papers_number_gets_no_verdict():
     assert build(layout(), many(0.9, marks=("random frozen weights",)), {}).cell(1, 0).verdict is None
     assert build(layout(), many(0.9, marks=("official program",)), {}).cell(1, 0).verdict is not None
+
+
+@pytest.mark.parametrize("metric", ["val/accuracy", "test/loss"])
+def test_nothing_is_said_of_the_test_sets_epoch_in_a_table_of_another_metric(metric):
+    """At the best test epoch validation is lower as a rule: that is no gain of choosing by it."""
+    trials = many(0.9)
+    changed = {
+        key: replace(
+            record,
+            metrics={name: {**values, "val/accuracy": 0.5} for name, values in record.metrics.items()},
+        )
+        for key, record in trials.items()
+    }
+    made = build(layout(metric=metric), changed, {})
+    assert all(cell.optimism is None for cell in made.cells)
+    assert "choosing the epoch" not in render(made, "text")
+    assert "choosing the epoch" in render(build(layout(), changed, {}), "text")

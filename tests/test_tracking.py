@@ -96,7 +96,7 @@ def test_a_run_is_brought_up_to_its_folder_and_syncing_again_changes_nothing(sql
     sync_trial(Runs(target), folder, TAGS)
     run = connected(uri).get_run(run.info.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["best_test/accuracy"] == 0.55
+    assert run.data.metrics["test/accuracy_at_best_test"] == 0.55
     assert run.data.metrics["parameters/trainable"] == 20000
 
 
@@ -148,7 +148,11 @@ def test_a_finished_trial_whose_metrics_did_not_arrive_gets_them_at_the_end(sqli
     finish(target, store, {key: TAGS})
     assert sorted(steps(target, key)) == [1, 2, 3]
     [run] = connected(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
-    assert (run.info.status, run.data.tags["pointsweep.done"], run.data.metrics["best_test/accuracy"]) == ("FINISHED", "1", 0.55)
+    assert (run.info.status, run.data.tags["pointsweep.done"], run.data.metrics["test/accuracy_at_best_test"]) == (
+        "FINISHED",
+        "1",
+        0.55,
+    )
     assert read_table(uri, "cut")[1] == {key: replace(RECORD, key=key)}
     again = replace(RECORD, key=key, attempts=2)  # a run at its end, of another record: the trial was trained anew
     folder.finish(again)
