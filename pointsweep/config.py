@@ -216,7 +216,10 @@ class TrainConfig(Config):
     min_lr: float = 1e-6
     warmup_epochs: int = 10
     cosine_epochs: int | None = None  # period of the cosine; null = epochs
-    weight_decay: float = 0.05  # not on biases and other 1-D parameters
+    weight_decay: float = 0.05  # of what `decayed` says
+    # `matrices`: not biases and other 1-D parameters; `all`: everything that trains, as in APPT's program.
+    decayed: Literal["matrices", "all"] = added("matrices")
+    adam_eps: float = added(1e-8)  # of AdamW; 1e-4 in APPT's program
     decay_tokens: bool = True  # false: no decay on parameters whose name holds "token" (the ModelNet program)
     clip_norm: float = 10.0
     label_smoothing: float = 0.0
@@ -234,6 +237,10 @@ class TrainConfig(Config):
             yield f"min_lr: must be from 0 to lr ({self.lr}), got {self.min_lr}"
         if self.warmup_epochs < 0:
             yield f"warmup_epochs: must not be negative, got {self.warmup_epochs}"
+        if self.adam_eps <= 0:
+            yield f"adam_eps: must be positive, got {self.adam_eps}"
+        if self.decayed == "all" and not self.decay_tokens:
+            yield "decay_tokens: false spares tokens, and decayed: all spares nothing; set one of the two"
         if self.weight_decay < 0 or self.clip_norm <= 0:
             yield "weight_decay must not be negative and clip_norm must be positive"
         if not 0 <= self.label_smoothing < 1:

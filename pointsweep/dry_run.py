@@ -45,7 +45,7 @@ EVAL_BATCH = 2  # so that an evaluation has several batches
 CLIP_NORM = 0.05  # so small that clipping acts in every step
 BLOCKS = 1  # of a backbone: the audit's probe looks at all of them
 TOLERANCE = 1e-6  # of a tensor's largest change: double precision leaves 1e-10
-BETAS, EPS = (0.9, 0.999), 1e-8
+BETAS = (0.9, 0.999)
 PER_FIELD = 3  # values of a training setting that get a dry run of their own
 # Settings that may change no number: only how the same numbers are worked out.
 WITHOUT_EFFECT = ("eval_batch_size", "compile", "precision")
@@ -476,9 +476,11 @@ def reference(
             continue
         is_token = "token" in name and not train.decay_tokens
         exempt = parameter.dim() <= 1 or name.endswith("bias") or is_token
+        if train.decayed == "all":
+            exempt = False
         (plain if exempt else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=1.0, betas=BETAS, eps=EPS)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=1.0, betas=BETAS, eps=train.adam_eps)
     for number, epoch in enumerate(epochs, start=1):
         for group in optimizer.param_groups:
             group["lr"] = rate(train, number)

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-BETAS, EPS = (0.9, 0.999), 1e-8
+BETAS, EPS = (0.9, 0.999), 1e-8  # eps where nothing else is asked for
 
 
 class AdamW:
     """`param_groups` hold `params`, `weight_decay` and `lr`, which may be changed. No moments before a first gradient.
 
-    `lr`: of the groups that have none of their own.
+    `lr`, `eps`: of the groups that have none of their own.
     """
 
-    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float = 1e-3) -> None:
-        self.param_groups: list[dict[str, Any]] = [{"lr": lr, **group} for group in groups]
+    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float = 1e-3, eps: float = EPS) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"lr": lr, "eps": eps, **group} for group in groups]
         self.moments: dict[Tensor, dict[str, Tensor]] = {}
 
     @torch.no_grad()
@@ -35,7 +35,7 @@ class AdamW:
             first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             adamw(
                 params, [p.grad for p in params], first, second, [], steps, fused=True, amsgrad=False, maximize=False,
-                beta1=BETAS[0], beta2=BETAS[1], eps=EPS, lr=group["lr"], weight_decay=group["weight_decay"],
+                beta1=BETAS[0], beta2=BETAS[1], eps=group["eps"], lr=group["lr"], weight_decay=group["weight_decay"],
             )  # fmt: skip
 
     def zero_grad(self) -> None:

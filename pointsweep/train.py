@@ -67,15 +67,19 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
-    """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so)."""
+    """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so).
+
+    With `decayed: all` on every parameter.
+    """
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             exempt = parameter.dim() <= 1 or name.endswith("bias") or (not train.decay_tokens and "token" in name)
-            (plain if exempt else decayed).append(parameter)
+            spared = exempt and train.decayed == "matrices"
+            (plain if spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], train.lr)
+    return AdamW([group for group in groups if group["params"]], train.lr, train.adam_eps)
 
 
 def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ def tokenizer(dim: int = 48, **fields) -> PointPNLight:
 
 def in_front_of(dim: int):
     """All that a tokenizer looks at of a backbone without a stem."""
-    return SimpleNamespace(dim=dim, widths=[dim], stem=None)
+    return SimpleNamespace(dim=dim, widths=[dim], token_width=dim, stem=None)
 
 
 def parameters(model: torch.nn.Module) -> int:

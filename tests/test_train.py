@@ -34,6 +34,35 @@ def test_weight_decay_spares_vectors_and_on_request_tokens():
 
     assert decays() == {(2, 3): 0.05, (2,): 0.0, (1, 1, 4): 0.05}
     assert decays(decay_tokens=False) == {(2, 3): 0.05, (2,): 0.0, (1, 1, 4): 0.0}
+    assert decays(decayed="all") == {(2, 3): 0.05, (2,): 0.05, (1, 1, 4): 0.05}
+
+
+@pytest.mark.parametrize("fields", [{}, {"adam_eps": 1e-4}, {"adam_eps": 1e-4, "decayed": "all", "weight_decay": 0.3}])
+def test_a_step_is_that_of_torchs_adamw_with_the_same_eps_and_decay(fields):
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    config = TrainConfig(**fields)
+    optimizer = make_optimizer(ours, config)
+    bias_decay = config.weight_decay if config.decayed == "all" else 0.0
+    groups = [
+        {"params": [theirs.weight], "weight_decay": config.weight_decay},
+        {"params": [theirs.bias], "weight_decay": bias_decay},
+    ]
+    reference = torch.optim.AdamW(groups, lr=config.lr, eps=fields.get("adam_eps", 1e-8))
+    for _ in range(3):
+        x = 1e-3 * torch.randn(4, 3)
+        for model, each in ((ours, optimizer), (theirs, reference)):
+            each.zero_grad()
+            model(x).square().sum().backward()
+            each.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-6, atol=1e-8)
+
+
+def test_eps_and_decay_are_checked():
+    assert [text.split(":")[0] for text in TrainConfig(adam_eps=0.0).problems()] == ["adam_eps"]
+    assert [text.split(":")[0] for text in TrainConfig(decayed="all", decay_tokens=False).problems()] == ["decay_tokens"]
 
 
 def test_an_epoch_visits_each_cloud_at_most_once_in_an_order_of_its_own():

@@ -193,7 +193,7 @@ def test_test_clouds_are_given_whole_and_small_ones_filled_up(here):
     points = small.eval_batch(small.test, np.arange(2))[0]
     assert points.shape == (2, 512, 3)
     torch.testing.assert_close(points[:, :256], points[:, 256:])
-    model = PointPNLight(PointPNLightConfig(), SimpleNamespace(dim=24, widths=[24], stem=None), "fixed").eval()
+    model = PointPNLight(PointPNLightConfig(), SimpleNamespace(dim=24, widths=[24], token_width=24, stem=None), "fixed").eval()
     assert model(points)[0].shape == (2, 128, 24)
 
 
