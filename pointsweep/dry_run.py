@@ -573,9 +573,8 @@ def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
         return
     data = small(dataset)
     plain = small(dataset)
-    plain.config = dataclasses.replace(
-        dataset.config, scale=(1.0, 1.0), rotate="none", translate=0.0, center=False, unit_sphere=False
-    )
+    unchanged = {"scale": (1.0, 1.0), "rotate": "none", "translate": 0.0, "center": False, "unit_sphere": False}
+    plain.config = dataclasses.replace(dataset.config, heights=False, **unchanged)  # type: ignore[arg-type]
     rows = np.arange(len(data.train.labels))[::-1].copy()
     points, labels = plain.train_batch(rows, torch.Generator().manual_seed(0))
     if not np.array_equal(labels.numpy(), data.train.labels[rows]):
