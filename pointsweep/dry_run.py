@@ -29,7 +29,7 @@ from pointsweep.config import DatasetConfig, TrainConfig, TrialConfig
 from pointsweep.data.base import Dataset, Split, sample
 from pointsweep.data.parts import PartDataset
 from pointsweep.errors import Finding, MissingData
-from pointsweep.failures import BadData
+from pointsweep.failures import BadData, Diverged
 from pointsweep.history import TrialFolder
 from pointsweep.layers import set_noise
 from pointsweep.model import PointModel, build
@@ -43,6 +43,7 @@ EPOCHS = 2
 TEST_CLOUDS, VAL_CLOUDS = 5, 4  # numbers that tell the splits apart
 EVAL_BATCH = 2  # so that an evaluation has several batches
 CLIP_NORM = 0.05  # so small that clipping acts in every step
+LARGEST_LR = 0.1  # a trial of a larger rate may diverge, which is its own result and no fault of the code
 BLOCKS = 1  # of a backbone: the audit's probe looks at all of them
 TOLERANCE = 1e-6  # of a tensor's largest change: double precision leaves 1e-10
 BETAS = (0.9, 0.999)
@@ -180,6 +181,8 @@ def look(config: TrialConfig, thorough: bool = False) -> list[str]:
         if dataset is not None:
             found += wrong_data(dataset, config)
         found += _wrong_training(smaller(config), thorough)
+    except Diverged:
+        pass  # the launch says so of each seed, and the table of the cell
     except Exception as error:  # a method or a data set of somebody else's may raise anything: the sweep is refused with its words
         found.append(f"a small trial of it does not run: {type(error).__name__}: {error}")
     return list(dict.fromkeys(found))
@@ -210,7 +213,7 @@ def smaller(config: TrialConfig) -> TrialConfig:
     dataset = dataclasses.replace(dataset, train_limit=None, test_limit=None)
     train = dataclasses.replace(
         config.train, epochs=EPOCHS, batch_size=BATCH, eval_batch_size=EVAL_BATCH, votes=1, clip_norm=CLIP_NORM,
-        precision="fp32", compile=False,
+        precision="fp32", compile=False, lr=min(config.train.lr, LARGEST_LR), min_lr=min(config.train.min_lr, LARGEST_LR),
     )  # fmt: skip
     parts: dict[str, Any] = {"dataset": dataset, "train": train}
     for name in ("tokenizer", "network", "backbone", "method"):
@@ -657,7 +660,10 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
         losses = []
         for number, config in enumerate((first, second)):
             run = Run(config, dataset, Path(folder) / str(number))
-            run.trial.run()
+            try:
+                run.trial.run()
+            except Diverged:
+                return True
             losses.append(run.trial.folder.epochs()[-1]["metrics"]["test/loss"])
         return losses[0] != losses[1]
 

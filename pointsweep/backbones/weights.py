@@ -58,6 +58,7 @@ def _from_s3(config: BackboneConfig, place: str) -> Path:
 def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors") -> Path:
     """A file of a hub repository, from the local cache, or fetched if asked. Raises MissingWeights naming id, cache, `weights:`."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of a connection too, which is no OSError
 
     cached = try_to_load_from_cache(repository, filename)
     if isinstance(cached, str):
@@ -70,16 +71,17 @@ def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str
         raise WeightsToFetch(f"weights of {config.name} are not cached: {where}; a launch fetches them first")
     except WeightsToFetch:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
+        cause = f"{type(error).__name__}: {error}".rstrip(".")
         raise MissingWeights(
-            f"weights of {config.name} are neither cached nor reachable ({type(error).__name__}): {where}; fetch them there, or "
-            "set backbone.weights to a local file or to random"
+            f"weights of {config.name} are not cached, and the hub cannot be asked: {cause}; {where}; fetch "
+            "them there, or set backbone.weights to a local file or to random"
         ) from error
 
 
 @functools.cache
 def _ask_hub(repository: str, filename: str) -> None:
-    """Raises what `hf_hub_download` would raise, without the file: OSError, ValueError."""
+    """Raise what `hf_hub_download` would raise, without the file: OSError, ValueError, HTTPError."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     if constants.HF_HUB_OFFLINE:

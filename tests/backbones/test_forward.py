@@ -178,6 +178,32 @@ HUBS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "unreachable",
+    [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HTTPS_PROXY": "http://127.0.0.1:9"}, {"HF_ENDPOINT": "nowhere"}],
+    ids=["no connection", "a proxy that does not answer", "no address"],
+)
+def test_a_hub_that_does_not_answer_is_said_before_a_launch(tmp_path, unreachable):
+    code = """
+from pointsweep import registry
+from pointsweep.backbones.weights import hub_file
+from pointsweep.errors import MissingWeights
+try:
+    hub_file(registry.config_class("backbones", "bert")(name="bert"), "google-bert/bert-base-uncased", fetch=False)
+except MissingWeights as error:
+    print(error)
+"""
+    import os
+    import subprocess
+    import sys
+
+    environment = os.environ | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), **unreachable}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+    assert "weights of bert are not cached, and the hub cannot be asked: " in said
+    assert "hub id google-bert/bert-base-uncased" in said
+    assert "backbone.weights" in said
+
+
 def test_missing_weights_name_the_hub_id_the_cache_and_the_key(tmp_path):
     code = """
 from pointsweep import registry
@@ -197,6 +223,7 @@ for name in registry.names("backbones"):
     said = dict(line.split(" ", 1) for line in out.splitlines())
     for name, hub in HUBS.items():
         assert hub in said[name]
+        assert "the hub cannot be asked: " in said[name]
         assert str(tmp_path) in said[name]
         assert "backbone.weights" in said[name]
 

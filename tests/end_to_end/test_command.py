@@ -127,7 +127,7 @@ def test_an_invalid_file_launches_nothing(store, tmp_path):
 def test_a_store_that_cannot_be_read_is_said_to_be(store, sweep):
     assert command(sweep, "--inline", "seeds=1", "--tracking-uri", "none").returncode == 0
     record = next((store / "trials").glob("*/record.json"))
-    record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
+    record.write_text(record.read_text().replace('"schema": 2', '"schema": 99'))
     run = command(sweep, "--inline", "seeds=1", "--tracking-uri", "none")
     assert run.returncode == 2
     assert f"{record.parent.name}/record.json: record of schema 99, this version reads up to 2" in run.stderr
