@@ -120,6 +120,7 @@ def small(dataset: Dataset) -> Recording:
     class Small(kind, Recording):  # type: ignore[misc,valid-type]
         def __init__(self) -> None:
             self.__dict__.update(dataset.__dict__)
+            self._sampled = {}  # its own: what is kept of a few clouds must never stand for those of the whole set
             self.train_calls, self.states = [], []
             self.train = _few(dataset.train, STEPS * BATCH + 1)
             self.test = _few(dataset.test, TEST_CLOUDS)

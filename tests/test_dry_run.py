@@ -7,7 +7,9 @@ import inspect
 import sys
 import textwrap
 
+import numpy as np
 import pytest
+import torch
 
 from pointsweep import trial
 from pointsweep.audit import Arm as Model
@@ -140,3 +142,24 @@ def test_a_fault_of_training_is_refused(fault, monkeypatch):
 def test_stored_clouds_larger_than_a_sample_are_sampled_for_each_split():
     """A data set keeps the samples of training and validation clouds together; the dry run's few clouds are stored apart."""
     assert said(config(dataset__source_points=400)) == []
+
+
+def test_a_dry_run_leaves_nothing_behind_in_the_data_set_that_a_launch_trains_on():
+    made = config(dataset__num_points=48, dataset__presample=64)
+    trial._open_dataset.cache_clear()
+    fresh = trial.load_dataset(made.dataset)
+    rows = {split.name: np.arange(len(split.labels)) for split in (fresh.train, fresh.val, fresh.test)}
+    wanted = {split.name: fresh.eval_batch(split, rows[split.name])[0] for split in (fresh.train, fresh.val, fresh.test)}
+
+    trial._open_dataset.cache_clear()
+    assert dry_run(arms(made)) == []
+    used = trial.load_dataset(made.dataset)
+    for split in (used.train, used.val, used.test):
+        assert torch.equal(used.eval_batch(split, rows[split.name])[0], wanted[split.name])
+
+
+@pytest.mark.parametrize("settings", [{"lr": 10.0}, {"lr": 1e6}, {"lr": 1e36}, {"lr": 1e36, "min_lr": 1e35, "warmup_epochs": 0}])
+@pytest.mark.parametrize("method", ["full", "adapter"])
+def test_a_rate_at_which_trials_diverge_is_no_fault_of_the_code(method, settings):
+    made = config(method, **{f"train__{name}": value for name, value in settings.items()})
+    assert dry_run(arms(made)) == []
