@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -204,9 +205,16 @@ class HeadConfig(Config):
                 yield f"{name}: must be in [0, 1), got {getattr(self, name)}"
 
 
+PAPER_WARMUP = 10  # the default of `warmup_epochs`
+
+
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """Optimisation (spec 2.8): AdamW, linear warm-up then cosine without a shift, one learning rate an epoch."""
+    """Optimisation (spec 2.8): AdamW, linear warm-up then cosine without a shift.
+
+    The papers have one learning rate an epoch, and the first epoch of a warm-up trains at `min_lr`. With `warmup_fraction` the rate
+    changes with every step and rises from the first step on, over that share of all steps: for short trainings.
+    """
 
     epochs: int = 300
     batch_size: int = 32
@@ -214,7 +222,8 @@ class TrainConfig(Config):
     votes: int = added(1)  # test predictions are the mean over so many copies, all but the first augmented as in training
     lr: float = 5e-4
     min_lr: float = 1e-6
-    warmup_epochs: int = 10
+    warmup_epochs: int = PAPER_WARMUP
+    warmup_fraction: float | None = added(None)  # null: the papers' warm-up by epochs; takes the place of warmup_epochs
     cosine_epochs: int | None = None  # period of the cosine; null = epochs
     weight_decay: float = 0.05  # of what `decayed` says
     # `matrices`: not biases and other 1-D parameters; `all`: everything that trains, as in APPT's program.
@@ -226,6 +235,13 @@ class TrainConfig(Config):
     init: Literal["xavier", "trunc_normal"] = "xavier"  # of what is trained: ScanObjectNN's or ModelNet's program (spec 2.8)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = added(False)  # the layers with the most traffic compiled, on a GPU: other roundings, so another trial
+
+    @property
+    def full_rate_after(self) -> int:
+        """How many epochs there are of which a part, or all, is warm-up."""
+        if self.warmup_fraction is None:
+            return self.warmup_epochs
+        return math.ceil(self.warmup_fraction * self.epochs)
 
     def problems(self) -> Iterator[str]:
         for name in ("epochs", "eval_batch_size", "votes"):
@@ -241,6 +257,11 @@ class TrainConfig(Config):
             yield f"adam_eps: must be positive, got {self.adam_eps}"
         if self.decayed == "all" and not self.decay_tokens:
             yield "decay_tokens: false spares tokens, and decayed: all spares nothing; set one of the two"
+        if self.warmup_fraction is not None:
+            if not 0 < self.warmup_fraction < 1:
+                yield f"warmup_fraction: must lie between 0 and 1, got {self.warmup_fraction}"
+            if self.warmup_epochs != PAPER_WARMUP:
+                yield "warmup_fraction: takes the place of warmup_epochs; set one of the two"
         if self.weight_decay < 0 or self.clip_norm <= 0:
             yield "weight_decay must not be negative and clip_norm must be positive"
         if not 0 <= self.label_smoothing < 1:

@@ -34,7 +34,7 @@ from pointsweep.history import TrialFolder
 from pointsweep.layers import set_noise
 from pointsweep.model import PointModel, build
 from pointsweep.probe import POINTS, SMALL, frozen_backbone
-from pointsweep.train import Evaluation, learning_rate, stream
+from pointsweep.train import Evaluation, step_rate, stream
 from pointsweep.trial import Trial, load_dataset
 
 BATCH = 3  # clouds of a step
@@ -442,10 +442,18 @@ def _listed(names: Sequence[str]) -> str:
 # The definitions, written out once more
 
 
-def rate(train: TrainConfig, epoch: int) -> float:
-    """The learning rate of epoch 1, 2, ... (spec 2.8): a line from min_lr up to lr, then half a cosine down to min_lr."""
-    done = epoch - 1
-    if done < train.warmup_epochs:
+def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of epoch 1, 2, ... (spec 2.8): a line from min_lr up to lr, then half a cosine down to min_lr.
+
+    With `warmup_fraction` that of a step: the line goes over this share of all steps, and the first step is already on its way.
+    """
+    done = float(epoch - 1)
+    if train.warmup_fraction is not None:
+        share = ((epoch - 1) * steps + step + 1) / (train.epochs * steps) / train.warmup_fraction
+        if share <= 1:
+            return train.min_lr + (train.lr - train.min_lr) * share
+        done += step / steps
+    elif done < train.warmup_epochs:
         return train.min_lr + (train.lr - train.min_lr) * done / train.warmup_epochs
     angle = math.pi * min(done / (train.cosine_epochs or train.epochs), 1.0)
     return train.min_lr + (train.lr - train.min_lr) * (1.0 + math.cos(angle)) / 2.0
@@ -454,9 +462,10 @@ def rate(train: TrainConfig, epoch: int) -> float:
 def wrong_rates(train: TrainConfig) -> list[str]:
     """Say where the schedule is not the one that the settings describe."""
     for epoch in range(1, train.epochs + 1):
-        given, wanted = learning_rate(train, epoch), rate(train, epoch)
-        if not math.isclose(given, wanted, rel_tol=1e-9, abs_tol=1e-15):
-            return [f"the learning rate of epoch {epoch} is {given:.3g}, its settings say {wanted:.3g}"]
+        for step in range(STEPS):
+            given, wanted = step_rate(train, epoch, step, STEPS), rate(train, epoch, step, STEPS)
+            if not math.isclose(given, wanted, rel_tol=1e-9, abs_tol=1e-15):
+                return [f"the learning rate of epoch {epoch} is {given:.3g}, its settings say {wanted:.3g}"]
     return []
 
 
@@ -486,13 +495,13 @@ def reference(
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=1.0, betas=BETAS, eps=train.adam_eps)
     for number, epoch in enumerate(epochs, start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(train, number)
         model.train()
         losses = []
         for step, (index, batch) in enumerate(epoch):
             set_noise(model, torch.Generator().manual_seed(stream(config.seed, "noise", number, step)))
             optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = rate(train, number, step, len(epoch))
             labels = batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(data.train.labels[index])
             loss = F.cross_entropy(model(*_inputs(batch)).float(), labels, label_smoothing=train.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ SMALL_PARTS = {
     "name": "synthetic_parts", "num_points": 128, "presample": 128, "source_points": 128, "train_per_category": 8,
     "test_per_category": 4,
 }  # fmt: skip
-SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "eval_batch_size": 64}
+SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "warmup_fraction": None, "batch_size": 16, "eval_batch_size": 64}
 SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
 
 

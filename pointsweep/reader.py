@@ -33,6 +33,7 @@ from pointsweep.resources import misfits, read_resources
 from pointsweep.seeds import read_adaptive, read_seeds
 from pointsweep.settings import Place, Settings, rank
 from pointsweep.space import Arm, Search
+from pointsweep.stopping import WARMUP
 from pointsweep.sweep_file import Document, drop_misshapen
 
 KEYS = (
@@ -62,6 +63,8 @@ class ReadableCell:
     name: str
     parts: Mapping[str, Any]
     trial: TrialConfig | None = None
+
+WARMUP_PROBES = 20  # random points of an arm's space that its warm-up is looked for in
 
 
 class Reader:
@@ -170,11 +173,30 @@ class Reader:
             "resources": resources,
             "factors": factors_of(rows),
             "adaptive": None if self.problems else read_adaptive(self.document, self.data, rows, self.complain),
-            "search": self.search,
+            "search": self._after_warmup(cells),
             "remarks": tuple(self.audit.remarks),
             "dropped": tuple(self.audit.dropped),
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
+
+    def _after_warmup(self, cells: Sequence[Cell]) -> Search | None:
+        """The search; its scheduler judges nobody before the longest warm-up of its trials is over."""
+        search = self.search
+        if search is None or not search.schedule or self.problems:
+            return search
+        longest, epochs = 0, 0
+        for arm in [cell.arm for cell in cells if cell.arm is not None]:
+            for drawn in arm.probes(WARMUP_PROBES):
+                config = arm.config(drawn)
+                if config is not None:
+                    longest = max(longest, config.train.full_rate_after)
+                    epochs = max(epochs, config.train.epochs)
+        if longest >= epochs:
+            self.notes.append(
+                f"{search.scheduler} stops no trial: the warm-up of {longest} epochs lasts as long as the training of {epochs}; "
+                "set train.warmup_fraction (say 0.1), or fewer warmup_epochs"
+            )
+        return replace(search, schedule={**search.schedule, WARMUP: longest}) if longest else search
 
     def _unknown(self, key: str) -> str:
         """Return what to say of a key that no file has; of one that holds an anchor where anchors belong."""

@@ -6,6 +6,8 @@ Hyperband (arXiv 1603.06560), whose brackets differ in the epoch at which they b
 A trial that the median stops has ended. At a rung of the other two it waits: as more trials come to the rung, more of them are its
 best floor(n / reduction), and one that is among these then goes on from where it was. Where that is none, among the first, the best
 so far goes on, as in Optuna's SuccessiveHalvingPruner: so a search of any length brings some to their end.
+
+Nobody is judged inside the warm-up of the training, where a rate is not yet what it is about: rungs count from its end.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pointsweep.space import Search
 
 Curve = Mapping[int, float]  # epoch -> validation accuracy
 Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial does not go on
+WARMUP = "training_warmup"  # in a search's schedule: epochs of the training's warm-up, the longest of its arms
 LETS_WAIT = ("asha", "hyperband")
 
 
@@ -36,7 +39,7 @@ def limits_of(curves: Sequence[Curve], search: Search, epochs: int, bracket: int
 def _medians(curves: Sequence[Curve], options: Mapping[str, int]) -> Iterator[tuple[int, float]]:
     for epoch in sorted(set().union(*curves)):
         there = [curve[epoch] for curve in curves if epoch in curve]
-        if epoch >= options["warmup_epochs"] and len(there) >= options["min_trials"]:
+        if epoch >= options["warmup_epochs"] and epoch > options.get(WARMUP, 0) and len(there) >= options["min_trials"]:
             yield epoch, statistics.median(there)
 
 
@@ -63,7 +66,7 @@ def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> in
     So does BOHB with its budgets (arXiv 1807.01774, section 3.3).
     """
     reached = [rung for rung in rungs(search, _end(curves)) if sum(rung in curve for curve in curves) >= enough]
-    return max(reached, default=search.schedule["min_epochs"])
+    return max(reached, default=search.schedule.get(WARMUP, 0) + search.schedule["min_epochs"])
 
 
 def _end(curves: Iterable[Curve]) -> int:
@@ -73,10 +76,11 @@ def _end(curves: Iterable[Curve]) -> int:
 def rungs(search: Search, epochs: int, bracket: int = 0) -> list[int]:
     """The epochs at which a bracket judges trials of so many: the least one, and each a reduction times the one before."""
     found, reduction = [], search.schedule["reduction"]
-    rung = search.schedule["min_epochs"] * reduction**bracket
-    while rung < epochs:
-        found.append(rung)
-        rung *= reduction
+    warmup = search.schedule.get(WARMUP, 0)
+    length = search.schedule["min_epochs"] * reduction**bracket
+    while warmup + length < epochs:
+        found.append(warmup + length)
+        length *= reduction
     return found
 
 
@@ -86,7 +90,7 @@ def bracket_of(number: int, search: Search, epochs: int) -> int:
         return 0
     least, reduction = search.schedule["min_epochs"], search.schedule["reduction"]
     last = 0
-    while least * reduction ** (last + 1) <= epochs:
+    while least * reduction ** (last + 1) <= epochs - search.schedule.get(WARMUP, 0):
         last += 1
     # Algorithm 1 of the paper: n = ceil((s_max + 1) / (s + 1) * eta^s), where s = s_max is our bracket 0.
     sizes = [-(-(last + 1) * reduction**s // (s + 1)) for s in range(last, -1, -1)]

@@ -66,6 +66,23 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
     return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / period, 1.0)))
 
 
+def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
+    """The rate of step 0, 1, ... of the `steps` of an epoch: that of the epoch, or with `warmup_fraction` one of its own.
+
+    The warm-up is linear and ends at `lr` with its last step; the cosine behind it is that of the epochs, read at the step.
+    """
+    if train.warmup_fraction is None:
+        return learning_rate(train, epoch)
+    span = train.lr - train.min_lr
+    before = epoch - 1 + step / steps
+    behind = epoch - 1 + (step + 1) / steps
+    warmup = train.warmup_fraction * train.epochs
+    if behind <= warmup:
+        return train.min_lr + span * behind / warmup
+    period = train.cosine_epochs or train.epochs
+    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(before / period, 1.0)))
+
+
 def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
     """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so).
 
@@ -98,8 +115,7 @@ def train_epoch(
     Returns train/loss and train/accuracy; raises Diverged, LostProcess.
     """
     train, device = config.train, next(model.parameters()).device
-    for own in optimizer.param_groups:
-        own["lr"] = learning_rate(train, epoch)
+    steps = len(dataset.train.labels) // train.batch_size
     trained = [p for p in model.parameters() if p.requires_grad]
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct, seen = torch.zeros((), dtype=torch.long, device=device), 0
@@ -112,6 +128,8 @@ def train_epoch(
         mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
         set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
+        for own in optimizer.param_groups:
+            own["lr"] = step_rate(train, epoch, step, steps)
         take_step(optimizer, trained, train.clip_norm)
         optimizer.zero_grad()  # before the others' turn: nothing of a step but its results outlives it
         loss_sum += loss * labels.numel()
