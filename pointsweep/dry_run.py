@@ -449,9 +449,9 @@ def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float
     """
     done = float(epoch - 1)
     if train.warmup_fraction is not None:
-        share = ((epoch - 1) * steps + step + 1) / (train.epochs * steps) / train.warmup_fraction
-        if share <= 1:
-            return train.min_lr + (train.lr - train.min_lr) * share
+        line = max(round(train.epochs * steps * train.warmup_fraction), 1)
+        if steps * (epoch - 1) + step + 1 <= line:
+            return train.min_lr + (train.lr - train.min_lr) * (steps * (epoch - 1) + step + 1) / line
         done += step / steps
     elif done < train.warmup_epochs:
         return train.min_lr + (train.lr - train.min_lr) * done / train.warmup_epochs

@@ -64,6 +64,7 @@ class ReadableCell:
     parts: Mapping[str, Any]
     trial: TrialConfig | None = None
 
+
 WARMUP_PROBES = 20  # random points of an arm's space that its warm-up is looked for in
 
 

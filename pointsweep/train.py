@@ -74,13 +74,12 @@ def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
     if train.warmup_fraction is None:
         return learning_rate(train, epoch)
     span = train.lr - train.min_lr
-    before = epoch - 1 + step / steps
-    behind = epoch - 1 + (step + 1) / steps
-    warmup = train.warmup_fraction * train.epochs
-    if behind <= warmup:
-        return train.min_lr + span * behind / warmup
-    period = train.cosine_epochs or train.epochs
-    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(before / period, 1.0)))
+    number = (epoch - 1) * steps + step  # of the step, from 0
+    warmup_steps = max(1, round(train.warmup_fraction * train.epochs * steps))
+    if number < warmup_steps:
+        return train.min_lr + span * (number + 1) / warmup_steps
+    period = (train.cosine_epochs or train.epochs) * steps
+    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(number / period, 1.0)))
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:

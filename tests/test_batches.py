@@ -22,7 +22,7 @@ base:
   tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
   backbone: {name: tiny, modality: 1d}
   method: lora
-  train: {epochs: 9}
+  train: {epochs: 9, warmup_epochs: 0}
 search:
   space: {train.lr: {float: [1e-4, 1e-2], log: true}, train.weight_decay: {float: [0.0, 0.1]}}
   sampler: SAMPLER

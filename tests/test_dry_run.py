@@ -80,7 +80,9 @@ FAULTS = [
     ("a constant rate", "train:learning_rate", "span = train.lr - train.min_lr", "return train.lr", "learning rate of epoch 1", {}),
     ("no warm-up", "train:learning_rate", "if t < train.warmup_epochs", "if False", "learning rate", {}),
     ("a shifted cosine", "train:learning_rate", "t / period", "(t - train.warmup_epochs) / period", "learning rate", {}),
-    ("another rate in the step", "train:train_epoch", 'learning_rate(train, epoch)', "2 * learning_rate(train, epoch)", "AdamW", {}),
+    ("another rate in the step", "train:train_epoch", "= step_rate(", "= 2 * step_rate(", "AdamW", {}),
+    ("a warm-up by steps from nothing", "train:step_rate", "(number + 1) / warmup_steps", "number / warmup_steps", "learning rate of epoch 1", {"train__warmup_epochs": 10, "train__warmup_fraction": 0.3}),
+    ("a warm-up that does not scale", "train:step_rate", "train.warmup_fraction * train.epochs", "train.warmup_fraction", "learning rate", {"train__warmup_epochs": 10, "train__warmup_fraction": 0.3}),
     ("the rate of the first group alone", "train:train_epoch", "for own in optimizer.param_groups:", "for own in optimizer.param_groups[:1]:", "AdamW", {}),
     ("no smoothing", "train:accumulate", "train.label_smoothing", "0.0", "train/loss", {}),
     ("no decay", "train:make_optimizer", "train.weight_decay", "0.0", "AdamW", {}),
@@ -163,3 +165,7 @@ def test_a_dry_run_leaves_nothing_behind_in_the_data_set_that_a_launch_trains_on
 def test_a_rate_at_which_trials_diverge_is_no_fault_of_the_code(method, settings):
     made = config(method, **{f"train__{name}": value for name, value in settings.items()})
     assert dry_run(arms(made)) == []
+
+
+def test_a_warm_up_by_steps_is_what_its_settings_say():
+    assert said(config(train__warmup_epochs=10, train__warmup_fraction=0.3)) == []

@@ -264,3 +264,17 @@ def test_winners_can_be_trained_on_the_validation_clouds_too(write):
     assert "per_arm.then_on" in problems(write(text.replace("WHAT", "everything")))
     found = problems(write(text.replace("WHAT", "train_and_val") + "protocol: best_val\n"))
     assert "train_and_val leaves the winners no validation clouds, protocol: best_val needs them" in found
+
+
+@pytest.mark.parametrize(("train", "warmup"), [("warmup_epochs: 2", 2), ("warmup_fraction: 0.15", 3), ("warmup_epochs: 0", None)])
+def test_a_scheduler_knows_the_warm_up_of_the_training(write, train, warmup):
+    text = f"search: {{space: {SPACE}, scheduler: asha}}\n"
+    override = f"base.train={{epochs: 20, {train}}}"
+    schedule = load(write(text), [f"train.{part.replace(': ', '=')}" for part in ("epochs: 20", train)]).search.schedule
+    assert schedule.get("training_warmup") == warmup, override
+
+
+def test_a_warm_up_as_long_as_the_training_is_said(write):
+    text = f"search: {{space: {SPACE}, scheduler: asha}}\n"
+    notes = load(write(text), ["train.epochs=5", "train.warmup_epochs=5"]).notes
+    assert any("asha stops no trial: the warm-up of 5 epochs lasts as long as the training of 5" in note for note in notes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from pointsweep.config import TrainConfig
 from pointsweep.history import TrialFolder
 from pointsweep.recording import classifies
 from pointsweep.snapshot import snapshot
-from pointsweep.train import _vote, batches, learning_rate, make_optimizer, score, stream
+from pointsweep.train import _vote, batches, learning_rate, make_optimizer, score, step_rate, stream
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(1, 1.0e-6), (2, 5.09e-5), (11, 4.9863e-4), (12, 4.9835e-4), (300, 1.0137e-6)])
@@ -118,3 +121,32 @@ def test_votes_of_a_model_that_is_very_sure_have_a_finite_loss():
 
     found = _vote(lambda inputs: logits, [points], Same(), 3, 0)
     assert torch.allclose(found, torch.tensor([[0.0, -500.0], [-500.0, 0.0]]))
+
+
+def test_the_warm_up_of_a_fraction_rises_from_the_first_step_on():
+    """Ten epochs of four steps, a tenth of them: the rates of steps 1 to 4 are a quarter, a half, three quarters and all of lr."""
+    train = TrainConfig(epochs=10, lr=1.0, min_lr=0.0, warmup_fraction=0.1)
+    rates = [step_rate(train, epoch, step, 4) for epoch in range(1, 11) for step in range(4)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4] == pytest.approx((1 + math.cos(math.pi * 4 / 40)) / 2)
+    assert rates[-1] == pytest.approx((1 + math.cos(math.pi * 39 / 40)) / 2)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize("epochs", [3, 5, 30, 300])
+def test_the_warm_up_of_a_fraction_scales_with_the_epochs(epochs):
+    train = TrainConfig(epochs=epochs, lr=1.0, min_lr=0.0, warmup_fraction=0.1)
+    rates = [step_rate(train, epoch, step, 20) for epoch in range(1, epochs + 1) for step in range(20)]
+    assert rates.index(max(rates)) + 1 == pytest.approx(0.1 * epochs * 20, abs=1)
+
+
+def test_the_papers_have_one_rate_an_epoch():
+    train = TrainConfig(epochs=20)
+    for epoch in (1, 5, 12):
+        assert {step_rate(train, epoch, step, 9) for step in range(9)} == {learning_rate(train, epoch)}
+
+
+def test_a_fraction_takes_the_place_of_the_warm_up_by_epochs():
+    assert [text.partition(":")[0] for text in TrainConfig(warmup_fraction=0.1, warmup_epochs=1).problems()] == ["warmup_fraction"]
+    assert list(TrainConfig(warmup_fraction=1.0).problems()) == ["warmup_fraction: must lie between 0 and 1, got 1.0"]
+    assert not list(TrainConfig(warmup_fraction=0.1).problems())

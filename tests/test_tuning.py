@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from pointsweep.finished import objective
 from pointsweep.records import Record
 from pointsweep.space import Search
-from pointsweep.stopping import bracket_of, limits_of, rungs
+from pointsweep.stopping import WARMUP, bracket_of, limits_of, rungs
 from pointsweep.store import FileStore
 from pointsweep.suggestion import Suggestion
 from pointsweep.sweep import load
@@ -123,3 +123,12 @@ def test_objectives_are_read_from_the_protocols_epoch():
     )  # fmt: skip
     assert [objective(record, "val/accuracy", protocol) for protocol in ("last", "best_val")] == [0.4, 0.6]
     assert [objective(record, name, "last") for name in ("val/loss", "parameters")] == [2.0, 12.0]
+
+
+@pytest.mark.parametrize("warmup", [1, 2, 5])
+def test_nobody_is_judged_inside_the_warm_up_of_the_training(warmup):
+    asha = Search(scheduler="asha", schedule={"min_epochs": 1, "reduction": 3, WARMUP: warmup})
+    assert rungs(asha, 20) == [warmup + length for length in (1, 3, 9)]
+    median = Search(scheduler="median", schedule={"warmup_epochs": 1, "min_trials": 1, WARMUP: warmup})
+    curves = [{epoch: 0.1 * epoch for epoch in range(1, 9)}]
+    assert min(limits_of(curves, median, 9)) == warmup + 1
