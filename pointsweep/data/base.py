@@ -71,6 +71,9 @@ class Dataset:
 
     # Whether augmentation comes before sampling (the ScanObjectNN program) or after it (the ModelNet program).
     augment_first = True
+    # A training cloud's points are shuffled before they are sampled (the ModelNet program): another sample in every epoch, so
+    # that all stored points are seen, and not only the farthest ones.
+    shuffles = False
     origin = ""  # where the data are obtained
     made_from = ""  # the data set, or the seed, that this one can be made from
 
@@ -144,7 +147,10 @@ class Dataset:
         points = self._points(self.train, index)
         if self.augment_first:
             points = augment(points, self.config, generator)
-        points = sample(to_device(points, device), self.config.presample)
+        points = to_device(points, device)
+        if self.shuffles and self.config.presample < points.shape[1]:
+            points = shuffled(points, generator)
+        points = sample(points, self.config.presample)
         # One random subset for the whole batch, as the program draws it (T19).
         subset = torch.randperm(points.shape[1], generator=generator)[: self.config.num_points]
         points = points[:, to_device(subset, device)]
@@ -205,6 +211,12 @@ def checked_groups(groups: np.ndarray, labels: np.ndarray, split: str) -> np.nda
             f"{split} clouds {min(first, second)} and {max(first, second)} are given as one object and have different labels"
         )
     return groups
+
+
+def shuffled(points: Tensor, generator: torch.Generator) -> Tensor:
+    """points (B, P, C), those of each cloud in an order of their own."""
+    order = torch.rand(points.shape[:2], generator=generator).argsort(dim=1)
+    return gather(points, to_device(order, points.device))
 
 
 def sample(points: Tensor, count: int) -> Tensor:

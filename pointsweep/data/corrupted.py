@@ -50,7 +50,7 @@ class CorruptedConfig(DatasetConfig):
 
 @dataclass(frozen=True)
 class ModelNet40CConfig(CorruptedConfig):
-    revision: ClassVar[int] = 2  # as that of ModelNet40Config
+    revision: ClassVar[int] = 3  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
 
     folder: str = "modelnet40_ply_hdf5_2048"  # of the parent, below POINTSWEEP_DATA
@@ -172,6 +172,7 @@ class ModelNet40C(Corrupted):
     """ModelNet-C: the training shapes of ModelNet40."""
 
     augment_first = False
+    shuffles = True
     name, classes, num_test, default_folder = "modelnet40_c", modelnet40.CLASSES, 2468, "modelnet_c"
     origin = "ModelNet-C's files come from its authors (pointcloud-c.github.io)."
     made_from = "modelnet40"

@@ -40,7 +40,7 @@ FOLDS_ORIGIN = "Point-BERT's folds come with its program (ModelNetFewshot); conv
 
 @dataclass(frozen=True)
 class ModelNet40FewshotConfig(DatasetConfig):
-    revision: ClassVar[int] = 2  # as that of ModelNet40Config
+    revision: ClassVar[int] = 3  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
 
     way: Literal[5, 10] = 5
@@ -63,6 +63,7 @@ class ModelNet40Fewshot(Dataset):
     """One episode. `class_names` begins with the episode's classes, in the order of their labels; the others follow."""
 
     augment_first = False
+    shuffles = True
     origin = FOLDS_ORIGIN
     made_from = "modelnet40"
 

@@ -74,6 +74,27 @@ def test_scanobjectnn_training_follows_the_programs_order(data_root):
     torch.testing.assert_close(found, whole[:, torch.randperm(120, generator=random)[:100]])
 
 
+def test_modelnet40_training_follows_the_programs_order(data_root):
+    """Each cloud's points shuffled, farthest points, a subset, then scale and shift, by hand."""
+    data = dataset("modelnet40", folder=MINI, num_points=100, presample=120)
+    found, _ = data.train_batch(np.array([0, 1]), generator(5))
+    random, whole = generator(5), torch.from_numpy(np.array(data.train.points[:2]))
+    orders = torch.rand(2, 1024, generator=random).argsort(dim=1)
+    mixed = torch.stack([cloud[order] for cloud, order in zip(whole, orders, strict=True)])
+    sampled = sample(mixed, 120)[:, torch.randperm(120, generator=random)[:100]]
+    torch.testing.assert_close(found, augment(sampled, data.config, random))
+
+
+@pytest.mark.parametrize(("name", "shuffles"), [("modelnet40", True), ("scanobjectnn", False)])
+def test_over_epochs_modelnet40_shows_most_points_of_a_cloud_and_scanobjectnn_the_farthest(data_root, name, shuffles):
+    """Of 1,024 or 2,048 points 600 are sampled. In the programs for ScanObjectNN a cloud is sampled as it is stored."""
+    plain = {"scale": [1.0, 1.0], "translate": 0.0, "rotate": "none", "center": False, "num_points": 600, "presample": 600}
+    folder = MINI if name == "modelnet40" else "scanobjectnn_dev"
+    data = dataset(name, folder=folder, **plain)
+    seen = {tuple(p) for epoch in range(6) for p in data.train_batch(np.array([0]), generator(epoch))[0][0].tolist()}
+    assert (len(seen) > 800) if shuffles else (len(seen) <= 600)
+
+
 def clouds(count: int = 50) -> torch.Tensor:
     return torch.randn(count, 30, 3, generator=generator(9))
 
