@@ -26,7 +26,7 @@ def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypa
     """Fifteen training batches of either seed and one test batch, whatever the number of arms and epochs."""
     sampled = []
     original = tokenizers.farthest_points
-    monkeypatch.setattr(tokenizers, "farthest_points", lambda points, count: sampled.append(len(points)) or original(points, count))
+    monkeypatch.setattr(tokenizers, "farthest_points", lambda points, *more: sampled.append(len(points)) or original(points, *more))
     configs = [config(method, seed=seed) for seed in (0, 1) for method in ("lora", "prompt", "any2point")]
     run(configs, tmp_path / "packed", True)
     assert sorted(sampled) == [8] * 30 + [20]
