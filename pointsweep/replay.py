@@ -31,7 +31,7 @@ from pointsweep.notes import percent
 from pointsweep.records import Layout, Record, value
 from pointsweep.stats import LEVEL, summary, wilson
 from pointsweep.store import FileStore, Store, open_store
-from pointsweep.tables import build, read
+from pointsweep.tables import build, independent_clouds, read
 from pointsweep.target import TrialTags
 
 EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"
@@ -78,7 +78,7 @@ def _differing(one: np.ndarray, other: np.ndarray | None) -> int:
     return int((one != other).sum())
 
 
-def further(values: Sequence[float], objects: int) -> tuple[float, float]:
+def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     """Between which values one further run of a cell is to be expected, 95 %.
 
     The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991, Statistical Intervals, 4.7). Of
@@ -161,7 +161,7 @@ def replays(args: argparse.Namespace, store: Store) -> Iterator[tuple[int, str, 
     for seed, key in done.items():
         if args.seed in (None, seed):
             before = kept(store, key)
-            expected = further(values, int(before.record.dataset["num_test"]))
+            expected = further(values, independent_clouds(before.record, layout.protocol))
             tags = TrialTags(name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed)
             yield seed, key, replay(before, layout, expected, tags, args)
 

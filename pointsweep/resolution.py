@@ -9,6 +9,7 @@ import itertools
 import statistics
 
 from pointsweep.ledger import NUM_TEST
+from pointsweep.paired import groups_of
 from pointsweep.plan import Plan
 from pointsweep.power import TARGET, assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
 from pointsweep.reader import Cell
@@ -36,14 +37,20 @@ def resolution(plan: Plan) -> list[str]:
 def num_test(cell: Cell, plan: Plan) -> int | None:
     """The test objects of a cell's trials: what a finished one counted, else what the data that are here have.
 
-    Where the data are not here, the published size of the data set.
+    Where the data are not here, the published size of the data set. Of several clouds of an object one counts: how alike they are is
+    known once a trial has run.
     """
-    counted = [plan.records[c.key()].dataset.get("num_test") for c in cell.trials if c.key() in plan.records]
+    counted = [plan.records[c.key()] for c in cell.trials if c.key() in plan.records]
     if counted:
-        return int(counted[0]) if counted[0] else None
+        groups = groups_of(counted[0])
+        clouds = counted[0].dataset.get("num_test")
+        if groups is not None:
+            return int(groups.max()) + 1
+        return int(clouds) if clouds else None
     dataset = cell.trials[0].dataset
     if dataset in plan.data:
-        return plan.data[dataset].sizes["test"]
+        facts = plan.data[dataset]
+        return facts.objects.get("test", facts.sizes["test"])
     variant = str(getattr(dataset, "variant", "")).upper()
     place = SETS.get(dataset.name, ("", ""))
     size = NUM_TEST.get((place[0], variant) if variant else place)

@@ -256,3 +256,9 @@ def test_in_half_precision_layers_round_as_they_do_alone(tmp_path, joined, metho
         a, b = ([epoch["metrics"]["train/loss"] for epoch in folder.epochs()] for folder in (alone, packed))
         assert b == pytest.approx(a, rel=2e-3)
     assert set(joined) == {2}
+
+
+def test_members_warm_up_by_steps_as_they_do_alone(tmp_path, double):
+    configs = [config("lora", seed=seed, lr=lr, warmup_epochs=10, warmup_fraction=0.4) for seed, lr in ((0, 2e-3), (1, 5e-3))]
+    for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
+        assert_same(alone, packed)

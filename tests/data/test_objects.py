@@ -178,3 +178,22 @@ def test_splits_without_groups_are_those_that_they_were():
     generator = np.random.default_rng(0)
     expected = [generator.permutation(np.flatnonzero(labels == label))[:2] for label in range(3)]
     assert sorted(held.tolist()) == sorted(np.concatenate(expected).tolist())
+
+
+def test_the_plan_counts_objects_and_not_their_clouds(root):
+    from pointsweep.plan import make_plan
+    from pointsweep.resolution import num_test
+    from pointsweep.store import FileStore
+    from pointsweep.sweep import load
+
+    write_objects(root, write(root))
+    path = root / "t.yaml"
+    path.write_text(
+        "name: t\nbase:\n  dataset: {name: scanobjectnn, num_points: 64, presample: 64}\n"
+        "  tokenizer: {name: point_pn_light, num_tokens: 6, neighbours: 6}\n  backbone: {name: tiny}\n"
+        "  train: {epochs: 1, batch_size: 16, warmup_epochs: 0}\nrows: {method: [head_only]}\n"
+    )
+    sweep = load(path)
+    plan = make_plan(sweep, FileStore(root / "store"))
+    assert not plan.refused
+    assert num_test(sweep.cells[0], plan) == 45
