@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointsweep import registry
+from pointsweep import official, registry
 from pointsweep.backbones.base import Attention, Backbone, Block
 from pointsweep.config import BackboneConfig, TrialConfig, canonical_json
 from pointsweep.joint import Part, current
@@ -78,7 +78,8 @@ class SharedBackbone:
             assert isinstance(frozen, Block)
             for order, name in enumerate(("attn", "ffn")):
                 _join((index, order), block, name, getattr(frozen, name))
-        if not config.train.compile:  # a compiled part cannot be run under vmap
+        # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics and belongs to two parts.
+        if not config.train.compile and not official.program(config).trains_frozen_norms:
             _meet_in(model, config)
         return model
 
@@ -133,7 +134,7 @@ class Joined(nn.Module):
 def _meet_in(model: PointModel, config: TrialConfig) -> None:
     """Lets members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
     tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
-    same = (config.tokenizer, config.compat, config.train.precision, model.backbone.widths[0])
+    same = (config.tokenizer, config.compat, official.program(config), config.train.precision, model.backbone.widths[0])
     structure = (*same, config.backbone, config.positions, config.method, config.head)
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:

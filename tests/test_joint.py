@@ -86,7 +86,9 @@ def assert_one_is_alone(configs):
 @pytest.mark.parametrize(("method", "modality", "sections"), ARMS)
 def test_arms_run_as_one_are_what_they_are_alone(double, joined, method, modality, sections):
     assert_one_is_alone([arm(method, modality, sections, seed) for seed in range(3)])
-    assert joined == [3, 3] * 2
+    # Point-PEFT's program trains the statistics of its embedding: there every member computes alone.
+    alone = method == "point_peft" and sections.get("compat") == "official"
+    assert joined == ([] if alone else [3, 3] * 2)
 
 
 @pytest.mark.slow

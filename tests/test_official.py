@@ -103,7 +103,7 @@ def test_a_frozen_embedding_takes_batch_statistics_in_training_only_in_the_publi
     embedding = PatchEmbedding((3, 8, 8), (8, 8)).requires_grad_(False)
     embedding.train()
     assert not embedding.training
-    embedding.trains_norms = True
+    embedding.keep_statistics(False)
     embedding.train()
     before = embedding.first_conv[1].running_mean.clone()
     embedding(torch.randn(2, 4, 6, 3) + 1)

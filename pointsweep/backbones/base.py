@@ -211,7 +211,7 @@ class Backbone(nn.Module):
             self.norm.eps = program.final_eps
         if self.stem is not None:
             for patch in self.stem.patches:
-                patch.trains_norms = program.trains_frozen_norms
+                patch.keep_statistics(not program.trains_frozen_norms)
 
     @abstractmethod
     def positions(self, places: Tensor) -> Tensor | None:

@@ -31,6 +31,10 @@ class PatchEmbedding(nn.Module):
         trains = self.trains_norms or any(p.requires_grad for p in self.parameters())
         return super().train(mode and trains)
 
+    def keep_statistics(self, kept: bool = True) -> None:
+        """Say whether the statistics stay the checkpoint's while the embedding is frozen."""
+        self.trains_norms = not kept
+
     def forward(self, groups: Tensor) -> Tensor:
         points = groups.flatten(0, 1).transpose(1, 2)  # (B N, C_in, K)
         points = self.first_conv(points)

@@ -131,6 +131,8 @@ def frozen_copy(backbone: Backbone) -> Backbone:
     tuned = {id(p) for name, p in backbone.named_parameters() if name.endswith(".bias") or name.startswith("norm.")}
     shared = {id(p): p for p in backbone.parameters() if id(p) not in tuned}
     copied = copy.deepcopy(backbone, dict(shared))
+    for patch in copied.stem.patches:
+        patch.keep_statistics()
     for parameter in copied.parameters():
         if id(parameter) not in shared:
             parameter.requires_grad_(False)
