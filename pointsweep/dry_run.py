@@ -333,10 +333,13 @@ class Run:
         config = self.config
         begun = {name: value.clone() for name, value in self.start.state_dict().items()}
         model = self.start
-        losses = reference(model, config, self.epochs(), self.data)
+        losses, accuracies = reference(model, config, self.epochs(), self.data)
         told = [event["metrics"]["train/loss"] for event in self.trial.folder.epochs()]
+        hits = [event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()]
         if len(told) == len(losses) and not np.allclose(told, losses, rtol=1e-4):
             yield f"train/loss is {told[-1]:.6g}, the mean loss of the epoch's clouds {losses[-1]:.6g}"
+        elif len(hits) == len(accuracies) and not np.allclose(hits, accuracies):
+            yield f"train/accuracy is {hits[-1]:.4f}, that of the training steps is {accuracies[-1]:.4f}"
         expected, given = model.state_dict(), self.trial.model.state_dict()
         trained = {name for name, p in self.start.named_parameters() if p.requires_grad}
         moved, still, other = [], [], []
@@ -471,12 +474,13 @@ def wrong_rates(train: TrainConfig) -> list[str]:
 
 def reference(
     model: nn.Module, config: TrialConfig, epochs: Sequence[Sequence[tuple[np.ndarray, tuple[Tensor, ...]]]], data: Recording
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
     """Train `model` in place on the same batches: cross-entropy, clipping, torch.optim.AdamW; labels are those stored of the clouds.
 
-    Return each epoch's mean loss.
+    Return each epoch's mean loss and its accuracy.
     """
     means = []
+    accuracies = []
     train = config.train
     if isinstance(model, PointModel):
         rows = data.evaluation_order(data.train)
@@ -497,19 +501,24 @@ def reference(
     for number, epoch in enumerate(epochs, start=1):
         model.train()
         losses = []
+        correct = []
         for step, (index, batch) in enumerate(epoch):
             set_noise(model, torch.Generator().manual_seed(stream(config.seed, "noise", number, step)))
             optimizer.zero_grad()
             for group in optimizer.param_groups:
                 group["lr"] = rate(train, number, step, len(epoch))
             labels = batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(data.train.labels[index])
-            loss = F.cross_entropy(model(*_inputs(batch)).float(), labels, label_smoothing=train.label_smoothing)
+            logits = model(*_inputs(batch)).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_([*decayed, *plain], train.clip_norm)
             optimizer.step()
             losses.append(float(loss.detach()))
+            correct.append(float((logits.argmax(dim=1) == labels).double().mean()))
         means.append(float(np.mean(losses)))
-    return means
+        # Of the steps' means: exact of clouds, of parts a number for each point where batches hold clouds of as many points.
+        accuracies.append(float(np.mean(correct)))
+    return means, accuracies
 
 
 @torch.no_grad()

@@ -25,7 +25,9 @@ def test_what_is_wrong_is_said_with_how_to_mend_it(tmp_path, monkeypatch):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path / "none"))
     monkeypatch.setattr(doctor, "FREE_BYTES", 2**70)
     findings = look(Wanted(str(tmp_path / "file"), "http://127.0.0.1:9"))
-    assert found(findings, "store").mend.startswith("mount the folder on this node")
+    store = found(findings, "store")
+    assert "is a file, and a store is a folder; name a folder by --store" in store.found
+    assert store.mend
     assert "training goes on without it" in found(findings, "MLflow").mend
     assert "POINTSWEEP_CACHE" in found(findings, "cache").mend
     assert "set POINTSWEEP_DATA" in found(findings, "data root").mend

@@ -95,6 +95,7 @@ FAULTS = [
     ("gradients are gone before the step", "train:train_epoch", "take_step(optimizer, trained", "optimizer.zero_grad() or take_step(optimizer, trained", "did not change", {}),
     ("two steps a batch", "train:train_epoch", "take_step(optimizer, trained, train.clip_norm)", "[take_step(optimizer, trained, train.clip_norm) for _ in range(2)]", "AdamW", {}),
     ("moments are lost", "train:train_epoch", "loss_sum += loss * labels.numel()", "loss_sum += loss * labels.numel(); optimizer.moments.clear()", "AdamW", {}),
+    ("an accuracy that counts every cloud", "train:train_epoch", "correct += hits", "correct += labels.numel()", "train/accuracy", {}),
     ("half a batch", "train:accumulate", "F.cross_entropy(logits.float(), wanted", "F.cross_entropy(logits.float()[:1], wanted[:1]", "AdamW", {}),
     ("a sum in place of a mean", "train:accumulate", "label_smoothing=train.label_smoothing", 'label_smoothing=train.label_smoothing, reduction="sum"', "train/loss", {}),
     ("evaluation mode in training", "train:train_epoch", "model.train()", "model.eval()", "training mode", {}),
