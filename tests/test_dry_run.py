@@ -105,7 +105,7 @@ FAULTS = [
     ("augmentation alike for all seeds", "train:train_epoch", 'stream(config.seed, "augment", epoch)', 'stream("augment", epoch)', "another seed draws", {}),
     ("labels in another order", "data.base:Dataset.train_batch", "self.train.labels[index])", "self.train.labels[np.roll(index, 1)])", "labels of a training batch", {}),
     ("points of other clouds", "data.base:Dataset.train_batch", "self._points(self.train, index)", "self._points(self.train, index - 1)", "points", {}),
-    ("test points of training clouds", "data.base:Dataset.eval_batch", "self._samples(split)", "self._samples(self.train)", "does not run", {}),
+    ("test points of training clouds", "data.base:Dataset.eval_batch", "self._samples(split)", "self._samples(self.train)", "batch holds points", {}),
     ("validation on the test clouds", "trial:Trial._end_epoch", "self.dataset.val, self.config", "self.dataset.test, self.config", "val/loss", {}),
     ("test numbers of the validation clouds", "trial:Trial._end_epoch", "self.dataset.test, self.config", "self.dataset.val, self.config", "does not run", {}),
     ("validation clouds are trained on", "data.base:Dataset.__init__", "take(kept, ", "take(np.arange(len(splits['train'].labels)), ", "validation clouds are training", {}),
