@@ -679,6 +679,7 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
         losses = []
         for number, config in enumerate((first, second)):
             run = Run(config, dataset, Path(folder) / str(number))
+            run.trial.model.double()
             try:
                 run.trial.run()
             except Diverged:
