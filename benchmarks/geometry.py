@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pointsweep import geometry
-from pointsweep.checks import trial_from_dict
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import MissingData
-from pointsweep.trial import load_dataset
+from pointsweep.ops import point_ops as geometry
+from pointsweep.training.runner import load_dataset
 
 BATCH, NEIGHBOURS = 32, 81
 STAGES = ((1024, 512), (512, 256), (256, 128))  # of Any2Point's tokenizer: points, centres

@@ -32,15 +32,15 @@ from torch import Tensor
 from benchmarks.common import machine
 from benchmarks.public_layers import in_the_step, looped_after_block, public_layers
 from benchmarks.sweep import plain_farthest_points
-from pointsweep import geometry
-from pointsweep.calibrate import step_s, train_steps
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import BackboneConfig, TrialConfig
-from pointsweep.members import run_together
-from pointsweep.methods.any2point import Any2Point
-from pointsweep.model import PointModel
-from pointsweep.pack import SharedBackbone
-from pointsweep.train import autocast
+from pointsweep.config.schema import BackboneConfig, TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.methods.any2point import Any2Point
+from pointsweep.models.point_model import PointModel
+from pointsweep.ops import point_ops as geometry
+from pointsweep.training.autotune import step_s, train_steps
+from pointsweep.training.fusion.coroutines import run_together
+from pointsweep.training.fusion.pack import SharedBackbone
+from pointsweep.training.loop import autocast
 
 ROWS = ["G1", "G2", "G3", "G4", "G5", "G6", "G7"]
 MEMBERS, FLOOR_S, WARM = 8, 3.4e-3, 3

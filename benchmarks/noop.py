@@ -49,9 +49,9 @@ def noop_trials() -> None:
     """In every worker: a trial is one epoch in which nothing is computed."""
     import torch
 
-    from pointsweep import trial
-    from pointsweep.origin import origin
-    from pointsweep.records import Record
+    from pointsweep.results.records import Record
+    from pointsweep.training import runner as trial
+    from pointsweep.utils.provenance import origin
 
     class Noop(trial.Trial):
         def __init__(self, config: Any, folder: Any, device: Any, report: Any, notify: Any, *_: Any) -> None:
@@ -128,16 +128,16 @@ def ours(count: int, pack: int) -> dict[str, float]:
     """Our launch, from the plan's trials to the last run in MLflow."""
     import ray
 
-    from pointsweep.checks import trial_from_dict
-    from pointsweep.inline import Event, Resources
-    from pointsweep.launch import run_ray
-    from pointsweep.pack import packs_of
-    from pointsweep.records import Layout
-    from pointsweep.store import open_store
-    from pointsweep.target import TrialTags, default_uri
-    from pointsweep.tracked import read_table
-    from pointsweep.tracking import finish, prepare
-    from pointsweep.trial import Job, Task
+    from pointsweep.config.validation import trial_from_dict
+    from pointsweep.execution.inline import Event, Resources
+    from pointsweep.execution.ray_tune import run_ray
+    from pointsweep.results.records import Layout
+    from pointsweep.storage.base import open_store
+    from pointsweep.tracking.mlflow_client import finish, prepare
+    from pointsweep.tracking.reader import read_table
+    from pointsweep.tracking.target import TrialTags, default_uri
+    from pointsweep.training.fusion.pack import packs_of
+    from pointsweep.training.runner import Job, Task
 
     base = {"dataset": {"name": "synthetic"}, "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}
     ray.init(
@@ -167,14 +167,14 @@ def ours(count: int, pack: int) -> dict[str, float]:
 
 def driver(count: int, pack: int) -> float:
     """Processor seconds a trial of what the driver does with each: names, results, ends, gauges, a log's lines."""
-    from pointsweep import launch
-    from pointsweep.checks import trial_from_dict
-    from pointsweep.ends import Ends, Told
-    from pointsweep.gauges import Gauges, cells_of
-    from pointsweep.guard import Outcome
-    from pointsweep.progress import Display, Label, Progress
-    from pointsweep.target import TrialTags
-    from pointsweep.trial import Job, Task
+    from pointsweep.config.validation import trial_from_dict
+    from pointsweep.execution import ray_tune as launch
+    from pointsweep.execution.outcomes import Ends, Told
+    from pointsweep.execution.progress import Display, Label, Progress
+    from pointsweep.execution.prometheus import Gauges, cells_of
+    from pointsweep.tracking.target import TrialTags
+    from pointsweep.training.runner import Job, Task
+    from pointsweep.training.supervisor import Outcome
 
     base = {"dataset": {"name": "synthetic"}, "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}
     configs = [trial_from_dict({**base, "seed": seed}) for seed in range(count)]

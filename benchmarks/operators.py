@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.common import machine
 from benchmarks.pack import own_bytes
-from pointsweep import members
-from pointsweep.calibrate import train_steps
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.members import run_together
-from pointsweep.pack import SharedBackbone
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.training.autotune import train_steps
+from pointsweep.training.fusion import coroutines as members
+from pointsweep.training.fusion.coroutines import run_together
+from pointsweep.training.fusion.pack import SharedBackbone
 
 SOURCE = {"name": "clip_text", "weights": "random"}
 POINTS = {"name": "point_mae", "weights": "random"}

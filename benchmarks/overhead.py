@@ -23,16 +23,16 @@ from pathlib import Path
 
 import torch
 
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.history import TrialFolder
-from pointsweep.model import build
-from pointsweep.records import CellLayout, Layout
-from pointsweep.store import FileStore
-from pointsweep.target import TrialTags, default_uri
-from pointsweep.tracking import finish, prepare
-from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
-from pointsweep.trial import Job, Task, load_dataset, run_pack
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.point_model import build
+from pointsweep.results.records import CellLayout, Layout
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.mlflow_client import finish, prepare
+from pointsweep.tracking.target import TrialTags, default_uri
+from pointsweep.training.loop import evaluate, make_optimizer, stream, train_epoch
+from pointsweep.training.runner import Job, Task, load_dataset, run_pack
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ import torch
 from safetensors.numpy import load_file
 
 from pointsweep import registry
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.runner import Job, Task, run_pack
 
 
 def trials(args: argparse.Namespace) -> list[TrialConfig]:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sweep import plain_farthest_points
-from pointsweep import ahead, tokenizers
-from pointsweep.methods import any2point
-from pointsweep.methods.any2point import Any2Point, Cells, Neighbourhoods
+from pointsweep.models import tokenizers
+from pointsweep.models.methods import any2point
+from pointsweep.models.methods.any2point import Any2Point, Cells, Neighbourhoods
+from pointsweep.training import prefetch as ahead
 
 
 def looped_after_block(self: Any2Point, index: int, tokens: Tensor, context: Neighbourhoods | None) -> Tensor:

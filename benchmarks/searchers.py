@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsweep.batches import Batches
-from pointsweep.history import TrialFolder
-from pointsweep.search import Study
-from pointsweep.settings import Settings
-from pointsweep.store import FileStore, open_store
-from pointsweep.sweep import Sweep, load
+from pointsweep.hpo.batching import Batches
+from pointsweep.hpo.study import Study
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore, open_store
+from pointsweep.sweep.overlay import Settings
+from pointsweep.sweep.sweep import Sweep, load
 
 HERE = Path(__file__).parent / "tabulated"
 BEST = 0.05

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import torch
 
-from pointsweep.backbones.base import Backbone, Shape
-from pointsweep.backbones.vit import SIDE, ViT
-from pointsweep.config import BackboneConfig
+from pointsweep.config.schema import BackboneConfig
+from pointsweep.models.backbones.base import Backbone, Shape
+from pointsweep.models.backbones.vit import SIDE, ViT
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ import time
 from pathlib import Path
 import sys
 import mlflow.tracking
-from pointsweep.store import FileStore
-from pointsweep.sweep import load
-from pointsweep.target import default_uri
-from pointsweep.tracking import prepare
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
+from pointsweep.tracking.target import default_uri
+from pointsweep.tracking.mlflow_client import prepare
 layout, store = load(sys.argv[1]).layout(), FileStore(Path(sys.argv[2]))
 begun = time.process_time()
 prepare(default_uri(store), store, layout)
@@ -38,10 +38,10 @@ print(time.process_time() - begun)
 SECOND_TRIAL = """
 import statistics, sys, tempfile, time
 import torch
-from pointsweep.checks import trial_from_dict
-from pointsweep.optimizer import AdamW
-from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.training.adamw import AdamW
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.runner import Job, Task, run_pack
 torch.set_num_threads(1)
 steps, ends = [], []
 step = AdamW.step

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks.common import interleaved, machine, python, table
-from pointsweep.data.cache import cache_folder
+from pointsweep.utils.array_cache import cache_folder
 
 SWEEP: dict[str, Any] = {
     "name": "benchmark",
@@ -59,12 +59,12 @@ def train(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from pointsweep import geometry
-    from pointsweep.as_run import flat
-    from pointsweep.checks import trial_from_dict
-    from pointsweep.model import build, count_parameters
-    from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
-    from pointsweep.trial import load_dataset
+    from pointsweep.config.validation import trial_from_dict
+    from pointsweep.models.point_model import build, count_parameters
+    from pointsweep.ops import point_ops as geometry
+    from pointsweep.tracking.payload import flat
+    from pointsweep.training.loop import evaluate, make_optimizer, stream, train_epoch
+    from pointsweep.training.runner import load_dataset
 
     torch.set_num_threads(1)
     if config["plain"]:
@@ -102,7 +102,7 @@ def ray_tune(args: argparse.Namespace, plain: bool) -> dict[str, float]:
     from mlflow.tracking import MlflowClient
     from ray import tune
 
-    from pointsweep.sweep import load
+    from pointsweep.sweep.sweep import load
 
     folder = Path(args.folder)
     trials = [json.dumps(trial.config.to_dict()) for trial in load(folder / "sweep.yaml").trials()]

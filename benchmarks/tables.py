@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig, with_seed
-from pointsweep.paired import packed
-from pointsweep.records import CellLayout, Layout, Record
+from pointsweep.config.schema import TrialConfig, with_seed
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.results.records import CellLayout, Layout, Record
+from pointsweep.statistics.paired_objects import packed
 
 COLUMNS, SEEDS, OBJECTS, MORE = 10, 5, 2882, 10
 NAME = "benchmark"
@@ -110,7 +110,7 @@ def log(folder: Path, found: list[tuple[str, str, int, Record]]) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    from pointsweep.as_run import flat
+    from pointsweep.tracking.payload import flat
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     run = client.create_run(client.create_experiment(NAME), run_name="first")
@@ -176,8 +176,8 @@ def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     """What `python -m pointsweep.tables` does."""
     import scipy.special  # noqa: F401
 
-    from pointsweep.store import open_store
-    from pointsweep.tables import build, read, render
+    from pointsweep.reporting.build import build, read, render
+    from pointsweep.storage.base import open_store
 
     begun = clocks()
     table = build(*read(open_store(str(folder / "store")), NAME))

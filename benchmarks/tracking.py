@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 
 from benchmarks.common import interleaved, machine, table
-from pointsweep import tracking
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.history import TrialFolder
-from pointsweep.records import Layout, Record
-from pointsweep.store import FileStore
-from pointsweep.target import Target, TrialTags, default_uri
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.results.records import Layout, Record
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking import mlflow_client as tracking
+from pointsweep.tracking.target import Target, TrialTags, default_uri
 
 EPOCHS, TAGS = 10, TrialTags("life", "r", "c", 0)
 

@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
-from pointsweep.as_run import flat
-from pointsweep.checks import check_trial
-from pointsweep.config import TrialConfig
-from pointsweep.history import TrialFolder
-from pointsweep.target import Target, TrialTags
-from pointsweep.tracking import Runs, prepare, sync_trial
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import check_trial
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.tracking.mlflow_client import Runs, prepare, sync_trial
+from pointsweep.tracking.payload import flat
+from pointsweep.tracking.target import Target, TrialTags
+from pointsweep.training.runner import Job, Task, run_pack
 
 TRIAL = {
     "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 32, "test_limit": 16},
@@ -95,8 +95,8 @@ def work(way: str, folders: Sequence[Path], target: Target, gate: object) -> Non
 
 def measure(way: str, source: Path, args: argparse.Namespace, folder: Path) -> float:
     """Runs per second over all writers."""
-    from pointsweep.records import Layout
-    from pointsweep.store import FileStore
+    from pointsweep.results.records import Layout
+    from pointsweep.storage.base import FileStore
 
     name = f"bench_{way}_{uuid.uuid4().hex[:8]}"
     layout = Layout(name=name, title=name, row_headers=("row",), rows=(("row",),), columns=("column",), cells=())

@@ -55,7 +55,7 @@ seeds: 2
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that holds four really trained trials, the sweep `tiny`: lora and head_only, 1d, two seeds. Only to be read."""
-    from pointsweep.run import main
+    from pointsweep.cli.run import main
 
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(TINY)
@@ -72,8 +72,9 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     import torch
 
-    from pointsweep import once, train
-    from pointsweep.data.base import Dataset
+    from pointsweep.data.dataset import Dataset
+    from pointsweep.models import batch_cache as once
+    from pointsweep.training import loop as train
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -94,7 +95,8 @@ def _in_double(load: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a GPU; the sizes of the groups that ran as one."""
-    from pointsweep import joint, members
+    from pointsweep.ops import vmap as joint
+    from pointsweep.training.fusion import coroutines as members
 
     sizes: list[int] = []
     monkeypatch.setattr(members, "JOINED_ON", {"cpu"})

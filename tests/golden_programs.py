@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pointsweep.checks import trial_from_dict
-from pointsweep.geometry import farthest_points, gather
-from pointsweep.model import PointModel
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.point_model import PointModel
+from pointsweep.ops.point_ops import farthest_points, gather
 
 CLASSES = 15
 TOKENIZER = (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pointsweep.records import sealed
+from pointsweep.results.records import sealed
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

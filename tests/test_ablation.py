@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from pointsweep.errors import ConfigError
-from pointsweep.records import Record
-from pointsweep.sweep import Sweep, load
-from pointsweep.tables import build
+from pointsweep.reporting.build import build
+from pointsweep.results.records import Record
+from pointsweep.sweep.sweep import Sweep, load
 
 FILE = """
 name: t

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep import ahead, tokenizers
-from pointsweep import once as module
-from pointsweep.ahead import one_ahead
-from pointsweep.checks import trial_from_dict
-from pointsweep.methods.any2point import Any2Point
-from pointsweep.model import PointModel
-from pointsweep.once import Kept
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models import batch_cache as module
+from pointsweep.models import tokenizers
+from pointsweep.models.batch_cache import Kept
+from pointsweep.models.methods.any2point import Any2Point
+from pointsweep.models.point_model import PointModel
+from pointsweep.training import prefetch as ahead
+from pointsweep.training.prefetch import one_ahead
 from tests.test_pack import config, run
 
 CPU = torch.device("cpu")

@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep import model as models
-from pointsweep import positions, registry
-from pointsweep.audit import Arm, _broken, arm_of, audit
-from pointsweep.checks import trial_from_dict
-from pointsweep.layers import Dropout, DropPath
-from pointsweep.methods.base import Method
-from pointsweep.plan import make_plan
-from pointsweep.probe import probe
-from pointsweep.store import FileStore
-from pointsweep.sweep import load
+from pointsweep import registry
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models import point_model as models
+from pointsweep.models import positional_encoding as positions
+from pointsweep.models.layers import Dropout, DropPath
+from pointsweep.models.methods.base import Method
+from pointsweep.planning.audit import Arm, _broken, arm_of, audit
+from pointsweep.planning.plan import make_plan
+from pointsweep.planning.probe import probe
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
 
 LIGHT = {"name": "point_pn_light", "num_tokens": 16, "neighbours": 8}
 BASE = {"1d": ({"name": "tiny", "modality": "1d"}, LIGHT), "2d": ({"name": "tiny", "modality": "2d"}, LIGHT)}
@@ -161,7 +162,7 @@ def prompts_dropped_before_the_block(monkeypatch):
 
 
 def prompts_without_gradient(monkeypatch):
-    from pointsweep.methods import prompt
+    from pointsweep.models.methods import prompt
 
     _hook(monkeypatch, prompt, "insert_tokens", lambda original, tokens, new, at: original(tokens, new.detach(), at))
 
@@ -197,13 +198,13 @@ def class_token_left_out(monkeypatch):
 
 
 def lora_without_its_update(monkeypatch):
-    from pointsweep.methods.lora import LowRank
+    from pointsweep.models.methods.lora import LowRank
 
     monkeypatch.setattr(LowRank, "forward", lambda self, x: self.frozen(x))
 
 
 def scale_over_the_batch(monkeypatch):
-    from pointsweep import tokenizers
+    from pointsweep.models import tokenizers
 
     monkeypatch.setattr(tokenizers, "normalise", lambda relative, kind, official: relative / (relative.std() + 1e-5))
 
@@ -216,7 +217,7 @@ def mean_of_the_batch_in_the_head(monkeypatch):
 
 
 def attention_across_the_batch(monkeypatch):
-    from pointsweep.backbones.base import Attention
+    from pointsweep.models.backbones.base import Attention
 
     monkeypatch.setattr(Attention, "across_batch", True)
 
@@ -231,7 +232,7 @@ def first_clouds_mean_for_all(monkeypatch):
 
 
 def nan_in_flat_neighbourhoods(monkeypatch):
-    from pointsweep import tokenizers
+    from pointsweep.models import tokenizers
 
     monkeypatch.setattr(tokenizers, "normalise", lambda relative, kind, official: relative * torch.nan)
 
@@ -307,7 +308,7 @@ def test_a_look_at_a_wide_arm_takes_no_more_than_a_second_of_cpu_time():
 
 
 def test_a_count_that_does_not_print_as_the_papers_is_said():
-    from pointsweep.records import Published
+    from pointsweep.results.records import Published
 
     made = config("1d", "lora", {})
     counts = {made.key(): {"trainable": 948_312, "trainable_without_head": 484_681, "total": 1}}

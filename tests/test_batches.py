@@ -7,10 +7,10 @@ from collections import defaultdict
 
 import pytest
 
-from pointsweep.batches import Batches
-from pointsweep.search import Study
-from pointsweep.stopping import bracket_of
-from pointsweep.sweep import load
+from pointsweep.hpo.batching import Batches
+from pointsweep.hpo.study import Study
+from pointsweep.sweep.pruners import bracket_of
+from pointsweep.sweep.sweep import load
 
 EPOCHS = 9
 ASHA = "{name: asha, reduction: 2, min_epochs: 1}"

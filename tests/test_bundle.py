@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsweep import bundle as made
-from pointsweep.bundle import BadBundle, arrays_of, pack, sealed, unpack
-from pointsweep.tables import main
-from pointsweep.verify import main as verify
+from pointsweep.cli.verify import main as verify
+from pointsweep.reporting import bundle as made
+from pointsweep.reporting.build import main
+from pointsweep.reporting.bundle import BadBundle, arrays_of, pack, sealed, unpack
 from tests.resealed import forget_files
 
 FLIPS = 1000

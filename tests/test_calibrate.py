@@ -6,10 +6,12 @@ import json
 
 import torch
 
-from pointsweep import calibrate, inline, launching, ray_cluster
-from pointsweep.sweep import load
-from pointsweep.target import TrialTags
-from pointsweep.trial import Task
+from pointsweep.execution import inline, ray_cluster
+from pointsweep.execution import launch as launching
+from pointsweep.sweep.sweep import load
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training import autotune as calibrate
+from pointsweep.training.runner import Task
 from tests.test_pack import config
 
 

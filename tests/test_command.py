@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from pointsweep import __version__
-from pointsweep.command import BROKEN_OFF, INTERNAL, INTERRUPTED, INVALID, UNREAD, exit_code
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed
-from pointsweep.target import TrackerAway
+from pointsweep.tracking.target import TrackerAway
+from pointsweep.utils.cli_exit import BROKEN_OFF, INTERNAL, INTERRUPTED, INVALID, UNREAD, exit_code
 
 
 def test_a_command_whose_reader_went_away_ends_without_a_word():

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsweep.compare import diff, differing, over_seeds, recovered
-from pointsweep.history import TrialFolder
-from pointsweep.paired import bootstrap, packed
-from pointsweep.records import CellLayout, Layout, Record
-from pointsweep.render import FORMATS, percent, render
-from pointsweep.stats import Difference
-from pointsweep.store import FileStore
-from pointsweep.tables import build, main
+from pointsweep.reporting.build import build, main
+from pointsweep.reporting.compare import diff, differing, over_seeds, recovered
+from pointsweep.reporting.formats import FORMATS, render
+from pointsweep.results.records import CellLayout, Layout, Record
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.statistics.paired_objects import bootstrap, packed
+from pointsweep.statistics.seeds import Difference
+from pointsweep.storage.base import FileStore
+from pointsweep.utils.numbers import percent
 from tests.test_tables import record
 
 OBJECTS = 400
@@ -183,8 +184,8 @@ def test_names_that_are_none_end_with_2(filled: FileStore, capsys, arguments, me
 
 
 def test_old_trials_are_compared_where_their_data_are_at_hand(tmp_path):
-    from pointsweep.checks import trial_from_dict
-    from pointsweep.trial import load_dataset
+    from pointsweep.config.validation import trial_from_dict
+    from pointsweep.training.runner import load_dataset
 
     config = trial_from_dict({
         "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 40, "test_limit": 20},

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pointsweep import compiled, members
-from pointsweep.model import build
-from pointsweep.recompute import recompute_stages
-from pointsweep.train import accumulate, make_optimizer
+from pointsweep.models import compilation as compiled
+from pointsweep.models.activation_checkpointing import recompute_stages
+from pointsweep.models.point_model import build
+from pointsweep.training.fusion import coroutines as members
+from pointsweep.training.loop import accumulate, make_optimizer
 from tests.test_pack import assert_same, config, run
 
 CPU = torch.device("cpu")

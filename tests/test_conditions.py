@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pointsweep.conditions import lookup
 from pointsweep.errors import ConfigError
-from pointsweep.sweep import load
+from pointsweep.sweep.conditions import lookup
+from pointsweep.sweep.sweep import load
 
 BASE = """
 name: t

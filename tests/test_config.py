@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsweep.checks import check_trial, trial_from_dict
-from pointsweep.config import Config, added, canonical_json
+from pointsweep.config.schema import Config, added, canonical_json
+from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.errors import ConfigError
 
 TRIAL = {
@@ -45,7 +45,7 @@ def test_key_does_not_depend_on_the_order_of_keys(order):
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "77"])
 def test_key_is_the_same_in_another_process_with_another_hash_seed(hash_seed):
-    code = f"from pointsweep.checks import trial_from_dict; print(trial_from_dict({TRIAL!r}).key())"
+    code = f"from pointsweep.config.validation import trial_from_dict; print(trial_from_dict({TRIAL!r}).key())"
     run = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == trial_from_dict(TRIAL).key()
 

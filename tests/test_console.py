@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.console import SafeStream, columns_of, encodable, one_line, shortened, visible, width, wrapped
+from pointsweep.utils.console import SafeStream, columns_of, encodable, one_line, shortened, visible, width, wrapped
 
 HOSTILE = "a\x1b[31mred\x07\r\x9b2J\u202eevil\u2066\u200bz\ud800\x00"
 
@@ -104,7 +104,7 @@ def test_the_width_of_a_terminal_is_its_own(size, columns, monkeypatch):
 
 SCRIPT = """
 import sys
-from pointsweep.command import exit_code
+from pointsweep.utils.cli_exit import exit_code
 def main():
     for number in range(3000):
         print("line", number, "±", flush=True)
@@ -161,7 +161,7 @@ def test_standard_error_that_is_full_or_closed_ends_nothing():
 
 
 def test_json_of_a_hostile_label_is_read_back_unchanged():
-    from pointsweep.render import render
+    from pointsweep.reporting.formats import render
     from tests.test_render import table
 
     made = render(table(title=HOSTILE), "json")

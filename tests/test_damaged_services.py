@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import run, sync, tables
-from pointsweep.command import exit_code
-from pointsweep.data.cache import cache_folder
-from pointsweep.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
-from pointsweep.tracking import connected
+from pointsweep.cli import run, sync
+from pointsweep.reporting import build as tables
+from pointsweep.tracking.mlflow_client import connected
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.cli_exit import exit_code
+from pointsweep.utils.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
 from tests import damage
 
 BASE = """
@@ -62,7 +63,7 @@ def copy(half, tmp_path, monkeypatch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     # A lock is given up sooner than by default.
-    monkeypatch.setattr("pointsweep.sqlite_files.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("pointsweep.utils.sqlite_files.LOCK_WAIT_S", 0.2)
     shutil.copytree(half / "store", tmp_path / "store")
     monkeypatch.setenv("POINTSWEEP_STORE", str(tmp_path / "store"))
     return tmp_path / "store"
@@ -133,7 +134,7 @@ TEMPLATE_DAMAGES = [*damage.DAMAGES, damage.of_a_newer_version, damage.without_a
 @pytest.mark.parametrize("harm", TEMPLATE_DAMAGES, ids=lambda each: each.__name__)
 def test_a_damaged_template_in_the_cache_is_not_used(tmp_path, harm, monkeypatch):
     """Seen by the database that is made: it is whole, and MLflow's."""
-    from pointsweep import mlflow_files
+    from pointsweep.tracking import sqlite_bootstrap as mlflow_files
 
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
     made = tmp_path / "made.db"
@@ -173,7 +174,7 @@ def searched(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def search_copy(searched, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("pointsweep.sqlite_files.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("pointsweep.utils.sqlite_files.LOCK_WAIT_S", 0.2)
     shutil.copytree(searched / "store", tmp_path / "store")
     return tmp_path / "store"
 

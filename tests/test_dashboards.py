@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
-from pointsweep.gauges import GAUGES
+from pointsweep.execution.prometheus import GAUGES
 
 FOLDER = Path(__file__).parents[1] / "dashboards"
 DASHBOARD = json.loads((FOLDER / "pointsweep.json").read_text())

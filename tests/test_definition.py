@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import tables
-from pointsweep.run import main
-from pointsweep.sweep import load
-from pointsweep.views import view_name
+from pointsweep.cli.run import main
+from pointsweep.reporting import build as tables
+from pointsweep.sweep.sweep import load
+from pointsweep.sweep.views import view_name
 
 FILE = """
 name: one

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from pointsweep import ahead, once, registry
-from pointsweep.ahead import one_ahead
-from pointsweep.model import build
-from pointsweep.once import Kept, train_batch
-from pointsweep.train import accumulate, prepare
-from pointsweep.trial import load_dataset
+from pointsweep import registry
+from pointsweep.models import batch_cache as once
+from pointsweep.models.batch_cache import Kept, train_batch
+from pointsweep.models.point_model import build
+from pointsweep.training import prefetch as ahead
+from pointsweep.training.loop import accumulate, prepare
+from pointsweep.training.prefetch import one_ahead
+from pointsweep.training.runner import load_dataset
 from tests.test_pack import config
 
 META = torch.device("meta")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pointsweep import doctor
-from pointsweep.doctor import Finding, Wanted, clock, look, main, wanted_by
+from pointsweep.cli import doctor
+from pointsweep.cli.doctor import Finding, Wanted, clock, look, main, wanted_by
 
 
 def found(findings: list[Finding], check: str) -> Finding:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pointsweep import verify
-from pointsweep.checks import trial_from_dict
-from pointsweep.index import sound_records
-from pointsweep.records import CellLayout, Layout, plan_json, sealed
-from pointsweep.store import FileStore, establish
-from pointsweep.tables import main, read
+from pointsweep.cli import verify
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.reporting.build import main, read
+from pointsweep.results.record_index import sound_records
+from pointsweep.results.records import CellLayout, Layout, plan_json, sealed
+from pointsweep.storage.base import FileStore, establish
 
 FILES = ("predictions.npz", "history.jsonl", "weights.safetensors")
 

@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from pointsweep import launch
-from pointsweep.checks import trial_from_dict
-from pointsweep.ends import Ends, Told
-from pointsweep.events import read_failure_kind
-from pointsweep.gauges import Gauges, cells_of
-from pointsweep.guard import Outcome
-from pointsweep.inline import Event
-from pointsweep.store import FileStore
-from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.execution import ray_tune as launch
+from pointsweep.execution.inline import Event
+from pointsweep.execution.outcomes import Ends, Told
+from pointsweep.execution.prometheus import Gauges, cells_of
+from pointsweep.results.events import read_failure_kind
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.runner import Job, Task
+from pointsweep.training.supervisor import Outcome
 
 BASE = {"dataset": "synthetic", "tokenizer": "point_pn_light", "backbone": "tiny", "method": "head_only"}
 
@@ -69,7 +69,7 @@ def test_quick_epochs_are_told_together_and_none_is_lost(tasks, tmp_path, monkey
     ends = Ends([tasks], Job(str(tmp_path)), heard.append, gauges, lambda: None)
     reports: list[dict] = []
     now = [100.0]
-    monkeypatch.setattr("pointsweep.ends.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pointsweep.execution.outcomes.time.monotonic", lambda: now[0])
     told = Told(lambda report: (reports.append(report), ends.result(report)))
     first, second = tasks[0].config.key(), tasks[1].config.key()
     for epoch in range(1, 11):
@@ -95,7 +95,7 @@ def test_the_driver_mirrors_what_its_workers_do_not(tasks, tmp_path, monkeypatch
             return 7.0
 
     mirrors = {"there": Mirror()}
-    monkeypatch.setattr("pointsweep.ends.mirror_to", mirrors.__getitem__)
+    monkeypatch.setattr("pointsweep.execution.outcomes.mirror_to", mirrors.__getitem__)
     gauges = Gauges(cells_of([tasks]))
     ends = Ends([tasks], Job(str(tmp_path)), lambda event: None, gauges, lambda: None, {"s": "there"})
     first, second = tasks[0].config.key(), tasks[1].config.key()

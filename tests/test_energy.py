@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pointsweep.energy import Meter, meter, rapl
-from pointsweep.recording import used
+from pointsweep.training.record_builder import used
+from pointsweep.utils.energy import Meter, meter, rapl
 
 
 def package(folder: Path, name: str, microjoules: object) -> None:

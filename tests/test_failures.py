@@ -15,17 +15,20 @@ import torch
 import yaml
 from torch import nn
 
-from pointsweep import guard, inline, launch, trial
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrainConfig, with_seed
+from pointsweep.config.schema import TrainConfig, with_seed
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import BadStore, ConfigError, MissingData, Problem, StoreFailed
-from pointsweep.events import read_failure_kind
-from pointsweep.failures import POLICIES, BadData, Diverged, Hung, classify
-from pointsweep.history import TrialFolder
-from pointsweep.store import FileStore
-from pointsweep.target import TrialTags
-from pointsweep.train import accumulate
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.execution import inline
+from pointsweep.execution import ray_tune as launch
+from pointsweep.results.events import read_failure_kind
+from pointsweep.results.failures import POLICIES, BadData, Diverged, Hung, classify
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training import runner as trial
+from pointsweep.training import supervisor as guard
+from pointsweep.training.loop import accumulate
+from pointsweep.training.runner import Job, Task, run_pack
 from tests.test_trial import config, outcome
 
 TAGS = TrialTags("s", "r", "c", 0)

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pointsweep import run
+from pointsweep.cli import run
 from pointsweep.errors import ConfigError
-from pointsweep.sweep import load
+from pointsweep.sweep.sweep import load
 
 GOOD = """
 name: fuzzed

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pointsweep.gauges import GAUGES, Gauges
+from pointsweep.execution.prometheus import GAUGES, Gauges
 
 CELLS = {"a0": "lora / tiny", "a1": "lora / tiny", "b0": "full / tiny"}
 

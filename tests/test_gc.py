@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.gc import main
-from pointsweep.lease import leased
-from pointsweep.records import Record
-from pointsweep.s3_store import S3Store
-from pointsweep.store import MARKER, FileStore, establish
+from pointsweep.cli.gc import main
+from pointsweep.results.records import Record
+from pointsweep.storage.base import MARKER, FileStore, establish
+from pointsweep.storage.lease import leased
+from pointsweep.storage.s3 import S3Store
 from tests.s3 import BUCKET, served
 
 DONE, OPEN = "d" * 16, "0" * 16

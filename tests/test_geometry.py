@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.geometry import (
+from pointsweep.ops.point_ops import (
     ball,
     farthest_points,
     gather,

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from pointsweep import geometry
-from pointsweep.geometry import compiled, farthest_points, nearest
+from pointsweep.ops import point_ops as geometry
+from pointsweep.ops.point_ops import compiled, farthest_points, nearest
 
 PATHS = [
     pytest.param(True, marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba (extra: fast) is absent")),
@@ -90,9 +90,9 @@ def test_points_near_the_origin_are_skipped_also_where_nothing_else_is_left():
 
 @pytest.mark.parametrize("points", [2048, 1024])
 def test_real_clouds(data_root, points):
-    from pointsweep.checks import trial_from_dict
+    from pointsweep.config.validation import trial_from_dict
     from pointsweep.errors import MissingData
-    from pointsweep.trial import load_dataset
+    from pointsweep.training.runner import load_dataset
 
     try:
         config = trial_from_dict({"dataset": {"name": "modelnet40"}, "network": "pointnet"}).dataset
@@ -118,7 +118,7 @@ def test_the_number_of_threads_changes_nothing():
 
 INTERPRETED = """
 import torch
-from pointsweep.geometry_triton import farthest_points
+from pointsweep.ops.point_ops_triton import farthest_points
 from tests.test_geometry_compiled import clouds, loop
 for kind in ("normal", "grid", "flat", "one place"):
     points = clouds(kind, 40)

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
 from benchmarks.operators import Operators, a_step
-from pointsweep import members
-from pointsweep.calibrate import train_steps
-from pointsweep.members import run_together
-from pointsweep.model import build, count_parameters
-from pointsweep.pack import SharedBackbone
+from pointsweep.models.point_model import build, count_parameters
+from pointsweep.training.autotune import train_steps
+from pointsweep.training.fusion import coroutines as members
+from pointsweep.training.fusion.coroutines import run_together
+from pointsweep.training.fusion.pack import SharedBackbone
 from tests.test_pack import config
 
 

@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.config import TrainConfig, TrialConfig
+from pointsweep.config.schema import TrainConfig, TrialConfig
 from pointsweep.errors import ConfigError
-from pointsweep.follow import follow
-from pointsweep.group import ALONE, Group, alone, joined, meeting, synchronise
-from pointsweep.history import TrialFolder
-from pointsweep.store import FileStore
-from pointsweep.sweep import load
-from pointsweep.target import TrialTags
-from pointsweep.train import accumulate
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.data_parallel import ALONE, Group, alone, joined, meeting, synchronise
+from pointsweep.training.data_parallel_worker import follow
+from pointsweep.training.loop import accumulate
+from pointsweep.training.runner import Job, Task, run_pack
 from tests.end_to_end.test_command import SWEEP
 from tests.test_trial import config
 
 # Processes without the threads that this one may have; the imports are made once.
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pointsweep.follow"])
+CONTEXT.set_forkserver_preload(["pointsweep.training.data_parallel_worker"])
 TAGS = TrialTags("s", "r", "c", 0)
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from pointsweep.errors import BadStore
-from pointsweep.events import read_failure, trial_status
-from pointsweep.history import Held, TrialFolder
-from pointsweep.plan import read_record
-from pointsweep.records import Record
-from pointsweep.store import FileStore
+from pointsweep.planning.plan import read_record
+from pointsweep.results.events import read_failure, trial_status
+from pointsweep.results.records import Record
+from pointsweep.results.trial_dir import Held, TrialFolder
+from pointsweep.storage.base import FileStore
 
 RECORD = Record("k", {}, {"last": {"test/accuracy": 0.5}}, {"trainable": 1}, {"name": "synthetic"}, "random")
 
@@ -156,7 +156,7 @@ def test_two_processes_do_not_work_on_one_trial(tmp_path):
     code = f"""
 from dataclasses import replace
 from pathlib import Path
-from pointsweep.history import TrialFolder
+from pointsweep.results.trial_dir import TrialFolder
 with TrialFolder(Path({str(tmp_path / "t")!r})).lock():
     print("held", flush=True)
     import time; time.sleep(60)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsweep import index
 from pointsweep.errors import BadStore
-from pointsweep.index import read_records, sound_records
-from pointsweep.records import Record, from_json
-from pointsweep.store import FileStore
+from pointsweep.results import record_index as index
+from pointsweep.results.record_index import read_records, sound_records
+from pointsweep.results.records import Record, from_json
+from pointsweep.storage.base import FileStore
 from tests.test_tables import record
 
 COUNT = 40

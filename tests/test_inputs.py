@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from pointsweep import registry
+from pointsweep.cli.run import main
 from pointsweep.data.modelnet40 import CLASSES
-from pointsweep.run import main
 from tests.data.made import clouds, write_modelnet
 
 FOLDER = "modelnet40_ply_hdf5_2048"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep import joint
-from pointsweep.checks import trial_from_dict
-from pointsweep.layers import Bottleneck, Dropout, set_noise
-from pointsweep.members import backward, run_together
-from pointsweep.pack import SharedBackbone
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.layers import Bottleneck, Dropout, set_noise
+from pointsweep.ops import vmap as joint
+from pointsweep.training.fusion.coroutines import backward, run_together
+from pointsweep.training.fusion.pack import SharedBackbone
 from tests.test_pack import config
 
 PARTS = {"name": "synthetic_parts", "num_points": 64, "presample": 64}
@@ -111,7 +111,7 @@ def test_on_every_backbone_too(double, joined, backbone):
 
 def test_a_heavy_tokenizer_is_each_members_own(double, joined, monkeypatch):
     """Where its kernels are larger than their launches, or its stages are computed again; what is behind it is joined."""
-    monkeypatch.setattr("pointsweep.pack.LIGHT", 4 * 6 * 6 * 48 - 1)
+    monkeypatch.setattr("pointsweep.training.fusion.pack.LIGHT", 4 * 6 * 6 * 48 - 1)
     assert_one_is_alone([config("adapter", seed=seed) for seed in range(2)])
     assert joined == [2] * 2
 

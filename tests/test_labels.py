@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pointsweep.errors import ConfigError
-from pointsweep.sweep import load
+from pointsweep.sweep.sweep import load
 
 BASE = """
 name: t

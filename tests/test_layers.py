@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.geometry import gather
-from pointsweep.layers import PairLinear, drawn
+from pointsweep.models.layers import PairLinear, drawn
+from pointsweep.ops.point_ops import gather
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import pytest
 
-from pointsweep import lease
-from pointsweep.history import TrialFolder
-from pointsweep.lease import Held, LeaseLost, leased, read_holder
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage import lease
+from pointsweep.storage.lease import Held, LeaseLost, leased, read_holder
+from pointsweep.training.runner import Job, Task, run_pack
 from tests.test_failures import TAGS
 from tests.test_trial import config
 

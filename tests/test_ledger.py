@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from pointsweep.ledger import agree, check, counts_of, printable, same_setting
-from pointsweep.published import COLUMNS, lines, main
+from pointsweep.sweep.published import COLUMNS, lines, main
+from pointsweep.sweep.published_checks import agree, check, counts_of, printable, same_setting
 
 BACKBONES = ("DINOv2-B", "CLIP-Text (ViT-L/14)")
 FIELDS = (*COLUMNS, "value", "params_m")

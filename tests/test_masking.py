@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pointsweep.masking import masked, scrubbed, secrets_in
+from pointsweep.utils.masking import masked, scrubbed, secrets_in
 
 
 @pytest.mark.parametrize(

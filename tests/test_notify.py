@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pointsweep import notify
-from pointsweep.notify import announce, problem_of
-from pointsweep.run import main
+from pointsweep.cli.run import main
+from pointsweep.execution import notify
+from pointsweep.execution.notify import announce, problem_of
 from tests.end_to_end.test_command import SWEEP
 
 TOLD = ("tiny", 0, "9 finished, 0 to run", "the table")

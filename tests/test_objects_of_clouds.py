@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pointsweep.compare import of_models
-from pointsweep.paired import (
+from pointsweep.reporting.build import independent_clouds
+from pointsweep.reporting.compare import of_models
+from pointsweep.results.records import Record
+from pointsweep.statistics.paired_objects import (
     bootstrap,
     effective_clouds,
     groups_of,
@@ -19,9 +21,7 @@ from pointsweep.paired import (
     packed_groups,
     sign_flip,
 )
-from pointsweep.records import Record
-from pointsweep.stats import wilson
-from pointsweep.tables import independent_clouds
+from pointsweep.statistics.seeds import wilson
 
 OBJECTS, COPIES = 120, 5
 GROUPS = np.repeat(np.arange(OBJECTS), COPIES)

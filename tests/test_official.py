@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.backbones.stem import PatchEmbedding
-from pointsweep.checks import check_trial, trial_from_dict
-from pointsweep.config import TrialConfig, canonical_json
+from pointsweep.config.schema import TrialConfig, canonical_json
+from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.data.augment import augment, normalise
 from pointsweep.data.synthetic import SyntheticConfig
-from pointsweep.geometry import with_height
-from pointsweep.layers import DropPath
-from pointsweep.methods.point_peft_parts import AroundPrompts
-from pointsweep.model import PointModel
-from pointsweep.tokenizers import normalise as normalise_groups
+from pointsweep.models.backbones.patch_embedding import PatchEmbedding
+from pointsweep.models.layers import DropPath
+from pointsweep.models.methods.point_peft_parts import AroundPrompts
+from pointsweep.models.point_model import PointModel
+from pointsweep.models.tokenizers import normalise as normalise_groups
+from pointsweep.ops.point_ops import with_height
 
 
 def trial(method: str, backbone: str, dataset: str, compat: str = "official", **parts) -> TrialConfig:

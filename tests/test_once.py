@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep import once as module
-from pointsweep import tokenizers
-from pointsweep.checks import trial_from_dict
-from pointsweep.methods.any2point import Any2Point
-from pointsweep.model import build
-from pointsweep.once import Kept, eval_batch, once, train_batch
-from pointsweep.trial import load_dataset
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models import batch_cache as module
+from pointsweep.models import tokenizers
+from pointsweep.models.batch_cache import Kept, eval_batch, once, train_batch
+from pointsweep.models.methods.any2point import Any2Point
+from pointsweep.models.point_model import build
+from pointsweep.training.runner import load_dataset
 from tests.test_pack import config, run
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from pointsweep.optimizer import AdamW
+from pointsweep.training.adamw import AdamW
 
 
 def network() -> nn.Sequential:

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsweep import overrides
 from pointsweep.errors import ConfigError
-from pointsweep.sweep import load
+from pointsweep.sweep import overrides
+from pointsweep.sweep.sweep import load
 
 BASE = """
 name: t

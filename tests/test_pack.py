@@ -11,15 +11,17 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import faults, members, registry
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.history import TrialFolder
-from pointsweep.members import backward, meet, run_together, take_turns
-from pointsweep.pack import SharedBackbone, packs_of, shared_part
-from pointsweep.store import FileStore
-from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task, Trial, run_pack
+from pointsweep import registry
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.fusion import coroutines as members
+from pointsweep.training.fusion.coroutines import backward, meet, run_together, take_turns
+from pointsweep.training.fusion.pack import SharedBackbone, packs_of, shared_part
+from pointsweep.training.runner import Job, Task, Trial, run_pack
+from pointsweep.utils import fault_injection as faults
 
 
 def config(method: str | dict = "lora", modality: str = "1d", seed: int = 0, **settings) -> TrialConfig:
@@ -147,7 +149,7 @@ def test_a_pack_of_real_blocks_runs_each_frozen_part_once_a_step(tmp_path, monke
     """Counted where it matters: passes through a frozen part, for four members against one."""
     passes = []
     monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
-    from pointsweep.backbones.base import Attention
+    from pointsweep.models.backbones.base import Attention
 
     original = Attention.forward
     monkeypatch.setattr(Attention, "forward", lambda self, x, bias=None: passes.append(len(x)) or original(self, x, bias))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.paired import _mcnemar_all, bootstrap, flips, mcnemar, model_tests, packed, unpacked
+from pointsweep.statistics.paired_objects import _mcnemar_all, bootstrap, flips, mcnemar, model_tests, packed, unpacked
 from tests.test_tables import record
 
 

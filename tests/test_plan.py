@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.origin import cpu_flags
-from pointsweep.plan import make_plan, of_the_machine
-from pointsweep.power import assumed_sd
-from pointsweep.records import Record
-from pointsweep.resolution import resolution
-from pointsweep.stats import summary
-from pointsweep.store import FileStore
-from pointsweep.sweep import load
+from pointsweep.planning.design_power import resolution
+from pointsweep.planning.plan import make_plan, of_the_machine
+from pointsweep.results.records import Record
+from pointsweep.statistics.power import assumed_sd
+from pointsweep.statistics.seeds import summary
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
+from pointsweep.utils.provenance import cpu_flags
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 

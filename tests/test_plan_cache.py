@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import plan, plan_cache
 from pointsweep.errors import Finding
-from pointsweep.plan import make_plan
-from pointsweep.plan_cache import Checked, keep, read
-from pointsweep.store import FileStore
-from pointsweep.sweep import load
+from pointsweep.planning import plan, plan_cache
+from pointsweep.planning.plan import make_plan
+from pointsweep.planning.plan_cache import Checked, keep, read
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
 
 SMOKE = Path(__file__).parent.parent / "sweeps" / "smoke.yaml"
 FOUND = Checked({}, (Finding(False, "said"),))

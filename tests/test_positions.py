@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from pointsweep.backbones.base import lookup_line, lookup_plane
-from pointsweep.backbones.tiny import Tiny, TinyConfig
-from pointsweep.config import PositionsConfig
-from pointsweep.positions import Positions, sine_table
+from pointsweep.config.schema import PositionsConfig
+from pointsweep.models.backbones.base import lookup_line, lookup_plane
+from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.models.positional_encoding import Positions, sine_table
 
 
 def backbone(modality: str) -> Tiny:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.paired import mcnemar
-from pointsweep.power import assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
+from pointsweep.statistics.paired_objects import mcnemar
+from pointsweep.statistics.power import assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
 
 
 @pytest.mark.parametrize(("seeds", "effect", "comparisons"), [(3, 3.0, 1), (3, 4.0, 3), (5, 1.5, 1), (10, 1.0, 2), (2, 10.0, 1)])

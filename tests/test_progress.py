@@ -10,9 +10,9 @@ import time
 import pytest
 from rich.console import Console
 
-from pointsweep.console import width
-from pointsweep.inline import Event, phase
-from pointsweep.progress import Display, Label, Progress, duration
+from pointsweep.execution.inline import Event, phase
+from pointsweep.execution.progress import Display, Label, Progress, duration
+from pointsweep.utils.console import width
 from tests.test_render import table
 
 LABELS = {
@@ -108,7 +108,7 @@ def test_a_log_says_what_a_command_is_busy_with_before_any_trial():
 
 def test_the_clock_speaks_by_itself(monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr("pointsweep.progress.TICK_S", 0.01)
+    monkeypatch.setattr("pointsweep.execution.progress.TICK_S", 0.01)
     display, _ = begin(stream)
     with display:
         display.phase("starting Ray")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pointsweep import registry
-from pointsweep.plan import count_arms
-from pointsweep.published import COLUMNS, find, lines
-from pointsweep.sweep import load
+from pointsweep.planning.plan import count_arms
+from pointsweep.sweep.published import COLUMNS, find, lines
+from pointsweep.sweep.sweep import load
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").rglob("*.yaml"))
 

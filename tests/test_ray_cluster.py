@@ -10,9 +10,10 @@ import threading
 
 import pytest
 
-from pointsweep import doctor, ray_cluster
+from pointsweep.cli import doctor
+from pointsweep.cli.run import main
 from pointsweep.errors import Unfit
-from pointsweep.run import main
+from pointsweep.execution import ray_cluster
 from tests.end_to_end.test_command import SWEEP
 from tests.ports import free_port
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.model import build, trained_state
-from pointsweep.recompute import recompute_stages
-from pointsweep.train import accumulate, make_optimizer
+from pointsweep.models.activation_checkpointing import recompute_stages
+from pointsweep.models.point_model import build, trained_state
+from pointsweep.training.loop import accumulate, make_optimizer
 from tests.test_pack import config
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.checks import trial_from_dict
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import BadRecord
-from pointsweep.records import CellLayout, Layout, Published, from_json, layout_from_json
-from pointsweep.s3_store import S3Store
-from pointsweep.workdir import Copy, work_folder
+from pointsweep.results.records import CellLayout, Layout, Published, from_json, layout_from_json
+from pointsweep.results.working_copy import Copy, work_folder
+from pointsweep.storage.s3 import S3Store
 from tests.s3 import BUCKET, served
 
 KEY = "0123456789abcdef"

@@ -16,12 +16,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pointsweep.console import width, wrapped
-from pointsweep.records import Published
-from pointsweep.render import FORMATS, TEX, WIDTH, count, order, percent, render, text
-from pointsweep.report import page
-from pointsweep.stats import Difference
-from pointsweep.table import Table, TableCell
+from pointsweep.reporting.formats import FORMATS, TEX, WIDTH, count, order, render, text
+from pointsweep.reporting.html.page import page
+from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.records import Published
+from pointsweep.statistics.seeds import Difference
+from pointsweep.utils.console import width, wrapped
+from pointsweep.utils.numbers import percent
 
 NASTY = r"a_b & 100% | <b>*x*</b> $y$ #1 {z} \back ~t^ `c` [q] 'p' " + '"r"'
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.records import Layout
-from pointsweep.replay import EQUAL, OUTSIDE, WITHIN, Run, compare, further, kept, main
-from pointsweep.store import FileStore
+from pointsweep.cli.replay import EQUAL, OUTSIDE, WITHIN, Run, compare, further, kept, main
+from pointsweep.results.records import Layout
+from pointsweep.storage.base import FileStore
 from tests.resealed import forget_files, rewrite
 from tests.test_tables import record
 

@@ -11,10 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pointsweep.records import Layout
-from pointsweep.report import page
-from pointsweep.report_compare import commands, replay, rerun
-from pointsweep.tables import build
+from pointsweep.reporting.build import build
+from pointsweep.reporting.html.comparison import commands, replay, rerun
+from pointsweep.reporting.html.page import page
+from pointsweep.results.records import Layout
 from tests.test_tables import failures, layout, record, records
 
 CURVES = {f"full/a/{seed}": [0.2, 0.5, 0.8 + seed / 50] for seed in range(3)}

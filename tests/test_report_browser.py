@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pointsweep.compare import p_value
-from pointsweep.paired import mcnemar
-from pointsweep.report import page
-from pointsweep.report_data import Evidence, Truth
-from pointsweep.stats import holm
-from pointsweep.tables import build
+from pointsweep.reporting.build import build
+from pointsweep.reporting.compare import p_value
+from pointsweep.reporting.html.evidence import Evidence, Truth
+from pointsweep.reporting.html.page import page
+from pointsweep.statistics.paired_objects import mcnemar
+from pointsweep.statistics.seeds import holm
 from tests.test_tables import failures, layout, records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

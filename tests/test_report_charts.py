@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsweep.records import CellLayout, Layout
-from pointsweep.report_axes import axes, numeric_axes
-from pointsweep.report_charts import Frame, thinned, ticks, whole_ticks
-from pointsweep.report_compare import as_script, payload
-from pointsweep.report_data import Evidence, Truth
-from pointsweep.report_numbers import cost, optimism
-from pointsweep.report_sections import flat, front, learning, pareto
-from pointsweep.table import Table, TableCell
-from pointsweep.tables import build
+from pointsweep.reporting.build import build
+from pointsweep.reporting.html.axes import axes, numeric_axes
+from pointsweep.reporting.html.comparison import as_script, payload
+from pointsweep.reporting.html.evidence import Evidence, Truth
+from pointsweep.reporting.html.numbers import cost, optimism
+from pointsweep.reporting.html.sections import flat, front, learning, pareto
+from pointsweep.reporting.html.svg_charts import Frame, thinned, ticks, whole_ticks
+from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.records import CellLayout, Layout
 from tests.test_tables import failures, layout, record, records
 
 CURVES = {f"full/a/{seed}": [0.2, 0.5, 0.8 + seed / 50] for seed in range(3)}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pointsweep.data.cache import cached_arrays
-from pointsweep.history import TrialFolder
-from pointsweep.report import page
-from pointsweep.report_data import curves, gather
-from pointsweep.s3_store import S3Store
-from pointsweep.store import FileStore
-from pointsweep.tables import build, read
+from pointsweep.reporting.build import build, read
+from pointsweep.reporting.html.evidence import curves, gather
+from pointsweep.reporting.html.page import page
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.storage.s3 import S3Store
+from pointsweep.utils.array_cache import cached_arrays
 from tests.s3 import BUCKET, served
 from tests.test_tables import failures, layout, record, records
 

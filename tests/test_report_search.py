@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pointsweep.report_search import Axis, read_searches, searches
-from pointsweep.store import FileStore
+from pointsweep.reporting.html.search import Axis, read_searches, searches
+from pointsweep.storage.base import FileStore
 
 PARAMETERS = [
     {"key": "method", "kind": "choice", "log": False, "labels": ["lora", "<prompt>"]},

@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from pointsweep import s3_store as module
 from pointsweep.errors import BadStore
-from pointsweep.s3_store import S3Store
-from pointsweep.store import open_store
+from pointsweep.storage import s3 as module
+from pointsweep.storage.base import open_store
+from pointsweep.storage.s3 import S3Store
 from tests.s3 import BUCKET, Faults, served
 
 

@@ -10,13 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from pointsweep import lease, s3_lease, s3_store, workdir
-from pointsweep.history import TrialFolder
-from pointsweep.lease import Held, LeaseLost
-from pointsweep.s3_lease import s3_leased
-from pointsweep.s3_store import NoConditions, S3Store
-from pointsweep.trial import Job, Task, run_pack
-from pointsweep.workdir import Copy
+from pointsweep.results import working_copy as workdir
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.results.working_copy import Copy
+from pointsweep.storage import lease, s3_lease
+from pointsweep.storage import s3 as s3_store
+from pointsweep.storage.lease import Held, LeaseLost
+from pointsweep.storage.s3 import NoConditions, S3Store
+from pointsweep.storage.s3_lease import s3_leased
+from pointsweep.training.runner import Job, Task, run_pack
 from tests.s3 import BUCKET, served
 from tests.test_failures import TAGS
 from tests.test_trial import config

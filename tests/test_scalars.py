@@ -10,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pointsweep import overrides, run, scalars
+from pointsweep.cli import run
+from pointsweep.config import scalars
 from pointsweep.errors import ConfigError
-from pointsweep.sweep import load
-from pointsweep.sweep_file import read
+from pointsweep.sweep import overrides
+from pointsweep.sweep.sweep import load
+from pointsweep.sweep.yaml_document import read
 
 BASE = """
 name: t

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsweep.errors import Unfit
-from pointsweep.samplers import distribution
-from pointsweep.search import Study
-from pointsweep.space import Parameter
-from pointsweep.sweep import load
+from pointsweep.hpo.samplers import distribution
+from pointsweep.hpo.study import Study
+from pointsweep.sweep.search_space import Parameter
+from pointsweep.sweep.sweep import load
 from tests.postgres import MISSING, postgres
 
 FILE = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pointsweep.config import TrialConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import ConfigError
-from pointsweep.sweep import Sweep, load
+from pointsweep.sweep.sweep import Sweep, load
 
 BASE = """
 name: t

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pointsweep.space import lookup
-from pointsweep.sweep import load
+from pointsweep.sweep.search_space import lookup
+from pointsweep.sweep.sweep import load
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "searchers.py"
 spec = importlib.util.spec_from_file_location("searchers", FILE)

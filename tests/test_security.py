@@ -14,12 +14,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from pointsweep.chaos_tracker import free_port
-from pointsweep.command import exit_code
+from pointsweep.cli.run import main
 from pointsweep.errors import ConfigError, Unfit
-from pointsweep.masking import masked
-from pointsweep.run import main
-from pointsweep.sweep import load
+from pointsweep.sweep.sweep import load
+from pointsweep.testing.chaos_flaky_proxy import free_port
+from pointsweep.utils.cli_exit import exit_code
+from pointsweep.utils.masking import masked
 
 ROOT = Path(__file__).parents[1]
 SWEEP = """
@@ -192,8 +192,8 @@ ADDRESS = f"u:{SECRET}@127.0.0.1:{free_port()}"
     ],
 )  # fmt: skip
 def test_a_secret_of_an_address_is_neither_printed_nor_stored(store, tmp_path, monkeypatch, capsys, arguments, environment):
-    monkeypatch.setattr("pointsweep.tracking.PAUSES_S", (0.0,))
-    monkeypatch.setattr("pointsweep.s3_store.PAUSE_S", (0.0, 0.0))
+    monkeypatch.setattr("pointsweep.tracking.mlflow_client.PAUSES_S", (0.0,))
+    monkeypatch.setattr("pointsweep.storage.s3.PAUSE_S", (0.0, 0.0))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     sweep = tmp_path / "guarded.yaml"
@@ -207,7 +207,7 @@ def test_a_secret_of_an_address_is_neither_printed_nor_stored(store, tmp_path, m
 
 
 def test_an_address_of_a_cluster_is_shown_without_its_secrets(monkeypatch, capsys):
-    from pointsweep.ray_cluster import connect
+    from pointsweep.execution.ray_cluster import connect
 
     for address in (f"http://{ADDRESS}", f"ray://{ADDRESS}"):
         monkeypatch.setenv("RAY_ADDRESS", address)

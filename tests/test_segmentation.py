@@ -14,17 +14,17 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from pointsweep import registry
-from pointsweep.checks import check_trial, trial_from_dict
-from pointsweep.config import HeadConfig, TrialConfig
+from pointsweep.config.schema import HeadConfig, TrialConfig
+from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.data.part_metrics import part_score
-from pointsweep.geometry import interpolation
-from pointsweep.history import TrialFolder
-from pointsweep.layers import set_noise
-from pointsweep.model import build, count_parameters, load_trained_state
-from pointsweep.segmentation import SegmentationHead, levels
-from pointsweep.tables import optimism, value
-from pointsweep.train import score_parts
-from pointsweep.trial import load_dataset
+from pointsweep.models.layers import set_noise
+from pointsweep.models.point_model import build, count_parameters, load_trained_state
+from pointsweep.models.segmentation_head import SegmentationHead, levels
+from pointsweep.ops.point_ops import interpolation
+from pointsweep.reporting.build import optimism, value
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.training.loop import score_parts
+from pointsweep.training.runner import load_dataset
 from tests.test_trial import outcome, run
 
 METHODS = [name for name in registry.names("methods") if "3d" in registry.config_class("methods", name).modalities]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.adaptive import settle
-from pointsweep.records import Adaptive, CellLayout, Layout, Record, layout_from_json
-from pointsweep.sequential import chance, evidence, last_level, sequential_p
-from pointsweep.stats import difference, holm, summary
-from pointsweep.tables import build
+from pointsweep.reporting.build import build
+from pointsweep.results.records import Adaptive, CellLayout, Layout, Record, layout_from_json
+from pointsweep.statistics.adaptive_seeds import settle
+from pointsweep.statistics.seeds import difference, holm, summary
+from pointsweep.statistics.sequential import chance, evidence, last_level, sequential_p
 
 Values = np.ndarray
 

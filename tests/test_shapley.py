@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pointsweep.shapley import attribution, shares
+from pointsweep.statistics.shapley import attribution, shares
 
 
 def game(components: str, seed: int = 0) -> dict[frozenset[str], float]:

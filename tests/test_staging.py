@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import s3_store, staging
-from pointsweep.backbones.weights import local_file
-from pointsweep.data.base import data_folder
+from pointsweep.data.dataset import data_folder
 from pointsweep.errors import BadStore, MissingData, MissingWeights
-from pointsweep.s3_store import S3Store
-from pointsweep.staging import stage, staged, staged_file
+from pointsweep.models.backbones.checkpoints import local_file
+from pointsweep.storage import s3 as s3_store
+from pointsweep.storage import staging
+from pointsweep.storage.s3 import S3Store
+from pointsweep.storage.staging import stage, staged, staged_file
 from tests.s3 import BUCKET, served
 from tests.test_trial import config
 
@@ -73,7 +74,7 @@ def test_a_gibibyte_whose_transfer_is_killed_ten_times_arrives_whole(made, tmp_p
     made.write("big.bin", b"".join(number.to_bytes(4) + block[4:] for number in range(1024)))
     root = tmp_path / "here"
     code = (
-        "import sys; from pathlib import Path; from pointsweep.s3_store import S3Store; from pointsweep.staging import stage\n"
+        "import sys; from pathlib import Path; from pointsweep.storage.s3 import S3Store; from pointsweep.storage.staging import stage\n"
         f"print(stage(S3Store({made.url!r}, attempts=20), 'big.bin', Path({str(root)!r})))"
     )
     server.share, part = 0.1, root / "state" / "big.bin.part"
@@ -118,7 +119,7 @@ def test_a_wrong_digest_is_refused_and_begun_anew(made, tmp_path):
 
 
 def test_workers_of_a_node_share_one_transfer(made):
-    code = f"from pointsweep.staging import staged_file; print(staged_file({made.place('data/a/x.bin')!r}).stat().st_size)"
+    code = f"from pointsweep.storage.staging import staged_file; print(staged_file({made.place('data/a/x.bin')!r}).stat().st_size)"
     workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [int(worker.communicate()[0]) for worker in workers] == [len(CONTENT)] * 3
 

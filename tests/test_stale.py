@@ -11,10 +11,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from pointsweep import tables
-from pointsweep.run import main
-from pointsweep.tracking import connected
-from pointsweep.trial import inputs_changed
+from pointsweep.cli.run import main
+from pointsweep.reporting import build as tables
+from pointsweep.tracking.mlflow_client import connected
+from pointsweep.training.runner import inputs_changed
 from tests.data.made import clouds
 from tests.test_inputs import FOLDER, ONE_ROW, WITH_WEIGHTS, data, replace_clouds, run, table, vit_mnist, write
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.stats import Summary, difference, holm, ranking, summary, verdict, wilson
+from pointsweep.statistics.seeds import Summary, difference, holm, ranking, summary, verdict, wilson
 
 
 def test_mean_sd_and_interval_by_hand():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.config import TrainConfig
-from pointsweep.steps import Step, take_together
-from pointsweep.train import make_optimizer
+from pointsweep.config.schema import TrainConfig
+from pointsweep.training.fusion.fused_step import Step, take_together
+from pointsweep.training.loop import make_optimizer
 
 
 def trial(seed, **settings):

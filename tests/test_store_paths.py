@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import gc, run, sync, tables, verify
+from pointsweep.cli import gc, run, sync, verify
 from pointsweep.errors import BadStore
-from pointsweep.lease import leased
-from pointsweep.mlflow_files import locked, take_artifacts_along
-from pointsweep.sqlite_files import sqlite_path, sqlite_uri
-from pointsweep.store import MARKER, FileStore, establish, has_marker, open_store
+from pointsweep.reporting import build as tables
+from pointsweep.storage.base import MARKER, FileStore, establish, has_marker, open_store
+from pointsweep.storage.lease import leased
+from pointsweep.tracking.sqlite_bootstrap import locked, take_artifacts_along
+from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
 
 SWEEP = """
 name: one

@@ -12,12 +12,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsweep.config import TrialConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import ConfigError
-from pointsweep.profiles import only
-from pointsweep.records import layout_from_json
-from pointsweep.sweep import Sweep, load
-from pointsweep.sweep_file import family, found_file, is_file_name
+from pointsweep.results.records import layout_from_json
+from pointsweep.sweep.profiles import only
+from pointsweep.sweep.sweep import Sweep, load
+from pointsweep.sweep.yaml_document import family, found_file, is_file_name
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 BASE = """

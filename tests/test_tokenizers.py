@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pointsweep.geometry import farthest_points, gather
-from pointsweep.tokenizers import Patch, PatchConfig, PointPN, PointPNConfig, PointPNLight, PointPNLightConfig, normalise
+from pointsweep.models.tokenizers import Patch, PatchConfig, PointPN, PointPNConfig, PointPNLight, PointPNLightConfig, normalise
+from pointsweep.ops.point_ops import farthest_points, gather
 
 
 def tokenizer(dim: int = 48, **fields) -> PointPNLight:

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import chaos_tracker, tracking
-from pointsweep.chaos_tracker import Line
-from pointsweep.history import TrialFolder
-from pointsweep.masking import masked
-from pointsweep.mirror import Mirror
-from pointsweep.mirroring import mirrored
-from pointsweep.records import CellLayout, Layout, from_json
-from pointsweep.store import FileStore
-from pointsweep.target import NotMirroredError, Target, TrackerAway, TrialTags, uri_mistake
-from pointsweep.tracked import read_table, steps_by_run
-from pointsweep.tracking import Runs, connected, finish, prepare, sync_trial
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.results.records import CellLayout, Layout, from_json
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.testing import chaos_flaky_proxy as chaos_tracker
+from pointsweep.testing.chaos_flaky_proxy import Line
+from pointsweep.tracking import mlflow_client as tracking
+from pointsweep.tracking.background import Mirror
+from pointsweep.tracking.mirroring import mirrored
+from pointsweep.tracking.mlflow_client import Runs, connected, finish, prepare, sync_trial
+from pointsweep.tracking.reader import read_table, steps_by_run
+from pointsweep.tracking.target import NotMirroredError, Target, TrackerAway, TrialTags, uri_mistake
+from pointsweep.training.runner import Job, Task, run_pack
+from pointsweep.utils.masking import masked
 from tests.test_trial import config
 
 RECORD = from_json((Path(__file__).parent / "stored" / "record_v1.json").read_text())
@@ -163,9 +164,9 @@ def test_a_finished_trial_whose_metrics_did_not_arrive_gets_them_at_the_end(sqli
 def test_eight_processes_on_a_fresh_database_at_once_all_succeed(tmp_path):
     code = f"""
 from pathlib import Path
-from pointsweep.records import Layout
-from pointsweep.store import FileStore
-from pointsweep.tracking import prepare
+from pointsweep.results.records import Layout
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.mlflow_client import prepare
 store = FileStore(Path({str(tmp_path)!r}))
 target = prepare("sqlite:///{tmp_path}/mlflow.db", store, Layout("together", "", ("m",), (("a",),), ("b",), ()))
 print(target.experiment_id, target.parent_run_id)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.checkpoint import decode, encode
-from pointsweep.config import TrainConfig
-from pointsweep.history import TrialFolder
-from pointsweep.recording import classifies
-from pointsweep.snapshot import snapshot
-from pointsweep.train import _vote, batches, learning_rate, make_optimizer, score, step_rate, stream
+from pointsweep.config.schema import TrainConfig
+from pointsweep.results.checkpoint import decode, encode
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.training.loop import _vote, batches, learning_rate, make_optimizer, score, step_rate, stream
+from pointsweep.training.record_builder import classifies
+from pointsweep.training.trainer_state import snapshot
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(1, 1.0e-6), (2, 5.09e-5), (11, 4.9863e-4), (12, 4.9835e-4), (300, 1.0137e-6)])

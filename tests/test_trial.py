@@ -11,15 +11,15 @@ import torch
 from safetensors.numpy import load_file
 
 from pointsweep import registry
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.history import TrialFolder
-from pointsweep.model import build, load_trained_state, trained_state
-from pointsweep.paired import unpacked
-from pointsweep.store import FileStore
-from pointsweep.target import TrialTags
-from pointsweep.train import evaluate, make_optimizer, stream, train_epoch
-from pointsweep.trial import Job, Task, Trial, load_dataset, run_pack
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.point_model import build, load_trained_state, trained_state
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.statistics.paired_objects import unpacked
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.loop import evaluate, make_optimizer, stream, train_epoch
+from pointsweep.training.runner import Job, Task, Trial, load_dataset, run_pack
 
 TAGS = TrialTags("s", "r", "c", 0)
 

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from pointsweep.finished import objective
-from pointsweep.records import Record
-from pointsweep.space import Search
-from pointsweep.stopping import WARMUP, bracket_of, limits_of, rungs
-from pointsweep.store import FileStore
-from pointsweep.suggestion import Suggestion
-from pointsweep.sweep import load
-from pointsweep.tuning import Tuning, chosen
+from pointsweep.hpo.suggestion import Suggestion
+from pointsweep.hpo.tuner import Tuning, chosen
+from pointsweep.hpo.warm_start import objective
+from pointsweep.results.records import Record
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.pruners import WARMUP, bracket_of, limits_of, rungs
+from pointsweep.sweep.search_space import Search
+from pointsweep.sweep.sweep import load
 
 HOURS = """
 name: t
@@ -103,8 +103,8 @@ def test_the_best_come_first_and_equal_ones_in_their_order():
 
 def test_a_search_ends_with_the_batch_that_spends_its_hours(tmp_path, monkeypatch):
     """Half an hour a trial: two batches of two make two hours, which is past one and a half."""
-    monkeypatch.setattr("pointsweep.tuning.seconds_of", lambda key, store: 1800.0)
-    monkeypatch.setattr("pointsweep.tuning.values_of", lambda keys, *_: (0.5,))
+    monkeypatch.setattr("pointsweep.hpo.tuner.seconds_of", lambda key, store: 1800.0)
+    monkeypatch.setattr("pointsweep.hpo.tuner.values_of", lambda keys, *_: (0.5,))
     file = tmp_path / "t.yaml"
     file.write_text(HOURS)
     said: list[str] = []

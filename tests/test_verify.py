@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsweep import verify
-from pointsweep.bundle import sealed, unpack
-from pointsweep.records import sealed as sealed_record
-from pointsweep.tables import main as tables
-from pointsweep.verify import contents, main, problems
+from pointsweep.cli import verify
+from pointsweep.cli.verify import contents, main, problems
+from pointsweep.reporting.build import main as tables
+from pointsweep.reporting.bundle import sealed, unpack
+from pointsweep.results.records import sealed as sealed_record
 
 Members = dict[str, bytes]
 

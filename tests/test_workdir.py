@@ -7,17 +7,18 @@ import contextlib
 import pytest
 import torch
 
-from pointsweep import s3_store, workdir
 from pointsweep.errors import BadStore
-from pointsweep.events import read_failure, read_failure_kind, trial_status
-from pointsweep.failures import Failure
-from pointsweep.guard import note_loss
-from pointsweep.history import TrialFolder
-from pointsweep.s3_store import S3Store
-from pointsweep.store import open_store
-from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task, run_pack
-from pointsweep.workdir import Copy, read_folder, work_folder
+from pointsweep.results import working_copy as workdir
+from pointsweep.results.events import read_failure, read_failure_kind, trial_status
+from pointsweep.results.failures import Failure
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.results.working_copy import Copy, read_folder, work_folder
+from pointsweep.storage import s3 as s3_store
+from pointsweep.storage.base import open_store
+from pointsweep.storage.s3 import S3Store
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.runner import Job, Task, run_pack
+from pointsweep.training.supervisor import note_loss
 from tests.s3 import BUCKET, served
 from tests.test_trial import config
 

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from pointsweep.config import DatasetConfig
-from pointsweep.geometry import to_device, with_height
+from pointsweep.config.schema import DatasetConfig
+from pointsweep.ops.point_ops import to_device, with_height
 
 
 def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -> Tensor:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from pointsweep import registry
-from pointsweep.data.base import Copy
-from pointsweep.data.cache import content_digest
+from pointsweep.data.dataset import Copy
 from pointsweep.data.duplicates import groups_of_splits, shared_clouds
+from pointsweep.utils.array_cache import content_digest
 
 
 @dataclass

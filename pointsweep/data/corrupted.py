@@ -19,14 +19,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig, added
+from pointsweep.config.schema import DatasetConfig, added
 from pointsweep.data import modelnet40, scanobjectnn
-from pointsweep.data.base import Copy, Dataset, Split, data_folder, folders_with
-from pointsweep.data.cache import arrays_of_files, cached_arrays, content_digest
-from pointsweep.data.clouds import as_stored
 from pointsweep.data.corruptions import CORRUPTIONS, NUM_SEVERITIES, REVISION, corrupt
-from pointsweep.data.hdf5 import read_h5
+from pointsweep.data.dataset import Copy, Dataset, Split, data_folder, folders_with
+from pointsweep.data.readers.clouds import as_stored
+from pointsweep.data.readers.hdf5 import read_h5
 from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import arrays_of_files, cached_arrays, content_digest
 
 
 @dataclass(frozen=True)

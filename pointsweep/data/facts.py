@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pointsweep import registry
-from pointsweep.config import DatasetConfig, PartDatasetConfig, TrialConfig
-from pointsweep.data.cache import cache_folder
+from pointsweep.config.schema import DatasetConfig, PartDatasetConfig, TrialConfig
 from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData
-from pointsweep.origin import tree_digest
-from pointsweep.store import write_whole
+from pointsweep.storage.base import write_whole
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.provenance import tree_digest
 
 if TYPE_CHECKING:
-    from pointsweep.data.base import Dataset, Split
+    from pointsweep.data.dataset import Dataset, Split
 
 # Settings that change neither the stored clouds nor which of them are taken.
 NOT_STORED = (

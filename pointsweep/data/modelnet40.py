@@ -16,14 +16,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Copy, Dataset, data_folder, folders_with
-from pointsweep.data.cache import arrays_of_files
-from pointsweep.data.clouds import check_clouds, unit_sphere
-from pointsweep.data.hdf5 import read_h5
-from pointsweep.data.text import decode, last_part, lines_of, number_rows
-from pointsweep.data.text import read_text as read_text_file
+from pointsweep.config.schema import DatasetConfig
+from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
+from pointsweep.data.readers.clouds import check_clouds, unit_sphere
+from pointsweep.data.readers.hdf5 import read_h5
+from pointsweep.data.readers.text import decode, last_part, lines_of, number_rows
+from pointsweep.data.readers.text import read_text as read_text_file
 from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import arrays_of_files
 
 CLASSES = (
     "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone", "cup", "curtain", "desk", "door",

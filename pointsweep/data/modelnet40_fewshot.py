@@ -24,12 +24,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Copy, Dataset, data_folder, folders_with, text_digest
-from pointsweep.data.cache import arrays_of_files, cached_arrays
-from pointsweep.data.clouds import check_clouds, unit_sphere
+from pointsweep.config.schema import DatasetConfig
+from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with, text_digest
 from pointsweep.data.modelnet40 import CLASSES, ORIGIN, layout, stored
+from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import arrays_of_files, cached_arrays
 
 KINDS = [(way, shot) for way in (5, 10) for shot in (10, 20)]
 NUM_FOLDS = 10

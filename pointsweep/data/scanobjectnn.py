@@ -12,13 +12,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig, added
-from pointsweep.data.base import Copy, Dataset, data_folder, folders_with
-from pointsweep.data.cache import arrays_of_files
-from pointsweep.data.clouds import as_stored
-from pointsweep.data.hdf5 import read_h5
-from pointsweep.data.text import read_text
+from pointsweep.config.schema import DatasetConfig, added
+from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
+from pointsweep.data.readers.clouds import as_stored
+from pointsweep.data.readers.hdf5 import read_h5
+from pointsweep.data.readers.text import read_text
 from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import arrays_of_files
 
 CLASSES = (
     "bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table", "bed", "pillow", "sink", "sofa", "toilet",

@@ -17,13 +17,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from pointsweep.config import PartDatasetConfig
-from pointsweep.data.base import Copy, data_folder, folders_with
-from pointsweep.data.cache import arrays_of_files
-from pointsweep.data.clouds import check_clouds, unit_sphere
-from pointsweep.data.parts import PartDataset
-from pointsweep.data.text import lines_of, number_rows, read_text
+from pointsweep.config.schema import PartDatasetConfig
+from pointsweep.data.dataset import Copy, data_folder, folders_with
+from pointsweep.data.part_dataset import PartDataset
+from pointsweep.data.readers.clouds import check_clouds, unit_sphere
+from pointsweep.data.readers.text import lines_of, number_rows, read_text
 from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import arrays_of_files
 
 CATEGORIES = (
     "airplane", "bag", "cap", "car", "chair", "earphone", "guitar", "knife", "lamp", "laptop", "motorbike", "mug", "pistol", "rocket",

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from pointsweep.config import DatasetConfig
-from pointsweep.data.base import Dataset, text_digest
-from pointsweep.data.cache import cached_arrays
+from pointsweep.config.schema import DatasetConfig
+from pointsweep.data.dataset import Dataset, text_digest
+from pointsweep.utils.array_cache import cached_arrays
 
 REVISION = 1  # of the shapes below; part of the cache's key
 

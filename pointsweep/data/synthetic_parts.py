@@ -11,11 +11,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config import PartDatasetConfig
-from pointsweep.data.base import text_digest
-from pointsweep.data.cache import cached_arrays
-from pointsweep.data.parts import PartDataset
+from pointsweep.config.schema import PartDatasetConfig
+from pointsweep.data.dataset import text_digest
+from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.synthetic import box, legs, revolved, turn
+from pointsweep.utils.array_cache import cached_arrays
 
 REVISION = 1  # of the shapes below; part of the cache's key
 

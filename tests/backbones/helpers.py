@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pointsweep import registry
-from pointsweep.backbones.base import Backbone
+from pointsweep.models.backbones.base import Backbone
 
 
 def ours(name: str, weights: str | Path = "pretrained", **fields) -> Backbone:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.backbones.base import Backbone
-from pointsweep.checks import trial_from_dict
-from pointsweep.geometry import farthest_points
-from pointsweep.model import build, count_parameters
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.point_model import build, count_parameters
+from pointsweep.ops.point_ops import farthest_points
 from tests.backbones.helpers import ours
 
 PLAIN = {"point_mae": ("MAE_encoder.", 384), "point_bert": ("transformer_q.", 256)}

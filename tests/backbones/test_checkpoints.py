@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from pointsweep import registry
-from pointsweep.checks import trial_from_dict
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import ConfigError
 from tests.backbones.helpers import block_outputs, check, layers_of, library_outputs, ours
 from tests.backbones.test_3d import plain_checkpoint

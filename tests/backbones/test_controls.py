@@ -9,18 +9,18 @@ import torch
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from pointsweep import registry
-from pointsweep.audit import Arm, audit
-from pointsweep.backbones.base import Backbone
-from pointsweep.backbones.initialisation import shuffled
-from pointsweep.checks import check_trial, trial_from_dict
-from pointsweep.config import TrialConfig, with_seed, without_seed
-from pointsweep.history import TrialFolder
-from pointsweep.model import PointModel
-from pointsweep.pack import packs_of
-from pointsweep.records import Record
-from pointsweep.store import FileStore
-from pointsweep.target import TrialTags
-from pointsweep.trial import Job, Task, run_pack
+from pointsweep.config.schema import TrialConfig, with_seed, without_seed
+from pointsweep.config.validation import check_trial, trial_from_dict
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.backbones.initialisation import shuffled
+from pointsweep.models.point_model import PointModel
+from pointsweep.planning.audit import Arm, audit
+from pointsweep.results.records import Record
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training.fusion.pack import packs_of
+from pointsweep.training.runner import Job, Task, run_pack
 
 
 def backbone(name: str, weights: str, **fields) -> Backbone:
@@ -273,7 +273,7 @@ def test_an_open_seed_cannot_be_loaded():
 
 
 def test_all_draws_of_a_checkpoint_read_it_once(data_root):
-    from pointsweep.inputs import _path, weight_section
+    from pointsweep.data.inputs import _path, weight_section
 
     configs = [trial("shuffled", weights_seed=seed).backbone for seed in (0, 1)]
     assert len({_path(weight_section(config)) for config in [*configs, trial("pretrained").backbone]}) == 1

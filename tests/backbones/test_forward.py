@@ -186,7 +186,7 @@ HUBS = {
 def test_a_hub_that_does_not_answer_is_said_before_a_launch(tmp_path, unreachable):
     code = """
 from pointsweep import registry
-from pointsweep.backbones.weights import hub_file
+from pointsweep.models.backbones.checkpoints import hub_file
 from pointsweep.errors import MissingWeights
 try:
     hub_file(registry.config_class("backbones", "bert")(name="bert"), "google-bert/bert-base-uncased", fetch=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pointsweep.backbones.t5 import bucket
+from pointsweep.models.backbones.t5 import bucket
 from tests.backbones.helpers import block_outputs, check, library_outputs, ours, save, save_as_on_the_hub
 
 transformers = pytest.importorskip("transformers")

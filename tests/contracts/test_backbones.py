@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pointsweep import registry
-from pointsweep.backbones.base import Backbone, Block
+from pointsweep.models.backbones.base import Backbone, Block
 
 NAMES = registry.names("backbones")
 

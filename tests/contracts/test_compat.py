@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pointsweep import registry
-from pointsweep.checks import trial_from_dict
-from pointsweep.config import TrialConfig
-from pointsweep.model import build
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.point_model import build
 from tests.contracts.test_methods import points, settle
 
 LIGHT = {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6}

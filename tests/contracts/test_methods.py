@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from pointsweep import registry
-from pointsweep.checks import trial_from_dict
-from pointsweep.layers import set_noise
-from pointsweep.model import build, load_trained_state, trained_state
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.layers import set_noise
+from pointsweep.models.point_model import build, load_trained_state, trained_state
 
 CASES = [(name, modality) for name in registry.names("methods") for modality in registry.config_class("methods", name).modalities]
 STARTS_AS_NOTHING = {"lora": {}, "full": {}, "adapter": {"kind": "adaptformer"}, "head_only": {}}

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from pointsweep import registry
-from pointsweep.checks import trial_from_dict
-from pointsweep.layers import set_noise
-from pointsweep.model import build, count_parameters, load_trained_state, trained_state
-from pointsweep.sweep import load
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.layers import set_noise
+from pointsweep.models.point_model import build, count_parameters, load_trained_state, trained_state
+from pointsweep.sweep.sweep import load
 
 CASES = [name for name in registry.names("networks") if registry.config_class("networks", name).trainable]
 SMALL = {"neighbours": 8, "embed_dim": 12, "width": 8}  # where a network has such a field

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from pointsweep import registry
-from pointsweep.data.base import Dataset
+from pointsweep.data.dataset import Dataset
 from pointsweep.data.modelnet40 import CLASSES
 
 

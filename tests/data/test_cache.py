@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsweep.data import cache
-from pointsweep.data.__main__ import SOUND, WRONG, main
-from pointsweep.data.cache import cached_arrays, content_digest, find_entry, open_entry, signature
+from pointsweep.cli.data import SOUND, WRONG, main
+from pointsweep.utils import array_cache as cache
+from pointsweep.utils.array_cache import cached_arrays, content_digest, find_entry, open_entry, signature
 from tests.data.made import clouds, dataset, write_h5, write_modelnet
 
 ARRAYS = {"train_points": clouds(40, 30), "train_labels": np.arange(40), "empty": np.zeros((0, 3), np.float32)}
@@ -232,7 +232,7 @@ def test_a_cache_that_cannot_be_written_is_read_and_else_done_without(folder, tm
     cached_arrays("made", Maker())
     entry = folder / "made"
     code = (
-        "import numpy as np; from pointsweep.data.cache import cached_arrays\n"
+        "import numpy as np; from pointsweep.utils.array_cache import cached_arrays\n"
         "def fail(): raise AssertionError('made again')\n"
         "print(len(cached_arrays('made', fail)[0]), len(cached_arrays('new', lambda: {'a': np.arange(3)})[0]))"
     )

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pointsweep import registry
-from pointsweep.data.__main__ import NOTHING, SOUND, WRONG, main
-from pointsweep.data.base import Copy
+from pointsweep.cli.data import NOTHING, SOUND, WRONG, main
 from pointsweep.data.check import check
-from pointsweep.data.fewshot_pickles import convert
+from pointsweep.data.dataset import Copy
+from pointsweep.data.readers.fewshot_pickles import convert
 from tests.data.made import clouds, dataset, rows, write_h5, write_modelnet, write_scanobjectnn, write_shapenetpart
 from tests.data.test_fewshot import fold, write
 

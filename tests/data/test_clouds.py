@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from pointsweep.data.__main__ import WRONG, main
-from pointsweep.data.clouds import as_stored, check_clouds, unit_sphere, whole_labels
+from pointsweep.cli.data import WRONG, main
 from pointsweep.data.corrupted import read_split
 from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.data.modelnet40_fewshot import read_npz
+from pointsweep.data.readers.clouds import as_stored, check_clouds, unit_sphere, whole_labels
 from tests.data.made import clouds, dataset, write_h5, write_modelnet, write_scanobjectnn
 
 UTM = np.array([4.5e5, 120.0, 5.4e6])

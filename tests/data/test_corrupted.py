@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from pointsweep import registry
-from pointsweep.checks import build
+from pointsweep.config.validation import build
 from pointsweep.data import corruptions
-from pointsweep.data.cache import content_digest
-from pointsweep.data.clouds import unit_sphere
 from pointsweep.data.corruptions import CORRUPTIONS, corrupt
+from pointsweep.data.readers.clouds import unit_sphere
 from pointsweep.errors import MissingData
-from pointsweep.tokenizers import PointPNLight, PointPNLightConfig
+from pointsweep.models.tokenizers import PointPNLight, PointPNLightConfig
+from pointsweep.utils.array_cache import content_digest
 from tests.data.made import clouds, dataset, write_h5, write_modelnet, write_scanobjectnn
 
 SEVERITIES = range(5)

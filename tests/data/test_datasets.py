@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from pointsweep import registry
-from pointsweep.config import DatasetConfig
+from pointsweep.config.schema import DatasetConfig
 from pointsweep.data.augment import augment, turns
-from pointsweep.data.base import Dataset, sample
-from pointsweep.data.clouds import unit_sphere
+from pointsweep.data.dataset import Dataset, sample
 from pointsweep.data.modelnet40 import CLASSES
+from pointsweep.data.readers.clouds import unit_sphere
 from pointsweep.errors import MissingData
 
 MINI = "modelnet40_mini/modelnet40_ply_hdf5_2048"

@@ -10,12 +10,12 @@ import pickle
 import numpy as np
 import pytest
 
-from pointsweep.data.cache import content_digest
-from pointsweep.data.clouds import unit_sphere
-from pointsweep.data.fewshot_pickles import convert
 from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.data.modelnet40_fewshot import draw, read_npz
+from pointsweep.data.readers.clouds import unit_sphere
+from pointsweep.data.readers.fewshot_pickles import convert
 from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import content_digest
 from tests.data.made import clouds, config, dataset, write_modelnet
 
 
@@ -242,7 +242,7 @@ def test_a_fold_that_waits_for_its_conversion_says_so(tmp_path, monkeypatch):
 
 
 def test_folds_out_of_range_are_refused():
-    from pointsweep.checks import build
+    from pointsweep.config.validation import build
     from pointsweep.registry import config_class
 
     problems: list = []

@@ -181,10 +181,10 @@ def test_splits_without_groups_are_those_that_they_were():
 
 
 def test_the_plan_counts_objects_and_not_their_clouds(root):
-    from pointsweep.plan import make_plan
-    from pointsweep.resolution import num_test
-    from pointsweep.store import FileStore
-    from pointsweep.sweep import load
+    from pointsweep.planning.design_power import num_test
+    from pointsweep.planning.plan import make_plan
+    from pointsweep.storage.base import FileStore
+    from pointsweep.sweep.sweep import load
 
     write_objects(root, write(root))
     path = root / "t.yaml"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pointsweep.data.__main__ import NOTHING, SOUND, WRONG, main
+from pointsweep.cli.data import NOTHING, SOUND, WRONG, main
 from pointsweep.errors import MissingData
 from tests.data.made import dataset, write_modelnet, write_scanobjectnn, write_shapenetpart
 from tests.data.test_shapenetpart import SHAPES

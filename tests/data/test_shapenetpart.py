@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.part_metrics import part_score, shape_iou
-from pointsweep.data.parts import PartDataset
 from pointsweep.data.shapenetpart import CATEGORIES, FIRST_PARTS, NUM_PARTS, PARTS, read
 from pointsweep.errors import MissingData
 from tests.data.made import SYNSETS, config, dataset, rows, write_shapenetpart

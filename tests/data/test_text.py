@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from pointsweep.data.__main__ import WRONG, main
+from pointsweep.cli.data import WRONG, main
 from pointsweep.data.modelnet40 import CLASSES
-from pointsweep.data.text import decode, last_part, lines_of, number_rows
+from pointsweep.data.readers.text import decode, last_part, lines_of, number_rows
 from tests.data.made import clouds, dataset, rows, write_h5, write_modelnet, write_scanobjectnn, write_shapenetpart
 
 NUMBERS = [[0.5, -1.25, 2.0, 0.0, 1.0, 0.0], [1.5, 2e-3, -3.0, 0.0, 0.0, 1.0]]

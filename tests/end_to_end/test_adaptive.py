@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pointsweep.cli.run import main
 from pointsweep.errors import ConfigError
-from pointsweep.run import main
-from pointsweep.sweep import load
+from pointsweep.sweep.sweep import load
 from tests.end_to_end.test_command import command, table
 
 SWEEP = """
@@ -66,9 +66,9 @@ def test_the_table_from_mlflow_alone_is_the_same(store, sweep, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     done = command(sweep, "--inline", "--tracking-uri", uri)
     assert done.returncode == 0, done.stderr
-    from pointsweep.render import render
-    from pointsweep.tables import build
-    from pointsweep.tracked import read_table
+    from pointsweep.reporting.build import build
+    from pointsweep.reporting.formats import render
+    from pointsweep.tracking.reader import read_table
 
     assert render(build(*read_table(uri, "adaptive")), "json").encode() == table(store, "adaptive")["table.json"]
 

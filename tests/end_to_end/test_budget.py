@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pointsweep.cli.run import main
 from pointsweep.errors import ConfigError
-from pointsweep.run import main
-from pointsweep.sweep import load
+from pointsweep.sweep.sweep import load
 from tests.end_to_end.test_command import SWEEP, command
 
 QUIET = ("--inline", "--tracking-uri", "none")

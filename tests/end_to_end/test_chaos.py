@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import chaos, faults
+from pointsweep.testing import chaos
+from pointsweep.utils import fault_injection as faults
 
 SWEEP = """
 name: chaotic
@@ -70,7 +71,7 @@ store.write_whole = history.write_whole = guard.write_whole = direct
 """
 UNLEASED = """
 import contextlib
-from pointsweep.lease import Lease
+from pointsweep.storage.lease import Lease
 @contextlib.contextmanager
 def leased(folder, wait_s):
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.run import main
+from pointsweep.cli.run import main
 
 SWEEP = """
 name: tiny
@@ -235,8 +235,8 @@ def test_data_arrays_are_shared_between_workers_not_copied():
     """Two processes that open one data set map the same file."""
     code = textwrap.dedent("""
         import numpy as np
-        from pointsweep.checks import check_trial
-        from pointsweep.trial import load_dataset
+        from pointsweep.config.validation import check_trial
+        from pointsweep.training.runner import load_dataset
         config, _ = check_trial({"network": "point_nn", "dataset": {"name": "synthetic", "num_points": 64, "presample": 64}})
         points = load_dataset(config.dataset).train.points
         base = points
@@ -258,7 +258,7 @@ def test_several_files_are_one_launch_and_what_they_share_trains_once(store, swe
     assert "all 2 together: 8 trials of cells are 6 distinct ones, 6 to run" in first.stdout
     assert len(list((store / "trials").glob("*/record.json"))) == 6
     assert table(store).keys() == table(store, "second").keys() >= {"table.txt"}
-    from pointsweep.tracked import read_table
+    from pointsweep.tracking.reader import read_table
 
     for name in ("tiny", "second"):
         assert len(read_table(f"sqlite:///{store}/mlflow.db", name)[1]) == 4

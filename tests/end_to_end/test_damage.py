@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import gc, index, run, tables, verify
-from pointsweep.data.cache import cache_folder
-from pointsweep.events import read_events
-from pointsweep.faults import VARIABLE
-from pointsweep.store import MARKER, FileStore
+from pointsweep.cli import gc, run, verify
+from pointsweep.reporting import build as tables
+from pointsweep.results import record_index as index
+from pointsweep.results.events import read_events
+from pointsweep.storage.base import MARKER, FileStore
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.fault_injection import VARIABLE
 from tests import file_damage as damage
 
 SWEEP = """

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pointsweep.run import main
+from pointsweep.cli.run import main
 from tests import browser
 from tests.postgres import mlflow_server
 

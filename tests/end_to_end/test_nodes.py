@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.run import main
+from pointsweep.cli.run import main
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow, table
 from tests.ports import free_port
 

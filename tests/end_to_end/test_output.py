@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.console import width
+from pointsweep.utils.console import width
 from tests.terminal import CONTROL, Terminal
 
 SWEEP = r"""

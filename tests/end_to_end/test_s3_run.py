@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from pointsweep.s3_store import S3Store
+from pointsweep.storage.s3 import S3Store
 from tests.end_to_end.test_command import SWEEP, command, table
 from tests.s3 import BUCKET, served
 
@@ -74,8 +74,8 @@ def test_two_commands_on_two_nodes_share_a_store_on_s3_and_double_nothing(store,
 def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard():
     import ray
 
-    from pointsweep.gauges import GAUGES, Gauges
-    from pointsweep.launch import _Exported
+    from pointsweep.execution.prometheus import GAUGES, Gauges
+    from pointsweep.execution.ray_tune import _Exported
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

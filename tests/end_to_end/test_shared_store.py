@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import gc, run, sync, tables, verify
-from pointsweep.chaos_processes import at_once, forked
+from pointsweep.cli import gc, run, sync, verify
+from pointsweep.reporting import build as tables
+from pointsweep.testing.chaos_processes import at_once, forked
 
 SWEEP = """
 name: {name}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.run import main
+from pointsweep.cli.run import main
 from tests.end_to_end.test_command import SWEEP, table
 from tests.ports import free_port
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pointsweep import sync
-from pointsweep.tracked import read_table
+from pointsweep.cli import sync
+from pointsweep.tracking.reader import read_table
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pointsweep.backbones.tiny import Tiny, TinyConfig
-from pointsweep.checks import trial_from_dict
-from pointsweep.geometry import voxel_ids
-from pointsweep.methods.any2point import Any2Point, Any2PointConfig, CellNorm, cells_of, source_cells
-from pointsweep.model import build, count_parameters
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.models.methods.any2point import Any2Point, Any2PointConfig, CellNorm, cells_of, source_cells
+from pointsweep.models.point_model import build, count_parameters
+from pointsweep.ops.point_ops import voxel_ids
 
 SCAN = {"dataset": "scanobjectnn", "tokenizer": "point_pn_light"}
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pointsweep.backbones.tiny import Tiny, TinyConfig
-from pointsweep.layers import DropPath
-from pointsweep.methods.point_peft import PointPEFT, PointPEFTConfig
-from pointsweep.methods.point_peft_parts import GatedPrompts, LocalStage
+from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.models.layers import DropPath
+from pointsweep.models.methods.point_peft import PointPEFT, PointPEFTConfig
+from pointsweep.models.methods.point_peft_parts import GatedPrompts, LocalStage
 
 
 def attached(**fields) -> tuple[PointPEFT, Tiny]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.checks import trial_from_dict
-from pointsweep.model import build, count_parameters
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.point_model import build, count_parameters
 
 MAE = {
     "dataset": "scanobjectnn", "tokenizer": "patch", "backbone": "point_mae", "positions": {"injection": "each_block"},

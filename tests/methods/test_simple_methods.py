@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pointsweep.backbones.tiny import Tiny, TinyConfig
-from pointsweep.checks import check_trial, trial_from_dict
-from pointsweep.layers import insert_tokens, remove_tokens
-from pointsweep.methods.adapter import Adapter, AdapterConfig
-from pointsweep.methods.lora import LoRA, LoRAConfig, LowRank
-from pointsweep.methods.prompt import Prompt, PromptConfig
-from pointsweep.model import build, count_parameters
+from pointsweep.config.validation import check_trial, trial_from_dict
+from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.models.layers import insert_tokens, remove_tokens
+from pointsweep.models.methods.adapter import Adapter, AdapterConfig
+from pointsweep.models.methods.lora import LoRA, LoRAConfig, LowRank
+from pointsweep.models.methods.prompt import Prompt, PromptConfig
+from pointsweep.models.point_model import build, count_parameters
 
 SCAN = {"dataset": "scanobjectnn", "tokenizer": "point_pn_light"}
 

@@ -59,7 +59,7 @@ def head(width: int, classes: int, bias: bool = True) -> int:
 
 def printed(row: str) -> float:
     """Millions of parameters in Any2Point's Table 1."""
-    with (Path(pointsweep.__file__).parent / "published.csv").open() as file:
+    with (Path(pointsweep.__file__).parent / "sweep" / "published.csv").open() as file:
         found = {float(line["params_m"]) for line in csv.DictReader(file) if (line["table"], line["row"]) == ("Table 1", row)}
     assert len(found) == 1
     return found.pop()

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from pointsweep import registry
-from pointsweep.geometry import farthest_points
-from pointsweep.networks.point_nn import PointNN, PointNNConfig
+from pointsweep.models.networks.point_nn import PointNN, PointNNConfig
+from pointsweep.ops.point_ops import farthest_points
 from tests.golden_programs import outputs, point_nn_clouds
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.checks import trial_from_dict
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import ConfigError
-from pointsweep.model import count_parameters
-from pointsweep.networks.pointnet import PointNet, PointNetConfig, Transform
+from pointsweep.models.networks.pointnet import PointNet, PointNetConfig, Transform
+from pointsweep.models.point_model import count_parameters
 from tests.networks.common import by_hand, clouds, dense, head, printed, settle
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.checks import trial_from_dict
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import ConfigError
-from pointsweep.geometry import farthest_points
-from pointsweep.model import count_parameters
-from pointsweep.networks.pointnext import PointNeXt, PointNeXtConfig
+from pointsweep.models.networks.pointnext import PointNeXt, PointNeXtConfig
+from pointsweep.models.point_model import count_parameters
+from pointsweep.ops.point_ops import farthest_points
 from tests.networks.common import by_hand, closest, clouds, dense, head, printed, settle
 
 

@@ -1,0 +1,106 @@
+"""The command: python -m pointsweep.data [ROOT]. Says of every data set whether it is here, where it comes from, and what is wrong.
+
+Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, no set in it, or nothing to convert.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsweep.data.check import Report, check_root, unread
+from pointsweep.data.readers.fewshot_pickles import convert
+from pointsweep.errors import MissingData
+from pointsweep.utils.array_cache import CacheError, cache_folder, entries, open_entry, remove_entry
+from pointsweep.utils.cli_exit import command_parser
+
+SOUND, WRONG, NOTHING = 0, 1, 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = command_parser(
+        "pointsweep.data",
+        "Checks the data sets below a data root: present, complete, sound, without overlap of training and test clouds.",
+        epilog="exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root, no data set in it, "
+        "or nothing to convert",
+    )
+    made.add_argument("root", nargs="?", help="the folder that holds the data sets (default: $POINTSWEEP_DATA)")
+    made.add_argument(
+        "--allow-parts", action="store_true", help="a set with fewer clouds or classes than were published is sound too"
+    )
+    made.add_argument(
+        "--verify", action="store_true", help="compare every byte of the data cache ($POINTSWEEP_CACHE) with its digests, and stop"
+    )
+    made.add_argument("--convert-fewshot", metavar="FOLDER", help="make npz files of Point-BERT's pickles in FOLDER, and stop")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    if args.convert_fewshot:
+        return _convert(Path(args.convert_fewshot))
+    if args.verify:
+        return _verify_cache()
+    root = args.root or os.environ.get("POINTSWEEP_DATA")
+    if not root or not Path(root).is_dir():
+        what = f"{root} is not a folder" if root else "POINTSWEEP_DATA is not set"
+        print(f"no data root: {what}; give a folder, or set POINTSWEEP_DATA to it", file=sys.stderr)
+        return NOTHING
+    sound = faulty = 0
+    places: list[str] = []
+    for name, reports, absence in check_root(Path(root)):
+        print(f"{name}: {absence}" if absence else name, flush=True)
+        for report in reports:
+            bad = bool(report.wrong) or (bool(report.parts) and not args.allow_parts)
+            sound, faulty = sound + (not bad), faulty + bad
+            places.append(report.place)
+            print("\n".join(lines(report)), flush=True)
+    left = unread(Path(root), places)
+    if left:
+        print("\nnot read:")
+    for line in left:
+        print(f"  {line}")
+    print(f"\n{sound} sound, {faulty} wrong")
+    if not places:
+        print(f"no data set found in {root}: the layouts that are read stand in docs/data.md", file=sys.stderr)
+        return NOTHING
+    return WRONG if faulty else SOUND
+
+
+def _verify_cache() -> int:
+    """Compare all entries of the cache in full; damaged ones are removed, as the next use makes them again."""
+    whole = damaged = 0
+    for folder in entries():
+        try:
+            open_entry(folder, in_full=True)
+            whole += 1
+        except CacheError as error:
+            damaged += 1
+            print(f"damaged, removed: {error}", flush=True)
+            remove_entry(folder)
+    print(f"{cache_folder()}: {whole} entries whole, {damaged} damaged")
+    return WRONG if damaged else SOUND
+
+
+def lines(report: Report) -> list[str]:
+    """What is printed of one copy."""
+    texts = [*report.facts, *(f"part: {text}" for text in report.parts), *(f"wrong: {text}" for text in report.wrong)]
+    return [f"  {report.place}", *(f"    {text}" for text in texts)]
+
+
+def _convert(folder: Path) -> int:
+    try:
+        for path in convert(folder):
+            print(path, flush=True)
+    except MissingData as error:
+        print(error, file=sys.stderr)
+        return NOTHING
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    return SOUND

@@ -1,0 +1,205 @@
+"""The command: python -m pointsweep.doctor [SWEEP] [--address ADDRESS]. Looks at every node before a long sweep.
+
+Each line is one check on one node, `ok` or what to do. Exit code 0 if a sweep can run, 1 if something must be mended, 2 if there is
+no cluster to look at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsweep.errors import ConfigError, Unfit
+from pointsweep.execution import ray_cluster
+from pointsweep.storage import s3_lease
+from pointsweep.storage.base import FileStore, Store, open_store
+from pointsweep.tracking.mlflow_client import reachable
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.masking import masked, scrubbed
+from pointsweep.utils.provenance import origin, tree_digest
+
+SKEW_S = 2.0  # of a node's clock: MLflow and histories order by it
+FREE_BYTES = 10 * 2**30  # of a node's cache: converted data, weights, working copies
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `mend` says what to do, and is empty if all is well."""
+
+    check: str
+    found: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What every node is asked about."""
+
+    store: str
+    tracking_uri: str
+    trials: tuple[Mapping[str, Any], ...] = ()  # one config of each data set and backbone of a sweep
+
+
+def look(wanted: Wanted) -> list[Finding]:
+    """All checks of the node that this runs on."""
+    checks: tuple[Callable[[Wanted], list[Finding]], ...] = (_versions, _gpus, _store, _tracking, _cache, _data)
+    found = []
+    for check in checks:
+        try:
+            found += check(wanted)
+        except Exception as error:  # a check that cannot be made is a finding, and the others still are
+            found.append(Finding(check.__name__.strip("_"), scrubbed(f"{type(error).__name__}: {error}"), "see the message"))
+    return found
+
+
+def _versions(wanted: Wanted) -> list[Finding]:
+    facts = origin("none")
+    names = ("python", "version.ray", "version.torch")
+    told = ", ".join(f"{name.removeprefix('version.')} {facts.get(name, 'none')}" for name in names)
+    return [Finding("versions", told), Finding("code", f"tree {tree_digest()}")]
+
+
+def _gpus(wanted: Wanted) -> list[Finding]:
+    import torch
+
+    # The task holds no GPU, so Ray hides them: what the node has stands in Ray's resources, what torch can use in its build.
+    build = torch.version.cuda or "none"
+    has = shutil.which("nvidia-smi") is not None
+    mend = "install the CUDA build of torch on this node" if has and build == "none" else ""
+    return [Finding("GPU", f"torch's CUDA {build}, driver {'present' if has else 'none'}", mend)]
+
+
+def _store(wanted: Wanted) -> list[Finding]:
+    store = open_store(wanted.store)
+    name, begun = f"doctor/{uuid.uuid4().hex}", time.monotonic()
+    try:
+        store.write(name, b"pointsweep")
+        same = store.read(name) == b"pointsweep"
+    except (OSError, ValueError) as error:
+        mend = "mount the folder on this node" if isinstance(store, FileStore) else "give the node a role with get, put, list, delete"
+        return [Finding("store", scrubbed(f"{type(error).__name__}: {error}"), f"{mend}, or pass --store another")]
+    store.delete(name)
+    mend = "" if same else "another node's bytes came back: use a folder that all nodes share"
+    return [Finding("store", f"{store.url} written and read in {1000 * (time.monotonic() - begun):.0f} ms", mend), *_lease(store)]
+
+
+def _lease(store: Store) -> list[Finding]:
+    """Whether two launches may work on a store at once."""
+    if isinstance(store, FileStore):
+        return []
+    return [Finding("lease", "held by conditional writes" if s3_lease.conditional(store.url) else s3_lease.WORDS)]
+
+
+def _tracking(wanted: Wanted) -> list[Finding]:
+    if wanted.tracking_uri == "none":
+        return [Finding("MLflow", "off")]
+    problem = reachable(wanted.tracking_uri)
+    mend = "start the server or correct MLFLOW_TRACKING_URI; training goes on without it" if problem else ""
+    return [Finding("MLflow", problem or masked(wanted.tracking_uri), mend)]
+
+
+def _cache(wanted: Wanted) -> list[Finding]:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    mend = f"free some space, or name a larger disk by POINTSWEEP_CACHE: {FREE_BYTES >> 30} GiB are wanted" * (free < FREE_BYTES)
+    return [Finding("cache", f"{folder}: {free / 2**30:.0f} GiB free", mend)]
+
+
+def _data(wanted: Wanted) -> list[Finding]:
+    from pointsweep.config.validation import trial_from_dict
+    from pointsweep.data.inputs import needed
+
+    root = os.environ.get("POINTSWEEP_DATA", "")
+    there = root.startswith("s3://") or (bool(root) and Path(root).is_dir())
+    found = [Finding("data root", root or "not set", "" if there else "set POINTSWEEP_DATA on this node to the folder of the data")]
+    if not wanted.trials:
+        return found if root else []
+    inputs = needed([trial_from_dict(trial) for trial in wanted.trials], fetch=False)
+    lacking = [*inputs.missing, *inputs.to_fetch]
+    if not lacking:
+        return [Finding("data and weights", f"all there for {len(wanted.trials)} arms")]
+    return [
+        Finding("data and weights", text, "get it to this node, or let POINTSWEEP_DATA name s3://bucket/prefix") for text in lacking
+    ]
+
+
+def clock(node: str, asked: float, told: float, answered: float) -> Finding:
+    """A node's clock against this one, as far as the time of the answer allows."""
+    skew = max(asked - told, told - answered, 0.0)
+    mend = f"run an NTP client on {node}: more than {SKEW_S:.0f} s are too many" if skew > SKEW_S else ""
+    return Finding("clock", f"within {skew + (answered - asked) / 2:.1f} s of this machine", mend)
+
+
+def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """What must be the same on all nodes."""
+    found = []
+    for check in ("versions", "code"):
+        values = {node: finding.found for node, findings in reports.items() for finding in findings if finding.check == check}
+        same = len(set(values.values())) <= 1
+        mend = "" if same else "install the same versions everywhere: one image, or a runtime env"
+        found.append(Finding(f"{check} alike", "on all nodes" if same else str(values), mend))
+    return found
+
+
+def examine(wanted: Wanted) -> dict[str, list[Finding]]:
+    """Every node's findings by its name, and those of the cluster as a whole. Joins the cluster that RAY_ADDRESS names."""
+    reports: dict[str, list[Finding]] = {}
+    for node, answer in ray_cluster.on_every_node(_timed_look, wanted).items():
+        if isinstance(answer.value, Exception):
+            reports[node] = [Finding("node", f"no answer: {answer.value}", "look at its log, or remove it from the cluster")]
+            continue
+        told, found = answer.value
+        reports[node] = [*found, clock(node, answer.asked, told, answer.answered)]
+    return reports | {"cluster": _alike(reports)}
+
+
+def _timed_look(wanted: Wanted) -> tuple[float, list[Finding]]:
+    return time.time(), look(wanted)
+
+
+def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> Wanted:
+    """What a sweep needs; without a file, what every sweep needs. Raises ConfigError."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
+    url = open_store(store).url
+    if file is None:
+        return Wanted(url, uri)
+    from pointsweep.sweep.sweep import load
+
+    arms = {(str(trial.config.dataset), str(trial.config.backbone)): trial.config.to_dict() for trial in load(file).trials()}
+    return Wanted(url, uri, tuple(arms.values()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    made = command_parser("pointsweep.doctor", "Looks at every node of a cluster before a long sweep.")
+    made.add_argument("sweep", nargs="?", help="a sweep file: its data and weights are looked for on every node")
+    made.add_argument("--address", help="the cluster (default: $RAY_ADDRESS, else Ray on this machine)")
+    made.add_argument("--store", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)")
+    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI; else not looked for)")
+    args = made.parse_args(arguments)
+    if args.address:
+        os.environ["RAY_ADDRESS"] = args.address
+    try:
+        reports = examine(wanted_by(args.sweep, args.store, args.tracking_uri))
+    except (ConfigError, Unfit, ConnectionError) as error:
+        print(f"{socket.gethostname()}: {error}", file=sys.stderr)
+        return 2
+    finally:
+        ray_cluster.leave()
+    sick = 0
+    for node, findings in reports.items():
+        for finding in findings:
+            sick += bool(finding.mend)
+            print(f"{node}  {finding.check:18} {finding.found}" + (f"\n    MEND: {finding.mend}" if finding.mend else ""))
+    print(f"{sick} to mend" if sick else "all is well")
+    return 1 if sick else 0

@@ -1,0 +1,190 @@
+"""The command: python -m pointsweep.replay SWEEP ROW COLUMN [--seed N]. Trains the trials of one cell again and compares.
+
+They run in a scratch store from their recorded configuration; the sweep's store is only read. Of each trial one line says: `equal`,
+every prediction and every metric is the recorded one, bit for bit, as it must be on a CPU with the same code; `within the interval`
+in which a further run of the cell is to be expected; or `outside`. Exit codes: 0 equal or within; 1 a trial outside, failed or on
+other data (with --exact: not equal); 2 there is nothing to replay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pointsweep.config import scalars
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import check_trial
+from pointsweep.errors import ConfigError, unknown
+from pointsweep.reporting.build import build, independent_clouds, read
+from pointsweep.reporting.bundle import BadBundle, arrays_of
+from pointsweep.reporting.compare import column_number, row_number
+from pointsweep.results.record_index import read_record
+from pointsweep.results.records import Layout, Record, value
+from pointsweep.statistics.seeds import LEVEL, summary, wilson
+from pointsweep.storage.base import FileStore, Store, open_store
+from pointsweep.tracking.target import TrialTags
+from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.numbers import percent
+
+EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"
+SAME = ("tree", "device", "version.torch", "platform")  # of an origin: what a difference in the numbers may come from
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished trial: its record, and the arrays of its predictions.npz."""
+
+    record: Record
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What became of one trial, told in `words`."""
+
+    verdict: str
+    words: str
+
+
+def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]) -> Replay:
+    """Two runs of one configuration; `expected` holds the limits between which a further run's value lies."""
+    values = [value(run.record, layout.protocol, layout.metric) for run in (before, now)]
+    differing = {name: _differing(array, now.arrays.get(name)) for name, array in before.arrays.items()}
+    metrics = sum(before.record.metrics[name] != now.record.metrics.get(name) for name in before.record.metrics)
+    shown = f"{layout.metric} {percent(values[1])}"
+    if not any(differing.values()) and not metrics and before.arrays.keys() == now.arrays.keys():
+        count = sum(len(array) for name, array in before.arrays.items() if name in before.record.metrics)
+        return Replay(EQUAL, f"{shown}, all {count:,} predictions and every metric bit for bit")
+    inside = expected[0] <= values[1] <= expected[1]
+    flips = differing.get(layout.protocol, 0)
+    words = (
+        f"{shown}, recorded {percent(values[0])}; {flips} of {before.record.dataset['num_test']} predictions differ; "
+        f"95 % of further runs are expected from {percent(expected[0])} to {percent(expected[1])}"
+    )
+    return Replay(WITHIN if inside else OUTSIDE, words)
+
+
+def _differing(one: np.ndarray, other: np.ndarray | None) -> int:
+    if other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return len(one)
+    return int((one != other).sum())
+
+
+def further(values: Sequence[float], objects: float) -> tuple[float, float]:
+    """Between which values one further run of a cell is to be expected, 95 %.
+
+    The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991, Statistical Intervals, 4.7). Of
+    one seed, or of seeds without spread, Wilson's interval over the test objects; of a mean IoU that is wider than it need be, for
+    no number in [0, 1] varies more than one that is 0 or 1.
+    """
+    from scipy.special import stdtrit
+
+    found = summary(values)
+    if not found.sd:
+        return wilson(found.mean * objects, objects)
+    half = float(stdtrit(found.n - 1, 0.5 + LEVEL / 2)) * found.sd * math.sqrt(1 + 1 / found.n)
+    return found.mean - half, found.mean + half
+
+
+def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int) -> Run:
+    """Trains a trial in a scratch store that is gone afterwards. Raises ValueError with its reason if it fails."""
+    from pointsweep.training.runner import Job, Task, run_pack
+
+    with tempfile.TemporaryDirectory(prefix="pointsweep-replay-") as folder:
+        scratch = FileStore(Path(folder))
+        [outcome] = run_pack([Task(config, tags)], Job(scratch.url, threads=threads, device=device), lambda result: None)
+        if outcome.status != "finished":
+            raise ValueError(f"{outcome.status}: {outcome.reason}")
+        return kept(scratch, config.key())
+
+
+def kept(store: Store, key: str) -> Run:
+    """A finished trial as its store has it. Raises ValueError naming what is missing."""
+    try:
+        record = read_record(store, key)
+        return Run(record, arrays_of(store.read(f"trials/{key}/predictions.npz")))
+    except FileNotFoundError as error:
+        raise ValueError(f"trial {key}: {error.filename or error} is missing") from error
+    except BadBundle as error:
+        raise ValueError(f"{store.place(f'trials/{key}/predictions.npz')}: {error}") from error
+
+
+def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: TrialTags, args: argparse.Namespace) -> Replay:
+    """Trains one trial again and compares. What cannot be compared is `outside`, and the words say why."""
+    config, wrong = check_trial(dict(before.record.config))
+    if config is None or wrong or config.key() != before.record.key:
+        return Replay(OUTSIDE, "this version of the code reads its configuration as another trial's; use the version that made it")
+    device = str(args.device or before.record.origin.get("device", "auto")).partition(":")[0]
+    try:
+        now = run_again(config, tags, device, args.threads)
+    except (ValueError, OSError, RuntimeError) as error:
+        return Replay(OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}")
+    digests = [run.record.dataset.get("digest") for run in (before, now)]
+    if digests[0] != digests[1]:
+        return Replay(OUTSIDE, f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}")
+    found = compare(before, now, layout, expected)
+    return found if found.verdict == EQUAL else Replay(found.verdict, found.words + _origins(before.record, now.record))
+
+
+def _origins(before: Record, now: Record) -> str:
+    """What else was different, which may be why the numbers are."""
+    pairs = [(name.removeprefix("version."), before.origin.get(name), now.origin.get(name)) for name in SAME]
+    words = [f"{name} {here} (recorded {there})" for name, there, here in pairs if here != there]
+    return f"; different too: {', '.join(words)}" if words else "; same code, torch, device and platform"
+
+
+def replays(args: argparse.Namespace, store: Store) -> Iterator[tuple[int, str, Replay]]:
+    """Seed, key and verdict of every finished trial of the cell that is asked for. Raises ValueError if there is none."""
+    name = args.sweep
+    if Path(name).suffix in (".yaml", ".yml"):
+        from pointsweep.sweep.sweep import load
+
+        name = load(name).name
+    layout, records, failures = read(store, name)
+    table = build(layout, records, failures)
+    cell = table.cell(row_number(table, args.row), column_number(table, args.column))
+    done = {seed: key for seed, key in cell.keys if key in records}
+    if not done:
+        command = shlex.join(["python", "-m", "pointsweep.tables", name])
+        raise ValueError(f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why")
+    if args.seed is not None and args.seed not in done:
+        raise ValueError(f"{table.place(cell)}: {unknown('seed', args.seed, map(str, done), 'Finished')}")
+    values = [found for _, found in cell.values]
+    for seed, key in done.items():
+        if args.seed in (None, seed):
+            before = kept(store, key)
+            expected = further(values, independent_clouds(before.record, layout.protocol))
+            tags = TrialTags(name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed)
+            yield seed, key, replay(before, layout, expected, tags, args)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    made = command_parser("pointsweep.replay", "Trains a cell's trials again and compares.")
+    made.add_argument("sweep", help="a sweep's name, or its file")
+    made.add_argument("row", help="the row's name, parts joined by ' / '")
+    made.add_argument("column", help="the column's name")
+    made.add_argument("--seed", type=scalars.whole_argument, help="this seed alone (default: every finished one)")
+    made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
+    made.add_argument("--device", choices=["cpu", "cuda"], help="train there (default: where the trial was trained)")
+    made.add_argument("--threads", type=scalars.whole_argument, default=1, help="CPU threads (default: 1, as a sweep's trials have)")
+    made.add_argument("--exact", action="store_true", help="only equal is good enough")
+    args = made.parse_args(arguments)
+    good = {EQUAL} if args.exact else {EQUAL, WITHIN}
+    verdicts = []
+    try:
+        for seed, key, found in replays(args, open_store(args.store)):
+            verdicts.append(found.verdict)
+            print(f"seed {seed} ({key}): {found.verdict}: {found.words}", flush=True)
+    except (ConfigError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if set(verdicts) <= good else 1

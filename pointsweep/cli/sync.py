@@ -1,0 +1,82 @@
+"""The command: python -m pointsweep.sync STORE [--tracking-uri URI]. Mirrors a store's sweeps to MLflow, an empty one too.
+
+Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 2 the store, or a sweep in it, is unfit;
+6 MLflow is away or refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pointsweep.errors import BadStore, StoreFailed
+from pointsweep.reporting import build as tables
+from pointsweep.results.records import Layout
+from pointsweep.storage.base import FileStore, on_disk, open_store
+from pointsweep.tracking.mirroring import tracking_uri
+from pointsweep.tracking.mlflow_client import finish, prepare, reachable
+from pointsweep.tracking.target import TrackerAway, TrialTags, uri_mistake
+from pointsweep.utils.cli_exit import BROKEN_OFF, INVALID, command_parser
+from pointsweep.utils.masking import masked
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = command_parser("pointsweep.sync", "Mirrors a store to MLflow. Again, it changes nothing.")
+    made.add_argument("store", help="folder of all trials")
+    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        store = on_disk(open_store(args.store), "its trials are read in place")
+        names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
+        if not names:
+            raise BadStore(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
+        uri = tracking_uri(args.tracking_uri, store)
+        if mistake := uri_mistake(uri):
+            raise BadStore(mistake)
+    except BadStore as error:
+        print(error, file=sys.stderr)
+        return INVALID
+    return mirror_all(store, names, uri)
+
+
+def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
+    """Mirrors the sweeps, each whatever happens to another; returns the exit code."""
+    code = 0
+    for name in names:
+        try:
+            print(f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}", flush=True)
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = max(code, INVALID)
+        except (TrackerAway, StoreFailed) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = BROKEN_OFF
+            if isinstance(error, StoreFailed) or reachable(uri):
+                break
+    if code == BROKEN_OFF:
+        print("what was sent is kept; the same command continues", file=sys.stderr)
+    return code
+
+
+def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
+    """Mirrors one sweep with the trials that have begun; returns their number. Raises TrackerAway, ValueError."""
+    layout, _, _ = tables.read(store, name)
+    begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
+    finish(prepare(uri, store, layout), store, begun)
+    return len(begun)
+
+
+def places(layout: Layout) -> dict[str, TrialTags]:
+    """The first place of every trial in a table, as a sweep's launch tells it to MLflow."""
+    found: dict[str, TrialTags] = {}
+    for cell in layout.cells:
+        for seed, key in cell.keys:
+            found.setdefault(key, TrialTags(layout.name, " / ".join(layout.rows[cell.row]), layout.columns[cell.column], seed))
+    return found

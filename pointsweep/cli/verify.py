@@ -1,0 +1,209 @@
+"""The command: python -m pointsweep.verify FILE. Checks a bundle, and computes every number of its table anew from its predictions.
+
+Given a store (a folder, or s3://bucket/prefix) in place of a bundle it looks through all of its trials (verify_store.py).
+
+It needs the file alone: no store, no sweep file, no data. What a paper published is taken from the bundle as it is; parameters are
+counted by building every arm anew, without weights. Exit codes: 0 verified; 1 something is not as it should be; 2 no such file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pointsweep.cli.verify_store import verify_store
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import check_trial
+from pointsweep.errors import BadStore
+from pointsweep.planning.plan import count_arms
+from pointsweep.reporting.build import build, every_format
+from pointsweep.reporting.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, recomputed, unpack
+from pointsweep.reporting.table import Table
+from pointsweep.results.records import Layout, Record, from_json, layout_from_json
+from pointsweep.storage.base import MARKER, has_marker, open_store
+from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.provenance import tree_digest
+
+T = TypeVar("T")
+FIELDS = ("mean", "sd", "n", "expected", "low", "high", "values", "optimism", "interval", "parameters")  # numbers of a cell
+HOSTILE = (ValueError, TypeError, AttributeError, LookupError, RecursionError, ArithmeticError, UnicodeError)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bundle says: of everything in it only the predictions are believed."""
+
+    members: Mapping[str, bytes]
+    tree: str  # of the code that made the bundle
+    layout: Layout
+    records: Mapping[str, Record]
+    failures: Mapping[str, str]
+
+    @property
+    def same_code(self) -> bool:
+        """Whether the code that runs now made it. Other code may count, name and print otherwise, and be right."""
+        return self.tree == tree_digest()
+
+
+def contents(data: bytes) -> Contents:
+    """Reads a bundle. Raises BadBundle naming the member that is not as `bundle.py` writes it."""
+    members = unpack(data)
+    about: dict[str, Any] = _parsed(members, MANIFEST, json.loads)
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        raise BadBundle(f"{MANIFEST}: format {found!r}, this version reads {FORMAT}")
+    keys = [str(key) for key in about["trials"]] if isinstance(about.get("trials"), list) else []
+    records = {key: _parsed(members, f"trials/{key}/record.json", lambda text: from_json(text)) for key in keys}
+    layout = _parsed(members, "layout.json", layout_from_json)
+    failures = _parsed(members, "failures.json", lambda text: dict(json.loads(text)))
+    return Contents(members, str(about.get("tree")), layout, records, failures)
+
+
+def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -> T:
+    if name not in members:
+        raise BadBundle(f"{name}: missing")
+    try:
+        return read(members[name].decode())
+    except HOSTILE as error:
+        raise BadBundle(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def problems(found: Contents) -> list[str]:
+    """Everything that the predictions contradict; empty if the bundle is verified."""
+    wrong: list[str] = []
+    records = {}
+    for key, record in found.records.items():
+        try:
+            records[key] = _trial(found, key, record)
+        except BadBundle as error:
+            wrong.append(f"trial {key}: {error}")
+        except HOSTILE as error:
+            wrong.append(f"trial {key}: {type(error).__name__}: {error}")
+    if wrong:
+        return wrong
+    try:
+        table = build(found.layout, records, found.failures)
+        return [*_sizes(found), *_numbers(found, table), *_formats(found, table)]
+    except HOSTILE as error:
+        return [f"layout.json: does not fit the records: {type(error).__name__}: {error}"]
+
+
+def _trial(found: Contents, key: str, record: Record) -> Record:
+    """One trial as its predictions have it. Raises BadBundle."""
+    if record.key != key:
+        raise BadBundle(f"its record is that of {record.key}")
+    config = config_of(record)
+    if found.same_code and (config is None or config.key() != key):
+        raise BadBundle("its configuration has another key: not the trial that ran")
+    name = f"trials/{key}/predictions.npz"
+    if name not in found.members:
+        raise BadBundle("no predictions")
+    made = recomputed(record, arrays_of(found.members[name]), found.layout.metric)
+    chosen(record, _parsed(found.members, f"trials/{key}/epochs.json", json.loads))
+    return made
+
+
+def config_of(record: Record) -> TrialConfig | None:
+    """A record's configuration, if this version still reads it."""
+    config, wrong = check_trial(dict(record.config))
+    return None if wrong else config
+
+
+def _sizes(found: Contents) -> list[str]:
+    """Trials whose model, built anew, has another number of parameters. Other code may well build others."""
+    if not found.same_code:
+        return []
+    configs = {key: config for key, record in found.records.items() if (config := config_of(record)) is not None}
+    counted = count_arms(configs)
+    return [
+        f"trial {key}: {dict(found.records[key].parameters)} parameters, built anew {dict(sizes)}"
+        for key, sizes in counted.items()
+        if dict(found.records[key].parameters) != dict(sizes)
+    ]
+
+
+def _numbers(found: Contents, table: Table) -> list[str]:
+    """The cells of table.json that are not what the predictions give."""
+    told = _parsed(found.members, "table.json", json.loads)
+    here = json.loads(every_format(table)["table.json"])
+    wrong = []
+    for cell, made, said in zip(table.cells, here["cells"], told["cells"], strict=True):
+        wrong += [
+            f"{table.place(cell)}: {name} {said[name]!r}, by its predictions {made[name]!r}"
+            for name in FIELDS
+            if said[name] != made[name]
+        ]
+    return wrong
+
+
+def _formats(found: Contents, table: Table) -> list[str]:
+    """The formats whose bytes are not those that this code prints; of other code's words nothing is said."""
+    if not found.same_code:
+        return []
+    return [
+        f"{name}: not what the predictions print" for name, data in every_format(table).items() if found.members.get(name) != data
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    made = command_parser("pointsweep.verify", "Checks a bundle and recomputes its table.")
+    wanted = "what `python -m pointsweep.tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix"
+    made.add_argument("file", help=wanted)
+    args = made.parse_args(arguments)
+    if args.file.startswith("s3://") or Path(args.file).is_dir():
+        return check_store(args.file)
+    try:
+        data = Path(args.file).read_bytes()
+    except OSError as error:
+        print(f"{args.file}: {error.strerror}", file=sys.stderr)
+        return 2
+    try:
+        found = contents(data)
+        wrong = problems(found)
+    except BadBundle as error:
+        wrong = [str(error)]
+    if wrong:
+        print("\n  ".join([f"{args.file}: not verified", *wrong]), file=sys.stderr)
+        return 1
+    print(summary(args.file, data, found))
+    return 0
+
+
+def check_store(url: str) -> int:
+    """Looks through a store and prints what is wrong in it; returns the exit code."""
+    try:
+        store = open_store(url)
+        if not (has_marker(store) or store.list("trials")):
+            raise BadStore(f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial")
+        found = verify_store(store)
+    except BadStore as error:
+        print(error, file=sys.stderr)
+        return 2
+    for line in found.unverified:
+        print(f"unverified: {line}")
+    if found.problems:
+        print("\n  ".join([f"{url}: not verified", *found.problems]), file=sys.stderr)
+        return 1
+    print(f"{url}: {found.finished} finished trials: every accuracy and chosen epoch computed anew from predictions and histories")
+    print("verified" if not found.unverified else f"verified, but for {len(found.unverified)}")
+    return 0
+
+
+def summary(file: str, data: bytes, found: Contents) -> str:
+    """What was verified, in words."""
+    objects = sum(record.dataset["num_test"] * len(record.metrics) for record in found.records.values())
+    lines = [
+        f"{file}: {len(found.members)} members, each with its checksum; sha256 of the file {hashlib.sha256(data).hexdigest()}",
+        f"{len(found.records)} trials: every accuracy, chosen epoch and cell computed anew from {objects:,} predictions, and equal",
+    ]
+    if found.same_code:
+        lines.append("keys, parameter counts and the table in every format: made anew by the same code, and equal")
+    else:
+        lines.append(f"made by other code (tree {found.tree}, here {tree_digest()}): keys, parameter counts and wording not compared")
+    return "\n".join([*lines, "verified"])

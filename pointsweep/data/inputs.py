@@ -1,0 +1,156 @@
+"""The data and weights that trials need, as they are on this machine: read as a trial reads them, and remembered.
+
+A second look at unchanged files needs neither torch nor the files' content. Importing this is free of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsweep import registry
+from pointsweep.config.schema import WITHOUT_CHECKPOINT, BackboneConfig, DatasetConfig, TrialConfig
+from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
+from pointsweep.errors import MissingData, MissingWeights, WeightsToFetch
+from pointsweep.storage.base import write_whole
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.provenance import tree_digest
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """A checkpoint file that fits its backbone."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was found. `missing`: what is not here or cannot be used; `to_fetch`: weights that a launch gets first."""
+
+    data: Mapping[DatasetConfig, DataFacts]
+    weights: Mapping[BackboneConfig, WeightFacts]
+    missing: tuple[str, ...] = ()
+    to_fetch: tuple[str, ...] = ()
+
+
+def needed(configs: Iterable[TrialConfig], fetch: bool) -> Inputs:
+    """Read what trials need, as they will read it, and list everything that is wrong with it.
+
+    `fetch`: weights are got from their hubs first.
+    """
+    datasets, backbones = parts_of(configs)
+    return read_all(datasets, backbones, fetch)
+
+
+def read_all(datasets: Iterable[DatasetConfig], backbones: Iterable[BackboneConfig], fetch: bool) -> Inputs:
+    """Read data sets and weights; see `needed`."""
+    data: dict[DatasetConfig, DataFacts] = {}
+    weights: dict[BackboneConfig, WeightFacts] = {}
+    missing: dict[str, None] = {}
+    to_fetch: dict[str, None] = {}
+    for dataset in datasets:
+        try:
+            found = _facts_for_plan(dataset)
+            if found is not None:
+                data[dataset] = found
+        except (MissingData, UnreadableDataError) as error:
+            missing[str(error)] = None
+    for backbone in backbones:
+        try:
+            weights[backbone] = weight_facts(backbone, fetch)
+        except WeightsToFetch as error:
+            to_fetch[str(error)] = None
+        except MissingWeights as error:
+            missing[str(error)] = None
+        except ValueError as error:
+            missing[f"weights of {backbone.name}: {error}"] = None
+    return Inputs(data, weights, tuple(sorted(missing)), tuple(sorted(to_fetch)))
+
+
+def parts_of(configs: Iterable[TrialConfig]) -> tuple[list[DatasetConfig], list[BackboneConfig]]:
+    """Return the distinct data sets, and the distinct backbones with weights that are read, in order."""
+    datasets: dict[DatasetConfig, None] = {}
+    backbones: dict[BackboneConfig, None] = {}
+    for config in configs:
+        datasets[config.dataset] = None
+        if config.backbone is not None and config.backbone.weights not in WITHOUT_CHECKPOINT:
+            backbones[config.backbone] = None
+    return list(datasets), list(backbones)
+
+
+def _facts_for_plan(dataset: DatasetConfig) -> DataFacts | None:
+    """None for data on S3, which each node stages and reads by itself."""
+    if on_s3() and dataset.name not in MADE:
+        registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
+        return None
+    return facts_of(dataset)
+
+
+def on_s3() -> bool:
+    """Return whether the data root is on S3."""
+    return os.environ.get("POINTSWEEP_DATA", "").startswith("s3://")
+
+
+# Weights
+
+
+def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
+    """Return the checkpoint of a backbone, remembered or read and compared with the backbone's names and shapes.
+
+    Raises MissingWeights, and ValueError for a checkpoint that cannot be used.
+    """
+    section = weight_section(backbone)
+    remembered = known_weights(section)
+    if remembered is not None:
+        return remembered
+    from pointsweep.utils.digests import file_sha256
+
+    loader: Any = registry.load("backbones", backbone.name)
+    path = loader.locate(backbone, fetch)
+    stamp = _stamp(path)
+    loader.check(backbone)
+    facts = WeightFacts(str(path), file_sha256(path))
+    content = json.dumps({"facts": asdict(facts), "stamp": stamp})
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        write_whole(_path(section), content.encode())
+    return facts
+
+
+def known_weights(section: Mapping[str, Any]) -> WeightFacts | None:
+    """Return what is remembered of a backbone's section of a configuration; None if its file has changed since."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(_path(section).read_text())
+        facts = WeightFacts(**kept["facts"])
+        if _stamp(Path(facts.path)) == kept["stamp"]:
+            return facts
+    return None
+
+
+def weight_section(backbone: BackboneConfig) -> dict[str, Any]:
+    """Return the backbone's plain configuration."""
+    carrier = TrialConfig(dataset=DatasetConfig(), backbone=backbone)
+    return dict(carrier.to_dict()["backbone"])
+
+
+def _path(section: Mapping[str, Any]) -> Path:
+    roots = [os.environ.get(name, "") for name in ("POINTSWEEP_DATA", "HF_HOME", "HF_HUB_CACHE")]
+    where = str(Path.cwd()) if not Path(str(section["weights"])).is_absolute() else ""
+    # The draws of `shuffled` have the published checkpoint in common.
+    common = dict(section)
+    if common["weights"] == "shuffled":
+        common |= {"weights": "pretrained", "weights_seed": 0}
+    text = json.dumps([tree_digest(), roots, where, common], sort_keys=True)
+    return cache_folder() / "weights" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

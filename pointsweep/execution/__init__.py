@@ -1,0 +1,1 @@
+"""One launch: sessions, launchers, budget, progress, outcomes."""

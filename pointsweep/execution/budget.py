@@ -1,0 +1,60 @@
+"""What trials have used of the machines, and whether a sweep's budget lets another pack start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pointsweep.planning.plan import Plan
+from pointsweep.results.events import Event, device_s, epochs_of, read_events
+from pointsweep.results.record_index import sound_record
+from pointsweep.results.records import Record
+from pointsweep.storage.base import Store
+
+
+def seconds_of(key: str, store: Store) -> float:
+    """What a trial took, whatever became of it: of a finished one the whole, else its epochs."""
+    record, epochs = _told(key, store)
+    return record.seconds.get("total", 0.0) if record else math.fsum(event["seconds"] for event in epochs)
+
+
+def device_hours_of(key: str, store: Store) -> float:
+    """The same times the devices that the trial had, in hours."""
+    record, epochs = _told(key, store)
+    return (record.device_s if record else device_s(epochs)) / 3600
+
+
+def _told(key: str, store: Store) -> tuple[Record | None, Sequence[Event]]:
+    record = sound_record(store, key)
+    if record is not None:
+        return record, ()
+    return None, epochs_of(read_events(store, key))
+
+
+class Spending:
+    """The hours of a sweep's trials against its budget; trials of earlier launches count."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        resources = plan.sweep.resources
+        self.name, self.store, self.budget, self.unit = plan.sweep.name, store, resources.budget, resources.unit()
+        self.limit = self.budget.limit_hours()
+        # Without a limit nobody asks, and a large sweep's histories need not be read.
+        keys = plan.states if math.isfinite(self.limit) else ()
+        self.hours: dict[str, float] = {key: device_hours_of(key, store) for key in keys}
+
+    def ended(self, key: str) -> None:
+        """Reads again what a trial has used, now that it has ended."""
+        if key in self.hours:
+            self.hours[key] = device_hours_of(key, self.store)
+
+    def left(self) -> bool:
+        """Whether another pack may start."""
+        return math.fsum(self.hours.values()) < self.limit
+
+    def text(self) -> str:
+        """ "1.2 of 40 GPU-hours used"; nothing where there is no limit."""
+        if not math.isfinite(self.limit):
+            return ""
+        used, price = math.fsum(self.hours.values()), self.budget.per_hour
+        money = f", {used * price:.4g} of {self.limit * price:.4g} in money" if price else ""
+        return f"budget of {self.name}: {used:.4g} of {self.limit:.4g} {self.unit} used{money}"

@@ -1,0 +1,149 @@
+"""One launch: what several sweeps have not finished yet, each trial once, in packs over one backbone where a sweep asks for them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pointsweep.config.schema import TrialConfig, without_seed
+from pointsweep.execution import ray_cluster
+from pointsweep.execution.budget import Spending
+from pointsweep.execution.inline import Event, Pack, Resources, always, run_all, run_inline
+from pointsweep.execution.progress import ENDS, Display, Label, Progress
+from pointsweep.planning.plan import Plan
+from pointsweep.reporting import build as tables
+from pointsweep.reporting.table import Table
+from pointsweep.results.record_index import sound_record
+from pointsweep.results.records import Record
+from pointsweep.storage.base import FileStore, Store
+from pointsweep.sweep.resources import Resources as Asked
+from pointsweep.tracking.target import TrialTags
+from pointsweep.training import autotune as calibrate
+from pointsweep.training.fusion.pack import packs_of
+from pointsweep.training.runner import Job, Task
+from pointsweep.training.supervisor import Outcome
+
+
+@dataclass
+class Launch:
+    """What a launch holds. `job` is what all its packs share; `places` says of every trial where it stands in the tables."""
+
+    plans: Sequence[Plan]
+    store: Store
+    places: Mapping[str, TrialTags]
+    args: argparse.Namespace
+    job: Job
+    records: dict[str, Record] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # the reasons, by key
+
+    def __post_init__(self) -> None:
+        self.records |= {key: record for plan in self.plans for key, record in plan.records.items()}
+        self.keys = {key for plan in self.plans for key in plan.states}
+
+    def run(self, groups: Mapping[tuple[Asked, str], Sequence[TrialConfig]]) -> list[Outcome]:
+        """Runs the trials, by what their sweep gives each and the sweep whose budget counts. Returns how they ended."""
+        outcomes: list[Outcome] = []
+        try:
+            with Progress(self._display(), self._labels(), len(self.records), len(self.keys), self._value, self._tables) as progress:
+                self._rank_finished(progress)
+                for (asked, name), configs in groups.items():
+                    outcomes += self._group(asked, name, configs, progress)
+        finally:
+            if isinstance(self.store, FileStore):
+                shutil.rmtree(self.store.path(f"launches/{self.job.launch}"), ignore_errors=True)
+        return outcomes
+
+    def _display(self) -> Display:
+        display: Display = self.args.display
+        return display
+
+    def _labels(self) -> dict[str, Label]:
+        """What is said of every trial: its place, and the number that its sweep's table prints."""
+        metrics = {plan.sweep.name: plan.sweep.metric for plan in self.plans}
+        labels = {}
+        for key, place in self.places.items():
+            metric = metrics.get(place.sweep, "")
+            labels[key] = Label(place.cell, metric, place.sweep, place.row, place.column, place.seed)
+        return labels
+
+    def _value(self, key: str) -> float | None:
+        """Return the number of a finished trial that the table prints; None where there is none."""
+        plan = next((plan for plan in self.plans if key in plan.states), self.plans[0])
+        # What is read here is not kept: there may be ten thousand.
+        record = self.records.get(key) or sound_record(self.store, key)
+        if record is None:
+            return None
+        return record.metrics.get(plan.sweep.protocol, {}).get(plan.sweep.metric)
+
+    def _rank_finished(self, progress: Progress) -> None:
+        for key in list(self.records):
+            number = self._value(key)
+            if number is not None:
+                progress.seen(key, number)
+
+    def _tables(self) -> list[Table]:
+        """The tables as they stand."""
+        for key in self.keys:
+            record = None if key in self.records else sound_record(self.store, key)
+            if record is not None:
+                self.records[key] = record
+        return [tables.build(plan.sweep.layout(), self.records, self.failures, plan.parameters) for plan in self.plans]
+
+    def _group(self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress) -> list[Outcome]:
+        spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)
+        say = self._display().say
+        say(spending.text())
+        resources, packs = self._packs(asked, configs)
+        may_start = spending.left if spending.text() else always
+
+        def listen(event: Event) -> None:
+            if event.kind == "failed":
+                self.failures[event.key] = event.reason
+            if event.kind in ENDS:
+                spending.ended(event.key)
+            progress(event)
+
+        def launcher(packs: Sequence[Pack], job: Job) -> list[Outcome]:
+            if self.args.inline:
+                return run_inline(packs, job, listen, may_start)
+            from pointsweep.execution import ray_tune as launch  # it imports Ray
+
+            return launch.run_ray(packs, job, resources, listen, may_start)
+
+        processes = 1 if self.args.inline else asked.processes
+        job = replace(self.job, recompute=asked.recompute, devices=resources.gpus or resources.cpus, processes=processes)
+        return run_all(packs, job, launcher, say)
+
+    def _packs(self, asked: Asked, configs: Sequence[TrialConfig]) -> tuple[Resources, list[list[Task]]]:
+        gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
+        resources = Resources(asked.cpus, gpus, asked.processes, self.args.workers)
+        if "auto" in (asked.pack, asked.gpus):
+            self._display().phase("measuring how trials fit on this machine")
+        size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.args.inline)
+        packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
+        if asked.gpus == "auto" and not self.args.inline:
+            resources = replace(resources, gpus=gpu_share(resources, packs, self._display().say))
+        return resources, packs
+
+
+def pack_size(resources: Resources, inline: bool, config: TrialConfig) -> int:
+    """Of `pack: auto`: as it is measured, once, where packs will run."""
+    if inline:
+        return calibrate.pack_size(config)
+    found: int = ray_cluster.on_worker(calibrate.pack_size, config, resources.cpus, resources.gpus)
+    return found
+
+
+def gpu_share(resources: Resources, packs: Sequence[Pack], say: Callable[[str], None]) -> float:
+    """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
+    arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
+    found = [ray_cluster.on_worker(_share_of, (config, size), resources.cpus, resources.gpus) for (_, size), config in arms.items()]
+    say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
+    return max(found)
+
+
+def _share_of(pack: tuple[TrialConfig, int]) -> float:
+    return calibrate.gpu_share(*pack)

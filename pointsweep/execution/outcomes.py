@@ -1,0 +1,118 @@
+"""How the trials of a launch ended, as their packs tell it. In the driver; what one result costs does not grow with the launch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pointsweep.execution.inline import Listener, Pack, end_event, epoch_event, not_started
+from pointsweep.execution.prometheus import Gauges
+from pointsweep.results.failures import POLICIES, Failure
+from pointsweep.results.working_copy import work_folder
+from pointsweep.storage.base import open_store
+from pointsweep.tracking.background import mirror_to
+from pointsweep.tracking.target import Target
+from pointsweep.training.runner import Job
+from pointsweep.training.supervisor import Outcome, note_loss
+
+RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
+
+
+REPORT_S = 1.0  # between two reports of a pack: each waits for the driver, and longer if that is busy
+
+
+class Told:
+    """In a pack's worker: what its trials report, passed on by `report` in a form that `Ends` takes; quick epochs together."""
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self.report, self.said_at = report, time.monotonic()
+        self.epochs: dict[str, dict[str, Any]] = {}  # the last one of each trial that is not passed on yet
+
+    def __call__(self, result: dict[str, Any]) -> None:
+        """The end of an epoch."""
+        trained = self.epochs.get(result["key"], {"trained": 0})["trained"] + 1
+        self.epochs[result["key"]] = {**result, "trained": trained}
+        if time.monotonic() - self.said_at >= REPORT_S:
+            self._say()
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """How the pack's trials ended."""
+        self._say(outcomes)
+
+    def _say(self, outcomes: Sequence[Outcome] = ()) -> None:
+        # Texts: Tune would take nested values apart.
+        self.report({"epochs": json.dumps(list(self.epochs.values())), "outcomes": json.dumps([vars(one) for one in outcomes])})
+        self.epochs, self.said_at = {}, time.monotonic()
+
+
+class Ends:
+    """Collects how the trials of all packs ended, and passes events on. `show` is called where the gauges may have changed.
+
+    `targets`: where this process mirrors trials to, by sweep, as their workers do not.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        job: Job,
+        listen: Listener,
+        gauges: Gauges,
+        show: Callable[[], None],
+        targets: Mapping[str, Target] | None = None,
+    ) -> None:
+        self.job, self.listen, self.targets = job, listen, targets or {}
+        self.store = open_store(job.store)
+        self.gauges, self.show = gauges, show
+        self.ended: dict[str, Outcome] = {}
+        self.tags = {task.config.key(): task.tags for pack in packs for task in pack}
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """What a pack reports: epochs of its trials, and how these ended."""
+        for epoch in json.loads(result["epochs"]):
+            self.gauges.epoch({**epoch, "tracker_lag_s": max(epoch.get("tracker_lag_s", 0.0), self._mirror(epoch["key"]))})
+            self.show()
+            self.listen(epoch_event(epoch))
+        for item in json.loads(result["outcomes"]):
+            self.end(Outcome(**item))
+
+    def lost(self, pack: Pack, error: str) -> None:
+        """Ray has given a pack up. The worker could not say so in the histories of its trials, so it is said here."""
+        for task in pack:
+            key = task.config.key()
+            if key in self.ended:
+                continue
+            failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
+            failure = note_loss(self.store, key, failure, self.job.launch, self.job.wait_s)
+            self.end(Outcome(key, "failed", failure.reason, failure.kind))
+
+    def end(self, outcome: Outcome) -> None:
+        """A trial has ended."""
+        self.ended[outcome.key] = outcome
+        self.gauges.end(outcome.key, outcome.status, outcome.reason)
+        self.show()
+        if outcome.status != "held":
+            self._mirror(outcome.key)
+            self.listen(end_event(outcome))
+
+    def running(self) -> list[str]:
+        """Return the keys of the trials that have not ended; some may not have begun."""
+        return [key for key in self.tags if key not in self.ended]
+
+    def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
+        """How each trial ended; what was not begun waits for a larger budget, or was lost with Ray."""
+        left = may_start()
+        return [
+            self.ended.get(key) or (Outcome(key, "failed", "Ray ended before it ran", "lost_node") if left else not_started(key))
+            for key in self.tags
+        ]
+
+    def _mirror(self, key: str) -> float:
+        """Tells this process' writer that a trial's folder has changed. Returns for how long MLflow has been behind."""
+        target = self.targets.get(self.tags[key].sweep)
+        if target is None:
+            return 0.0
+        mirror = mirror_to(target)
+        mirror.poke(work_folder(self.store, key), self.tags[key])
+        return mirror.lag_s()

@@ -1,0 +1,473 @@
+"""What a command shows while it works: on a terminal a live table, in a log plain lines, or one JSON object a line.
+
+Every line of a trial has its value, the best so far, how long it took, and the time left of the whole sweep or search. A
+heartbeat by the clock says what goes on when nothing else does, before the first epoch too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from pointsweep.reporting import formats as render
+from pointsweep.reporting.table import Table
+from pointsweep.utils.console import USUAL, SafeStream, encodable, encoding_of, one_line, shortened, visible
+from pointsweep.utils.numbers import percent
+
+if TYPE_CHECKING:
+    from pointsweep.execution.inline import Event  # with torch, which a plan may not need
+
+DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
+HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
+PATIENCE_S = 5.0  # until a log says what a command is busy with
+TICK_S = 1.0
+MOST_RUNNING = 4  # trials that are named; the others are counted
+MOST_FAILED = 3
+ENDS = ("finished", "failed", "stopped")
+FORMATS = ("text", "json")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is said of a trial: its cell, and which number of it counts."""
+
+    cell: str  # "row / column / seed n"
+    metric: str = ""
+    sweep: str = ""
+    row: str = ""
+    column: str = ""
+    seed: int = 0
+
+
+@dataclass
+class Running:
+    """A trial that has begun: when, and its last epoch."""
+
+    begun: float
+    epoch: int = 0
+    epochs: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)  # of each metric, over the epochs seen here
+
+    @property
+    def fraction(self) -> float:
+        """The part of its epochs that is trained."""
+        return self.epoch / self.epochs if self.epochs else 0.0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """How far a search is, whose batches are launches of their own: trials ended and in all; the used part of its hours."""
+
+    ended: int
+    total: int  # 0 where hours alone end it
+    hours_share: float = 0.0
+
+
+def duration(seconds: float) -> str:
+    """Return a time as one says it: 12 s, 1 min 10 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    minutes = round(whole / 60)
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+class Display:
+    """Shows what a command does, on standard output."""
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+        form: str = "text",
+        clock: bool = True,
+    ) -> None:
+        self.stream = stream or sys.stdout
+        self.quiet, self.verbose, self.form = quiet, verbose, form
+        self.clock = clock  # whether a log has heartbeats
+        self.begun = self.spoken = self.phase_begun = time.monotonic()
+        self.doing = "starting"  # what goes on while no trial trains
+        self.progress: Progress | None = None
+        self.whole: Whole | None = None  # of a search
+        self.search_begun = 0.0  # when its first batch was made, and how far it was then
+        self.search_before = Whole(0, 0)
+        self.lock = threading.RLock()
+        self.closed = threading.Event()
+        self.best: dict[str, tuple[float, str]] = {}  # of each metric, with the trial's cell
+        self.live: Live | None = None
+        self.before: TextIO | None = None
+
+    def __enter__(self) -> Display:
+        if self.form == "json":
+            # Whatever else is printed, standard output stays JSON alone.
+            self.before, sys.stdout = sys.stdout, sys.stderr
+        if self.quiet:
+            return self
+        if self.form == "text" and _draws(self.stream):
+            self._go_live()
+        elif self.clock:
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return self
+
+    def _go_live(self) -> None:
+        file: Any = self.stream.plain() if isinstance(self.stream, SafeStream) else self.stream
+        # A path in a message of another library stays in one piece; what is drawn here is cut already.
+        console = Console(file=file, highlight=False, soft_wrap=True)
+        self.live = Live(
+            get_renderable=self._screen, console=console, refresh_per_second=2, transient=True, redirect_stderr=sys.stderr.isatty()
+        )
+        self.live.start()
+        console.show_cursor(True)  # a process that is killed would leave it hidden
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.closed.set()
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+        if self.before is not None:
+            sys.stdout = self.before
+
+    # What is shown
+
+    def say(self, text: str) -> None:
+        """Show a line of information, if there is one."""
+        if text and not self.quiet:
+            with self.lock:
+                self._line(text, {"event": "message", "text": text})
+
+    def phase(self, doing: str) -> None:
+        """Take note of what goes on while no trial trains; it is shown if it takes long."""
+        with self.lock:
+            self.doing, self.phase_begun = doing, time.monotonic()
+            if self.form == "json" and doing and not self.quiet:
+                self._line("", {"event": "phase", "phase": doing})
+
+    def result(self, table: Table, text: str, **places: str) -> None:
+        """Show a table at its end; `places` are the report, the store and MLflow."""
+        with self.lock:
+            self.doing = ""
+            data = json.loads(render.render(table, "json"))
+            self._line(text, {"event": "table", "sweep": table.name, **places, "table": data})
+
+    def answer(self, text: str) -> None:
+        """Show what was asked for: a plan, a configuration."""
+        with self.lock:
+            self._line(text, {"event": "message", "text": text})
+
+    def end(self, code: int) -> None:
+        """Show that the command has ended, where a program listens."""
+        if self.form == "json":
+            self._line("", {"event": "end", "exit_code": code})
+
+    def _line(self, text: str, data: Mapping[str, Any]) -> None:
+        self.spoken = time.monotonic()
+        if self.form == "json":
+            stamped = {**data, "time": time.time(), "elapsed_s": self.spoken - self.begun}
+            print(json.dumps(_finite(stamped), allow_nan=False), file=self.stream, flush=True)
+        elif self.live is not None:
+            shown = encodable(visible(text, keep="\n"), encoding_of(self.stream))
+            self.live.console.print(Text(shown))
+        else:
+            print(visible(text, keep="\n"), file=self.stream, flush=True)
+
+    # The clock
+
+    def _beat(self) -> None:
+        while not self.closed.wait(TICK_S):
+            with self.lock:
+                if self.closed.is_set():
+                    return
+                self.heartbeat()
+
+    def heartbeat(self) -> None:
+        """Say what goes on, if nothing was said for a while."""
+        now = time.monotonic()
+        quiet_s = now - self.spoken
+        running = self.progress is not None and bool(self.progress.running)
+        # A new phase is named soon, and then as seldom as all else.
+        new = not running and self.spoken < self.phase_begun < now - PATIENCE_S
+        if quiet_s < HEARTBEAT_S and not new:
+            return
+        doing = self.progress.running_line() if self.progress is not None and running else self.doing
+        if doing:
+            count = self.progress.count() if self.progress is not None else ""
+            times = self.times()
+            data = {"event": "heartbeat", "doing": doing, **(self.progress.numbers() if self.progress is not None else {})}
+            self._line(f"{count}{doing}  ({times})", data)
+
+    def left_s(self) -> float | None:
+        """Return how much time is left of the whole, if that can be told."""
+        return self.progress.left_s() if self.progress is not None else None
+
+    def times(self) -> str:
+        """Return "1 min 10 s so far, about 2 min left"."""
+        left = self.left_s()
+        so_far = f"{duration(time.monotonic() - self.begun)} so far"
+        return so_far if left is None else f"{so_far}, about {duration(left)} left"
+
+    # A search
+
+    def expect(self, ended: int, total: int, hours_share: float = 0.0) -> None:
+        """Take note of how far a search is: what is left of it is more than its next launch."""
+        with self.lock:
+            now = Whole(ended, max(total, ended) if total else 0, hours_share)
+            if self.whole is None:
+                self.search_begun, self.search_before = time.monotonic(), now
+            self.whole = now
+
+    # The screen
+
+    def _screen(self) -> Group:
+        """Compose what stands on the terminal; in the thread of rich, without the lock, which its own lock might wait for."""
+        columns, lines = self.live.console.size if self.live is not None else (USUAL, 24)
+        encoding = encoding_of(self.stream)
+
+        def fitted(text: str) -> str:
+            return shortened(encodable(one_line(text), encoding), columns - 1)
+
+        progress = self.progress
+        if progress is None:
+            return Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold")) if self.doing else Group()
+        below = [Text(fitted(text), style=style) for text, style in progress.status()][: max(lines - 2, 1)]
+        above = progress.drawn(columns, encoding)
+        room = max(lines - 2 - len(below), 0)
+        if len(above) > room:
+            cut = len(above) - room + 1
+            above = [*above[: max(room - 1, 0)], f"... {cut} more lines; the whole table comes at the end"][:room]
+        return Group(*[Text(line, no_wrap=True, overflow="crop") for line in above], *below)
+
+
+def _draws(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal on which one can draw."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data without the numbers that JSON does not have: they are null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Progress:
+    """A listener for one launch.
+
+    `labels` are of its trials, by key; `value` reads a finished trial's number; `tables` are what is there so far.
+    """
+
+    def __init__(
+        self,
+        display: Display,
+        labels: Mapping[str, Label],
+        finished: int,
+        total: int,
+        value: Callable[[str], float | None] = lambda key: None,
+        tables: Callable[[], Sequence[Table]] = list,
+    ) -> None:
+        self.display, self.labels, self.value, self.tables = display, labels, value, tables
+        self.ended, self.total = finished, total
+        self.waiting = total - finished
+        self.done_here = 0
+        self.running: dict[str, Running] = {}
+        self.failures: list[str] = []
+        self.begun: float | None = None  # when the first trial began
+        self.made: Sequence[Table] = ()
+        self.drawn_at = self.drawing_s = 0.0
+
+    def __enter__(self) -> Progress:
+        whole = self.display.whole
+        if whole is not None:
+            self.ended, self.total = whole.ended, whole.total
+        with self.display.lock:
+            self.display.progress = self
+            self._draw()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self.display.lock:
+            self.display.progress = None
+
+    def seen(self, key: str, value: float) -> None:
+        """Take note of a trial that has finished before."""
+        self._rank(self._label(key), value)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the launch."""
+        with self.display.lock:
+            if event.kind == "phase":
+                self.display.phase(event.reason)
+            elif event.kind == "started":
+                self._start(event)
+            elif event.kind == "epoch":
+                self._epoch(event)
+            elif event.kind in ENDS:
+                self._end(event)
+
+    def _label(self, key: str) -> Label:
+        return self.labels.get(key, Label(key))
+
+    def _start(self, event: Event) -> None:
+        now = time.monotonic()
+        self.begun = self.begun or now
+        self.running.setdefault(event.key, Running(now))
+        if self.display.verbose or self.display.form == "json":
+            self._say("started", event.key, "")
+
+    def _epoch(self, event: Event) -> None:
+        now = time.monotonic()
+        self.begun = self.begun or now
+        trial = self.running.setdefault(event.key, Running(now))
+        trial.epoch, trial.epochs, trial.metrics = event.epoch, event.epochs, dict(event.metrics or {})
+        for name, value in trial.metrics.items():
+            trial.best[name] = max(value, trial.best.get(name, value))
+        if self.display.verbose or self.display.form == "json":
+            told = self._told(self._label(event.key), trial)
+            self._say("epoch", event.key, f": epoch {event.epoch} of {event.epochs}{told}")
+
+    def _end(self, event: Event) -> None:
+        now = time.monotonic()
+        label = self._label(event.key)
+        trial = self.running.pop(event.key, None)
+        self.begun = self.begun or now
+        self.ended, self.waiting, self.done_here = self.ended + 1, self.waiting - 1, self.done_here + 1
+        took_s = now - trial.begun if trial is not None else None
+        if event.kind == "failed":
+            self.failures.append(f"{label.cell}: {event.reason}")
+        value = self.value(event.key) if event.kind == "finished" and not self.display.quiet else None
+        found = f"  {self._ranked(label, value)}" if value is not None else ""
+        reason = f": {event.reason}" if event.reason else ""
+        data = {"value": value, "trial_s": took_s, "reason": event.reason or None, "metrics": trial.metrics if trial else None}
+        self._say(event.kind, event.key, f"{reason}{found}", took_s, data)
+        if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
+            self._draw()
+
+    def _ranked(self, label: Label, value: float) -> str:
+        """Return "test/accuracy 48.7 %, best so far 52.8 % (lora / vit / seed 0)"; enters the value."""
+        before = self.display.best.get(label.metric)
+        self._rank(label, value)
+        shown = f"{label.metric} {percent(value)} %"
+        if before is None:
+            return shown
+        best, cell = self.display.best[label.metric]
+        return f"{shown}, the best so far" if value > before[0] else f"{shown}, best so far {percent(best)} % ({cell})"
+
+    def _rank(self, label: Label, value: float) -> None:
+        known = self.display.best.get(label.metric)
+        if known is None or value > known[0]:
+            self.display.best[label.metric] = (value, label.cell)
+
+    def _told(self, label: Label, trial: Running) -> str:
+        """Return ", test/accuracy 48.7 %, best 49.0 %" of the last epoch."""
+        value = trial.metrics.get(label.metric)
+        if value is None or not math.isfinite(value):
+            return ""
+        best = trial.best[label.metric]
+        return f", {label.metric} {percent(value)} %" + (f", best {percent(best)} %" if best > value else "")
+
+    def _say(self, kind: str, key: str, text: str, took_s: float | None = None, more: Mapping[str, Any] | None = None) -> None:
+        shown = self.display
+        if shown.quiet or (shown.live is not None and not shown.verbose):
+            return
+        label, trial = self._label(key), self.running.get(key)
+        took = f"{duration(took_s)}; " if took_s is not None else ""
+        data: dict[str, Any] = {"event": kind, "key": key, "cell": label.cell, "sweep": label.sweep, "row": label.row}
+        data |= {"column": label.column, "seed": label.seed, "metric": label.metric}
+        if trial is not None:
+            data |= {"epoch": trial.epoch, "epochs": trial.epochs, "metrics": trial.metrics}
+        shown._line(f"{self.count()}{kind}  {label.cell}{text}  ({took}{shown.times()})", data | dict(more or {}) | self.numbers())
+
+    def count(self) -> str:
+        """Return "[3/9] "."""
+        return f"[{self.ended}/{self.total}] " if self.total else f"[{self.ended}] "
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what every event of a launch has."""
+        best = {metric: value for metric, (value, _) in self.display.best.items()}
+        return {"ended": self.ended, "total": self.total, "best": best, "left_s": self.left_s()}
+
+    def left_s(self) -> float | None:
+        """Return the time left of the whole sweep or search; None where nothing tells it yet."""
+        begun = sum(trial.fraction for trial in list(self.running.values()))
+        done = self.done_here + begun
+        whole = self.display.whole
+        now = time.monotonic()
+        if whole is None:
+            rest = self.waiting - begun
+            if self.begun is None or done < 0.5 or rest <= 0:
+                return None
+            return (now - self.begun) * rest / done
+        before, took_s = self.display.search_before, now - self.display.search_begun
+        done = self.ended - before.ended + begun
+        rest = self.total - self.ended - begun
+        ways = [took_s * rest / done] if done >= 0.5 and rest > 0 else []
+        used = whole.hours_share - before.hours_share
+        if used > 0:
+            ways.append(took_s * max(1 - whole.hours_share, 0) / used)
+        return min(ways, default=None)
+
+    def running_line(self) -> str:
+        """Return what trains now, in one line."""
+        named = [self._running(key, trial) for key, trial in list(self.running.items())[:MOST_RUNNING]]
+        more = len(self.running) - len(named)
+        return f"running  {'; '.join(named)}" + (f"; and {more} more" if more > 0 else "")
+
+    def _running(self, key: str, trial: Running) -> str:
+        label = self._label(key)
+        if not trial.epoch:
+            return f"{label.cell}: before its first epoch, {duration(time.monotonic() - trial.begun)}"
+        return f"{label.cell}: epoch {trial.epoch} of {trial.epochs}{self._told(label, trial)}"
+
+    # On a terminal
+
+    def _draw(self) -> None:
+        """The table of thousands of trials takes longer than some of them: then not every one of them redraws it."""
+        if self.display.live is None:
+            return
+        begun = time.monotonic()
+        self.made = self.tables()
+        self.display.live.refresh()
+        self.drawn_at = time.monotonic()
+        self.drawing_s = self.drawn_at - begun
+
+    def drawn(self, columns: int, encoding: str) -> list[str]:
+        """Return the lines of the tables as they stand, without the sentences under them."""
+        lines: list[str] = []
+        for table in self.made:
+            lines += [*render.half_filled(table, columns - 1, encoding), ""]
+        return lines
+
+    def status(self) -> list[tuple[str, str]]:
+        """Return the lines under the table, each with its style."""
+        lines = [(f"{self.count()}{self.display.times()}", "bold")]
+        for metric, (value, cell) in list(self.display.best.items()):
+            lines.append((f"best so far: {metric} {percent(value)} % ({cell})", ""))
+        if not self.running and self.waiting > 0:
+            lines.append((self.display.doing, ""))
+        for key, trial in list(self.running.items())[:MOST_RUNNING]:
+            lines.append((f"running  {self._running(key, trial)}", ""))
+        if len(self.running) > MOST_RUNNING:
+            lines.append((f"and {len(self.running) - MOST_RUNNING} more", ""))
+        lines += [(f"failed: {failure}", "red") for failure in self.failures[-MOST_FAILED:]]
+        return lines

@@ -1,0 +1,338 @@
+"""Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; asks its nodes. With launch.py the files with ray.
+
+Ray is started and left in the main thread, one after the other with everything else.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pointsweep.errors import RayLost, Unfit
+from pointsweep.utils import interruption
+from pointsweep.utils.cli_exit import look_less_for_garbage
+from pointsweep.utils.masking import masked
+
+SETTINGS = {
+    # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store is the state.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interruption.py has the handlers
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # Tune asks the head for resources that nothing here uses, and would hang in that call when the head is away.
+    "TUNE_STATE_REFRESH_PERIOD": "86400",
+    # A worker for every core, which Tune cannot use: it asks for an environment of its own.
+    "RAY_prestart_worker_first_driver": "0",
+    # Attempts to speak with what listens at a cluster's address, of 41 s each if it is something else.
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
+}
+# Ray reads some of them when it is imported.
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+WAIT_VARIABLE = "POINTSWEEP_RAY_WAIT_S"
+WAIT_S = 30.0  # for a cluster that does not answer; a start on this machine is tried twice, however long that takes
+LOOK_S = 0.5  # between two looks whether Ray is still there
+HEAD_S = 40.0  # that the head of a cluster may be away
+VITAL = ("gcs_server", "raylet")
+PAUSE_S = 1.0  # between two attempts
+ALLOWED = (
+    "allowed are HOST:PORT of the cluster's head (the port of `ray start --head`, usually 6379), "
+    "auto (a cluster on this machine), local or nothing (Ray starts on this machine)"
+)
+WITHOUT = "--inline runs the trials in this process, without Ray"
+
+_joined_here = False
+_lost = False
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (a Ray job sets it), else start Ray on this machine for this command.
+
+    Raises Unfit if that cannot be done.
+    """
+    global _joined_here
+    import ray
+
+    if ray.is_initialized():
+        return
+    interruption.check()
+    if elsewhere():
+        _join(os.environ["RAY_ADDRESS"].strip())
+    else:
+        _start()
+    _joined_here = True
+    interruption.check()
+
+
+def leave() -> None:
+    """Leave Ray, and end it if it was started here."""
+    global _joined_here
+    if not _joined_here or _lost:
+        return
+    import ray
+
+    _joined_here = False
+    # What is left of Tune holds Ray's objects in cycles. They must be freed before Ray is left: a thread that frees one
+    # meanwhile ends the process.
+    gc.collect()
+    with interruption.handlers_kept():
+        ray.shutdown()
+
+
+def lost(reason: str) -> RayLost:
+    """Return the exception to raise when Ray has ended by itself; it is not left any more."""
+    global _lost
+    _lost = True
+    return RayLost(reason)
+
+
+def end_without_ray(code: int) -> NoReturn:
+    """End the process when Ray has been lost: leaving it would wait 60 s for what is gone, and then end with Ray's code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def elsewhere() -> bool:
+    """Tell whether Ray is a cluster that is there already: workers may be on other machines, and it may still grow."""
+    return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
+
+
+def _start() -> None:
+    """Start Ray on this machine. A busy machine may be too slow for Ray's patience of 30 s: it is tried again."""
+    import ray
+
+    begun = time.monotonic()
+    attempt = 1
+    while True:
+        try:
+            _init(
+                address="local",
+                include_dashboard=False,
+                runtime_env={"worker_process_setup_hook": look_less_for_garbage},
+            )
+            return
+        except Exception as error:  # Ray raises bare Exceptions here; each ends in Unfit
+            ray.shutdown()
+            interruption.check()
+            why = _one_line(error)
+        took_s = time.monotonic() - begun
+        if attempt >= 2 and took_s >= _wait_s(default=0.0):
+            raise Unfit(
+                f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s: {why}. If the machine is "
+                f"busy, {WAIT_VARIABLE}=300 goes on trying for 300 s; {WITHOUT}"
+            )
+        print(f"Ray did not start: {why}; trying again", file=sys.stderr, flush=True)
+        attempt += 1
+        time.sleep(PAUSE_S)
+
+
+def _join(address: str) -> None:
+    """Join the cluster at the address. Raises Unfit with what is wrong."""
+    import ray
+
+    if address != "auto":
+        host, port = _host_and_port(address)
+        _wait_for(host, port)
+    print(f"joining the Ray cluster at {masked(address)} (RAY_ADDRESS)", file=sys.stderr, flush=True)
+    try:
+        _init()
+    except Exception as error:  # of many kinds; each ends in Unfit
+        ray.shutdown()
+        interruption.check()
+        raise Unfit(f"RAY_ADDRESS={masked(address)}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}") from error
+
+
+def _init(**options: Any) -> None:
+    import ray
+
+    with interruption.handlers_kept():
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Split HOST:PORT. Raises Unfit if the address is something else."""
+    shown = masked(address)
+    scheme, found, _ = address.partition("://")
+    if found and scheme in ("http", "https"):
+        raise Unfit(f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes; {ALLOWED}; {WITHOUT}")
+    if found:
+        raise Unfit(
+            f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job submit`), not through "
+            f"{scheme}://; {ALLOWED}; {WITHOUT}"
+        )
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise Unfit(f"RAY_ADDRESS={shown} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
+    return host, int(port)
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Wait until something listens at the address. Raises Unfit after POINTSWEEP_RAY_WAIT_S seconds."""
+    wait_s = _wait_s()
+    deadline = time.monotonic() + wait_s
+    told = False
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            socket.create_connection((host, port), timeout=max(left_s, 1.0)).close()
+            return
+        except OSError as error:
+            why = _one_line(error)
+        interruption.check()
+        if time.monotonic() + PAUSE_S > deadline:
+            raise Unfit(
+                f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why}); {ALLOWED}; "
+                f"{WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
+            )
+        if not told:
+            told = True
+            print(
+                f"waiting up to {wait_s:.0f} s for the Ray cluster at {host}:{port} (RAY_ADDRESS): {why}",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(PAUSE_S)
+
+
+def _wait_s(default: float = WAIT_S) -> float:
+    """Return how long Ray is waited for. Raises Unfit if the environment says no number."""
+    text = os.environ.get(WAIT_VARIABLE, "")
+    if not text:
+        return default
+    try:
+        return float(text)
+    except ValueError:
+        raise Unfit(f"{WAIT_VARIABLE}={text} is not a number of seconds") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a cluster could not be joined."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    text = ": ".join(dict.fromkeys(_one_line(each) for each in causes))
+    if "authentication token" in text.lower():
+        mode = os.environ.get("RAY_AUTH_MODE") or "not set"
+        return (
+            f"the cluster's token is missing or wrong. RAY_AUTH_MODE=token (it is {mode}) and "
+            "RAY_AUTH_TOKEN_PATH=FILE, the file with the token of the cluster, are both needed"
+        )
+    return text
+
+
+def _one_line(error: BaseException) -> str:
+    """Return what an exception says in one line, without the tracebacks that Ray puts into its texts."""
+    text, traced, trace = str(error).partition("Traceback (most recent call last)")
+    if traced:
+        text = f"{text} {trace.strip().splitlines()[-1]}"
+    return " ".join(text.split()).rstrip(".")[:400] or type(error).__name__
+
+
+class Watch:
+    """Notices that Ray has ended under a launch. Holds plain data, as Tune pickles it."""
+
+    def __init__(self) -> None:
+        self.looked_at = time.monotonic()
+        self.silent_since: float | None = None
+
+    def check(self) -> None:
+        """Raise RayLost if Ray has ended: its processes on this machine, or the head of the cluster."""
+        if time.monotonic() - self.looked_at < LOOK_S:
+            return
+        self.looked_at = time.monotonic()
+        if elsewhere():
+            self._check_head()
+            return
+        import ray
+
+        node = ray._private.worker._global_node
+        dead = [kind for kind, _ in node.dead_processes() if kind in VITAL] if node is not None else ["connection"]
+        if dead:
+            raise lost(f"Ray's {' and '.join(dead)} ended while trials ran")
+
+    def _check_head(self) -> None:
+        """Ask whether the head still listens. It may be started again, and Ray waits 60 s before it ends this process."""
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        host, port = _host_and_port(address)
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+        except OSError as error:
+            now = time.monotonic()
+            self.silent_since = self.silent_since or now
+            if now - self.silent_since > HEAD_S:
+                raise lost(f"the head of the Ray cluster at {address} has been away for {HEAD_S:.0f} s: {error}") from error
+        else:
+            self.silent_since = None
+
+
+def check_fits(cpus: float, gpus: float) -> None:
+    """Raises Unfit if Ray is this machine alone and has not what one pack asks for."""
+    import ray
+
+    if elsewhere():
+        return
+    there = ray.cluster_resources()
+    for name, asked in (("cpus", cpus), ("gpus", gpus)):
+        has = there.get(name.removesuffix("s").upper(), 0)
+        if asked > has:
+            hint = f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
+            raise Unfit(
+                f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint}, or name a cluster by RAY_ADDRESS"
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node said, or the exception it ended in; times of this machine before and after."""
+
+    asked: float
+    answered: float
+    value: Any
+
+
+def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float = 120) -> dict[str, Answer]:
+    """function(argument) on each living node of the cluster, by the node's name. Raises ConnectionError if there is none."""
+    connect()
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    answers = {}
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # Without a CPU, so that a busy node answers too.
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(function)
+        gpus = f", {node['Resources']['GPU']:g} GPUs" if "GPU" in node["Resources"] else ""
+        name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}{gpus}"
+        # A first call starts the node's worker and imports; the second one's times are those of the answer alone.
+        try:
+            ray.get(task.remote(argument), timeout=wait_s)
+            asked = time.time()
+            value = ray.get(task.remote(argument), timeout=wait_s)
+        except (ray.exceptions.RayError, OSError) as error:
+            asked, value = time.time(), error
+        answers[name] = Answer(asked, time.time(), value)
+    return answers
+
+
+def on_worker(function: Callable[[Any], Any], argument: Any, cpus: float, gpus: float) -> Any:
+    """function(argument) in a worker that has what a pack gets."""
+    connect()
+    check_fits(cpus, gpus)
+    import ray
+
+    return ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(function).remote(argument))

@@ -1,0 +1,327 @@
+"""Runs packs as a list of Ray Tune trials, on what ray_cluster.py has joined.
+
+Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker (guard.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.metrics import Gauge
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from pointsweep.config.schema import TrialConfig
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.errors import RayLost
+from pointsweep.execution import ray_cluster
+from pointsweep.execution.inline import Event, Listener, Pack, Resources, always, phase
+from pointsweep.execution.outcomes import RETRIES, Ends, Told
+from pointsweep.execution.prometheus import GAUGES, Gauges, cells_of
+from pointsweep.storage.base import FileStore, Store, open_store
+from pointsweep.storage.lease import machine, read_holder
+from pointsweep.tracking.target import Target, TrialTags
+from pointsweep.training.data_parallel import Group, alone, joined, meeting
+from pointsweep.training.data_parallel_worker import follow
+from pointsweep.training.runner import Gather, Job, Report, Task, run_pack
+from pointsweep.training.supervisor import Outcome, failure_of, note_loss
+from pointsweep.utils import interruption
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.console import guard_streams
+from pointsweep.utils.interruption import Interrupted
+
+USUAL = (700, 10, 10)  # of Python, when it looks for garbage
+SAVE_S = 1.0  # for the workers' checkpoints when the command is interrupted
+SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
+
+
+def run_ray(
+    packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+) -> list[Outcome]:
+    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one started here.
+
+    Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
+    Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
+    """
+    listen(phase("starting Ray"))
+    ray_cluster.connect()
+    ray_cluster.check_fits(resources.cpus, resources.gpus)
+    store = open_store(job.store)
+    job, here = _with_one_writer(job, store)
+    exported = _Exported(Gauges(cells_of(packs)))
+    ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
+    # Tune wants a folder; nothing in it is read again.
+    name = uuid.uuid4().hex[:12]
+    folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / name
+    share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
+    bundles = tune.PlacementGroupFactory([share] * resources.processes)
+    trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
+    running = _running[name] = _Running(ends, may_start)
+    try:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                search_alg=_Queue(name, resources.max_concurrent),
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(folder.parent),
+                callbacks=[_Callback(name)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
+        listen(phase("starting workers"))
+        with _queued_ahead(not_at_all=may_start is not always):
+            tuner.fit()
+    except Interrupted:
+        _end_workers(ends, store)
+        raise
+    except _TuneLeft as left:
+        raise left.reason from None
+    except tune.TuneError as error:
+        if running.error is None:
+            raise ray_cluster.lost(f"Ray Tune failed while trials ran: {_last_line(error)}") from error
+        raise running.error from None
+    except ray.exceptions.RayError as error:
+        raise ray_cluster.lost(f"Ray failed while trials ran: {_last_line(error)}") from error
+    finally:
+        del _running[name]
+        shutil.rmtree(folder, ignore_errors=True)
+    exported()
+    return ends.outcomes(may_start)
+
+
+def _last_line(error: Exception) -> str:
+    """Return what an exception says, of a traceback in it the last line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:300]
+
+
+def _end_workers(ends: Ends, store: Store) -> None:
+    """Ask the workers on this machine to end, and wait until they have saved their checkpoints.
+
+    Ray would ask them too when it is left, and kill them a moment later.
+    """
+    if not isinstance(store, FileStore):
+        return
+    pids = set()
+    for key in ends.running():
+        holder = read_holder(store.path(f"trials/{key}/lease.json"))
+        if holder is not None and holder.machine == machine():
+            pids.add(holder.pid)
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + SAVE_S
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.02)
+
+
+def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
+    """The job, and where this process mirrors trials to: with all workers on its machine and a store on a disk it does so alone."""
+    if isinstance(store, FileStore) and not ray_cluster.elsewhere():
+        return replace(job, tracking={}), dict(job.tracking)
+    return job, {}
+
+
+@contextmanager
+def _queued_ahead(not_at_all: bool) -> Iterator[None]:
+    """How many trials Tune hands to the cluster before there is room for them: 200, or one."""
+    queued = {"TUNE_MAX_PENDING_TRIALS_PG": "1"} if not_at_all else {}
+    before = {name: os.environ.get(name, "auto") for name in queued}
+    os.environ.update(queued)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+@dataclass
+class _Running:
+    """What Tune's hooks of a launch call, and the exception that one of them ended in."""
+
+    ends: Ends
+    may_start: Callable[[], bool]
+    error: Exception | None = None
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keep an exception: Tune puts the text of its traceback into one of its own."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
+
+
+# Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing else; the rest,
+# a terminal and open databases among it, is looked up here.
+_running: dict[str, _Running] = {}
+
+
+class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
+    """Tune's own list of trials, which ends early when no further one may start."""
+
+    def __init__(self, launch: str, max_concurrent: int) -> None:
+        super().__init__(max_concurrent=max_concurrent)
+        self.launch = launch
+
+    def next_trial(self) -> Any:
+        running = _running[self.launch]
+        with running.keeping_errors():
+            if not running.may_start():
+                self.set_finished()
+        return super().next_trial()
+
+
+class _TuneLeft(BaseException):
+    """Ends Tune's loop as it stands: what Tune does after an Exception waits for a Ray that is no more."""
+
+    def __init__(self, reason: RayLost) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Callback(tune.Callback):  # type: ignore[misc]
+    """Passes on what Tune reports, and looks at every step of Tune's whether the command is to end."""
+
+    def __init__(self, launch: str) -> None:
+        self.launch = launch
+        self.watch = ray_cluster.Watch()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        interruption.check()
+        try:
+            self.watch.check()
+        except RayLost as error:
+            raise _TuneLeft(error) from error
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        running = _running[self.launch]
+        with running.keeping_errors():
+            for task in _decode(trial.config["pack"]):
+                running.ends.listen(Event("started", task.config.key()))
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        interruption.check()
+        running = _running[self.launch]
+        with running.keeping_errors():
+            running.ends.result(result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        running = _running[self.launch]
+        with running.keeping_errors():
+            running.ends.lost(_decode(trial.config["pack"]), str(trial.error_file or "unknown"))
+
+
+def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
+    """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
+    _settled()
+    told = Told(tune.report)
+    told.end(run_encoded(config["pack"], job, told, _gather if job.processes > 1 else alone))
+
+
+def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
+    """Run a pack that `_encode` has made, and return how its trials ended.
+
+    An exception beside those of a trial, such as a setting that this worker's code does not know, ends the trials of the pack in
+    its own words. Raised, Ray would take it for a lost worker and try again.
+    """
+    try:
+        return run_pack(_decode(pack), job, report, gather)
+    except ray.exceptions.RayError:
+        raise
+    except Exception as error:
+        failure = failure_of(error)
+        store = open_store(job.store)
+        outcomes = []
+        for item in _items(pack):
+            kept = note_loss(store, item["key"], failure, job.launch, job.wait_s)
+            outcomes.append(Outcome(item["key"], "failed", kept.reason, kept.kind))
+        return outcomes
+
+
+@cache
+def _settled() -> None:
+    """A worker has loaded what it needs: that is never looked at for garbage, all else as usual."""
+    guard_streams(outlives=True)
+    gc.freeze()
+    gc.set_threshold(*USUAL)
+
+
+@contextmanager
+def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
+    """Starts the trial's other processes, each in a bundle of its own of what Tune has reserved for the trial, and joins them."""
+    reserved = ray.util.get_current_placement_group()
+    host = ray.util.get_node_ip_address()
+    store = meeting(host, job.processes)
+    started = []
+    for rank, bundle in enumerate(reserved.bundle_specs[1:], start=1):
+        task = ray.remote(num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), max_retries=0)(follow)
+        place = PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=rank)
+        options = task.options(scheduling_strategy=place)
+        started.append(options.remote(config.to_dict(), job, rank, job.processes, host, store.port))
+    try:
+        with joined(store, 0, job.processes) as group:
+            yield group
+    finally:
+        for other in started:
+            ray.cancel(other, force=True)
+
+
+def _encode(pack: Pack) -> str:
+    # One string: Tune would read dicts of its search space in its own way. The first trial's key stands before, for the pack's name.
+    tasks = [{"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack]
+    return f"{pack[0].config.key()} {json.dumps(tasks)}"
+
+
+def _decode(text: str) -> list[Task]:
+    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in _items(text)]
+
+
+def _items(text: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(text.partition(" ")[2])
+    return items
+
+
+def _trial_name(trial: Any) -> str:
+    return f"{trial.config['pack'].partition(' ')[0]}-{trial.trial_id}"
+
+
+class _Exported:
+    """Hands the gauges to Ray, which serves them to Prometheus on every node."""
+
+    def __init__(self, gauges: Gauges) -> None:
+        self.gauges = gauges
+        self.shown_at = -math.inf
+        self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
+
+    def soon(self) -> None:
+        """As often as Prometheus could notice: of thousands of quick trials a call for each would take longer than some of them."""
+        if time.monotonic() - self.shown_at > SHOW_S:
+            self()
+
+    def __call__(self) -> None:
+        self.shown_at = time.monotonic()
+        for (name, value), number in self.gauges.values().items():
+            label = GAUGES[name][0]
+            self.made[name].set(number, {label: value} if label else None)

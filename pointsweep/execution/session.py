@@ -1,0 +1,196 @@
+"""Sweeps as one launch: what is not finished trains, each trial once however many tables show it; then every table is printed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from pointsweep.config.schema import TrialConfig
+from pointsweep.errors import BadStore, StoreFailed
+from pointsweep.execution import ray_cluster
+from pointsweep.execution.budget import Spending
+from pointsweep.execution.notify import announce
+from pointsweep.execution.progress import Display
+from pointsweep.planning.plan import Plan, look, make_plan
+from pointsweep.reporting import build as tables
+from pointsweep.reporting.formats import render_for
+from pointsweep.reporting.table import Table
+from pointsweep.results.events import read_failure_kind
+from pointsweep.storage.base import Store
+from pointsweep.sweep.definition import note
+from pointsweep.sweep.resources import Resources
+from pointsweep.sweep.sweep import Sweep
+from pointsweep.tracking.mirroring import Mirroring, mirrored, tracking_uri
+from pointsweep.tracking.target import Target, TrialTags
+from pointsweep.training.supervisor import Outcome
+
+COMPLETE, FAILED, SPENT, HELD = 0, 1, 4, 7
+
+
+@contextmanager
+def after_launch() -> Iterator[None]:
+    """Turn BadStore into StoreFailed: what a store refuses once trials train is no mistake that nothing was launched for."""
+    try:
+        yield
+    except BadStore as error:
+        raise StoreFailed(str(error)) from error
+
+
+def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
+    """Launches what is not finished, mirrors it to MLflow, writes and prints the tables. Returns the exit code."""
+    uri = tracking_uri(args.tracking_uri, store)
+    owns = {plan.sweep.name: _asked(plan) for plan in plans}
+    # A trial that several sweeps show is seen live in the first one's experiment; the others have it at the end.
+    places = {key: place for own in reversed(owns.values()) for key, place in own.items()}
+    with ExitStack() as stack:
+        mirrors: dict[str, Mirroring] = {}
+        targets = {}
+        for plan in plans:
+            name = plan.sweep.name
+            note(plan.sweep, store)
+            args.display.phase("preparing MLflow" if uri != "none" else "")
+            mirror = stack.enter_context(mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run)))
+            mirrors[name] = mirror
+            if mirror.target is not None:
+                targets[name] = mirror.target
+        outcomes = launch_all(plans, store, targets, places, args)
+        tried = {plan.sweep.name: set(plan.states) for plan in plans}
+        while not waiting(outcomes):
+            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name], args.display))]
+            if not further:
+                break
+            for fresh in further:
+                owns[fresh.sweep.name].update(_asked(fresh))
+                places = _asked(fresh) | places
+            outcomes += launch_all(further, store, targets, places, args)
+        args.display.phase("bringing MLflow level" if targets else "ending the launch")
+        ray_cluster.leave()
+    codes = []
+    with after_launch():
+        for plan in plans:
+            codes.append(conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args))
+    return FAILED if FAILED in codes else max(codes)
+
+
+def waiting(outcomes: Sequence[Outcome]) -> set[str]:
+    """The trials that a budget did not reach."""
+    return {outcome.key for outcome in outcomes if outcome.status == "waiting"}
+
+
+def _asked(plan: Plan) -> dict[str, TrialTags]:
+    """The places of those of a sweep's trials that are asked for as yet: with adaptive seeds not all of them."""
+    return {key: place for key, place in places_of(plan.sweep).items() if key in plan.states}
+
+
+def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Plan | None:
+    """What the records now ask for, of a sweep with adaptive seeds; None if nothing new. Adds to `tried`."""
+    if plan.sweep.adaptive is None:
+        return None
+    states, records = look(plan.sweep, store)
+    if not states.keys() - tried:  # what failed in this launch is left to the next one
+        return None
+    fresh = replace(plan, states={k: s for k, s in states.items() if s == "finished" or k not in tried}, records=records)
+    tried.update(states)
+    display.say(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open")
+    return fresh
+
+
+def places_of(sweep: Sweep) -> dict[str, TrialTags]:
+    """What MLflow is to say of every trial, by key."""
+    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+
+
+def launch_all(
+    plans: Sequence[Plan],
+    store: Store,
+    targets: Mapping[str, Target],
+    places: Mapping[str, TrialTags],
+    args: argparse.Namespace,
+    limits: Mapping[str, Mapping[int, float]] | None = None,
+) -> list[Outcome]:
+    """Runs every trial that has no record, once, in packs over one backbone where the sweep asks for them. Returns how they ended."""
+    groups = to_run(plans)
+    if not groups:
+        return []
+    from pointsweep.execution.launch import Launch
+    from pointsweep.training.runner import Job
+
+    launch = Launch(plans, store, places, args, Job(store.url, targets, threads=args.threads, limits=limits or {}))
+    with after_launch():
+        return launch.run(groups)
+
+
+def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:
+    """The distinct trials without a record, by what their sweep gives each: those are launched one after the other.
+
+    The name is that of the sweep whose budget counts; sweeps without one are launched together.
+    """
+    found: dict[tuple[Resources, str], list[TrialConfig]] = {}
+    names: dict[Resources, str] = {}
+    seen: set[str] = set()
+    for plan in plans:
+        fresh = [config for config in plan.to_run if config.key() not in seen]
+        seen |= {config.key() for config in fresh}
+        if fresh:
+            own, name = plan.sweep.resources, plan.sweep.name
+            name = names.setdefault(own, name) if math.isinf(own.budget.limit_hours()) else name
+            found.setdefault((own, name), []).extend(fresh)
+    return found
+
+
+def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
+    """Show a table at its end, and where everything lies; `mirror`: what is said of MLflow; `part`: of a larger table."""
+    report = store.place(f"sweeps/{table.name}/report.html")
+    whole = [f"whole    python -m pointsweep.tables {table.name}"] if part else []
+    lines = ["", f"report   {report}", f"store    {store.url}", *whole, *mirror]
+    text = render_for(display.stream, table) + "\n".join(lines)
+    display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))
+
+
+def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequence[Outcome], args: argparse.Namespace) -> int:
+    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code.
+
+    `mirror`: what is said of MLflow.
+    """
+    args.display.phase("computing the table and the report")
+    plan = make_plan(sweep, store)
+    # A trial whose folder cannot be written has no failure in its history.
+    own = [outcome for outcome in outcomes if outcome.key in plan.states]
+    told = {outcome.key: outcome for outcome in own if outcome.status == "failed" and outcome.key not in plan.records}
+    failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
+    table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
+    if sweep.whole is None:
+        tables.write_all(store, table, plan.records)
+    else:
+        layout, records, missed = tables.read(store, sweep.name)
+        tables.write_all(store, tables.build(layout, records, missed), records)
+    text = tables.render(table, "text")
+    _show(table, store, mirror, args.display, part=sweep.whole is not None)
+    missing = [key for key, state in plan.states.items() if state != "finished"]
+    held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
+    beyond = waiting(outcomes).intersection(missing)
+    for key in [key for key in missing if key not in beyond]:
+        log = store.place(f"trials/{key}/history.jsonl")
+        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
+        if key in held and key not in plan.failures:
+            print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
+        else:
+            print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
+    if beyond:
+        used = Spending(plan, store).text()
+        print(f"{used}; {len(beyond)} trials were not started. The same command with a larger one continues", file=sys.stderr)
+    elsewhere = {key for key in missing if key in held and key not in plan.failures}
+    if not missing:
+        code = COMPLETE
+    elif set(missing) - beyond - elsewhere:
+        code = FAILED
+    elif elsewhere:
+        code = HELD
+    else:
+        code = SPENT
+    announce(args.notify, sweep.name, code, plan.counts(), text)
+    return code

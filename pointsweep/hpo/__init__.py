@@ -1,0 +1,1 @@
+"""Optuna studies behind a sweep's searches."""

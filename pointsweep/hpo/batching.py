@@ -1,0 +1,68 @@
+"""The batches of a study: which suggestions train next, and at which epochs their trials halt.
+
+Judged by earlier batches alone: it does not matter who of a batch is first, and a search that was killed within one makes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pointsweep.hpo.study import Study
+from pointsweep.hpo.suggestion import Suggestion
+from pointsweep.sweep.pruners import LETS_WAIT, Curve, Limits, bracket_of, limits_of, promotable
+
+
+class Batches:
+    """Those of one study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.search = study, study.search
+        self.epochs: dict[int, int] = {}  # of a suggestion's trials, by its number
+
+    def ask(self, spent: bool = False) -> list[Suggestion]:
+        """The suggestions of the next batch, or of the open one: those that go on, then new ones. None once the search is over.
+
+        `spent`: its hours are. Then one goes on to its end, if none has come to it.
+        """
+        batch, items = self.study.next_batch(), self.study.suggestions()
+        begun = sum(not item.known and item.batch < batch for item in items)
+        fresh, promoted = max(0, self.search.trials - begun), self._promoted(items, batch)
+        if spent:
+            done = any(item.before(batch)[0] == "complete" for item in items)
+            fresh, promoted = 0, [] if done else promoted[:1]
+        return self.study.ask(self.search.batch, fresh, promoted)
+
+    def _promoted(self, items: Sequence[Suggestion], batch: int) -> list[int]:
+        """Who goes on, those of the highest rungs first."""
+        if self.search.scheduler not in LETS_WAIT:
+            return []
+        curves: dict[int, dict[int, Curve]] = {}
+        waiting = set()
+        for item in items:
+            state, curve = item.before(batch)
+            if state != "failed":
+                curves.setdefault(self._bracket(item), {})[item.number] = curve
+            if state == "waiting":
+                waiting.add(item.number)
+        found = [each for bracket, seen in curves.items() for each in promotable(seen, waiting, self.search, bracket)]
+        return [number for _, number in sorted(found, key=lambda each: -each[0])]
+
+    def limits(self, item: Suggestion) -> Limits:
+        """Where the trials of a suggestion of the open batch halt; where it halted before it does not again."""
+        if self.search.scheduler is None:
+            return {}
+        batch, bracket = item.batches[-1], self._bracket(item)
+        rivals = [each for each in self.study.suggestions() if each.number != item.number and self._bracket(each) == bracket]
+        seen = [each.before(batch) for each in rivals]
+        limits = limits_of([curve for state, curve in seen if state != "failed"], self.search, self._epochs(item), bracket)
+        passed = max(item.before(batch)[1], default=0)
+        return {epoch: limit for epoch, limit in limits.items() if epoch > passed}
+
+    def _bracket(self, item: Suggestion) -> int:
+        return bracket_of(item.number, self.search, self._epochs(item))
+
+    def _epochs(self, item: Suggestion) -> int:
+        if item.number not in self.epochs:
+            config = self.study.arm.config(item.drawn)
+            self.epochs[item.number] = config.train.epochs if config is not None else 0
+        return self.epochs[item.number]

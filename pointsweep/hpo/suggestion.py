@@ -1,0 +1,50 @@
+"""One suggestion of a search: what was drawn, and what became of it in each batch that it was a part of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pointsweep.sweep.pruners import Curve
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One trial of a study: drawn values, and once it is told its values, one an objective. `known`: found finished in the store."""
+
+    number: int
+    drawn: Mapping[str, Any]
+    batches: tuple[int, ...]  # in which it trained: that of its suggestion, and those in which it went on
+    state: str  # running, complete, failed, stopped
+    values: tuple[float, ...] = ()
+    curve: Curve = field(default_factory=dict)  # under a scheduler: its validation accuracy by epoch
+    known: bool = False
+    waits: Mapping[int, int] = field(default_factory=dict)  # batch in which a scheduler let it wait -> after which epoch
+
+    @property
+    def batch(self) -> int:
+        """The batch in which it was suggested; -1 if it was found."""
+        return self.batches[0] if self.batches else -1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it may go on, but does not now."""
+        return self.state == "running" and self.batches[-1] in self.waits
+
+    @property
+    def open(self) -> bool:
+        """Whether it is a part of the batch that trains now."""
+        return self.state == "running" and not self.waiting
+
+    def before(self, batch: int) -> tuple[str, Curve]:
+        """Its state when a batch was put together, and what had been seen of it: a part of which may have come in that batch."""
+        if self.known:
+            return self.state, self.curve
+        last = max((each for each in self.batches if each < batch), default=None)
+        if last is None:
+            return "not suggested", {}
+        ended = self.state != "running" and last == self.batches[-1]
+        if last not in self.waits:
+            return (self.state, self.curve) if ended else ("running", {})
+        return "stopped" if ended else "waiting", {epoch: value for epoch, value in self.curve.items() if epoch <= self.waits[last]}

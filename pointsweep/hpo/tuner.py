@@ -1,0 +1,332 @@
+"""Arms -> batches of ordinary trials -> what was found, as a Sweep that is trained and printed as any other.
+
+A search is nothing but a Sweep whose cells are not known beforehand. Its studies say which trials come next; what these are, where
+their results lie and how they are continued is the same for a suggestion as for a cell that somebody wrote down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pointsweep.config import scalars
+from pointsweep.errors import BadStore
+from pointsweep.execution.budget import seconds_of
+from pointsweep.hpo.batching import Batches
+from pointsweep.hpo.study import Found as Finished
+from pointsweep.hpo.study import Study, require_sound
+from pointsweep.hpo.suggestion import Suggestion
+from pointsweep.hpo.warm_start import curve_of, known, values_of
+from pointsweep.results.record_index import sound_record
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore, open_append, writing
+from pointsweep.sweep.parser import Cell
+from pointsweep.sweep.pruners import Limits
+from pointsweep.sweep.search_section import MOST_TRIALS
+from pointsweep.sweep.search_space import Arm, Search
+from pointsweep.sweep.sweep import Sweep
+from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
+
+Train = Callable[[Sweep, Mapping[str, Limits]], None]  # trains every trial of a sweep that has no record; limits by key
+MISSING = "·"  # in a table: a key that its row does not have
+
+
+class Tuning:
+    """The searches of a sweep: one, or one for every cell."""
+
+    def __init__(self, sweep: Sweep, store: FileStore) -> None:
+        assert sweep.search is not None
+        self.sweep, self.search, self.store = sweep, sweep.search, store
+        self.cells = [cell for cell in sweep.cells if cell.arm is not None]
+        path = store.path(f"sweeps/{sweep.name}/study.db")
+        if not self.search.storage:
+            require_sound(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.search.storage and not path.exists():
+                open_append(path).close()  # SQLite itself would leave a group's right to write out, whatever the umask
+        self.url = url = self.search.storage or sqlite_uri(path)
+        self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
+
+    def run(self, train: Train, say: Callable[[str], None]) -> None:
+        """Asks, trains and tells, batch by batch, until every study has its number of finished trials, or its hours are spent."""
+        for study in self.studies:
+            if not study.started:
+                study.start(self._first_told(study))
+        batches = [Batches(study) for study in self.studies]
+        while True:
+            asked = [each.ask(self._spent(each.study)) for each in batches]
+            for note in {study.note for study in self.studies if study.note}:
+                say(note)
+            if not any(asked):
+                break
+            # One launch for the batches of all arms, so that the cluster is full.
+            limits: dict[str, Limits] = {}
+            for each, batch in zip(batches, asked, strict=True):
+                for item in batch:
+                    limits |= dict.fromkeys(self._keys(each.study, item), each.limits(item))
+            train(self._batch(asked), limits)
+            for study, batch in zip(self.studies, asked, strict=True):
+                self._tell(study, batch)
+            say(self.progress())
+        for study in self.studies:
+            study.close()
+
+    def _first_told(self, study: Study) -> list[Finished]:
+        """Return the finished trials that a study begins with, and keep which they are.
+
+        A study whose database was lost begins with the same ones. So it makes the same suggestions again, whose trials the store
+        has, and nothing is trained twice.
+        """
+        if not self.search.use_finished:
+            return []
+        found = list(known(study.arm, self.search, self.sweep.protocol, self.store))
+        name = f"sweeps/{self.sweep.name}/told_first.json"
+        kept = self._kept_lists(name)
+        if study.name in kept:
+            by_keys = {" ".join(keys): (drawn, values, keys, curve) for drawn, values, keys, curve in found}
+            return [by_keys[keys] for keys in kept[study.name] if keys in by_keys]
+        kept[study.name] = [" ".join(keys) for _, _, keys, _ in found]
+        self.store.write(name, json.dumps(kept, indent=1).encode())
+        return found
+
+    def _kept_lists(self, name: str) -> dict[str, list[str]]:
+        if not self.store.exists(name):
+            return {}
+        try:
+            kept = json.loads(self.store.read(name))
+            return {str(study): [str(keys) for keys in lists] for study, lists in kept.items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            path = self.store.path(name)
+            raise BadStore(
+                f"{path} is damaged: {error}; set it aside and the same command goes on: "
+                f"mv {shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
+            ) from error
+
+    def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
+        keys = {item.number: self._keys(study, item) for item in batch}
+        results = {number: values_of(each, self.search, self.sweep.protocol, self.store) for number, each in keys.items()}
+        stopped = [number for number, values in results.items() if values is None and self._stopped(keys[number])]
+        told = [number for number, values in results.items() if values is not None or number in stopped]
+        scheduled = self.search.scheduler is not None
+        study.tell(results, {number: curve_of(keys[number], self.store) for number in told} if scheduled else {}, stopped)
+
+    def _stopped(self, keys: Sequence[str]) -> bool:
+        """Whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""
+        lacking = [key for key in keys if sound_record(self.store, key) is None]
+        return bool(lacking) and all(TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking)
+
+    def progress(self) -> str:
+        """One line: "5 of 12 suggestions finished, 3 waiting"."""
+        done = sum(self._done(study) for study in self.studies)
+        number = sum(item.waiting for study in self.studies for item in study.suggestions())
+        waiting = f", {number} waiting" if number else ""
+        spent = "" if self.search.hours is None else f", {self._hours()}"
+        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{waiting}{spent}"
+
+    def extent(self) -> tuple[int, int, float]:
+        """How many trials of the whole search have ended, how many there are in all, and the used part of its hours."""
+        ended = total = 0
+        for study in self.studies:
+            seeds = len(study.arm.seeds)
+            ended += seeds * self._done(study)
+            total += seeds * self.search.trials + (self.search.then_seeds or 0)
+        if self.search.trials >= MOST_TRIALS:  # the hours alone end it
+            total = 0
+        hours = self.search.hours
+        return ended, total, max(map(self._hours_of, self.studies)) / hours if hours else 0.0
+
+    def _done(self, study: Study) -> int:
+        return sum(item.state != "running" and not item.known for item in study.suggestions())
+
+    def _spent(self, study: Study) -> bool:
+        return self.search.hours is not None and self._hours_of(study) >= self.search.hours
+
+    def _hours_of(self, study: Study) -> float:
+        """Hours of the trials that a study was told of."""
+        told = [item for item in study.suggestions() if not item.known and (item.state != "running" or item.curve)]
+        return sum(seconds_of(key, self.store) for item in told for key in self._keys(study, item)) / 3600
+
+    def _hours(self) -> str:
+        each = " of each arm" if len(self.studies) > 1 else ""
+        return f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{each} spent"
+
+    def everything(self) -> Sweep:
+        """All suggestions so far as a sweep: what MLflow is to show."""
+        return self._batch([study.suggestions() for study in self.studies])
+
+    def _batch(self, asked: Sequence[Sequence[Suggestion]]) -> Sweep:
+        rows: list[tuple[str, ...]] = []
+        cells = []
+        for cell, study, batch in zip(self.cells, self.studies, asked, strict=True):
+            before = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)} / "
+            for item in batch:
+                if (config := study.arm.config(item.drawn)) is not None:
+                    cells.append(Cell(len(rows), 0, tuple(study.arm.trials(config))))
+                    rows.append((f"{before}trial {item.number}",))
+        return replace(
+            self.sweep,
+            row_headers=("",),
+            rows=tuple(rows),
+            columns=("search",),
+            cells=tuple(cells),
+            search=None,
+            metric="val/accuracy",
+        )
+
+    def by_arm(self) -> dict[str, Study]:
+        """The studies by the names of their arms."""
+        names = [self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell) for cell in self.cells]
+        return dict(zip(names, self.studies, strict=True))
+
+    def failed(self) -> bool:
+        """Whether an arm has no finished suggestion at all."""
+        return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
+
+    def _keys(self, study: Study, item: Suggestion) -> list[str]:
+        config = study.arm.config(item.drawn)
+        return [each.key() for each in study.arm.trials(config)] if config is not None else []
+
+    # What was found
+
+    def found(self) -> Sweep | None:
+        """The sweep of the result: the best trials or the front; per arm the winners with fresh seeds. None if nothing finished."""
+        told = [[item for item in study.suggestions() if item.state == "complete"] for study in self.studies]
+        if self.search.then_seeds is not None:
+            return self._winners(told)
+        items = chosen(told[0], self.search) if told else []
+        if not items:
+            return None
+        arm = self.studies[0].arm
+        keys = [parameter.key for parameter in self.search.space]
+        rows = tuple(
+            (f"#{item.number}", *(short(item.drawn[key]) if key in item.drawn else MISSING for key in keys)) for item in items
+        )
+        cells = []
+        for index, item in enumerate(items):
+            config = arm.config(item.drawn)
+            cells.append(Cell(index, 0, tuple(arm.trials(config)) if config else ()))
+        kind = "best trials" if self.search.single else "Pareto front"
+        return replace(
+            self.sweep, row_headers=("trial", *headers(keys)), rows=rows, columns=(kind,), cells=tuple(cells), search=None,
+            metric="val/accuracy", notes=(*self.sweep.notes, *self._notes(items)),
+        )  # fmt: skip
+
+    def _notes(self, items: Sequence[Suggestion]) -> Iterator[str]:
+        yield f"search: {self._budget()}; space: {space_text(self.search)}"
+        if self.search.single:
+            yield f"chosen: trial #{items[0].number}: {drawn_text(items[0].drawn)}"
+        else:
+            aims = " and ".join(f"{name} ({direction})" for name, direction in self.search.objectives.items())
+            yield f"the trials that no other one beats in {aims}"
+        number = sum(item.known for study in self.studies for item in study.suggestions())
+        if number:
+            yield f"{number} finished trials of the store lay in the space and were told to the search first"
+        yield from self._failures()
+
+    def _budget(self) -> str:
+        done = max(map(self._done, self.studies))
+        hours = "" if self.search.hours is None else f", {self._hours()}"
+        aims = ", ".join(self.search.objectives)
+        protocol = f"protocol {self.sweep.protocol}"
+        return f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at {aims} ({protocol}){hours}"
+
+    def _failures(self) -> Iterator[str]:
+        for cell, study in zip(self.cells, self.studies, strict=True):
+            number = sum(item.state == "failed" for item in study.suggestions())
+            where = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
+            stopped = sum(item.state == "stopped" for item in study.suggestions())
+            if stopped:
+                yield f"{where}{stopped} suggestions were stopped early by {self.search.scheduler}; they count and are not ranked"
+            if number:
+                yield f"{where}{number} suggestions failed; they count in the budget and are not ranked"
+
+    def _winners(self, told: Sequence[Sequence[Suggestion]]) -> Sweep:
+        assert self.search.then_seeds is not None
+        found: dict[tuple[int, int], Cell] = {}
+        notes = [f"every row was tuned with the same budget: {self._budget()}; space: {space_text(self.search)}"]
+        first = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
+        seeds = range(first, first + self.search.then_seeds)
+        whole = self.search.then_on == "train_and_val"
+        clouds = "on the training and the validation clouds" if whole else "on the training clouds"
+        notes.append(f"the winner of every row was then trained {clouds} with fresh seeds: {', '.join(map(str, seeds))}")
+        for cell, study, items in zip(self.cells, self.studies, told, strict=True):
+            best = chosen(items, self.search)[:1]
+            config = study.arm.config(best[0].drawn) if best else None
+            if config is None:
+                found[cell.row, cell.column] = replace(cell, arm=None, excluded=f"all {self.search.trials} suggestions failed")
+                continue
+            if whole:
+                config = replace(config, dataset=replace(config.dataset, val_fraction=0.0))
+            trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
+            found[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
+            value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"
+            notes.append(f"{self.sweep.cell_name(cell)}: {drawn_text(best[0].drawn)} ({value}, trial {best[0].number})")
+        cells = tuple(found.get((cell.row, cell.column), cell) for cell in self.sweep.cells)
+        return replace(self.sweep, cells=cells, search=None, notes=(*self.sweep.notes, *notes, *self._failures()))
+
+
+def arm_of(cell: Cell) -> Arm:
+    """The arm of a cell that has one."""
+    assert cell.arm is not None
+    return cell.arm
+
+
+def study_name(sweep: Sweep, cell: Cell) -> str:
+    """The sweep's name, that of the cell, and a digest of all that changes what is suggested or what comes of it.
+
+    A changed space is another study. More trials or another batch size continue the one there is.
+    """
+    arm, search = arm_of(cell), sweep.search
+    assert search is not None
+    settings = next((config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), "")
+    parts = [
+        [parameter.identity() for parameter in search.space], [rule.text for rule in search.constraints], search.sampler,
+        dict(search.options), search.scheduler, dict(search.schedule), search.seed, dict(search.objectives),
+        [dict(point) for point in search.enqueue], arm.seeds,
+        sweep.protocol, settings,
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+    where = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
+    return f"{sweep.name}{where} {digest}"
+
+
+def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
+    """The best first, as many as the table has rows; of several objectives those that no other beats, the best of the first ahead."""
+    signs = [-1 if direction == "maximize" else 1 for direction in search.objectives.values()]
+    costs = {item.number: tuple(sign * value for sign, value in zip(signs, item.values, strict=True)) for item in items}
+    ordered = sorted(items, key=lambda item: (costs[item.number], item.number))
+    if search.single:
+        return ordered[: search.top]
+    front: list[Suggestion] = []
+    for item in ordered:  # in this order nothing later can beat what is on the front already
+        mine = costs[item.number]
+        if not any(all(a <= b for a, b in zip(costs[other.number], mine, strict=True)) for other in front):
+            front.append(item)
+    return front
+
+
+def headers(keys: Sequence[str]) -> list[str]:
+    """The last words of the keys where these differ."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def short(value: Any) -> str:
+    """A chosen value in a table."""
+    return f"{value:.4g}" if isinstance(value, float) else scalars.spelled(value)
+
+
+def drawn_text(drawn: Mapping[str, Any]) -> str:
+    """The chosen values to the last bit, as they are put into a sweep file."""
+    return ", ".join(f"{key}={scalars.spelled(value)}" for key, value in drawn.items())
+
+
+def space_text(search: Search) -> str:
+    """The space in words."""
+    rules = f"; only {', '.join(rule.text for rule in search.constraints)}" if search.constraints else ""
+    return ", ".join(parameter.text() for parameter in search.space) + rules

@@ -1,0 +1,1 @@
+"""Tokenizer + backbone + method + head, and whole networks."""

@@ -1,0 +1,71 @@
+"""A transformer small enough for tests and smoke runs, with random frozen weights and the contract of the real ones.
+
+It stands for a backbone of any modality: `like` names the one it stands for, so that the stand-ins of two backbones differ.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pointsweep.config.schema import BackboneConfig
+from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line, lookup_plane
+from pointsweep.models.backbones.checkpoints import init_random
+from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem, place_mlp
+
+LENGTH, SIDE = 77, 7  # of the line, and of the plane's grid
+
+
+@dataclass(frozen=True)
+class TinyConfig(BackboneConfig):
+    max_blocks: ClassVar[int] = 2
+    stand_in: ClassVar[bool] = True
+
+    weights: str = "random"
+    modality: Literal["1d", "2d", "3d"] = "1d"
+    like: str = ""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.weights != "random":
+            yield f"weights: tiny has no pretrained weights; allowed: random, got {self.weights!r}"
+
+
+class Tiny(Backbone):
+    """Width 48, 2 blocks, 4 heads. Tables are drawn with the scale of the tokens, or positions would drown in them."""
+
+    table: Tensor
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__(config, Shape(dim=48, num_blocks=2, num_heads=4, mlp=96, class_token=config.modality == "2d"))
+        self.like = config.like
+        if config.modality == "3d":
+            self.stem = Stem([PatchEmbedding((3, 16, 32), (48, 48))], [place_mlp(48, 48)])
+        elif config.modality == "2d":
+            self.plane = Plane(width=518, height=518, cell=74)
+            self.register_buffer("table", torch.zeros(SIDE, SIDE, 48))
+        else:
+            self.plane = Plane(width=LENGTH, height=1, cell=2)
+            self.register_buffer("table", torch.zeros(LENGTH, 48))
+
+    def load(self) -> str:
+        seed = self.own_seed() + zlib.crc32(self.like.encode())  # 0 for no name
+        init_random(self, seed)
+        with torch.no_grad():
+            for name, tensor in self.state_dict().items():
+                if name == "table" or name.startswith("stem.places") or name == "cls_token":
+                    tensor.mul_(25.0)
+        return f"random, seed {seed}"
+
+    def positions(self, places: Tensor) -> Tensor:
+        if self.plane is None:
+            encodings: Tensor = self.stem.places[0](places)
+            return encodings
+        if self.plane.height == 1:
+            return lookup_line(self.table, places)
+        return lookup_plane(self.table, places * ((SIDE - 1) / (self.plane.width - 1)))

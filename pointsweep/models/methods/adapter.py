@@ -1,0 +1,68 @@
+"""Adapter tuning: bottlenecks on the residual branches of every block.
+
+Sources: Houlsby et al. (arXiv 1902.00751), after attention and after the feed-forward branch, with a residual of their own; `single`,
+after the feed-forward branch only; AdaptFormer (arXiv 2205.13535), parallel to it, scaled by 0.1 and starting as a no-op (spec 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from pointsweep.config.schema import MethodConfig
+from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.layers import Bottleneck
+from pointsweep.models.methods.base import Method
+
+
+@dataclass(frozen=True)
+class AdapterConfig(MethodConfig):
+    kind: Literal["single", "houlsby", "adaptformer"] = "single"
+    bottleneck: int = 8
+    scale: float | None = None  # of the bottleneck; null = 1, for adaptformer 0.1
+    dropout: float = 0.1
+
+    def problems(self) -> Iterator[str]:
+        if self.bottleneck < 1:
+            yield f"bottleneck: must be at least 1, got {self.bottleneck}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: must be in [0, 1), got {self.dropout}"
+
+
+class Behind(nn.Module):
+    """y + scale * adapter(y) for y = module(x)."""
+
+    def __init__(self, module: nn.Module, adapter: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.module, self.adapter, self.scale = module, adapter, scale
+
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        output: Tensor = self.module(x, *more)
+        return output + self.scale * self.adapter(output)
+
+
+class Adapter(Method):
+    """At width 768, 12 blocks: single d=8 156,768 values, houlsby d=4 165,984."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        config: AdapterConfig = self.config
+        parallel = config.kind == "adaptformer"
+        self.scale = config.scale if config.scale is not None else (0.1 if parallel else 1.0)
+        self.own = nn.ModuleList()
+        for block, width in zip(backbone.blocks, backbone.widths, strict=True):
+            assert isinstance(block, Block)
+            made = self._bottleneck(width)
+            self.own.append(made)
+            if config.kind == "houlsby":
+                block.attn = Behind(block.attn, self._bottleneck(width), self.scale)
+
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+        return output + self.scale * self.own[index](inputs if self.config.kind == "adaptformer" else output)
+
+    def _bottleneck(self, dim: int) -> Bottleneck:
+        made = Bottleneck(dim, self.config.bottleneck, self.config.dropout)
+        made.start("zero_up" if self.config.kind == "adaptformer" else "xavier")
+        return made

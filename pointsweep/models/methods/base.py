@@ -1,0 +1,74 @@
+"""What a method is: six hooks, each of which does nothing by default (design.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from pointsweep.config.official import Program
+from pointsweep.config.schema import MethodConfig
+from pointsweep.models.backbones.base import Backbone
+
+
+class Method(nn.Module):
+    """Inserted into, or thawing parts of, a frozen backbone. Its own parameters are trained.
+
+    Letters: B clouds, N tokens, C channels, M views. `prefix` tokens (the class token) stand before the N point tokens.
+    """
+
+    extra_features = 0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
+    trains_class_token = True  # that of the checkpoint; a new one trains always
+    idle_parts: tuple[str, ...] = ()  # own tensors of which parts have no gradient in the published program too
+    takes_first_mean = False  # the head takes the mean of the batch's first cloud for all: a published fault (T3)
+
+    def __init__(self, config: MethodConfig, compat: str = "fixed") -> None:
+        super().__init__()
+        self.config: Any = config
+        self.compat = compat
+        self.program = Program()  # of the model: what a released program does that no setting says
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        """Once: make own parameters; thaw (`requires_grad_`) or wrap parts of the frozen backbone."""
+
+    def thaws(self, name: str) -> bool:
+        """Return whether `attach` lets this tensor of the frozen backbone train; a launch refuses any other that would."""
+        return False
+
+    def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
+        """Once before training, without gradient, over batches of training clouds (B, P, 3)."""
+
+    def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Once per forward: the clouds (B, P, 3) and their tokens (B, N, C) as they come, without class token and positions.
+
+        Returns the tokens, and what `begin` shall get as `seen`.
+        """
+        return tokens, None
+
+    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, Any]:
+        """Once per scale, in front of its first block `index` (0 where there is one scale).
+
+        tokens (B, prefix + N, C), centers (B, N, 3), places (B, M, N) or (B, M, N, 2), None on 3d. Returns the tokens and a context
+        that the other hooks get; nothing of a batch is kept on `self`.
+        """
+        return tokens, None
+
+    def geometry(self, centers: Tensor, places: Tensor | None) -> Any:
+        """What `begin` makes of the first scale's centres and places alone, for `once` to keep; on a GPU called one batch ahead."""
+
+    def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
+        """The tokens as block `index` shall see them."""
+        return tokens
+
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+        """The feed-forward branch (B, tokens, C) of block `index` before the residual sum; `inputs` is what went into it."""
+        return output
+
+    def after_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
+        """The tokens after block `index`, (B, prefix + N, C) again."""
+        return tokens
+
+    def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
+        """Of the normed tokens after the last block: those that the head pools, and `extra_features` features (B, C)."""
+        return tokens, []

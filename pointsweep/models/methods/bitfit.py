@@ -1,0 +1,31 @@
+"""BitFit: the biases of the frozen blocks train, nothing is inserted.
+
+Source: BitFit (arXiv 2106.10199), section 2; spec 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pointsweep.config.schema import MethodConfig
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.methods.base import Method
+
+
+@dataclass(frozen=True)
+class BitFitConfig(MethodConfig):
+    pass
+
+
+class BitFit(Method):
+    """At width 768, 12 blocks: 101,376 values; 36,864 in Point-MAE, whose q, k and v have none. Raises ValueError for no bias."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        biases = [p for name, p in backbone.blocks.named_parameters() if name.endswith(".bias")]
+        if not biases:
+            raise ValueError(f"method: bitfit trains the biases of a backbone, and {backbone.config.name} has none")
+        for bias in biases:
+            bias.requires_grad_(True)
+
+    def thaws(self, name: str) -> bool:
+        return name.startswith("blocks.") and name.endswith(".bias")

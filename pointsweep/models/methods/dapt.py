@@ -1,0 +1,117 @@
+"""DAPT: adapters with a learned scale for every token, whose mean becomes a further prompt, and shifted features everywhere.
+
+Source: Dynamic Adapter Meets Prompt Tuning (arXiv 2403.01439), sections 3.2-3.4; spec 5. Two things are ours: the prompt is the mean
+over the tokens of GELU of the adapter's output, and it has a scale and shift of its own, which meets the published count.
+Letters: B clouds, N tokens, C channels, S prompts so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.config.schema import MethodConfig
+from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.layers import Dropout, drawn, insert_tokens
+from pointsweep.models.methods.base import Method
+
+
+@dataclass(frozen=True)
+class DAPTConfig(MethodConfig):
+    bottleneck: int = 64
+    dropout: float = 0.2
+    dynamic_scale: bool = True
+    prompts: bool = True
+    shifts: bool = True  # scale and shift of every linear layer's and norm's output
+
+    def problems(self) -> Iterator[str]:
+        if self.bottleneck < 1:
+            yield f"bottleneck: must be at least 1, got {self.bottleneck}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: must be in [0, 1), got {self.dropout}"
+
+
+class Shift(nn.Module):
+    """x * scale + shift per channel, started at N(1, 0.02) and N(0, 0.02) (SSF, arXiv 2210.08823)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(drawn(0.02, dim).add_(1.0))
+        self.shift = nn.Parameter(drawn(0.02, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class DynamicAdapter(nn.Module):
+    """Tokens (B, N, C) -> what is added to them, and what a prompt is made of, both (B, N, C)."""
+
+    def __init__(self, config: DAPTConfig, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.down, self.up = nn.Linear(dim, config.bottleneck), nn.Linear(config.bottleneck, dim)
+        self.dropout = Dropout(config.dropout)
+        self.scale = nn.Linear(dim, 1) if config.dynamic_scale else None
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.up(self.dropout(F.gelu(self.down(self.norm(x)))))
+        return output if self.scale is None else output * F.relu(self.scale(x)), F.gelu(output)
+
+
+class DAPT(Method):
+    """With Point-MAE and the two-layer head for 15 classes: 1,087,003 values. Head: class token, mean of the prompts, maximum."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        config: DAPTConfig = self.config
+        if len(backbone.scale_starts) > 1 and config.prompts:
+            raise ValueError(
+                f"method.prompts: dapt's prompts walk through all blocks, {backbone.config.name} has scales; allowed: false"
+            )
+        self.prefix, self.last, self.extra_features = prefix, len(backbone.blocks) - 1, int(config.prompts)
+        self.adapters = nn.ModuleList(DynamicAdapter(config, width) for width in backbone.widths)
+        if config.prompts:
+            self.prompt_shifts = nn.ModuleList(Shift(width) for width in backbone.widths)
+        if config.shifts:
+            for block in backbone.blocks:
+                assert isinstance(block, Block)
+                _shift_outputs(block)
+            backbone.norm.requires_grad_(False)
+            backbone.norm = nn.Sequential(backbone.norm, Shift(backbone.dim))
+
+    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, list[Tensor]]:
+        return tokens, []
+
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: list[Tensor]) -> Tensor:
+        added, material = self.adapters[index](inputs)
+        context.append(material)
+        return output + added
+
+    def after_block(self, index: int, tokens: Tensor, context: list[Tensor]) -> Tensor:
+        material = context.pop()
+        if not self.config.prompts:
+            return tokens
+        prompt = self.prompt_shifts[index](material.mean(dim=1, keepdim=True))  # (B, 1, C)
+        return insert_tokens(tokens, prompt, at=self.prefix)
+
+    def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
+        if not self.config.prompts:
+            return tokens, []
+        end = self.prefix + self.last + 1
+        prompts = tokens[:, self.prefix : end].mean(dim=1)  # (B, C)
+        return torch.cat([tokens[:, : self.prefix], tokens[:, end:]], dim=1), [prompts]
+
+
+def _shift_outputs(block: Block) -> None:
+    attention, ffn = block.attn, block.ffn
+    for owner, names in ((block, ("norm1", "norm2")), (attention, ("q", "k", "v", "out")), (ffn, ("0", "2"))):
+        for name in names:
+            layer = getattr(owner, name)
+            width = layer.out_features if isinstance(layer, nn.Linear) else layer.normalized_shape[0]
+            setattr(owner, name, nn.Sequential(layer, Shift(width)))

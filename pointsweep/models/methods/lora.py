@@ -1,0 +1,68 @@
+"""LoRA: low-rank updates beside frozen projections, W x + (alpha / r) B A x.
+
+Source: LoRA (arXiv 2106.09685), equation 3; A starts Kaiming-uniform, B at zero, so the model starts as it was (spec 5).
+Letters: C channels, r rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.config.schema import MethodConfig
+from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.methods.base import Method
+
+
+@dataclass(frozen=True)
+class LoRAConfig(MethodConfig):
+    rank: int = 16
+    alpha: float | None = None  # null = rank
+    targets: tuple[str, ...] = ("q", "v")
+
+    def problems(self) -> Iterator[str]:
+        if self.rank < 1:
+            yield f"rank: must be at least 1, got {self.rank}"
+        allowed = ("q", "k", "v", "out", "fc1", "fc2")
+        for target in self.targets:
+            if target not in allowed:
+                yield f"targets: unknown projection '{target}'. Allowed: {', '.join(allowed)}"
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            yield "targets: must name at least one projection, none twice"
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer with its low-rank update: (..., C_in) -> (..., C_out)."""
+
+    def __init__(self, frozen: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.frozen, self.scale = frozen, alpha / rank
+        self.down = nn.Parameter(torch.empty(rank, frozen.in_features))  # A
+        self.up = nn.Parameter(torch.zeros(frozen.out_features, rank))  # B
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.frozen(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
+
+
+class LoRA(Method):
+    """At width 768, 12 blocks: 589,824 values for q, v at rank 16, as many for q, k, v, out at rank 8."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        alpha = self.config.alpha if self.config.alpha is not None else float(self.config.rank)
+        for block in backbone.blocks:
+            assert isinstance(block, Block)
+            for target in self.config.targets:
+                owner, name = _place(block, target)
+                setattr(owner, name, LowRank(getattr(owner, name), self.config.rank, alpha))
+
+
+def _place(block: Block, target: str) -> tuple[nn.Module, str]:
+    """The module that holds a projection, and its name there."""
+    places = {"fc1": "0", "fc2": "2"}
+    return (block.ffn, places[target]) if target in places else (block.attn, target)

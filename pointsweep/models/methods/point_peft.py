@@ -1,0 +1,254 @@
+"""Point-PEFT: prompts filled from a memory bank of training clouds, adapters with local attention among neighbours, trained biases.
+
+Source: Point-PEFT (arXiv 2310.03059) and its program; spec 3, whose section numbers follow. The defaults are those of Point-MAE on
+ScanObjectNN (3.4, first column); the other variants are settings. In the prompted blocks of `compat: fixed` the groups are found
+among the prompts' learned coordinates and the centres, so that every index meets its own feature; `official` finds them among points
+sampled anew of [coordinates; cloud] and looks them up with a stride that is too short (T2), which mixes the clouds of a batch.
+Letters: B clouds, P points, N tokens, C channels, S prompts, G groups, K neighbours, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.config.schema import MethodConfig
+from pointsweep.models.backbones.base import Attention, Backbone, Block
+from pointsweep.models.backbones.patch_embedding import Stem
+from pointsweep.models.layers import Bottleneck, Dropout, DropPath, insert_tokens, remove_tokens
+from pointsweep.models.methods.base import Method
+from pointsweep.models.methods.point_peft_parts import AroundPrompts, GatedPrompts, LocalStage, frozen_copy
+from pointsweep.ops.point_ops import farthest_points, gather, nearest
+from pointsweep.ops.vmap import folded
+
+
+@dataclass(frozen=True)
+class PointPEFTConfig(MethodConfig):
+    modalities: ClassVar[tuple[str, ...]] = ("3d",)
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+
+    num_prompts: int = 10
+    depth: int = 6  # the first so many blocks are prompted, all where there are fewer
+    prompt_kind: Literal["concat", "gated"] = "concat"  # gated: a zero-gated cross-attention to them (the ModelNet variant)
+    bank: bool = True  # prompts are filled from the memory bank, in the prompted blocks of the last scale
+    bank_bottleneck: int = 8
+    bank_groups: int = 64  # of the frozen encoder that reads a cloud for the bank, and the points of a group
+    bank_group_size: int = 32
+    exclude_self: bool = False  # in training a cloud's own column counts as the others (T27)
+    adapter: bool = True
+    adapter_bottleneck: int = 16
+    adapter_scale: float = 0.7
+    adapter_gate: bool = False  # a learned scale instead, from 0 (the ModelNet and Point-M2AE variants)
+    local: bool = True  # the geometry-aware part: attention within groups, propagated back
+    local_centers: tuple[int, ...] | None = None  # groups of each scale; null = half the tokens
+    local_neighbours: int = 16
+    local_pool: Literal["max", "max_mean"] = "max"
+    center_scale: float = 0.3  # `center_cof`
+    propagation_scale: float = 0.3  # `pro_cof`
+    bias_tuning: bool = True
+    dropout: float = 0.1
+
+    def problems(self) -> Iterator[str]:
+        for name in ("bank_bottleneck", "bank_groups", "bank_group_size", "adapter_bottleneck", "local_neighbours"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, got {getattr(self, name)}"
+        if self.num_prompts < (3 if self.bank else 1):
+            yield f"num_prompts: must be at least 3 with a bank (query, mixture and a column), else 1, got {self.num_prompts}"
+        if self.depth < 0:
+            yield f"depth: must not be negative, got {self.depth}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: must be in [0, 1), got {self.dropout}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of one forward: what the bank gave for each cloud (B, S, C), and the clouds (B, P, 3)."""
+
+    knowledge: Tensor | None
+    points: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """Of one forward and scale: Seen, and the groups of the local stage with and without prompts."""
+
+    seen: Seen
+    plain: Any
+    prompted: Any
+
+
+class PointPEFT(Method):
+    """Point-MAE, 15 classes: 710,749 values with the head, as Point-PEFT counts. Raises ValueError for a backbone without a stem."""
+
+    keeps_buffers = True  # the bank
+    idle_parts = ("coordinates",)  # a prompt's coordinates act where they are taken as a centre, and only the first one surely is
+    bank: Tensor
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        config: PointPEFTConfig = self.config
+        if not isinstance(backbone.stem, Stem):
+            raise ValueError(f"method: point_peft needs a backbone that reads points; {backbone.config.name} has no stem")
+        self.prefix, self.widths, self.starts = prefix, backbone.widths, backbone.scale_starts
+        self.depth = min(config.depth, len(backbone.blocks))
+        self.register_buffer("bank", torch.empty(backbone.dim, 0), persistent=False)  # (C, n) columns of length 1
+        if config.bank:
+            self.encoder = frozen_copy(backbone)
+        self._make_prompts(backbone)
+        if config.adapter:
+            made = ([self._bottleneck(w) for w in self.widths] for _ in range(2))
+            self.adapters, self.closing = (nn.ModuleList(one) for one in made)
+            if config.adapter_gate:
+                self.gates = nn.Parameter(torch.zeros(len(self.widths)))
+        if config.local:
+            self._make_local(backbone.drop_path_rates)
+        if config.bias_tuning:
+            for name, parameter in backbone.blocks.named_parameters():
+                if name.endswith(".bias"):
+                    parameter.requires_grad_(True)
+
+    def thaws(self, name: str) -> bool:
+        return bool(self.config.bias_tuning) and name.startswith("blocks.") and name.endswith(".bias")
+
+    def _make_prompts(self, backbone: Backbone) -> None:
+        config, widths = self.config, self.widths[: self.depth]
+        self.prompts = nn.ParameterList(nn.Parameter(torch.empty(config.num_prompts, w)) for w in widths)
+        for prompt in self.prompts:
+            nn.init.trunc_normal_(prompt, std=0.02)
+        self.dropout = Dropout(config.dropout)
+        filled = range(self.starts[-1], self.depth) if config.bank else range(0)
+        self.fillers = nn.ModuleDict({str(i): Bottleneck(self.widths[i], config.bank_bottleneck, config.dropout) for i in filled})
+        if config.prompt_kind == "gated":
+            for block in list(backbone.blocks)[: self.depth]:
+                assert isinstance(block, Block)
+                assert isinstance(block.attn, Attention)
+                block.attn = GatedPrompts(block.attn, self.prefix, config.num_prompts)
+                if not self.program.norms_prompts:
+                    block.norm1 = AroundPrompts(block.norm1, self.prefix, config.num_prompts)
+
+    def _make_local(self, rates: list[float]) -> None:
+        config = self.config
+        scale_widths = [self.widths[start] for start in self.starts]
+        self.local = nn.ModuleList(LocalStage(w, config.local_pool == "max_mean", config.center_scale) for w in scale_widths)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(w) for w in self.widths)
+        self.drop_paths = nn.ModuleList(DropPath(rate if self.program.drops_groups else 0.0) for rate in rates)
+        for drop_path in self.drop_paths:
+            drop_path.lead = 2  # type: ignore[assignment]  # a draw for every cloud and group
+        if self.depth and config.prompt_kind == "concat":
+            self.coordinates = nn.Parameter(torch.empty(config.num_prompts, 3))
+            nn.init.trunc_normal_(self.coordinates, std=0.02)
+
+    def _bottleneck(self, width: int) -> Bottleneck:
+        return Bottleneck(width, self.config.adapter_bottleneck, self.config.dropout)
+
+    def train(self, mode: bool = True) -> PointPEFT:
+        super().train(mode)
+        if "encoder" in self._modules:
+            self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
+        """Fills the bank: one column of length 1 for every training cloud (3.2)."""
+        if self.config.bank:
+            self.bank = torch.cat([F.normalize(self._query(points), dim=1) for points in batches]).t().contiguous()
+
+    @torch.no_grad()
+    def _query(self, points: Tensor) -> Tensor:
+        """points (B, P, 3) -> the maximum over the frozen encoder's tokens, (B, C); in Point-M2AE mean + maximum."""
+        encoder, config, skip = self.encoder, self.config, self.program.skips_near_origin
+        centers = gather(points, farthest_points(points, min(config.bank_groups, points.shape[1]), skip))
+        near = nearest(centers, points, min(config.bank_group_size, points.shape[1]))
+        tokens = encoder.stem.reduce(encoder.stem.patches[0](gather(points, near) - centers.unsqueeze(2)))
+        for index, block in enumerate(encoder.blocks):
+            if index in encoder.scale_starts:
+                if index > 0:
+                    tokens, centers = encoder.enter_scale(index, tokens, centers)
+                encoding, bias = encoder.positions_at(index, centers), encoder.attention_bias(index, centers, None)
+            tokens = block(tokens + encoding, lambda output, inputs: output, bias)
+        tokens = encoder.norm(tokens)
+        return tokens.amax(dim=1) + (tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0)
+
+    def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Seen]:
+        if not self.config.bank or not len(self.fillers):
+            return tokens, Seen(None, points)
+        if not self.bank.shape[1]:
+            raise RuntimeError("point_peft: the memory bank is empty; prepare() fills it from the training clouds")
+        return tokens, Seen(self._retrieve(folded(self._query, points)), points)
+
+    def _retrieve(self, query: Tensor) -> Tensor:
+        """query (B, C) -> itself, the softmax mixture of its nearest columns, and these columns, (B, S, C) (3.2)."""
+        similarity = F.normalize(query, dim=1) @ self.bank  # (B, n)
+        if self.config.exclude_self and self.training:
+            similarity = similarity.masked_fill(similarity > 1 - 1e-6, -torch.inf)
+        top = similarity.topk(min(self.config.num_prompts - 2, similarity.shape[1]), dim=1)
+        columns = self.bank.t()[top.indices]  # (B, K, C)
+        mixed = (top.values.softmax(dim=1).unsqueeze(2) * columns).sum(dim=1)
+        found = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
+        lacking = self.config.num_prompts - found.shape[1]  # a bank of fewer clouds than columns asked for
+        return torch.cat([found, found[:, -1:].expand(-1, lacking, -1)], dim=1) if lacking else found
+
+    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Seen) -> tuple[Tensor, Context]:
+        if not self.config.local:
+            return tokens, Context(seen, None, None)
+        scale, config = self.starts.index(index), self.config
+        count = config.local_centers[scale] if config.local_centers else max(centers.shape[1] // 2, 1)
+        local: Any = self.local[scale]
+        skip = self.program.skips_near_origin
+        plain = local.groups(centers, centers, count, config.local_neighbours, skip)
+        if not hasattr(self, "coordinates"):
+            return tokens, Context(seen, plain, plain)
+        own = self.coordinates.expand(len(centers), -1, -1)  # (B, S, 3)
+        if self.compat == "official":
+            cloud = torch.cat([own, seen.points], dim=1)
+            centers = gather(cloud, farthest_points(cloud.detach(), centers.shape[1], skip))
+            places = centers
+        else:
+            places = torch.cat([own, centers], dim=1)
+        prompted = local.groups(places, centers, count, config.local_neighbours, skip)
+        return tokens, Context(seen, plain, prompted)
+
+    def before_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
+        if index >= self.depth:
+            return tokens
+        prompt = self.dropout(self.prompts[index]).expand(len(tokens), -1, -1)  # (B, S, C)
+        if str(index) in self.fillers:
+            assert context.seen.knowledge is not None
+            known = context.seen.knowledge
+            prompt = prompt + known + self.fillers[str(index)](known)
+        return insert_tokens(tokens, prompt, at=self.prefix)
+
+    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Context) -> Tensor:
+        if not self.config.adapter:
+            return output
+        adapted: Tensor = self.adapters[index](output)
+        if not self.config.adapter_gate:
+            return output + self.config.adapter_scale * adapted
+        # The program's gate, which starts at 0, also switches the frozen branch off (T31).
+        gated = self.gates[index] * (output + adapted if self.compat == "official" else adapted)
+        return gated if self.compat == "official" else output + gated
+
+    def after_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
+        prompted = index < self.depth
+        if prompted and self.config.prompt_kind == "gated":
+            tokens, prompted = remove_tokens(tokens, self.config.num_prompts, at=self.prefix), False
+        if self.config.local:
+            tokens = self._local(index, tokens, context.prompted if prompted else context.plain, prompted)
+        if self.config.adapter:
+            tokens = tokens + self.closing[index](tokens)
+        return remove_tokens(tokens, self.config.num_prompts, at=self.prefix) if prompted else tokens
+
+    def _local(self, index: int, tokens: Tensor, groups: Any, prompted: bool) -> Tensor:
+        """Adds what the groups say to the N point tokens (3.3)."""
+        scale = max(i for i, start in enumerate(self.starts) if start <= index)
+        values = tokens[:, self.prefix :]  # (B, [S +] N, C)
+        short = prompted and self.compat == "official"
+        local: Any = self.local[scale]
+        stride = groups.back.shape[1] if short else None
+        found = local(values, groups, self.norms[index], stride, self.drop_paths[index])  # (B, N, C)
+        front = tokens.shape[1] - found.shape[1]
+        return torch.cat([tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * found], dim=1)

@@ -1,0 +1,73 @@
+"""PointNet++: PointNets over the neighbourhoods of ever fewer centres.
+
+Source: arXiv 1706.02413, section 3.2 (set abstraction) and section B of its supplement: the single-scale network (SSG), with
+512 and 128 centres for 1,024 points. Neighbourhoods are balls; see `geometry.ball` for the one deviation, the choice among too
+many points.
+Letters: B clouds, P points, G centres, K neighbours, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep.config.schema import NetworkConfig
+from pointsweep.models.layers import fully_connected, shared_mlp
+from pointsweep.ops.point_ops import ball, gather, pyramid
+
+WIDTHS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
+
+
+@dataclass(frozen=True)
+class PointNet2Config(NetworkConfig):
+    strides: tuple[int, int] = (2, 4)  # points per centre, of the cloud and then of the first stage's centres
+    radii: tuple[float, float] = (0.2, 0.4)
+    neighbours: int = 32  # of the first stage; the second has twice as many
+    dropout: float = 0.5
+
+    def problems(self) -> Iterator[str]:
+        if min(self.strides) < 1:
+            yield f"strides: must be at least 1, got {list(self.strides)}"
+        if min(self.radii) <= 0:
+            yield f"radii: must be positive, got {list(self.radii)}"
+        if self.neighbours < 1:
+            yield f"neighbours: must be at least 1, got {self.neighbours}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: must be in [0, 1), got {self.dropout}"
+
+
+class PointNet2(nn.Module):
+    """points (B, P, 3) -> logits (B, classes). With 40 classes: 1,475,688 parameters."""
+
+    def __init__(self, config: PointNet2Config, num_classes: int, compat: str) -> None:
+        super().__init__()
+        self.config = config
+        inputs = (3, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
+        self.stages = nn.ModuleList(
+            shared_mlp((width, *widths), axes=2, bias=True) for width, widths in zip(inputs, WIDTHS, strict=True)
+        )
+        self.head = nn.Sequential(fully_connected((1024, 512, 256), config.dropout), nn.Linear(256, num_classes))
+
+    def forward(self, points: Tensor) -> Tensor:
+        config = self.config
+        order, counts = pyramid(points, config.strides)
+        places, centers, x = points, gather(points, order), points[:, :, :0]  # the points have no features yet
+        for stage, (count, radius) in enumerate(zip(counts, config.radii, strict=True)):
+            centers = centers[:, :count]
+            near = ball(centers, places, radius, config.neighbours << stage)  # (B, G, K)
+            relative = gather(places, near) - centers.unsqueeze(2)  # (B, G, K, 3)
+            x = pool(self.stages[stage], torch.cat([relative, gather(x, near)], dim=3))  # (B, G, C)
+            places = centers
+        # The last stage has one group: all centres, relative to the origin.
+        x = pool(self.stages[2], torch.cat([places, x], dim=2).unsqueeze(1))  # (B, 1, C)
+        logits: Tensor = self.head(x.squeeze(1))
+        return logits
+
+
+def pool(layers: nn.Module, group: Tensor) -> Tensor:
+    """group (B, G, K, C) -> the maximum over K of what the layers make of it, (B, G, D)."""
+    pooled: Tensor = layers(group.permute(0, 3, 1, 2)).amax(dim=3)
+    return pooled.transpose(1, 2)

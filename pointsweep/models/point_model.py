@@ -1,0 +1,253 @@
+"""PointModel: tokenizer + backbone + method + head, and the counts that a table prints.
+
+Letters: B clouds, P points, N tokens, C channels, M views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep import registry
+from pointsweep.config import official
+from pointsweep.config.schema import HeadConfig, TrialConfig
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.layers import Dropout, drawn
+from pointsweep.models.methods.base import Method
+from pointsweep.models.positional_encoding import Positions
+from pointsweep.models.segmentation_head import Level, SegmentationHead, levels
+
+NEAR_IDENTITY = 0.05  # a stack whose blocks change the stream by less, each, is called close to an identity
+
+
+class Head(nn.Module):
+    """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
+
+    def __init__(self, config: HeadConfig, dim: int, prefix: int, method: Method, num_classes: int) -> None:
+        super().__init__()
+        self.pool, self.prefix = config.pool or ("class_max" if prefix else "mean_max"), prefix
+        self.max_first = config.order == "max_cls"
+        self.takes_first_mean = method.takes_first_mean
+        inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + method.extra_features)
+        wide, last = config.hidden, config.last_hidden or config.hidden
+        self.dropout = Dropout(config.input_dropout)
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, wide, bias=config.bias), nn.BatchNorm1d(wide), nn.ReLU(), Dropout(config.dropout),
+            nn.Linear(wide, last, bias=config.bias), nn.BatchNorm1d(last), nn.ReLU(), Dropout(config.dropout),
+            nn.Linear(last, num_classes),
+        )  # fmt: skip
+        if config.kind == "one_layer":
+            self.layers = nn.Sequential(
+                nn.Linear(inputs, wide, bias=config.bias), nn.ReLU(), Dropout(config.dropout), nn.Linear(wide, num_classes)
+            )
+
+    def forward(self, tokens: Tensor, extra: list[Tensor]) -> Tensor:
+        """tokens (B, prefix + N, C) and further features (B, C) -> logits (B, classes)."""
+        if self.pool == "class_max":
+            first, last = tokens[:, 0], tokens[:, self.prefix :].amax(dim=1)
+        else:
+            first, last = tokens.mean(dim=1), tokens.amax(dim=1)
+            first = first[:1].expand_as(first) if self.takes_first_mean else first
+        if self.pool == "mean_plus_max":
+            features = [first + last, *extra]
+        else:
+            features = [last, *extra, first] if self.max_first else [first, *extra, last]
+        logits: Tensor = self.layers(self.dropout(torch.cat(features, dim=1)))
+        return logits
+
+
+class PointModel(nn.Module):
+    """A frozen backbone behind a tokenizer and in front of a trained head, with a method in it. Loads it, unless one is given.
+
+    Trained in every model: tokenizer (not a 3d backbone's own), class token and its position, the final norm, the head (spec 2.7).
+    """
+
+    def __init__(self, config: TrialConfig, num_classes: int, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        assert config.tokenizer and config.backbone and config.positions and config.method and config.head
+        self.weights_origin = "none"
+        self.change_per_block: float | None = None  # of the frozen blocks as loaded (Backbone.change_per_block)
+        if backbone is None:
+            backbone = registry.load("backbones", config.backbone.name)(config.backbone)
+            # On the meta device there is nothing to load: the model is only counted.
+            if not backbone.norm.weight.is_meta:
+                self.weights_origin = backbone.load()
+                self.change_per_block = backbone.change_per_block()
+        program = official.program(config)
+        backbone.use_compat(config.compat)
+        backbone.follow(program)
+        self.backbone = backbone.requires_grad_(False)
+        dim, prefix = backbone.dim, backbone.prefix
+        self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
+        self.tokenizer.skips_near_origin = program.skips_near_origin
+        self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
+        own_class_token = backbone.cls_token is not None
+        if prefix:
+            self._take_class_token(backbone, config.positions.init_std)
+        backbone.norm.requires_grad_(True)
+        self.method: Method = registry.load("methods", config.method.name)(config.method, config.compat)
+        self.method.program = program
+        self.method.attach(backbone, prefix, config.positions.num_views)
+        if own_class_token and not self.method.trains_class_token:
+            self.cls_token.requires_grad_(False)
+        if backbone.stem is not None and not self.tokenizer.uses_stem:
+            backbone.stem.patches[0].requires_grad_(False)  # it makes no token here, so there is nothing to tune
+        self.norm = backbone.norm
+        backbone.norm = nn.Identity()  # type: ignore[assignment]
+        categories = config.dataset.num_categories
+        self.levels = levels(len(backbone.blocks)) if categories else []  # blocks whose output a head of parts takes
+        if categories:
+            widths = [backbone.widths[index] for index in self.levels]
+            extra = dim * self.method.extra_features
+            self.head: nn.Module = SegmentationHead(config.head, widths, extra, categories, num_classes)
+        else:
+            self.head = Head(config.head, dim, prefix, self.method, num_classes)
+        if config.train.init == "trunc_normal":
+            self._init_as_modelnet_program()
+
+    def _take_class_token(self, backbone: Backbone, std: float) -> None:
+        """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
+        self.cls_token = nn.Parameter(drawn(0.02, 1, 1, backbone.dim))
+        if backbone.cls_token is not None:
+            self.cls_token = nn.Parameter(backbone.cls_token.detach().clone())
+            backbone.cls_token = None
+        self.cls_position = nn.Parameter(drawn(std, 1, 1, backbone.dim))
+        if backbone.cls_position is not None:
+            self.cls_position = nn.Parameter(backbone.cls_position.detach().clone())
+            backbone.cls_position = None
+
+    @torch.no_grad()
+    def _init_as_modelnet_program(self) -> None:
+        """Truncated normals of 0.02 in every linear and 1D convolution that is new; a method has a setting of its own (spec 2.8)."""
+        frozen = set(self.backbone.modules())
+        for module in (*self.tokenizer.modules(), *self.head.modules()):
+            if isinstance(module, (nn.Linear, nn.Conv1d)) and module not in frozen:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """points (B, P, 3), or (B, P, 4) with heights -> logits (B, classes).
+
+        On a data set of parts with category (B,) -> (B, parts, P). `made` is what the tokenizer gave for these points, where
+        it has been run already.
+        """
+        tokens, centers = self.tokenizer(points) if made is None else made  # (B, N, C), (B, N, 3)
+        tokens, seen = self.method.observe(points[:, :, :3], tokens)
+        context, encoding, bias = None, None, None
+        found: list[Level] = []
+        for index, block in enumerate(self.backbone.blocks):
+            if index in self.backbone.scale_starts:
+                if index > 0:
+                    tokens, centers = self.backbone.enter_scale(index, tokens, centers)
+                places = self.positions.places(centers)
+                encoding = self._encoding(index, tokens, centers, places)  # (B, prefix + N, C)
+                bias = self.positions.attention_bias(index, centers, places)
+                tokens = self._start(tokens, encoding) if index == 0 else tokens
+                tokens, context = self.method.begin(index, tokens, centers, places, seen)
+            if self.positions.at_every_block and encoding is not None:
+                tokens = self._add(tokens, encoding)
+            tokens = self.method.before_block(index, tokens, context)
+            tokens = block(tokens, partial(self._after_ffn, index, context), bias)
+            tokens = self.method.after_block(index, tokens, context)
+            if index in self.levels:
+                found.append(self._level(tokens, centers))
+        if len(self.backbone.blocks) == 0:
+            tokens = self._without_blocks(tokens, centers)
+        tokens, extra = self.method.pool(self.norm(tokens), context)
+        logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
+        return logits
+
+    def geometry(self, points: Tensor) -> None:
+        """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep: neighbourhoods, projections, cells."""
+        centers = self.tokenizer.geometry(points)
+        self.method.geometry(centers, self.positions.places(centers))
+
+    def _without_blocks(self, tokens: Tensor, centers: Tensor) -> Tensor:
+        """Tokens (B, N, C) with class token and positions: what a first block would get; encodings are added once."""
+        encoding = self._encoding(0, tokens, centers, self.positions.places(centers))
+        tokens = self._start(tokens, encoding)
+        return tokens if self.positions.at_start else self._add(tokens, encoding)
+
+    def _level(self, tokens: Tensor, centers: Tensor) -> Level:
+        """The N point tokens, which stand last, and their centres; normed where they are as wide as the last block's."""
+        of_points = tokens[:, -centers.shape[1] :]  # (B, N, C)
+        return self.norm(of_points) if of_points.shape[2] == self.backbone.dim else of_points, centers
+
+    def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
+        if self.backbone.prefix:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.positions.at_start:
+            tokens = tokens + encoding
+        return self.backbone.start(tokens)
+
+    def _encoding(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None) -> Tensor:
+        """Of the class token, where there is one, and the N point tokens."""
+        found = self.positions(centers, places, index)
+        points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2]) if found is None else found
+        if not self.backbone.prefix:
+            return points
+        return torch.cat([self.cls_position.expand(len(tokens), -1, -1), points], dim=1)
+
+    def _add(self, tokens: Tensor, encoding: Tensor) -> Tensor:
+        """Encodings on the class token and the last N tokens; prompts that walk along between them have none."""
+        between = tokens.shape[1] - encoding.shape[1]
+        if between == 0:
+            return tokens + encoding
+        prefix = self.backbone.prefix
+        none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
+        return tokens + torch.cat([encoding[:, :prefix], none, encoding[:, prefix:]], dim=1)
+
+    def _after_ffn(self, index: int, context: Any, output: Tensor, inputs: Tensor) -> Tensor:
+        changed: Tensor = self.method.after_ffn(index, output, inputs, context)
+        return changed
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Any2Point's tables leave the head out, Point-PEFT's count it (spec 8, T21): both are kept."""
+
+    trainable: int
+    trainable_without_head: int
+    total: int
+
+
+def build(config: TrialConfig, num_classes: int) -> nn.Module:
+    """The trial's model: trained weights new, frozen ones loaded. Under `torch.device("meta")`: only its structure, to count."""
+    if config.network is not None:
+        network: nn.Module = registry.load("networks", config.network.name)(config.network, num_classes, config.compat)
+        return network
+    return PointModel(config, num_classes)
+
+
+def count_parameters(model: nn.Module) -> ParameterCounts:
+    """Counts of a built model; works on the meta device."""
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    head = sum(size for name, size in sizes.items() if name.startswith("head."))
+    total = sum(p.numel() for p in model.parameters())
+    return ParameterCounts(sum(sizes.values()), sum(sizes.values()) - head, total)
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes, by name: trainable parameters and the statistics of batch normalisation. Detached, not copied."""
+    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            state |= {f"{prefix}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)}
+    return state
+
+
+@torch.no_grad()
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `trained_state`, in place. Raises ValueError if a name or a shape does not fit."""
+    own = trained_state(model)
+    wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise ValueError(f"saved weights do not fit the model: {', '.join(wrong[:10])}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])

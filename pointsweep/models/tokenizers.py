@@ -1,0 +1,245 @@
+"""Points -> tokens and their centres.
+
+Sources: the "3D mini-network" of Any2Point (arXiv 2404.07989, spec 1.2), a lightened Point-PN (arXiv 2303.08134); the full-width
+Point-PN of APPT (spec 1.3); the groups of Point-BERT's family (arXiv 2111.14819, spec 1.4).
+Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, D width of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep.config.schema import TokenizerConfig
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
+from pointsweep.models.batch_cache import once
+from pointsweep.models.layers import Residual
+from pointsweep.ops.point_ops import farthest_points, gather, nearest, pos_e, with_height
+
+
+@dataclass(frozen=True)
+class PointPNLightConfig(TokenizerConfig):
+    neighbours: int = 81
+    num_tokens: int = 128  # of the last stage; the two before it have two and four times as many centres
+    normalisation: Literal["scan", "mn40"] = "scan"  # of neighbourhoods: ScanObjectNN's or ModelNet40's program (spec 1.1)
+    last_width: int = 32  # of the last stage's bottleneck
+
+    def problems(self) -> Iterator[str]:
+        for name in ("neighbours", "num_tokens", "last_width"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, got {getattr(self, name)}"
+
+
+class PointPNLight(nn.Module):
+    """points (B, P, 3) -> tokens (B, N, dim), centers (B, N, 3). At width 768: 276,672 parameters.
+
+    Stages of dim/4, dim/2 and dim channels. PosE and the three doublings need a width divisible by 24; where `dim` is not, the
+    stages take the next width that is, and one trained linear layer leads to `dim`.
+    """
+
+    uses_stem = False
+    skips_near_origin = False  # set by the model: see official.py
+
+    def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
+        super().__init__()
+        self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
+        dim = backbone.widths[0]
+        width = -(-dim // 24) * 24
+        self.embed = nn.Sequential(nn.Conv1d(3, width // 8, 1, bias=False), nn.BatchNorm1d(width // 8), nn.ReLU())
+        plan = ((width // 4, width // 8, 2), (width // 2, width // 4, 1), (width, config.last_width, 1))
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Residual(wide, middle) for _ in range(repeats))) for wide, middle, repeats in plan
+        )
+        self.out = nn.Identity() if width == dim else nn.Linear(width, dim)
+
+    def geometry(self, points: Tensor) -> Tensor:
+        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
+        return self._around(points)[1][-1][0]
+
+    def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
+        counts = [self.num_tokens << shift for shift in (2, 1, 0)]
+        return neighbourhoods(points, counts, self.config.neighbours, self.skips_near_origin)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, D / 2)
+        index, around = self._around(points)
+        own, centers = gather(features, index), points
+        for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
+            own = features = self._stage(stage, gather(features, near), own[:, : centers.shape[1]], relative)
+        return self.out(features), centers
+
+    def _stage(self, stage: nn.Module, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
+        """neighbour (B, G, K, C), own (B, G, C), relative (B, G, K, 3) -> (B, G, 2C)."""
+        wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
+        scan = self.config.normalisation == "scan"
+        kind = "exact_scan" if scan and self.official else self.config.normalisation
+        wide = wide + encoded(relative, wide.shape[3], kind, self.official)
+        return stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class PointPNConfig(TokenizerConfig):
+    """The defaults are APPT's: 64 tokens of neighbourhoods of 40, 96 channels before the first stage."""
+
+    neighbours: int = 40
+    num_tokens: int = 64  # of the last stage; the three before it have two, four and eight times as many centres
+    embed_dim: int = 96
+    normalisation: Literal["scan", "mn40"] = "scan"
+    height: bool = True  # the height above the cloud's lowest point as a fourth channel
+
+    def problems(self) -> Iterator[str]:
+        for name in ("neighbours", "num_tokens"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, got {getattr(self, name)}"
+        if self.embed_dim < 3 or self.embed_dim % 3:
+            yield f"embed_dim: must be a multiple of 3, got {self.embed_dim}"
+
+
+class PointPN(nn.Module):
+    """points (B, P, 3 or 4) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96: 3,369,792 parameters.
+
+    Four stages of 2, 4, 8 and 8 times `embed_dim` channels. The heights are the fourth channel of the points, where the data set
+    gives one (`dataset.heights`, as the program does), else those of the cloud as it comes, normalised. Where the last stage is
+    not `dim` wide, one trained linear layer leads there.
+    """
+
+    uses_stem = False
+    skips_near_origin = False  # set by the model: see official.py
+
+    def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
+        super().__init__()
+        self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
+        width, dim = config.embed_dim, backbone.widths[0]
+        self.embed = _layer(4 if config.height else 3, width)
+        plan = ((2 * width, 2 * width, 2), (4 * width, 4 * width, 1), (8 * width, 8 * width, 1), (16 * width, 8 * width, 1))
+        self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
+        self.stages = nn.ModuleList(nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats))) for _, wide, repeats in plan)
+        self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
+
+    def geometry(self, points: Tensor) -> Tensor:
+        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
+        return self._around(points[:, :, :3])[1][-1][0]
+
+    def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
+        counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
+        return neighbourhoods(points, counts, self.config.neighbours, self.skips_near_origin)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, points = points, points[:, :, :3]
+        if inputs.shape[2] == 3 and self.config.height:
+            inputs = with_height(points)
+        features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
+        index, around = self._around(points)
+        own, centers = gather(features, index), points
+        for widen, stage, (centers, near, relative) in zip(self.widen, self.stages, around, strict=True):
+            neighbour = gather(features, near)
+            pair = torch.cat([neighbour, own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, 2C)
+            wide = widen(pair.flatten(1, 2).transpose(1, 2)).transpose(1, 2).unflatten(1, near.shape[1:])  # (B, G, K, D)
+            e = encoded(relative, wide.shape[3], self.config.normalisation, self.official)
+            out = stage(((wide + e) * e).permute(0, 3, 1, 2))  # (B, D, G, K)
+            own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
+        return self.out(features), centers
+
+
+def _layer(dim_in: int, dim_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(dim_in, dim_out, 1, bias=False), nn.BatchNorm1d(dim_out), nn.ReLU())
+
+
+@dataclass(frozen=True)
+class PatchConfig(TokenizerConfig):
+    num_tokens: int = 128
+    neighbours: int = 32  # points of a group
+
+    def problems(self) -> Iterator[str]:
+        for name in ("neighbours", "num_tokens"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1, got {getattr(self, name)}"
+
+
+class Patch(nn.Module):
+    """points (B, P, 3) -> tokens (B, N, C), centers (B, N, 3): groups of neighbours, each embedded by a small PointNet.
+
+    A 3d backbone's own pretrained embedding is taken, and stays frozen with it; in front of any other one it is new and trains.
+    """
+
+    skips_near_origin = False
+
+    def __init__(self, config: PatchConfig, backbone: Backbone, compat: str) -> None:
+        super().__init__()
+        self.config, self.num_tokens = config, config.num_tokens
+        stem = backbone.stem
+        self.uses_stem = isinstance(stem, Stem)
+        if self.uses_stem:
+            self.embed, self.reduce = stem.patches[0], stem.reduce
+        else:
+            self.embed, self.reduce = PatchEmbedding((3, 128, 256), (512, backbone.dim)), nn.Identity()
+
+    def geometry(self, points: Tensor) -> Tensor:
+        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
+        return self._around(points)[0]
+
+    def _around(self, points: Tensor) -> Around:
+        found = neighbourhoods(points, [self.num_tokens], self.config.neighbours, self.skips_near_origin)
+        return found[1][0]
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        centers, _, relative = self._around(points)
+        return self.reduce(self.embed(relative)), centers
+
+
+Around = tuple[Tensor, Tensor, Tensor]  # centres (B, G, 3), their neighbours (B, G, K), relative coordinates (B, G, K, 3)
+
+
+def neighbourhoods(
+    points: Tensor,
+    counts: Sequence[int],
+    neighbours: int,
+    skip_near_origin: bool = False,
+) -> tuple[Tensor, list[Around]]:
+    """Indices (B, G) of the first stage's centres among points (B, P, 3), and every stage's neighbourhoods.
+
+    A stage's neighbours are among the centres of the stage before it. `skip_near_origin`: see `farthest_points`.
+    """
+
+    def make(points: Tensor) -> tuple[Tensor, list[Around]]:
+        # Farthest point sampling is nested: the centres of the later stages are the first ones of this sample.
+        index = farthest_points(points, counts[0], skip_near_origin)
+        order, places, found = gather(points, index), points, []
+        for count in counts:
+            centers = order[:, :count]
+            near = nearest(centers, places, neighbours)
+            found.append((centers, near, gather(places, near) - centers.unsqueeze(2)))
+            places = centers
+        return index, found
+
+    return once([points], ("neighbourhoods", tuple(counts), neighbours, skip_near_origin), make)
+
+
+def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
+    """PosE (B, G, K, width) of relative coordinates (B, G, K, 3) at a common scale."""
+
+    def make(relative: Tensor) -> Tensor:
+        return pos_e(normalise(relative, kind, official), width)
+
+    return once([relative], ("encoded", width, kind, official), make, as_one=True)
+
+
+def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:
+    """Neighbourhood coordinates (B, G, K, 3) at a common scale, every sample by itself (spec 1.1).
+
+    `official` takes one standard deviation over the whole batch for `mn40` (T4): what a cloud gives then depends on the others.
+    """
+    largest = relative.abs().amax(dim=2, keepdim=True)
+    if kind == "scan":
+        return relative / (largest + 1e-6)
+    if kind == "exact_scan":
+        # As Any2Point's program (T42), but for a group that is flat on an axis, of which that makes NaN.
+        return relative / torch.where(largest > 0, largest, torch.ones_like(largest))
+    if official:
+        return relative / (relative.std() + 1e-5)
+    return relative / (relative.flatten(1).std(dim=1)[:, None, None, None] + 1e-5)

@@ -1,0 +1,1 @@
+"""Farthest points, neighbours, joined layers: tensors in, tensors out."""

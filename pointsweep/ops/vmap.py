@@ -1,0 +1,272 @@
+"""Trained modules of equal structure as one: their tensors stacked, run once under vmap for all members of a pack.
+
+Where members come to the same part of their models with the same shapes, each operator works on all of them: one product of stacked
+matrices, one batch normalisation with statistics for each, not a small kernel a member. Every member keeps its own parameters,
+statistics and gradients: these are the rows of the stacked tensors. What vmap must not see, because it is the members' own (noise) or
+no operator of torch's (compiled geometry), leaves it: `folded`, `uniform`, `for_each`; so do layers, which stacked.py does better.
+Source: HFTA (arXiv 2102.02344); https://docs.pytorch.org/docs/stable/func.html.
+Letters: K members, B clouds.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.overrides import TorchFunctionMode
+
+from pointsweep.ops.vmap_layers import RULES
+
+_here = threading.local()
+
+T = TypeVar("T")
+Inputs = Sequence[Any]  # of one member: tensors, None, and tuples of these
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Members that run as one in this thread: their generators, and which tensors of theirs a tensor under vmap stands for."""
+
+    generators: Sequence[torch.Generator | None]
+    counter: Tensor  # 0 to K - 1, one for each member
+    own: dict[int, tuple[Tensor, Sequence[Tensor]]]  # by the id of the tensor under vmap, which the entry keeps alive
+
+    def parts(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]] | None:
+        """The members' tensors that these stand for, one tuple for each member; None of what was worked out under vmap."""
+        found = [self.own.get(id(tensor)) for tensor in tensors]
+        return None if None in found else zip(*(entry[1] for entry in found if entry is not None), strict=True)
+
+
+def current() -> Joint | None:
+    """The members that run as one here; None outside."""
+    return getattr(_here, "joint", None)
+
+
+class _Outside(torch.autograd.Function):
+    """`work` on the tensors of all members, (K, ...) each, as vmap holds them; torch differentiates what it does."""
+
+    @staticmethod
+    def forward(work: Callable[..., Any], *tensors: Tensor) -> Any:
+        raise AssertionError("one tensor is always every member's own")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        raise AssertionError("one tensor is always every member's own")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[int | None], work: Callable[..., Any], *tensors: Tensor) -> tuple[Any, Any]:
+        whole = [
+            tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+            for tensor, axis in zip(tensors, in_dims[1:], strict=True)
+        ]
+        found = work(*whole[1:])
+        return found, 0 if isinstance(found, Tensor) else tuple(0 for _ in found)
+
+
+def _outside(joint: Joint, work: Callable[..., Any], *tensors: Tensor) -> Any:
+    def alone(*whole: Tensor) -> Any:
+        _here.joint = None
+        try:
+            return work(*whole)
+        finally:
+            _here.joint = joint
+
+    return _Outside.apply(alone, joint.counter, *tensors)
+
+
+def folded(work: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
+    """`work(*rows)` of what works on each row (B, ...) alone; of joint members on the rows of all, (K B, ...), outside vmap."""
+    joint = current()
+    if joint is None:
+        return work(*rows)
+    here = [index for index, tensor in enumerate(rows) if tensor is not None]
+
+    def all_rows(*whole: Tensor) -> Tensor:
+        given: list[Tensor | None] = [None] * len(rows)
+        for index, tensor in zip(here, whole, strict=True):
+            given[index] = tensor.flatten(0, 1)
+        return work(*given).unflatten(0, whole[0].shape[:2])
+
+    found: Tensor = _outside(joint, all_rows, *(rows[index] for index in here))  # type: ignore[arg-type]
+    return found
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Uniform numbers in [0, 1); of joint members each one's own, from its own generator."""
+    joint = current()
+    if joint is None:
+        return torch.rand(shape, generator=generator, device=device)
+    # A zero keeps the numbers under vmap; they are made outside it.
+    noise: Tensor = _outside(joint, lambda: torch.stack([torch.rand(shape, generator=g, device=device) for g in joint.generators]))
+    return noise
+
+
+def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
+    """What `make` gives for every member, of tensors in tuples, lists and dataclasses -> one, of stacked tensors under vmap."""
+    made: list[T] = []
+    parts: list[list[Tensor]] = []
+
+    def stacked() -> tuple[Tensor, ...]:
+        made.extend(make())
+        each = [list(tensors(value)) for value in made]
+        parts.extend([one[index] for one in each] for index in range(len(each[0])))
+        return tuple(torch.stack(part) for part in parts)
+
+    found = _outside(joint, stacked)
+    joint.own.update({id(tensor): (tensor, part) for tensor, part in zip(found, parts, strict=True)})
+    value: T = rebuilt(made[0], iter(found))
+    return value
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in tuples, lists and dataclasses, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors(part)
+    elif is_dataclass(value):
+        yield from tensors([getattr(value, each.name) for each in fields(value)])
+
+
+def rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
+    """The value with other tensors, in the order of `tensors`."""
+    if isinstance(value, Tensor):
+        return next(leaves)
+    if isinstance(value, (tuple, list)):
+        return type(value)(rebuilt(part, leaves) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{each.name: rebuilt(getattr(value, each.name), leaves) for each in fields(value)})
+    return value
+
+
+class _Rows(torch.autograd.Function):
+    """A tensor (K, ...) whose rows are the memory of K parameters -> itself; its gradient's rows are theirs. Nothing is copied."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, *parameters: Tensor) -> Tensor:
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        return None, *gradient.contiguous().unbind(0)  # else every row would be copied by itself
+
+
+class _Layers(TorchFunctionMode):
+    """Takes the functions of layers out of vmap (stacked.py)."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        joint, rule, named = current(), RULES.get(function), kwargs or {}
+        if joint is None or rule is None:
+            return function(*args, **named)
+        values = [*args, *named.values()]
+
+        def all_members(*whole: Tensor | None) -> Tensor:
+            given = iter(whole)
+            filled = [next(given) if isinstance(value, Tensor) else value for value in values]
+            return rule(*filled[: len(args)], **dict(zip(named, filled[len(args) :], strict=True)))
+
+        return _outside(joint, all_members, *(value for value in values if isinstance(value, Tensor)))
+
+
+class Part:
+    """A module whose forward may run as one with other members'; `but` is the name of a part of it that is met by itself.
+
+    Its own tensors are the parameters that train, the statistics of norms that do, and buffers of what `keeps_buffers`.
+    """
+
+    def __init__(self, module: nn.Module, but: str | None = None) -> None:
+        self._module, self.but = weakref.ref(module), but  # which refers to this part: its memory must not wait for a collector
+        self.stack: Stack | None = None  # where its own tensors lie since it ran with others
+        # Frozen parts are other members' too; they draw nothing.
+        self.noise = [part for part in module.modules() if hasattr(part, "generator") and getattr(part, "p", 0.0) > 0]
+
+    @property
+    def module(self) -> nn.Module:
+        """Alive as long as its trial is."""
+        found = self._module()
+        assert found is not None
+        return found
+
+    def forward(self, *inputs: Any) -> Any:
+        """Of this member alone."""
+        module: Any = self.module
+        return type(module).forward(module, *inputs)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """That of all its noise."""
+        return self.noise[0].generator if self.noise else None  # type: ignore[return-value]
+
+    @cached_property
+    def own(self) -> dict[str, Tensor]:
+        """By name; looked up at the first forward pass, when everything is in its place."""
+        found: dict[str, Tensor] = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        for prefix, part in self.module.named_modules():
+            trains = isinstance(part, nn.modules.batchnorm._BatchNorm) and part.weight.requires_grad
+            if trains or getattr(part, "keeps_buffers", False):
+                found |= {f"{prefix}.{name}".lstrip("."): buffer for name, buffer in part.named_buffers(recurse=False)}
+        return {name: tensor for name, tensor in found.items() if self.but is None or not name.startswith(f"{self.but}.")}
+
+    @cached_property
+    def shapes(self) -> tuple[Any, ...]:
+        """What must be equal, beside the modules' code and settings, for two parts to run as one."""
+        return tuple((name, tensor.shape, tensor.dtype) for name, tensor in self.own.items())
+
+
+class Stack:
+    """The own tensors of K parts of equal structure in one memory: rows of tensors (K, ...), whoever reads or writes them."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = list(parts)
+        self.rows: dict[str, Tensor] = {}
+        for name in parts[0].own:
+            each = [part.own[name] for part in parts]
+            self.rows[name] = torch.stack([tensor.detach() for tensor in each])
+            for tensor, row in zip(each, self.rows[name].unbind(0), strict=True):
+                tensor.data = row
+        for part in parts:
+            part.stack = self
+
+    def state(self) -> dict[str, Tensor]:
+        """For functional_call: the stacked tensors, through which gradients reach each member's parameters."""
+        return {name: self._traced(name) if self.parts[0].own[name].requires_grad else rows for name, rows in self.rows.items()}
+
+    def _traced(self, name: str) -> Tensor:
+        found: Tensor = _Rows.apply(self.rows[name], *(part.own[name] for part in self.parts))  # type: ignore[no-untyped-call]
+        return found
+
+
+def _stack_of(parts: Sequence[Part]) -> Stack:
+    """The stack of exactly these parts, made anew where one of them has come from another."""
+    stack = parts[0].stack
+    same = stack is not None and len(stack.parts) == len(parts) and all(part.stack is stack for part in parts)
+    return stack if same and stack is not None and stack.parts == list(parts) else Stack(parts)
+
+
+def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
+    """What each part gives for its own inputs, all of equal structure and shapes, as one call of the first."""
+    given = [list(tensors(one)) for one in inputs]
+    each = [[one[index] for one in given] for index in range(len(given[0]))]
+    generators = [part.generator for part in parts]
+
+    def call(state: dict[str, Tensor], counter: Tensor, *values: Tensor) -> Any:
+        _here.joint = Joint(generators, counter, {id(value): (value, own) for value, own in zip(values, each, strict=True)})
+        try:
+            return functional_call(parts[0].module, state, rebuilt(tuple(inputs[0]), iter(values)))
+        finally:
+            _here.joint = None
+
+    place = each[0][0].device
+    values = torch.arange(len(parts), device=place), *(torch.stack(own) for own in each)
+    with _Layers():
+        found = vmap(call)(_stack_of(parts).state(), *values)
+    rows = zip(*(tensor.unbind(0) for tensor in tensors(found)), strict=True)
+    return [rebuilt(found, iter(row)) for row in rows]

@@ -1,0 +1,132 @@
+"""What a sweep can resolve, said before it runs: the gains that its test objects and seeds would show.
+
+power.py has the formulas; here a plan's numbers are put into them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+from pointsweep.planning.plan import Plan
+from pointsweep.statistics.paired_objects import groups_of
+from pointsweep.statistics.power import TARGET, assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
+from pointsweep.statistics.seeds import DIGITS, LEVEL, summary
+from pointsweep.statistics.sequential import last_level
+from pointsweep.sweep.parser import Cell
+from pointsweep.sweep.published_checks import NUM_TEST
+
+SETS = {
+    "modelnet40": ("ModelNet40", "test"), "modelnet40_c": ("ModelNet40", "test"),
+    "scanobjectnn": ("ScanObjectNN", "PB_T50_RS"), "scanobjectnn_c": ("ScanObjectNN", "PB_T50_RS"),
+}  # fmt: skip
+ACCURACY = 0.85  # where neither finished trials nor a paper tell one
+NOT_SEEN = 0.2  # power below which a gain is said not to be seen
+
+
+def resolution(plan: Plan) -> list[str]:
+    """A sentence for each number of test objects in the sweep, least first; none where the number is not known."""
+    found: dict[int, list[Cell]] = {}
+    for cell in plan.sweep.cells:
+        objects = num_test(cell, plan) if cell.trials else None
+        if objects:
+            found.setdefault(objects, []).append(cell)
+    return [sentence(plan, objects, cells) for objects, cells in sorted(found.items())]
+
+
+def num_test(cell: Cell, plan: Plan) -> int | None:
+    """The test objects of a cell's trials: what a finished one counted, else what the data that are here have.
+
+    Where the data are not here, the published size of the data set. Of several clouds of an object one counts: how alike they are is
+    known once a trial has run.
+    """
+    counted = [plan.records[c.key()] for c in cell.trials if c.key() in plan.records]
+    if counted:
+        groups = groups_of(counted[0])
+        clouds = counted[0].dataset.get("num_test")
+        if groups is not None:
+            return int(groups.max()) + 1
+        return int(clouds) if clouds else None
+    dataset = cell.trials[0].dataset
+    if dataset in plan.data:
+        facts = plan.data[dataset]
+        return facts.objects.get("test", facts.sizes["test"])
+    variant = str(getattr(dataset, "variant", "")).upper()
+    place = SETS.get(dataset.name, ("", ""))
+    size = NUM_TEST.get((place[0], variant) if variant else place)
+    return min(size, dataset.test_limit or size) if size else None
+
+
+def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
+    """ "with 2,882 test objects and 3 seeds a gain of 1.7 is seen with 90 % power, 0.2 is not (...)"."""
+    seeds = statistics.mode(len(cell.trials) for cell in cells)
+    accuracy, source = typical_accuracy(plan, cells)
+    if seeds < 2:
+        return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
+    adaptive = plan.sweep.adaptive
+    rows = max(sum(cell.column == column for cell in cells) for column in {cell.column for cell in cells})
+    comparisons = max(rows - 1, 1)
+    share, within = float(comparisons), f"{seeds} seeds"
+    if adaptive is not None:  # what the last look can claim; the earlier ones add a little
+        share = (1 - LEVEL) / last_level((1 - LEVEL) / comparisons, adaptive.least, adaptive.most)
+        within = f"at most {seeds} seeds"
+    known = pooled_sd(spreads(plan, cells))
+    sd = known[0] if known else assumed_sd(accuracy, objects)
+    gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share))
+    small = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN)
+    alone = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd))
+    level = "paired t-test at 5 %" if adaptive is None else "sequential paired t-test at 5 %"
+    if comparisons > 1:
+        level += f" over the {comparisons} comparisons of a column ({_points(alone)} would do if it were the only one)"
+    basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
+    return (
+        f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with {100 * TARGET:.0f} % power, "
+        f"{_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
+    )
+
+
+def of_models(objects: int, accuracy: float) -> str:
+    """What one seed shows: as many objects as the variance of the accuracy are taken to be decided otherwise by the other model."""
+    discordant = accuracy * (1 - accuracy)
+    gain = smallest_gain(lambda gain: power_of_models(gain, objects, discordant))
+    return (
+        f"no gain of an arm is seen, for one seed has no spread; between two trained models a gain of {_points(gain)} is seen with "
+        f"{100 * TARGET:.0f} % power, McNemar's test, {100 * discordant:.0f} % of the objects decided otherwise"
+    )
+
+
+def _points(gain: float | None) -> str:
+    return "more than 100" if gain is None else f"{100 * gain:.1f}"
+
+
+def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
+    """The accuracy to reckon with, and where it is from."""
+    layout = plan.sweep
+    records = [plan.records[config.key()] for cell in cells for config in cell.trials if config.key() in plan.records]
+    done = [value for record in records if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None]
+    if done:
+        mean = summary(done).mean
+        return mean, f"accuracy {100 * mean:.0f} % as in the finished trials"
+    printed = [cell.published.value / 100 for cell in cells if cell.published and cell.published.value]
+    mean = summary(printed).mean if printed else ACCURACY
+    return mean, f"accuracy {100 * mean:.0f} % as published" if printed else f"accuracy {100 * mean:.0f} %"
+
+
+def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
+    """(sd, n) over seeds of the differences between neighbouring rows of each column, as far as trials are finished."""
+    found: list[tuple[float, int]] = []
+    columns: dict[int, list[dict[int, float]]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.row):
+        columns.setdefault(cell.column, []).append(_values(plan, cell))
+    for arms in columns.values():
+        for one, other in itertools.pairwise(arms):
+            if len(one.keys() & other.keys()) > 1:
+                apart = summary([round(one[seed] - other[seed], DIGITS) for seed in sorted(one.keys() & other.keys())])
+                found.append((apart.sd or 0.0, apart.n))
+    return found
+
+
+def _values(plan: Plan, cell: Cell) -> dict[int, float]:
+    done = {config.seed: plan.records[config.key()].metrics for config in cell.trials if config.key() in plan.records}
+    name, metric = plan.sweep.protocol, plan.sweep.metric
+    return {seed: metrics[name][metric] for seed, metrics in done.items() if metric in metrics.get(name, {})}

@@ -1,0 +1,327 @@
+"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what it refuses.
+
+Data and weights are read as the trials will read them, and every distinct arm is built on the meta device to count its parameters
+and audited. All of it is remembered (data/facts.py, inputs.py, plan_cache.py), so that a second plan is quick.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pointsweep.config.schema import WITHOUT_CHECKPOINT, DatasetConfig, TrialConfig, without_seed
+from pointsweep.config.validation import check_trial
+from pointsweep.data.facts import DataFacts, marks, refusals, section_of
+from pointsweep.data.inputs import needed, read_all
+from pointsweep.errors import BadRecord, Finding
+from pointsweep.planning import plan_cache
+from pointsweep.reporting.stale import find_stale, marked
+from pointsweep.results.events import read_failure, unfinished_status
+from pointsweep.results.identity import config_problem
+from pointsweep.results.record_index import read_record as read_record
+from pointsweep.results.records import Record, digests_problem
+from pointsweep.statistics.adaptive_seeds import settle
+from pointsweep.storage.base import FileStore, Store
+from pointsweep.sweep.parser import ReadableCell
+from pointsweep.sweep.published import mismatch
+from pointsweep.sweep.sweep import Sweep
+from pointsweep.utils.provenance import cpu_flags
+
+STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts.
+
+    Of adaptive seeds, `states` has the trials that the records ask for up to now.
+    """
+
+    sweep: Sweep
+    states: Mapping[str, str]
+    records: Mapping[str, Record]
+    failures: Mapping[str, str]
+    parameters: Mapping[str, Mapping[str, int]]
+    missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
+    findings: tuple[Finding, ...] = ()  # of the data, and of the audit of what is left to run
+    damaged: Mapping[str, str] = field(default_factory=dict)  # what is wrong with records that are not believed, by key
+    to_fetch: tuple[str, ...] = ()  # weights that a launch gets first
+    stale: Mapping[str, str] = field(default_factory=dict)  # finished trials whose data or weights have changed: key -> how
+    data: Mapping[DatasetConfig, DataFacts] = field(default_factory=dict)  # of what is left to run
+
+    @property
+    def refused(self) -> list[str]:
+        """Why a launch would refuse the sweep: what is missing here, then what the data and the audit forbid."""
+        lacking = [f"lacking here: {text}" for text in self.missing]
+        return [*lacking, *(finding.text for finding in self.findings if finding.refuses)]
+
+    @property
+    def to_run(self) -> list[TrialConfig]:
+        """The trials without a record; the first seed of every cell before the second of any: a part of the time fills the table."""
+        asked = sorted(self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config))
+        return [trial.config for trial in asked if self.states.get(trial.config.key(), "finished") != "finished"]
+
+    def counts(self) -> str:
+        """One line: "9 finished, 0 to run"."""
+        number = {state: list(self.states.values()).count(state) for state in STATES}
+        parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
+        words = {
+            "damaged": "with a damaged record",
+            "resumable": "to resume",
+            "failed": "failed before",
+            "stale": "stale: to run again",
+        }
+        extra = [f"{number[state]} {text}" for state, text in words.items() if number[state]]
+        believed = [reason for key, reason in self.stale.items() if self.states.get(key) == "finished"]
+        if believed:
+            what = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
+            extra.append(f"{len(believed)} stale: {what}; --rerun-stale trains what is stale again")
+        most = len(self.sweep.trials())
+        adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all" if self.sweep.adaptive and self.to_run else ""
+        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
+
+    def time_estimate(self) -> str:
+        """How long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
+        seconds: dict[str, list[float]] = {}
+        for record in self.records.values():
+            seconds.setdefault(_arm_of(record), []).append(record.seconds["total"])
+        if not seconds or not self.to_run:
+            return ""
+        overall = statistics.median(value for values in seconds.values() for value in values)
+        arms = [without_seed(config).key() for config in self.to_run]
+        total = sum(statistics.median(seconds[arm]) if arm in seconds else overall for arm in arms)
+        return f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished trials"
+
+
+def _arm_of(record: Record) -> str:
+    config, _ = check_trial(dict(record.config))
+    return without_seed(config).key() if config is not None else ""
+
+
+def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False) -> Plan:
+    """Looks at the store and at this machine; what a launch would refuse stands in the plan. `fetch`: weights are got first.
+
+    `rerun_stale`: finished trials whose data or weights have changed count as to be run; else they are marked.
+    """
+    states, records, damaged = look_closely(sweep, store)
+    configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
+    stale = find_stale(configs, records)
+    if rerun_stale:
+        states |= dict.fromkeys(stale, "stale")
+    finished = {key: record for key, record in records.items() if states[key] == "finished"}
+    failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
+    rest = {key: config for key, config in configs.items() if key not in finished}
+
+    inputs = needed(rest.values(), fetch)
+    found = [*of_the_data(sweep, rest, inputs.data), *of_the_machine(sweep, rest.values(), cpu_flags())]
+    counted = {key: record.parameters for key, record in records.items()}
+    checked = check(sweep, rest, counted)
+    return Plan(
+        sweep,
+        states,
+        marked(finished, stale),
+        failures,
+        counted | dict(checked.parameters),
+        inputs.missing,
+        (*found, *checked.findings),
+        damaged,
+        inputs.to_fetch,
+        stale,
+        inputs.data,
+    )
+
+
+def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]) -> Iterator[Finding]:
+    """What the data that are here cannot give the trials that are left, and what the table will have to say of them.
+
+    Each once, with the first cell that it is about.
+    """
+    refused: dict[str, dict[str, None]] = {}
+    said: dict[str, dict[str, None]] = {}
+    for cell in sweep.cells:
+        for config in cell.trials:
+            if config.key() not in rest:
+                continue
+            name = sweep.cell_name(cell)
+            facts = data.get(config.dataset)
+            if facts is not None:
+                trains = config.network is None or config.network.trainable
+                for text in refusals(facts, config.dataset, config.train.batch_size if trains else None):
+                    refused.setdefault(text, {})[name] = None
+                for text in marks(facts, config.dataset, trains):
+                    said.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
+            if cell.published is not None and (text := mismatch(cell.published, section_of(config.dataset))):
+                said.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
+    for found, refuses in ((refused, True), (said, False)):
+        for text, cells in found.items():
+            yield Finding(refuses, f"{_first_of(cells)}: {text}")
+
+
+def _first_of(cells: Mapping[str, None]) -> str:
+    """The first of several cells, and how many more there are."""
+    first = next(iter(cells))
+    return f"{first} and {len(cells) - 1} more" if len(cells) > 1 else first
+
+
+def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
+    """What a launch would refuse of data, weights and models, of a file whose own problems stop it before.
+
+    So that all of them are found in one round. Nothing is fetched.
+    """
+    parts = [cell.parts for cell in cells]
+    trials = {cell.name: cell.trial for cell in cells if cell.trial is not None}
+    datasets = dict.fromkeys(part["dataset"] for part in parts if "dataset" in part)
+    backbones = [part["backbone"] for part in parts if "backbone" in part]
+    backbones += [trial.backbone for trial in trials.values() if trial.backbone is not None]
+    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.weights not in WITHOUT_CHECKPOINT)
+    inputs = read_all(datasets, with_weights, fetch=False)
+
+    refused: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        dataset = cell.parts.get("dataset")
+        if dataset is not None and dataset in inputs.data:
+            for text in refusals(inputs.data[dataset], dataset, _batch_of(cell)):
+                refused.setdefault(text, {})[cell.name] = None
+    found = [f"lacking here: {text}" for text in inputs.missing]
+    found += [f"{_first_of(names)}: {text}" for text, names in refused.items()]
+    if trials:
+        from pointsweep.planning import audit
+
+        arms: dict[str, audit.Arm] = {}
+        for name, trial in trials.items():
+            config = audit.arm_of(trial)
+            known = arms.get(config.key(), audit.Arm(config, ()))
+            arms[config.key()] = audit.Arm(config, (*known.cells, name))
+        found += [finding.text for finding in audit.audit(list(arms.values()), {}) if finding.refuses]
+    return found
+
+
+def _batch_of(cell: ReadableCell) -> int | None:
+    """The clouds of a cell's training batch; None where it is not known, or where no batches are trained on."""
+    train = cell.parts.get("train")
+    network = cell.parts.get("network")
+    if cell.trial is not None:
+        train, network = cell.trial.train, cell.trial.network
+    if train is None or (network is not None and not network.trainable):
+        return None
+    batch_size: int = train.batch_size
+    return batch_size
+
+
+def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:
+    """What trials ask of a CPU that it cannot do, or is slow at; `flags` are this machine's, which may not be the workers'."""
+    if sweep.resources.gpus:
+        return
+    trains = {config.train for config in rest}
+    if any(train.compile for train in trains):
+        yield Finding(True, "train.compile: true needs a GPU, resources.gpus is 0: set it, or leave train.compile out")
+    if any(train.precision == "bf16" for train in trains) and "amx_bf16" not in flags:
+        other = "AVX-512's bf16 alone: faster than fp32, not as on AMX" if "avx512_bf16" in flags else "no bf16: slower than fp32"
+        yield Finding(False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}")
+
+
+def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
+    """The states of the trials that are asked for, and the records of those that are finished."""
+    states, records, _ = look_closely(sweep, store)
+    return states, records
+
+
+def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record], dict[str, str]]:
+    """As `look`, and what is wrong with the records of the trials whose state is `damaged`."""
+    states: dict[str, str] = {}
+    records: dict[str, Record] = {}
+    damaged: dict[str, str] = {}
+    for trial in sweep.trials():
+        key = trial.config.key()
+        if key in states:
+            continue
+        try:
+            record = read_record(store, key)
+            problem = config_problem(record, trial.config) or _changed_beside(record, store)
+            if problem:
+                raise BadRecord(f"{store.url}, trials/{key}/record.json: {problem}")
+            states[key], records[key] = "finished", record
+        except FileNotFoundError:
+            states[key] = unfinished_status(store, key)
+        except BadRecord as error:
+            states[key], damaged[key] = "damaged", str(error)
+    if sweep.adaptive is not None:
+        asked = {key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys}
+        states = {key: state for key, state in states.items() if key in asked}
+        records = {key: record for key, record in records.items() if key in asked}
+        damaged = {key: problem for key, problem in damaged.items() if key in asked}
+    return states, records, damaged
+
+
+def _changed_beside(record: Record, store: Store) -> str:
+    """Which file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
+    if not isinstance(store, FileStore):
+        return ""
+    return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"))
+
+
+def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]) -> plan_cache.Checked:
+    """Counts and findings for the trials that are left; from this machine's memory where it has them.
+
+    `counted` are the counts of those that are finished.
+    """
+    if not rest:
+        return plan_cache.Checked({}, ())
+    kept = plan_cache.read(sweep, list(rest))
+    if kept is not None:
+        return kept
+    parameters = count_arms(rest)
+    checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters))
+    plan_cache.keep(sweep, list(rest), checked)
+    return checked
+
+
+def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
+    """The audit of every arm of the sweep: its model, and a dry run of its training."""
+    from pointsweep.planning import audit, dry_run
+
+    arms: dict[str, audit.Arm] = {}
+    counts: dict[str, Mapping[str, int]] = {}
+    for cell in sweep.cells:
+        if not cell.trials:
+            continue
+        config = audit.arm_of(cell.trials[0])
+        known = arms.get(config.key(), audit.Arm(config, ()))
+        published = (*known.published, cell.published) if cell.published else known.published
+        arms[config.key()] = audit.Arm(config, (*known.cells, sweep.cell_name(cell)), published)
+        if cell.trials[0].key() in parameters:
+            counts[config.key()] = parameters[cell.trials[0].key()]
+    found = audit.audit(list(arms.values()), counts)
+    trained = [dry_run.Arm(without_seed(cell.trials[0]), sweep.cell_name(cell)) for cell in sweep.cells if cell.trials]
+    found += dry_run.dry_run([arm for arm in trained if audit.runs(arm.config)])
+    return tuple(sorted(found, key=lambda finding: not finding.refuses))
+
+
+def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
+    """Parameter counts by key; each arm (a trial but for its seed) is built once, on the meta device.
+
+    What cannot be built has none: the audit says why.
+    """
+    import torch
+
+    from pointsweep.models.point_model import build, count_parameters
+
+    counted: dict[str, dict[str, int]] = {}
+    result = {}
+    for key, config in configs.items():
+        arm = without_seed(config)
+        if arm.key() not in counted:
+            with torch.device("meta"), suppress(ValueError):
+                counted[arm.key()] = vars(count_parameters(build(arm, num_classes(arm.dataset))))
+        if arm.key() in counted:
+            result[key] = counted[arm.key()]
+    return result
+
+
+def num_classes(dataset: DatasetConfig) -> int:
+    """The number of classes, from the config alone: the data need not be at hand."""
+    count: int = dataset.num_classes  # type: ignore[attr-defined]
+    return count

@@ -1,0 +1,62 @@
+"""What the plan found out about a sweep's arms, kept on this machine: a second look at the same sweep needs no torch.
+
+Kept under a digest of all that it depends on: the package's files, torch, the cells with their trials and published numbers. Of
+data and weights nothing is kept here: data/facts.py and inputs.py do that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pointsweep.errors import Finding
+from pointsweep.results.records import CHECKSUM, checksum, sealed
+from pointsweep.storage.base import read_file, write_whole
+from pointsweep.sweep.sweep import Sweep
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.provenance import tree_digest
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Of the trials without a record: the counts of those that can be built, and the audit's findings."""
+
+    parameters: Mapping[str, Mapping[str, int]]
+    findings: tuple[Finding, ...]
+
+
+def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
+    """What was kept of the sweep; None if nothing was, or if it does not cover these trials."""
+    # A damaged file, say after a full disk, is made again.
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        kept = json.loads(read_file(_place(sweep)))
+        if checksum(kept) == kept[CHECKSUM] and set(keys) <= set(kept["keys"]):
+            parameters = {key: kept["parameters"][key] for key in keys if key in kept["parameters"]}
+            return Checked(parameters, tuple(Finding(**finding) for finding in kept["findings"]))
+    return None
+
+
+def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
+    """Keeps it. A disk that refuses is no reason to stop."""
+    content = {
+        "keys": sorted(keys),
+        "parameters": {key: dict(counts) for key, counts in checked.parameters.items()},
+        "findings": [asdict(finding) for finding in checked.findings],
+    }
+    with suppress(OSError):
+        write_whole(_place(sweep), json.dumps(sealed(content)).encode())
+
+
+def _place(sweep: Sweep) -> Path:
+    cells = [
+        [sweep.cell_name(cell), asdict(cell.published) if cell.published else None, [trial.key() for trial in cell.trials]]
+        for cell in sweep.cells
+    ]
+    code = [tree_digest(), importlib.metadata.version("torch")]
+    depends = json.dumps([code, cells])
+    return cache_folder() / "plans" / f"{hashlib.sha256(depends.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,288 @@
+"""One arm built small and looked at once: what it trains, what it gives, where gradients reach, whether clouds see each other.
+
+The backbone keeps its width and depth, but its frozen weights are slices of one pool of random numbers, so that twelve wide blocks
+cost no time to fill; tokens are few. Every trained tensor is drawn from its own name, so that two arms whose code does the same give
+the same numbers however many others each of them has.
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep import registry
+from pointsweep.config.schema import TrialConfig
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.layers import set_noise
+from pointsweep.models.point_model import PointModel, build
+
+CLOUDS, POINTS, CLASSES = 3, 160, 5
+POOL = 1 << 24  # random numbers that frozen weights are cut from
+SMALL: dict[str, Any] = {
+    "num_tokens": 8, "neighbours": 6, "scale_tokens": (6, 4), "scale_neighbours": (4, 4), "bank_groups": 8, "bank_group_size": 8,
+}  # fmt: skip
+# Names of tensors whose gradient is zero by construction: a key's bias adds the same to every logit of a softmax, and what is added
+# to all channels is taken out by each norm. Rounding alone decides whether such a gradient is exactly zero.
+WITHOUT_GRADIENT = ("k.bias", "k.1.shift", "method.mix.bias")
+PLACE = 0.01  # of its own movement: what another place in the batch may do to a cloud's logits, by rounding
+LOOKS = 4  # at the gradients of parts of tensors: what a first look finds without one, another may reach
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one look at an arm found. Tensors on the CPU."""
+
+    trained: Mapping[str, tuple[int, ...]]  # names and shapes
+    starts_at_zero: frozenset[str]  # trained tensors that are all zero at the start
+    outputs: Tensor  # logits in evaluation and in training, (2, B, classes)
+    gradients: Mapping[str, float]  # norms
+    leak: float  # how far the other clouds' logits move, of what a replaced cloud's own do
+    idle: tuple[str, ...] = ()  # parts of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
+    thawed: tuple[str, ...] = ()  # tensors of the frozen backbone that would train though the method does not say so
+    ignored: tuple[int, ...] = ()  # clouds of the batch whose replacement does not move their own logits
+
+    @property
+    def unreached(self) -> list[str]:
+        """Trained tensors that no gradient reaches."""
+        return [name for name, norm in self.gradients.items() if norm == 0.0 and not name.endswith(WITHOUT_GRADIENT)]
+
+    def differs(self, other: Probe) -> bool:
+        """Whether the two train, start, give or learn anything that is not the same."""
+        if self.trained != other.trained or self.starts_at_zero != other.starts_at_zero:
+            return True
+        if not torch.allclose(self.outputs, other.outputs, rtol=1e-5, atol=1e-6):
+            return True
+        pairs = ((norm, other.gradients[name]) for name, norm in self.gradients.items())
+        return any(abs(a - b) > 1e-4 * max(abs(a), abs(b), 1e-6) for a, b in pairs)
+
+
+@functools.lru_cache(maxsize=256)
+def probe(config: TrialConfig, whole: bool = False) -> Probe:
+    """Looks at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as the config says."""
+    config = config if whole else _smaller(config)
+    size = config.dataset.num_points if whole else POINTS
+    model, thawed = _build(config)
+    zero = frozenset(name for name, p in model.named_parameters() if p.requires_grad and not p.any())
+    _draw_trained(model)
+    inputs = _inputs(config, size)
+    if not any(p.requires_grad for p in model.parameters()):
+        return _probe_untrained(model, inputs[0])
+    if isinstance(model, PointModel):
+        model.method.prepare(model, [_clouds(6, size, seed=1)])
+    set_noise(model, torch.Generator().manual_seed(0))
+    model.train()
+    logits = model(*inputs)
+    F.cross_entropy(logits, _labels(logits)).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()}
+    idle = _idle_parts(model, trained, inputs, size) if isinstance(model, PointModel) else ()
+    model.eval()
+    given, leak, ignored = _look_across(model, inputs)
+    shapes = {name: tuple(p.shape) for name, p in trained.items()}
+    return Probe(shapes, zero, torch.stack([given, logits.detach()]), gradients, leak, idle, thawed, ignored)
+
+
+def _idle_parts(model: nn.Module, trained: Mapping[str, Tensor], inputs: Sequence[Tensor], size: int) -> tuple[str, ...]:
+    """Parts of trained tensors, along any axis, whose gradient stays exactly zero while that of others does not.
+
+    A maximum or a ReLU may hide a part from a few clouds, so what has none is looked at again with other clouds and weights. Not of a
+    head, whose dropout and ReLU hide single units from a batch as small as this, nor of what a method declares
+    (`Method.idle_parts`), nor of biases, whose gradient may be rounding alone.
+    """
+
+    def declared(name: str) -> bool:
+        return name.startswith("method.") and name.removeprefix("method.") in model.method.idle_parts  # type: ignore[union-attr,operator]
+
+    acts: dict[tuple[str, int], Tensor] = {}
+    for look in range(LOOKS):
+        if look > 0:
+            _draw_trained(model, look)
+            model.zero_grad()
+            set_noise(model, torch.Generator().manual_seed(look))
+            logits = model(_clouds(CLOUDS, size, seed=10 + look), *inputs[1:])
+            F.cross_entropy(logits, _labels(logits)).backward()
+        for name, parameter in trained.items():
+            gradient = parameter.grad
+            if gradient is None or gradient.dim() < 2 or name.startswith("head.") or declared(name):
+                continue
+            for axis in range(gradient.dim()):
+                part = gradient.abs().transpose(0, axis).flatten(1).amax(dim=1)
+                before = acts.get((name, axis))
+                acts[name, axis] = part > 0 if before is None else before | (part > 0)
+        if all(bool(reached.all()) or not bool(reached.any()) for reached in acts.values()):
+            break
+    idle = []
+    for (name, axis), reached in acts.items():
+        if bool(reached.any()) and not bool(reached.all()):
+            places = [":"] * trained[name].dim()
+            places[axis] = _ranges((~reached).nonzero().flatten().tolist())
+            idle.append(f"{name}[{', '.join(places)}]")
+    return tuple(idle)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """ "3", "3-5", or "3-5 and 7 more"."""
+    end = 0
+    while end + 1 < len(numbers) and numbers[end + 1] == numbers[end] + 1:
+        end += 1
+    first = str(numbers[0]) if end == 0 else f"{numbers[0]}-{numbers[end]}"
+    rest = len(numbers) - end - 1
+    return f"{first} and {rest} more" if rest else first
+
+
+@torch.no_grad()
+def run_once(config: TrialConfig) -> None:
+    """Lets one cloud of the full size through what reads points: the tokenizer, or the whole network. Raises what that raises."""
+    points = _clouds(1, config.dataset.num_points)
+    if config.backbone is None:
+        model = build(config, CLASSES).eval()
+        if any(p.requires_grad for p in model.parameters()):
+            model(points)
+        else:
+            model.encode(points)  # type: ignore[operator]
+        return
+    assert config.tokenizer
+    backbone = frozen_backbone(config.backbone)
+    registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat).eval()(points)
+
+
+def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
+    bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
+    model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
+    given, leak, ignored = _look_across(model.eval(), [points])
+    return Probe({}, frozenset(), torch.stack([given, given]), {}, leak, (), (), ignored)
+
+
+@torch.no_grad()
+def _look_across(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, float, tuple[int, ...]]:
+    """Logits; how far those of the other clouds move when one is replaced, or all change places, of how far its own do.
+
+    Last the clouds whose own logits do not move.
+    """
+    points, *rest = inputs
+    before = model(points, *rest)
+    leak, ignored = 0.0, []
+    new = _clouds(len(points), points.shape[1], seed=2) * 2.0
+    least = math.inf
+    for number in range(len(points)):
+        changed = points.clone()
+        changed[number] = new[number]
+        moved = (model(changed, *rest) - before).abs().flatten(1).amax(dim=1)
+        own = float(moved[number])
+        others = float(moved[torch.arange(len(points)) != number].max())
+        if own <= 1e-12:
+            ignored.append(number)
+            continue
+        least = min(least, own)
+        leak = max(leak, others / own)
+    turned = model(*(tensor.flip(0) for tensor in inputs)).flip(0)
+    moved_by_place = float((turned - before).abs().max())
+    # Rounding differs with a cloud's place, so that little says nothing.
+    if math.isfinite(least) and moved_by_place > PLACE * least:
+        leak = max(leak, moved_by_place / least)
+    return before, leak, tuple(ignored)
+
+
+def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
+    """What the model takes: clouds, and on a data set of parts their categories (B,)."""
+    categories = config.dataset.num_categories
+    return [_clouds(CLOUDS, size), *([torch.arange(CLOUDS) % categories] if categories else [])]
+
+
+def _labels(logits: Tensor) -> Tensor:
+    """A class for every cloud of logits (B, classes), or for every point of logits (B, parts, P)."""
+    return (torch.arange(logits.shape[0] * logits[0, 0].numel()) % CLASSES).view(logits.shape[0], *logits.shape[2:])
+
+
+def _clouds(count: int, size: int, seed: int = 0) -> Tensor:
+    """Blobs of two scales (B, P, 3): uneven, so that neighbourhoods, cells and voxels differ."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, size, 3, generator=generator)
+    points[:, ::3] *= 0.25
+    return points / points.norm(dim=2).amax(dim=1)[:, None, None]
+
+
+def _smaller(config: TrialConfig) -> TrialConfig:
+    """Few tokens of small neighbourhoods, from fewer points; everything else as it is."""
+    dataset = dataclasses.replace(config.dataset, num_points=POINTS, presample=POINTS)
+    parts: dict[str, Any] = {"dataset": dataset}
+    for name in ("tokenizer", "network", "backbone", "method"):
+        part = getattr(config, name)
+        if part is not None:
+            known = {f.name for f in dataclasses.fields(part)}
+            parts[name] = dataclasses.replace(part, **{k: v for k, v in SMALL.items() if k in known})
+    return dataclasses.replace(config, **parts)
+
+
+def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model, and the names of the backbone's own tensors that would train though the method does not say so."""
+    torch.manual_seed(0)
+    if config.backbone is None:
+        return build(config, CLASSES), ()
+    backbone = frozen_backbone(config.backbone)
+    own = list(backbone.named_parameters())
+    model = PointModel(config, CLASSES, backbone=backbone)
+    # The final norm trains in every model; a class token becomes the model's own.
+    allowed = ("norm.", "cls_token", "cls_position")
+    thawed = [
+        name for name, tensor in own
+        if tensor.requires_grad and not name.startswith(allowed) and not model.method.thaws(name)
+    ]  # fmt: skip
+    return model, tuple(thawed)
+
+
+def frozen_backbone(config: Any) -> Backbone:
+    """The backbone with weights cut from the pool: matrices and tables of small numbers, norms about 1."""
+    with torch.device("meta"):
+        backbone: Backbone = registry.load("backbones", config.name)(config)
+    for owner in backbone.modules():
+        for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+            made = _values(tensor, f"{type(owner).__name__}.{name}")
+            if name in owner._parameters:
+                owner.register_parameter(name, nn.Parameter(made, requires_grad=False))
+            else:
+                owner.register_buffer(name, made)
+    for number, block in enumerate(backbone.blocks):
+        for name, tensor in block.named_parameters():
+            tensor.data = _values(tensor, f"{number}.{name}")
+    return backbone
+
+
+def _values(tensor: Tensor, name: str) -> Tensor:
+    """Numbers of standard deviation 0.02, about 1 for a norm's scale and else about 0; always the same for a name."""
+    if tensor.dtype == torch.long:
+        return torch.zeros(tensor.shape, dtype=torch.long)
+    pool, count = _pool(), tensor.numel()
+    at = zlib.crc32(name.encode()) % (len(pool) - count)
+    cut = pool[at : at + count].view(tensor.shape)
+    if tensor.dim() > 1:
+        return cut
+    # Of its own, for statistics change; they and a norm's scale lie about 1.
+    return cut + (1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0)
+
+
+@functools.cache
+def _pool() -> Tensor:
+    return 0.02 * torch.randn(POOL, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _draw_trained(model: nn.Module, look: int = 0) -> None:
+    """Moves every trained tensor by noise that depends on its name alone, at least 0.05, so that nothing is hidden by a zero."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + look)
+            size = 0.05 if parameter.dim() > 1 else 0.1
+            mean = 1.0 if bool((parameter == 1).all()) else 0.0
+            # A new tensor: a thawed one may still be a slice of the pool.
+            parameter.data = mean + size * torch.randn(parameter.shape, generator=generator)

@@ -1,0 +1,1 @@
+"""Records -> tables in every format."""

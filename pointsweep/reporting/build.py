@@ -1,0 +1,373 @@
+"""Records -> Table -> text. The command: python -m pointsweep.tables SWEEP [--format F] [--source store|mlflow].
+
+--diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
+file with all that stands behind the table (bundle.py), which `python -m pointsweep.verify FILE` checks.
+
+A table is a function of a layout and records, whatever their order and wherever they were read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pointsweep.data.facts import COPIES_UNKNOWN
+from pointsweep.errors import BadStore, ConfigError, StoreFailed, unknown
+from pointsweep.reporting.bundle import bundle
+from pointsweep.reporting.compare import diff, recovered, why
+from pointsweep.reporting.footnotes import spread
+from pointsweep.reporting.formats import FORMATS, PROTOCOLS, render, render_here
+from pointsweep.reporting.html.evidence import Evidence, curves, gather
+from pointsweep.reporting.html.numbers import costs
+from pointsweep.reporting.html.page import page
+from pointsweep.reporting.stale import marked, remembered_changes
+from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.events import read_failure
+from pointsweep.results.record_index import sound_records, uncollected
+from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Record, layout_from_plan, value
+from pointsweep.statistics import adaptive_seeds as adaptive
+from pointsweep.statistics.paired_objects import correctness, effective_clouds, groups_of, model_tests, one_episode
+from pointsweep.statistics.seeds import Summary, Verdict, mean, ranking, summary, verdict, wilson
+from pointsweep.statistics.shapley import attribution
+from pointsweep.storage.base import Store, open_store, write_whole
+from pointsweep.sweep.published import mismatch
+from pointsweep.tracking.target import TrackerAway
+from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.console import encoding_of
+from pointsweep.utils.numbers import percent
+
+__all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
+
+log = logging.getLogger("pointsweep.tables")
+
+FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
+
+
+@uncollected()
+def build(
+    layout: Layout,
+    records: Mapping[str, Record],
+    failures: Mapping[str, str],
+    parameters: Mapping[str, Mapping[str, int]] | None = None,
+) -> Table:
+    """The table as far as it is filled. `parameters` counts arms that have no record yet, by key.
+
+    Raises ValueError if a record lacks the layout's protocol or metric.
+    """
+    layout, compared = adaptive.settle(layout, records)
+    why = adaptive.reasons(layout, compared)
+    here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
+    made_by = {key: tree(record) for key, record in here.items()}
+    trees = Counter(made_by.values())
+    # The code most trials were made by; of equally many, one that does not depend on the order of the records.
+    common = min(trees, key=lambda name: (-trees[name], name), default="")
+    others = {key: name for key, name in made_by.items() if name != common}
+    cells = tuple(_cell(layout, cell, here, failures, parameters or {}, others) for cell in layout.cells)
+    if why:
+        cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
+    steps, models = [], []
+    names = [" / ".join(row) for row in layout.rows]
+    for column in range(len(layout.columns)):
+        mine = [cell for cell in cells if cell.column == column]
+        ranked = ranking({cell.row: dict(cell.values) for cell in mine})
+        order = [names[row] for row, _ in ranked]
+        # Of seeds whose number was chosen by the values, the tests of neighbours would claim too much.
+        steps.append(() if layout.adaptive else tuple((names[row], step) for row, step in ranked))
+        trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
+        judged = layout.metric == "test/accuracy"  # what a record keeps object by object is of the test set
+        models.append(model_tests(order if judged else [], trials, layout.protocol))
+    versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
+    notes = (
+        *adaptive.notes(layout, compared),
+        *layout.notes,
+        *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
+        *_mixed_data(here),
+        *_without_checksum(here),
+        *_shares(layout, cells),
+    )
+    return Table(
+        layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
+        tuple(steps), notes, tuple(models), layout.per_hour,
+    )  # fmt: skip
+
+
+def _without_checksum(records: Mapping[str, Record]) -> list[str]:
+    """A note if records are so old that they carry no checksum: that nobody has edited them is not known."""
+    number = sum(record.schema < FIRST_WITH_CHECKSUM for record in records.values())
+    if not number:
+        return []
+    return [
+        f"unverified: {number} of {len(records)} records have no checksum (older version); python -m pointsweep.verify STORE checks"
+    ]
+
+
+def _mixed_data(records: Mapping[str, Record]) -> list[str]:
+    """A note for each data set whose files were others for some of the trials: one configuration, different content."""
+    # By identity first: records that were read together share their parts.
+    apart = {(id(record.config.get("dataset")), id(record.dataset)): record for record in records.values()}
+    contents: dict[str, set[str]] = {}
+    for record in apart.values():
+        name = json.dumps(record.config.get("dataset"), sort_keys=True)
+        contents.setdefault(name, set()).add(str(record.dataset.get("digest"))[:16])
+    found = sorted((sorted(digests), json.loads(name)) for name, digests in contents.items() if len(digests) > 1)
+    return [f"data changed between trials: {data['name']} has digests {', '.join(digests)}" for digests, data in found]
+
+
+def tree(record: Record) -> str:
+    """The digest of the code that made a record."""
+    return record.origin.get("tree", "unknown")
+
+
+def _cell(
+    layout: Layout,
+    cell: CellLayout,
+    records: Mapping[str, Record],
+    failures: Mapping[str, str],
+    parameters: Mapping[str, Mapping[str, int]],
+    others: Mapping[str, str],
+) -> TableCell:
+    """One cell; `others` names the code of the trials that were not made by the common one."""
+    found = {seed: records[key] for seed, key in cell.keys if key in records}
+    trials = list(found.values())
+    values = [value(record, layout.protocol, layout.metric) for record in trials]
+    by_seed = tuple(sorted(zip(found, values, strict=True)))
+    stats = summary(values) if values else None
+    mean, sd = (stats.mean, stats.sd) if stats else (None, None)
+    low, high, interval = _interval(stats, trials, layout)
+    counts = [record.parameters for record in trials] or [parameters[key] for _, key in cell.keys if key in parameters]
+    failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
+    marks = {mark for record in trials for mark in record.marks}
+    marks |= {f"made by other code: tree {others[key]}" for _, key in cell.keys if key in others}
+    unjudged = _unjudged(cell, trials, layout.metric)
+    judged = None if unjudged else _verdict(cell, values, trials, layout.protocol)
+    return TableCell(
+        cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, by_seed, cell.keys,
+        failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
+        tuple(sorted(marks)), optimism(trials, layout.metric), interval, judged, unjudged,
+    )  # fmt: skip
+
+
+def _interval(stats: Summary | None, found: Sequence[Record], layout: Layout) -> tuple[float | None, float | None, str]:
+    """The t-interval over seeds; of one seed, Wilson's over the test objects."""
+    if stats is None or stats.low is not None:
+        return (stats.low, stats.high, "seeds") if stats else (None, None, "")
+    if layout.metric != "test/accuracy" or not found[0].dataset.get("num_test") or one_episode(found[0]):
+        return None, None, ""
+    clouds = independent_clouds(found[0], layout.protocol)
+    return *wilson(stats.mean * clouds, clouds), "objects"
+
+
+def independent_clouds(record: Record, protocol: str) -> float:
+    """How many independent clouds carry as much as the test clouds: their number, or fewer where objects have several."""
+    groups = groups_of(record)
+    if groups is None:
+        return float(record.dataset["num_test"])
+    correct = correctness(record, protocol)
+    return float(groups.max() + 1) if correct is None else effective_clouds(correct, groups)
+
+
+def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
+    """Why finished trials are no attempt at the published value: other data, split, protocol or weights; empty if they are."""
+    if cell.published is None or cell.published.value is None or not found:
+        return ""
+    if metric != "test/accuracy":
+        return f"the table shows {metric}"
+    foreign = sorted({mark for record in found for mark in record.marks} - {"official program", COPIES_UNKNOWN})
+    if foreign:
+        return ", ".join(foreign)
+    about = sorted({mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""})
+    if about:
+        return about[0]
+    held = sorted({record.dataset.get("num_val") or 0 for record in found})
+    if held != [0]:
+        return f"{held[-1]:,} training objects were held out for validation"
+    sizes = {record.dataset.get("num_test") for record in found}
+    if len(sizes) != 1:
+        return "the trials have different numbers of test objects"
+    return "" if sizes.pop() else "the records do not say how many test objects there were"
+
+
+def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str) -> Verdict | None:
+    """On the published value; None without one, or without trials."""
+    if cell.published is None or cell.published.value is None or not found:
+        return None
+    clouds = mean([independent_clouds(record, protocol) for record in found])
+    return verdict(values, cell.published.value / 100, clouds)
+
+
+def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
+    """Of a factorial, a note for each column: what every component contributes."""
+    named = {row: factors for row, factors in enumerate(layout.factors) if factors}
+    notes = []
+    for column, title in enumerate(layout.columns):
+        arms = [(named[cell.row], dict(cell.values)) for cell in cells if cell.column == column and cell.row in named]
+        if any(values for _, values in arms):
+            notes.append(f"components, {title} (Shapley shares, 95 % t-interval over seeds): {_shares_of(arms)}")
+    return notes
+
+
+def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -> str:
+    try:
+        found = attribution(arms)
+    except ValueError as error:
+        return f"not to be had, {error}"
+    return ", ".join(f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items())
+
+
+def optimism(records: Sequence[Record], metric: str) -> float | None:
+    """How much choosing the epoch on the test set adds over the last epoch, in the mean.
+
+    None if the records do not tell, and for a metric of other clouds or a loss, which nobody chooses the epoch by.
+    """
+    if not metric.startswith("test/") or metric == "test/loss":
+        return None
+    try:
+        best, last = ([record.metrics[name][metric] for record in records] for name in ("best_test", "last"))
+    except KeyError:
+        return None
+    return mean(best) - mean(last) if records else None
+
+
+@uncollected()
+def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
+    return filled(store, read_layout(store, name))
+
+
+def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """A layout, and the records and failures that the store has of its trials."""
+    keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
+    records, damaged = sound_records(store, layout.name, keys)
+    failures: dict[str, str] = {}
+    for key in keys:
+        if key in damaged:
+            failures[key] = f"{DAMAGED}: {damaged[key]}"
+            log.warning("not in the table: %s", damaged[key])
+        elif key not in records:
+            reason = read_failure(store, key)
+            if reason:
+                failures[key] = reason
+    return layout, records, failures
+
+
+def read_layout(store: Store, name: str) -> Layout:
+    """The layout of a sweep in the store. Raises ValueError naming the sweeps there are, or the file that is damaged."""
+    file = f"sweeps/{name}/plan.json"
+    try:
+        return layout_from_plan(store.read(file))
+    except FileNotFoundError:
+        known = [entry.rstrip("/") for entry in store.list("sweeps")]
+        raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
+    except BadStore as error:
+        raise BadStore(f"{store.place(file)}: {error}; the sweep's command (python -m pointsweep.run) writes it anew") from error
+
+
+def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
+    """Writes the table in every format, and the report; what its cells cost beside it, as no two runs take the same time."""
+    for name, data in every_format(table).items():
+        store.write(f"sweeps/{table.name}/{name}", data)
+    store.write(f"sweeps/{table.name}/cost.json", (json.dumps(costs(table, records), indent=1) + "\n").encode())
+    report = page(table, records, curves(store, table), gather(store, table, records))
+    store.write(f"sweeps/{table.name}/report.html", report.encode())
+
+
+def every_format(table: Table) -> dict[str, bytes]:
+    """The table's files by name: table.txt, table.md and so on."""
+    made = {f"table.{ending}": render(table, form).encode() for ending, form in FILES.items()}
+    return {**made, "table.html": page(table, {}, {}).encode()}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = command_parser("pointsweep.tables", "Prints a sweep's table from what is finished.", "[-h] [--version] [OPTIONS] SWEEP")
+    made.add_argument("sweep", help="a sweep's name, or its file")
+    made.add_argument("--format", choices=[*FORMATS, "html"], default="text", metavar="F", help=f"{', '.join(FORMATS)} or html")
+    made.add_argument("--protocol", choices=list(PROTOCOLS), metavar="P", help="epoch that counts (default: the file's)")
+    made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
+    made.add_argument("--source", choices=["store", "mlflow"], default="store", metavar="S", help="read the store, or MLflow alone")
+    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
+    made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
+    made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")
+    made.add_argument("--bundle", metavar="FILE", help="write table, configs, predictions and checksums into one file")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 if a table was printed, 2 if there is none."""
+    args = parser().parse_args(arguments)
+    try:
+        store = open_store(args.store)
+        layout, records, failures = _source(args, store)
+        layout = replace(layout, protocol=args.protocol or layout.protocol)
+        if not args.bundle:  # what is shown to others is compared with no machine's data
+            layout, records = compared(layout, records)
+        table = build(layout, records, failures)
+        if args.bundle:
+            write_whole(Path(args.bundle), bundle(store, layout, table, (records, failures), every_format(table)))
+            check = shlex.join(["python", "-m", "pointsweep.verify", args.bundle])
+            print(f"{args.bundle}: written; {check} checks it")
+            return 0
+        if args.diff or args.why:
+            sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
+            return 0
+    except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
+        print(error, file=sys.stderr)
+        return 2
+    here = args.format == "html" and args.source == "store"
+    histories, evidence = (curves(store, table), gather(store, table, records)) if here else ({}, Evidence())
+    sys.stdout.write(page(table, records, histories, evidence) if args.format == "html" else printed(table, args.format))
+    return 0
+
+
+def printed(table: Table, form: str) -> str:
+    """Return the table in one of FORMATS for standard output, whatever its width and encoding."""
+    if form == "text":
+        return render_here(table)
+    made = render(table, form)
+    if form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
+        return json.dumps(json.loads(made), sort_keys=True, indent=1) + "\n"
+    return made
+
+
+def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dict[str, Record]]:
+    """Mark records whose data or weights are known to have changed on this machine; a note names what nobody has compared.
+
+    Where the data are not here there is nothing to say.
+    """
+    changes, unseen = remembered_changes(records)
+    if unseen:
+        note = f"not compared with the {', '.join(unseen)} of this machine; run FILE --plan does"
+        layout = replace(layout, notes=(*layout.notes, note))
+    return layout, marked(records, changes)
+
+
+def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """The table of a name as the store or MLflow has it; of a file its own, whatever was run under its name."""
+    name, own = args.sweep, None
+    if Path(name).suffix in (".yaml", ".yml"):
+        from pointsweep.sweep.definition import taken
+        from pointsweep.sweep.sweep import load
+
+        sweep = load(name)
+        name = sweep.name
+        if sweep.search is None:
+            own = sweep.layout()
+        else:
+            other = taken(sweep, store)
+            if other is not None:
+                raise ValueError(other)
+    if args.source == "store":
+        known = own is not None and (store.exists(f"sweeps/{name}/plan.json") or filled(store, own)[1])
+        return filled(store, own) if known and own is not None else read(store, name)
+    from pointsweep.tracking import reader as tracked
+    from pointsweep.tracking.mirroring import tracking_uri
+
+    layout, records, failures = tracked.read_table(tracking_uri(args.tracking_uri, store), name)
+    return own or layout, records, failures

@@ -1,0 +1,71 @@
+"""What is printed: a table and its cells, as plain values. `tables.py` builds it, `render.py` and `report.py` show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pointsweep.results.records import Published
+from pointsweep.statistics.paired_objects import ModelTest
+from pointsweep.statistics.seeds import Difference, Verdict
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One cell. `values` holds (seed, value) of the finished trials, `failures` (seed, reason) of those that failed."""
+
+    row: int
+    column: int
+    mean: float | None
+    sd: float | None
+    n: int
+    expected: int
+    low: float | None
+    high: float | None
+    values: tuple[tuple[int, float], ...]
+    keys: tuple[tuple[int, str], ...]
+    failures: tuple[tuple[int, str], ...] = ()
+    parameters: Mapping[str, int] | None = None
+    published: Published | None = None
+    excluded: str | None = None
+    marks: tuple[str, ...] = ()
+    optimism: float | None = None  # mean of best_test minus mean of last
+    interval: str = ""  # what `low` and `high` are: "seeds" (t-interval of the mean), "objects" (Wilson, of one seed) or nothing
+    verdict: Verdict | None = None  # on the published value
+    unjudged: str = ""  # why there is no verdict on the published value
+    stopped: str = ""  # of adaptive seeds: why there are so many
+
+    @property
+    def status(self) -> str:
+        """complete, incomplete, failed or excluded."""
+        if self.excluded is not None:
+            return "excluded"
+        if self.failures:
+            return "failed"
+        return "complete" if self.n == self.expected else "incomplete"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is printed. `steps` ranks the rows of every column: (row, difference to the next row or None)."""
+
+    name: str
+    title: str
+    metric: str
+    protocol: str
+    row_headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    columns: tuple[str, ...]
+    cells: tuple[TableCell, ...]
+    steps: tuple[tuple[tuple[str, Difference | None], ...], ...]  # one entry a column
+    notes: tuple[str, ...] = ()
+    models: tuple[tuple[ModelTest, ...], ...] = ()  # one entry a column: the rows in that order, object by object
+    per_hour: float | None = None  # the price of an hour of one device
+
+    def cell(self, row: int, column: int) -> TableCell:
+        """The cell at a place."""
+        return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+
+    def place(self, cell: TableCell) -> str:
+        """ "row / column" of a cell."""
+        return " / ".join((*self.rows[cell.row], self.columns[cell.column]))

@@ -1,0 +1,1 @@
+"""Record, trial directory, history, index."""

@@ -1,0 +1,90 @@
+"""A trial's history as lines: one checksummed event each. And what they say of a trial, in any store."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pointsweep.errors import BadRecord, NotAFile
+from pointsweep.results.record_index import read_record
+from pointsweep.storage.base import Store
+
+Event = dict[str, Any]
+
+
+def epochs_of(events: Sequence[Event]) -> list[Event]:
+    """The epoch events among a history's, each epoch once, in order."""
+    found = [event for event in events if event["type"] == "epoch"]
+    # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
+    return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
+
+
+def device_s(epochs: Sequence[Event]) -> float:
+    """Seconds of epochs times the devices that each had; epochs of older versions had one."""
+    return math.fsum(event["device_s"] if "device_s" in event else event["seconds"] for event in epochs)
+
+
+def to_line(event: Mapping[str, Any]) -> bytes:
+    """An event as it stands in a history: with its checksum."""
+    body = json.dumps(event, sort_keys=True, separators=(",", ":"))
+    return f'{{"crc":"{zlib.crc32(body.encode()):08x}","event":{body}}}\n'.encode()
+
+
+def parse(data: bytes) -> tuple[list[Event], int]:
+    """The events up to the first line that is torn or does not match its checksum, and the number of sound bytes."""
+    events: list[Event] = []
+    good = 0
+    for line in data.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
+            sound = line.endswith(b"\n") and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
+            sound = sound and isinstance(entry["event"], dict) and isinstance(entry["event"].get("type"), str)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            break
+        events.append(entry["event"])
+        good += len(line)
+    return events, good
+
+
+def trial_status(store: Store, key: str) -> str:
+    """finished, damaged (it has a record that cannot be believed), resumable, failed or new."""
+    try:
+        read_record(store, key)
+        return "finished"
+    except FileNotFoundError:
+        return unfinished_status(store, key)
+    except BadRecord:
+        return "damaged"
+
+
+def unfinished_status(store: Store, key: str) -> str:
+    """What a trial without a record is: resumable, failed or new."""
+    if read_failure(store, key) is not None:
+        return "failed"
+    return "resumable" if store.exists(f"trials/{key}/checkpoint.safetensors") else "new"
+
+
+def read_failure(store: Store, key: str) -> str | None:
+    """Why a trial's last attempt failed; None if it did not."""
+    events = read_events(store, key)
+    return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
+
+
+def read_failure_kind(store: Store, key: str) -> str:
+    """The class of a trial's last failure; "" if it did not fail."""
+    events = read_events(store, key)
+    return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
+
+
+def read_events(store: Store, key: str) -> list[Event]:
+    """All events of a trial in any store; none if it was not begun."""
+    try:
+        return parse(store.read(f"trials/{key}/history.jsonl"))[0]
+    except (FileNotFoundError, NotAFile):
+        return []

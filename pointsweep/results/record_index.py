@@ -1,0 +1,366 @@
+"""The records of a sweep, read fast: sweeps/<name>/records.index holds those of a large sweep in one file of columns.
+
+The index is only a copy; the trials' folders are the truth. Of each record it keeps the stamp of the file that it was read from
+(inode, size, times), every file is looked at again, and what differs is read from its folder. So a table never shows what a folder no
+longer holds. As in git's index, a file so young that a later write could leave its stamp the same is not entered. An index that is
+missing, damaged, of other fields, or cannot be written costs time, nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import gc
+import json
+import marshal
+import os
+import stat
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointsweep.errors import BadRecord, BadStore, LaterRecord, NotAFile
+from pointsweep.results.records import FIELDS, Record, files_problem, from_json
+from pointsweep.storage.base import FileStore, Store, reading
+
+FEW = 500  # records: up to as many are as fast read one by one
+MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
+THREADS = 16
+STALE = 0.02  # share of the records that are not in the index, from which on it is written anew
+REMEDY = "the sweep's command, run again, sets it aside and trains the trial again"
+YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
+FORMAT = 4
+SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")  # the same for many: each value is kept once
+NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")  # as arrays, which are read faster than text
+
+Stamp = tuple[int, int, int, int]  # inode, size, modified, changed (ns)
+Entries = dict[str, tuple[Stamp, Record]]
+Shape = str | tuple[tuple[str, "Shape"], ...]
+
+
+def read_record(store: Store, key: str) -> Record:
+    """The record of a finished trial. Raises BadStore naming the file, BadRecord if it is not whole, FileNotFoundError."""
+    name = f"trials/{key}/record.json"
+    try:
+        data = store.read(name)
+    except NotAFile as error:
+        raise BadRecord(f"{store.url}, {name}: no file is in its place") from error
+    return _record(store, key, data)
+
+
+def sound_record(store: Store, key: str) -> Record | None:
+    """The record of a finished trial; None if there is none, or none that can be believed."""
+    try:
+        return read_record(store, key)
+    except (FileNotFoundError, BadRecord):
+        return None
+
+
+def _record(store: Store, key: str, data: bytes) -> Record:
+    try:
+        record = from_json(data, key)
+        problem = files_problem(record, _sizes_in(store, key))
+        if problem:
+            raise BadRecord(problem)
+    except BadStore as error:  # the class stays: a record of a later version is not a damaged one
+        raise type(error)(f"{store.url}, trials/{key}/record.json: {error}") from error
+    return record
+
+
+def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
+    """How many bytes a file of a trial has; None if it is not there."""
+    if not isinstance(store, FileStore):
+        return store.sizes(f"trials/{key}").get
+    folder = _path(store, key).removesuffix("record.json")
+
+    def size(name: str) -> int | None:
+        try:
+            found = os.stat(folder + name)  # noqa: PTH116 - half the time of pathlib's
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    return size
+
+
+def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Record]:
+    """The records of those trials that have one, as their folders hold them now. Raises BadStore naming a file that is none."""
+    records, damaged = sound_records(store, sweep, keys)
+    for problem in damaged.values():
+        raise BadRecord(problem)
+    return records
+
+
+def sound_records(store: Store, sweep: str, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    """The records that can be believed, as their folders hold them now; and what is wrong with the others, by key.
+
+    Raises BadStore for a file that may not be read.
+    """
+    if not isinstance(store, FileStore) or len(keys) <= FEW:
+        return _read_singly(store, keys)
+    stamps, known = _stamps(store, keys), _load(store, sweep)
+    found = {key: known[key][1] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
+    damaged = _at_odds(store, found)
+    stale = [key for key in stamps if key not in found]
+    # Before the files are looked at once more: what is written from here on is younger.
+    now = _clock(store, sweep) if len(stale) > STALE * len(stamps) else None
+    if now is not None:
+        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(store, stale)
+    fresh, wrong = _read_all(store, stale)
+    found |= fresh
+    damaged |= wrong
+    if now is not None:
+        settled = {key: (stamps[key], found[key]) for key in found if key in stamps and stamps[key][3] < now - YOUNG_NS}
+        with suppress(OSError):
+            store.write(_name(sweep), _dump(settled))
+    records = {key: found[key] for key in keys if key in found and key not in damaged}
+    return records, damaged
+
+
+def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    records: dict[str, Record] = {}
+    damaged: dict[str, str] = {}
+    for key in keys:
+        try:
+            records[key] = read_record(store, key)
+        except FileNotFoundError:
+            continue
+        except (BadRecord, LaterRecord) as error:
+            damaged[key] = _with_remedy(error)
+    return records, damaged
+
+
+def _with_remedy(error: BadStore) -> str:
+    """What is wrong with a record, and what mends it: of a later version's record its own words say it."""
+    return f"{error}; {REMEDY}" if isinstance(error, BadRecord) else str(error)
+
+
+def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
+    """What is wrong beside records that have not changed since they were read: the files that they name may have."""
+    wrong = {}
+    for key, record in records.items():
+        problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
+        if problem:
+            wrong[key] = f"{store.url}, trials/{key}/record.json: {problem}; {REMEDY}"
+    return wrong
+
+
+def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    """The records that are there, one may have been deleted just now, and what is wrong with damaged ones."""
+
+    def read(part: Sequence[str]) -> list[bytes | BadRecord | None]:
+        return [_bytes_or_problem(store, key) for key in part]
+
+    if len(keys) <= MANY:
+        data = read(keys)
+    else:
+        parts = [keys[at : at + MANY // 8] for at in range(0, len(keys), MANY // 8)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            data = [each for part in pool.map(read, parts) for each in part]
+    records: dict[str, Record] = {}
+    damaged: dict[str, str] = {}
+    for key, each in zip(keys, data, strict=True):
+        if isinstance(each, BadRecord):
+            damaged[key] = _with_remedy(each)
+        elif each is not None:
+            try:
+                records[key] = _record(store, key, each)
+            except (BadRecord, LaterRecord) as error:
+                damaged[key] = _with_remedy(error)
+    return records, damaged
+
+
+def _bytes_or_problem(store: FileStore, key: str) -> bytes | BadRecord | None:
+    path = _path(store, key)
+    try:
+        with reading(Path(path)):
+            return _bytes(path)
+    except NotAFile:
+        return BadRecord(f"{store.url}, trials/{key}/record.json: no file is in its place")
+
+
+def _path(store: FileStore, key: str) -> str:
+    """Of ten thousand names each is put together by hand; one that could lead out of the store is for `path` to refuse."""
+    return f"{store.root}/trials/{key}/record.json" if key.isalnum() else str(store.path(f"trials/{key}/record.json"))
+
+
+def _bytes(path: str) -> bytes | None:
+    try:
+        # Without waiting: whoever opens a pipe to read it waits for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotAFile(path)
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _name(sweep: str) -> str:
+    return f"sweeps/{sweep}/records.index"
+
+
+def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
+    """Of every record that there is."""
+    found = {}
+    for key in keys:
+        try:
+            seen = os.stat(_path(store, key))  # noqa: PTH116 - half the time of pathlib's
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise BadStore(f"the store cannot be read: {error.strerror}: {_path(store, key)}") from error
+            found[key] = (0, 0, 0, 0)  # a link to itself: the reading that follows says so
+            continue
+        found[key] = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    return found
+
+
+def _clock(store: FileStore, sweep: str) -> int | None:
+    """The time (ns) by the clock that stamps the files: a file server's may be another than ours. None if nothing can be written."""
+    with suppress(OSError), tempfile.TemporaryFile(dir=store.path(f"sweeps/{sweep}")) as file:
+        return os.fstat(file.fileno()).st_ctime_ns
+    return None
+
+
+# The file: a line with a checksum, then one line of columns
+
+
+def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
+    records = [record for _, record in entries.values()]
+    columns: dict[str, Any] = {"key": list(entries), "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True))}
+    for name in FIELDS:
+        values = [getattr(record, name) for record in records]
+        way = _shared if name in SHARED else _numbers if name in NUMBERS else _configs if name == "config" else list
+        columns[f"field.{name}"] = way(values)
+    body = json.dumps(columns, separators=(",", ":"), allow_nan=False).encode()
+    head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
+    return json.dumps(head).encode() + b"\n" + body
+
+
+def _shared(values: Sequence[Any]) -> dict[str, list[Any]]:
+    """Each value once, and for every record which one it has."""
+    numbers: dict[bytes, int] = {}
+    kept: list[Any] = []
+    codes = [_code(numbers, kept, value) for value in values]
+    return {"values": kept, "codes": codes}
+
+
+def _code(numbers: dict[bytes, int], kept: list[Any], value: Any) -> int:
+    # Tells 1, 1.0 and True apart, in a tenth of the time of JSON. Nothing is ever read back from it.
+    number = numbers.setdefault(marshal.dumps(value, 2), len(kept))
+    if number == len(kept):
+        kept.append(value)
+    return number
+
+
+def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Of trials that differ in a part or two, and in their seeds: each part once, each combination of parts once."""
+    numbers: dict[bytes, int] = {}
+    parts: list[Any] = []
+    seedless = [
+        {name: _code(numbers, parts, part) for name, part in config.items() if name != "seed" or part is None} for config in configs
+    ]
+    return {"parts": parts, **_shared(seedless), "seeds": [config.get("seed") for config in configs]}
+
+
+def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """The inverse of `_configs`. Records that share a part share one object."""
+    parts = column["parts"]
+    whole = [{name: parts[number] for name, number in value.items()} for value in column["values"]]
+    pairs = zip(column["codes"], column["seeds"], strict=True)
+    return [whole[code] if seed is None else {**whole[code], "seed": seed} for code, seed in pairs]
+
+
+def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
+    """Mappings of numbers, or numbers: each shape once, and the numbers of all values of a shape as one array."""
+    rows: dict[Shape, list[list[Any]]] = {}
+    shapes = []
+    for value in values:
+        numbers: list[Any] = []
+        shapes.append(_shape(value, numbers))
+        rows.setdefault(shapes[-1], []).append(numbers)
+    if not all(map(_exact, rows.values())):
+        return {"plain": list(values)}
+    arrays = [base64.b64encode(np.array(found, "<f8").T.tobytes()).decode() for found in rows.values()]  # (places, values) each
+    codes = {shape: code for code, shape in enumerate(rows)}
+    return {"shapes": list(rows), "codes": [codes[shape] for shape in shapes], "arrays": arrays}
+
+
+def _shape(value: Any, numbers: list[Any]) -> Shape:
+    """What a value is without its numbers, which go to `numbers`: the type of a number, or names with what each of them is."""
+    if isinstance(value, dict):
+        return tuple([(name, _shape(part, numbers)) for name, part in value.items()])
+    numbers.append(value)
+    return type(value).__name__
+
+
+def _exact(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether floats hold all of the numbers to the last bit, and nothing else is among them."""
+    return all(type(each) is float or (type(each) is int and abs(each) < 2**53) for row in rows for each in row)
+
+
+def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
+    """The inverse of `_numbers`."""
+    if "plain" in column:
+        return column["plain"]
+    each = []
+    for code, (shape, array) in enumerate(zip(column["shapes"], column["arrays"], strict=True)):
+        count = column["codes"].count(code)
+        numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)  # (places, values)
+        each.append(iter(_filled(shape, iter(numbers), count)))
+    return [next(each[code]) for code in column["codes"]]
+
+
+def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
+    """The values of one shape; `numbers` (count,) of each place."""
+    if isinstance(shape, str):
+        found: list[float] = next(numbers).astype(shape).tolist()
+        return found
+    names = [name for name, _ in shape]
+    parts = [_filled(part, numbers, count) for _, part in shape]
+    return list(map(dict, map(zip, repeat(names), zip(*parts, strict=True)))) if parts else [{} for _ in range(count)]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's search for cycles, which takes as long as the reading while a hundred thousand plain values come up."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load(store: Store, sweep: str) -> Entries:
+    """What the index holds; nothing if it is none, damaged, or of another version."""
+    try:
+        data = store.read(_name(sweep))
+        end = data.find(b"\n")
+        body = memoryview(data)[end + 1 :]  # no copy of so many megabytes
+        if json.loads(data[: max(end, 0)]) != {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}:
+            return {}
+        columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
+    except (FileNotFoundError, ValueError, RecursionError):  # BadStore among them: a folder, or not to be read
+        return {}
+    for name in SHARED:
+        column = columns[f"field.{name}"]
+        if name == "marks":
+            column["values"] = [tuple(value) for value in column["values"]]
+        columns[f"field.{name}"] = [column["values"][code] for code in column["codes"]]
+    for name in NUMBERS:
+        columns[f"field.{name}"] = _numbered(columns[f"field.{name}"])
+    columns["field.config"] = _joined(columns["field.config"])
+    records = map(Record, *(columns[f"field.{name}"] for name in FIELDS))
+    stamps = zip(*columns["stamp"], strict=True)
+    return dict(zip(columns["key"], zip(stamps, records, strict=True), strict=True))

@@ -1,0 +1,252 @@
+"""Where a trial works: its folder in a store on a disk, or, for a store on S3, a folder of this node that a thread copies there.
+
+On S3 the store is the truth and the node's folder a working copy. What is uploaded is complete at any moment: the history goes
+before its checkpoint (a resume drops the epochs that no checkpoint covers), everything else before the record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pointsweep.errors import BadStore
+from pointsweep.results.record_index import read_record
+from pointsweep.results.records import HISTORY, WEIGHTS, Record
+from pointsweep.results.records import PREDICTIONS as PREDICTIONS
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore, Store, write_whole
+from pointsweep.storage.lease import LeaseLost
+from pointsweep.storage.s3 import S3Store
+from pointsweep.storage.s3_lease import S3Lease, s3_leased
+from pointsweep.utils.array_cache import cache_folder
+
+log = logging.getLogger("pointsweep.workdir")
+
+CHECKPOINT, RECORD, LEASE = "checkpoint.safetensors", "record.json", "lease.json"
+UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
+OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
+PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
+FLUSH_ATTEMPTS = 20  # at a trial's end, before its upload is given up
+
+
+def work_folder(store: Store, key: str) -> TrialFolder:
+    """The folder in which a trial is worked on: that of the store, or of this node for a store on S3."""
+    if isinstance(store, FileStore):
+        return TrialFolder(store.path(f"trials/{key}"))
+    place = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    return TrialFolder(cache_folder() / "trials" / place / key)
+
+
+def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
+    """A trial's folder for readers: that of the store, or a copy made just now of the `files` (history and record) in one on S3."""
+    folder = work_folder(store, key)
+    if isinstance(store, FileStore):
+        return folder
+    # Beside the working copy, which somebody may hold.
+    copy = Copy(store, TrialFolder(folder.path.parent / "read" / key))
+    copy.take(*(files or (HISTORY, RECORD)))
+    copy.folder.partial = True
+    return copy.folder
+
+
+class Copy:
+    """A trial's folder on this node and in its store. With a store on a disk they are one, and nothing here does anything."""
+
+    def __init__(self, store: Store, folder: TrialFolder) -> None:
+        self.store, self.folder = store, folder
+        self.remote = not isinstance(store, FileStore)
+        self.sent: dict[str, tuple[int, int]] = {}  # name -> (mtime, size) as it was uploaded
+        self.changed = threading.Condition()
+        self.dirty = self.ended = False
+        self.busy = threading.Lock()
+        self.thread: threading.Thread | None = None
+        self.behind_since: float | None = None
+        self.lease: S3Lease | None = None
+
+    @contextmanager
+    def hold(self, wait_s: float) -> Iterator[None]:
+        """Holds the trial over all nodes: in a store on S3 by its lease there, on a disk by the folder's own. Raises Held."""
+        if not isinstance(self.store, S3Store):
+            yield
+            return
+        with s3_leased(self.store, self.name(LEASE), wait_s) as self.lease:
+            try:
+                yield
+            finally:
+                self.lease = None
+        with suppress(BadStore):
+            if self.finished():  # whoever takes it now finds the record
+                self.store.delete(self.name(LEASE))
+
+    def name(self, file: str) -> str:
+        """A file's name in the store."""
+        return f"trials/{self.folder.path.name}/{file}"
+
+    def finished(self) -> bool:
+        """Whether the store has the trial's record."""
+        return self.store.exists(self.name(RECORD))
+
+    def record(self) -> Record | None:
+        """The trial's record in the store, else None. Raises BadRecord if it cannot be believed."""
+        try:
+            return read_record(self.store, self.folder.path.name)
+        except FileNotFoundError:
+            return None
+
+    def set_record_aside(self) -> None:
+        """Moves a record that cannot be believed, with what belongs to it, to other names of the trial's folder in the store."""
+        names = set(self.store.list(f"trials/{self.folder.path.name}"))
+        number = 1
+        while f"{RECORD}.damaged-{number}" in names:
+            number += 1
+        for file in (RECORD, HISTORY, PREDICTIONS, WEIGHTS):
+            data = self._read(file)
+            if data is not None:
+                self.store.write(self.name(f"{file}.damaged-{number}"), data)
+        for file in (RECORD, PREDICTIONS, WEIGHTS):
+            self.store.delete(self.name(file))
+        log.warning("%s: set aside as %s.damaged-%d; the trial is trained again", self.name(RECORD), RECORD, number)
+
+    def fetch(self) -> None:
+        """Takes history and checkpoint from the store, unless what lies here is their continuation (a process was killed)."""
+        if not self.remote:
+            return
+        marker, mine = self.folder.path / UPLOADED, self.folder.path / HISTORY
+        if not marker.exists() and mine.is_file():
+            history = self._read(HISTORY)
+            if history and mine.read_bytes().startswith(history):
+                return
+        self.take(HISTORY, CHECKPOINT)
+        marker.unlink(missing_ok=True)
+
+    def take(self, *files: str) -> None:
+        """Replaces whatever lies here by some of the store's files."""
+        for path in self._files():
+            path.unlink()
+        for file in files:
+            data = self._read(file)
+            if data is not None:
+                write_whole(self.folder.path / file, data)
+
+    def _read(self, file: str) -> bytes | None:
+        try:
+            return self.store.read(self.name(file))
+        except FileNotFoundError:
+            return None
+
+    def poke(self) -> None:
+        """Something new stands in the folder. It is uploaded in the background; what comes faster than that goes together.
+
+        Raises LeaseLost once it is known that another process has taken the trial over.
+        """
+        if not self.remote:
+            return
+        if self.lease is not None and self.lease.lost:
+            self.lease.check()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._run, name="store-upload", daemon=True)
+            self.thread.start()
+        with self.changed:
+            self.dirty = True
+            self.behind_since = self.behind_since or time.monotonic()
+            self.changed.notify()
+
+    def lag_s(self) -> float:
+        """Since when something waits to be uploaded; 0 if nothing does."""
+        since = self.behind_since
+        return time.monotonic() - since if since is not None else 0.0
+
+    def flush(self) -> None:
+        """Returns when the store has all that stands in the folder. Raises BadStore if it stays away."""
+        for attempt in range(1, FLUSH_ATTEMPTS + 1):
+            try:
+                self.upload()
+                return
+            except BadStore:
+                if attempt == FLUSH_ATTEMPTS:
+                    raise
+                threading.Event().wait(PAUSE_S)
+
+    def close(self) -> None:
+        """Ends the thread and sends the rest. Raises BadStore."""
+        if not self.remote:
+            return
+        with self.changed:
+            self.ended = True
+            self.changed.notify()
+        if self.thread is not None:
+            self.thread.join()
+        self.flush()
+
+    def _run(self) -> None:
+        warned = False
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.dirty or self.ended)
+                if self.ended:
+                    return
+                self.dirty = False
+            try:
+                self.upload()
+                warned = False
+                with self.changed:
+                    self.behind_since = time.monotonic() if self.dirty else None
+            except LeaseLost:  # the trial is told at its next epoch
+                return
+            except (BadStore, OSError) as error:  # the store's trouble is not the trial's until its end
+                if not warned:
+                    log.warning("%s; training goes on, the upload is tried again", error)
+                    warned = True
+                with self.changed:
+                    self.dirty = True
+                    self.changed.wait_for(lambda: self.ended, timeout=PAUSE_S)
+
+    def upload(self) -> None:
+        """Sends what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore, LeaseLost."""
+        if not self.remote:
+            return
+        with self.busy:
+            # What is there once the record is seen belongs to it; what comes later waits for the next time.
+            record = (self.folder.path / RECORD).is_file()
+            # A checkpoint is read before the history: of an epoch it holds, the line is then there or in the checkpoint itself.
+            checkpoint = self._new(CHECKPOINT)
+            for path in self._files():
+                if path.name not in (HISTORY, CHECKPOINT, RECORD):
+                    self._send(path.name, self._new(path.name))
+            self._send(HISTORY, self._new(HISTORY))
+            self._send(CHECKPOINT, checkpoint)
+            if record:
+                self._send(RECORD, self._new(RECORD))
+                self.store.delete(self.name(CHECKPOINT))
+                (self.folder.path / UPLOADED).touch()
+
+    def _new(self, file: str) -> tuple[tuple[int, int], bytes] | None:
+        """A file's mark and content, if they are not in the store yet."""
+        try:
+            with (self.folder.path / file).open("rb") as opened:
+                # Before the content: what is appended while it is read is found new again the next time.
+                stat = os.fstat(opened.fileno())
+                mark = (stat.st_mtime_ns, stat.st_size)
+                return None if self.sent.get(file) == mark else (mark, opened.read())
+        except FileNotFoundError:
+            return None
+
+    def _send(self, file: str, new: tuple[tuple[int, int], bytes] | None) -> None:
+        if new is not None:
+            mark, data = new
+            if self.lease is not None:
+                self.lease.check()
+            self.store.write(self.name(file), data)
+            self.sent[file] = mark
+
+    def _files(self) -> list[Path]:
+        if not self.folder.path.is_dir():
+            return []
+        found = [path for path in self.folder.path.iterdir() if path.is_file()]
+        return sorted(path for path in found if path.name not in OWN and path.suffix != ".tmp")

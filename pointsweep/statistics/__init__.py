@@ -1,0 +1,1 @@
+"""Tests over seeds and objects, sequential rule, Shapley shares, power."""

@@ -1,0 +1,380 @@
+"""Bytes under a name, written whole. Names are relative paths such as trials/<key>/record.json."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import logging
+import os
+import re
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+from pointsweep.errors import BadStore, NotAFile, StoreFailed
+from pointsweep.utils import fault_injection as faults
+
+if TYPE_CHECKING:
+    from pointsweep.storage.s3 import S3Store
+
+log = logging.getLogger("pointsweep.store")
+
+MARKER = "pointsweep-store.json"  # written when a store is created: what has none is not a store
+MARKER_KIND = "pointsweep store"
+STORE_FORMAT = 1
+TOP_FOLDERS = ("trials", "sweeps", "ray", "launches", "mlartifacts")
+
+
+class Store(Protocol):
+    """What the rest of the package asks of a store."""
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes to open this store again."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes under `name`. Raises FileNotFoundError."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces the bytes under `name`; a reader sees all of the old or all of the new ones."""
+
+    def list(self, prefix: str) -> list[str]:
+        """The sorted names directly below a folder, folders with a slash at their end; empty if there is none."""
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Names of the files directly below a folder with their sizes in bytes; empty if there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there are bytes under `name`."""
+
+    def delete(self, name: str) -> None:
+        """Removes the bytes under `name`, if any."""
+
+    def place(self, name: str) -> str:
+        """Where a person finds `name`: a path, or an address."""
+
+
+class FileStore:
+    """A folder, on a disk that every node of the sweep sees."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def path(self, name: str) -> Path:
+        """Where `name` lies. Raises ValueError for a name that could lead out of the store."""
+        return self.root.joinpath(*parts_of(name))
+
+    def place(self, name: str) -> str:
+        return str(self.path(name))
+
+    def read(self, name: str) -> bytes:
+        """The bytes under `name`. Raises FileNotFoundError, and BadStore for what is there and cannot be read."""
+        return read_file(self.path(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.path(name)
+        make_room(path)
+        write_whole(path, data)
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self.path(prefix)
+        names = []
+        with reading(folder):
+            try:
+                entries = os.scandir(folder)
+            except FileNotFoundError:
+                return []
+            with entries:
+                for entry in entries:
+                    if not entry.name.endswith(".tmp"):
+                        names.append(entry.name + "/" * entry.is_dir())
+        return sorted(names)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        folder = self.path(prefix)
+        found = {}
+        with reading(folder):
+            try:
+                entries = os.scandir(folder)
+            except FileNotFoundError:
+                return {}
+            with entries:
+                for entry in entries:
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
+        return found
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def delete(self, name: str) -> None:
+        path = self.path(name)
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+def parts_of(name: str) -> list[str]:
+    """A name's parts. Raises ValueError for one that could lead out of a store."""
+    parts = name.split("/") if name else []
+    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        raise ValueError(f"store: bad name {name!r}; allowed are relative names without '.', '..' or backslashes")
+    return parts
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes beside, flushes to the disk, renames: after a crash there is the old file or the new one."""
+    way = faults.due(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, file = create_beside(path)
+        try:
+            with file:
+                faults.put(file, data, path, way)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    faults.done(way)
+
+
+def free_name(path: Path) -> Path:
+    """Where something damaged is kept: record.json.damaged-1, or the first number that is free."""
+    number = 1
+    while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    return path.with_name(f"{path.name}.damaged-{number}")
+
+
+def make_room(path: Path) -> None:
+    """Renames a folder that is in the place of a file of the store, and says so: a file cannot replace it."""
+    if path.is_symlink() or not path.is_dir():
+        return
+    aside = free_name(path)
+    with writing(path):
+        path.rename(aside)
+    log.warning("%s: a folder was in the place of this file; it is %s now", path, aside.name)
+
+
+def create_beside(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new temporary file in the folder of `path`, open for writing. Its mode follows the umask, unlike mkstemp's."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    return temporary, os.fdopen(os.open(temporary, flags, 0o666), "wb")
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """A lock file, created where there is none. A link is refused, and what the file holds is not cut off."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+
+
+def open_append(path: Path) -> IO[bytes]:
+    """A file that lines are added to, created where there is none. A link is refused."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises FileNotFoundError, NotAFile for a folder, a pipe or a link to itself, BadStore."""
+    # Without waiting: whoever opens a pipe to read it waits for a writer.
+    with reading(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotAFile(f"the store cannot be read: no file, but something else is there: {path}")
+        return file.read()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what a disk says when it does not give a file into BadStore, which names it; FileNotFoundError stays."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError as error:
+        raise NotAFile(f"the store cannot be read: a folder is in the place of a file: {path}") from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotAFile(f"the store cannot be read: a link to itself is in the place of a file: {path}") from error
+        raise BadStore(f"the store cannot be read: {error.strerror or error}: {path}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what a disk says when it refuses into StoreFailed, which names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFailed(f"the store cannot be written: {error.strerror or error}: {path}") from error
+
+
+def open_store(url: str | None = None) -> FileStore | S3Store:
+    """The store at `url`, else $POINTSWEEP_STORE, else ~/pointsweep: a folder, or s3://bucket/prefix.
+
+    Nothing is created. Raises BadStore for a path that can be no store.
+    """
+    place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
+    if place.startswith("s3://"):
+        from pointsweep.storage.s3 import S3Store
+
+        return S3Store(place)
+    if "://" in place and not place.startswith("file://"):
+        raise BadStore(
+            f"store: {place.partition('://')[0]}:// is not a store this version knows; "
+            "allowed: a folder's path, or s3://bucket/prefix"
+        )
+    path = place.removeprefix("file://")
+    problem = path_problem(path)
+    if problem:
+        raise BadStore(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
+    return FileStore(Path(path))
+
+
+def path_problem(text: str) -> str:
+    """Why a path can be no store; empty if it can. One that does not exist yet can."""
+    try:
+        path = Path(text).expanduser()
+        # The whole chain of links is followed here: a loop, or a link to nothing, is met by stat.
+        exists = os.path.lexists(path)
+        if "?" in str(path.absolute()):
+            return "has a question mark in its path, behind which the addresses of databases (MLflow, Optuna) hold options"
+        if re.search("%[0-9A-Fa-f]{2}", str(path.absolute())):
+            return "has % and two digits in its path, which addresses of databases (MLflow, Optuna) read as another character"
+        if not str(path.absolute()).isprintable():
+            return "has a character in its path that cannot be printed"
+        found = path.stat() if exists else None
+    except (RuntimeError, ValueError) as error:  # no such user, a null character
+        return f"is no path ({error})"
+    except FileNotFoundError:
+        return "is a link to something that does not exist"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    if found is None:
+        return _ancestor_problem(path) or _name_problem(path)
+    if not stat.S_ISDIR(found.st_mode):
+        return "is a file, and a store is a folder"
+    if path.resolve() == Path("/"):
+        return "is the root of the file system"
+    if not os.access(path, os.R_OK | os.X_OK):
+        return f"may not be read by {_user()} (mode {stat.S_IMODE(found.st_mode):o})"
+    return ""
+
+
+def _name_problem(path: Path) -> str:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    return ""
+
+
+def _ancestor_problem(path: Path) -> str:
+    for parent in path.absolute().parents:
+        if os.path.lexists(parent):
+            return "" if parent.is_dir() else f"lies below {parent}, which is no folder"
+    return ""
+
+
+def _user() -> str:
+    try:
+        return f"user {getpass.getuser()}"
+    except (KeyError, OSError):  # a number without an entry in the list of users
+        return f"user {os.getuid()}"
+
+
+def establish(store: Store) -> None:
+    """Creates the store, or takes over one of an older version: from here on it has its marker.
+
+    Called before anything is launched. Raises BadStore if it cannot be written, or was made by a later version.
+    """
+    missing = not has_marker(store)
+    if isinstance(store, FileStore) and missing:
+        _refuse_foreign(store)
+    try:
+        if isinstance(store, FileStore):
+            with writing(store.root):
+                store.root.mkdir(parents=True, exist_ok=True)
+            _refuse_read_only(store)
+        if missing:
+            content = {"kind": MARKER_KIND, "format": STORE_FORMAT}
+            store.write(MARKER, (json.dumps(content) + "\n").encode())
+    except StoreFailed as error:
+        raise BadStore(str(error)) from error
+
+
+def has_marker(store: Store) -> bool:
+    """Whether the store has a marker that can be read. Raises BadStore for that of a later version."""
+    try:
+        data = store.read(MARKER)
+    except (FileNotFoundError, NotAFile):
+        return False
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(content, dict) or content.get("kind") != MARKER_KIND:
+        return False
+    version = content.get("format")
+    if not isinstance(version, int) or isinstance(version, bool):
+        return False
+    if version > STORE_FORMAT:
+        raise BadStore(f"store: {store.url} has format {version}, this version reads up to {STORE_FORMAT}: use a later pointsweep")
+    return True
+
+
+def require_marker(store: Store) -> None:
+    """Raises BadStore unless the store has its marker."""
+    if not has_marker(store):
+        raise BadStore(
+            f"store: {store.url} is no store of pointsweep: it has no readable {MARKER}. "
+            "A store of an older version gets one from the next `python -m pointsweep.run` in it"
+        )
+
+
+def _refuse_foreign(store: FileStore) -> None:
+    """Raises BadStore for a folder that is no store and has folders of the names that a store uses."""
+    taken = [name for name in TOP_FOLDERS if os.path.lexists(store.root / name)]
+    if taken and not _has_store_shape(store):
+        raise BadStore(
+            f"store: {store.url} is no store of pointsweep and holds {', '.join(taken)} already; name an empty folder, "
+            "or one that does not exist, by --store or $POINTSWEEP_STORE"
+        )
+
+
+def _has_store_shape(store: FileStore) -> bool:
+    """Whether the folder looks like a store that was made before stores had a marker."""
+    known = {
+        "trials": {"record.json", "history.jsonl", "checkpoint.safetensors", "lock", "lease.json"},
+        "sweeps": {"plan.json", "sweep.yaml", "study.db", "lock"},
+    }
+    for top, files in known.items():
+        for entry in store.list(top):
+            if entry.endswith("/") and files.intersection(store.list(f"{top}/{entry.rstrip('/')}")):
+                return True
+    return False
+
+
+def _refuse_read_only(store: FileStore) -> None:
+    for folder in (store.root, store.root / "trials", store.root / "sweeps"):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            raise BadStore(
+                f"store: {folder} may not be written by {_user()} (mode {mode:o}); whoever owns it shares it with a "
+                "common group, umask 002 and chmod -R g+w, or name another store by --store"
+            )
+
+
+def on_disk(store: Store, because: str) -> FileStore:
+    """The store, if it is a folder. Raises BadStore saying why it must be one."""
+    if isinstance(store, FileStore):
+        return store
+    raise BadStore(f"store: {store.url} is no folder, and {because}; name a folder by --store")

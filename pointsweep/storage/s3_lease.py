@@ -1,0 +1,133 @@
+"""Who works on a trial in a store on S3: one process at a time, over all nodes.
+
+`lease.json` of the trial is made only if there is none (If-None-Match: *), and renewed, taken over and given back only if it is
+still the version that was seen (If-Match): of several that try, one succeeds. S3 does so for all buckets since November 2024 (User
+Guide, "conditional writes"), MinIO too; a server that does not is met by a probe, and then nothing is held.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from pointsweep.errors import BadStore
+from pointsweep.storage import lease
+from pointsweep.storage.lease import Held, Holder, LeaseLost
+from pointsweep.storage.s3 import NoConditions, S3Store
+
+log = logging.getLogger("pointsweep.s3_lease")
+
+WORDS = "this server ignores the conditions of a write, so nothing keeps two launches from one trial: run one at a time on this store"
+POLL_S = 1.0  # a look costs a request
+
+
+class S3Lease:
+    """A lease that this process has, renewed until `release`."""
+
+    def __init__(self, store: S3Store, name: str, holder: Holder, version: str, since: float) -> None:
+        self.store, self.name, self.holder, self.version = store, name, holder, version
+        self.renewed = since  # by this process's clock, before the request was sent
+        self.lost = False
+        self.busy, self.ended = threading.Lock(), threading.Event()
+        threading.Thread(target=self._run, name=f"lease {name}", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self.ended.wait(lease.TERM_S / 4):
+            # A store that is away for a moment is met again by the next renewal.
+            with suppress(BadStore):
+                self._renew()
+
+    def _renew(self) -> None:
+        with self.busy:
+            if not self.lost and not self.ended.is_set():
+                self._put(replace(self.holder, expires=time.time() + lease.TERM_S))
+
+    def _put(self, holder: Holder) -> None:
+        begun = time.monotonic()
+        version = self.store.write_if(self.name, holder.encode(), self.version)
+        if version is None:
+            self.lost = True
+        else:
+            self.version, self.renewed = version, begun
+
+    def check(self) -> None:
+        """Raises LeaseLost if another process has taken the trial over, BadStore if that cannot be found out."""
+        if time.monotonic() - self.renewed > lease.TERM_S / 2:  # nobody takes it before a whole term
+            self._renew()
+        if self.lost:
+            raise LeaseLost(f"{self.store.place(self.name)} was taken from {self.holder}")
+
+    def release(self) -> None:
+        """Ends the lease; another one's is left alone. If the store is away it runs out by itself."""
+        with self.busy, suppress(BadStore):
+            self.ended.set()
+            if not self.lost:
+                self._put(replace(self.holder, machine="", expires=0.0))
+
+
+@contextmanager
+def s3_leased(store: S3Store, name: str, wait_s: float) -> Iterator[S3Lease | None]:
+    """Holds the lease `name` for this process; None where the server cannot hold any. Raises Held, naming the holder."""
+    if not conditional(store.url):
+        log.warning("%s: %s", store.url, WORDS)
+        yield None
+        return
+    held = _acquire(store, name, time.monotonic() + wait_s)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+@functools.cache
+def conditional(url: str) -> bool:
+    """Whether the server of a store heeds the conditions of a write. Raises BadStore if it is away."""
+    store, name = S3Store(url), f"leases/{uuid.uuid4().hex}"
+    try:
+        first = store.write_if(name, b"first", None)
+        kept = store.write_if(name, b"second", None) is None and store.write_if(name, b"third", f'"{"0" * 32}"') is None
+        return bool(first) and kept
+    except NoConditions:
+        return False
+    finally:
+        store.delete(name)
+
+
+def _acquire(store: S3Store, name: str, deadline: float) -> S3Lease:
+    watched, since = None, time.monotonic()
+    while True:
+        found, version = _read(store, name)
+        if found != watched:
+            watched, since = found, time.monotonic()
+        # Not by the clock on the wall alone: it differs between machines and may jump.
+        if found is None or lease.is_dead(found) or time.monotonic() - since > lease.TERM_S:
+            owner, now = uuid.uuid4().hex, time.monotonic()
+            mine = Holder(owner, socket.gethostname(), lease.machine(), os.getpid(), time.time() + lease.TERM_S)
+            made = store.write_if(name, mine.encode(), version)
+            if made is not None:
+                return S3Lease(store, name, mine, made, now)
+        elif time.monotonic() > deadline:
+            raise Held(f"{store.place(name)} is held by another process: {found}")
+        else:
+            time.sleep(min(POLL_S, lease.TERM_S / 10))
+
+
+def _read(store: S3Store, name: str) -> tuple[Holder | None, str | None]:
+    """Who holds a lease, and its version. One that cannot be read is held by nobody known, and expires."""
+    try:
+        data, version = store.read_version(name)
+    except FileNotFoundError:
+        return None, None
+    try:
+        return Holder(**json.loads(data)), version
+    except (ValueError, TypeError):
+        return Holder("", "an unknown host", "", 0, 0.0), version

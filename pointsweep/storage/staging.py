@@ -1,0 +1,107 @@
+"""Data and weights from S3 on the disk of a node: fetched once, in ranges, checked; an interrupted transfer goes on where it was.
+
+`POINTSWEEP_DATA` and `weights:` may name s3://bucket/prefix; what is needed of it is staged, and everything else sees a folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pointsweep.errors import BadStore
+from pointsweep.storage.base import open_lock, write_whole
+from pointsweep.storage.s3 import S3Store
+from pointsweep.utils.array_cache import cache_folder
+
+RANGE_BYTES = 16 * 2**20
+FILES = "files"
+
+
+def staged(place: str, folder: str = "") -> Path:
+    """`place` on this node: a path as it is, s3:// as the folder or file it was staged to. Raises BadStore, FileNotFoundError.
+
+    `folder` below it is what is needed; the path returned leads to `place` all the same.
+    """
+    if not place.startswith("s3://"):
+        return Path(place).expanduser()
+    store = S3Store(place)
+    for name in list(store.walk(folder)):
+        stage(store, name, _place(store))
+    return _place(store) / FILES
+
+
+def staged_file(place: str) -> Path:
+    """One file, staged if it lies on S3."""
+    if not place.startswith("s3://"):
+        return Path(place).expanduser()
+    parent, _, name = place.rpartition("/")
+    store = S3Store(parent)
+    return stage(store, name, _place(store))
+
+
+def _place(store: S3Store) -> Path:
+    return cache_folder() / "staged" / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+
+
+def stage(store: S3Store, name: str, root: Path) -> Path:
+    """Brings one object to root/files/name, whole and checked. Workers of a node that want it at once wait for the first."""
+    # The state of a transfer lies beside the files, where no reader of a data set meets it.
+    target, state = root / FILES / name, root / "state" / name
+    size, version, digest = store.stat(name)
+    mark = json.dumps({"size": size, "version": version, "sha256": digest})
+    marker, part, about = (state.with_name(state.name + ending) for ending in (".staged", ".part", ".begun"))
+    if _is_here(target, marker, mark):
+        return target
+    with _alone(state.with_name(state.name + ".lock")):
+        if _is_here(target, marker, mark):  # another worker was faster
+            return target
+        if not about.is_file() or about.read_text() != mark:
+            part.unlink(missing_ok=True)  # of another version, or of nothing that is known
+            write_whole(about, mark.encode())
+        _transfer(store, name, part, size, version)
+        _check(store, name, part, digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(target)
+        write_whole(marker, mark.encode())
+        about.unlink()
+        return target
+
+
+def _transfer(store: S3Store, name: str, part: Path, size: int, version: str) -> None:
+    with part.open("ab") as file:
+        done = min(file.tell(), size)
+        file.truncate(done)
+        while done < size:
+            data = store.read_range(name, done, min(done + RANGE_BYTES, size), version)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(data)
+
+
+def _check(store: S3Store, name: str, part: Path, digest: str) -> None:
+    """An object that another program put there has no digest of ours: its length and version must do."""
+    if not digest:
+        return
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        part.unlink()
+        raise BadStore(f"{store.place(name)}: what arrived has sha256 {found[:16]}, expected {digest[:16]}; run it again")
+
+
+def _is_here(target: Path, marker: Path, mark: str) -> bool:
+    return target.is_file() and marker.is_file() and marker.read_text() == mark
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_lock(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

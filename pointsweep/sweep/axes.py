@@ -1,0 +1,240 @@
+"""The axes of a table: rows, columns and further axes, each a list of labelled settings.
+
+An axis is written as a list of mappings (each with a label), as one key with its values ({method.rank: [4, 8]}), or as several keys
+that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [...]}}); ablation.py generates others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pointsweep.config import scalars
+from pointsweep.config.schema import TrialConfig
+from pointsweep.errors import Problem, unknown
+from pointsweep.sweep import conditions
+from pointsweep.sweep.overlay import Place, Settings, rank, set_twice
+from pointsweep.sweep.yaml_document import Document
+
+PARTS_OF_A_TRIAL = tuple(part.name for part in fields(TrialConfig))
+# What a row or column may say beside its settings.
+OWN_KEYS = ("label", "when", "published", "factors")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row or column: what it sets, for which cells (`when`), and what the paper calls it (`published`)."""
+
+    label: str
+    settings: Mapping[str, Any]
+    document: Document
+    path: tuple[Any, ...]
+    when: Mapping[str, Any] | None = None
+    published: Any = None
+    factors: Mapping[str, bool] | None = None  # of a factorial: which components the row has
+    within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings that stand elsewhere than at `path`
+
+    def place(self, key: str) -> Place:
+        """Where a key of the settings stands."""
+        return place_of(self.document, self.within.get(key, self.path), key)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A header and its entries."""
+
+    header: str
+    entries: tuple[Entry, ...]
+
+
+def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
+    """Where `key` of the mapping at `path` stands; in a zip or a list of values, the value's own place."""
+    zipped = path[:-1] and path[-2:-1] == ("zip",)
+    if zipped:
+        inner = (*path[:-1], key, path[-1])
+    elif path and isinstance(path[-1], int) and len(path) > 1 and path[-2] == key:
+        inner = path
+    else:
+        inner = (*path, key)
+    return Place(f"{document.shown}{document.where(*inner)}", document.line(inner))
+
+
+def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
+    """One axis. What is wrong with it is added to the document's problems."""
+    if isinstance(value, list):
+        entries = [_entry(document, (*path, i), item) for i, item in enumerate(value)]
+        axis = Axis("", tuple(entry for entry in entries if entry is not None))
+        refuse_twins(document, path, [entry.label for entry in axis.entries])
+    elif isinstance(value, Mapping) and len(value) == 1:
+        key, values = next(iter(value.items()))
+        axis = read_key(document, path, key, values)
+    else:
+        complain(document, path, "must be a list of labelled settings, {key: [values]}, {zip: {key: [values], ...}} or {ablate: ...}")
+        return Axis("", ())
+    if not axis.entries:
+        complain(document, path, "has no entries")
+    return axis
+
+
+def refuse_twins(document: Document, path: tuple[Any, ...], labels: Sequence[str]) -> None:
+    """Two rows of one label could not be told apart."""
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        complain(document, path, f"the label {label!r} stands twice")
+
+
+def refuse_equal(document: Document, path: tuple[Any, ...], entries: Sequence[Entry], labelled: bool = False) -> None:
+    """Complain of entries that could not be told apart, by their labels or, however they are written, by their values."""
+    labels: set[str] = set()
+    owners: dict[Any, Entry] = {}
+    for entry in entries:
+        first = owners.setdefault(_comparable(entry.settings), entry)
+        if entry.label in labels:
+            hint = "" if labelled else "; rows with a label each, or a zip with label:, give equal names of their own"
+            equal = first is not entry
+            complain(document, path, f"the label {entry.label!r} stands twice{'' if equal else hint}")
+        elif first is not entry:
+            complain(document, path, f"{first.label} and {entry.label} are the same value")
+        labels.add(entry.label)
+
+
+def _comparable(value: Any) -> Any:
+    """Return what is equal for equal values: 1, 1.0 and true are, and so are 0.0 and -0.0."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), _comparable(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return ("list", *(_comparable(item) for item in value))
+    return value if isinstance(value, (bool, int, float)) else f"text {scalars.spelled(value)}"
+
+
+def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -> Axis:
+    """The axis of one key and its values, or of a zip."""
+    if key == "zip":
+        return _read_zip(document, (*path, "zip"), values)
+    if not isinstance(values, list):
+        complain(document, (*path, key), f"must be a list of values, got {values!r}")
+        return Axis(str(key), ())
+    if not known(document, (*path, key), key):
+        return Axis(str(key), ())
+    entries = [Entry(_label(value), {key: value}, document, (*path, key, i)) for i, value in enumerate(values)]
+    refuse_equal(document, (*path, key), entries)
+    return Axis(key.rpartition(".")[2], tuple(entries))
+
+
+def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
+    lists = values if isinstance(values, Mapping) else {}
+    lengths = {key: len(item) for key, item in lists.items() if isinstance(item, list)}
+    if not lists or len(lengths) < len(lists) or len(set(lengths.values())) != 1:
+        complain(document, path, f"needs lists of one length, got {lengths or values!r}")
+        return Axis("", ())
+    settings = [key for key in lists if key not in OWN_KEYS]
+    unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
+    if unknown_keys:
+        return Axis("", ())
+    refuse_set_twice(document, path, {key: lists[key][0] for key in settings if lists[key]})
+    entries = []
+    for i in range(next(iter(lengths.values()))):
+        chosen = {key: lists[key][i] for key in settings}
+        if "label" in lists:
+            label = read_label(document, (*path, "label", i), lists["label"][i])
+        else:
+            label = ", ".join(map(_label, chosen.values()))
+        published = lists["published"][i] if "published" in lists else None
+        factors = _factors(document, path, {"factors": lists["factors"][i]} if "factors" in lists else {})
+        when = read_when(document, (*path, "when", i), lists["when"][i]) if "when" in lists else None
+        entries.append(Entry(label, chosen, document, (*path, i), when, published, factors))
+    if "published" in lists or "when" in lists:
+        refuse_twins(document, path, [entry.label for entry in entries])
+    else:
+        refuse_equal(document, path, entries, labelled="label" in lists)
+    return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))
+
+
+def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:
+    if not isinstance(item, Mapping) or "label" not in item:
+        complain(document, path, "must be a mapping with a label")
+        return None
+    label = read_label(document, (*path, "label"), item["label"])
+    settings = {key: value for key, value in item.items() if key not in OWN_KEYS}
+    when = read_when(document, (*path, "when"), item.get("when"))
+    unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
+    if unknown_keys:
+        return None
+    refuse_set_twice(document, path, settings)
+    return Entry(label, settings, document, path, when, item.get("published"), _factors(document, path, item))
+
+
+def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
+    """Return a label as the file writes it: 2026-01-01, 0x1F. What is no text or number is a problem of the document."""
+    if value is None:
+        complain(document, path, "a label is a text, found null; put it in quotes if it is meant")
+    elif isinstance(value, (Mapping, list)):
+        kind = "a mapping" if isinstance(value, Mapping) else "a list"
+        complain(document, path, f"a label is a text, found {kind}: {value!r}")
+    elif value == "":
+        complain(document, path, "a label is a text, found an empty one")
+    return document.text_of(path, value)
+
+
+def lay_entries(settings: Settings, entries: Iterable[Entry]) -> None:
+    """Lay the entries of a cell over settings: components that any of them names first, then the fields."""
+    listed = [(entry, key, value) for entry in entries for key, value in entry.settings.items()]
+    for entry, key, value in sorted(listed, key=lambda item: rank(item[1], item[2])):
+        settings.set(key, value, entry.place(key))
+
+
+def read_when(document: Document, path: tuple[Any, ...], when: Any) -> Mapping[str, Any] | None:
+    """Return a condition; None where there is none. One that can never hold is a problem of the document's."""
+    if when is None:
+        return None
+    if not isinstance(when, Mapping):
+        complain(document, path, f"must be a mapping of keys to values, got {when!r}")
+        return None
+    for key, message in conditions.problems(when):
+        complain(document, (*path, key) if key else path, message)
+    return when
+
+
+def refuse_set_twice(document: Document, path: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+    """Complain of every key that one mapping of settings sets twice."""
+    for leaf, first, second in set_twice(settings):
+        place = place_of(document, path, first)
+        line = f" (line {place.line})" if place.line else ""
+        complain(document, (*path, second), f"sets {leaf}, which {first}{line} beside it sets too")
+
+
+def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | None, ...]:
+    """The components of every row of the table, of all its axes together; empty where no row names any."""
+    merged = [{name: present for entry in row for name, present in (entry.factors or {}).items()} for row in rows]
+    return tuple(factors or None for factors in merged) if any(merged) else ()
+
+
+def _factors(document: Document, path: tuple[Any, ...], item: Mapping[str, Any]) -> Mapping[str, bool] | None:
+    factors = item.get("factors")
+    if factors is None:
+        return None
+    if not isinstance(factors, Mapping) or not factors or not all(isinstance(value, bool) for value in factors.values()):
+        complain(document, (*path, "factors"), f"must be a mapping of components to true or false, got {factors!r}")
+        return None
+    return {str(name): present for name, present in factors.items()}
+
+
+def known(document: Document, path: tuple[Any, ...], key: str) -> bool:
+    """Whether a settings key begins with a part of a trial."""
+    part = str(key).partition(".")[0]
+    if part in PARTS_OF_A_TRIAL and part != "seed":
+        return True
+    allowed = [*(p for p in PARTS_OF_A_TRIAL if p != "seed"), *OWN_KEYS]
+    complain(document, path, unknown("key", part, allowed, "Allowed"))
+    return False
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name", ", ".join(f"{k}={v}" for k, v in value.items())))
+    return scalars.spelled(value)
+
+
+def complain(document: Document, path: tuple[Any, ...], message: str) -> None:
+    """Adds what is wrong at a path to the document's problems."""
+    document.problems.append(Problem(document.where(*path), message, document.line(path)))

@@ -1,0 +1,332 @@
+"""What would make a label of a table untrue, collected over the cells of one sweep file: each is a problem, or is said.
+
+A key that two of row, column, axis, search space, profile and command line set; a condition that holds nowhere, or that was looked at
+too early; a setting of the base that goes with its component in some arms and stays in others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pointsweep.config.schema import PARTS, TrialConfig
+from pointsweep.config.validation import component_problems
+from pointsweep.errors import Problem
+from pointsweep.sweep import conditions, profiles
+from pointsweep.sweep.axes import Entry, complain
+from pointsweep.sweep.overlay import Dropped, Place, Settings, clashes
+from pointsweep.sweep.yaml_document import Document
+
+if TYPE_CHECKING:
+    from pointsweep.sweep.parser import Reader
+
+Path = tuple[Any, ...]
+MOST_PLACES = 3  # that one message names
+
+
+@dataclass
+class Lost:
+    """One dropped setting over all cells: where it stayed, and where its key now has another value or is no key."""
+
+    setting: Dropped
+    kept: list[str] = field(default_factory=list)
+    differs: list[tuple[str, Any, Any]] = field(default_factory=list)  # cell, component, value there
+    without: list[Any] = field(default_factory=list)  # components that have no such field
+
+
+class LabelAudit:
+    """Looks at every cell while a file is read; `conclude` reports to the reader."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.remarks: list[str] = []  # said at the plan and at the launch
+        self.dropped: list[str] = []  # settings that a part of the cells has, or none: said at the plan
+        self._cells: list[tuple[str, Settings]] = []
+        self._held: set[tuple[str, Path]] = set()
+        self._compared: set[tuple[int, int]] = set()
+        self._entries: dict[int, Entry] = {}  # kept, so that their ids stay theirs
+        self._clashes: dict[tuple[Place, str, str], list[Place]] = {}
+        self._replaced: dict[str, None] = {}
+        self._space: list[Entry] | None = None
+
+    # While cells are read
+
+    def look(self, name: str, entries: Sequence[Entry], settings: Settings) -> None:
+        """Look at a cell that will run: its rows and columns (`entries`), and its settings without the profile."""
+        if self.reader.search is None:
+            self._cells.append((name, settings))
+        for entry in entries:
+            if id(entry) in self._entries:
+                continue
+            self._entries[id(entry)] = entry
+            self._against_command_line_and_profile(entry)
+        searched = self._searched()
+        for i, one in enumerate(reversed(entries)):
+            for other in list(reversed(entries))[i + 1 :]:
+                self._pair(one, other, "a key belongs to one of rows, columns and axes")
+            for parameter in searched:
+                self._pair(parameter, one, "it is searched; take one of the two away")
+
+    def look_at_suggestion(self, name: str, settings: Settings) -> None:
+        """Look at a point of a search."""
+        self._cells.append((name, settings))
+
+    def look_at_constraints(self, path: Path, config: TrialConfig) -> None:
+        """Note which constraints of a search apply to a suggestion."""
+        assert self.reader.search is not None
+        for i, constraint in enumerate(self.reader.search.constraints):
+            if constraint.applies(config.to_dict()):
+                self.held(self.reader.document, (*path, i))
+
+    def held(self, document: Document, path: Path) -> None:
+        """Note that the condition at a path held in a cell."""
+        self._held.add((document.source, path))
+
+    def decided_too_early(self, document: Document, path: Path, when: Mapping[str, Any], held: bool, final: Settings) -> None:
+        """Complain of a condition whose outcome a conditional setting below it turned round."""
+        self.held(document, path)
+        changed = [
+            key
+            for key, value in conditions.opened(when).items()
+            if (conditions.lookup(final.data, key) in conditions.alternatives(key, value)) != held
+        ]
+        for key in changed[:1]:
+            place = final.place(f"{key}.name" if key in PARTS else key)
+            found = conditions.lookup(final.data, key)
+            text = f"{_described(place)} sets {key} to {found} after this condition was looked at; write it above this, or into base"
+            self._complain(document, (*path, "when", key), text)
+
+    def compare(self, entries: Sequence[Entry], settings: Settings, config: TrialConfig) -> None:
+        """Compare what a cell's labels say with the trial that was made of it."""
+        data = config.to_dict()
+        for entry in entries:
+            for key, value in conditions.flat(entry.settings).items():
+                found = conditions.lookup(data, key)
+                if found == (list(value) if isinstance(value, tuple) else value):
+                    continue
+                if self.reader.profile == "smoke":
+                    self._replaced[key.removesuffix(".name")] = None
+                else:
+                    place = entry.place(key)
+                    if self._is_clash(place):
+                        continue
+                    text = f"says {value!r}, the trial would have {found!r}"
+                    self.reader.own.append(Problem(place.path, text, place.line))
+
+    # Keys that are set twice
+
+    def _searched(self) -> list[Entry]:
+        """The parameters of a search as entries, one for every choice."""
+        if self._space is None:
+            self._space = []
+            search = self.reader.search
+            path: Path = ("per_arm", "search", "space") if search and search.then_seeds else ("search", "space")
+            for parameter in search.space if search else ():
+                for choice in parameter.choices or (0,):
+                    self._space.append(Entry(parameter.key, {parameter.key: choice}, self.reader.document, path, parameter.when))
+            for entry in self._space:
+                self._against_command_line_and_profile(entry)
+            for i, one in enumerate(self._space):
+                for other in self._space[i + 1 :]:
+                    if one.label != other.label and not _apart(one, other) and not _apart(other, one):
+                        self._pair(other, one, "a key is searched once")
+        return self._space
+
+    def _pair(self, one: Entry, other: Entry, advice: str) -> None:
+        if (id(one), id(other)) in self._compared:
+            return
+        self._compared.add((id(one), id(other)))
+        for leaf, key, other_key in clashes(one.settings, other.settings):
+            parts = {text.partition(".")[0] for text in (key, other_key)}
+            network = "network" in parts and len(parts) > 1
+            said = (
+                "a network takes the place of that, so such columns or rows say nothing of it: give it a table of its own"
+                if network
+                else advice
+            )
+            self._clash(one.place(key), leaf, said, other.place(other_key))
+
+    def _against_command_line_and_profile(self, entry: Entry) -> None:
+        searched = self._space is not None and any(entry is other for other in self._space)
+        for override in self.reader.late:
+            overridden = {override.key: None if override.delete else override.value}
+            for leaf, key, _ in clashes(entry.settings, overridden):
+                if searched:
+                    place = entry.place(key)
+                    text = "is searched, and set on the command line; take one of the two away"
+                    self.reader.own.append(Problem(place.path, text, place.line))
+                else:
+                    advice = "take the override away, or choose cells with --only"
+                    self._clash(Place(override.text, None), leaf, advice, entry.place(key))
+        for document, profile_key, value in profiles.own_settings(self.reader.profile, self.reader.documents):
+            place = profiles.place_of(document, self.reader.profile, profile_key)
+            for leaf, key, _ in clashes(entry.settings, {profile_key: value}):
+                self._clash(place, leaf, "a profile may set what no label names", entry.place(key))
+
+    def _clash(self, place: Place, leaf: str, advice: str, other: Place) -> None:
+        self._clashes.setdefault((place, leaf, advice), []).append(other)
+
+    def _is_clash(self, place: Place) -> bool:
+        """Whether it is known already that a place sets what another does."""
+        return any(place.path.startswith(found.path) or found.path.startswith(place.path) for found in self._clashing())
+
+    def _clashing(self) -> Iterator[Place]:
+        for (place, _, _), others in self._clashes.items():
+            yield place
+            yield from others
+
+    def _complain(self, document: Document, path: Path, message: str) -> None:
+        complain(document, path, message)
+
+    # When all cells were read
+
+    def conclude(self, base: Settings) -> None:
+        """Report what was found over all cells."""
+        for (place, leaf, advice), others in self._clashes.items():
+            text = (
+                f"sets {leaf}, which is set by {_listed(others)} as well: a label would stand over a value that never ran; {advice}"
+            )
+            self.reader.own.append(Problem(place.path, text, place.line))
+        self._conditions_on_the_space()
+        if self._cells or not self.reader.problems:
+            self._vacuous()
+        self._constraints()
+        self._dropped()
+        self._unused(base)
+
+    def profile_notes(self) -> list[str]:
+        """The notes under the table of a profile: what its labels do not say."""
+        profile = self.reader.profile
+        notes = [f"profile={profile}: published numbers do not apply"]
+        if self._replaced:
+            notes.append(f"profile={profile}: stands in for what labels say of {', '.join(self._replaced)}")
+        return notes
+
+    def _conditions_on_the_space(self) -> None:
+        """A cell is left out before anything is drawn: its condition cannot look at what is searched."""
+        searched = {parameter.key for parameter in self.reader.search.space} if self.reader.search else set()
+        found: list[tuple[Document, Path, Mapping[str, Any]]] = [
+            (self.reader.document, ("exclude", i, "when"), item["when"])
+            for i, item in enumerate(self.reader.data.get("exclude") or [])
+            if isinstance(item, Mapping) and isinstance(item.get("when"), Mapping)
+        ]
+        for entry in self._entries.values():
+            if entry.when is not None:
+                found.append((entry.document, (*entry.path, "when"), entry.when))
+        for document, path, when in found:
+            for key in searched.intersection(conditions.opened(when)):
+                self._complain(document, (*path, key), "is searched: cells are left out before it is chosen")
+
+    def _vacuous(self) -> None:
+        """A condition of the file that holds in no cell."""
+        told = {problem.path for problem in self.reader.problems}
+        for path, when, kind in self._conditions():
+            document = self.reader.document
+            where = document.where(*path)
+            if (document.source, path) in self._held or any(name.startswith(where) for name in told):
+                continue
+            text = f"holds in no cell ({conditions.described(when)})"
+            components = {key: value for key, value in conditions.opened(when).items() if key in PARTS}
+            named = not components or any(conditions.matches(settings.data, components) for _, settings in self._cells)
+            if self.reader.notes:  # an override made it so
+                self.remarks.append(f"{where}: {text}")
+            elif kind == "settings" and (not named or self.reader.search is not None):
+                self.dropped.append(f"{where}: {text}")
+            else:
+                self._complain(document, path, f"{text}; correct it or take it away")
+
+    def _constraints(self) -> None:
+        """A constraint whose keys no suggestion has."""
+        search = self.reader.search
+        if search is None or self.reader.problems:
+            return
+        path: Path = ("per_arm", "search", "constraints") if search.then_seeds else ("search", "constraints")
+        for i, constraint in enumerate(search.constraints):
+            if (self.reader.document.source, (*path, i)) not in self._held:
+                text = f"{constraint.text} applies to no point: none has all of its keys; correct it or take it away"
+                self._complain(self.reader.document, (*path, i), text)
+
+    def _conditions(self) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
+        """The conditions of the file itself; those of a file that it inherits from may be for others of its heirs."""
+        for kind in ("settings", "exclude"):
+            for i, item in enumerate(self.reader.data.get(kind) or []):
+                when = item.get("when") if isinstance(item, Mapping) else None
+                if isinstance(when, Mapping):
+                    yield (kind, i), when, kind
+        for entry in self.reader.entries:
+            if entry.when is not None:
+                yield (*entry.path, "when"), entry.when, "entry"
+
+    def _dropped(self) -> None:
+        """Settings that went with their component: refused where some arms keep them, else said at the plan."""
+        gone: dict[tuple[str, Place], Lost] = {}
+        for name, settings in self._cells:
+            for setting in settings.dropped:
+                if setting.key in settings.places:  # set again, by who named the other component
+                    continue
+                lost = gone.setdefault((setting.key, setting.place), Lost(setting))
+                part, _, rest = setting.key.partition(".")
+                component = settings.name(part)
+                owners = conditions.owners(setting.key, {part: component})
+                value = conditions.lookup(settings.data, setting.key)
+                if not any(rest in conditions.field_names(owner) for owner in owners):
+                    lost.without.append(component)
+                elif value != (list(setting.value) if isinstance(setting.value, tuple) else setting.value):
+                    lost.differs.append((name, component, value))
+        for lost in gone.values():
+            lost.kept = [name for name, settings in self._cells if settings.places.get(lost.setting.key) == lost.setting.place]
+            self._report(lost)
+
+    def _report(self, lost: Lost) -> None:
+        setting, place = lost.setting, lost.setting.place
+        part, _, rest = setting.key.partition(".")
+        if lost.differs and lost.kept:
+            cell, component, value = lost.differs[0]
+            text = (
+                f"{setting.value} goes with {setting.owner}: {_some(lost.kept)} has it, {cell} ({component}) would have {value}. "
+                f"Say it of every {part}: leave the name out of base ({part}: {{{rest}: {setting.value}}}) and name it in the rows, "
+                f"or set {setting.key} in each row"
+            )
+            self.reader.own.append(Problem(place.path, text, place.line))
+            return
+        others = ", ".join(dict.fromkeys(map(str, [*lost.without, *(component for _, component, _ in lost.differs)])))
+        where = "in no cell" if not lost.kept else f"with it alone, not where {part} is {others}"
+        if others:
+            self.dropped.append(f"{place.path}: {setting.value} is a setting of {setting.owner}, used {where}")
+
+    def _unused(self, base: Settings) -> None:
+        """What is wrong with the base, also where every row puts something else in its place."""
+        found = [(key, message) for key, message in conditions.setting_problems(base.data, {})]
+        for part in PARTS:
+            name = base.name(part)
+            if name is not None and all(settings.name(part) != name for _, settings in self._cells):
+                found += component_problems(part, base.data[part])
+        for key, message in found:
+            place = base.place(key)
+            self.reader.own.append(Problem(place.path, message, place.line))
+
+
+def _apart(one: Entry, other: Entry) -> bool:
+    """Whether a parameter is chosen only with other components than a choice names."""
+    for key, value in conditions.flat(one.settings).items():
+        if key.endswith(".name"):
+            part = key.removesuffix(".name")
+            allowed = conditions.opened(other.when or {}).get(part)
+            if allowed is not None and value not in conditions.alternatives(part, allowed):
+                return True
+    return False
+
+
+def _described(place: Place) -> str:
+    return f"{place.path} (line {place.line})" if place.line else place.path
+
+
+def _listed(places: Sequence[Place]) -> str:
+    distinct = list(dict.fromkeys(places))
+    shown = ", ".join(map(_described, distinct[:MOST_PLACES]))
+    return f"{shown} and {len(distinct) - MOST_PLACES} more" if len(distinct) > MOST_PLACES else shown
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

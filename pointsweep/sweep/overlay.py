@@ -1,0 +1,189 @@
+"""Settings of a cell: nested or dotted keys laid over one another, each remembering where it was set.
+
+Naming another component (`method: lora`) replaces the named one that was there whole, and what is lost with it is remembered.
+Settings without a name are merged into the component there is, or into the one that is named later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pointsweep.config.schema import MODEL_PARTS, PARTS
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a setting stands: the path as shown, and the line."""
+
+    path: str
+    line: int | None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A setting that went when another component took the place of its own."""
+
+    key: str
+    value: Any
+    owner: str
+    place: Place
+
+
+@dataclass
+class Settings:
+    """The data of one trial as `checks.check_trial` takes it, the place of every leaf, and what was dropped on the way."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def copy(self) -> Settings:
+        """Return a copy that can be laid over without changing this."""
+        data = {k: dict(v) if isinstance(v, dict) else v for k, v in self.data.items()}
+        return Settings(data, dict(self.places), list(self.dropped))
+
+    def lay(self, other: Mapping[str, Any], place: Callable[[str], Place]) -> None:
+        """Lay settings over these, components before their fields; `place` tells where a key of them stands."""
+        for key in sorted(other, key=lambda key: rank(key, other[key])):
+            self.set(key, other[key], place(key))
+
+    def set(self, key: str, value: Any, place: Place) -> None:
+        """Sets one dotted key; the value may be a mapping, or a name for a part that has one."""
+        part, _, rest = key.partition(".")
+        if rest:
+            node = value
+            for name in reversed(rest.split(".")):
+                node = {name: node}
+            value = node
+        elif part in PARTS and isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or part in ("compat", "seed"):
+            self.drop(part)
+            self.data[part] = value
+            self.places[part] = place
+            return
+        current = self.data.get(part)
+        if not isinstance(current, dict):
+            self.drop(part)
+            current = {}
+        elif part in PARTS and "name" in value and current.get("name") not in (None, value["name"]):
+            self._remember(part, current)
+            self.drop(part)
+            current = {}
+        if part == "network":
+            for other in MODEL_PARTS:
+                self.drop(other)
+        self.data[part] = merge(current, value)
+        self.places.setdefault(part, place)
+        for leaf in leaves(value, part):
+            # A dotted key already names its leaf; a mapping's leaves are named below it.
+            below = leaf.removeprefix(key)
+            self.places[leaf] = Place(place.path + below, place.line)
+
+    def drop(self, key: str) -> None:
+        """Removes a dotted key, or a part and all that was set in it."""
+        part, _, rest = key.partition(".")
+        if not rest:
+            self.data.pop(part, None)
+        elif isinstance(self.data.get(part), dict):
+            self.data[part].pop(rest, None)
+        for path in [p for p in self.places if p == key or p.startswith(f"{key}.")]:
+            del self.places[path]
+
+    def _remember(self, part: str, component: Mapping[str, Any]) -> None:
+        """Keep note of the fields of a component that another one is about to replace."""
+        owner = str(component["name"])
+        for key, value in component.items():
+            path = f"{part}.{key}"
+            if key != "name":
+                self.dropped.append(Dropped(path, value, owner, self.place(path)))
+
+    def name(self, part: str) -> Any:
+        """Return the name of the component that a part has, None without one; of another part its value."""
+        node = self.data.get(part)
+        return node.get("name") if isinstance(node, Mapping) and part in PARTS else node
+
+    def place(self, path: str) -> Place:
+        """Where what is wrong at `path` was set: the leaf itself, or the nearest thing around it."""
+        wanted = path
+        while wanted:
+            if wanted in self.places:
+                found = self.places[wanted]
+                return Place(found.path + path.removeprefix(wanted), found.line)
+            wanted = wanted.rpartition(".")[0]
+        return Place(path, None)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping laid over another; dotted keys inside are opened."""
+    merged = dict(below)
+    for key, value in above.items():
+        head, _, rest = str(key).partition(".")
+        if rest:
+            value = merge({}, {rest: value})
+        both = isinstance(value, Mapping) and isinstance(merged.get(head), Mapping)
+        merged[head] = merge(merged[head], value) if both else value
+    return merged
+
+
+def rank(key: str, value: Any) -> int:
+    """The order in which settings of one layer are laid: a network, then other components, then their fields."""
+    part, _, rest = key.partition(".")
+    names = value is None or isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
+    component = part in PARTS and (rest == "name" or (not rest and names))
+    if not component:
+        return 2
+    return 0 if part == "network" else 1
+
+
+def keys_of(key: str, value: Any) -> Iterator[str]:
+    """All dotted keys that one setting sets: `method: lora` sets method.name, `train: {lr: 1}` sets train.lr."""
+    part, _, rest = key.partition(".")
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from keys_of(f"{key}.{name}", item)
+    elif part in PARTS and not rest and isinstance(value, str):
+        yield f"{part}.name"
+    else:
+        yield key
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are one, or one stands below the other, or one is a network and the other what it replaces."""
+    if one == other or one.startswith(f"{other}.") or other.startswith(f"{one}."):
+        return True
+    networks = {"network.name"} & {one, other}
+    return bool(networks) and any(key.partition(".")[0] in MODEL_PARTS for key in (one, other))
+
+
+def clashes(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The keys that two mappings of settings both set: the key, and under which entry of either it stands."""
+    first = [(leaf, key) for key, value in ones.items() for leaf in keys_of(key, value)]
+    second = [(leaf, key) for key, value in others.items() for leaf in keys_of(key, value)]
+    for leaf, key in first:
+        for other_leaf, other_key in second:
+            if overlap(leaf, other_leaf):
+                yield max(leaf, other_leaf, key=len), key, other_key
+
+
+def set_twice(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The keys that one mapping sets twice, e.g. by train: {lr: 1} and train.lr: 2, with the two entries."""
+    seen: dict[str, str] = {}
+    for key, value in settings.items():
+        for leaf in keys_of(key, value):
+            for other, other_key in seen.items():
+                same = leaf == other or leaf.startswith(f"{other}.") or other.startswith(f"{leaf}.")
+                if same:
+                    yield max(leaf, other, key=len), other_key, key
+            seen[leaf] = key
+
+
+def leaves(value: Mapping[str, Any], path: str) -> Iterator[str]:
+    """The dotted paths of all values of a nested mapping."""
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from leaves(item, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}"

@@ -1,0 +1,445 @@
+"""The documents of a sweep -> its rows, columns and cells, each cell a checked trial; all problems collected, each with its line."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pointsweep.config import scalars
+from pointsweep.config.schema import TrialConfig, with_seed
+from pointsweep.config.validation import check_trial, sound_parts
+from pointsweep.errors import Problem, unknown
+from pointsweep.results.records import Published
+from pointsweep.sweep import conditions, labels, overrides, profiles
+from pointsweep.sweep import search_arms as arms
+from pointsweep.sweep import search_section as search_file
+from pointsweep.sweep.ablation import read_rows
+from pointsweep.sweep.axes import (
+    PARTS_OF_A_TRIAL,
+    Axis,
+    Entry,
+    complain,
+    factors_of,
+    lay_entries,
+    place_of,
+    read_key,
+    read_when,
+    refuse_set_twice,
+)
+from pointsweep.sweep.overlay import Place, Settings, rank
+from pointsweep.sweep.pruners import WARMUP
+from pointsweep.sweep.published import COLUMNS, find
+from pointsweep.sweep.resources import misfits, read_resources
+from pointsweep.sweep.search_space import Arm, Search
+from pointsweep.sweep.seeds import read_adaptive, read_seeds
+from pointsweep.sweep.yaml_document import Document, drop_misshapen
+
+KEYS = (
+    "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published",
+    "resources", "profiles", "search", "per_arm",
+)  # fmt: skip
+PROTOCOLS = ("last", "best_val", "best_test")
+METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou", "class_miou") for split in ("test", "val"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table. `trials` has one config a seed; `excluded` says why there are none; `arm` is still to be tuned."""
+
+    row: int
+    column: int
+    trials: tuple[TrialConfig, ...]
+    excluded: str | None = None
+    published: Published | None = None
+    arm: Arm | None = None
+
+
+@dataclass(frozen=True)
+class ReadableCell:
+    """What can be looked at of a cell, even if it or another one has problems: its sound parts, and its first trial."""
+
+    name: str
+    parts: Mapping[str, Any]
+    trial: TrialConfig | None = None
+
+
+WARMUP_PROBES = 20  # random points of an arm's space that its warm-up is looked for in
+
+
+class Reader:
+    """Turns the documents of one sweep into the parts of a Sweep, collecting problems."""
+
+    def __init__(self, documents: Sequence[Document], source: str) -> None:
+        self.documents, self.document, self.source = documents, documents[-1], source
+        self.data = self.document.data  # overrides change it
+        self.late: list[overrides.Override] = []  # of settings: they win over all others
+        self.notes: list[str] = []
+        self.profile = ""
+        self.audit = labels.LabelAudit(self)
+        self.own: list[Problem] = []
+        self.readable: list[ReadableCell] = []
+        self.column_labels: tuple[str, ...] = ()
+        self.entries: list[Entry] = []  # of all axes
+        self.search: Search | None = None
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything found so far; problems of a parent file name it."""
+        parents = [replace(p, path=f"{Path(d.source).name}: {p.path}") for d in self.documents[:-1] for p in d.problems]
+        return [*parents, *self.document.problems, *self.own]
+
+    def complain(self, path: tuple[Any, ...], message: str) -> None:
+        self.own.append(Problem(self.document.where(*path), message, self.document.line(path)))
+
+    # Overrides
+
+    def choose_profile(self, name: str) -> None:
+        """Take a profile. What it makes smaller in the file's sections, overrides may set again."""
+        self.profile = name
+        read_resources(self.data.get("resources") or {}, self.complain)  # a profile may take the section away
+        profiles.shrink(name, self.data)
+
+    def override(self, text: str, key: str, delete: bool, value: Any) -> None:
+        """Sets or deletes a key: in every cell, above all else, if it is a trial's; else in the file."""
+        part = key.partition(".")[0]
+        if part in PARTS_OF_A_TRIAL and part != "seed":
+            self.late.append(overrides.Override(text, key, value, delete))
+        elif key == "profile":
+            pass  # chosen before all other overrides
+        elif part not in KEYS:
+            allowed = [*KEYS, "profile", *(p for p in PARTS_OF_A_TRIAL if p != "seed")]
+            self.own.append(Problem(text, unknown("key", part, allowed, "Allowed")))
+        else:
+            self._override_file(text, key, delete, value)
+
+    def _override_file(self, text: str, key: str, delete: bool, value: Any) -> None:
+        if key == "base.from":
+            self.own.append(Problem(text, "what a file inherits from is read before overrides; change it in the file"))
+            return
+        try:
+            path = overrides.remove(self.data, key) if delete else overrides.assign(self.data, key, value)
+        except ValueError as error:
+            self.own.append(Problem(text, str(error)))
+            return
+        self.document.override(path)
+
+    # The file
+
+    def parts(self) -> dict[str, Any]:
+        """The fields of a Sweep; worth something only if there are no problems after it."""
+        for key, text in drop_misshapen(self.data):  # after the overrides
+            self.complain((key,), text)
+        for key in self.data:
+            if key not in KEYS:
+                self.complain((key,), self._unknown(key))
+        for key in self.data.get("published") or {}:
+            if key not in COLUMNS:
+                self.complain(("published", key), unknown("column of published.csv", key, COLUMNS, "Columns"))
+        base = self._base()
+        row_axes, column_axis = self._axes()
+        self.column_labels = tuple(entry.label for entry in column_axis.entries)
+        self.entries = [entry for axis in (*row_axes, column_axis) for entry in axis.entries]
+        name, seeds = self._name(), read_seeds(self.data, self.complain)
+        metric, protocol = self._choice("metric", METRICS), self._choice("protocol", PROTOCOLS)
+        resources = read_resources(self.data.get("resources") or {}, self.complain)
+        known = profiles.names(self.documents)
+        if self.profile and self.profile not in known:
+            self.own.append(Problem(f"profile={self.profile}", unknown("profile", self.profile, known, "Known")))
+            self.profile = ""
+        rows = list(itertools.product(*(axis.entries for axis in row_axes)))
+        self.search = search_file.SearchReader(self).read() if {"search", "per_arm"} & set(self.data) else None
+        self.check_conditions()
+        cells = [
+            self._cell(base, (i, row), (j, column), seeds, protocol)
+            for i, row in enumerate(rows)
+            for j, column in enumerate(column_axis.entries)
+        ]
+        configs = [cell.trials[0] for cell in cells if cell.trials]
+        for key, text in misfits(resources, configs, self.search is not None):
+            self.complain(("resources", key), text)
+        self.audit.conclude(base)
+        if self.profile:
+            name, self.notes = f"{name}-{self.profile}", [*self.audit.profile_notes(), *self.notes]
+        return {
+            "name": name,
+            "title": self._title(name),
+            "row_headers": tuple(axis.header for axis in row_axes),
+            "rows": tuple(tuple(entry.label for entry in row) for row in rows),
+            "columns": self.column_labels,
+            "cells": tuple(cells),
+            "metric": metric,
+            "protocol": protocol,
+            "resources": resources,
+            "factors": factors_of(rows),
+            "adaptive": None if self.problems else read_adaptive(self.document, self.data, rows, self.complain),
+            "search": self._after_warmup(cells),
+            "remarks": tuple(self.audit.remarks),
+            "dropped": tuple(self.audit.dropped),
+            "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
+        }
+
+    def _after_warmup(self, cells: Sequence[Cell]) -> Search | None:
+        """The search; its scheduler judges nobody before the longest warm-up of its trials is over."""
+        search = self.search
+        if search is None or not search.schedule or self.problems:
+            return search
+        longest, epochs = 0, 0
+        for arm in [cell.arm for cell in cells if cell.arm is not None]:
+            for drawn in arm.probes(WARMUP_PROBES):
+                config = arm.config(drawn)
+                if config is not None:
+                    longest = max(longest, config.train.full_rate_after)
+                    epochs = max(epochs, config.train.epochs)
+        if longest >= epochs:
+            self.notes.append(
+                f"{search.scheduler} stops no trial: the warm-up of {longest} epochs lasts as long as the training of {epochs}; "
+                "set train.warmup_fraction (say 0.1), or fewer warmup_epochs"
+            )
+        return replace(search, schedule={**search.schedule, WARMUP: longest}) if longest else search
+
+    def _unknown(self, key: str) -> str:
+        """Return what to say of a key that no file has; of one that holds an anchor where anchors belong."""
+        text = unknown("key", key, KEYS, "Keys")
+        anchored = any(path[:1] == (key,) for path in self.document.anchored)
+        return f"{text}. An anchor (&) needs no key of its own: set it where its value stands first" if anchored else text
+
+    def _base(self) -> Settings:
+        settings = Settings()
+        for document in self.documents:
+            base = self.data.get("base") if document is self.document else document.data.get("base")
+            if base is not None and not isinstance(base, Mapping):
+                self.complain(("base",), f"must be a mapping of settings, got {base!r}")
+                continue
+            own: dict[str, Any] = {}
+            for key, value in (base or {}).items():
+                part = str(key).partition(".")[0]
+                if key == "from":
+                    continue
+                if part not in PARTS_OF_A_TRIAL or part == "seed":
+                    text = unknown("key", part, [p for p in PARTS_OF_A_TRIAL if p != "seed"] + ["from"], "Allowed")
+                    complain(document, ("base", key), text)
+                else:
+                    own[str(key)] = value
+            refuse_set_twice(document, ("base",), own)
+            settings.lay(own, partial(place_of, document, ("base",)))
+        return settings
+
+    def _axes(self) -> tuple[list[Axis], Axis]:
+        """The axes that are nested down the table, and the one across it."""
+        down: list[Axis] = []
+        if "rows" in self.data:
+            down.append(read_rows(self.document, ("rows",), self.data["rows"]))
+        further = self.data.get("axes") or {}
+        if not isinstance(further, Mapping):
+            self.complain(("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together")
+            further = {}
+        axes = [read_key(self.document, ("axes",), str(key), values) for key, values in further.items()]
+        if "columns" in self.data:
+            across = read_rows(self.document, ("columns",), self.data["columns"])
+        elif axes:
+            across = axes.pop()
+        else:
+            across = Axis("", (Entry("all", {}, self.document, ("rows",)),))
+        down += axes
+        if not down:
+            down.append(Axis("", (Entry("all", {}, self.document, ("base",)),)))
+        return down, across
+
+    def _name(self) -> str:
+        name = self.data.get("name", Path(self.source).stem)
+        if isinstance(name, (int, float)) and not isinstance(name, bool):
+            name = self.document.text_of(("name",), name)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,80}", name):
+            self.complain(("name",), f"must be lower-case letters, digits, _ and -, got {name!r}")
+        return str(name)
+
+    def _title(self, name: str) -> str:
+        title = self.data.get("title")
+        return name if title is None else self.document.text_of(("title",), title)
+
+    def _choice(self, key: str, allowed: Sequence[str]) -> str:
+        value = self.data.get(key, allowed[0])
+        if value not in allowed:
+            self.complain((key,), unknown(key, value, allowed, "Allowed"))
+        return str(value)
+
+    # Cells
+
+    def _cell(
+        self, base: Settings, row: tuple[int, Sequence[Entry]], column: tuple[int, Entry], seeds: Sequence[int], protocol: str
+    ) -> Cell:
+        entries = [column[1], *reversed(row[1])]
+        settings = self.settings(entries, base)
+        because = self._excluded(settings, entries)
+        if because is not None:
+            return Cell(row[0], column[0], (), because)
+        name = " / ".join(entry.label for entry in [*row[1], column[1]])
+        self.audit.look(name, entries, settings)
+        published = None if self.profile else self._published([*row[1], column[1]], row[1])
+        if self.search is not None:
+            arm = arms.make_arm(self, self.search, base, entries, seeds)
+            return Cell(row[0], column[0], (), None, published, arm)
+        composed = settings.copy()
+        config, problems = self.compose(composed)
+        self.own += problems
+        first_seed = next(iter(seeds), 0)
+        if config is None or problems:
+            parts = sound_parts(composed.data)
+            if "dataset" in parts:
+                parts["dataset"] = with_seed(TrialConfig(parts["dataset"]), first_seed).dataset
+            self.readable.append(ReadableCell(name, parts))
+            return Cell(row[0], column[0], ())
+        first = with_seed(config, first_seed)
+        self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
+        self.audit.compare(entries, settings, config)
+        asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
+        for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
+            self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
+        if asks["metric"] in METRICS and asks["metric"].partition("/")[2] not in config.dataset.metrics:
+            has = ", ".join(config.dataset.metrics)
+            self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
+        return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
+
+    def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:
+        """The trial of a cell's settings, with the profile and the overrides above them, and what is wrong with it."""
+        if self.profile:
+            profiles.apply(self.profile, settings, self.documents)
+        self._apply_overrides(settings)
+        config, problems = check_trial(settings.data)
+        places = [(settings.place(path), message) for path, message in problems]
+        return config, [Problem(place.path, message, place.line) for place, message in places]
+
+    def _apply_overrides(self, settings: Settings) -> None:
+        for override in self.late:
+            if override.delete:
+                settings.drop(override.key)
+            else:
+                settings.set(override.key, override.value, Place(f"override {override.text}", None))
+
+    def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
+        """Return base < conditional settings < rows, columns and axes < overrides; a profile comes above, in `compose`.
+
+        A condition looks at the cell as it is named, with what conditional settings above it in the file have set.
+        """
+        entries = list(entries)
+        settings = base.copy()
+        final = self._named(settings, entries)
+        decided = []
+        for document, path, when, rest in self._conditional():
+            holds = conditions.matches(final.data, when)
+            decided.append((document, path, when, holds))
+            if holds:
+                self.audit.held(document, path)
+                self._lay_conditional(settings, rest, final, partial(place_of, document, path))
+                final = self._named(settings, entries)
+        for document, path, when, holds in decided:
+            if conditions.matches(final.data, when) != holds:
+                self.audit.decided_too_early(document, path, when, holds, final)
+        return final
+
+    def _named(self, settings: Settings, entries: Sequence[Entry]) -> Settings:
+        """Lay the entries of a cell, then the overrides, over a copy of settings."""
+        final = settings.copy()
+        lay_entries(final, entries)
+        self._apply_overrides(final)
+        return final
+
+    def _conditional(self) -> Iterator[tuple[Document, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]]:
+        """Yield the conditional settings of all documents: document, path, condition and what they set."""
+        for document in self.documents:
+            listed = self.data.get("settings") if document is self.document else document.data.get("settings")
+            for i, item in enumerate(listed or []):
+                when = item.get("when") if isinstance(item, Mapping) else None
+                if isinstance(when, Mapping):
+                    rest = {key: value for key, value in item.items() if key != "when"}
+                    yield document, ("settings", i), when, rest
+
+    def check_conditions(self) -> None:
+        """Complain of conditions that can never hold, and of conditional settings that no trial can have."""
+        for document in self.documents:
+            listed = self.data.get("settings") if document is self.document else document.data.get("settings")
+            for i, item in enumerate(listed or []):
+                if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping):
+                    complain(document, ("settings", i), "needs `when:`, a mapping of keys to values")
+        for document, path, when, rest in self._conditional():
+            read_when(document, (*path, "when"), when)
+            refuse_set_twice(document, path, rest)
+            for key, message in conditions.setting_problems(rest, when):
+                complain(document, (*path, key), message)
+        for i, item in enumerate(self.data.get("exclude") or []):
+            if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping) or not item.get("because"):
+                self.complain(("exclude", i), "needs `when:`, a mapping of keys to values, and `because:`, the reason")
+            else:
+                read_when(self.document, ("exclude", i, "when"), item["when"])
+
+    def _lay_conditional(self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]) -> None:
+        """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
+        for key in sorted(rest, key=lambda key: rank(key, rest[key])):
+            part = str(key).partition(".")[0]
+            if settings.name(part) != final.name(part) and isinstance(final.data.get(part), dict) and "name" in final.data[part]:
+                settings.set(part, final.data[part]["name"], final.place(part))
+            settings.set(str(key), rest[key], place(str(key)))
+
+    def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
+        """Return why a cell is left out; None if it is not."""
+        because = None
+        for entry in entries:
+            if entry.when is None:
+                continue
+            if conditions.matches(settings.data, entry.when):
+                self.audit.held(entry.document, (*entry.path, "when"))
+            else:
+                because = because or f"{entry.label} is for {conditions.described(entry.when)} only"
+        for i, item in enumerate(self.data.get("exclude") or []):
+            when = item.get("when") if isinstance(item, Mapping) else None
+            if isinstance(when, Mapping) and conditions.matches(settings.data, when):
+                self.audit.held(self.document, ("exclude", i))
+                because = because or str(item.get("because"))
+        return because
+
+    def _published(self, entries: Sequence[Entry], row: Sequence[Entry]) -> Published | None:
+        """The paper's number: given here (a number, or numbers by column), or selected from published.csv."""
+        selectors: dict[str, Any] = dict(self.data.get("published") or {})
+        asked = False
+        for entry in entries:
+            value = entry.published
+            if isinstance(value, Mapping) and not set(value) & set(COLUMNS):
+                value = self._by_column(entry, value, entries[-1].label)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                if not 0 <= value <= 100:
+                    place = entry.place("published")
+                    text = f"a published number is in percent, from 0 to 100, got {value}"
+                    self.own.append(Problem(place.path, text, place.line))
+                    return None
+                return Published(float(value), None, f"{Path(self.source).name}")
+            if value is not None:
+                selectors |= value if isinstance(value, Mapping) else {"row": str(value)}
+                asked = asked or entry in row
+        if not asked:
+            return None
+        try:
+            return find(selectors)
+        except ValueError as error:
+            entry = next(entry for entry in row if entry.published is not None)
+            place = entry.place("published")
+            self.own.append(Problem(place.path, str(error), place.line))
+            return None
+
+    def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
+        """The number that a row gives for a column of the table."""
+        found = None
+        for label, number in numbers.items():
+            # A column of values is labelled with them: 0.001, however the file writes it.
+            labels = {label, scalars.respelled(label)}
+            if labels.isdisjoint(self.column_labels):
+                place = entry.place("published")
+                text = unknown("column", label, [*self.column_labels, *COLUMNS], "Columns of the table and of published.csv")
+                self.own.append(Problem(place.path, text, place.line))
+            if column in labels:
+                found = number
+        return found

@@ -1,0 +1,126 @@
+"""Profiles: the same sweep in another size. `smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same
+modality, two epochs.
+
+A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3, only: [adapter]}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pointsweep import registry
+from pointsweep.config.schema import DRAWN_WEIGHTS
+from pointsweep.sweep.overlay import Place, Settings
+from pointsweep.sweep.yaml_document import Document
+
+SMALL_DATA = {
+    "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128, "train_per_class": 8, "test_per_class": 4,
+}  # fmt: skip
+SMALL_PARTS = {
+    "name": "synthetic_parts", "num_points": 128, "presample": 128, "source_points": 128, "train_per_category": 8,
+    "test_per_category": 4,
+}  # fmt: skip
+SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "warmup_fraction": None, "batch_size": 16, "eval_batch_size": 64}
+SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
+
+
+def names(documents: Sequence[Document]) -> list[str]:
+    """The profiles that a sweep knows."""
+    own = [name for document in documents for name in (document.data.get("profiles") or {})]
+    return sorted({"smoke", *own})
+
+
+SEARCH_TRIALS, FRESH_SEEDS = 4, 2
+
+
+def shrink(name: str, data: dict[str, Any]) -> None:
+    """Make a file's own sections small, before overrides are laid over them: few trials of a search, one core."""
+    if name != "smoke":
+        return
+    for section in ("search", "per_arm"):
+        if isinstance(data.get(section), Mapping):
+            data[section] = {**data[section], "trials": _at_most(SEARCH_TRIALS, data[section].get("trials"))}
+    if isinstance(data.get("per_arm"), Mapping):
+        data["per_arm"]["then_seeds"] = _at_most(FRESH_SEEDS, data["per_arm"].get("then_seeds"))
+    data.pop("resources", None)
+
+
+def _at_most(most: int, value: Any) -> Any:
+    """Return the smaller number; what is no number stays as it is, to be refused."""
+    if value is None:
+        return most
+    return min(most, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def own_settings(name: str, documents: Sequence[Document]) -> Iterator[tuple[Document, str, Any]]:
+    """Yield what files add to a profile, the eldest first: the document, the key and the value."""
+    for document in documents:
+        added = (document.data.get("profiles") or {}).get(name) or {}
+        for key, value in added.items():
+            if key != "only":
+                yield document, str(key), value
+
+
+def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
+    """Lays a profile over the settings of a cell."""
+    if name == "smoke":
+        _smoke(settings)
+    for document, key, value in own_settings(name, documents):
+        settings.set(key, value, place_of(document, name, key))
+
+
+def place_of(document: Document, name: str, key: str) -> Place:
+    """Return where a key of a profile stands."""
+    path = ("profiles", name, key)
+    return Place(f"{document.shown}{document.where(*path)}", document.line(path))
+
+
+def only(name: str, documents: Sequence[Document]) -> list[str]:
+    """The part of the table that a profile keeps, as patterns of --only; none: all of it. The youngest file that says so counts."""
+    for document in reversed(documents):
+        patterns = ((document.data.get("profiles") or {}).get(name) or {}).get("only")
+        if patterns is not None:
+            path = ("profiles", name, "only")
+            if not isinstance(patterns, list):
+                return [document.text_of(path, patterns)]
+            return [document.text_of((*path, i), pattern) for i, pattern in enumerate(patterns)]
+    return []
+
+
+def _smoke(settings: Settings) -> None:
+    place = Place("profile smoke", None)
+    data = settings.data
+
+    def put(part: str, value: Mapping[str, Any]) -> None:
+        settings.drop(part)
+        settings.set(part, dict(value), place)
+
+    dataset = data.get("dataset", {})
+    held_out = dataset.get("val_fraction", 0.0)
+    known = dataset.get("name") in registry.names("datasets")
+    parts = known and registry.config_class("datasets", dataset["name"]).num_categories > 0
+    put("dataset", {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0})
+    settings.set("train", SMALL_TRAIN, place)
+    network = data.get("network")
+    if isinstance(network, dict):
+        if "neighbours" in registry.config_class("networks", network["name"]).__dataclass_fields__:
+            settings.set("network.neighbours", 8, place)
+        return
+    backbone = data.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("name") in registry.names("backbones") and backbone["name"] != "tiny":
+        put("backbone", _stand_in(backbone))
+    settings.set("tokenizer", SMALL_TOKENS, place)
+
+
+def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """The tiny backbone for another one; a stand-in for drawn weights differs from that for the pretrained ones."""
+    modality = registry.config_class("backbones", backbone["name"]).modality
+    weights = backbone.get("weights")
+    kind = f"-{weights}" if weights in DRAWN_WEIGHTS else ""
+    made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{kind}"}
+    if kind and "weights_seed" in backbone:
+        made["weights_seed"] = backbone["weights_seed"]
+    if backbone.get("num_blocks") == 0:
+        made["num_blocks"] = 0
+    return made

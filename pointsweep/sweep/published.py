@@ -1,0 +1,111 @@
+"""The numbers that papers print, with the sources they were taken from: published.csv, one line a number.
+
+The command: python -m pointsweep.published checks them (ledger.py).
+
+Any2Point (arXiv 2404.07989), Point-PEFT (arXiv 2310.03059) and the tables in the read-me files of the programs they build on.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pointsweep.errors import unknown
+from pointsweep.results.records import Published
+from pointsweep.sweep import published_checks as ledger
+from pointsweep.utils.cli_exit import command_parser
+
+COLUMNS = ("paper", "table", "row", "setting", "backbone", "modality", "dataset", "split", "metric", "note")
+
+
+@functools.cache
+def lines() -> tuple[dict[str, str], ...]:
+    """All lines of published.csv."""
+    text = resources.files("pointsweep.sweep").joinpath("published.csv").read_text(encoding="utf-8")
+    return read_lines(text)
+
+
+def read_lines(text: str) -> tuple[dict[str, str], ...]:
+    """The lines of a file of published numbers. Raises ValueError if columns are missing."""
+    reader = csv.DictReader(io.StringIO(text))
+    absent = sorted({*COLUMNS, "value", "params_m"} - set(reader.fieldnames or ()))
+    if absent:
+        raise ValueError(f"no columns {', '.join(absent)}")
+    return tuple(reader)
+
+
+def find(selectors: Mapping[str, str]) -> Published:
+    """The one number whose line has all these values. Raises ValueError if there is none, or more than one."""
+    left = list(lines())
+    for column, value in selectors.items():
+        if column not in COLUMNS:
+            raise ValueError(unknown("column of published.csv", column, COLUMNS, "Columns"))
+        kept = [line for line in left if line[column] == str(value)]
+        if not kept:
+            raise ValueError(unknown(f"{column} in published.csv", value, {line[column] for line in left}, "Known"))
+        left = kept
+    if len(left) > 1:
+        differing = [c for c in COLUMNS if c not in selectors and len({line[c] for line in left}) > 1]
+        raise ValueError(f"{len(left)} lines of published.csv fit {dict(selectors)}; say which by: {', '.join(differing)}")
+    line = left[0]
+    return Published(
+        float(line["value"]) if line["value"] else None,
+        float(line["params_m"]) if line["params_m"] else None,
+        f"{line['paper']}, {line['table']}",
+        line["dataset"],
+        line["split"],
+    )
+
+
+def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a trial's plain data set configuration is in the words of published.csv: data set and split."""
+    name = str(dataset.get("name"))
+    variant = str(dataset.get("variant", "")).upper()
+    corruption = f"{dataset.get('corruption')} {dataset.get('severity')}"
+    known = {
+        "modelnet40": ("ModelNet40", "test"),
+        "modelnet40_c": ("ModelNet40-C", corruption),
+        "modelnet40_fewshot": ("ModelNet40-fewshot", f"{dataset.get('way')}way{dataset.get('shot')}shot"),
+        "scanobjectnn": ("ScanObjectNN", variant),
+        "scanobjectnn_c": ("ScanObjectNN-C", corruption),
+    }
+    return known.get(name, (name, "test"))
+
+
+def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
+    """Return how a published number is about other data than a trial's; empty if it is not, or does not say."""
+    if not published.dataset:
+        return ""
+    name, split = about(dataset)
+    if (name, split) == (published.dataset, published.split):
+        return ""
+    return f"the number is about {published.dataset} {published.split}, the trials are on {name} {split}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what is inconsistent in published.csv, one line each; 0 if nothing is, 1 if something is, 2 for what cannot be read."""
+    made = command_parser("pointsweep.published", "Finds inconsistencies in the published numbers.")
+    made.add_argument("--csv", help="another file of the same columns (default: the one that comes with the package)")
+    made.add_argument(
+        "--table", action="append", default=[], help="a table.json of a sweep, whose parameter counts are compared; repeatable"
+    )
+    args = made.parse_args(arguments)
+    try:
+        found = read_lines(Path(args.csv).read_text(encoding="utf-8")) if args.csv else lines()
+        counts: dict[int, list[int]] = {}
+        for name in args.table:
+            counts |= ledger.counts_of(found, Path(name).read_text(encoding="utf-8"))
+        faults = ledger.check(found, counts)
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+        print(f"{args.csv or 'published.csv'}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    for fault in faults:
+        print(f"{fault.kind}: {fault.text}")
+    print(f"{len(found)} lines, {len(faults)} finding{'s' * (len(faults) != 1)}")
+    return 1 if faults else 0

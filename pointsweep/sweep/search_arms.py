@@ -1,0 +1,141 @@
+"""The arms that a search tunes: a cell's settings with the space on top, looked at before anything is launched."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pointsweep.config import scalars
+from pointsweep.errors import Problem, unknown
+from pointsweep.sweep.axes import Entry
+from pointsweep.sweep.overlay import Settings
+from pointsweep.sweep.search_space import Arm, Search
+
+if TYPE_CHECKING:
+    from pointsweep.sweep.parser import Reader
+
+Path = tuple[Any, ...]
+MOST_POINTS = 100_000  # of a grid
+PROBES = 24  # random points at which a value must give a valid trial at least once
+
+
+def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[Entry], seeds: Sequence[int]) -> Arm:
+    """The arm of a cell: its settings with the space on top. Problems of the arm go to the reader."""
+    path: Path = ("per_arm" if search.then_seeds else "search",)
+    path = (*path, "search") if search.then_seeds else path
+
+    def lay(drawn: Mapping[str, Any]) -> Settings:
+        by_key = {parameter.key: parameter for parameter in search.space}
+        chosen = {key: by_key[key].value(value) for key, value in drawn.items()}
+        return reader.settings([*entries, Entry("", chosen, reader.document, (*path, "space"))], base)
+
+    arm = Arm(search.space, search.constraints, (), tuple(seeds), lay, reader.compose)
+    reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
+    points = list(_points(arm, search, reader, path))
+    if search.sampler == "grid" and not reader.problems:
+        points += itertools.islice(arm.points(), search.trials)
+    return dataclasses.replace(arm, enqueue=tuple(points))
+
+
+def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Sequence[Entry]) -> Iterator[Problem]:
+    """A value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
+    line = reader.document.line
+    if not arm.parameters:
+        return
+    seen: dict[tuple[str, Any], list[Problem] | None] = {}
+    ends = {parameter.key: parameter.ends() for parameter in arm.parameters}
+    feasible = applied = False
+    for drawn in arm.probes(PROBES):
+        settings = arm.lay(drawn)
+        reader.audit.look_at_suggestion(_named(entries, drawn), settings)
+        config, problems = arm.compose(settings.copy())
+        good = config is not None and not problems
+        if config is not None and not problems:
+            values = {parameter.key: parameter.value(drawn[parameter.key]) for parameter in search.space if parameter.key in drawn}
+            suggested = Entry("", values, reader.document, (*path, "space"))
+            reader.audit.compare([*entries, suggested], settings, config)
+            reader.audit.look_at_constraints((*path, "constraints"), config)
+        applied = applied or bool(drawn)
+        feasible = feasible or arm.config(drawn) is not None
+        if config is not None and not config.dataset.val_fraction:
+            where = reader.document.where(*path)
+            yield Problem(where, "a search needs a validation split: set dataset.val_fraction above 0", line(path))
+            return
+        for item in drawn.items():
+            if item[1] in ends[item[0]] and (good or item not in seen):
+                seen[item] = None if good else problems
+    yield from (problem for problems in seen.values() if problems for problem in problems)
+    if any(seen.values()):
+        return
+    name = _named(entries, {}) or "the search"
+    if not applied:
+        yield Problem(reader.document.where(*path, "space"), f"the range of {name} is empty: no key applies to it", line(path))
+    elif not feasible:
+        where = reader.document.where(*path, "constraints")
+        yield Problem(where, f"the range of {name} is empty: no point keeps the constraints", line((*path, "constraints")))
+    if search.then_seeds is None and feasible:
+        for key in [parameter.key for parameter in arm.parameters if parameter.key not in {key for key, _ in seen}]:
+            own = (*path, "space", key)
+            yield Problem(reader.document.where(*own), "is never chosen: no point meets its condition", line((*own, "when")))
+    if search.sampler == "grid":
+        yield from _grid_problems(arm, reader, (*path, "space"))
+    if not reader.profile:  # a profile may set what is chosen
+        yield from _twin_problems(arm, reader, (*path, "space"))
+
+
+def _grid_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
+    total = 1
+    for parameter in arm.parameters:
+        size = parameter.size()
+        own = (*path, parameter.key)
+        if size is None:
+            yield Problem(reader.document.where(*own), "a grid needs choices or a step", reader.document.line(own))
+        total *= size or 1
+    if total > MOST_POINTS:
+        text = f"a grid of {total} points, at most {MOST_POINTS} are gone through; take larger steps or sampler: random"
+        yield Problem(reader.document.where(*path), text, reader.document.line(path))
+
+
+def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
+    """Choices that give the same trial, whatever the other values are."""
+    points = list(arm.probes(0))
+    faulty = {problem.path for problem in reader.problems}
+    for parameter in arm.parameters:
+        if parameter.kind != "choice" or reader.document.where(*path, parameter.key) in faulty:
+            continue
+        owners: dict[Any, str] = {}
+        start = next((point for point in points if parameter.key in point), {})
+        for name in parameter.labels if start else ():
+            config, problems = arm.compose(arm.lay({**start, parameter.key: name}))
+            if config is None or problems:
+                continue
+            first = owners.setdefault(config, scalars.spelled(name))
+            if first != scalars.spelled(name):
+                own = (*path, parameter.key)
+                text = f"the choices {first} and {scalars.spelled(name)} give the same trial"
+                yield Problem(reader.document.where(*own), text, reader.document.line(own))
+
+
+def _named(entries: Sequence[Entry], drawn: Mapping[str, Any]) -> str:
+    """An arm by its labels, and a point of it by what was drawn."""
+    labels = [entry.label for entry in reversed(entries) if entry.label != "all"]
+    return " / ".join([*labels, *(f"{key}={value}" for key, value in drawn.items())])
+
+
+def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[dict[str, Any]]:
+    """The start points as drawn values."""
+    for index, point in enumerate(search.enqueue):
+        where = (*path, "enqueue", index)
+        drawn: dict[str, Any] = {}
+        by_key = {parameter.key: parameter for parameter in arm.parameters}
+        for key, value in point.items():
+            if key not in by_key:
+                reader.complain((*where, key), unknown("key", key, by_key, "In the space"))
+                continue
+            try:
+                drawn[key] = by_key[key].drawn(value)
+            except ValueError as error:
+                reader.complain((*where, key), str(error))
+        yield {key: drawn[key] for key in by_key if key in drawn}

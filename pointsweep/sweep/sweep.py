@@ -1,0 +1,278 @@
+"""Sweep file + overrides -> Sweep: every cell of the table with its trials, checked.
+
+docs/sweeps.md describes the language. All problems of a file are found before any is reported.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from pointsweep.config.schema import TrialConfig
+from pointsweep.errors import ConfigError, Problem, unknown
+from pointsweep.results.records import Adaptive, CellLayout, Layout
+from pointsweep.sweep import overrides, profiles, views
+from pointsweep.sweep.parser import Cell, ReadableCell, Reader
+from pointsweep.sweep.resources import Resources
+from pointsweep.sweep.search_space import Search
+from pointsweep.sweep.yaml_document import family, found_file
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of the sweep and the first cell that it fills."""
+
+    cell: Cell
+    config: TrialConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep file."""
+
+    name: str
+    title: str
+    source: str
+    text: str
+    row_headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    columns: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    metric: str
+    protocol: str
+    resources: Resources
+    notes: tuple[str, ...]
+    factors: tuple[Mapping[str, bool] | None, ...] = ()  # one a row, where any row names its components
+    adaptive: Adaptive | None = None  # then a cell's trials are those of the most seeds
+    search: Search | None = None  # then cells have an arm to be tuned in place of trials
+    remarks: tuple[str, ...] = ()  # for the plan and the launch
+    dropped: tuple[str, ...] = ()  # settings that are used in a part of the cells, or nowhere: for the plan
+    overrides: tuple[str, ...] = ()  # those that make it the table it is
+    whole: Sweep | None = None  # of a part of a file's table, that table
+
+    @property
+    def stored(self) -> Sweep:
+        """The sweep whose table is kept under this name: itself, or the one that it is a part of."""
+        return self.whole or self
+
+    def trials(self) -> list[Trial]:
+        """All distinct trials, in the order of the table."""
+        found: dict[str, Trial] = {}
+        for cell in self.cells:
+            for config in cell.trials:
+                found.setdefault(config.key(), Trial(cell, config))
+        return list(found.values())
+
+    def probe(self) -> Sweep:
+        """Of a search, the sweep of some points of every arm, to see what they need and whether they can be built; else itself."""
+        if self.search is None:
+            return self
+        found = []
+        for cell in self.cells:
+            configs = [cell.arm.config(drawn) for drawn in cell.arm.probes(0)] if cell.arm else []
+            found.append(replace(cell, trials=tuple(dict.fromkeys(config for config in configs if config is not None))))
+        return replace(self, cells=tuple(found), search=None)
+
+    def searched(self) -> str:
+        """Of a search, one line: "search of 20 trials by tpe for each of 4 arms"."""
+        assert self.search is not None
+        arms = sum(cell.arm is not None for cell in self.cells)
+        each = "" if self.search.then_seeds is None else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
+        budget = f"{self.search.trials} trials"
+        if self.search.hours is not None:
+            budget = f"at most {budget} and {self.search.hours:g} hours of training"
+        return f"search of {budget} by {self.search.sampler}{each}"
+
+    def layout(self) -> Layout:
+        """What a table needs to know."""
+        cells = tuple(
+            CellLayout(cell.row, cell.column, tuple((c.seed, c.key()) for c in cell.trials), cell.published, cell.excluded)
+            for cell in self.cells
+        )
+        notes = (*self.notes, *(f"the same trials: {names}" for names in self.identical_cells()))
+        return Layout(
+            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, notes,
+            self.factors, self.adaptive, self.resources.budget.per_hour,
+        )  # fmt: skip
+
+    def place(self, trial: Trial) -> tuple[str, str, int]:
+        """The row, the column and the seed of a trial."""
+        return " / ".join(self.rows[trial.cell.row]), self.columns[trial.cell.column], trial.config.seed
+
+    def cell_name(self, cell: Cell) -> str:
+        """Its row and column, as messages name it."""
+        return f"{' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}"
+
+    def identical_cells(self) -> list[str]:
+        """Return a line for each group of cells that hold the same trials: "plus / all, int / all"."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for cell in self.cells:
+            keys = tuple(config.key() for config in cell.trials)
+            if keys:
+                groups.setdefault(keys, []).append(self.cell_name(cell))
+        return [", ".join(names) for names in groups.values() if len(names) > 1]
+
+    def resolved(self) -> str:
+        """Every cell's configuration as it will run, as YAML; the seeds stand beside it."""
+        parts = []
+        for cell in self.cells:
+            head = f"# {self.cell_name(cell)}"
+            if not cell.trials:
+                parts.append(f"{head}: not run: {cell.excluded or 'searched'}\n")
+                continue
+            data = {name: value for name, value in cell.trials[0].to_dict().items() if value is not None and name != "seed"}
+            seeds = [config.seed for config in cell.trials]
+            parts.append(f"{head}, seeds {seeds}\n{yaml.safe_dump(data, sort_keys=False)}")
+        return "---\n".join(parts)
+
+
+def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = ()) -> Sweep:
+    """Read, compose and check a sweep file. Raises ConfigError with everything that is wrong.
+
+    What is asked for may be a part of the file's table: then it has the file's name, and `whole` is that table.
+    """
+    file = found_file(str(file))
+    asked, kept = _read(file, override)
+    whole = asked
+    seeds = [text for text in override if views.changes_seeds(text)]
+    if seeds and asked.search is None:
+        whole = _without_seeds(file, override) or asked
+    if kept:  # a part that the profile keeps is the profile's table
+        whole = _select(whole, kept, str(file))
+    if only or kept:
+        asked = _select(asked, only or kept, str(file))
+    if asked is whole and not seeds:
+        return asked
+    if asked.search is None and _is_part(asked, whole):
+        return asked if asked.layout() == whole.layout() else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
+    further = [*(f"only={pattern}" for pattern in only), *seeds]
+    if views.names_the_sweep(override) or not further:
+        return asked
+    return replace(asked, name=views.view_name(asked.name, further), overrides=(*asked.overrides, *further))
+
+
+def _read(file: str | Path, override: Sequence[str]) -> tuple[Sweep, list[str]]:
+    """The sweep of a file with overrides, and the part of it that its profile keeps, as patterns of --only."""
+    documents = family(Path(file))
+    reader = Reader(documents, str(file))
+    _override(reader, override)
+    parts = reader.parts()
+    if reader.problems:
+        raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
+    changing = [text for text in override if views.changes_the_table(text)]
+    if not views.names_the_sweep(override):
+        parts["name"] = views.view_name(parts["name"], changing)
+    sweep = Sweep(source=str(file), text=documents[-1].text, overrides=tuple(changing), **parts)
+    return sweep, profiles.only(reader.profile, documents)
+
+
+def _without_seeds(file: str | Path, override: Sequence[str]) -> Sweep | None:
+    """The table that the file's own seeds fill; None if these are wrong."""
+    try:
+        return _read(file, [text for text in override if not views.changes_seeds(text)])[0]
+    except ConfigError:
+        return None
+
+
+def _is_part(part: Sweep, whole: Sweep) -> bool:
+    """Whether all trials of a sweep belong to the same cells of another, printed alike."""
+    if (part.metric, part.protocol, part.title) != (whole.metric, whole.protocol, whole.title):
+        return False
+    cells = {whole.cell_name(cell): {config.key() for config in cell.trials} for cell in whole.cells}
+    for cell in part.cells:
+        mine = {config.key() for config in cell.trials}
+        if not mine <= cells.get(part.cell_name(cell), set()):
+            return False
+    return True
+
+
+def readable_cells(file: str | Path, override: Sequence[str] = ()) -> list[ReadableCell]:
+    """Return what of a file with problems can be looked at all the same; nothing of one that is no YAML."""
+    try:
+        file = found_file(str(file))
+        reader = Reader(family(Path(file)), str(file))
+        _override(reader, override)
+        reader.parts()
+    except ConfigError:
+        return []
+    return reader.readable
+
+
+def _override(reader: Reader, texts: Sequence[str]) -> None:
+    """Apply overrides; what is none is a problem of the reader's."""
+    parsed = []
+    for text in texts:
+        try:
+            override = overrides.parse(text)
+        except ValueError as error:
+            reader.own.append(Problem(text, str(error)))
+            continue
+        parsed.append((text, override))
+    for _, override in parsed:
+        if override.key == "profile":
+            reader.choose_profile(str(override.value))
+    for text, override in parsed:
+        reader.override(text, override.key, override.delete, override.value)
+        reader.notes.append(f"override {text}")
+
+
+def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
+    """The part of a sweep that --only names; patterns of one kind add up, kinds narrow one another."""
+    labels = {
+        "row": [" / ".join(row) for row in sweep.rows],
+        "column": list(sweep.columns),
+        "seed": sorted({str(config.seed) for cell in sweep.cells for config in cell.trials}),
+    }
+    wanted: dict[str, list[str]] = {}
+    missed = []
+    for pattern in only:
+        kind, value = _kind_of(pattern, labels["row"])
+        wanted.setdefault(kind, []).append(value)
+        if not _named(labels[kind], value):
+            others = [f"{other}={value}" for other in labels if other != kind and _named(labels[other], value)]
+            hint = f". It is {' and '.join(others)}" if others else ""
+            missed.append(Problem(f"--only {pattern}", unknown(kind, value, labels[kind], "Known") + hint))
+    kept = {kind: set(names) for kind, names in labels.items()}
+    for kind, patterns in wanted.items():
+        kept[kind] = {name for pattern in patterns for name in _named(labels[kind], pattern)}
+    if missed:
+        raise ConfigError(source, missed)
+    rows = [i for i, name in enumerate(labels["row"]) if name in kept["row"]]
+    columns = [j for j, name in enumerate(labels["column"]) if name in kept["column"]]
+    cells = tuple(
+        replace(
+            cell, row=rows.index(cell.row), column=columns.index(cell.column),
+            trials=tuple(config for config in cell.trials if str(config.seed) in kept["seed"]),
+        )
+        for cell in sweep.cells
+        if cell.row in rows and cell.column in columns
+    )  # fmt: skip
+    notes = (*sweep.notes, f"only {', '.join(only)}")
+    adaptive = None if "seed" in wanted else sweep.adaptive
+    if adaptive and adaptive.against not in rows:
+        text = f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare every row"
+        raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
+    return replace(
+        sweep, rows=tuple(sweep.rows[i] for i in rows), columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes,
+        factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
+        adaptive=adaptive and replace(adaptive, against=rows.index(adaptive.against)),
+    )  # fmt: skip
+
+
+def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:
+    """Return what a pattern of --only is about, and the pattern itself; a row's whole label always names that row."""
+    kind, found, value = pattern.partition("=")
+    if pattern not in rows and found and kind in ("row", "column", "seed"):
+        return kind, value
+    return "row", pattern
+
+
+def _named(names: Sequence[str], pattern: str) -> list[str]:
+    """Return the names that a pattern names: the one that it equals, whatever signs are in it, else all that it matches."""
+    if pattern in names:
+        return [pattern]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]

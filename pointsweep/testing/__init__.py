@@ -1,0 +1,1 @@
+"""Chaos: a sweep killed and cut off again and again, and what must hold."""

@@ -1,0 +1,296 @@
+"""The command: python -m pointsweep.chaos FILE [OVERRIDES...] --runs N. Kills a small sweep again and again; what must hold, holds.
+
+The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at one or several writes: before
+the write, in the middle of it, or after it, with the loss of all that was not flushed (faults.py); or the disk is full at a write; or
+a bit is flipped between two runs; or any of the command's processes, Ray's too, is killed at any time; or the command is given twice
+at once. By turns MLflow is a server at the end of a bad line. The same command is given until it ends well. Exit codes: 0 all
+invariants hold; 1 one does not; 2 the file is invalid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pointsweep.cli import sync
+from pointsweep.config import scalars
+from pointsweep.errors import ConfigError
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
+from pointsweep.testing import chaos_processes as processes
+from pointsweep.testing.chaos_flaky_proxy import Line, server
+from pointsweep.testing.chaos_processes import Killer
+from pointsweep.tracking.reader import rename, steps_by_run
+from pointsweep.utils import fault_injection as faults
+from pointsweep.utils.cli_exit import command_parser
+
+LAUNCHERS = ("inline", "ray")
+TRACKERS = ("sqlite", "server")
+WAYS = (*faults.WAYS, "full", "flip", "kill", "two")
+WITHOUT_DEATHS = {"kill": "killed", "two": "two commands at once"}
+KILLED_S = {"inline": 15.0, "ray": 30.0}  # within so long of its start a command is killed
+CUT = 0.2  # share of the requests to the server that go wrong
+SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")  # of a record; the rest is time and place
+
+Held = dict[str, dict[str, list[bool]]]  # invariant -> column of the matrix -> whether it held, round by round
+
+
+@dataclass(frozen=True)
+class Round:
+    """One disturbed run: the launcher, how it is disturbed, and at which writes of all processes together a process dies."""
+
+    number: int
+    launcher: str
+    way: str
+    deaths: Mapping[int, str] = field(default_factory=dict)
+    tracker: str = "sqlite"
+
+    @property
+    def name(self) -> str:
+        """Of its folder. The one without a number is undisturbed."""
+        return f"round{self.number}" if self.number else "undisturbed"
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items())) or WITHOUT_DEATHS[self.way]
+        cut = " with a server cut off" if self.tracker == "server" else ""
+        return f"round {self.number}, {self.launcher}{cut}: {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
+
+
+UNDISTURBED = Round(0, "inline", "")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The sweep that is disturbed, the folder for its stores, and an MLflow server: its address, and that of the bad line to it."""
+
+    name: str
+    arguments: tuple[str, ...]
+    folder: Path
+    seed: int
+    server: str = ""
+    line: str = ""
+
+    def store(self, name: str) -> Path:
+        return self.folder / name / "store"
+
+    def uri(self, each: Round) -> str:
+        """Where a round's runs are found."""
+        return self.server if each.tracker == "server" else f"sqlite:///{self.store(each.name)}/mlflow.db"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = command_parser("pointsweep.chaos", "Kills a small sweep again and again and checks it.")
+    made.add_argument("file", help="the sweep file; seconds long, as it is run again and again")
+    made.add_argument("overrides", nargs="*", help="as for pointsweep.run")
+    made.add_argument("--runs", type=scalars.whole_argument, default=20, help="rounds; 0 = every write, in every way (default: 20)")
+    made.add_argument("--deaths", type=scalars.whole_argument, default=2, help="at most so many in a round (default: 2)")
+    made.add_argument("--seed", type=scalars.whole_argument, help="of the choice of writes (default: of the clock; it is printed)")
+    made.add_argument("--launcher", action="append", choices=LAUNCHERS, help="default: both, by turns")
+    made.add_argument("--tracker", action="append", choices=TRACKERS, help="default: both, by turns")
+    made.add_argument("--way", action="append", choices=WAYS, help="default: all")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_intermixed_args(arguments)
+    try:
+        name = load(args.file, args.overrides).name
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    seed = args.seed if args.seed is not None else time.time_ns() % 2**32
+    folder = Path(tempfile.mkdtemp(prefix="pointsweep-chaos-"))
+    subject = Subject(name, (args.file, *args.overrides), folder, seed)
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread must not be forked
+    steps_by_run(f"sqlite:///{folder}/empty.db", name)  # a database to copy: making one takes seconds
+    if command(subject, UNDISTURBED) != 0:
+        print(f"the undisturbed sweep does not end well: {folder}/undisturbed/log", file=sys.stderr)
+        return 2
+    writes = len((folder / "undisturbed" / "ledger").read_text().splitlines())
+    rounds = choose(args, seed, writes)
+    print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # the server and the line to it end too
+    held: Held = defaultdict(lambda: defaultdict(list))
+    try:
+        with tracker(subject, any(each.tracker == "server" for each in rounds)) as tracked:
+            disturb_all(tracked, rounds, held)
+    finally:
+        print(matrix(held), flush=True)  # interrupted, that of the rounds so far
+    if not all(all(column) for row in held.values() for column in row.values()):
+        print(f"the stores are kept in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+@contextmanager
+def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
+    """The subject with its MLflow server, if any round needs one."""
+    if not needed:
+        yield subject
+        return
+    chance = random.Random(subject.seed)
+    # The line is a process of its own: this one forks, and must not have threads.
+    with server(subject.folder / "mlflow", subject.folder / "empty.db") as port, Line(port, CUT, chance=chance).apart() as line:
+        yield replace(subject, server=f"http://127.0.0.1:{port}", line=line)
+
+
+def disturb_all(subject: Subject, rounds: Sequence[Round], held: Held) -> None:
+    """Runs the rounds, says what breaks, and enters into `held` what held."""
+    for each in rounds:
+        begun = time.monotonic()
+        found = disturb(subject, each)
+        for invariant, words in found.items():
+            for name in columns(each):
+                held[invariant][name].append(not words)
+            if words:
+                print(f"BROKEN {invariant}: {each}: {words}", flush=True)
+        if not any(found.values()):
+            print(f"held: {each} ({time.monotonic() - begun:.0f} s)", flush=True)
+
+
+def choose(args: argparse.Namespace, seed: int, writes: int) -> list[Round]:
+    """The rounds: every write in every way, in a random order, cut or repeated to the number asked for."""
+    chance = random.Random(seed)
+    points = [(number, way) for number in range(1, writes + 1) for way in args.way or WAYS]
+    chance.shuffle(points)
+    launchers, trackers = args.launcher or LAUNCHERS, args.tracker or TRACKERS
+    rounds = []
+    for index in range(args.runs or len(points)):
+        number, way = points[index % len(points)]
+        more = [chance.randint(number + 1, number + writes) for _ in range(chance.randint(0, args.deaths - 1))]
+        deaths = {later: chance.choice(faults.WAYS) for later in more} | {number: "after" if way == "flip" else way}
+        launcher, tracker = launchers[index % len(launchers)], trackers[index // len(launchers) % len(trackers)]
+        rounds.append(Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker))
+    return rounds
+
+
+def disturb(subject: Subject, each: Round) -> dict[str, str]:
+    """Runs one round; maps every invariant to what is wrong with it, "" if it holds."""
+    chance = random.Random(f"{subject.seed} {each.number}")
+    folder, code, flipped = subject.folder / each.name, -1, each.way != "flip"
+    killers = [Killer(chance.uniform(0, KILLED_S[each.launcher]), chance) for _ in range(2 * (each.way == "kill"))]
+    for _ in range(len(each.deaths) + len(killers) + 3):
+        code = command(subject, each, killers.pop() if killers else None)
+        if code == 0:
+            break
+        flipped = flipped or flip(subject.store(each.name), chance)
+    result = folder / "found.json"
+    found: dict[str, str] = {"the sweep ends well": "" if code == 0 else f"exit code {code}, see {folder / 'log'}"}
+    if code == 0:
+        checked = processes.forked(lambda: result.write_text(json.dumps(compare(subject, each))) * 0, folder / "log", {})
+        words = {"the outcome can be compared": f"see {folder / 'log'}"}
+        found |= json.loads(result.read_text()) if checked == 0 else words
+    if not any(found.values()):
+        shutil.rmtree(folder)
+    return found
+
+
+def command(subject: Subject, each: Round, killer: Killer | None = None) -> int:
+    """Gives the sweep's command once; its exit code, that of a signal negative."""
+    store = subject.store(each.name)
+    if not store.exists():
+        store.mkdir(parents=True)
+        shutil.copy(subject.folder / "empty.db", store / "mlflow.db")
+    uri = subject.line if each.tracker == "server" else subject.uri(each)
+    line = [*subject.arguments, "--store", str(store), "--tracking-uri", uri]
+    start = processes.inline if each.launcher == "inline" else processes.on_ray
+    once = functools.partial(start, line, store.parent, each.deaths, killer)
+    return processes.at_once(once, once) if each.way == "two" else once()
+
+
+def flip(store: Path, chance: random.Random) -> bool:
+    """Flips a bit in the checkpoint or the history of an unfinished trial; False if there is none yet."""
+    folders = [path for path in (store / "trials").glob("*") if not (path / "record.json").exists()]
+    files = sorted(
+        path for folder in folders for path in folder.glob("*") if path.name in ("checkpoint.safetensors", "history.jsonl")
+    )
+    if not files:
+        return False
+    path = chance.choice(files)
+    data = bytearray(path.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(bytes(data))
+    return True
+
+
+def compare(subject: Subject, each: Round) -> dict[str, str]:
+    """Every invariant of a finished round, with what is wrong with it."""
+    wanted, found = observe(subject, UNDISTURBED.name), observe(subject, each.name)
+    texts = {what: "; ".join(differences(wanted[what], found[what])) for what in wanted}
+    if each.tracker == "server":  # the line may have been too bad to the end
+        sync.mirror_sweep(FileStore(subject.store(each.name)), subject.name, subject.server)
+    runs = steps_by_run(subject.uri(each), subject.name)
+    keys = [key for key, _ in runs]
+    once = {key: sorted(epochs) for key, epochs in runs}
+    texts["one MLflow run a trial"] = "; ".join(f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1)
+    told = {key: [epoch for epoch, _ in epochs] for key, epochs in wanted["epochs, each once"].items()}
+    texts["MLflow has each epoch once"] = "; ".join(differences(told, once))
+    if each.way == "two":
+        twice = [path.name for path in subject.store(each.name).glob("trials/*") if TrialFolder(path).attempts() > 1]
+        texts["no trial is begun twice"] = ", ".join(twice)
+    if each.tracker == "server":
+        rename(subject.server, subject.name, f"{subject.name} {each.name}")  # the next round's begins empty
+    return texts
+
+
+def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
+    """What a finished sweep has left, by invariant: as it must be whatever has happened."""
+    store = subject.store(name)
+    folders = {path.name: TrialFolder(path) for path in sorted((store / "trials").iterdir())}
+    records = {key: json.loads((folder.path / "record.json").read_text()) for key, folder in folders.items()}
+    return {
+        "records": {key: {part: record[part] for part in SAME} for key, record in records.items()},
+        "weights": {key: (folder.path / "weights.safetensors").read_bytes() for key, folder in folders.items()},
+        "predictions": {key: {p: v.tolist() for p, v in folder.predictions().items()} for key, folder in folders.items()},
+        "epochs, each once": {key: _epochs(folder) for key, folder in folders.items()},
+        "table, byte for byte": {path.name: path.read_bytes() for path in (store / "sweeps" / subject.name).glob("table.*")},
+    }
+
+
+def _epochs(folder: TrialFolder) -> list[tuple[int, dict[str, float]]]:
+    # As they stand in the file, doubles too.
+    return [(event["epoch"], event["metrics"]) for event in folder.events() if event["type"] == "epoch"]
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The names under which two mappings differ."""
+    names = sorted(set(wanted) | set(found))
+    words = {name: "missing" if name not in found else "too many" if name not in wanted else "differs" for name in names}
+    return [f"{name} {word}" for name, word in words.items() if word != "differs" or wanted[name] != found[name]]
+
+
+def columns(each: Round) -> tuple[str, str]:
+    """The columns of the matrix that a round is counted in."""
+    return f"{each.launcher} {each.way}", f"MLflow: {each.tracker}"
+
+
+def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
+    """What a round was, by invariant: in how many of the rounds that ended each held."""
+    kinds = sorted({name for row in held.values() for name in row}, key=lambda name: (name.startswith("MLflow"), name))
+    width = max(map(len, kinds), default=0)
+    lines = []
+    for number, invariant in enumerate(held, start=1):
+        lines.append(f"({number}) {invariant}")
+    lines.append(" " * width + "".join(f"{f'({number})':>9}" for number in range(1, len(held) + 1)))
+    for kind in kinds:
+        cells = [f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-" for row in held.values()]
+        lines.append(f"{kind:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    return "\n".join(lines)

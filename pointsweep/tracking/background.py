@@ -1,0 +1,119 @@
+"""A process' one writer to MLflow: a thread that syncs the trials it is told of, each with one call for all that is new.
+
+Training never waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.tracking.mlflow_client import Runs, sync_trial
+from pointsweep.tracking.target import Target, TrialTags
+from pointsweep.utils.masking import masked
+
+# Epochs that come faster than this travel together: a call costs the same for one as for many.
+PACE_S = 1.0
+SHARE = 0.03  # of the time at most goes into the mirror while trials train: where calls are dear, more epochs travel together
+LONGEST_S = 5.0  # that an epoch waits for others
+STUCK_S = 10.0  # without a trial sent: MLflow does not answer
+
+log = logging.getLogger("pointsweep.mirror")
+
+
+_mirrors: dict[Target, Mirror] = {}
+
+
+def mirror_to(target: Target) -> Mirror:
+    """This process' writer of a sweep, kept over its packs."""
+    if target not in _mirrors:
+        _mirrors[target] = Mirror(target)
+    return _mirrors[target]
+
+
+def drain(target: Target) -> None:
+    """Waits until this process' writer of a sweep, if there is one, has sent what it knows of, or MLflow does not take it."""
+    if target in _mirrors:
+        _mirrors[target].drain()
+
+
+class Mirror:
+    """Of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on its machine; else in every worker."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.waiting: dict[Path, tuple[TrialFolder, TrialTags, float]] = {}  # the last is when it falls due
+        self.changed = threading.Condition()
+        self.warned: set[str] = set()
+        self.pace_s = PACE_S
+        self.behind_since: float | None = None
+        self.synced, self.failing = 0, False
+        threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
+
+    def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
+        """Something new stands in a folder."""
+        with self.changed:
+            now = time.monotonic()
+            due = self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
+            self.waiting[folder.path] = (folder, tags, now if (folder.path / "record.json").is_file() else due)
+            self.behind_since = self.behind_since or now
+            self.changed.notify_all()
+
+    def drain(self) -> None:
+        """Waits until all that waits is sent, whether due or not, or MLflow does not take it."""
+        with self.changed:
+            self.waiting = {path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()}
+            self.changed.notify_all()
+            before = -1
+            while self.behind_since is not None and not self.failing and self.synced > before:
+                before = self.synced
+                self.changed.wait(STUCK_S)
+
+    def lag_s(self) -> float:
+        """Since when something waits to be sent; 0 if nothing does."""
+        since = self.behind_since
+        return time.monotonic() - since if since is not None else 0.0
+
+    def _run(self) -> None:
+        runs: Runs | None = None
+        pause = 1.0
+        while True:
+            folder, tags = self._next()
+            try:
+                begun = time.thread_time()
+                runs = runs or Runs(self.target)
+                sync_trial(runs, folder, tags)
+                pause = 1.0
+                self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - begun) / SHARE))
+                with self.changed:
+                    self.synced += 1
+                    self.behind_since, self.failing = time.monotonic() if self.waiting else None, False
+                    self.changed.notify_all()
+            except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
+                self._warn(error)
+                runs = None
+                with self.changed:
+                    self.waiting.setdefault(folder.path, (folder, tags, time.monotonic()))
+                    self.failing = True
+                    self.changed.notify_all()
+                time.sleep(pause)
+                pause = min(2 * pause, 30.0)
+
+    def _next(self) -> tuple[TrialFolder, TrialTags]:
+        """The folder that has been due the longest, once there is one."""
+        with self.changed:
+            while True:
+                path = min(self.waiting, key=lambda path: self.waiting[path][2], default=None)
+                wait_s = self.waiting[path][2] - time.monotonic() if path is not None else None
+                if path is not None and wait_s is not None and wait_s <= 0:
+                    folder, tags, _ = self.waiting.pop(path)
+                    return folder, tags
+                self.changed.wait(wait_s)
+
+    def _warn(self, error: Exception) -> None:
+        if type(error).__name__ not in self.warned:
+            self.warned.add(type(error).__name__)
+            log.warning("MLflow at %s: %s; training goes on, the mirror catches up", masked(self.target.uri), type(error).__name__)

@@ -1,0 +1,132 @@
+"""A sweep's mirror in MLflow over a launch: ready at its begin, level with the store at its end, and never in training's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pointsweep.results.records import Layout
+from pointsweep.storage.base import Store
+from pointsweep.tracking.background import drain
+from pointsweep.tracking.mlflow_client import finish, prepare, require_usable
+from pointsweep.tracking.target import Target, TrackerAway, TrialTags, default_uri
+from pointsweep.utils.masking import masked
+from pointsweep.utils.sqlite_files import sqlite_path
+
+PYTHON = shlex.quote(sys.executable)
+
+
+@dataclass
+class Mirroring:
+    """The mirror of one sweep. `places` may grow while the sweep runs: with adaptive seeds, and in a search.
+
+    `target` is None where MLflow is off, has everything already or cannot be used; `problem` says why it is behind.
+    """
+
+    uri: str
+    store: Store
+    layout: Layout
+    places: Mapping[str, TrialTags]
+    target: Target | None = None
+    problem: str = ""
+    skipped: bool = False
+    _file: tuple[int, int] | None = None
+
+    def begin(self, to_run: bool) -> None:
+        """Make MLflow ready, unless it is off, or has all of a sweep of which nothing is left to run."""
+        try:
+            if self.uri == "none" or (not to_run and self._is_level()):
+                self.skipped = True
+                return
+            self.target = prepare(self.uri, self.store, self.layout)
+            self._file = self._identity()
+        except TrackerAway as error:
+            self.problem = str(error)
+            print(f"{error}\ntraining goes on without it", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Send what MLflow does not have yet."""
+        if self.skipped:
+            return
+        if self.target is not None:
+            drain(self.target)  # or both would send the same
+        self.problem = ""
+        try:
+            self._require_same_file()
+            # Once more: the experiment may have been deleted meanwhile, the database mended.
+            self.target = prepare(self.uri, self.store, self.layout)
+            finish(self.target, self.store, self.places)
+            self._require_same_file()
+            self.store.write(self._mark, self._level())
+        except TrackerAway as error:
+            self.problem = str(error)
+
+    def lines(self) -> list[str]:
+        """Return what a launch says of MLflow at its end: where it is, or why it is behind and how that is mended."""
+        if self.uri == "none":
+            return []
+        if self.problem:
+            return [f"MLflow   is behind: {self.problem}; then: {sync_command(self.store, self.uri)}"]
+        shown = shlex.quote(masked(self.uri))
+        if sqlite_path(self.uri) is not None:
+            return [f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}"]
+        return [f"MLflow   {masked(self.uri)}"]
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Return which file the database is, None if it is none."""
+        path = sqlite_path(self.uri)
+        if path is None or not path.exists():
+            return None
+        status = path.stat()
+        return status.st_dev, status.st_ino
+
+    def _require_same_file(self) -> None:
+        """Raise TrackerAway if the database was moved: what was sent then went into the file that was opened first."""
+        if self._file is not None and self._file != self._identity():
+            raise TrackerAway(f"MLflow's database {sqlite_path(self.uri)} was moved or replaced while the sweep ran")
+
+    @property
+    def _mark(self) -> str:
+        return f"sweeps/{self.layout.name}/mirrored.json"
+
+    def _level(self) -> bytes:
+        return json.dumps({"uri": masked(self.uri), "keys": sorted(self.places)}).encode()
+
+    def _is_level(self) -> bool:
+        """Whether everything has been sent to this MLflow, and its database, if it is a file, is still there."""
+        if not self.store.exists(self._mark) or self.store.read(self._mark) != self._level():
+            return False
+        path = sqlite_path(self.uri)
+        if path is None:
+            return True
+        require_usable(self.uri, writes=False)
+        return path.exists()
+
+
+@contextmanager
+def mirrored(uri: str, store: Store, layout: Layout, places: Mapping[str, TrialTags], to_run: bool) -> Iterator[Mirroring]:
+    """A sweep's mirror: ready where the block begins, level with the store after it. An interrupted block leaves it as it is."""
+    mirroring = Mirroring(uri, store, layout, places)
+    mirroring.begin(to_run)
+    yield mirroring
+    mirroring.end()
+
+
+def sync_command(store: Store, uri: str) -> str:
+    """Return the command that brings MLflow level with the store."""
+    line = f"{PYTHON} -m pointsweep.sync {shlex.quote(store.url)}"
+    if uri == default_uri(store):
+        return line
+    if uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        return f'{line} --tracking-uri "$MLFLOW_TRACKING_URI"'
+    return f"{line} --tracking-uri {shlex.quote(masked(uri))}"
+
+
+def tracking_uri(given: str | None, store: Store) -> str:
+    """Return the URI of MLflow: as the command says, else the environment, else a database in the store; `none` for none."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)

@@ -1,0 +1,413 @@
+"""MLflow as the live mirror of the trials' folders. The only file with mlflow.
+
+`sync_trial` brings one run up to what stands in its folder, whatever was sent before: called again it changes nothing, and a
+process killed between any two of its calls leaves nothing that the next one would double. Everything else calls it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from pointsweep.errors import BadRecord
+from pointsweep.results.events import Event, epochs_of
+from pointsweep.results.records import Layout, Record
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.results.working_copy import read_folder
+from pointsweep.storage.base import FileStore, Store
+from pointsweep.tracking.payload import CHUNK, LAYOUT_DIGEST, epoch_values, flat, joined, layout_tags, marks, summary
+from pointsweep.tracking.sqlite_bootstrap import locked, one_at_a_time, ready_made, take_artifacts_along
+from pointsweep.tracking.target import (
+    NotMirroredError,
+    Target,
+    TrackerAway,
+    TrialTags,
+    is_database,
+    target_problem,
+    uri_mistake,
+    way_back,
+)
+from pointsweep.utils.masking import masked, scrubbed
+from pointsweep.utils.sqlite_files import sqlite_path, sqlite_problem
+
+T = TypeVar("T")
+
+PAUSES_S = (0.2, 0.5, 1.0, 1.0, 2.0)  # between attempts of what a sweep waits for at its begin and end
+PATIENCE_S = 15.0  # after which no new attempt begins
+BATCH = 1000  # metrics in one call, MLflow's limit
+TAG_BATCH = 100  # tags in one call, MLflow's limit
+PYTHON = shlex.quote(sys.executable)
+PARENT = "mlflow.parentRunId"
+STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
+
+
+@contextmanager
+def tracker_errors(uri: str) -> Iterator[None]:
+    """Turns whatever MLflow, its database layer and its connection raise into TrackerAway, without secrets."""
+    try:
+        yield
+    except (TrackerAway, NotMirroredError):
+        raise
+    except Exception as error:  # MLflow has no common base of what it raises
+        words = " ".join(scrubbed(str(error), uri).split())[:300]
+        path = sqlite_path(uri)
+        mend = ""
+        if path is not None and path.exists() and not _is_locked(error):
+            mend = f"; if another version of MLflow made it, use that one; else {way_back(path, 'damaged')}"
+        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {words}{mend}") from error
+
+
+def _is_locked(error: Exception) -> bool:
+    return "database is locked" in str(error)
+
+
+def reachable(uri: str) -> str:
+    """What is wrong with a server or database; empty if it answers."""
+    try:
+        with tracker_errors(uri):
+            require_usable(uri)
+            connected(uri).search_experiments(max_results=1)
+    except TrackerAway as error:
+        return str(error)
+    return ""
+
+
+def require_usable(uri: str, writes: bool = True) -> None:
+    """Raises TrackerAway for a database that cannot be used, at once: MLflow would try it again for minutes."""
+    problem = uri_mistake(uri) or target_problem(uri)
+    if problem:
+        raise TrackerAway(problem)
+    path = sqlite_path(uri)
+    if path is not None:
+        problem = sqlite_problem(path, writes)
+        if problem:
+            raise TrackerAway(f"MLflow's database {path} {problem}; {way_back(path, problem)}")
+    elif is_database(uri):
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
+def prepare(uri: str, store: Store, layout: Layout) -> Target:
+    """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
+    disk = store if isinstance(store, FileStore) else None
+    own = disk if uri.startswith("sqlite") else None
+
+    def made() -> Target:
+        with one_at_a_time(disk):
+            require_usable(uri)
+            if own is not None:
+                ready_made(uri, lambda fresh: connected(fresh).search_experiments(max_results=1))
+                take_artifacts_along(uri, own.path("mlartifacts"))
+            client = connected(uri)
+            experiment = _experiment(client, layout.name, own, uri)
+            parent = _parent(client, experiment, layout)
+        _describe_sweep(client, parent, layout)
+        client.update_run(parent, status="RUNNING")
+        empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
+        return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
+
+    with tracker_errors(uri):
+        return _patiently(made, uri)
+
+
+def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
+    """Take the runs of trials that are trained again out of a sweep: they keep what they hold, under another key.
+
+    Else the mirror would take their epochs for those of the new trial. Raises TrackerAway.
+    """
+    with tracker_errors(uri):
+        require_usable(uri)
+        client = connected(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return
+        for key in keys:
+            for run in client.search_runs([experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"):
+                client.set_tag(run.info.run_id, "pointsweep.key", f"{key}-stale")
+                client.set_tag(run.info.run_id, "pointsweep.kind", "stale")
+
+
+def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
+    """Writes the layout into tags of the parent run. Tags move with the database, a folder of artifacts does not."""
+    from mlflow.entities import RunTag
+
+    tags = layout_tags(layout.to_json())
+    known = client.get_run(parent).data.tags
+    if known.get(LAYOUT_DIGEST) == tags[LAYOUT_DIGEST]:
+        return
+    items = list(tags.items())
+    for start in range(0, len(items), TAG_BATCH):
+        client.log_batch(parent, tags=[RunTag(*item) for item in items[start : start + TAG_BATCH]])
+
+
+def _patiently(work: Callable[[], T], uri: str) -> T:
+    """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad.
+
+    What a database in a file says stays so, unless it is locked.
+    """
+    begun = time.monotonic()
+    for pause_s in PAUSES_S:
+        try:
+            return work()
+        except TrackerAway:
+            raise  # its cause stays
+        except Exception as error:  # as in tracker_errors
+            lasting = sqlite_path(uri) is not None and not _is_locked(error)
+            if lasting or time.monotonic() - begun > PATIENCE_S:
+                raise
+            time.sleep(pause_s)
+    return work()
+
+
+@functools.cache
+def connected(uri: str) -> Any:
+    """The client of a server or database, one for a process."""
+    # What is asked again is decided here, by what the server has: MLflow would create a run twice whose answer was lost.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Else the end of every run asks a server for the run once more, to print where it is.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow.tracking import MlflowClient
+
+    # What MLflow logs of an error, with its traceback, is said in one line where the error is met.
+    for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    return MlflowClient(uri)
+
+
+def require_active(experiment: Any, uri: str) -> None:
+    """Raises TrackerAway, with the ways back, for an experiment that somebody has deleted in MLflow's UI."""
+    if experiment.lifecycle_stage != "deleted":
+        return
+    address = shlex.quote(masked(uri))
+    number = experiment.experiment_id
+    raise TrackerAway(
+        f"MLflow's experiment {experiment.name!r} is deleted there. It comes back by: "
+        f"MLFLOW_TRACKING_URI={address} {PYTHON} -m mlflow experiments restore --experiment-id {number}; "
+        f"or delete it for good, and a new one is made: {PYTHON} -m mlflow gc --backend-store-uri {address} --experiment-ids {number}"
+    )
+
+
+def _experiment(client: Any, name: str, store: FileStore | None, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = store.path("mlartifacts").as_uri() if store is not None else None
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException:
+            # Another driver was faster.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    require_active(found, uri)
+    return str(found.experiment_id)
+
+
+def _parent(client: Any, experiment: str, layout: Layout) -> str:
+    found = client.search_runs([experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {"pointsweep.kind": "sweep", "pointsweep.sweep": layout.name, "mlflow.note.content": layout.title}
+    return str(client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}").info.run_id)
+
+
+class Runs:
+    """What this process knows of the runs of one target, so that it need not ask again. Every call costs, however little it says."""
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.client = target, connected(target.uri)
+        self.ids: dict[str, str] = {}
+        self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
+        self.running: set[str] = set()  # runs that MLflow shows as such
+
+    def find(self, key: str) -> Any:
+        """The run of a trial; None if MLflow has none, or if it is known here already."""
+        if key in self.ids:
+            return None
+        return self.only(self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"))
+
+    def open(
+        self, key: str, events: Sequence[Event], tags: TrialTags, found: Any, words: Mapping[str, str]
+    ) -> tuple[str, list[Any], Mapping[str, str]]:
+        """The run of a trial, `found` or created, and the parameters and `words` that it does not have yet.
+
+        Tags given to a run that is created cost no transaction of their own.
+        """
+        if key in self.ids:
+            return self.ids[key], [], words
+        start = next((event for event in events if event["type"] == "start"), None)
+        if found is not None:
+            run_id = str(found.info.run_id)
+            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
+            if found.data.tags.get(PARENT) != self.target.parent_run_id:
+                # The sweep's run was deleted in the UI, and another one made.
+                words = {**words, PARENT: self.target.parent_run_id}
+            (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
+        else:
+            run_id, words = self._create(key, events, start, tags, words), {}
+            self.sent[key] = set()
+            self.running.add(run_id)
+        params = self._describe(run_id, start) if start is not None else []
+        self.ids[key] = run_id
+        return run_id, params, words
+
+    def only(self, runs: Iterable[Any]) -> Any:
+        """The one run of a trial, None if there is none. A server that was slow may have made a second one: it is deleted."""
+        found = sorted(runs, key=lambda run: str(run.info.run_id))
+        for more in found[1:]:
+            self.client.delete_run(more.info.run_id)
+        return found[0] if found else None
+
+    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags, words: Mapping[str, str]) -> str:
+        given = {**marks(self.target, key, start, tags), **words}
+        begun = int(1000 * events[0]["time"]) if events else None
+        run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell)
+        return str(run.info.run_id)
+
+    def _describe(self, run_id: str, start: Event) -> list[Any]:
+        """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
+        from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.exceptions import MlflowException
+
+        data = start["dataset"]
+        source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
+        dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
+        try:
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        except MlflowException as error:
+            # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
+            if not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                raise
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+        return [Param(name, value) for name, value in flat(start["config"])]
+
+    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, found: Any) -> str:
+        """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
+        from mlflow.entities import Metric, RunTag
+
+        values, words = summary(record) if record is not None else ({}, {})
+        run_id, params, missing = self.open(key, events, tags, found, words)
+        sent = self.sent[key]
+        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in missing.items()]
+        for event in epochs_of(events):
+            if event["epoch"] in sent:
+                continue
+            points = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in epoch_values(event).items()]
+            if len(metrics) + len(params) + len(tagged) + len(points) > BATCH:
+                self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
+                metrics, params, tagged = [], [], []
+            metrics += points
+            sent.add(event["epoch"])
+        if metrics or params or tagged:
+            self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
+        return run_id
+
+    def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
+        """The end, if the trial has one."""
+        last = events[-1] if events else {"type": ""}
+        if record is not None:
+            self._end(run_id, "FINISHED")
+        elif last["type"] == "failed":
+            self.client.set_tag(run_id, "pointsweep.failure", str(last["reason"])[:CHUNK])
+            self._end(run_id, "FAILED")
+        elif last["type"] == "pruned":
+            self._end(run_id, "KILLED")
+        elif run_id not in self.running:
+            self.client.update_run(run_id, status="RUNNING")
+            self.running.add(run_id)
+
+    def _end(self, run_id: str, status: str) -> None:
+        self.client.set_terminated(run_id, status)
+        self.running.discard(run_id)
+
+
+def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
+    """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
+    # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
+    # The first one at it in a fresh experiment need not look for a run.
+    key = folder.path.name
+    with locked(folder.path / "mlflow.lock") as first:
+        try:
+            events, record = folder.events(), _record_of(folder)
+            found = None if first and runs.target.fresh else runs.find(key)
+            if found is not None and record is not None and _is_sent(found, record, runs.target):
+                return  # by the other one
+            runs.close(runs.send(key, events, tags, record, found), events, record)
+        except BaseException:
+            # Whether it arrived is not known: the next time it is asked.
+            runs.ids.pop(key, None)
+            raise
+
+
+def _is_sent(run: Any, record: Record, target: Target) -> bool:
+    in_place = run.data.tags.get(PARENT) == target.parent_run_id
+    return in_place and _ended(run) and joined(run.data.tags) == record.to_json()
+
+
+def _record_of(folder: TrialFolder) -> Record | None:
+    """A trial's record; None too for one that cannot be believed, which the launch has set aside or named."""
+    try:
+        return folder.record()
+    except BadRecord:
+        return None
+
+
+def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
+    """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
+    with tracker_errors(target.uri):
+        require_usable(target.uri)
+        runs = Runs(target)
+        _patiently(lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri), target.uri)
+        done = _patiently(lambda: _done(runs), target.uri)
+        for key, place in tags.items():
+            if key not in done and (folder := read_folder(store, key)).events():
+                _patiently(functools.partial(sync_trial, runs, folder, place), target.uri)
+        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"), target.uri)
+
+
+def _done(runs: Runs) -> set[str]:
+    """The trials that need no more sending; each has one run when this returns."""
+    found: dict[str, list[Any]] = {}
+    for run in trial_runs(runs.target.uri, runs.target.experiment_id):
+        found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
+    done = set()
+    for key, several in found.items():
+        run = runs.only(several)
+        if _ended(run) and run.data.tags.get(PARENT) == runs.target.parent_run_id:
+            done.add(key)
+    return done
+
+
+def _ended(run: Any) -> bool:
+    # The tag travels with the last metrics or before them: a process killed before the end leaves a run that seems to go on.
+    return "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"
+
+
+def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
+    """All trial runs of an experiment, page by page."""
+    client, token = connected(uri), None
+    while True:
+        page = client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,117 @@
+"""MLflow's files in a store: the database, ready-made, and the locks that let one process at a time change a run."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+
+from pointsweep.storage.base import FileStore, create_beside, open_lock
+from pointsweep.tracking.target import TrackerAway
+from pointsweep.utils.array_cache import cache_folder
+from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
+
+LOCK_WAIT_S = 120.0  # for another process to let go: on a busy machine a new database takes long
+LOCK_PAUSE_S = 0.05
+
+
+@contextmanager
+def one_at_a_time(store: FileStore | None) -> Iterator[None]:
+    """Two that open a fresh SQLite database at once break its creation, and on a server each would make a parent run."""
+    if store is not None:
+        store.root.mkdir(parents=True, exist_ok=True)
+    with locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
+        yield
+
+
+def ready_made(uri: str, make: Callable[[str], object]) -> None:
+    """A new SQLite database as a copy of an empty one that this machine keeps: making it takes MLflow's migrations seconds.
+
+    `make` creates the database at a URI. Without a usable cache there is no template, and MLflow makes the database itself.
+    """
+    path = sqlite_path(uri)
+    if path is None or (path.exists() and path.stat().st_size):
+        return
+    try:
+        data = _template(cache_folder() / "mlflow", make)
+    except OSError:
+        return
+    # Not by mkstemp: others may share the store, and modes follow the umask.
+    copied, file = create_beside(path)
+    with file:
+        file.write(data)
+    copied.replace(path)
+
+
+def _template(folder: Path, make: Callable[[str], object]) -> bytes:
+    """Return the bytes of an empty database. A kept one is named by its digest; one that was changed is not used."""
+    version = importlib.metadata.version("mlflow")
+    folder.mkdir(parents=True, exist_ok=True)
+    for kept in sorted(folder.glob(f"{version}-*.db")):
+        if not kept.is_file():
+            continue
+        data = kept.read_bytes()
+        if kept.name == _template_name(version, data):
+            return data
+        kept.unlink()
+    fresh = folder / f"{version}.{os.getpid()}.tmp"
+    make(sqlite_uri(fresh))
+    data = fresh.read_bytes()
+    target = folder / _template_name(version, data)
+    if target.is_dir():
+        fresh.unlink()
+    else:
+        fresh.replace(target)
+    return data
+
+
+def _template_name(version: str, data: bytes) -> str:
+    return f"{version}-{hashlib.sha256(data).hexdigest()[:16]}.db"
+
+
+def take_artifacts_along(uri: str, folder: Path) -> None:
+    """Makes the artifacts of a store that was copied or moved those of its own folder: MLflow keeps their absolute place.
+
+    What lies elsewhere by a user's wish stays; known are the places that end as a store's own do, in mlartifacts.
+    """
+    path = sqlite_path(uri)
+    if path is None or not path.exists():
+        return
+    here = folder.as_uri()
+    with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
+        for table, column, key in (("experiments", "artifact_location", "experiment_id"), ("runs", "artifact_uri", "run_uuid")):
+            rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
+            for number, place in rows:
+                before, own, rest = str(place).rpartition("/mlartifacts")
+                moved = own and before.startswith("file:") and rest[:1] in ("", "/") and f"{before}{own}" != here
+                if moved:
+                    statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
+                    database.execute(statement, (f"{here}{rest}", number))
+        database.commit()
+
+
+@contextmanager
+def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
+    """Holds the lock; whether this is the first time that anybody does. Raises TrackerAway if another process does not let go."""
+    try:
+        path.touch(exist_ok=False)
+        first = True
+    except FileExistsError:
+        first = False
+    deadline = time.monotonic() + wait_s
+    with open_lock(path) as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TrackerAway(f"{path} is held by another process that does not let go of it") from None
+                time.sleep(LOCK_PAUSE_S)
+        yield first

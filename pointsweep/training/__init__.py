@@ -1,0 +1,1 @@
+"""One trial: loop, optimiser, checkpoints, supervisor."""

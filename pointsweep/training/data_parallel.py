@@ -1,0 +1,142 @@
+"""The processes of one trial: each computes its part of every batch, and all take the same step with the gradient of the whole.
+
+Source: data-parallel training as in PyTorch Distributed (arXiv 2006.15704), without its overlap: the gradients are summed in one
+tensor after the backward pass. The first process is the trial: it has the folder, evaluates and writes. The others (follow.py)
+hold copies of its state: a step is a function of the trial's config and its number (train.py), so that nothing more is said.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from pointsweep.results.failures import LostProcess
+
+PATIENCE = timedelta(minutes=30)  # with the others: one may still load its data, the first one evaluates
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process among `size`, the first of which has rank 0."""
+
+    rank: int = 0
+    size: int = 1
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """(B, ...) -> this process's clouds of the batch."""
+        return tensor.tensor_split(self.size)[self.rank]
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Puts into each of the tensors, all of one dtype, its sum over the processes. Raises LostProcess."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _lost():
+            dist.all_reduce(flat)
+        for tensor, found in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(found.view_as(tensor))
+
+    def share(self, data: bytes) -> bytes:
+        """The bytes that the first process has, at least one; the others give none. Raises LostProcess."""
+        if self.size == 1:
+            return data
+        count = torch.tensor([len(data)])
+        with _lost():
+            dist.broadcast(count, src=0)
+            sent = (
+                torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(int(count), dtype=torch.uint8)
+            )
+            dist.broadcast(sent, src=0)
+        return sent.numpy().tobytes()
+
+
+ALONE = Group()
+
+
+def alone(*_: object) -> AbstractContextManager[Group]:
+    """Of a trial that one process computes."""
+    return nullcontext(ALONE)
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # as torch.distributed says that a connection is gone
+        raise LostProcess(f"another process of the trial is gone: {error}") from error
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.clone()
+    with _lost():
+        dist.all_reduce(total)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, of whose losses the sum is minimised."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return _summed(grad)
+
+
+def synchronise(model: nn.Module) -> None:
+    """Makes every batch normalisation take its statistics over the clouds of all processes while it trains.
+
+    torch's SyncBatchNorm does it on CUDA alone; this is the same arithmetic on every device.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.forward = functools.partial(_normalised, module, module.forward)  # type: ignore[method-assign]
+
+
+def _normalised(norm: nn.modules.batchnorm._BatchNorm, alone: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(B, C, ...) -> the same shape: its process's part of the normalised whole. Raises LostProcess."""
+    if not norm.training:
+        return alone(x)
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    wide, others = x.to(norm.running_mean.dtype), [axis for axis in range(x.dim()) if axis != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    count = _summed(wide.new_tensor(wide.numel() / wide.shape[1]))
+    mean = _Sum.apply(wide.sum(others)) / count  # (C,)
+    centred = wide - mean.view(shape)
+    var = _Sum.apply(centred.square().sum(others)) / count  # (C,)
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
+    normal = centred * torch.rsqrt(var + norm.eps).view(shape)
+    if norm.affine:
+        normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
+    return normal.to(x.dtype)
+
+
+def meeting(host: str, size: int, port: int = 0) -> TCPStore:
+    """Where `size` processes find each other: at a free port of this one, that `port` tells the others. To be kept to the end."""
+    return TCPStore(host, port, size, is_master=not port, wait_for_workers=False, timeout=PATIENCE)
+
+
+@contextmanager
+def joined(store: TCPStore, rank: int, size: int) -> Iterator[Group]:
+    """This process in the group that meets at `store`. Raises LostProcess if the others do not come."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _lost():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield Group(rank, size)
+    finally:
+        dist.destroy_process_group()

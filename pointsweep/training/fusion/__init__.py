@@ -1,0 +1,1 @@
+"""Packs: trials that train as one."""

@@ -1,0 +1,73 @@
+"""What members of a pack wish for (members.py), and wait until it is met; the end of a step is in steps.py."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pointsweep.ops.vmap import Inputs, Part
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Its rows through a frozen part. `place` orders the parts of one forward."""
+
+    place: tuple[int, ...]
+    part: Callable[[Tensor], Tensor]
+    rows: Tensor
+    modes: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A part of its model run on its inputs. Visits of one kind run as one."""
+
+    place: tuple[int, ...]
+    part: Part
+    inputs: Inputs
+    kind: Hashable
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The answer to the first of the members who visit together: it runs their parts, and gives the others what comes out."""
+
+    group: Sequence[Any]
+    visits: Sequence[Visit]
+
+
+@dataclass
+class Led:
+    """What a visit of the others becomes until then."""
+
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The gradients of its loss."""
+
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Turn:
+    """That all others come to the end of their batch."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something done in the thread that runs the pack."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Its turn again, once `over` is set. Until then its thread waits for the disk."""
+
+    over: threading.Event = field(default_factory=threading.Event)

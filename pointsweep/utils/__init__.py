@@ -1,0 +1,1 @@
+"""Provenance, energy, caches, streams, masking."""
