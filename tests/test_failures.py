@@ -319,7 +319,7 @@ def test_a_full_disk_and_a_read_only_folder_are_clear_and_leave_the_others_alone
 
 RARELY = """
 import os, signal, sys
-from pointsweep import history, run, trial
+from pointsweep.results import trial_dir as history; from pointsweep.cli import run; from pointsweep.training import runner as trial
 history.CHECKPOINT_SHARE, history.HOLD_SHARE = 1e-9, 1e9
 whole = trial.train_epoch
 def train_epoch(model, optimizer, dataset, config, epoch, parts, group):

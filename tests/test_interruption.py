@@ -12,7 +12,7 @@ import pytest
 
 WORK = """
     import os, signal, sys, threading, time
-    from pointsweep import interruption
+    from pointsweep.utils import interruption
 
     def wait_for_the_flag():
         print("ready", flush=True)

@@ -341,7 +341,6 @@ class Run:
         elif len(hits) == len(accuracies) and not np.allclose(hits, accuracies):
             yield f"train/accuracy is {hits[-1]:.4f}, that of the training steps is {accuracies[-1]:.4f}"
         expected, given = model.state_dict(), self.trial.model.state_dict()
-        trained = {name for name, p in self.start.named_parameters() if p.requires_grad}
         moved, still, other = [], [], []
         noise = TOLERANCE * config.train.lr  # the step of a gradient that is zero but for rounding
         for name, before in begun.items():
@@ -355,8 +354,6 @@ class Run:
                 still.append(name)
             elif float((change - wanted).abs().max()) > max(TOLERANCE * size, noise):
                 other.append(name)
-            if name in trained and not bool(change.any()) and name not in still and not _without_gradient(name):
-                still.append(name)
         for names, text in (
             (moved, "changed in training, and should not"),
             (still, "did not change in training, and should"),
@@ -429,12 +426,6 @@ class Run:
         for name, epoch in wanted.items():
             if taken.get(name) != epoch or shown.get(name) != epoch:
                 yield f"protocol {name} takes epoch {taken.get(name)} with predictions of {shown.get(name)} where {epoch} is its own"
-
-
-def _without_gradient(name: str) -> bool:
-    from pointsweep.planning.probe import WITHOUT_GRADIENT
-
-    return name.endswith((*WITHOUT_GRADIENT, ".shift", "bias"))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ def disturbed(folder: Path, *arguments: str, before: str = "", sweep: str = SWEE
     """The command in a process of its own, as it forks; `before` is run in it first."""
     (folder / "chaotic.yaml").write_text(sweep)
     line = [str(folder / "chaotic.yaml"), *arguments]
-    code = f"import sys\nfrom pointsweep import chaos, checkpoint, faults, history\n{before}\nsys.exit(chaos.main({line!r}))"
+    code = f"import sys\nfrom pointsweep.testing import chaos; from pointsweep.results import checkpoint; from pointsweep.utils import fault_injection as faults; from pointsweep.results import trial_dir as history\n{before}\nsys.exit(chaos.main({line!r}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=3000, env=_environment(folder))
 
 
@@ -60,7 +60,7 @@ def test_without_the_checkpoints_digest_chaos_fails(tmp_path):
 
 
 DIRECT = """
-from pointsweep import guard, store
+from pointsweep.training import supervisor as guard; from pointsweep.storage import base as store
 def direct(path, data):
     way = faults.due(path)
     path.parent.mkdir(parents=True, exist_ok=True)

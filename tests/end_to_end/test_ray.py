@@ -51,7 +51,9 @@ def test_a_signal_ends_a_sweep_on_ray_within_3_s(store, tmp_path, number):
     assert time.monotonic() - begun < 15  # 3 s on a quiet machine; the sweep would take minutes
 
 
-RARELY = "from pointsweep import history\nhistory.CHECKPOINT_SHARE = 1e-9  # at the first and the last epoch only\n"
+RARELY = (
+    "from pointsweep.results import trial_dir as history\nhistory.CHECKPOINT_SHARE = 1e-9  # at the first and the last epoch only\n"
+)
 
 
 @pytest.mark.slow
