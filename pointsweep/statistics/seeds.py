@@ -173,8 +173,8 @@ def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Differen
     """The arms from the highest mean down, ties by name, each with its difference to the next one, adjusted for all of them.
 
     Neighbours are picked by their order, which Holm's correction over them alone covers: in simulation no more than 5 % of sweeps
-    without any difference show one (tests/test_stats.py). The difference is None for the last arm, and for two neighbours that
-    share no seed. Arms without values are left out.
+    without any difference show one (tests/statistics/test_seeds.py). The difference is None for the last arm, and for
+    two neighbours that share no seed. Arms without values are left out.
     """
     means = {arm: round(mean(list(values.values())), DIGITS) for arm, values in arms.items() if values}
     order = sorted(means, key=lambda arm: (-means[arm], arm))

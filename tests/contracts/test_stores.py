@@ -9,7 +9,7 @@ import pytest
 
 from pointsweep.storage.base import FileStore, open_store
 from pointsweep.storage.s3 import S3Store
-from tests.s3 import served
+from tests.support.s3 import served
 
 STORES = {"folder": lambda tmp_path: FileStore(tmp_path / "store"), "s3": lambda tmp_path: S3Store(f"s3://bucket/{tmp_path.name}")}
 

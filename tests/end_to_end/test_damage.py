@@ -15,7 +15,7 @@ from pointsweep.results.events import read_events
 from pointsweep.storage.base import MARKER, FileStore
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.fault_injection import VARIABLE
-from tests import file_damage as damage
+from tests.support import file_damage as damage
 
 SWEEP = """
 name: tiny

@@ -16,8 +16,8 @@ from urllib.parse import quote
 import pytest
 
 from pointsweep.cli.run import main
-from tests import browser
-from tests.postgres import mlflow_server
+from tests.support import browser
+from tests.support.postgres import mlflow_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here")]
 

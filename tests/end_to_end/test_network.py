@@ -17,7 +17,7 @@ import pytest
 
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow, table
 from tests.end_to_end.test_nodes import PATIENCE_S, RAY, ROOT, epochs, holders, job_of, variables, wait_until
-from tests.namespaces import Net, address, network
+from tests.support.namespaces import Net, address, network
 
 LOSS = 0.02
 CUT_S = 60

@@ -17,7 +17,7 @@ import pytest
 
 from pointsweep.cli.run import main
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow, table
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pointsweep.utils.console import width
-from tests.terminal import CONTROL, Terminal
+from tests.support.terminal import CONTROL, Terminal
 
 SWEEP = r"""
 name: hostile

@@ -18,8 +18,8 @@ import yaml
 
 from tests.end_to_end.test_command import SWEEP
 from tests.end_to_end.test_nodes import holders, nodes, wait_until
-from tests.ports import free_port
-from tests.test_dashboards import DASHBOARD, FOLDER
+from tests.repository.test_dashboards import DASHBOARD, FOLDER
+from tests.support.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,7 @@ import pytest
 
 from pointsweep.storage.s3 import S3Store
 from tests.end_to_end.test_command import SWEEP, command, table
-from tests.s3 import BUCKET, served
+from tests.support.s3 import BUCKET, served
 
 SMALL = SWEEP.replace("seeds: 2", "seeds: 1").replace("epochs: 2", "epochs: 4")
 

@@ -16,7 +16,7 @@ import pytest
 
 from pointsweep.cli.run import main
 from tests.end_to_end.test_command import SWEEP, table
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sbatch", "scontrol", "squeue", "scancel", "slurmctld", "slurmd", "munged")

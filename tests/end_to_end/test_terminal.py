@@ -15,7 +15,7 @@ import pytest
 
 from tests.end_to_end.test_command import SWEEP
 from tests.end_to_end.test_search import BASE, SEARCH
-from tests.terminal import Terminal
+from tests.support.terminal import Terminal
 
 RUN = [sys.executable, "-m", "pointsweep.run"]
 QUICKSTART = [*RUN, str(Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"), "profile=smoke"]

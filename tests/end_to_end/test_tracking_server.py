@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.end_to_end.test_chaos import disturbed
-from tests.postgres import MISSING, mlflow_server, postgres
+from tests.support.postgres import MISSING, mlflow_server, postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 

@@ -1,0 +1,138 @@
+"""What a launch would do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from pointsweep.planning.design_power import resolution
+from pointsweep.planning.plan import make_plan, of_the_machine
+from pointsweep.results.records import Record
+from pointsweep.statistics.power import assumed_sd
+from pointsweep.statistics.seeds import summary
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
+from pointsweep.utils.provenance import cpu_flags
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.fixture
+def made(tmp_path):
+    return FileStore(tmp_path / "store")
+
+
+def test_table_5_is_planned_without_data_or_weights_and_says_what_is_missing(made, monkeypatch, tmp_path):
+    monkeypatch.delenv("POINTSWEEP_DATA", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    plan = make_plan(load(SWEEPS / "ablation_table5.yaml"), made)
+    assert plan.counts() == "0 finished, 18 to run"
+    counts = [plan.parameters[trial.config.key()]["trainable_without_head"] for trial in plan.sweep.trials()[::3]]
+    # No adapter; pooling without the 3D branch; the whole adapter: CLIP and DINOv2 each (spec 2.7, 2.10).
+    assert counts == [279_744, 279_744, 929_880, 782_328, 948_312, 800_760]
+    text = "\n".join(plan.missing)
+    for part in ("data set scanobjectnn: POINTSWEEP_DATA is not set", "openai/clip-vit-large-patch14", "facebook/dinov2-base"):
+        assert part in text
+    assert not made.root.exists()
+
+
+def test_states_are_read_from_the_store(made):
+    sweep = load(SWEEPS / "smoke.yaml", ["seeds=1"])
+    keys = [trial.config.key() for trial in sweep.trials()]
+    counts = {"trainable": 1, "trainable_without_head": 1, "total": 1}
+    made.write(f"trials/{keys[0]}/record.json", Record(keys[0], {}, {}, counts, {}, "").to_json().encode())
+    made.write(f"trials/{keys[1]}/checkpoint.safetensors", b"x")
+    plan = make_plan(sweep, made)
+    assert plan.counts() == "1 finished, 11 to run (1 to resume)"
+    assert [config.key() for config in plan.to_run] == keys[1:]
+    assert plan.missing == ()
+
+
+def test_every_cell_gets_its_first_seed_before_any_gets_its_second(made):
+    sweep = load(SWEEPS / "smoke.yaml", ["seeds=[4,2,9]"])
+    plan = make_plan(sweep, made)
+    assert [config.seed for config in plan.to_run] == [4] * 12 + [2] * 12 + [9] * 12
+    assert [config.key() for config in plan.to_run[:12]] == [cell.trials[0].key() for cell in sweep.cells]
+
+
+# What the design resolves
+
+
+def resolved(made, file: str, *overrides: str) -> list[str]:
+    return resolution(make_plan(load(SWEEPS / file, list(overrides)), made))
+
+
+def test_the_plan_says_what_the_design_resolves(made):
+    [said] = resolved(made, "any2point_table2.yaml")
+    sd = assumed_sd(summary([one / 100 for one in (79.9, 85.3, 89.1, 86.4, 89.6, 85.9, 86.3, 85.1, 91.9, 87.7)]).mean, 2882)
+    assert said.startswith("with 2,882 test objects and 3 seeds a gain of 5.0 is seen with 90 % power, 1.5 is not (20 %)")
+    assert "over the 4 comparisons of a column (2.5 would do if it were the only one)" in said
+    assert "(assumed: accuracy 87 % as published)" in said
+    for gain, power in ((0.050, 0.9), (0.015, 0.2)):
+        values = np.random.default_rng(0).normal(gain, sd, (20_000, 3))
+        simulated = np.mean(scipy_stats.ttest_1samp(values, 0.0, axis=1).pvalue < 0.05 / 4)
+        assert simulated == pytest.approx(power, abs=0.03)
+
+
+def test_one_seed_resolves_models_and_no_arms(made):
+    [said] = resolved(made, "any2point_table2.yaml", "seeds=1")
+    assert "1 seed no gain of an arm is seen, for one seed has no spread; between two trained models a gain of 2.0 is seen" in said
+
+
+def test_test_objects_are_counted_as_the_sweep_cuts_them(made):
+    assert resolved(made, "any2point_table2.yaml", "dataset.test_limit=100")[0].startswith("with 100 test objects")
+    assert resolved(made, "quickstart.yaml")[0].startswith("with 250 test objects")
+
+
+def test_finished_trials_tell_the_spread(made):
+    sweep = load(SWEEPS / "any2point_table2.yaml")
+    for cell in sweep.cells:
+        for seed, config in enumerate(cell.trials):
+            value = 0.8 + 0.01 * cell.row + (0.004, -0.004, 0.0)[seed] * (-1) ** cell.row
+            counts = {"trainable": 1, "trainable_without_head": 1, "total": 1}
+            done = Record(
+                config.key(),
+                {},
+                {"last": {"test/accuracy": value}, "best_test": {"test/accuracy": value}},
+                counts,
+                {"num_test": 1000},
+                "",
+            )
+            made.write(f"trials/{config.key()}/record.json", replace(done, seconds={"total": 1.0}).to_json().encode())
+    [said] = resolution(make_plan(sweep, made))
+    assert said.startswith("with 1,000 test objects and 3 seeds")
+    assert said.endswith("the seeds' differences have sd 0.80 (measured, 16 degrees of freedom)")
+
+
+@pytest.mark.parametrize(
+    ("train", "resources", "flags", "said"),
+    [
+        ("precision: bf16", "{}", {"avx2"}, [(False, "no bf16: slower than fp32")]),
+        ("precision: bf16", "{}", {"avx512_bf16"}, [(False, "AVX-512's bf16 alone")]),
+        ("precision: bf16", "{}", {"amx_bf16"}, []),
+        ("precision: bf16", "{gpus: 1}", {"avx2"}, []),
+        ("compile: true", "{}", {"amx_bf16"}, [(True, "needs a GPU")]),
+        ("compile: true", "{gpus: auto}", set(), []),
+        ("precision: fp32", "{}", set(), []),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_said_or_refused(tmp_path, train, resources, flags, said):
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nbase: {dataset: synthetic, tokenizer: point_pn_light, backbone: tiny, method: lora, "
+        f"train: {{{train}}}}}\nrows: {{method: [lora]}}\nresources: {resources}\n"
+    )
+    sweep = load(tmp_path / "s.yaml")
+    found = list(of_the_machine(sweep, [trial.config for trial in sweep.trials()], flags))
+    assert [(finding.refuses, text in finding.text) for finding, (_, text) in zip(found, said, strict=True)] == [
+        (r, True) for r, _ in said
+    ]
+
+
+def test_a_processors_flags_are_read_where_the_system_tells_them(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: X\nflags\t\t: fpu amx_bf16 amx_tile\nbugs\t\t: none\n")
+    assert cpu_flags(tmp_path / "cpuinfo") == {"fpu", "amx_bf16", "amx_tile"}
+    assert cpu_flags(tmp_path / "none") == set()

@@ -1,0 +1,189 @@
+"""The page: whole, offline, escaped, with every run in the cell that it fills and every section that has something to show."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from pointsweep.reporting.build import build
+from pointsweep.reporting.html.comparison import commands, replay, rerun
+from pointsweep.reporting.html.page import page
+from pointsweep.results.records import Layout
+from tests.reporting.test_tables import failures, layout, record, records
+
+CURVES = {f"full/a/{seed}": [0.2, 0.5, 0.8 + seed / 50] for seed in range(3)}
+VOID = {"meta", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks that every element is closed in order; keeps tags, attributes and words."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def shown(shape: Layout | None = None, found=None, curves=CURVES) -> Reader:
+    found = records() if found is None else found
+    return Reader(page(build(shape or layout(), found, failures()), found, curves))
+
+
+def test_every_cell_opens_its_runs():
+    made = shown()
+    results = page(build(layout(), records(), failures()), records(), CURVES).split("</table>")[0]
+    assert results.count("<details>") == 6, "the two excluded cells have no runs"
+    assert "seed 0 last 80.0 (epoch 3), best_test 81.0 (epoch 2)" in made.text
+    assert "22.1M trained, 22.1M without the head, of 30.0M; 12 s" in made.text
+    assert f"weights: random, seed 0; data: {'d' * 12}; code: {'c' * 12}, tree {'1' * 16} full/a/0" in made.text
+    assert "seed 2 ValueError: loss is nan prompt/a/2" in made.text
+    assert "seed 1 not finished full/b/1" in made.text
+    assert "95 % t-interval of the mean: 77.0 to 87.0" in made.text  # 82 ± 4.303 * 2 / sqrt(3)
+
+
+def test_the_page_needs_no_network_and_runs_no_script_but_its_own():
+    made = shown()
+    assert not {"link", "img", "iframe", "object", "embed", "base", "form"} & set(made.tags)
+    assert not [name for name, _ in made.attributes if name in ("src", "action") or name.startswith("on")]
+    assert all(value.startswith("#") for name, value in made.attributes if name == "href")
+    source = page(build(layout(), records(), failures()), records(), CURVES)
+    assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)|url\(|@import", source)
+    assert "prefers-color-scheme: dark" in source
+    assert "width=device-width" in source
+    data, script = re.findall(r"<script([^>]*)>(.*?)</script>", source, re.DOTALL)
+    assert data[0] == " type='application/json' id='data'"
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    [policy] = [value for name, value in made.attributes if name == "content" and "default-src" in value]
+    assert policy.startswith(f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';")
+
+
+def test_every_section_is_reached_from_the_top():
+    made = shown()
+    links = [value.removeprefix("#") for name, value in made.attributes if name == "href"]
+    assert links == ["results", "pareto", "curves", "compare", "optimism", "cost", "configs", "rerun", "origin"]
+    assert set(links) <= {value for name, value in made.attributes if name == "id"}
+
+
+def test_curves_are_drawn_on_the_scale_of_their_values():
+    source = page(build(layout(), records(), failures()), records(), CURVES)
+    [plot] = re.findall(r"<svg.*?</svg>", source.split("</table>")[0])
+    lines = re.findall(r"points='([^']+)'", plot)
+    points = [[tuple(map(float, point.split(","))) for point in line.split()] for line in lines]
+    assert len(points) == 3
+    assert all(len(line) == 3 for line in points)
+    heights = {y for line in points for _, y in line}
+    assert points[0][0][1] == max(heights), "0.2 is the least value: at the bottom"
+    assert points[2][2][1] == min(heights), "0.84 is the greatest value: at the top"
+    # 0.5 lies (0.5 - 0.2) / (0.84 - 0.2) of the way up.
+    assert points[0][1][1] == pytest.approx(max(heights) - (max(heights) - min(heights)) * 0.3 / 0.64, abs=0.06)
+    assert ">84.0</text>" in plot
+    assert ">20.0</text>" in plot
+
+
+@pytest.mark.parametrize("curve", [[], [0.5]])
+def test_a_curve_of_one_epoch_is_not_drawn(curve):
+    made = shown(curves={"full/a/0": curve})
+    assert "polyline" not in made.tags
+    assert "Learning curves" not in made.text
+
+
+def test_a_constant_curve_is_drawn():
+    assert "polyline" in shown(curves={"full/a/0": [0.5, 0.5]}).tags
+
+
+def test_everything_is_escaped():
+    bad = "<script>alert('x')</script>&\"</style>"
+    shape = layout(title=bad, row_headers=(bad,), rows=((bad,), *layout().rows[1:]), columns=(bad, "b"), notes=(bad,))
+    found = {key: replace(r, weights_origin=bad, marks=(bad,), dataset={**r.dataset, "name": bad}) for key, r in records().items()}
+    made = Reader(page(build(shape, found, {"prompt/a/2": bad}), found, CURVES))
+    assert made.tags.count("script") == 2, "the page's data and its own script"
+    assert made.tags.count("style") == 1
+    assert made.text.count("alert('x')") >= 6
+    assert "<script>alert" not in page(build(shape, found, {"prompt/a/2": bad}), found, CURVES)
+
+
+def test_the_rerun_command_names_exactly_one_cell():
+    shape = layout(rows=(("it's [new]",), *layout().rows[1:]), columns=("a b*", "b"))
+    made = build(shape, records(), failures())
+    command = rerun(made, made.cell(0, 0))
+    assert command == """python -m pointsweep.run FILE --only 'row=it'"'"'s [[]new]' --only 'column=a b[*]'"""
+
+
+def test_a_finished_cell_is_replayed_and_an_unfinished_one_is_run():
+    made = build(layout(), records(), failures())
+    assert commands(made, made.cell(0, 0)) == "python -m pointsweep.replay made_up full a\n"
+    assert commands(made, made.cell(2, 0)) == f"{replay(made, made.cell(2, 0))}\n{rerun(made, made.cell(2, 0))}"
+    assert commands(made, made.cell(1, 1)) == rerun(made, made.cell(1, 1))
+    text = shown().text
+    assert "python -m pointsweep.replay made_up full a" in text
+    assert "python -m pointsweep.replay made_up ROW COLUMN" in text
+
+
+def test_the_replay_command_survives_a_shell():
+    odd = layout(name="a b", rows=(("it's $x",), *layout().rows[1:]))
+    made = build(odd, records(), failures())
+    words = shlex.split(replay(made, made.cell(0, 0)))
+    assert words == ["python", "-m", "pointsweep.replay", "a b", "it's $x", "a"]
+
+
+def test_energy_stands_in_the_cost_where_it_was_read_and_else_that_it_was_not():
+    assert "Energy: not readable on the machines that ran them." in shown().text
+    found = records()
+    for seed, joules in enumerate((1000.0, 2000.0, 3000.0)):
+        found[f"full/a/{seed}"] = replace(
+            found[f"full/a/{seed}"], energy_j={"gpu": joules, "cpu": 500.0}, origin={"device": "cuda:0"}
+        )
+    text = shown(found=found).text
+    assert "gpu 2.0, cpu 0.5" in text
+    assert "Energy: 0.002 kWh (of 3 trials; not readable for the others)" in text  # 7,500 J
+    assert "38 GPU seconds" in text  # 3 x 12.5 s
+
+
+def test_a_record_of_a_shipped_tree_has_no_commit():
+    found = records()
+    found["full/a/0"] = record("full/a/0", 0.8, origin={"code": "tree 1234", "tree": "1234"})
+    assert "code: tree 1234 full/a/0" in shown(found=found).text
+
+
+def test_a_cell_shows_the_first_digits_of_the_weights_digest():
+    found = records()
+    found["full/a/0"] = replace(found["full/a/0"], weights_origin=f"model.safetensors, sha256 {'53aa51172d14' + 'f' * 52}")
+    assert "weights: model.safetensors, sha256 53aa51172d14; data" in shown(found=found).text
+
+
+def test_without_records_only_the_table_is_shown():
+    made = build(layout(), records(), failures())
+    source = Reader(page(made, {}, {}))
+    assert "details" not in source.tags
+    assert "82.0 ± 2.0*" in source.text
+    assert "Run it again" not in source.text

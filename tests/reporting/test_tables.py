@@ -1,0 +1,338 @@
+"""A made-up table, checked against numbers and lines written by hand; the command on a store of such records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pointsweep.reporting.build import FILES, build, main, read, write_all
+from pointsweep.reporting.formats import FORMATS, render
+from pointsweep.reporting.html.page import page
+from pointsweep.reporting.table import Table
+from pointsweep.results.records import CellLayout, Layout, Published, Record, sealed
+from pointsweep.storage.base import FileStore
+
+ROWS = ("full", "adapter", "prompt", "lora")
+VALUES = {  # test accuracy of the last epoch by arm and seed
+    "full/a": (0.80, 0.82, 0.84),
+    "adapter/a": (0.70, 0.72, 0.75),
+    "prompt/a": (0.71, 0.73, None),  # seed 2 failed
+    "full/b": (0.50, None, None),  # seeds 1 and 2 were not run
+    "adapter/b": (None, None, None),  # all failed
+}
+FAILED = {"prompt/a": (2,), "adapter/b": (0, 1, 2)}
+
+
+def record(key: str, last: float, best: float | None = None, **changes: object) -> Record:
+    count = {"full": 22_100_000, "adapter": 306_560}.get(key.split("/")[0], 9_216)
+    made = Record(
+        key=key,
+        config={},
+        metrics={
+            "last": {"epoch": 3, "test/accuracy": last, "test/loss": 1.0},
+            "best_test": {"epoch": 2, "test/accuracy": last + 0.01 if best is None else best, "test/loss": 1.0},
+        },
+        parameters={"trainable": count + 1000, "trainable_without_head": count, "total": 30_000_000},
+        dataset={"name": "synthetic", "digest": "d" * 64, "num_train": 60, "num_val": 0, "num_test": 30, "num_classes": 10},
+        weights_origin="random, seed 0",
+        marks=("random frozen weights",) if key.startswith("full") else (),
+        origin={"tree": "1" * 16, "code": "c" * 40, "host": "somewhere"},
+        seconds={"total": 12.5},
+    )
+    return replace(made, **changes)
+
+
+def layout(**changes: object) -> Layout:
+    cells = tuple(
+        CellLayout(i, j, tuple((seed, f"{row}/{column}/{seed}") for seed in range(3)), published(row, column))
+        for i, row in enumerate(ROWS[:3])
+        for j, column in enumerate("ab")
+    )
+    excluded = (CellLayout(3, 0, (), excluded="no linear layers"), CellLayout(3, 1, (), excluded="no linear layers"))
+    base = Layout("made_up", "A title", ("method",), tuple((row,) for row in ROWS), ("a", "b"), (*cells, *excluded))
+    return replace(base, **changes)
+
+
+def published(row: str, column: str) -> Published | None:
+    return {"full/a": Published(83.1, 22.1, "Paper, Table 1"), "adapter/a": Published(90.0, None, "Paper, Table 1")}.get(
+        f"{row}/{column}"
+    )
+
+
+def records() -> dict[str, Record]:
+    return {
+        f"{arm}/{seed}": record(f"{arm}/{seed}", value)
+        for arm, values in VALUES.items()
+        for seed, value in enumerate(values)
+        if value is not None
+    }
+
+
+def failures() -> dict[str, str]:
+    return {f"{arm}/{seed}": "ValueError: loss is\nnan" for arm, seeds in FAILED.items() for seed in seeds}
+
+
+def table(**changes: object) -> Table:
+    return build(layout(**changes), records(), failures())
+
+
+def lines_of(made: Table) -> list[str]:
+    return [" ".join(line.split()) for line in render(made, "text").splitlines()]
+
+
+def test_a_cell_holds_mean_sd_and_interval_of_its_seeds():
+    cell = table().cell(0, 0)
+    assert (cell.mean, cell.sd, cell.n, cell.expected) == (pytest.approx(0.82), pytest.approx(0.02), 3, 3)
+    half = 4.302652729911275 * 0.02 / 3**0.5  # t at 97.5 % with 2 degrees of freedom
+    assert (cell.low, cell.high) == (pytest.approx(0.82 - half), pytest.approx(0.82 + half))
+    assert cell.values == ((0, 0.80), (1, 0.82), (2, 0.84))
+    assert cell.optimism == pytest.approx(0.01)
+
+
+def test_the_text_shows_every_state_of_a_cell():
+    found = lines_of(table())
+    assert found[:5] == [
+        "A title",
+        "test/accuracy in %, protocol: last epoch, mean ± sd over 3 seeds; params: trainable, without the head",
+        "",
+        "a b",
+        "method accuracy params paper paper params accuracy params paper paper params",
+    ]
+    assert found[6:10] == [
+        "full 82.0 ± 2.0* 22.1M 83.1 22.1M 50.0 (n=1/3)* 22.1M",
+        "adapter 72.3 ± 2.5 0.307M 90.0 failed",
+        "prompt 72.0 ± 1.4 (n=2/3) 9.2k 0/3",
+        "lora — —",
+    ]
+
+
+def test_the_footnotes_say_what_is_missing_and_why():
+    notes = "\n".join(lines_of(table())[11:])
+    assert notes.startswith("* random frozen weights\n")
+    for line in (
+        "choosing the epoch on the test set would add +1.0 over the last epoch, in the mean of the cells",
+        "— lora / a: no linear layers",
+        "failed: prompt / a, seed 2: ValueError: loss is nan",
+        "failed: adapter / b, seed 0: ValueError: loss is nan",
+        "not finished: full / b, seed 1, 2",
+        "paper: Paper, Table 1",
+    ):
+        assert line in notes.split("\n"), line
+    assert "\nnot finished: prompt / a" not in notes, "its third seed failed, which stands there already"
+
+
+def test_the_order_compares_rows_paired_by_seed():
+    # full - adapter: 0.10, 0.10, 0.09: mean 0.29/3, sd 0.01/sqrt(3), half width 4.302652... * sd / sqrt(3) = 1.434 points.
+    # adapter - prompt over the seeds 0 and 1: -0.01 both times, although adapter's mean over three seeds is the higher one.
+    wanted = "a: full > adapter (+9.7, +8.2 to +11.1) ~ prompt (-1.0 with every seed: no spread to judge by)"
+    assert wanted in lines_of(table())
+
+
+def test_best_test_states_how_much_it_gained():
+    found = lines_of(table(protocol="best_test"))
+    assert "protocol: best epoch on the test set" in found[1]
+    assert found[6].startswith("full 83.0 ± 2.0*")
+    assert "choosing the epoch on the test set adds +1.0 over the last epoch, in the mean of the cells" in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": "best_val"}, "trial full/a/0: unknown protocol 'best_val'.* It has: best_test, last .best_val needs"),
+        ({"metric": "test/acuracy"}, "trial full/a/0: unknown metric 'test/acuracy'. Did you mean 'test/accuracy'"),
+    ],
+)
+def test_a_protocol_that_the_records_lack_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        table(**changes)
+
+
+def test_mixed_code_is_marked_at_the_cells_that_differ():
+    found = records()
+    found["adapter/a/1"] = replace(found["adapter/a/1"], origin={"tree": "2" * 16})
+    lines = lines_of(build(layout(), found, failures()))
+    assert "* made by other code: tree 2222222222222222" in lines
+    assert "made by 2 versions of the code: tree 1111111111111111 (8 trials), tree 2222222222222222 (1 trials)" in lines
+    assert any(line.startswith("adapter 72.3 ± 2.5* ") for line in lines)
+
+
+def test_records_of_other_sweeps_change_nothing():
+    foreign = {"other/a/0": record("other/a/0", 0.1, origin={"tree": "3" * 16}, marks=("official",))}
+    assert build(layout(), records() | foreign, failures()) == table()
+
+
+def test_parameters_of_arms_without_records_come_from_the_plan():
+    counted = {"adapter/b/0": {"trainable": 7, "trainable_without_head": 5, "total": 9}}
+    assert build(layout(), records(), failures(), counted).cell(1, 1).parameters == counted["adapter/b/0"]
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.permutations(sorted(records())), st.permutations(sorted(failures())))
+def test_the_order_of_the_records_changes_no_byte(keys, failed):
+    found = {key: records()[key] for key in keys}
+    reasons = {key: failures()[key] for key in failed}
+    assert {form: render(build(layout(), found, reasons), form) for form in FORMATS} == GOLDEN
+    assert page(build(layout(), found, reasons), found, {}) == PAGE
+
+
+GOLDEN = {form: render(table(), form) for form in FORMATS}
+PAGE = page(table(), records(), {})
+
+
+def test_nothing_that_differs_between_two_machines_is_in_the_table():
+    other = {key: replace(r, seconds={"total": 99.0}, origin={**r.origin, "host": "elsewhere"}) for key, r in records().items()}
+    assert {form: render(build(layout(), other, failures()), form) for form in FORMATS} == GOLDEN
+
+
+OTHER_MACHINES = (
+    {"PYTHONHASHSEED": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
+    {"PYTHONHASHSEED": "4242", "TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONUTF8": "1", "COLUMNS": "40"},
+)
+
+
+def test_two_machines_print_the_same_bytes(filled: FileStore, tmp_path: Path):
+    """Another hash seed, time zone, locale, terminal, working folder, and a store whose files were made in another order."""
+    copy = FileStore(tmp_path / "elsewhere" / "store")
+    for folder in reversed(filled.list("trials")):
+        name = f"trials/{folder}record.json"
+        made = json.loads(filled.read(name))
+        moved = sealed(made | {"origin": made["origin"] | {"host": "elsewhere"}})
+        copy.write(name, json.dumps(moved, indent=1).encode())
+    copy.write("sweeps/made_up/plan.json", filled.read("sweeps/made_up/plan.json"))
+    forms = "import sys; from pointsweep.reporting.build import FORMATS, main; sys.exit(max(main([*sys.argv[1:], form]) for form in FORMATS))"
+    printed = []
+    for store, machine, folder in zip((filled, copy), OTHER_MACHINES, (tmp_path, tmp_path / "elsewhere"), strict=True):
+        command = [sys.executable, "-c", forms, "made_up", "--store", store.url, "--format"]
+        environment = os.environ | machine | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        printed.append(subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=120).stdout)
+    assert printed[0] == printed[1]
+    assert printed[0].decode() == "".join(render(loaded(filled)[0], form) for form in FORMATS)
+
+
+# The command
+
+
+@pytest.fixture
+def filled(store: Path) -> FileStore:
+    made = FileStore(store)
+    names = {key: f"{i:016x}" for i, key in enumerate(sorted(key for cell in layout().cells for _, key in cell.keys))}
+    cells = tuple(replace(cell, keys=tuple((seed, names[key]) for seed, key in cell.keys)) for cell in layout().cells)
+    plan = {"layout": json.loads(layout(cells=cells).to_json())}
+    made.write("sweeps/made_up/plan.json", json.dumps(plan).encode())
+    for key, found in records().items():
+        made.write(f"trials/{names[key]}/record.json", replace(found, key=names[key]).to_json().encode())
+    return made
+
+
+def test_the_command_reads_the_store(filled: FileStore, capsys):
+    assert main(["made_up"]) == 0
+    assert "full 82.0 ± 2.0* 22.1M 83.1 22.1M" in " ".join(capsys.readouterr().out.split())
+    assert main(["made_up", "--format", "json", "--protocol", "best_test"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["protocol"] == "best_test"
+    assert data["cells"][0]["mean"] == pytest.approx(0.83)
+    assert main(["made_up", "--format", "html"]) == 0
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["made_upp"], "unknown sweep 'made_upp'. Did you mean 'made_up'?"),
+        (["made_up", "--protocol", "best_val"], "It has: best_test, last"),
+        (["made_up", "--store", "s4://x"], "s4:// is not a store"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_ends_with_2(filled: FileStore, capsys, arguments, message):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
+
+
+def test_every_format_and_the_report_are_written(filled: FileStore):
+    made, found, _ = loaded(filled)
+    write_all(filled, made, found)
+    assert filled.list("sweeps/made_up") == sorted(
+        [*(f"table.{ending}" for ending in (*FILES, "html")), "plan.json", "cost.json", "report.html"]
+    )
+    assert filled.read("sweeps/made_up/table.txt").decode() == render(made, "text")
+    assert b"<details" in filled.read("sweeps/made_up/report.html")
+    assert b"<details" not in filled.read("sweeps/made_up/table.html")
+
+
+def loaded(store: FileStore) -> tuple[Table, Mapping[str, Record], Mapping[str, str]]:
+    shape, found, reasons = read(store, "made_up")
+    return build(shape, found, reasons), found, reasons
+
+
+def test_data_that_changed_between_trials_are_named():
+    same = {key: replace(made, config={"dataset": {"name": "synthetic"}}) for key, made in records().items()}
+    key = next(iter(same))
+    changed = same | {key: replace(same[key], dataset=dict(same[key].dataset) | {"digest": "e" * 64})}
+    expected = f"data changed between trials: synthetic has digests {'d' * 16}, {'e' * 16}"
+    assert expected in build(layout(), changed, {}).notes
+    assert not any("data changed" in note for note in build(layout(), same, {}).notes)
+
+
+# Verdicts on published numbers
+
+
+def many(value: float, **changes: object) -> dict[str, Record]:
+    found = {}
+    for seed in range(3):
+        made = record(f"adapter/a/{seed}", value + 0.001 * (seed - 1), **changes)
+        found[made.key] = replace(made, dataset=dict(made.dataset) | {"num_test": 2882})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (0.901, "reproduced: adapter / a"),
+        (0.80, "not reproduced: adapter / a (lower)"),
+        (0.889, "undecided: adapter / a (3 seeds do not tell)"),
+    ],
+)
+def test_every_format_tells_what_became_of_the_papers_number(value, line):
+    made = build(layout(), many(value), {})
+    assert line in lines_of(made)
+    assert line in render(made, "md").replace("\\", "")
+    assert line in " ".join(render(made, "tex").split())
+    assert line in page(made, many(value), {})
+    kind = made.cell(1, 0).verdict.kind
+    assert json.loads(render(made, "json"))["cells"][2]["verdict"]["kind"] == kind
+    assert next(row for row in csv.DictReader(io.StringIO(render(made, "csv"))) if row["method"] == "adapter")["verdict"] == kind
+
+
+def test_what_is_no_attempt_at_the_papers_number_gets_no_verdict():
+    assert build(layout(), many(0.9, marks=("random frozen weights",)), {}).cell(1, 0).verdict is None
+    assert build(layout(), many(0.9, marks=("official program",)), {}).cell(1, 0).verdict is not None
+
+
+@pytest.mark.parametrize("metric", ["val/accuracy", "test/loss"])
+def test_nothing_is_said_of_the_test_sets_epoch_in_a_table_of_another_metric(metric):
+    """At the best test epoch validation is lower as a rule: that is no gain of choosing by it."""
+    trials = many(0.9)
+    changed = {
+        key: replace(
+            record,
+            metrics={name: {**values, "val/accuracy": 0.5} for name, values in record.metrics.items()},
+        )
+        for key, record in trials.items()
+    }
+    made = build(layout(metric=metric), changed, {})
+    assert all(cell.optimism is None for cell in made.cells)
+    assert "choosing the epoch" not in render(made, "text")
+    assert "choosing the epoch" in render(build(layout(), changed, {}), "text")
