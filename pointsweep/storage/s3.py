@@ -247,11 +247,9 @@ class _Damaged(OSError):
 
 
 def _s3_client() -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise BadStore("store: s3:// needs boto3; install pointsweep[s3]") from error
+    import boto3
+    from botocore.config import Config
+
     # A session of its own, as the default one is not made for threads; `_ask` repeats: one rule for connections, refusals, bodies.
     settings = Config(
         retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60, max_pool_connections=4 * PARALLEL,

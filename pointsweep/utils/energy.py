@@ -1,12 +1,12 @@
 """Energy counters of this machine, where it lets us read them: an NVIDIA GPU by NVML, a CPU by RAPL. Elsewhere nothing is read.
 
+NVML is asked through nvidia-ml-py (the extra `gpu`); without it, or without a driver, no GPU is measured.
 Both count what the whole device takes: of trials that run at once on it, each is given all of it. Sources: NVML's reference,
 nvmlDeviceGetTotalEnergyConsumption (mJ since the driver was loaded, Volta and later); the kernel's Documentation/power/powercap.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -53,22 +53,28 @@ def rapl(folder: Path = POWERCAP) -> float | None:
 
 @functools.cache
 def _gpu(number: int) -> Counter | None:
-    """The counter of a GPU; None without NVML. The GPU is found by its PCI address: CUDA and NVML number them differently."""
+    """Return the counter of a GPU; None without NVML.
+
+    The GPU is found by its PCI address: CUDA and NVML number them differently.
+    """
     import torch
 
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-        found: Any = torch.cuda.get_device_properties(number)
-        address = f"{found.pci_domain_id:08x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0".encode()
-    except (OSError, AttributeError, RuntimeError, AssertionError):
+        import pynvml
+    except ImportError:
         return None
-    handle = ctypes.c_void_p()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByPciBusId_v2(address, ctypes.byref(handle)):
+    try:
+        found: Any = torch.cuda.get_device_properties(number)
+        address = f"{found.pci_domain_id:08x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(address)
+    except (pynvml.NVMLError, AttributeError, RuntimeError, AssertionError):
         return None
 
     def read() -> float | None:
-        millijoules = ctypes.c_ulonglong()
-        failed = library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
-        return None if failed else millijoules.value / 1000
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+        except pynvml.NVMLError:  # a GPU before Volta, or a driver that does not say
+            return None
 
     return read

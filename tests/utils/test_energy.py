@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
 
 from pointsweep.training.record_builder import used
+from pointsweep.utils import energy
 from pointsweep.utils.energy import Meter, meter, rapl
+
+
+@pytest.fixture(autouse=True)
+def _forgets_its_gpus() -> Iterator[None]:
+    yield
+    energy._gpu.cache_clear()
 
 
 def package(folder: Path, name: str, microjoules: object) -> None:
@@ -41,3 +54,48 @@ def test_this_machine_is_read_or_not_but_never_fails():
 def test_only_a_device_of_every_epoch_is_told():
     assert used([{"gpu": 1.0, "cpu": 2.0}, {"gpu": 3.0}]) == {"gpu": 4.0}
     assert used([{}, {"gpu": 3.0}]) == {}
+
+
+class NVMLError(Exception):
+    """The stand-in's error, under the name of nvidia-ml-py's."""
+
+
+def stand_in(monkeypatch, counter: Callable[[object], int], known: str) -> None:
+    """A pynvml that knows the GPU of one PCI address, and a CUDA device with the address 0:3b:0."""
+    library = ModuleType("pynvml")
+
+    def handle_of(address: str) -> str:
+        if address != known:
+            raise NVMLError("Not Found")
+        return f"handle of {address}"
+
+    library.NVMLError = NVMLError
+    library.nvmlInit = lambda: None
+    library.nvmlDeviceGetHandleByPciBusId = handle_of
+    library.nvmlDeviceGetTotalEnergyConsumption = counter
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    place = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: place)
+    energy._gpu.cache_clear()
+
+
+def test_a_gpu_is_found_by_its_pci_address_and_read_in_joules(monkeypatch):
+    millijoules = iter([1_000, 3_500])
+    stand_in(monkeypatch, lambda handle: next(millijoules), known="00000000:3b:00.0")
+    assert meter(gpu=0).read()["gpu"] == 2.5
+
+
+def test_a_gpu_that_nvml_does_not_know_or_cannot_read_is_left_out(monkeypatch):
+    def refuses(handle: object) -> int:
+        raise NVMLError("Not Supported")
+
+    stand_in(monkeypatch, refuses, known="00000000:3b:00.0")
+    assert "gpu" not in meter(gpu=0).read()
+    stand_in(monkeypatch, lambda handle: 1, known="00000000:af:00.0")
+    assert "gpu" not in meter(gpu=0).read()
+
+
+def test_without_the_package_no_gpu_is_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    energy._gpu.cache_clear()
+    assert "gpu" not in meter(gpu=0).read()
