@@ -63,6 +63,10 @@ class RayLost(RuntimeError):
     """Ray ended while trials ran, and not because it was told to. What is done is in the store."""
 
 
+class SearchFailedError(RuntimeError):
+    """Every suggestion of a search failed, so it found nothing; the message says where the reasons are."""
+
+
 class MissingData(ValueError):
     """A data set is not at hand; the message says where it was looked for and where it is obtained."""
 

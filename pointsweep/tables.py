@@ -2,7 +2,7 @@
 
 import sys
 
-from pointsweep.reporting.build import main
+from pointsweep.cli.tables import main
 from pointsweep.utils.cli_exit import exit_code
 
 if __name__ == "__main__":

@@ -1,52 +1,73 @@
-"""The command: python -m pointsweep.data [ROOT]. Says of every data set whether it is here, where it comes from, and what is wrong.
+"""The command data: say of every data set whether it is here, where it comes from, and what is wrong.
 
 Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, no set in it, or nothing to convert.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from pointsweep.cli.command import Program, Version
 from pointsweep.data.check import Report, check_root, unread
 from pointsweep.data.readers.fewshot_pickles import convert
 from pointsweep.errors import MissingData
 from pointsweep.utils.array_cache import CacheError, cache_folder, entries, open_entry, remove_entry
-from pointsweep.utils.cli_exit import command_parser
 
 SOUND, WRONG, NOTHING = 0, 1, 2
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = command_parser(
-        "pointsweep.data",
-        "Checks the data sets below a data root: present, complete, sound, without overlap of training and test clouds.",
-        epilog="exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root, no data set in it, "
-        "or nothing to convert",
-    )
-    made.add_argument("root", nargs="?", help="the folder that holds the data sets (default: $POINTSWEEP_DATA)")
-    made.add_argument(
-        "--allow-parts", action="store_true", help="a set with fewer clouds or classes than were published is sound too"
-    )
-    made.add_argument(
-        "--verify", action="store_true", help="compare every byte of the data cache ($POINTSWEEP_CACHE) with its digests, and stop"
-    )
-    made.add_argument("--convert-fewshot", metavar="FOLDER", help="make npz files of Point-BERT's pickles in FOLDER, and stop")
-    return made
+@dataclass(frozen=True)
+class DataOptions:
+    """What the command line asks of data."""
+
+    root: str | None = None
+    allow_parts: bool = False  # a set with fewer clouds or classes than were published is sound too
+    verify: bool = False  # look at the cache instead
+    convert_fewshot: str | None = None  # convert the files of this folder instead
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parser().parse_args(arguments)
-    if args.convert_fewshot:
-        return _convert(Path(args.convert_fewshot))
-    if args.verify:
+def data(
+    root: Annotated[
+        str | None,
+        typer.Argument(metavar="ROOT", help="the folder that holds the data sets (default: $POINTSWEEP_DATA)"),
+    ] = None,
+    allow_parts: Annotated[
+        bool, typer.Option("--allow-parts", help="a set with fewer clouds or classes than were published is sound too")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="compare every byte of the data cache ($POINTSWEEP_CACHE) with its digests, and stop"),
+    ] = False,
+    convert_fewshot: Annotated[
+        str | None,
+        typer.Option("--convert-fewshot", metavar="FOLDER", help="make npz files of Point-BERT's pickles in FOLDER, and stop"),
+    ] = None,
+    version: Version = False,
+) -> int:
+    """Check the data sets below a data root: present, complete, sound, without overlap of training and test clouds.
+
+    exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root,
+    no data set in it, or nothing to convert
+    """
+    return check(DataOptions(root, allow_parts, verify, convert_fewshot))
+
+
+main = Program("data", data, examples=("", "/data --allow-parts", "--verify"))
+
+
+def check(options: DataOptions) -> int:
+    """Check what the options name and print what was found; return the exit code."""
+    if options.convert_fewshot:
+        return _convert(Path(options.convert_fewshot))
+    if options.verify:
         return _verify_cache()
-    root = args.root or os.environ.get("POINTSWEEP_DATA")
+    root = options.root or os.environ.get("POINTSWEEP_DATA")
     if not root or not Path(root).is_dir():
         what = f"{root} is not a folder" if root else "POINTSWEEP_DATA is not set"
         print(f"no data root: {what}; give a folder, or set POINTSWEEP_DATA to it", file=sys.stderr)
@@ -56,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, reports, absence in check_root(Path(root)):
         print(f"{name}: {absence}" if absence else name, flush=True)
         for report in reports:
-            bad = bool(report.wrong) or (bool(report.parts) and not args.allow_parts)
+            bad = bool(report.wrong) or (bool(report.parts) and not options.allow_parts)
             sound, faulty = sound + (not bad), faulty + bad
             places.append(report.place)
             print("\n".join(lines(report)), flush=True)

@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.doctor [SWEEP] [--address ADDRESS]. Looks at every node before a long sweep.
+"""The command doctor: look at every node of a cluster before a long sweep.
 
 Each line is one check on one node, `ok` or what to do. Exit code 0 if a sweep can run, 1 if something must be mended, 2 if there is
 no cluster to look at.
@@ -15,15 +15,17 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from pointsweep.cli.command import Program, StoreOption, Version
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.execution import ray_cluster
 from pointsweep.storage import s3_lease
 from pointsweep.storage.base import FileStore, Store, open_store
 from pointsweep.tracking.mlflow_client import reachable
 from pointsweep.utils.array_cache import cache_folder
-from pointsweep.utils.cli_exit import command_parser
 from pointsweep.utils.masking import masked, scrubbed
 from pointsweep.utils.provenance import origin, tree_digest
 
@@ -179,18 +181,48 @@ def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> 
     return Wanted(url, uri, tuple(arms.values()))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command."""
-    made = command_parser("pointsweep.doctor", "Looks at every node of a cluster before a long sweep.")
-    made.add_argument("sweep", nargs="?", help="a sweep file: its data and weights are looked for on every node")
-    made.add_argument("--address", help="the cluster (default: $RAY_ADDRESS, else Ray on this machine)")
-    made.add_argument("--store", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)")
-    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI; else not looked for)")
-    args = made.parse_args(arguments)
-    if args.address:
-        os.environ["RAY_ADDRESS"] = args.address
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What the command line asks of doctor."""
+
+    sweep: str | None = None
+    address: str | None = None
+    store: str | None = None
+    tracking_uri: str | None = None
+
+
+def doctor(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="a sweep file: its data and weights are looked for on every node"),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="the cluster (default: $RAY_ADDRESS, else Ray on this machine)"),
+    ] = None,
+    store: StoreOption = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", metavar="URI", help="MLflow server (default: $MLFLOW_TRACKING_URI; else not looked for)"),
+    ] = None,
+    version: Version = False,
+) -> int:
+    """Look at every node of a cluster before a long sweep.
+
+    exit codes: 0 all is well, 1 something must be mended, 2 there is no cluster
+    """
+    return report(DoctorOptions(sweep, address, store, tracking_uri))
+
+
+main = Program("doctor", doctor, examples=("", "any2point_table1 --address 10.0.0.1:6379"))
+
+
+def report(options: DoctorOptions) -> int:
+    """Print every node's findings; return the exit code."""
+    if options.address:
+        os.environ["RAY_ADDRESS"] = options.address
     try:
-        reports = examine(wanted_by(args.sweep, args.store, args.tracking_uri))
+        reports = examine(wanted_by(options.sweep, options.store, options.tracking_uri))
     except (ConfigError, Unfit, ConnectionError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2

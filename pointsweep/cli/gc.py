@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.gc [STORE] [--delete]. Lists what nobody needs any more, and deletes it when asked to.
+"""The command gc: list what of a store nobody needs any more, and delete it when asked to.
 
 That is: checkpoints of trials that have a record, files that a killed process left half written, what a killed launch left of its
 own state, and parts of uploads that were never completed. Records, histories, predictions and weights are never touched.
@@ -9,7 +9,6 @@ what has the names that pointsweep itself gives. Links are neither followed nor 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -19,13 +18,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from pointsweep.cli.command import Program, Version
 from pointsweep.errors import BadRecord, BadStore, StoreFailed
 from pointsweep.results.records import from_json
 from pointsweep.storage.base import FileStore, Store, open_store, require_marker
 from pointsweep.storage.lease import Held, leased, read_holder
 from pointsweep.storage.s3 import S3Store
-from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.cli_exit import INVALID
 
 LAUNCH_AGE = 30  # times as old as other waste: a launch may live for weeks
 CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.damaged", "checkpoint.stale")
@@ -228,26 +231,47 @@ def _remove_tree(path: Path) -> str:
     return ""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = command_parser("pointsweep.gc", "Lists what of a store nobody needs any more.")
-    made.add_argument("store", nargs="?", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)")
-    made.add_argument("--delete", action="store_true", help="delete it; without this nothing is changed")
-    made.add_argument("--age-hours", type=float, default=24, help="half written files and uploads must be older (default: 24)")
-    return made
+@dataclass(frozen=True)
+class GcOptions:
+    """What the command line asks of gc."""
+
+    store: str | None = None
+    delete: bool = False
+    age_hours: float = 24.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if it could look at the store, 2 if not."""
-    args = parser().parse_args(arguments)
-    if not args.age_hours >= 0:
-        print(f"--age-hours: {args.age_hours}; allowed: 0 or more", file=sys.stderr)
-        return 2
+def gc(
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="STORE", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)"),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="delete it; without this nothing is changed")] = False,
+    age_hours: Annotated[
+        float,
+        typer.Option("--age-hours", metavar="HOURS", help="half written files and uploads must be older (default: 24)"),
+    ] = 24.0,
+    version: Version = False,
+) -> int:
+    """List what of a store nobody needs any more: checkpoints of finished trials, half written files.
+
+    exit codes: 0 listed or deleted, 2 there is no store
+    """
+    return collect(GcOptions(store, delete, age_hours))
+
+
+main = Program("gc", gc, examples=("", "/shared/store --delete"))
+
+
+def collect(options: GcOptions) -> int:
+    """List the waste of a store, or delete it; return the exit code."""
+    if not options.age_hours >= 0:
+        print(f"--age-hours: {options.age_hours}; allowed: 0 or more", file=sys.stderr)
+        return INVALID
     try:
-        store = open_store(args.store)
+        store = open_store(options.store)
         require_marker(store)
-        found = list(waste(store, 3600 * args.age_hours))
-        if not args.delete:
+        found = list(waste(store, 3600 * options.age_hours))
+        if not options.delete:
             for each in found:
                 print(f"would delete: {each.name}  ({each.kind})")
             print(f"{len(found)} to delete; nothing was changed, --delete does it")
@@ -255,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = _remove_all(found)
     except BadStore as error:
         print(error, file=sys.stderr)
-        return 2
+        return INVALID
     print(f"{len(found) - left} deleted" + (f", {left} left" if left else ""))
     return 0
 

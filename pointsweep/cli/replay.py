@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.replay SWEEP ROW COLUMN [--seed N]. Trains the trials of one cell again and compares.
+"""The command replay: train the trials of one cell again and compare.
 
 They run in a scratch store from their recorded configuration; the sweep's store is only read. Of each trial one line says: `equal`,
 every prediction and every metric is the recorded one, bit for bit, as it must be on a CPU with the same code; `within the interval`
@@ -8,7 +8,6 @@ other data (with --exact: not equal); 2 there is nothing to replay.
 
 from __future__ import annotations
 
-import argparse
 import math
 import shlex
 import sys
@@ -16,10 +15,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from pointsweep.config import scalars
+from pointsweep.cli.command import Program, StoreOption, Version, one_of, whole_number
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import ConfigError, unknown
@@ -31,11 +32,26 @@ from pointsweep.results.records import Layout, Record, value
 from pointsweep.statistics.seeds import LEVEL, summary, wilson
 from pointsweep.storage.base import FileStore, Store, open_store
 from pointsweep.tracking.target import TrialTags
-from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.numbers import percent
 
+DEVICES = ("cpu", "cuda")
 EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"
 SAME = ("tree", "device", "version.torch", "platform")  # of an origin: what a difference in the numbers may come from
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What the command line asks of replay."""
+
+    sweep: str
+    row: str
+    column: str
+    seed: int | None = None  # default: every finished one
+    store: str | None = None
+    device: str | None = None  # default: where the trial was trained
+    threads: int = 1
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,14 +133,14 @@ def kept(store: Store, key: str) -> Run:
         raise ValueError(f"{store.place(f'trials/{key}/predictions.npz')}: {error}") from error
 
 
-def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: TrialTags, args: argparse.Namespace) -> Replay:
+def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: TrialTags, options: ReplayOptions) -> Replay:
     """Trains one trial again and compares. What cannot be compared is `outside`, and the words say why."""
     config, wrong = check_trial(dict(before.record.config))
     if config is None or wrong or config.key() != before.record.key:
         return Replay(OUTSIDE, "this version of the code reads its configuration as another trial's; use the version that made it")
-    device = str(args.device or before.record.origin.get("device", "auto")).partition(":")[0]
+    device = str(options.device or before.record.origin.get("device", "auto")).partition(":")[0]
     try:
-        now = run_again(config, tags, device, args.threads)
+        now = run_again(config, tags, device, options.threads)
     except (ValueError, OSError, RuntimeError) as error:
         return Replay(OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}")
     digests = [run.record.dataset.get("digest") for run in (before, now)]
@@ -141,50 +157,76 @@ def _origins(before: Record, now: Record) -> str:
     return f"; different too: {', '.join(words)}" if words else "; same code, torch, device and platform"
 
 
-def replays(args: argparse.Namespace, store: Store) -> Iterator[tuple[int, str, Replay]]:
+def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Replay]]:
     """Seed, key and verdict of every finished trial of the cell that is asked for. Raises ValueError if there is none."""
-    name = args.sweep
+    name = options.sweep
     if Path(name).suffix in (".yaml", ".yml"):
         from pointsweep.sweep.sweep import load
 
         name = load(name).name
     layout, records, failures = read(store, name)
     table = build(layout, records, failures)
-    cell = table.cell(row_number(table, args.row), column_number(table, args.column))
+    cell = table.cell(row_number(table, options.row), column_number(table, options.column))
     done = {seed: key for seed, key in cell.keys if key in records}
     if not done:
         command = shlex.join(["python", "-m", "pointsweep.tables", name])
         raise ValueError(f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why")
-    if args.seed is not None and args.seed not in done:
-        raise ValueError(f"{table.place(cell)}: {unknown('seed', args.seed, map(str, done), 'Finished')}")
+    if options.seed is not None and options.seed not in done:
+        raise ValueError(f"{table.place(cell)}: {unknown('seed', options.seed, map(str, done), 'Finished')}")
     values = [found for _, found in cell.values]
     for seed, key in done.items():
-        if args.seed in (None, seed):
+        if options.seed in (None, seed):
             before = kept(store, key)
             expected = further(values, independent_clouds(before.record, layout.protocol))
             tags = TrialTags(name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed)
-            yield seed, key, replay(before, layout, expected, tags, args)
+            yield seed, key, replay(before, layout, expected, tags, options)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    made = command_parser("pointsweep.replay", "Trains a cell's trials again and compares.")
-    made.add_argument("sweep", help="a sweep's name, or its file")
-    made.add_argument("row", help="the row's name, parts joined by ' / '")
-    made.add_argument("column", help="the column's name")
-    made.add_argument("--seed", type=scalars.whole_argument, help="this seed alone (default: every finished one)")
-    made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
-    made.add_argument("--device", choices=["cpu", "cuda"], help="train there (default: where the trial was trained)")
-    made.add_argument("--threads", type=scalars.whole_argument, default=1, help="CPU threads (default: 1, as a sweep's trials have)")
-    made.add_argument("--exact", action="store_true", help="only equal is good enough")
-    args = made.parse_args(arguments)
-    good = {EQUAL} if args.exact else {EQUAL, WITHIN}
+def replay_cell(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file")],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="the row's name, parts joined by ' / '")],
+    column: Annotated[str, typer.Argument(metavar="COLUMN", help="the column's name")],
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", parser=whole_number, help="this seed alone (default: every finished one)"),
+    ] = None,
+    store: StoreOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="D",
+            parser=one_of("device", lambda: DEVICES),
+            help="cpu or cuda: train there (default: where the trial was trained)",
+        ),
+    ] = None,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", metavar="N", parser=whole_number, help="CPU threads (default: 1, as a sweep's trials have)"),
+    ] = 1,
+    exact: Annotated[bool, typer.Option("--exact", help="only equal is good enough")] = False,
+    version: Version = False,
+) -> int:
+    """Train a cell's trials again and compare them with their records.
+
+    exit codes: 0 equal, or within the interval of a further run; 1 a trial is
+    outside, failed or is on other data (--exact: not equal); 2 nothing to replay
+    """
+    return compare_cell(ReplayOptions(sweep, row, column, seed, store, device, threads, exact))
+
+
+main = Program("replay", replay_cell, examples=('quickstart "head only" MiniLM --seed 0',))
+
+
+def compare_cell(options: ReplayOptions) -> int:
+    """Train the trials of a cell again and print what became of each; return the exit code."""
+    good = {EQUAL} if options.exact else {EQUAL, WITHIN}
     verdicts = []
     try:
-        for seed, key, found in replays(args, open_store(args.store)):
+        for seed, key, found in replays(options, open_store(options.store)):
             verdicts.append(found.verdict)
             print(f"seed {seed} ({key}): {found.verdict}: {found.words}", flush=True)
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return INVALID
     return 0 if set(verdicts) <= good else 1

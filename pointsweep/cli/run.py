@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.run FILE... [OVERRIDES...]. Checks, plans, skips what is finished, launches, prints the tables.
+"""The commands run and plan: check sweep files, plan them, skip what is finished, launch the rest, print the tables.
 
 Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
 3 interrupted, the same command continues; 4 the budget is used up and nothing failed: the same command with a larger one continues;
@@ -8,101 +8,166 @@ kept; 7 nothing failed, and another command still works on some of the trials.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from pointsweep.config import scalars
-from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, Unfit
+import typer
+
+from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, one_of, whole_number
+from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, SearchFailedError, Unfit
 from pointsweep.execution import progress, ray_cluster
 from pointsweep.execution.budget import Spending
 from pointsweep.execution.notify import problem_of
+from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
-from pointsweep.execution.session import COMPLETE, FAILED, conclude, execute, launch_all, places_of, to_run
+from pointsweep.execution.session import COMPLETE, FAILED, exit_code_of, to_run
+from pointsweep.hpo.launch import launch
 from pointsweep.planning.design_power import resolution
 from pointsweep.planning.plan import Plan, input_problems, make_plan
 from pointsweep.reporting import build as tables
 from pointsweep.reporting.formats import render_here
-from pointsweep.reporting.stale import set_aside
-from pointsweep.results.events import trial_status
-from pointsweep.results.trial_dir import Held, TrialFolder
-from pointsweep.storage.base import FileStore, Store, establish, on_disk, open_store
-from pointsweep.sweep.definition import note, taken
+from pointsweep.results.trial_dir import Held
+from pointsweep.storage.base import Store, open_store
+from pointsweep.sweep.definition import taken
 from pointsweep.sweep.sweep import Sweep, load, readable_cells
 from pointsweep.sweep.yaml_document import is_file_name
-from pointsweep.tracking.mirroring import mirrored, tracking_uri
-from pointsweep.tracking.mlflow_client import set_runs_aside
-from pointsweep.tracking.target import TrackerAway, TrialTags, uri_mistake
+from pointsweep.tracking.target import uri_mistake
 from pointsweep.training.supervisor import preempted
 from pointsweep.utils import interruption
-from pointsweep.utils.cli_exit import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, command_parser, log_traceback
+from pointsweep.utils.cli_exit import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, log_traceback
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = command_parser(
-        "pointsweep.run",
-        "Turns sweep files into their tables. The same command again continues.",
-        "[--version] [OPTIONS] FILE... [KEY=VALUE...]",
-        epilog="exit codes: 0 complete, 1 some trials failed, 2 invalid, 3 interrupted, 4 budget used up, "
-        "5 internal error, 6 store or machine failed, 7 another command works on it",
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line asks of run and plan."""
+
+    files: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    plan: bool = False  # print the plan and stop
+    cfg: bool = False  # print the configurations and stop
+    replace: bool = False  # take the place of another file's table
+    rerun_stale: bool = False
+    store: str | None = None
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
+
+
+def words_of(file: str, more: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the files among the words of a command line, and the rest: overrides, or what is refused as none."""
+    files = [text for text in more if is_file_name(text)]
+    overrides = [text for text in more if text not in files]
+    return (file, *files), tuple(overrides)
+
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE...", help="a sweep file, or its name: quickstart")]
+MoreArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="overrides: train.epochs=2 seeds=[0,1] profile=smoke"),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="PATTERN", help="a row, row=.., column=.., seed=N; with * and ?"),
+]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="take the place of another file's table of this name")]
+RerunOption = Annotated[bool, typer.Option("--rerun-stale", help="train again what other data or weights than here made")]
+CfgOption = Annotated[bool, typer.Option("--cfg", help="print the configuration of every cell; stop")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="print the final table and errors only")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="print a line for every start and epoch too")]
+LogFormatOption = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        metavar="F",
+        parser=one_of("log format", lambda: progress.FORMATS),
+        help="text, or json: one object a line, for programs",
+    ),
+]
+
+
+def run(
+    file: FileArgument,
+    more: MoreArgument = None,
+    plan: Annotated[bool, typer.Option("--plan", help="check, print the skeleton and what would run; stop")] = False,
+    cfg: CfgOption = False,
+    only: OnlyOption = None,
+    replace: ReplaceOption = False,
+    store: StoreOption = None,
+    tracking_uri: TrackingOption = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option("--notify", metavar="TARGET", help="at the end: URL or command that gets the table as JSON"),
+    ] = None,
+    rerun_stale: RerunOption = False,
+    inline: Annotated[bool, typer.Option("--inline", help="run in this process, without Ray")] = False,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="N", parser=whole_number, help="trials at once (default: as many as fit)"),
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", parser=whole_number, help="CPU threads of a trial (default: 1)")
+    ] = 1,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    log_format: LogFormatOption = "text",
+    version: Version = False,
+) -> int:
+    """Turn sweep files into their tables. The same command again continues.
+
+    exit codes: 0 complete, 1 some trials failed, 2 invalid, 3 interrupted, 4 budget
+    used up, 5 internal error, 6 store or machine failed, 7 held by another command
+    """
+    files, overrides = words_of(file, more or ())
+    targets = [*(notify or ()), *filter(None, [os.environ.get("POINTSWEEP_NOTIFY")])]
+    options = RunOptions(
+        files=files,
+        overrides=overrides,
+        only=tuple(only or ()),
+        plan=plan,
+        cfg=cfg,
+        replace=replace,
+        rerun_stale=rerun_stale,
+        store=store,
+        launch=LaunchOptions(inline, workers, threads, tracking_uri, tuple(targets)),
     )
-    add = made.add_argument_group().add_argument
-    add("file", metavar="FILE", help="a sweep file, or its name: quickstart")
-    add("more", nargs="*", metavar="KEY=VALUE", help="overrides: train.epochs=2 seeds=[0,1] profile=smoke")
-    add("--plan", action="store_true", help="check, print the skeleton and what would run; stop")
-    add("--cfg", action="store_true", help="print the configuration of every cell; stop")
-    add("--only", action="append", default=[], metavar="PATTERN", help="a row, row=.., column=.., seed=N; with * and ?")
-    add("--replace", action="store_true", help="take the place of another file's table of this name")
-    add("--store", metavar="FOLDER", help="all trials (default: $POINTSWEEP_STORE, ~/pointsweep)")
-    add("--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, store); none")
-    add("--notify", action="append", default=[], metavar="TARGET", help="at the end: URL or command that gets the table as JSON")
-    add("--rerun-stale", action="store_true", help="train again what other data or weights than here made")
-    add("--inline", action="store_true", help="run in this process, without Ray")
-    add("--workers", type=scalars.whole_argument, default=0, metavar="N", help="trials at once (default: as many as fit)")
-    add("--threads", type=scalars.whole_argument, default=1, metavar="N", help="CPU threads of a trial (default: 1)")
-    add("-q", "--quiet", action="store_true", help="print the final table and errors only")
-    add("-v", "--verbose", action="store_true", help="print a line for every start and epoch too")
-    add("--log-format", choices=progress.FORMATS, default="text", metavar="F", help="text, or json: one object a line, for programs")
-    return made
+    return checked_and_run(options, Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parser().parse_intermixed_args(arguments)
-    args.notify += filter(None, [os.environ.get("POINTSWEEP_NOTIFY")])
-    for problem in filter(None, map(problem_of, args.notify)):
-        print(f"--notify: {problem}", file=sys.stderr)
-        return INVALID
-    mistake = uri_mistake(args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none")
+main = Program(
+    "run",
+    run,
+    examples=("quickstart", "my.yaml train.epochs=2 seeds=[0,1] --only row=lora"),
+)
+
+
+def checked_and_run(options: RunOptions, display: Display) -> int:
+    """Check where the command reports to, then plan and run. Return the exit code."""
+    for target in options.launch.notify:
+        problem = problem_of(target)
+        if problem:
+            print(f"--notify: {problem}", file=sys.stderr)
+            return INVALID
+    mistake = uri_mistake(options.launch.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none")
     if mistake:
         print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
-    args.display = Display(quiet=args.quiet, verbose=args.verbose, form=args.log_format, clock=not args.plan)
     try:
-        code = plan_and_run(args)
-        args.display.end(code)
+        code = plan_and_run(options, display)
+        display.end(code)
         return code
     except KeyboardInterrupt:
         print("\ninterrupted while planning: nothing was launched", file=sys.stderr)
         return INTERRUPTED
 
 
-def files_and_overrides(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What names a file is one; the rest are overrides, or are told that they are none."""
-    more = [text for text in args.more if is_file_name(text)]
-    return [args.file, *more], [text for text in args.more if text not in more]
-
-
-def load_all(args: argparse.Namespace) -> list[Sweep]:
+def load_all(options: RunOptions) -> list[Sweep]:
     """The sweeps of all files. Raises ConfigError with everything that is wrong in all of them."""
-    files, overrides = files_and_overrides(args)
     sweeps, wrong = [], []
-    for file in files:
+    for file in options.files:
         try:
-            sweeps.append(load(file, overrides, args.only))
+            sweeps.append(load(file, options.overrides, options.only))
         except ConfigError as error:
             wrong.append(error)
     if len(wrong) == 1:
@@ -116,26 +181,26 @@ def load_all(args: argparse.Namespace) -> list[Sweep]:
     if searches and len(sweeps) > 1:
         problems.append(Problem("search", f"{', '.join(searches)}: a search runs alone, not together with other files"))
     if problems:
-        raise ConfigError(", ".join(files), problems)
+        raise ConfigError(", ".join(options.files), problems)
     return sweeps
 
 
-def plan_and_run(args: argparse.Namespace) -> int:
+def plan_and_run(options: RunOptions, display: Display) -> int:
     """Checks, and goes on where nothing is wrong. Returns the exit code."""
     try:
-        sweeps = load_all(args)
+        sweeps = load_all(options)
     except ConfigError as error:
         print(error, file=sys.stderr, flush=True)
-        if not args.cfg:
-            tell_inputs(args)
+        if not options.cfg:
+            tell_inputs(options)
         return INVALID
-    if args.cfg:
-        args.display.answer("---\n".join(sweep.resolved() for sweep in sweeps))
+    if options.cfg:
+        display.answer("---\n".join(sweep.resolved() for sweep in sweeps))
         return COMPLETE
     try:
-        store = open_store(args.store)
+        store = open_store(options.store)
         return interruption.run(
-            lambda: shown(sweeps, store, args),
+            lambda: shown(sweeps, store, options, display),
             last_words=f"all that is done is kept in {store.url}; the same command continues",
             rescue=preempted,
         )
@@ -144,24 +209,23 @@ def plan_and_run(args: argparse.Namespace) -> int:
         return INVALID
 
 
-def shown(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
+def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
     """Plans and launches while the display shows it. Returns the exit code."""
     try:
-        with args.display:
-            return planned(sweeps, store, args)
+        with display:
+            return planned(sweeps, store, options, display)
     except RayLost as error:
         interruption.check()  # a signal to the whole group of processes may have reached Ray first
         print(f"{error}: all that is done is kept in {store.url}; the same command continues", file=sys.stderr)
         print(f"the traceback is in {log_traceback(error)}", file=sys.stderr)
-        args.display.end(BROKEN_OFF)
+        display.end(BROKEN_OFF)
         ray_cluster.end_without_ray(BROKEN_OFF)
 
 
-def tell_inputs(args: argparse.Namespace) -> None:
+def tell_inputs(options: RunOptions) -> None:
     """Prints what is wrong with the data, weights and models of files that have problems of their own."""
-    files, overrides = files_and_overrides(args)
-    for file in files:
-        found = input_problems(readable_cells(file, overrides))
+    for file in options.files:
+        found = input_problems(readable_cells(file, options.overrides))
         if found:
             print(refusal(file, found), file=sys.stderr)
 
@@ -173,45 +237,45 @@ def refusal(source: str, problems: Sequence[str]) -> str:
     return "\n".join([head, *(f"  {text}" for text in problems)])
 
 
-def planned(sweeps: Sequence[Sweep], store: Store, args: argparse.Namespace) -> int:
+def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
     """Plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
-    others = [] if args.replace else [text for sweep in sweeps if (text := taken(sweep, store))]
+    others = [] if options.replace else [text for sweep in sweeps if (text := taken(sweep, store))]
     if others:
         print("\n".join(others), file=sys.stderr)
         return INVALID
     plans = []
     for sweep in sweeps:
         interruption.check()
-        args.display.phase(f"planning {sweep.name}: reading data and weights, building and auditing its arms")
-        plans.append(make_plan(sweep.probe(), store, fetch=not args.plan, rerun_stale=args.rerun_stale))
-    code = tell(sweeps, plans, store, args)
+        display.phase(f"planning {sweep.name}: reading data and weights, building and auditing its arms")
+        plans.append(make_plan(sweep.probe(), store, fetch=not options.plan, rerun_stale=options.rerun_stale))
+    code = tell(sweeps, plans, store, options, display)
     if code is not None:
         return code
     try:
-        return launched(sweeps, plans, store, args)
+        return launched(sweeps, plans, store, options, display)
     finally:
         ray_cluster.leave()
 
 
-def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int | None:
+def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, options: RunOptions, display: Display) -> int | None:
     """Prints what the plans say. Returns the exit code if there is nothing to launch: it was only asked for them, or they refuse."""
     for sweep, plan in zip(sweeps, plans, strict=True):
-        args.display.say(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}")
+        display.say(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}")
         for cells in sweep.identical_cells():
-            args.display.say(f"the same trials: {cells}")
+            display.say(f"the same trials: {cells}")
         for remark in sweep.remarks:
-            args.display.say(f"{sweep.source}: {remark}")
+            display.say(f"{sweep.source}: {remark}")
     for plan in plans:
         for problem in plan.damaged.values():
             print(f"damaged: {problem}; a launch sets it aside, deletes nothing, and trains the trial again", file=sys.stderr)
     if len(plans) > 1:
-        args.display.say(f"all {len(plans)} together: {together(plans)}")
-    if args.plan:
-        args.display.answer("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
-    unfit = [plan for plan in plans if not fit(plan, args.display)]  # each says why
+        display.say(f"all {len(plans)} together: {together(plans)}")
+    if options.plan:
+        display.answer("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
+    unfit = [plan for plan in plans if not fit(plan, display)]  # each says why
     if unfit:
         return INVALID
-    return COMPLETE if args.plan else None
+    return COMPLETE if options.plan else None
 
 
 def together(plans: Sequence[Plan]) -> str:
@@ -231,16 +295,13 @@ def fit(plan: Plan, display: Display) -> bool:
     return True
 
 
-def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
-    """Launches sweeps, or a search, and returns the exit code."""
+def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, options: RunOptions, display: Display) -> int:
+    """Launch sweeps, or a search, and return the exit code."""
     try:
-        establish(store)
-        if args.rerun_stale:
-            put_aside(plans, store, tracking_uri(args.tracking_uri, store))
-        if sweeps[0].search is None:
-            return execute(plans, store, args)
-        disk = on_disk(store, "a search keeps its study in a database")
-        return search(sweeps[0], plans[0], disk, args)
+        return exit_code_of(launch(sweeps, plans, store, options.launch, display, options.rerun_stale))
+    except SearchFailedError as error:
+        print(error, file=sys.stderr)
+        return FAILED
     except (Unfit, Held, BadStore) as error:
         print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
@@ -248,17 +309,6 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, args:
         raise  # most likely nobody reads the output any more, which every command ends alike
     except OSError as error:
         return broken_off(error)
-
-
-def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
-    """Takes what is stale out of the store, and out of MLflow where it can be reached."""
-    for plan in plans:
-        if uri != "none" and plan.stale:
-            try:
-                set_runs_aside(uri, plan.sweep.name, plan.stale)
-            except TrackerAway as error:
-                print(f"{error}\nthe runs of stale trials there keep their old epochs", file=sys.stderr)
-    set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
@@ -273,42 +323,3 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     dropped = [f"used in part: {text}" for text in sweep.dropped]
     fetched = [f"to fetch: {text}" for text in plan.to_fetch]
     return "\n".join(part for part in [*parts, *resolution(plan), *dropped, *fetched] if part)
-
-
-def search(sweep: Sweep, plan: Plan, store: FileStore, args: argparse.Namespace) -> int:
-    """Runs the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
-    from pointsweep.hpo.export import write_searched
-    from pointsweep.hpo.study import working
-    from pointsweep.hpo.tuner import Tuning
-
-    uri = tracking_uri(args.tracking_uri, store)
-    places: dict[str, TrialTags] = {}
-    # One process at a time may add to a study.
-    with (
-        TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(),
-        mirrored(uri, store, plan.sweep.layout(), places, bool(plan.to_run)) as mirror,
-    ):
-        target = mirror.target
-
-        def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
-            places.update(places_of(batch))
-            states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
-            args.display.expect(*tuning.extent())
-            rest = Plan(batch, states, {}, {}, {}, ())
-            launch_all([rest], store, {batch.name: target} if target is not None else {}, places_of(batch), args, limits)
-
-        tuning = Tuning(sweep, store)
-        with working(tuning.url):
-            tuning.run(train, args.display.say)
-            places.update(places_of(tuning.everything()))
-            found = tuning.found()
-        if found is None:
-            print(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why", file=sys.stderr)
-            return FAILED
-        note(found, store)
-        with working(tuning.url):
-            write_searched(sweep, tuning.by_arm(), store)
-        train(found, {})
-        ray_cluster.leave()
-        mirror.layout = found.layout()
-    return max(conclude(found, store, mirror.lines(), (), args), FAILED if tuning.failed() else COMPLETE)

@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.sync STORE [--tracking-uri URI]. Mirrors a store's sweeps to MLflow, an empty one too.
+"""The command sync: mirror a store's sweeps to MLflow, an empty one too.
 
 Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 2 the store, or a sweep in it, is unfit;
 6 MLflow is away or refuses.
@@ -6,10 +6,14 @@ Called again it changes nothing. Exit codes: 0 MLflow has all that the store has
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
+import typer
+
+from pointsweep.cli.command import Program, Version
 from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.reporting import build as tables
 from pointsweep.results.records import Layout
@@ -17,27 +21,45 @@ from pointsweep.storage.base import FileStore, on_disk, open_store
 from pointsweep.tracking.mirroring import tracking_uri
 from pointsweep.tracking.mlflow_client import finish, prepare, reachable
 from pointsweep.tracking.target import TrackerAway, TrialTags, uri_mistake
-from pointsweep.utils.cli_exit import BROKEN_OFF, INVALID, command_parser
+from pointsweep.utils.cli_exit import BROKEN_OFF, INVALID
 from pointsweep.utils.masking import masked
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = command_parser("pointsweep.sync", "Mirrors a store to MLflow. Again, it changes nothing.")
-    made.add_argument("store", help="folder of all trials")
-    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
-    return made
+@dataclass(frozen=True)
+class SyncOptions:
+    """What the command line asks of sync."""
+
+    store: str
+    tracking_uri: str | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parser().parse_args(arguments)
+def sync(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="folder of all trials")],
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", metavar="URI", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)"),
+    ] = None,
+    version: Version = False,
+) -> int:
+    """Mirror a store to MLflow. Again, it changes nothing.
+
+    exit codes: 0 MLflow has all that the store has, 2 the store or a sweep in it
+    is not fit, 6 MLflow is away or refuses
+    """
+    return mirror_store(SyncOptions(store, tracking_uri))
+
+
+main = Program("sync", sync, examples=("~/pointsweep --tracking-uri http://mlflow:5000",))
+
+
+def mirror_store(options: SyncOptions) -> int:
+    """Mirror every sweep of a store; return the exit code."""
     try:
-        store = on_disk(open_store(args.store), "its trials are read in place")
+        store = on_disk(open_store(options.store), "its trials are read in place")
         names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
         if not names:
             raise BadStore(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
-        uri = tracking_uri(args.tracking_uri, store)
+        uri = tracking_uri(options.tracking_uri, store)
         if mistake := uri_mistake(uri):
             raise BadStore(mistake)
     except BadStore as error:

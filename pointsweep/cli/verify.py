@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.verify FILE. Checks a bundle, and computes every number of its table anew from its predictions.
+"""The command verify: check a bundle, and compute every number of its table anew from its predictions.
 
 Given a store (a folder, or s3://bucket/prefix) in place of a bundle it looks through all of its trials (verify_store.py).
 
@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import typer
+
+from pointsweep.cli.command import Program, Version
 from pointsweep.cli.verify_store import verify_store
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
@@ -26,7 +29,7 @@ from pointsweep.reporting.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, 
 from pointsweep.reporting.table import Table
 from pointsweep.results.records import Layout, Record, from_json, layout_from_json
 from pointsweep.storage.base import MARKER, has_marker, open_store
-from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.provenance import tree_digest
 
 T = TypeVar("T")
@@ -150,28 +153,41 @@ def _formats(found: Contents, table: Table) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    made = command_parser("pointsweep.verify", "Checks a bundle and recomputes its table.")
-    wanted = "what `python -m pointsweep.tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix"
-    made.add_argument("file", help=wanted)
-    args = made.parse_args(arguments)
-    if args.file.startswith("s3://") or Path(args.file).is_dir():
-        return check_store(args.file)
+def verify(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="what `tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix"),
+    ],
+    version: Version = False,
+) -> int:
+    """Check a bundle and compute its table anew, or look through every trial of a store.
+
+    exit codes: 0 verified, 1 something is not as it should be, 2 no such file
+    """
+    return check(file)
+
+
+main = Program("verify", verify, examples=("quickstart.zip", "/shared/store"))
+
+
+def check(file: str) -> int:
+    """Check a bundle or a store and print what is wrong; return the exit code."""
+    if file.startswith("s3://") or Path(file).is_dir():
+        return check_store(file)
     try:
-        data = Path(args.file).read_bytes()
+        data = Path(file).read_bytes()
     except OSError as error:
-        print(f"{args.file}: {error.strerror}", file=sys.stderr)
-        return 2
+        print(f"{file}: {error.strerror}", file=sys.stderr)
+        return INVALID
     try:
         found = contents(data)
         wrong = problems(found)
     except BadBundle as error:
         wrong = [str(error)]
     if wrong:
-        print("\n  ".join([f"{args.file}: not verified", *wrong]), file=sys.stderr)
+        print("\n  ".join([f"{file}: not verified", *wrong]), file=sys.stderr)
         return 1
-    print(summary(args.file, data, found))
+    print(summary(file, data, found))
     return 0
 
 
@@ -184,7 +200,7 @@ def check_store(url: str) -> int:
         found = verify_store(store)
     except BadStore as error:
         print(error, file=sys.stderr)
-        return 2
+        return INVALID
     for line in found.unverified:
         print(f"unverified: {line}")
     if found.problems:

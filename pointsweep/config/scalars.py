@@ -6,7 +6,6 @@ A file and an override read the same text alike. Numbers that another reader wou
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from typing import Any
@@ -128,15 +127,8 @@ def respelled(text: str) -> str:
 
 
 def whole_argument(text: str) -> int:
-    """Read an option of a command that is a whole number from 0 on, as a file has it."""
-    value = _argument(text)
+    """Read an option of a command that is a whole number from 0 on, as a file has it. Raises ValueError."""
+    value = value_of(text)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, got {text}{hint(value)}")
+        raise ValueError(f"must be a whole number from 0 on, got {text}{hint(value)}")
     return value
-
-
-def _argument(text: str) -> Any:
-    try:
-        return value_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

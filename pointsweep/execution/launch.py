@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.budget import Spending
 from pointsweep.execution.inline import Event, Pack, Resources, always, run_all, run_inline
+from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import ENDS, Display, Label, Progress
 from pointsweep.planning.plan import Plan
 from pointsweep.reporting import build as tables
@@ -34,7 +34,8 @@ class Launch:
     plans: Sequence[Plan]
     store: Store
     places: Mapping[str, TrialTags]
-    args: argparse.Namespace
+    options: LaunchOptions
+    display: Display
     job: Job
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # the reasons, by key
@@ -47,7 +48,7 @@ class Launch:
         """Runs the trials, by what their sweep gives each and the sweep whose budget counts. Returns how they ended."""
         outcomes: list[Outcome] = []
         try:
-            with Progress(self._display(), self._labels(), len(self.records), len(self.keys), self._value, self._tables) as progress:
+            with Progress(self.display, self._labels(), len(self.records), len(self.keys), self._value, self._tables) as progress:
                 self._rank_finished(progress)
                 for (asked, name), configs in groups.items():
                     outcomes += self._group(asked, name, configs, progress)
@@ -55,10 +56,6 @@ class Launch:
             if isinstance(self.store, FileStore):
                 shutil.rmtree(self.store.path(f"launches/{self.job.launch}"), ignore_errors=True)
         return outcomes
-
-    def _display(self) -> Display:
-        display: Display = self.args.display
-        return display
 
     def _labels(self) -> dict[str, Label]:
         """What is said of every trial: its place, and the number that its sweep's table prints."""
@@ -94,7 +91,7 @@ class Launch:
 
     def _group(self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress) -> list[Outcome]:
         spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)
-        say = self._display().say
+        say = self.display.say
         say(spending.text())
         resources, packs = self._packs(asked, configs)
         may_start = spending.left if spending.text() else always
@@ -107,25 +104,25 @@ class Launch:
             progress(event)
 
         def launcher(packs: Sequence[Pack], job: Job) -> list[Outcome]:
-            if self.args.inline:
+            if self.options.inline:
                 return run_inline(packs, job, listen, may_start)
             from pointsweep.execution import ray_tune as launch  # it imports Ray
 
             return launch.run_ray(packs, job, resources, listen, may_start)
 
-        processes = 1 if self.args.inline else asked.processes
+        processes = 1 if self.options.inline else asked.processes
         job = replace(self.job, recompute=asked.recompute, devices=resources.gpus or resources.cpus, processes=processes)
         return run_all(packs, job, launcher, say)
 
     def _packs(self, asked: Asked, configs: Sequence[TrialConfig]) -> tuple[Resources, list[list[Task]]]:
         gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
-        resources = Resources(asked.cpus, gpus, asked.processes, self.args.workers)
+        resources = Resources(asked.cpus, gpus, asked.processes, self.options.workers)
         if "auto" in (asked.pack, asked.gpus):
-            self._display().phase("measuring how trials fit on this machine")
-        size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.args.inline)
+            self.display.phase("measuring how trials fit on this machine")
+        size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.options.inline)
         packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
-        if asked.gpus == "auto" and not self.args.inline:
-            resources = replace(resources, gpus=gpu_share(resources, packs, self._display().say))
+        if asked.gpus == "auto" and not self.options.inline:
+            resources = replace(resources, gpus=gpu_share(resources, packs, self.display.say))
         return resources, packs
 
 

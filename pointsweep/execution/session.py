@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.budget import Spending
 from pointsweep.execution.notify import announce
+from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
 from pointsweep.planning.plan import Plan, look, make_plan
 from pointsweep.reporting import build as tables
@@ -40,9 +40,23 @@ def after_launch() -> Iterator[None]:
         raise StoreFailed(str(error)) from error
 
 
-def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> int:
-    """Launches what is not finished, mirrors it to MLflow, writes and prints the tables. Returns the exit code."""
-    uri = tracking_uri(args.tracking_uri, store)
+@dataclass(frozen=True)
+class Conclusion:
+    """What a launch made of one sweep: its table, and the exit code that says how complete it is."""
+
+    table: Table
+    code: int
+
+
+def exit_code_of(conclusions: Sequence[Conclusion]) -> int:
+    """Return the exit code of a launch: that some trials failed counts before all else."""
+    codes = [each.code for each in conclusions]
+    return FAILED if FAILED in codes else max(codes)
+
+
+def execute(plans: Sequence[Plan], store: Store, options: LaunchOptions, display: Display) -> list[Conclusion]:
+    """Launch what is not finished, mirror it to MLflow, write and print the tables. Return what became of each sweep."""
+    uri = tracking_uri(options.tracking_uri, store)
     owns = {plan.sweep.name: _asked(plan) for plan in plans}
     # A trial that several sweeps show is seen live in the first one's experiment; the others have it at the end.
     places = {key: place for own in reversed(owns.values()) for key, place in own.items()}
@@ -52,28 +66,29 @@ def execute(plans: Sequence[Plan], store: Store, args: argparse.Namespace) -> in
         for plan in plans:
             name = plan.sweep.name
             note(plan.sweep, store)
-            args.display.phase("preparing MLflow" if uri != "none" else "")
+            display.phase("preparing MLflow" if uri != "none" else "")
             mirror = stack.enter_context(mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run)))
             mirrors[name] = mirror
             if mirror.target is not None:
                 targets[name] = mirror.target
-        outcomes = launch_all(plans, store, targets, places, args)
+        outcomes = launch_all(plans, store, targets, places, options, display)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
-            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name], args.display))]
+            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name], display))]
             if not further:
                 break
             for fresh in further:
                 owns[fresh.sweep.name].update(_asked(fresh))
                 places = _asked(fresh) | places
-            outcomes += launch_all(further, store, targets, places, args)
-        args.display.phase("bringing MLflow level" if targets else "ending the launch")
+            outcomes += launch_all(further, store, targets, places, options, display)
+        display.phase("bringing MLflow level" if targets else "ending the launch")
         ray_cluster.leave()
-    codes = []
+    conclusions = []
     with after_launch():
         for plan in plans:
-            codes.append(conclude(plan.sweep, store, mirrors[plan.sweep.name].lines(), outcomes, args))
-    return FAILED if FAILED in codes else max(codes)
+            mirror_lines = mirrors[plan.sweep.name].lines()
+            conclusions.append(conclude(plan.sweep, store, mirror_lines, outcomes, options, display))
+    return conclusions
 
 
 def waiting(outcomes: Sequence[Outcome]) -> set[str]:
@@ -109,7 +124,8 @@ def launch_all(
     store: Store,
     targets: Mapping[str, Target],
     places: Mapping[str, TrialTags],
-    args: argparse.Namespace,
+    options: LaunchOptions,
+    display: Display,
     limits: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[Outcome]:
     """Runs every trial that has no record, once, in packs over one backbone where the sweep asks for them. Returns how they ended."""
@@ -119,7 +135,8 @@ def launch_all(
     from pointsweep.execution.launch import Launch
     from pointsweep.training.runner import Job
 
-    launch = Launch(plans, store, places, args, Job(store.url, targets, threads=args.threads, limits=limits or {}))
+    job = Job(store.url, targets, threads=options.threads, limits=limits or {})
+    launch = Launch(plans, store, places, options, display, job)
     with after_launch():
         return launch.run(groups)
 
@@ -151,12 +168,19 @@ def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, p
     display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))
 
 
-def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequence[Outcome], args: argparse.Namespace) -> int:
-    """Prints the table as it now stands, and where everything lies; tells whom it is to tell. Returns the exit code.
+def conclude(
+    sweep: Sweep,
+    store: Store,
+    mirror: Sequence[str],
+    outcomes: Sequence[Outcome],
+    options: LaunchOptions,
+    display: Display,
+) -> Conclusion:
+    """Print the table as it now stands, and where everything lies; notify whom the options name.
 
     `mirror`: what is said of MLflow.
     """
-    args.display.phase("computing the table and the report")
+    display.phase("computing the table and the report")
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     own = [outcome for outcome in outcomes if outcome.key in plan.states]
@@ -169,7 +193,7 @@ def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequen
         layout, records, missed = tables.read(store, sweep.name)
         tables.write_all(store, tables.build(layout, records, missed), records)
     text = tables.render(table, "text")
-    _show(table, store, mirror, args.display, part=sweep.whole is not None)
+    _show(table, store, mirror, display, part=sweep.whole is not None)
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
     beyond = waiting(outcomes).intersection(missing)
@@ -192,5 +216,5 @@ def conclude(sweep: Sweep, store: Store, mirror: Sequence[str], outcomes: Sequen
         code = HELD
     else:
         code = SPENT
-    announce(args.notify, sweep.name, code, plan.counts(), text)
-    return code
+    announce(options.notify, sweep.name, code, plan.counts(), text)
+    return Conclusion(table, code)

@@ -1,33 +1,23 @@
-"""Records -> Table -> text. The command: python -m pointsweep.tables SWEEP [--format F] [--source store|mlflow].
-
---diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
-file with all that stands behind the table (bundle.py), which `python -m pointsweep.verify FILE` checks.
+"""Builds tables of records.
 
 A table is a function of a layout and records, whatever their order and wherever they were read.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pointsweep.data.facts import COPIES_UNKNOWN
-from pointsweep.errors import BadStore, ConfigError, StoreFailed, unknown
-from pointsweep.reporting.bundle import bundle
-from pointsweep.reporting.compare import diff, recovered, why
+from pointsweep.errors import BadStore, unknown
 from pointsweep.reporting.footnotes import spread
-from pointsweep.reporting.formats import FORMATS, PROTOCOLS, render, render_here
-from pointsweep.reporting.html.evidence import Evidence, curves, gather
+from pointsweep.reporting.formats import render
+from pointsweep.reporting.html.evidence import curves, gather
 from pointsweep.reporting.html.numbers import costs
 from pointsweep.reporting.html.page import page
-from pointsweep.reporting.stale import marked, remembered_changes
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.events import read_failure
 from pointsweep.results.record_index import sound_records, uncollected
@@ -36,14 +26,11 @@ from pointsweep.statistics import adaptive_seeds as adaptive
 from pointsweep.statistics.paired_objects import correctness, effective_clouds, groups_of, model_tests, one_episode
 from pointsweep.statistics.seeds import Summary, Verdict, mean, ranking, summary, verdict, wilson
 from pointsweep.statistics.shapley import attribution
-from pointsweep.storage.base import Store, open_store, write_whole
+from pointsweep.storage.base import Store
 from pointsweep.sweep.published import mismatch
-from pointsweep.tracking.target import TrackerAway
-from pointsweep.utils.cli_exit import command_parser
-from pointsweep.utils.console import encoding_of
 from pointsweep.utils.numbers import percent
 
-__all__ = ["build", "curves", "main", "read", "render", "value", "write_all"]
+__all__ = ["build", "curves", "read", "render", "value", "write_all"]
 
 log = logging.getLogger("pointsweep.tables")
 
@@ -282,92 +269,3 @@ def every_format(table: Table) -> dict[str, bytes]:
     """The table's files by name: table.txt, table.md and so on."""
     made = {f"table.{ending}": render(table, form).encode() for ending, form in FILES.items()}
     return {**made, "table.html": page(table, {}, {}).encode()}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = command_parser("pointsweep.tables", "Prints a sweep's table from what is finished.", "[-h] [--version] [OPTIONS] SWEEP")
-    made.add_argument("sweep", help="a sweep's name, or its file")
-    made.add_argument("--format", choices=[*FORMATS, "html"], default="text", metavar="F", help=f"{', '.join(FORMATS)} or html")
-    made.add_argument("--protocol", choices=list(PROTOCOLS), metavar="P", help="epoch that counts (default: the file's)")
-    made.add_argument("--store", help="folder of all trials (default: $POINTSWEEP_STORE, else ~/pointsweep)")
-    made.add_argument("--source", choices=["store", "mlflow"], default="store", metavar="S", help="read the store, or MLflow alone")
-    made.add_argument("--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)")
-    made.add_argument("--diff", nargs=2, metavar=("ROW_A", "ROW_B"), help="what differs between two rows")
-    made.add_argument("--why", nargs=2, metavar=("ROW", "COLUMN"), help="why a cell failed, is missing or is not complete")
-    made.add_argument("--bundle", metavar="FILE", help="write table, configs, predictions and checksums into one file")
-    return made
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if a table was printed, 2 if there is none."""
-    args = parser().parse_args(arguments)
-    try:
-        store = open_store(args.store)
-        layout, records, failures = _source(args, store)
-        layout = replace(layout, protocol=args.protocol or layout.protocol)
-        if not args.bundle:  # what is shown to others is compared with no machine's data
-            layout, records = compared(layout, records)
-        table = build(layout, records, failures)
-        if args.bundle:
-            write_whole(Path(args.bundle), bundle(store, layout, table, (records, failures), every_format(table)))
-            check = shlex.join(["python", "-m", "pointsweep.verify", args.bundle])
-            print(f"{args.bundle}: written; {check} checks it")
-            return 0
-        if args.diff or args.why:
-            sys.stdout.write(diff(table, recovered(store, records), *args.diff) if args.diff else why(table, store, *args.why))
-            return 0
-    except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
-        print(error, file=sys.stderr)
-        return 2
-    here = args.format == "html" and args.source == "store"
-    histories, evidence = (curves(store, table), gather(store, table, records)) if here else ({}, Evidence())
-    sys.stdout.write(page(table, records, histories, evidence) if args.format == "html" else printed(table, args.format))
-    return 0
-
-
-def printed(table: Table, form: str) -> str:
-    """Return the table in one of FORMATS for standard output, whatever its width and encoding."""
-    if form == "text":
-        return render_here(table)
-    made = render(table, form)
-    if form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
-        return json.dumps(json.loads(made), sort_keys=True, indent=1) + "\n"
-    return made
-
-
-def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dict[str, Record]]:
-    """Mark records whose data or weights are known to have changed on this machine; a note names what nobody has compared.
-
-    Where the data are not here there is nothing to say.
-    """
-    changes, unseen = remembered_changes(records)
-    if unseen:
-        note = f"not compared with the {', '.join(unseen)} of this machine; run FILE --plan does"
-        layout = replace(layout, notes=(*layout.notes, note))
-    return layout, marked(records, changes)
-
-
-def _source(args: argparse.Namespace, store: Store) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """The table of a name as the store or MLflow has it; of a file its own, whatever was run under its name."""
-    name, own = args.sweep, None
-    if Path(name).suffix in (".yaml", ".yml"):
-        from pointsweep.sweep.definition import taken
-        from pointsweep.sweep.sweep import load
-
-        sweep = load(name)
-        name = sweep.name
-        if sweep.search is None:
-            own = sweep.layout()
-        else:
-            other = taken(sweep, store)
-            if other is not None:
-                raise ValueError(other)
-    if args.source == "store":
-        known = own is not None and (store.exists(f"sweeps/{name}/plan.json") or filled(store, own)[1])
-        return filled(store, own) if known and own is not None else read(store, name)
-    from pointsweep.tracking import reader as tracked
-    from pointsweep.tracking.mirroring import tracking_uri
-
-    layout, records, failures = tracked.read_table(tracking_uri(args.tracking_uri, store), name)
-    return own or layout, records, failures

@@ -1,6 +1,6 @@
 """The numbers that papers print, with the sources they were taken from: published.csv, one line a number.
 
-The command: python -m pointsweep.published checks them (ledger.py).
+The command published checks them (published_checks.py).
 
 Any2Point (arXiv 2404.07989), Point-PEFT (arXiv 2310.03059) and the tables in the read-me files of the programs they build on.
 """
@@ -10,16 +10,12 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pointsweep.errors import unknown
 from pointsweep.results.records import Published
-from pointsweep.sweep import published_checks as ledger
-from pointsweep.utils.cli_exit import command_parser
 
 COLUMNS = ("paper", "table", "row", "setting", "backbone", "modality", "dataset", "split", "metric", "note")
 
@@ -86,26 +82,3 @@ def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
     if (name, split) == (published.dataset, published.split):
         return ""
     return f"the number is about {published.dataset} {published.split}, the trials are on {name} {split}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is inconsistent in published.csv, one line each; 0 if nothing is, 1 if something is, 2 for what cannot be read."""
-    made = command_parser("pointsweep.published", "Finds inconsistencies in the published numbers.")
-    made.add_argument("--csv", help="another file of the same columns (default: the one that comes with the package)")
-    made.add_argument(
-        "--table", action="append", default=[], help="a table.json of a sweep, whose parameter counts are compared; repeatable"
-    )
-    args = made.parse_args(arguments)
-    try:
-        found = read_lines(Path(args.csv).read_text(encoding="utf-8")) if args.csv else lines()
-        counts: dict[int, list[int]] = {}
-        for name in args.table:
-            counts |= ledger.counts_of(found, Path(name).read_text(encoding="utf-8"))
-        faults = ledger.check(found, counts)
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
-        print(f"{args.csv or 'published.csv'}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    for fault in faults:
-        print(f"{fault.kind}: {fault.text}")
-    print(f"{len(found)} lines, {len(faults)} finding{'s' * (len(faults) != 1)}")
-    return 1 if faults else 0

@@ -1,4 +1,4 @@
-"""The command: python -m pointsweep.chaos FILE [OVERRIDES...] --runs N. Kills a small sweep again and again; what must hold, holds.
+"""The command chaos: kill a small sweep again and again; what must hold, holds.
 
 The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at one or several writes: before
 the write, in the middle of it, or after it, with the loss of all that was not flushed (faults.py); or the disk is full at a write; or
@@ -9,7 +9,6 @@ invariants hold; 1 one does not; 2 the file is invalid.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -24,10 +23,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pointsweep.cli import sync
-from pointsweep.config import scalars
+from pointsweep.cli.command import Program, Version, one_of, whole_number
 from pointsweep.errors import ConfigError
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
@@ -37,7 +38,7 @@ from pointsweep.testing.chaos_flaky_proxy import Line, server
 from pointsweep.testing.chaos_processes import Killer
 from pointsweep.tracking.reader import rename, steps_by_run
 from pointsweep.utils import fault_injection as faults
-from pointsweep.utils.cli_exit import command_parser
+from pointsweep.utils.cli_exit import INVALID
 
 LAUNCHERS = ("inline", "ray")
 TRACKERS = ("sqlite", "server")
@@ -93,38 +94,95 @@ class Subject:
         return self.server if each.tracker == "server" else f"sqlite:///{self.store(each.name)}/mlflow.db"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = command_parser("pointsweep.chaos", "Kills a small sweep again and again and checks it.")
-    made.add_argument("file", help="the sweep file; seconds long, as it is run again and again")
-    made.add_argument("overrides", nargs="*", help="as for pointsweep.run")
-    made.add_argument("--runs", type=scalars.whole_argument, default=20, help="rounds; 0 = every write, in every way (default: 20)")
-    made.add_argument("--deaths", type=scalars.whole_argument, default=2, help="at most so many in a round (default: 2)")
-    made.add_argument("--seed", type=scalars.whole_argument, help="of the choice of writes (default: of the clock; it is printed)")
-    made.add_argument("--launcher", action="append", choices=LAUNCHERS, help="default: both, by turns")
-    made.add_argument("--tracker", action="append", choices=TRACKERS, help="default: both, by turns")
-    made.add_argument("--way", action="append", choices=WAYS, help="default: all")
-    return made
+@dataclass(frozen=True)
+class ChaosOptions:
+    """What the command line asks of chaos. An empty tuple stands for all of its kind."""
+
+    file: str
+    overrides: tuple[str, ...] = ()
+    runs: int = 20  # rounds; 0: every write, in every way
+    deaths: int = 2  # at most so many in a round
+    seed: int | None = None  # of the choice of writes; default: of the clock
+    launchers: tuple[str, ...] = LAUNCHERS
+    trackers: tuple[str, ...] = TRACKERS
+    ways: tuple[str, ...] = WAYS
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parser().parse_intermixed_args(arguments)
+def chaos(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="the sweep file; seconds long, as it is run again and again")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="as for run")] = None,
+    runs: Annotated[
+        int,
+        typer.Option("--runs", metavar="N", parser=whole_number, help="rounds; 0 = every write, in every way (default: 20)"),
+    ] = 20,
+    deaths: Annotated[
+        int, typer.Option("--deaths", metavar="N", parser=whole_number, help="at most so many in a round (default: 2)")
+    ] = 2,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", parser=whole_number, help="of the choice of writes (default: of the clock; printed)"),
+    ] = None,
+    launcher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--launcher",
+            metavar="L",
+            parser=one_of("launcher", lambda: LAUNCHERS),
+            help="inline or ray (default: both, by turns)",
+        ),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tracker",
+            metavar="T",
+            parser=one_of("tracker", lambda: TRACKERS),
+            help="sqlite or server (default: both, by turns)",
+        ),
+    ] = None,
+    way: Annotated[
+        list[str] | None,
+        typer.Option("--way", metavar="WAY", parser=one_of("way", lambda: WAYS), help=f"{', '.join(WAYS)} (default: all)"),
+    ] = None,
+    version: Version = False,
+) -> int:
+    """Kill a small sweep again and again and check what it leaves.
+
+    exit codes: 0 all invariants hold, 1 one does not, 2 the file is invalid
+    """
+    options = ChaosOptions(
+        file=file,
+        overrides=tuple(overrides or ()),
+        runs=runs,
+        deaths=deaths,
+        seed=seed,
+        launchers=tuple(launcher or LAUNCHERS),
+        trackers=tuple(tracker or TRACKERS),
+        ways=tuple(way or WAYS),
+    )
+    return disturb_sweep(options)
+
+
+main = Program("chaos", chaos, examples=("tiny.yaml --runs 5 --launcher inline",))
+
+
+def disturb_sweep(options: ChaosOptions) -> int:
+    """Run a sweep undisturbed, then all rounds, and print in how many each invariant held; return the exit code."""
     try:
-        name = load(args.file, args.overrides).name
+        name = load(options.file, options.overrides).name
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 2
-    seed = args.seed if args.seed is not None else time.time_ns() % 2**32
+        return INVALID
+    seed = options.seed if options.seed is not None else time.time_ns() % 2**32
     folder = Path(tempfile.mkdtemp(prefix="pointsweep-chaos-"))
-    subject = Subject(name, (args.file, *args.overrides), folder, seed)
+    subject = Subject(name, (options.file, *options.overrides), folder, seed)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread must not be forked
     steps_by_run(f"sqlite:///{folder}/empty.db", name)  # a database to copy: making one takes seconds
     if command(subject, UNDISTURBED) != 0:
         print(f"the undisturbed sweep does not end well: {folder}/undisturbed/log", file=sys.stderr)
-        return 2
+        return INVALID
     writes = len((folder / "undisturbed" / "ledger").read_text().splitlines())
-    rounds = choose(args, seed, writes)
+    rounds = choose(options, seed, writes)
     print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # the server and the line to it end too
     held: Held = defaultdict(lambda: defaultdict(list))
@@ -166,16 +224,16 @@ def disturb_all(subject: Subject, rounds: Sequence[Round], held: Held) -> None:
             print(f"held: {each} ({time.monotonic() - begun:.0f} s)", flush=True)
 
 
-def choose(args: argparse.Namespace, seed: int, writes: int) -> list[Round]:
+def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
     """The rounds: every write in every way, in a random order, cut or repeated to the number asked for."""
     chance = random.Random(seed)
-    points = [(number, way) for number in range(1, writes + 1) for way in args.way or WAYS]
+    points = [(number, way) for number in range(1, writes + 1) for way in options.ways]
     chance.shuffle(points)
-    launchers, trackers = args.launcher or LAUNCHERS, args.tracker or TRACKERS
+    launchers, trackers = options.launchers, options.trackers
     rounds = []
-    for index in range(args.runs or len(points)):
+    for index in range(options.runs or len(points)):
         number, way = points[index % len(points)]
-        more = [chance.randint(number + 1, number + writes) for _ in range(chance.randint(0, args.deaths - 1))]
+        more = [chance.randint(number + 1, number + writes) for _ in range(chance.randint(0, options.deaths - 1))]
         deaths = {later: chance.choice(faults.WAYS) for later in more} | {number: "after" if way == "flip" else way}
         launcher, tracker = launchers[index % len(launchers)], trackers[index // len(launchers) % len(trackers)]
         rounds.append(Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker))

@@ -1,4 +1,4 @@
-"""What all commands share: safe output, how they end, their parser, and fewer looks for garbage, a fifth of the loading time.
+"""What all commands share: safe output, how they end, and fewer looks for garbage, a fifth of the loading time.
 
 No exception reaches the screen as a traceback. What a user can act on is one line; the traceback goes to a log file whose path is
 printed.
@@ -6,10 +6,8 @@ printed.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -17,7 +15,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from pointsweep import __version__
 from pointsweep.errors import StoreFailed
 from pointsweep.utils.console import ReaderGoneError, SafeStream, guard_streams
 from pointsweep.utils.masking import scrubbed
@@ -35,31 +32,6 @@ BROKEN_OFF = 6  # a disk or service failed on the way; what is done is kept
 def look_less_for_garbage() -> None:
     """For what loads torch, Ray or MLflow."""
     gc.set_threshold(*GARBAGE)
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Help with one line an option, as far as the terminal is wide enough."""
-
-    def __init__(self, prog: str) -> None:
-        columns = shutil.get_terminal_size().columns
-        super().__init__(prog, max_help_position=22, width=min(max(columns, 60), 110))
-
-
-def command_parser(name: str, description: str, usage: str = "", epilog: str = "") -> argparse.ArgumentParser:
-    """Return the parser of `python -m NAME`, with what every command has. `usage` is what follows the name."""
-    made = argparse.ArgumentParser(
-        f"python -m {name}",
-        usage=f"%(prog)s {usage}" if usage else None,
-        description=description,
-        epilog=epilog or None,
-        formatter_class=_HelpFormatter,
-        add_help=False,
-    )
-    # Where the usage is written out it has these two.
-    shown = argparse.SUPPRESS if usage else None
-    made.add_argument("-h", "--help", action="help", help=shown or "print this help; stop")
-    made.add_argument("--version", action="version", version=f"pointsweep {__version__}", help=shown or "print the version; stop")
-    return made
 
 
 def exit_code(main: Callable[[], int], outlives: bool = False) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pointsweep import __version__
+from pointsweep.cli.app import COMMANDS as COMMAND_MODULES
 from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed
 from pointsweep.tracking.target import TrackerAway
 from pointsweep.utils.cli_exit import BROKEN_OFF, INTERNAL, INTERRUPTED, INVALID, UNREAD, exit_code
@@ -97,7 +98,7 @@ def test_every_command_has_a_version_and_a_help_that_fits_a_screen(name):
 
 
 def main_of(name: str) -> Callable[[list[str]], int]:
-    found: Callable[[list[str]], int] = importlib.import_module(f"pointsweep.{name}").main
+    found: Callable[[list[str]], int] = importlib.import_module(COMMAND_MODULES[name][0]).main
     return found
 
 
@@ -126,7 +127,7 @@ def strange(tmp_path) -> Path:
 )  # fmt: skip
 def test_no_command_shows_a_traceback_whatever_it_is_given(strange, store, capsys, words, what):
     name, *arguments = words.replace("FILE", str(strange / f"{what}.yaml")).replace("FOLDER", str(strange)).split()
-    code = exit_code(lambda: main_of("data.__main__" if name == "data" else name)(arguments))
+    code = exit_code(lambda: main_of(name)(arguments))
     said = capsys.readouterr()
     # What `verify` is given is no sound bundle, which is its own finding.
     expected = {1, INVALID} if name == "verify" else {INVALID}

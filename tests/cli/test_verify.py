@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pointsweep.cli import verify
+from pointsweep.cli.tables import main as tables
 from pointsweep.cli.verify import contents, main, problems
-from pointsweep.reporting.build import main as tables
 from pointsweep.reporting.bundle import sealed, unpack
 from pointsweep.results.records import sealed as sealed_record
 

@@ -141,13 +141,13 @@ def test_deaths_on_ray_change_nothing(tmp_path):
 
 
 def test_rounds_cover_every_write_in_every_way_and_come_again_with_the_seed():
-    args = chaos.parser().parse_args(["f.yaml", "--runs", "0", "--deaths", "1"])
-    rounds = chaos.choose(args, 3, 10)
+    options = chaos.ChaosOptions("f.yaml", runs=0, deaths=1)
+    rounds = chaos.choose(options, 3, 10)
     deadly = set(chaos.WAYS) - set(chaos.WITHOUT_DEATHS)
     assert {(n, each.way) for each in rounds for n in each.deaths} == {(n, way) for n in range(1, 11) for way in deadly}
     assert {each.way for each in rounds if not each.deaths} == set(chaos.WITHOUT_DEATHS)
     assert {(each.launcher, each.tracker) for each in rounds} == {(a, b) for a in chaos.LAUNCHERS for b in chaos.TRACKERS}
-    assert rounds == chaos.choose(args, 3, 10)
+    assert rounds == chaos.choose(options, 3, 10)
 
 
 def test_an_invalid_file_is_said_to_be(tmp_path, capsys):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.cli import gc, run, verify
-from pointsweep.reporting import build as tables
+from pointsweep.cli import gc, run, tables, verify
 from pointsweep.results import record_index as index
 from pointsweep.results.events import read_events
 from pointsweep.storage.base import MARKER, FileStore

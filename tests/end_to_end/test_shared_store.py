@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.cli import gc, run, sync, verify
-from pointsweep.reporting import build as tables
+from pointsweep.cli import gc, run, sync, tables, verify
 from pointsweep.testing.chaos_processes import at_once, forked
 
 SWEEP = """

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pointsweep.cli.tables import main
 from pointsweep.cli.verify import main as verify
 from pointsweep.reporting import bundle as made
-from pointsweep.reporting.build import main
 from pointsweep.reporting.bundle import BadBundle, arrays_of, pack, sealed, unpack
 from tests.support.resealed import forget_files
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsweep.reporting.build import build, main
+from pointsweep.cli.tables import main
+from pointsweep.reporting.build import build
 from pointsweep.reporting.compare import diff, differing, over_seeds, recovered
 from pointsweep.reporting.formats import FORMATS, render
 from pointsweep.results.records import CellLayout, Layout, Record

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from pointsweep.cli import tables
 from pointsweep.cli.run import main
-from pointsweep.reporting import build as tables
 from pointsweep.tracking.mlflow_client import connected
 from pointsweep.training.runner import inputs_changed
 from tests.data.made import clouds
@@ -148,7 +148,7 @@ def test_a_second_plan_of_data_from_files_needs_no_torch(data):
     settle()
     write(ONE_ROW)
     code = (
-        "import sys\nfrom pointsweep.run import main\n"
+        "import sys\nfrom pointsweep.cli.run import main\n"
         "assert main(['sweep.yaml', '--plan', '--store', 'store']) == 0\n"
         "print('torch' in sys.modules, file=sys.stderr)"
     )

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsweep.reporting.build import FILES, build, main, read, write_all
+from pointsweep.cli.tables import main
+from pointsweep.reporting.build import FILES, build, read, write_all
 from pointsweep.reporting.formats import FORMATS, render
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table
@@ -210,7 +211,9 @@ def test_two_machines_print_the_same_bytes(filled: FileStore, tmp_path: Path):
         moved = sealed(made | {"origin": made["origin"] | {"host": "elsewhere"}})
         copy.write(name, json.dumps(moved, indent=1).encode())
     copy.write("sweeps/made_up/plan.json", filled.read("sweeps/made_up/plan.json"))
-    forms = "import sys; from pointsweep.reporting.build import FORMATS, main; sys.exit(max(main([*sys.argv[1:], form]) for form in FORMATS))"
+    forms = (
+        "import sys; from pointsweep.cli.tables import FORMATS, main; sys.exit(max(main([*sys.argv[1:], form]) for form in FORMATS))"
+    )
     printed = []
     for store, machine, folder in zip((filled, copy), OTHER_MACHINES, (tmp_path, tmp_path / "elsewhere"), strict=True):
         command = [sys.executable, "-c", forms, "made_up", "--store", store.url, "--format"]

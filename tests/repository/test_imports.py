@@ -131,8 +131,7 @@ def test_config_classes_are_read_without_torch():
 def heavy_modules_of(*arguments: str) -> str:
     """Which heavy packages the command has imported when it ends."""
     code = (
-        "import sys\nfrom pointsweep.run import main\n"
-        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "import sys\nfrom pointsweep.cli.run import main\nmain(sys.argv[1:])\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'transformers', 'optuna', 'numba') if m in sys.modules], file=sys.stderr)"
     )
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stderr.strip()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pointsweep.cli import verify
+from pointsweep.cli.tables import main
 from pointsweep.config.validation import trial_from_dict
-from pointsweep.reporting.build import main, read
+from pointsweep.reporting.build import read
 from pointsweep.results.record_index import sound_records
 from pointsweep.results.records import CellLayout, Layout, plan_json, sealed
 from pointsweep.storage.base import FileStore, establish

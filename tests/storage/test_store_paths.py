@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.cli import gc, run, sync, verify
+from pointsweep.cli import gc, run, sync, tables, verify
 from pointsweep.errors import BadStore
-from pointsweep.reporting import build as tables
 from pointsweep.storage.base import MARKER, FileStore, establish, has_marker, open_store
 from pointsweep.storage.lease import leased
 from pointsweep.tracking.sqlite_bootstrap import locked, take_artifacts_along

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pointsweep.cli import tables
 from pointsweep.cli.run import main
-from pointsweep.reporting import build as tables
+from pointsweep.reporting.build import read
+from pointsweep.storage.base import open_store
 from pointsweep.sweep.sweep import load
 from pointsweep.sweep.views import view_name
 
@@ -117,9 +119,7 @@ def test_an_override_makes_a_table_beside_the_files_own(store, file, capsys):
     assert main([str(file), *QUIET, "seeds=1"]) == 0
     assert main([str(file), *QUIET, "seeds=1", "train.lr=5e-3"]) == 0
     assert sorted(path.name for path in (store / "sweeps").iterdir()) == ["one", "one+train.lr=5e-3"]
-    own, view = (
-        {key for _, key in tables.read(tables.open_store(str(store)), name)[0].cells[0].keys} for name in ("one", "one+train.lr=5e-3")
-    )
+    own, view = ({key for _, key in read(open_store(str(store)), name)[0].cells[0].keys} for name in ("one", "one+train.lr=5e-3"))
     assert not own & view
     capsys.readouterr()
     assert tables.main(["one+train.lr=5e-3"]) == 0

@@ -8,7 +8,8 @@ import random
 
 import pytest
 
-from pointsweep.sweep.published import COLUMNS, lines, main
+from pointsweep.cli.published import main
+from pointsweep.sweep.published import COLUMNS, lines
 from pointsweep.sweep.published_checks import agree, check, counts_of, printable, same_setting
 
 BACKBONES = ("DINOv2-B", "CLIP-Text (ViT-L/14)")

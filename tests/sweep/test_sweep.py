@@ -373,7 +373,7 @@ def test_numbers_and_truth_values_are_those_of_yaml_1_2(write):
 def test_a_bad_file_is_refused_within_2_s_and_without_torch(write):
     path = write(BASE + "rows:\n  - {label: a, method.rnk: 2}\n")
     code = (
-        "import sys\nfrom pointsweep.run import main\n"
+        "import sys\nfrom pointsweep.cli.run import main\n"
         f"code = main([{str(path)!r}])\nprint(code, 'torch' in sys.modules, 'ray' in sys.modules)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep.cli import run, sync
-from pointsweep.reporting import build as tables
+from pointsweep.cli import run, sync, tables
 from pointsweep.tracking.mlflow_client import connected
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.cli_exit import exit_code

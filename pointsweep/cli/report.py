@@ -1,0 +1,68 @@
+"""The command report: write a sweep's report, one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version
+from pointsweep.cli.tables import ProtocolOption, SourceOption, SweepArgument, html
+from pointsweep.errors import ConfigError, StoreFailed
+from pointsweep.reporting.build import build
+from pointsweep.reporting.stored import compared, read_stored
+from pointsweep.storage.base import open_store, write_whole
+from pointsweep.tracking.target import TrackerAway
+from pointsweep.utils.cli_exit import INVALID
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the command line asks of report."""
+
+    sweep: str
+    output: str | None = None  # default: NAME.html in the current folder
+    protocol: str | None = None
+    store: str | None = None
+    source: str = "store"
+    tracking_uri: str | None = None
+
+
+def report(
+    sweep: SweepArgument,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="where to write it (default: NAME.html here)")
+    ] = None,
+    protocol: ProtocolOption = None,
+    store: StoreOption = None,
+    source: SourceOption = "store",
+    tracking_uri: TrackingOption = None,
+    version: Version = False,
+) -> int:
+    """Write a sweep's report from what is finished: one HTML file that opens offline.
+
+    exit codes: 0 written, 2 there is no such table
+    """
+    return write(ReportOptions(sweep, output, protocol, store, source, tracking_uri))
+
+
+main = Program("report", report, examples=("quickstart", "quickstart -o /tmp/report.html"))
+
+
+def write(options: ReportOptions) -> int:
+    """Write the report and print where it is; return the exit code."""
+    try:
+        store = open_store(options.store)
+        stored = read_stored(options.sweep, store, options.source, options.tracking_uri)
+        layout, records = compared(stored[0], stored[1])
+        table = build(replace(layout, protocol=options.protocol or layout.protocol), records, stored[2])
+    except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
+        print(error, file=sys.stderr)
+        return INVALID
+    path = Path(options.output or f"{table.name}.html")
+    write_whole(path, html(table, records, store if options.source == "store" else None).encode())
+    print(path)
+    return 0

@@ -1,0 +1,16 @@
+"""How sweeps are launched, whoever asks for it: the command line or a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What a launch needs beside its plans and its store."""
+
+    inline: bool = False  # in this process, without Ray
+    workers: int = 0  # trials at once; 0: as many as fit
+    threads: int = 1  # CPU threads of a trial
+    tracking_uri: str | None = None  # default: $MLFLOW_TRACKING_URI, else sqlite in the store; "none": no MLflow
+    notify: tuple[str, ...] = ()  # who is told at the end: URLs and commands

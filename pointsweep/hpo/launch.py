@@ -1,0 +1,97 @@
+"""Launches what is planned: sweeps together, or a search by its study."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from pointsweep.errors import SearchFailedError
+from pointsweep.execution import ray_cluster
+from pointsweep.execution.options import LaunchOptions
+from pointsweep.execution.progress import Display
+from pointsweep.execution.session import FAILED, Conclusion, conclude, execute, launch_all, places_of
+from pointsweep.planning.plan import Plan
+from pointsweep.reporting.stale import set_aside
+from pointsweep.results.events import trial_status
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.storage.base import FileStore, Store, establish, on_disk
+from pointsweep.sweep.definition import note
+from pointsweep.sweep.sweep import Sweep
+from pointsweep.tracking.mirroring import mirrored, tracking_uri
+from pointsweep.tracking.mlflow_client import set_runs_aside
+from pointsweep.tracking.target import TrackerAway, TrialTags
+
+
+def launch(
+    sweeps: Sequence[Sweep],
+    plans: Sequence[Plan],
+    store: Store,
+    options: LaunchOptions,
+    display: Display,
+    rerun_stale: bool = False,
+) -> list[Conclusion]:
+    """Train what is not finished, and return what became of each sweep. A search is launched alone.
+
+    Raises BadStore, Unfit or Held where nothing can be launched, SearchFailedError where all of a search fails, and
+    StoreFailed or another OSError where a disk or a service fails on the way.
+    """
+    establish(store)
+    if rerun_stale:
+        put_aside(plans, store, tracking_uri(options.tracking_uri, store))
+    if sweeps[0].search is None:
+        return execute(plans, store, options, display)
+    disk = on_disk(store, "a search keeps its study in a database")
+    return [search(sweeps[0], plans[0], disk, options, display)]
+
+
+def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
+    """Take what is stale out of the store, and out of MLflow where it can be reached."""
+    for plan in plans:
+        if uri != "none" and plan.stale:
+            try:
+                set_runs_aside(uri, plan.sweep.name, plan.stale)
+            except TrackerAway as error:
+                print(f"{error}\nthe runs of stale trials there keep their old epochs", file=sys.stderr)
+    set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
+
+
+def search(sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, display: Display) -> Conclusion:
+    """Run the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+    from pointsweep.hpo.export import write_searched
+    from pointsweep.hpo.study import working
+    from pointsweep.hpo.tuner import Tuning
+
+    uri = tracking_uri(options.tracking_uri, store)
+    places: dict[str, TrialTags] = {}
+    # One process at a time may add to a study.
+    with (
+        TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(),
+        mirrored(uri, store, plan.sweep.layout(), places, bool(plan.to_run)) as mirror,
+    ):
+        target = mirror.target
+
+        def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
+            places.update(places_of(batch))
+            states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
+            display.expect(*tuning.extent())
+            rest = Plan(batch, states, {}, {}, {}, ())
+            targets = {batch.name: target} if target is not None else {}
+            launch_all([rest], store, targets, places_of(batch), options, display, limits)
+
+        tuning = Tuning(sweep, store)
+        with working(tuning.url):
+            tuning.run(train, display.say)
+            places.update(places_of(tuning.everything()))
+            found = tuning.found()
+        if found is None:
+            raise SearchFailedError(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why")
+        note(found, store)
+        with working(tuning.url):
+            write_searched(sweep, tuning.by_arm(), store)
+        train(found, {})
+        ray_cluster.leave()
+        mirror.layout = found.layout()
+    concluded = conclude(found, store, mirror.lines(), (), options, display)
+    if tuning.failed():
+        return Conclusion(concluded.table, max(concluded.code, FAILED))
+    return concluded

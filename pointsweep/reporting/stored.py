@@ -1,0 +1,71 @@
+"""The layout, records and failures of a sweep's table, from its store or from MLflow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pointsweep.reporting.build import filled, read
+from pointsweep.reporting.stale import marked, remembered_changes
+from pointsweep.results.records import Layout, Record
+from pointsweep.storage.base import Store
+
+SOURCES = ("store", "mlflow")
+
+Stored = tuple[Layout, dict[str, Record], dict[str, str]]
+
+
+def read_stored(sweep: str, store: Store, source: str = "store", tracking_uri: str | None = None) -> Stored:
+    """Read the table of a sweep: of a name as the store or MLflow has it, of a file its own, whatever was run under its name.
+
+    Returns its layout, its records and the reasons of its failures, both by key. Raises ConfigError for a file with problems,
+    BadStore or another ValueError where there is no such table, and TrackerAway where MLflow does not answer.
+    """
+    name = sweep
+    own: Layout | None = None
+    if is_sweep_file(sweep):
+        name, own = _layout_of_file(sweep, store)
+    if source == "store":
+        if own is None:
+            return read(store, name)
+        found = filled(store, own)
+        known = store.exists(f"sweeps/{name}/plan.json") or found[1]
+        return found if known else read(store, name)
+
+    from pointsweep.tracking import reader
+    from pointsweep.tracking.mirroring import tracking_uri as default_uri
+
+    layout, records, failures = reader.read_table(default_uri(tracking_uri, store), name)
+    return own or layout, records, failures
+
+
+def is_sweep_file(text: str) -> bool:
+    """Tell whether a text names a sweep's file rather than a sweep of the store."""
+    return Path(text).suffix in (".yaml", ".yml")
+
+
+def _layout_of_file(file: str, store: Store) -> tuple[str, Layout | None]:
+    """Return the name of a file's table and its layout; none of a search, whose table is what it found."""
+    from pointsweep.sweep.definition import taken
+    from pointsweep.sweep.sweep import load
+
+    sweep = load(file)
+    if sweep.search is None:
+        return sweep.name, sweep.layout()
+    other = taken(sweep, store)
+    if other is not None:
+        raise ValueError(other)
+    return sweep.name, None
+
+
+def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dict[str, Record]]:
+    """Mark records whose data or weights are known to have changed on this machine; a note names what nobody has compared.
+
+    Where the data are not here there is nothing to say.
+    """
+    changes, unseen = remembered_changes(records)
+    if unseen:
+        note = f"not compared with the {', '.join(unseen)} of this machine; run FILE --plan does"
+        layout = replace(layout, notes=(*layout.notes, note))
+    return layout, marked(records, changes)
