@@ -33,7 +33,7 @@ from pointsweep.results.trial_dir import Held
 from pointsweep.storage.base import Store, open_store
 from pointsweep.sweep.definition import taken
 from pointsweep.sweep.sweep import Sweep, load, readable_cells
-from pointsweep.sweep.yaml_document import is_file_name
+from pointsweep.sweep.yaml_document import is_file_name, is_shipped
 from pointsweep.tracking.target import uri_mistake
 from pointsweep.training.supervisor import preempted
 from pointsweep.utils import interruption
@@ -197,6 +197,10 @@ def plan_and_run(options: RunOptions, display: Display) -> int:
     if options.cfg:
         display.answer("---\n".join(sweep.resolved() for sweep in sweeps))
         return COMPLETE
+    for word, sweep in zip(options.files, sweeps, strict=True):
+        if word != sweep.source:
+            comes_with = ", which comes with pointsweep" if is_shipped(sweep.source) else ""
+            display.say(f"{word} is {sweep.source}{comes_with}")
     try:
         store = open_store(options.store)
         return interruption.run(

@@ -19,7 +19,7 @@ from pointsweep.sweep import overrides, profiles, views
 from pointsweep.sweep.parser import Cell, ReadableCell, Reader
 from pointsweep.sweep.resources import Resources
 from pointsweep.sweep.search_space import Search
-from pointsweep.sweep.yaml_document import family, found_file
+from pointsweep.sweep.yaml_document import Document, family, found_file, is_shipped
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,20 @@ def _read(file: str | Path, override: Sequence[str]) -> tuple[Sweep, list[str]]:
     parts = reader.parts()
     if reader.problems:
         raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
+    parts["remarks"] = (*_inherited(documents), *parts["remarks"])
     changing = [text for text in override if views.changes_the_table(text)]
     if not views.names_the_sweep(override):
         parts["name"] = views.view_name(parts["name"], changing)
     sweep = Sweep(source=str(file), text=documents[-1].text, overrides=tuple(changing), **parts)
     return sweep, profiles.only(reader.profile, documents)
+
+
+def _inherited(documents: Sequence[Document]) -> list[str]:
+    """Return a line for the sweep of the package's that a file of somebody else's inherits from, if there is one."""
+    if is_shipped(documents[-1].source):
+        return []
+    shipped = [document.source for document in documents if is_shipped(document.source)]
+    return [f"it inherits from {shipped[-1]}, which comes with pointsweep"] if shipped else []
 
 
 def _without_seeds(file: str | Path, override: Sequence[str]) -> Sweep | None:

@@ -242,7 +242,21 @@ def _tag_message(tag: str) -> str:
     return f"the tag {tag} is not allowed; a sweep file has texts, numbers, truth values, lists and mappings"
 
 
-SHIPPED = Path(__file__).parents[2] / "sweeps"  # beside the package, in a checkout
+def shipped_folder() -> Path:
+    """Return the folder of the sweeps that come with the package: in it where it is installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "sweeps"
+    return installed if installed.is_dir() else package.parent / "sweeps"
+
+
+def is_shipped(path: str | Path) -> bool:
+    """Tell whether a sweep file is one of those that come with the package."""
+    return Path(path).resolve().is_relative_to(shipped_folder().resolve())
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the sweeps that come with the package."""
+    return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 
 
 def found_file(name: str) -> str:
@@ -279,13 +293,17 @@ def is_file_name(text: str) -> bool:
 def _folders() -> list[Path]:
     """Return the folders in which a sweep's name is looked for."""
     folders = [Path(), Path("sweeps")]
-    if SHIPPED.is_dir() and SHIPPED.resolve() != Path("sweeps").resolve():
-        folders.append(SHIPPED)
+    shipped = shipped_folder()
+    if shipped.is_dir() and shipped.resolve() != Path("sweeps").resolve():
+        folders.append(shipped)
     return [folder for folder in folders if folder.is_dir()]
 
 
 def family(path: Path) -> list[Document]:
-    """A file and those it inherits from by `base: {from: ...}`, the eldest first. Raises ConfigError for a circle."""
+    """Return a file and those it inherits from by `base: {from: ...}`, the eldest first. Raises ConfigError for a circle.
+
+    `from` names a file relative to the one that it stands in, or else a sweep that comes with the package.
+    """
     documents: list[Document] = []
     seen: list[Path] = []
     current: Path | None = path
@@ -300,17 +318,29 @@ def family(path: Path) -> list[Document]:
         documents.append(_read_parent(current, documents))
         base = documents[-1].data.get("base")
         parent = base.get("from") if isinstance(base, Mapping) else None
-        current = current.parent / str(parent) if parent is not None else None
+        current = _parent_file(current, str(parent)) if parent is not None else None
     for document in documents[1:]:
         document.shown = f"{Path(document.source).name}: "
     return documents[::-1]
+
+
+def _parent_file(child: Path, name: str) -> Path:
+    beside = child.parent / name
+    if beside.is_file():
+        return beside
+    for candidate in (name, f"{name}.yaml"):
+        shipped = shipped_folder() / candidate
+        if shipped.suffix and shipped.is_file():
+            return shipped
+    return beside
 
 
 def _read_parent(path: Path, children: list[Document]) -> Document:
     if children and not path.is_file():
         child = children[-1]
         near = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else "none"
-        raise ConfigError(
-            child.source, [Problem("base.from", f"no file {path}; in that folder: {near}", child.line(("base", "from")))]
-        )
+        shipped = difflib.get_close_matches(path.stem, shipped_names(), n=1, cutoff=0.5)
+        hint = f". Did you mean '{shipped[0]}.yaml', which comes with pointsweep?" if shipped else ""
+        text = f"no file {path}; in that folder: {near}{hint}"
+        raise ConfigError(child.source, [Problem("base.from", text, child.line(("base", "from")))])
     return read(path)

@@ -186,6 +186,25 @@ def test_a_sweep_is_found_by_its_name(tmp_path, monkeypatch):
         found_file("quikstart.yaml")
 
 
+def test_a_file_inherits_from_one_beside_it_or_else_from_one_that_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nbase: {from: smoke.yaml}\nrows: {method: [lora]}\naxes: {backbone.modality: [1d]}\n"
+    )
+    sweep = load("mine.yaml")
+    assert sweep.trials()[0].config.train.lr == 2.0e-3, "as sweeps/smoke.yaml has it"
+    assert sweep.remarks == (f"it inherits from {SWEEPS / 'smoke.yaml'}, which comes with pointsweep",)
+    (tmp_path / "smoke.yaml").write_text((SWEEPS / "smoke.yaml").read_text().replace("2.0e-3", "4.0e-3"))
+    nearer = load("mine.yaml")
+    assert nearer.trials()[0].config.train.lr == 4.0e-3
+    assert nearer.remarks == ()
+    (tmp_path / "typo.yaml").write_text("name: mine\nbase: {from: quikstart.yaml}\n")
+    with pytest.raises(
+        ConfigError, match=r"no file quikstart\.yaml; .* Did you mean 'quickstart\.yaml', which comes with pointsweep\?"
+    ):
+        load("typo.yaml")
+
+
 def test_words_of_the_command_line_are_files_or_overrides(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["quickstart", "missing.yaml", "train.epochs=2", "~exclude", "+axes.seed=[1]", "profile=smoke.yaml", "quikstart"]
