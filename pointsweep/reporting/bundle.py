@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,9 +21,9 @@ import numpy as np
 
 from pointsweep.reporting.html.evidence import gather
 from pointsweep.reporting.table import Table
+from pointsweep.results.agreement import IOU_DIGITS, UNREADABLE, epochs_problem, packed, read_arrays
 from pointsweep.results.events import Event, read_events
 from pointsweep.results.records import DAMAGED, Layout, Record
-from pointsweep.statistics.paired_objects import packed
 from pointsweep.storage.base import Store
 from pointsweep.utils.provenance import code_version, tree_digest
 
@@ -34,11 +32,7 @@ SUMS, MANIFEST = "SHA256SUMS", "MANIFEST.json"
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)*")
 DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
 MOST_BYTES = 2**31 - 1  # beyond it a zip changes its form
-ARRAY_BYTES = 2**26  # of one trial's predictions, unpacked
 SECRET = re.compile(rb"://[^/\s:@\"']+:[^/\s@\"']+@")  # user and password of an address
-IOU_DIGITS = 1e-6  # a shape's IoU is kept as float32
-# What zipfile and numpy raise for bytes that are not theirs.
-UNREADABLE = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, struct.error, zlib.error, LookupError, MemoryError)
 
 README = """\
 Everything behind one table of pointsweep.
@@ -181,13 +175,9 @@ def _json(value: Any) -> bytes:
 def arrays_of(data: bytes) -> dict[str, np.ndarray]:
     """The arrays of a predictions.npz. Raises BadBundle for anything but arrays of numbers and words, and for too large ones."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            if sum(info.file_size for info in file.infolist()) > ARRAY_BYTES:
-                raise BadBundle(f"its arrays are larger than {ARRAY_BYTES:,} bytes")
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except UNREADABLE as error:
-        raise BadBundle(f"no arrays: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        return read_arrays(data)
+    except ValueError as error:
+        raise BadBundle(str(error)) from error
 
 
 def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) -> Record:
@@ -228,15 +218,7 @@ def _labels(arrays: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarr
 
 
 def chosen(record: Record, epochs: Sequence[Event]) -> None:
-    """Whether every protocol's epoch is the one it names (design.md, section 7). Raises BadBundle."""
-    if not epochs:
-        raise BadBundle("no epochs")
-    measure = "instance_miou" if "test/instance_miou" in epochs[0]["metrics"] else "accuracy"
-    for protocol, said in record.metrics.items():
-        if protocol == "last":
-            found = epochs[-1]
-        else:
-            watched = f"{protocol.removeprefix('best_')}/{measure}"
-            found = max(epochs, key=lambda event: (event["metrics"][watched], -event["epoch"]))
-        if {**found["metrics"], "epoch": found["epoch"]} != dict(said):
-            raise BadBundle(f"{protocol} is epoch {found['epoch']} by its history, the record says {said.get('epoch')}")
+    """Raise BadBundle unless every protocol's epoch is the one it names (design.md, section 7)."""
+    problem = epochs_problem(record, epochs)
+    if problem:
+        raise BadBundle(problem)

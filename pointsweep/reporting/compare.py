@@ -18,7 +18,7 @@ from pointsweep.config.validation import check_trial
 from pointsweep.errors import MissingData, unknown
 from pointsweep.reporting.formats import accuracy, count
 from pointsweep.reporting.table import Table, TableCell
-from pointsweep.results.events import trial_status
+from pointsweep.results.record_index import trial_status
 from pointsweep.results.records import Record
 from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.statistics.paired_objects import ModelTest, bootstrap, correctness, groups_of, model_tests, packed, same_objects

@@ -8,8 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsweep.errors import BadRecord, NotAFile
-from pointsweep.results.record_index import read_record
+from pointsweep.errors import NotAFile
 from pointsweep.storage.base import Store
 
 Event = dict[str, Any]
@@ -50,17 +49,6 @@ def parse(data: bytes) -> tuple[list[Event], int]:
         events.append(entry["event"])
         good += len(line)
     return events, good
-
-
-def trial_status(store: Store, key: str) -> str:
-    """finished, damaged (it has a record that cannot be believed), resumable, failed or new."""
-    try:
-        read_record(store, key)
-        return "finished"
-    except FileNotFoundError:
-        return unfinished_status(store, key)
-    except BadRecord:
-        return "damaged"
 
 
 def unfinished_status(store: Store, key: str) -> str:

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 
 from pointsweep.errors import BadRecord, BadStore, LaterRecord, NotAFile
+from pointsweep.results.agreement import unsealed_problem
+from pointsweep.results.events import unfinished_status
 from pointsweep.results.records import FIELDS, Record, files_problem, from_json
 from pointsweep.storage.base import FileStore, Store, reading
 
@@ -64,10 +66,22 @@ def sound_record(store: Store, key: str) -> Record | None:
         return None
 
 
+def trial_status(store: Store, key: str) -> str:
+    """finished, damaged (it has a record that cannot be believed), resumable, failed or new."""
+    try:
+        read_record(store, key)
+        return "finished"
+    except FileNotFoundError:
+        return unfinished_status(store, key)
+    except BadRecord:
+        return "damaged"
+
+
 def _record(store: Store, key: str, data: bytes) -> Record:
     try:
         record = from_json(data, key)
         problem = files_problem(record, _sizes_in(store, key))
+        problem = problem or unsealed_problem(record, lambda name: store.read(f"trials/{key}/{name}"))
         if problem:
             raise BadRecord(problem)
     except BadStore as error:  # the class stays: a record of a later version is not a damaged one

@@ -18,6 +18,7 @@ SCHEMA = 2  # of record.json; a reader accepts this and every older one
 FIRST_WITH_CHECKSUM = 2
 DAMAGED = "damaged record"  # how the reason of a trial begins that is not in a table because its record is not believed
 CHECKSUM = "checksum"  # its name in the file; it covers every other field there, unknown ones too
+SINCE_CHECKSUM = ("checksum", "files")  # fields that records without a checksum never had
 QUICKLY_READ_BYTES = 16 * 2**20
 PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "history.jsonl"
 FRACTIONS = ("accuracy", "instance_miou", "class_miou")  # the ends of names of metrics that lie between 0 and 1
@@ -98,8 +99,10 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
         raise BadRecord("not a record: no schema number")
     if schema > SCHEMA:
         raise LaterRecord(f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep")
-    if schema >= FIRST_WITH_CHECKSUM or CHECKSUM in data:
+    if schema >= FIRST_WITH_CHECKSUM:
         _check_sum(data)
+    else:
+        _check_unsealed(data)
     for problem in _problems(data):
         raise BadRecord(f"not a record: {problem}")
     if key is not None and data["key"] != key:
@@ -139,6 +142,16 @@ def _check_sum(data: Mapping[str, Any]) -> None:
         raise BadRecord(f"not a record: {error}") from error
     if not right:
         raise BadRecord("its checksum does not match: it was edited or damaged after it was written")
+
+
+def _check_unsealed(data: Mapping[str, Any]) -> None:
+    """Refuse a record that calls itself older than it is: one whose checksum was taken away."""
+    for name in SINCE_CHECKSUM:
+        if data.get(name):
+            raise BadRecord(
+                f"it says schema {data['schema']} and has {name}, which is written since schema {FIRST_WITH_CHECKSUM}:"
+                " it was edited after it was written"
+            )
 
 
 def _is_count(value: Any) -> bool:

@@ -23,6 +23,7 @@ import numpy as np
 
 from pointsweep.errors import BadRecord, NotAFile
 from pointsweep.results import checkpoint
+from pointsweep.results.agreement import unsealed_problem
 from pointsweep.results.events import Event, epochs_of, parse, to_line
 from pointsweep.results.failures import Failure
 from pointsweep.results.records import (
@@ -340,6 +341,7 @@ class TrialFolder:
             return record
         problem = files_problem(record, self._size)
         problem = problem or digests_problem(record, lambda name: read_file(self.path / name))
+        problem = problem or unsealed_problem(record, lambda name: read_file(self.path / name))
         if problem:
             raise BadRecord(f"record.json is not believed: {problem}")
         return record

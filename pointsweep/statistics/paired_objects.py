@@ -21,16 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pointsweep.results.agreement import packed as packed
 from pointsweep.results.records import Record
 from pointsweep.statistics.seeds import LEVEL, holm
 
 REPLICATES = 2000
 CHUNK = 250  # replicates drawn at once: 250 x 2,882 counts are 6 MB
-
-
-def packed(correct: np.ndarray) -> str:
-    """Whether each object was right, bool (n,), as base64 of its bits: 480 characters for 2,882 objects."""
-    return base64.b64encode(np.packbits(correct.astype(bool)).tobytes()).decode()
 
 
 def unpacked(text: str, count: int) -> np.ndarray:

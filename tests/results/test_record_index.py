@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pointsweep.errors import BadStore
 from pointsweep.results import record_index as index
 from pointsweep.results.record_index import read_records, sound_records
-from pointsweep.results.records import Record, from_json
+from pointsweep.results.records import Record, from_json, sealed
 from pointsweep.storage.base import FileStore
 from tests.reporting.test_tables import record
 
@@ -97,9 +97,9 @@ def test_values_that_python_takes_for_equal_stay_apart(store: FileStore):
 
 def test_every_field_comes_back_as_it_was(store: FileStore):
     odd = replace(made(0), marks=("a", "b"), config={"seed": 5, "x": [1, {"y": 0.1 + 0.2}]}, attempts=3, metrics={})
-    bare = {"key": KEYS[1], "schema": 1, "config": {}, "metrics": {}, "parameters": {}, "dataset": {}, "weights_origin": ""}
+    bare = {"key": KEYS[1], "schema": 2, "config": {}, "metrics": {}, "parameters": {}, "dataset": {}, "weights_origin": ""}
     store.write(f"trials/{KEYS[0]}/record.json", odd.to_json().encode())
-    store.write(f"trials/{KEYS[1]}/record.json", json.dumps(bare).encode())
+    store.write(f"trials/{KEYS[1]}/record.json", json.dumps(sealed(bare)).encode())
     read_records(store, "t", KEYS)
     assert store.exists("sweeps/t/records.index")
     assert read_records(store, "t", KEYS) == truth(store)

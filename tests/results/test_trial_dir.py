@@ -14,7 +14,8 @@ import torch
 
 from pointsweep.errors import BadStore
 from pointsweep.planning.plan import read_record
-from pointsweep.results.events import read_failure, trial_status
+from pointsweep.results.events import read_failure
+from pointsweep.results.record_index import trial_status
 from pointsweep.results.records import Record
 from pointsweep.results.trial_dir import Held, TrialFolder
 from pointsweep.storage.base import FileStore

@@ -9,8 +9,9 @@ import torch
 
 from pointsweep.errors import BadStore
 from pointsweep.results import working_copy as workdir
-from pointsweep.results.events import read_failure, read_failure_kind, trial_status
+from pointsweep.results.events import read_failure, read_failure_kind
 from pointsweep.results.failures import Failure
+from pointsweep.results.record_index import trial_status
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy, read_folder, work_folder
 from pointsweep.storage import s3 as s3_store
