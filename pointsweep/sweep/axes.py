@@ -18,6 +18,7 @@ from pointsweep.sweep.overlay import Place, Settings, rank, set_twice
 from pointsweep.sweep.yaml_document import Document
 
 PARTS_OF_A_TRIAL = tuple(part.name for part in fields(TrialConfig))
+DIGITS = 12  # numbers of one axis that are equal when written with so many were meant to be one
 # What a row or column may say beside its settings.
 OWN_KEYS = ("label", "when", "published", "factors")
 
@@ -66,6 +67,7 @@ def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
         entries = [_entry(document, (*path, i), item) for i, item in enumerate(value)]
         axis = Axis("", tuple(entry for entry in entries if entry is not None))
         refuse_twins(document, path, [entry.label for entry in axis.entries])
+        refuse_close(document, path, axis.entries)
     elif isinstance(value, Mapping) and len(value) == 1:
         key, values = next(iter(value.items()))
         axis = read_key(document, path, key, values)
@@ -87,8 +89,9 @@ def refuse_equal(document: Document, path: tuple[Any, ...], entries: Sequence[En
     """Complain of entries that could not be told apart, by their labels or, however they are written, by their values."""
     labels: set[str] = set()
     owners: dict[Any, Entry] = {}
+    refuse_close(document, path, entries)
     for entry in entries:
-        first = owners.setdefault(_comparable(entry.settings), entry)
+        first = owners.setdefault(comparable(entry.settings), entry)
         if entry.label in labels:
             hint = "" if labelled else "; rows with a label each, or a zip with label:, give equal names of their own"
             equal = first is not entry
@@ -98,12 +101,33 @@ def refuse_equal(document: Document, path: tuple[Any, ...], entries: Sequence[En
         labels.add(entry.label)
 
 
-def _comparable(value: Any) -> Any:
-    """Return what is equal for equal values: 1, 1.0 and true are, and so are 0.0 and -0.0."""
+def refuse_close(document: Document, path: tuple[Any, ...], entries: Sequence[Entry]) -> None:
+    """Complain of entries that differ in nothing but the last digits of a number: of 0.3 and 0.30000000000000004."""
+    owners: dict[Any, Entry] = {}
+    for entry in entries:
+        first = owners.setdefault(comparable(entry.settings, DIGITS), entry)
+        differing = [key for key, value in entry.settings.items() if comparable(first.settings[key]) != comparable(value)]
+        if not differing:
+            continue
+        key = differing[0]
+        place, other_place = first.place(key), entry.place(key)
+        line = f" (line {place.line})" if place.line else ""
+        one, other = scalars.spelled(first.settings[key]), scalars.spelled(entry.settings[key])
+        text = f"{other} is the {one} of {place.path}{line} but for rounding: write both alike"
+        document.problems.append(Problem(other_place.path, text, other_place.line))
+
+
+def comparable(value: Any, digits: int | None = None) -> Any:
+    """Return what is equal for equal values: 1, 1.0 and true are, and so are 0.0 and -0.0.
+
+    With `digits`, floats that are equal when written with so many digits are equal too.
+    """
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), _comparable(item)) for key, item in value.items()))
+        return tuple(sorted((str(key), comparable(item, digits)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
-        return ("list", *(_comparable(item) for item in value))
+        return ("list", *(comparable(item, digits) for item in value))
+    if isinstance(value, float) and digits is not None:
+        return float(f"{value:.{digits}g}")
     return value if isinstance(value, (bool, int, float)) else f"text {scalars.spelled(value)}"
 
 
@@ -145,6 +169,7 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
         entries.append(Entry(label, chosen, document, (*path, i), when, published, factors))
     if "published" in lists or "when" in lists:
         refuse_twins(document, path, [entry.label for entry in entries])
+        refuse_close(document, path, entries)
     else:
         refuse_equal(document, path, entries, labelled="label" in lists)
     return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pointsweep.config import scalars
 from pointsweep.config.schema import PARTS, TrialConfig
 from pointsweep.config.validation import component_problems
 from pointsweep.errors import Problem
 from pointsweep.sweep import conditions, profiles
 from pointsweep.sweep.axes import Entry, complain
-from pointsweep.sweep.overlay import Dropped, Place, Settings, clashes
+from pointsweep.sweep.overlay import Conditional, Dropped, Place, Settings, clashes
 from pointsweep.sweep.yaml_document import Document
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ class Lost:
     without: list[Any] = field(default_factory=list)  # components that have no such field
 
 
+@dataclass
+class Outdone:
+    """One conditional setting over all cells: what took its place where, and whether it stayed anywhere."""
+
+    setting: Conditional
+    winners: list[Place] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
+    kept: bool = False
+
+
 class LabelAudit:
     """Looks at every cell while a file is read; `conclude` reports to the reader."""
 
@@ -48,6 +59,7 @@ class LabelAudit:
         self._entries: dict[int, Entry] = {}  # kept, so that their ids stay theirs
         self._clashes: dict[tuple[Place, str, str], list[Place]] = {}
         self._replaced: dict[str, None] = {}
+        self._conditional: dict[tuple[str, Place], Outdone] = {}
         self._space: list[Entry] | None = None
 
     # While cells are read
@@ -71,6 +83,24 @@ class LabelAudit:
     def look_at_suggestion(self, name: str, settings: Settings) -> None:
         """Look at a point of a search."""
         self._cells.append((name, settings))
+
+    def look_at_conditional(self, name: str, settings: Settings) -> None:
+        """Look at what became of conditional settings in a cell, with everything laid over them."""
+        sources = {setting.place: setting.source for setting in settings.conditional}
+        for setting in settings.conditional:
+            winner = settings.places.get(setting.key)
+            if winner is None or winner.path.startswith(profiles.SMOKE.path):
+                continue
+            if sources.get(winner, setting.source) != setting.source:  # an heir may set again what its parent sets
+                continue
+            seen = self._conditional.setdefault((setting.key, setting.place), Outdone(setting))
+            if conditions.lookup(settings.data, setting.key) == setting.value:
+                seen.kept = True
+                continue
+            if winner not in seen.winners:
+                seen.winners.append(winner)
+            if name not in seen.cells:
+                seen.cells.append(name)
 
     def look_at_constraints(self, path: Path, config: TrialConfig) -> None:
         """Note which constraints of a search apply to a suggestion."""
@@ -193,6 +223,7 @@ class LabelAudit:
             self._vacuous()
         self._constraints()
         self._dropped()
+        self._outdone()
         self._unused(base)
 
     def profile_notes(self) -> list[str]:
@@ -277,6 +308,16 @@ class LabelAudit:
         for lost in gone.values():
             lost.kept = [name for name, settings in self._cells if settings.places.get(lost.setting.key) == lost.setting.place]
             self._report(lost)
+
+    def _outdone(self) -> None:
+        """Say which conditional settings give way to a row, a column, a later condition, the profile or the command line."""
+        for seen in self._conditional.values():
+            if not seen.winners:
+                continue
+            setting = seen.setting
+            where = "in " + _some(seen.cells) if seen.kept else "wherever its condition holds"
+            text = f"{scalars.spelled(setting.value)} gives way to {_listed(seen.winners)} {where}"
+            self.dropped.append(f"{_described(setting.place)}: {text}")
 
     def _report(self, lost: Lost) -> None:
         setting, place = lost.setting, lost.setting.place

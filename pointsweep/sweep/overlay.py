@@ -31,6 +31,16 @@ class Dropped:
     place: Place
 
 
+@dataclass(frozen=True)
+class Conditional:
+    """A value that a conditional setting gave a cell. What is laid later may have put another in its place."""
+
+    key: str
+    value: Any
+    place: Place
+    source: str  # the file that it stands in
+
+
 @dataclass
 class Settings:
     """The data of one trial as `checks.check_trial` takes it, the place of every leaf, and what was dropped on the way."""
@@ -38,11 +48,12 @@ class Settings:
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
+    conditional: list[Conditional] = field(default_factory=list)
 
     def copy(self) -> Settings:
         """Return a copy that can be laid over without changing this."""
         data = {k: dict(v) if isinstance(v, dict) else v for k, v in self.data.items()}
-        return Settings(data, dict(self.places), list(self.dropped))
+        return Settings(data, dict(self.places), list(self.dropped), list(self.conditional))
 
     def lay(self, other: Mapping[str, Any], place: Callable[[str], Place]) -> None:
         """Lay settings over these, components before their fields; `place` tells where a key of them stands."""

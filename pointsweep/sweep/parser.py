@@ -31,7 +31,7 @@ from pointsweep.sweep.axes import (
     read_when,
     refuse_set_twice,
 )
-from pointsweep.sweep.overlay import Place, Settings, rank
+from pointsweep.sweep.overlay import Conditional, Place, Settings, keys_of, rank
 from pointsweep.sweep.pruners import WARMUP
 from pointsweep.sweep.published import COLUMNS, find
 from pointsweep.sweep.resources import misfits, read_resources
@@ -287,6 +287,7 @@ class Reader:
         composed = settings.copy()
         config, problems = self.compose(composed)
         self.own += problems
+        self.audit.look_at_conditional(name, composed)
         first_seed = next(iter(seeds), 0)
         if config is None or problems:
             parts = sound_parts(composed.data)
@@ -335,7 +336,7 @@ class Reader:
             decided.append((document, path, when, holds))
             if holds:
                 self.audit.held(document, path)
-                self._lay_conditional(settings, rest, final, partial(place_of, document, path))
+                self._lay_conditional(settings, rest, final, partial(place_of, document, path), document.source)
                 final = self._named(settings, entries)
         for document, path, when, holds in decided:
             if conditions.matches(final.data, when) != holds:
@@ -377,13 +378,18 @@ class Reader:
             else:
                 read_when(self.document, ("exclude", i, "when"), item["when"])
 
-    def _lay_conditional(self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place]) -> None:
+    def _lay_conditional(
+        self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place], source: str
+    ) -> None:
         """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
         for key in sorted(rest, key=lambda key: rank(key, rest[key])):
             part = str(key).partition(".")[0]
             if settings.name(part) != final.name(part) and isinstance(final.data.get(part), dict) and "name" in final.data[part]:
                 settings.set(part, final.data[part]["name"], final.place(part))
             settings.set(str(key), rest[key], place(str(key)))
+            for leaf in keys_of(str(key), rest[key]):
+                value = conditions.lookup(settings.data, leaf)
+                settings.conditional.append(Conditional(leaf, value, settings.place(leaf), source))
 
     def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
         """Return why a cell is left out; None if it is not."""

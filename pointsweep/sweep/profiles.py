@@ -14,6 +14,7 @@ from pointsweep.config.schema import DRAWN_WEIGHTS
 from pointsweep.sweep.overlay import Place, Settings
 from pointsweep.sweep.yaml_document import Document
 
+SMOKE = Place("profile smoke", None)
 SMALL_DATA = {
     "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128, "train_per_class": 8, "test_per_class": 4,
 }  # fmt: skip
@@ -89,7 +90,7 @@ def only(name: str, documents: Sequence[Document]) -> list[str]:
 
 
 def _smoke(settings: Settings) -> None:
-    place = Place("profile smoke", None)
+    place = SMOKE
     data = settings.data
 
     def put(part: str, value: Mapping[str, Any]) -> None:

@@ -50,7 +50,9 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Seq
     for drawn in arm.probes(PROBES):
         settings = arm.lay(drawn)
         reader.audit.look_at_suggestion(_named(entries, drawn), settings)
-        config, problems = arm.compose(settings.copy())
+        composed = settings.copy()
+        config, problems = arm.compose(composed)
+        reader.audit.look_at_conditional(_named(entries, {}) or "the search", composed)
         good = config is not None and not problems
         if config is not None and not problems:
             values = {parameter.key: parameter.value(drawn[parameter.key]) for parameter in search.space if parameter.key in drawn}

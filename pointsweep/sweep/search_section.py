@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pointsweep.config import scalars
 from pointsweep.config.validation import MOST_WHOLE
 from pointsweep.errors import unknown
-from pointsweep.sweep.axes import PARTS_OF_A_TRIAL, read_when
+from pointsweep.sweep.axes import DIGITS, PARTS_OF_A_TRIAL, comparable, read_when
 from pointsweep.sweep.search_space import (
     OBJECTIVES,
     ONE_OBJECTIVE,
@@ -247,6 +247,9 @@ class SearchReader:
                 self.complain(path, f"the choice {scalars.spelled(one)} stands twice")
             elif one == other or choices[first] == choices[second]:  # true equals 1, and [1, 2] equals [1.0, 2.0]
                 self.complain(path, f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are equal")
+            elif comparable(choices[first], DIGITS) == comparable(choices[second], DIGITS):
+                text = f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are one number but for rounding"
+                self.complain(path, text)
         return made
 
     def _range(self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]) -> Parameter | None:

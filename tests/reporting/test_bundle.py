@@ -21,6 +21,7 @@ from pointsweep.cli.tables import main
 from pointsweep.cli.verify import main as verify
 from pointsweep.reporting import bundle as made
 from pointsweep.reporting.bundle import BadBundle, arrays_of, pack, sealed, unpack
+from pointsweep.results.agreement import ARRAY_BYTES
 from tests.support.resealed import forget_files
 
 FLIPS = 1000
@@ -112,7 +113,7 @@ def test_arrays_hold_no_pickle_and_no_bomb():
     np.savez(buffer, last=np.array([{"a": 1}], dtype=object))
     with pytest.raises(BadBundle, match="no arrays: ValueError"):
         arrays_of(buffer.getvalue())
-    bomb = zipped(("last.npy", bytes(made.ARRAY_BYTES + 1)), form=zipfile.ZIP_DEFLATED)
+    bomb = zipped(("last.npy", bytes(ARRAY_BYTES + 1)), form=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
     with pytest.raises(BadBundle, match="larger than"):
         arrays_of(bomb)

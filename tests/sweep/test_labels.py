@@ -218,6 +218,86 @@ def test_settings_that_are_used_in_a_part_of_the_table_or_nowhere_are_said(write
     assert load(write("", base)).dropped == ()
 
 
+LORA_RATE = "settings: [{when: {method: lora}, train.lr: 5e-3}]\n"
+TWO_ROWS = "rows:\n  - {label: a, method: adapter}\n  - {label: b, method: lora, RATE}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        (
+            LORA_RATE + TWO_ROWS.replace("RATE", "train.lr: 2e-3"),
+            (),
+            "settings[0].train.lr (line 9): 0.005 gives way to rows[1].train.lr (line 12) wherever its condition holds",
+        ),
+        (
+            LORA_RATE + "rows: {method: [adapter, lora]}\n" + "columns: [{label: x}, {label: y, train.lr: 2e-3}]\n",
+            (),
+            "settings[0].train.lr (line 9): 0.005 gives way to columns[1].train.lr (line 11) in lora / y",
+        ),
+        (
+            LORA_RATE + METHODS + "axes: {zip: {label: [x, y], train: [{lr: 5e-3}, {lr: 2e-3}]}}\n",
+            (),
+            "settings[0].train.lr (line 9): 0.005 gives way to axes.zip.train[1].lr (line 11) in lora / y",
+        ),
+        (
+            LORA_RATE + METHODS + "profiles: {quick: {train.lr: 2e-3}}\n",
+            ("profile=quick",),
+            "settings[0].train.lr (line 9): 0.005 gives way to profiles.quick.train.lr (line 11) wherever its condition holds",
+        ),
+        (
+            LORA_RATE + METHODS,
+            ("train.lr=2e-3",),
+            "settings[0].train.lr (line 9): 0.005 gives way to override train.lr=2e-3 wherever its condition holds",
+        ),
+        (
+            "settings: [{when: {method: lora}, train: {lr: 5e-3}}, {when: {dataset: synthetic}, train.lr: 1e-4}]\n" + METHODS,
+            (),
+            "settings[0].train.lr (line 9): 0.005 gives way to settings[1].train.lr (line 9) wherever its condition holds",
+        ),
+        (
+            LORA_RATE.replace("lora", "adapter") + f"search: {{trials: 4, space: {SPACE}}}\n",
+            (),
+            "settings[0].train.lr (line 9): 0.005 gives way to search.space.train.lr (line 10) wherever its condition holds",
+        ),
+    ],
+)
+def test_a_conditional_setting_that_another_outdoes_is_said_with_both_places(write, text, overrides, said):
+    assert load(write(text), overrides).dropped == (said,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LORA_RATE + METHODS,
+        LORA_RATE + TWO_ROWS.replace("RATE", "train.lr: 5e-3"),
+        LORA_RATE + TWO_ROWS.replace("RATE", "train.epochs: 2"),
+        LORA_RATE + TWO_ROWS.replace("RATE", "train.lr: 2e-3") + "exclude: [{when: {method: lora, train.lr: 2e-3}, because: no}]\n",
+    ],
+)
+def test_nothing_is_said_of_a_conditional_setting_that_holds_or_of_a_cell_that_is_left_out(write, text):
+    assert load(write(text)).dropped == ()
+
+
+def test_an_heir_may_set_again_what_a_condition_of_its_parent_sets(write):
+    write(LORA_RATE + METHODS, name="parent.yaml")
+    heir = write(
+        "settings: [{when: {method: lora}, train.lr: 1e-4}]\n" + METHODS, "name: h\nbase: {from: parent.yaml}\n", "heir.yaml"
+    )
+    sweep = load(heir)
+    assert sweep.dropped == ()
+    assert [config.train.lr for config in configs(sweep)] == [1e-3, 1e-4]
+
+
+def test_the_plan_prints_what_a_conditional_setting_gave_way_to(write, store, capsys):
+    from pointsweep.cli.run import main
+
+    path = write(LORA_RATE + TWO_ROWS.replace("RATE", "train.lr: 2e-3"))
+    main([str(path), "profile=smoke", "--plan"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "settings[0].train.lr (line 9): 0.005 gives way to rows[1].train.lr (line 12)" in printed
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [

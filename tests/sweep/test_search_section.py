@@ -220,6 +220,7 @@ def test_a_start_point_may_be_null_and_what_lies_outside_is_named(write):
         ("train.weight_decay: [0, 0.0]", "the choices 0 and 0.0 are equal"),
         ("positions.line: [[0, 0, 1], [0.0, 0.0, 1.0]]", "the choices [0, 0, 1] and [0.0, 0.0, 1.0] are equal"),
         ("positions.line: [[0, 0, 1], [-0.0, 0, 1]]", "the choices [0, 0, 1] and [-0.0, 0, 1] are equal"),
+        ("head.dropout: [0.3, 0.30000000000000004]", "the choices 0.3 and 0.30000000000000004 are one number but for rounding"),
         ("method: [lora, {name: lora}]", "the choice lora stands twice"),
         ("method: [lora, {name: lora, rank: 16}, {name: prompt}]", 'the choices lora and {"name": "lora", "rank": 16} give the same trial'),
         ("backbone.num_blocks: [null, 1, null]", "the choice null stands twice"),

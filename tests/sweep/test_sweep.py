@@ -587,8 +587,32 @@ def test_values_of_an_axis_that_are_equal_are_refused(write, section, values, me
     assert found.count("twice") + found.count("same value") == 1
 
 
+@pytest.mark.parametrize("section", ["rows", "columns", "axes"])
+@pytest.mark.parametrize(
+    ("values", "first", "second", "key"),
+    [
+        ("head.dropout: [0.3, 0.1, 0.30000000000000004]", "0.3", "0.30000000000000004", ".head.dropout[0] (line 8)"),
+        ("train.lr: [0.001, 0.0010000000000000002]", "0.001", "0.0010000000000000002", ".train.lr[0] (line 8)"),
+        ("positions.line: [[0, 0, 1], [0, 0, 1.0000000000000002]]", "[0, 0, 1]", "[0, 0, 1.0000000000000002]", ".positions.line[0] (line 8)"),
+        ("zip: {label: [a, b], train.lr: [0.3, 0.30000000000000004]}", "0.3", "0.30000000000000004", ".zip.train.lr[0] (line 8)"),
+        ("method: [{name: lora, alpha: 0.3}, {name: lora, alpha: 0.30000000000000004}]", "{'name': 'lora', 'alpha': 0.3}", "{'name': 'lora', 'alpha': 0.30000000000000004}", ".method[0] (line 8)"),
+    ],
+)  # fmt: skip
+def test_values_of_an_axis_that_differ_by_rounding_alone_are_refused(write, section, values, first, second, key):
+    found = problems(write(BASE + f"{section}: {{{values}}}\n"))
+    assert f"{second} is the {first} of {section}{key} but for rounding: write both alike" in found
+
+
+def test_rows_that_differ_by_rounding_alone_are_refused_with_both_places(write):
+    rows = "rows:\n  - {label: a, train.lr: 0.3}\n  - {label: b, train.lr: 0.1}\n  - {label: c, train.lr: 0.30000000000000004}\n"
+    expected = "rows[2].train.lr (line 11): 0.30000000000000004 is the 0.3 of rows[0].train.lr (line 9) but for rounding"
+    assert expected in problems(write(BASE + rows))
+    two = "rows:\n  - {label: a, train.lr: 0.3, train.epochs: 1}\n  - {label: c, train.lr: 0.30000000000000004, train.epochs: 2}\n"
+    assert len(load(write(BASE + two)).rows) == 2, "they differ in another key as well"
+
+
 def test_values_that_differ_stand_side_by_side(write):
-    sweep = load(write(BASE + "axes: {train.weight_decay: [0, 0.1, 0.10000000000000002], positions.line: [[0, 0, 1], [0, 1, 0]]}\n"))
+    sweep = load(write(BASE + "axes: {train.weight_decay: [0, 0.1, 0.100000001], positions.line: [[0, 0, 1], [0, 1, 0]]}\n"))
     assert len({trial.config.key() for trial in sweep.trials()}) == 3 * 2 * 3
 
 
