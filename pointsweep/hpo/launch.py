@@ -12,7 +12,7 @@ from pointsweep.execution.progress import Display
 from pointsweep.execution.session import FAILED, Conclusion, conclude, execute, launch_all, places_of
 from pointsweep.planning.plan import Plan
 from pointsweep.reporting.stale import set_aside
-from pointsweep.results.events import trial_status
+from pointsweep.results.record_index import trial_status
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore, Store, establish, on_disk
 from pointsweep.sweep.definition import note

@@ -11,7 +11,7 @@ import pytest
 
 from pointsweep.cli import verify
 from pointsweep.cli.run import main as run
-from pointsweep.reporting.build import main as tables
+from pointsweep.cli.tables import main as tables
 from tests.conftest import TINY
 
 FAR = 0.95  # an accuracy that none of the trials reached
