@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +15,11 @@ from safetensors.torch import save_file
 
 from pointsweep.cli import tables
 from pointsweep.cli.run import main
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.sweep.sweep import load
 from pointsweep.tracking.mlflow_client import connected
 from pointsweep.training.runner import inputs_changed
+from pointsweep.utils import fault_injection
 from tests.data.made import clouds
 from tests.planning.test_inputs import FOLDER, ONE_ROW, WITH_WEIGHTS, data, replace_clouds, run, table, vit_mnist, write
 
@@ -131,17 +136,50 @@ def test_a_trial_does_not_continue_on_other_data_or_weights():
     assert inputs_changed([{"type": "start"}], "b", "w") == "", "an older history does not say"
 
 
-def test_a_trial_that_was_interrupted_starts_anew_if_its_data_have_changed(data, capsys):
-    write(ONE_ROW)
-    assert run("sweep.yaml", "train.epochs=2") == 0
-    [(key, straight)] = records().items()
+def killed_after_its_first_checkpoint(key: str) -> Path:
+    """Run sweep.yaml in a process of its own that is killed once the trial has a checkpoint; return the trial's folder."""
+    orders = {"ledger": str(Path("ledger").resolve()), "deaths": {f"{key}/checkpoint.safetensors": "after"}}
+    command = [sys.executable, "-m", "pointsweep.run", "sweep.yaml", "--inline", "--store", "store", "--tracking-uri", "none"]
+    ended = subprocess.run(command, env={**os.environ, fault_injection.VARIABLE: json.dumps(orders)}, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     folder = Path("store/trials") / key
-    # As if it had ended after its last checkpoint of one epoch: what a longer trial of the same key leaves behind.
-    assert run("sweep.yaml", "train.epochs=1") == 0
-    shutil.rmtree(folder)
+    assert (folder / "checkpoint.safetensors").is_file()
+    assert not (folder / "record.json").exists()
+    return folder
+
+
+def test_a_trial_that_was_interrupted_starts_anew_if_its_data_have_changed(data):
+    write(ONE_ROW.replace("epochs: 1", "epochs: 2"))
+    [key] = {trial.config.key() for trial in load("sweep.yaml").trials()}
+    folder = killed_after_its_first_checkpoint(key)
+    interrupted = (folder / "checkpoint.safetensors").read_bytes()
     replace_clouds(data / FOLDER, "train", clouds(80, 64, seed=9))
-    assert run("sweep.yaml", "train.epochs=2") == 0
-    assert records()[key]["metrics"] != straight["metrics"]
+
+    assert run("sweep.yaml") == 0
+    [resumed] = records().values()
+    assert (folder / "checkpoint.stale").read_bytes() == interrupted
+    words = [event["word"] for event in TrialFolder(folder).events() if event["type"] == "stale"]
+    assert len(words) == 1
+    assert words[0].startswith("data changed since the last attempt: digest ")
+
+    shutil.rmtree("store")
+    assert run("sweep.yaml") == 0
+    [fresh] = records().values()
+    assert resumed["attempts"] == 2
+    assert fresh["attempts"] == 1
+    for name in ("metrics", "dataset", "correct"):
+        assert resumed[name] == fresh[name], name
+    for name in ("predictions.npz", "weights.safetensors"):
+        assert resumed["files"][name] == fresh["files"][name], name
+
+
+def test_a_trial_that_was_interrupted_goes_on_if_nothing_has_changed(data):
+    write(ONE_ROW.replace("epochs: 1", "epochs: 2"))
+    [key] = {trial.config.key() for trial in load("sweep.yaml").trials()}
+    folder = killed_after_its_first_checkpoint(key)
+    assert run("sweep.yaml") == 0
+    assert not (folder / "checkpoint.stale").exists()
+    assert [event["epoch"] for event in TrialFolder(folder).epochs()] == [1, 2]
 
 
 def test_a_second_plan_of_data_from_files_needs_no_torch(data):
