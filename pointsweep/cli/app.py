@@ -20,8 +20,11 @@ from pointsweep.utils.cli_exit import exit_code
 
 # The command's name, the module whose `main` it is, and what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "new": ("pointsweep.cli.new", "write a first sweep file that runs"),
     "run": ("pointsweep.cli.run", "turn sweep files into their tables"),
     "plan": ("pointsweep.cli.plan", "check sweep files and print what would run"),
+    "ls": ("pointsweep.cli.ls", "list the sweeps of a store"),
+    "status": ("pointsweep.cli.status", "print what of a sweep is done, failed and running"),
     "tables": ("pointsweep.cli.tables", "print a sweep's table from what is finished"),
     "report": ("pointsweep.cli.report", "write a sweep's report, one HTML file"),
     "replay": ("pointsweep.cli.replay", "train a cell's trials again and compare"),
@@ -77,7 +80,7 @@ class LazyCommands(typer.core.TyperGroup):
         formatter.write(f"{SUBTITLE}\n\n")
         with formatter.indentation():
             formatter.write_dl([(command, text) for command, (_, text) in COMMANDS.items()])
-        formatter.write(f"\nfirst step: {name} run quickstart\n")
+        formatter.write(f"\nfirst steps: {name} new; {name} run first_sweep.yaml\n")
         formatter.write(f"{name} COMMAND --help lists a command's options, with examples\n")
         formatter.write("further: --version, --install-completion, --show-completion\n")
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pointsweep.results.records import Published
 from pointsweep.statistics.paired_objects import ModelTest
 from pointsweep.statistics.seeds import Difference, Verdict
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,15 @@ class Table:
     def place(self, cell: TableCell) -> str:
         """ "row / column" of a cell."""
         return " / ".join((*self.rows[cell.row], self.columns[cell.column]))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the table with a line each cell (frames.py describes the columns). Accuracies are fractions."""
+        from pointsweep.reporting.frames import table_frame
+
+        return table_frame(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from pointsweep.reporting.frames import notebook_html
+
+        return notebook_html(self)

@@ -1,0 +1,58 @@
+"""The command ls: list the sweeps of a store, and how many trials of each are done, failed and open."""
+
+from __future__ import annotations
+
+import sys
+
+from pointsweep.cli.command import Program, StoreOption, Version
+from pointsweep.errors import BadStore
+from pointsweep.reporting.standing import standing, sweep_names
+from pointsweep.storage.base import Store, open_store
+from pointsweep.utils.cli_exit import INVALID
+from pointsweep.utils.console import columns_of, left, one_line, right, shortened, width
+
+HEADINGS = ("sweep", "done", "failed", "open", "title")
+
+
+def ls(store: StoreOption = None, version: Version = False) -> int:
+    """List the sweeps of a store: how many trials of each are done, failed and open.
+
+    exit codes: 0 listed, 2 there is no such store. What is running counts as open.
+    """
+    return show(store)
+
+
+main = Program("ls", ls, examples=("", "--store s3://bucket/prefix"))
+
+
+def show(url: str | None) -> int:
+    """Print a line for every sweep of a store; return the exit code."""
+    try:
+        store = open_store(url)
+        names = sweep_names(store)
+    except BadStore as error:
+        print(error, file=sys.stderr)
+        return INVALID
+    if not names:
+        print(f"{store.url}: no sweeps yet")
+        return 0
+    lines = [HEADINGS, *(_line(store, name) for name in names)]
+    first, *numbers = [max(width(line[i]) for line in lines) for i in range(4)]
+    columns = columns_of(sys.stdout)
+    for name, *counts, title in lines:
+        cells = [left(name, first), *(right(text, size) for text, size in zip(counts, numbers, strict=True))]
+        text = "  ".join([*cells, title])
+        print((shortened(text, columns) if columns else text).rstrip())
+    return 0
+
+
+def _line(store: Store, name: str) -> tuple[str, str, str, str, str]:
+    """Return the name, the counts and the title of a sweep; in place of a title, what is wrong with it."""
+    if not store.exists(f"sweeps/{name}/plan.json"):
+        return name, "-", "-", "-", "no table yet: a search that has not ended"
+    try:
+        found = standing(store, name)
+    except ValueError as error:
+        return name, "-", "-", "-", one_line(str(error))
+    still_open = found.count("open") + found.count("running")
+    return name, str(found.count("finished")), str(found.count("failed")), str(still_open), one_line(found.title)

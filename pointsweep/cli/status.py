@@ -1,0 +1,69 @@
+"""The command status: what of one sweep is done, failed and running, and how long it takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from pointsweep.cli.command import Program, StoreOption, Version
+from pointsweep.execution.progress import duration
+from pointsweep.reporting.standing import STATES, SweepStanding, standing
+from pointsweep.reporting.stored import is_sweep_file
+from pointsweep.storage.base import Store, open_store
+from pointsweep.utils.cli_exit import INVALID
+from pointsweep.utils.console import one_line
+
+
+def status(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file")],
+    store: StoreOption = None,
+    version: Version = False,
+) -> int:
+    """Print what of a sweep is done, failed and running, and how long it takes.
+
+    exit codes: 0 printed, 2 there is no such sweep
+    """
+    return show(sweep, store)
+
+
+main = Program("status", status, examples=("quickstart", "my.yaml --store /shared/store"))
+
+
+def show(sweep: str, url: str | None) -> int:
+    """Print where a sweep stands; return the exit code."""
+    try:
+        store = open_store(url)
+        name = sweep
+        if is_sweep_file(sweep):
+            from pointsweep.sweep.sweep import load
+
+            name = load(sweep).name
+        found = standing(store, name)
+    except ValueError as error:  # BadStore and ConfigError are such
+        print(error, file=sys.stderr)
+        return INVALID
+    for line in lines(found, store):
+        print(line)
+    return 0
+
+
+def lines(found: SweepStanding, store: Store) -> Iterator[str]:
+    """Yield what is printed of a sweep."""
+    yield one_line(f"{found.name}: {found.title}")
+    counts = ", ".join(f"{found.count(state)} {state}" for state in STATES)
+    yield f"trials   {counts}; {len(found.trials)} in all"
+    time = f"{duration(found.trained_s)} of training so far"
+    if found.left_s:
+        time += f"; about {duration(found.left_s)} left, one trial after the other"
+    yield f"time     {time}"
+    for trial in found.of("running"):
+        yield one_line(f"running  {trial.place}: epoch {trial.epoch}, {trial.worker}")
+    for trial in found.of("failed"):
+        yield one_line(f"failed   {trial.place}: {trial.reason}  log: {store.place(f'trials/{trial.key}/history.jsonl')}")
+    begun = [trial for trial in found.of("open") if trial.epoch]
+    for trial in begun:
+        yield one_line(f"open     {trial.place}: interrupted after epoch {trial.epoch}, continues there")
+    yield f"report   {store.place(f'sweeps/{found.name}/report.html')}"

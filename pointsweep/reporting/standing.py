@@ -1,0 +1,113 @@
+"""How far the sweeps of a store are: which trials are finished, failed, running or open."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pointsweep.errors import BadStore, NotAFile
+from pointsweep.reporting.build import filled, read_layout
+from pointsweep.results.events import read_events
+from pointsweep.results.records import Layout
+from pointsweep.statistics.adaptive_seeds import settle
+from pointsweep.storage.base import Store
+from pointsweep.storage.lease import Holder, is_dead
+
+STATES = ("finished", "failed", "running", "open")
+
+
+@dataclass(frozen=True)
+class TrialStanding:
+    """Where one trial stands. `state` is one of STATES."""
+
+    key: str
+    place: str  # "row / column / seed n"
+    state: str
+    reason: str = ""  # of a failure
+    epoch: int = 0  # the last one that is kept, of a trial that is not finished
+    worker: str = ""  # the process that works on it
+
+
+@dataclass(frozen=True)
+class SweepStanding:
+    """Where a sweep stands. Trials that adaptive seeds do not ask for yet are not among its trials."""
+
+    name: str
+    title: str
+    trials: Sequence[TrialStanding] = ()
+    finished_s: Sequence[float] = field(default=(), repr=False)  # seconds of every finished trial
+
+    def count(self, state: str) -> int:
+        """Return how many trials are in a state."""
+        return sum(trial.state == state for trial in self.trials)
+
+    def of(self, state: str) -> list[TrialStanding]:
+        """Return the trials in a state."""
+        return [trial for trial in self.trials if trial.state == state]
+
+    @property
+    def trained_s(self) -> float:
+        """The seconds that finished trials took together."""
+        return sum(self.finished_s)
+
+    @property
+    def left_s(self) -> float | None:
+        """The seconds that the others take one after the other, by the median of the finished ones; None without any."""
+        left = len(self.trials) - self.count("finished")
+        return left * statistics.median(self.finished_s) if self.finished_s else None
+
+
+def sweep_names(store: Store) -> list[str]:
+    """Return the names of the sweeps in a store."""
+    return [entry.rstrip("/") for entry in store.list("sweeps") if entry.endswith("/")]
+
+
+def standing(store: Store, name: str) -> SweepStanding:
+    """Look at the trials of a sweep. Raises ValueError naming the sweeps there are, and BadStore for what cannot be read."""
+    layout = read_layout(store, name)
+    layout, records, failures = filled(store, layout)
+    asked, _ = settle(layout, records)
+
+    trials = []
+    for key, place in _places(asked):
+        if key in records:
+            trials.append(TrialStanding(key, place, "finished"))
+            continue
+        holder = _holder(store, key)
+        epoch = _last_epoch(store, key)
+        if holder is not None:
+            trials.append(TrialStanding(key, place, "running", epoch=epoch, worker=str(holder)))
+        elif key in failures:
+            trials.append(TrialStanding(key, place, "failed", reason=failures[key], epoch=epoch))
+        else:
+            trials.append(TrialStanding(key, place, "open", epoch=epoch))
+    seconds = [records[trial.key].seconds.get("total", 0.0) for trial in trials if trial.state == "finished"]
+    return SweepStanding(layout.name, layout.title, trials, seconds)
+
+
+def _places(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Yield every trial of a table once, with the first place that it fills."""
+    seen: set[str] = set()
+    for cell in layout.cells:
+        for seed, key in cell.keys:
+            if key not in seen:
+                seen.add(key)
+                yield key, f"{' / '.join(layout.rows[cell.row])} / {layout.columns[cell.column]} / seed {seed}"
+
+
+def _holder(store: Store, key: str) -> Holder | None:
+    """Return the process that works on a trial just now; None if nobody does."""
+    try:
+        holder = Holder(**json.loads(store.read(f"trials/{key}/lease.json")))
+    except (FileNotFoundError, NotAFile, BadStore, ValueError, TypeError, RecursionError):
+        return None
+    alive = isinstance(holder.expires, int | float) and time.time() < holder.expires
+    return holder if alive and not is_dead(holder) else None
+
+
+def _last_epoch(store: Store, key: str) -> int:
+    epochs = [event["epoch"] for event in read_events(store, key) if event["type"] == "epoch"]
+    return int(epochs[-1]) if epochs else 0
