@@ -6,10 +6,12 @@ A command is a function whose typed parameters are its arguments and options, fo
 
 from __future__ import annotations
 
+import glob
 import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,6 +61,38 @@ def one_of(what: str, allowed: Callable[[], Sequence[str]]) -> Callable[[str], s
         return text
 
     return read
+
+
+def complete_file(incomplete: str) -> list[str]:
+    """Return what a shell offers for a sweep file: the sweeps that come with pointsweep, and files and folders here."""
+    from pointsweep.sweep.yaml_document import shipped_names
+
+    found = [name for name in shipped_names() if name.startswith(incomplete)]
+    return found + _yaml_files(incomplete)
+
+
+def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return what a shell offers for a sweep: those in the store, and files here."""
+    from pointsweep.storage.base import open_store
+
+    try:
+        entries = open_store(ctx.params.get("store")).list("sweeps")
+    except (OSError, ValueError):
+        entries = []
+    names = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
+    return [name for name in names if name.startswith(incomplete)] + _yaml_files(incomplete)
+
+
+def _yaml_files(incomplete: str) -> list[str]:
+    folder, _, begun = incomplete.rpartition("/")
+    found = []
+    for path in sorted(Path(f"{folder}/" if folder or incomplete.startswith("/") else ".").glob(f"{glob.escape(begun)}*")):
+        name = f"{folder}/{path.name}" if "/" in incomplete else path.name
+        if path.is_dir():
+            found.append(f"{name}/")
+        elif path.suffix in (".yaml", ".yml"):
+            found.append(name)
+    return found
 
 
 class CompactCommand(typer.core.TyperCommand):

@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, Version, one_of, whole_number
+from pointsweep.cli.command import Program, StoreOption, Version, complete_sweep, one_of, whole_number
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import ConfigError, unknown
@@ -183,7 +183,7 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
 
 
 def replay_cell(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)],
     row: Annotated[str, typer.Argument(metavar="ROW", help="the row's name, parts joined by ' / '")],
     column: Annotated[str, typer.Argument(metavar="COLUMN", help="the column's name")],
     seed: Annotated[

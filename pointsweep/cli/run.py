@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, one_of, whole_number
+from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, complete_file, one_of, whole_number
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, SearchFailedError, Unfit
 from pointsweep.execution import progress, ray_cluster
 from pointsweep.execution.budget import Spending
@@ -62,10 +62,13 @@ def words_of(file: str, more: Sequence[str]) -> tuple[tuple[str, ...], tuple[str
     return (file, *files), tuple(overrides)
 
 
-FileArgument = Annotated[str, typer.Argument(metavar="FILE...", help="a sweep file, or its name: quickstart")]
+FileArgument = Annotated[
+    str,
+    typer.Argument(metavar="FILE...", help="a sweep file, or its name: quickstart", autocompletion=complete_file),
+]
 MoreArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="overrides: train.epochs=2 seeds=[0,1] profile=smoke"),
+    typer.Argument(metavar="KEY=VALUE", autocompletion=complete_file, help="overrides: train.epochs=2 seeds=[0,1] profile=smoke"),
 ]
 OnlyOption = Annotated[
     list[str] | None,

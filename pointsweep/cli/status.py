@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, Version
+from pointsweep.cli.command import Program, StoreOption, Version, complete_sweep
 from pointsweep.execution.progress import duration
 from pointsweep.reporting.standing import STATES, SweepStanding, standing
 from pointsweep.reporting.stored import is_sweep_file
@@ -18,7 +18,7 @@ from pointsweep.utils.console import one_line
 
 
 def status(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)],
     store: StoreOption = None,
     version: Version = False,
 ) -> int:

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, one_of
+from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, complete_sweep, one_of
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import bundle
@@ -53,7 +53,7 @@ class TablesOptions:
     bundle: str | None = None  # the file to write
 
 
-SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file")]
+SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)]
 ProtocolOption = Annotated[
     str | None,
     typer.Option(

@@ -136,6 +136,18 @@ def test_a_shell_completes_commands_and_options():
     assert completed("pointsweep --sh") == ["--show-completion"]
 
 
+def test_a_shell_completes_sweeps_that_come_with_the_package_sweeps_of_a_store_and_files(trained):
+    def completed(words: str, count: int) -> list[str]:
+        shell = {"_POINTSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+        return pointsweep(POINTSWEEP_STORE=str(trained), **shell).stdout.split()
+
+    assert completed("pointsweep run quick", 2) == ["quickstart"]
+    assert completed("pointsweep run quickstart search", 3) == ["search_any2point", "search_point_peft"]
+    assert completed("pointsweep tables ti", 2) == ["tiny"]
+    assert completed(f"pointsweep plan {trained.parent}/ti", 2) == [f"{trained.parent}/tiny.yaml"]
+    assert completed(f"pointsweep plan {trained.parent}/tr", 2) == []
+
+
 def test_the_script_for_a_shell_is_printed():
     line = [sys.executable, "-c", f"{CONSOLE}\nsys.exit(code)", "--show-completion"]
     # What detects the shell looks at the processes above; the second command keeps bash among them.
