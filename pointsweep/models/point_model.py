@@ -5,7 +5,8 @@ Letters: B clouds, P points, N tokens, C channels, M views.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,12 +18,33 @@ from pointsweep import registry
 from pointsweep.config import official
 from pointsweep.config.schema import HeadConfig, TrialConfig
 from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.backbones.initialisation import generator_for
 from pointsweep.models.layers import Dropout, drawn
 from pointsweep.models.methods.base import Method
 from pointsweep.models.positional_encoding import Positions
 from pointsweep.models.segmentation_head import Level, SegmentationHead, levels
 
 NEAR_IDENTITY = 0.05  # a stack whose blocks change the stream by less, each, is called close to an identity
+
+
+@contextmanager
+def start_of(part: str, seed: int) -> Iterator[None]:
+    """Give the random start of one part a stream of its own, which depends on the trial's seed and the part's name.
+
+    Arms of one seed so share what they have in common: the head, the tokenizer and the class token start alike, whatever
+    the method or the number of blocks draws. Paired comparisons are then of the arms, not of their luck.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(seed, f"start of {part}").initial_seed())
+        yield
+
+
+def start_layers(module: nn.Module, part: str, seed: int) -> None:
+    """Draw each layer of a new module again, by its name: a wider first layer then changes no other."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not layer.weight.is_meta:
+            with start_of(f"{part}.{name}", seed):
+                layer.reset_parameters()
 
 
 class Head(nn.Module):
@@ -83,16 +105,20 @@ class PointModel(nn.Module):
         backbone.follow(program)
         self.backbone = backbone.requires_grad_(False)
         dim, prefix = backbone.dim, backbone.prefix
-        self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
+        with start_of("tokenizer", config.seed):
+            self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
         self.tokenizer.skips_near_origin = program.skips_near_origin
-        self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
+        with start_of("positions", config.seed):
+            self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
         own_class_token = backbone.cls_token is not None
         if prefix:
-            self._take_class_token(backbone, config.positions.init_std)
+            with start_of("class token", config.seed):
+                self._take_class_token(backbone, config.positions.init_std)
         backbone.norm.requires_grad_(True)
         self.method: Method = registry.load("methods", config.method.name)(config.method, config.compat)
         self.method.program = program
-        self.method.attach(backbone, prefix, config.positions.num_views)
+        with start_of("method", config.seed):
+            self.method.attach(backbone, prefix, config.positions.num_views)
         if own_class_token and not self.method.trains_class_token:
             self.cls_token.requires_grad_(False)
         if backbone.stem is not None and not self.tokenizer.uses_stem:
@@ -107,8 +133,9 @@ class PointModel(nn.Module):
             self.head: nn.Module = SegmentationHead(config.head, widths, extra, categories, num_classes)
         else:
             self.head = Head(config.head, dim, prefix, self.method, num_classes)
+        start_layers(self.head, "head", config.seed)
         if config.train.init == "trunc_normal":
-            self._init_as_modelnet_program()
+            self._init_as_modelnet_program(config.seed)
 
     def _take_class_token(self, backbone: Backbone, std: float) -> None:
         """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
@@ -122,14 +149,16 @@ class PointModel(nn.Module):
             backbone.cls_position = None
 
     @torch.no_grad()
-    def _init_as_modelnet_program(self) -> None:
+    def _init_as_modelnet_program(self, seed: int) -> None:
         """Truncated normals of 0.02 in every linear and 1D convolution that is new; a method has a setting of its own (spec 2.8)."""
         frozen = set(self.backbone.modules())
-        for module in (*self.tokenizer.modules(), *self.head.modules()):
-            if isinstance(module, (nn.Linear, nn.Conv1d)) and module not in frozen:
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for part, whole in (("tokenizer", self.tokenizer), ("head", self.head)):
+            for name, module in whole.named_modules():
+                if isinstance(module, (nn.Linear, nn.Conv1d)) and module not in frozen:
+                    with start_of(f"{part}.{name}", seed):
+                        nn.init.trunc_normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
 
     def forward(self, points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """points (B, P, 3), or (B, P, 4) with heights -> logits (B, classes).

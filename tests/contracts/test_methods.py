@@ -23,8 +23,8 @@ def model(method: str, modality: str, seed: int = 0, **fields) -> torch.nn.Modul
         "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 6},
         "backbone": {"name": "tiny", "modality": modality},
         "method": {"name": method, **fields},
+        "seed": seed,
     })  # fmt: skip
-    torch.manual_seed(seed)
     made = build(config, 5)
     made.method.prepare(made, [points(8, number) for number in range(3)])
     set_noise(made, torch.Generator().manual_seed(0))

@@ -104,7 +104,7 @@ def test_in_single_precision_a_pack_gives_the_losses_of_its_members(tmp_path, jo
     configs = [replace(one, dataset=replace(one.dataset, train_limit=80)) for one in configs]
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         a, b = ([epoch["metrics"]["train/loss"] for epoch in folder.epochs()] for folder in (alone, packed))
-        assert b == pytest.approx(a, rel=2e-6)
+        assert b == pytest.approx(a, rel=1e-5)  # 4e-6 was seen: rounding, as another start gives another path
     assert set(joined) == {2}
 
 
