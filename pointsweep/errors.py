@@ -47,6 +47,10 @@ class BadRecord(BadStore):
     """A record that cannot be believed: damaged, edited, of another trial, or at odds with the files beside it."""
 
 
+class ComputedMetricError(BadStore):
+    """A metric that stored predictions do not give; the message names the trials and what is missing."""
+
+
 class LaterRecord(BadStore):
     """A record that a later version of pointsweep wrote: it is whole, and this version cannot read it."""
 

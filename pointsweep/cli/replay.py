@@ -27,6 +27,8 @@ from pointsweep.errors import ConfigError, unknown
 from pointsweep.reporting.build import build, independent_clouds, read
 from pointsweep.reporting.bundle import BadBundle, arrays_of
 from pointsweep.reporting.compare import column_number, row_number
+from pointsweep.results.computed_metrics import with_metric
+from pointsweep.results.metrics import DEFAULT
 from pointsweep.results.record_index import read_record
 from pointsweep.results.records import Layout, Record, value
 from pointsweep.statistics.seeds import LEVEL, summary, wilson
@@ -110,7 +112,7 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     return found.mean - half, found.mean + half
 
 
-def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int) -> Run:
+def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int, metric: str = DEFAULT) -> Run:
     """Trains a trial in a scratch store that is gone afterwards. Raises ValueError with its reason if it fails."""
     from pointsweep.training.runner import Job, Task, run_pack
 
@@ -119,13 +121,13 @@ def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int) -
         [outcome] = run_pack([Task(config, tags)], Job(scratch.url, threads=threads, device=device), lambda result: None)
         if outcome.status != "finished":
             raise ValueError(f"{outcome.status}: {outcome.reason}")
-        return kept(scratch, config.key())
+        return kept(scratch, config.key(), metric)
 
 
-def kept(store: Store, key: str) -> Run:
-    """A finished trial as its store has it. Raises ValueError naming what is missing."""
+def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
+    """Return a finished trial as its store has it, with the table's metric. Raises ValueError naming what is missing."""
     try:
-        record = read_record(store, key)
+        record = with_metric(store, {key: read_record(store, key)}, metric)[key]
         return Run(record, arrays_of(store.read(f"trials/{key}/predictions.npz")))
     except FileNotFoundError as error:
         raise ValueError(f"trial {key}: {error.filename or error} is missing") from error
@@ -140,7 +142,7 @@ def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: Tri
         return Replay(OUTSIDE, "this version of the code reads its configuration as another trial's; use the version that made it")
     device = str(options.device or before.record.origin.get("device", "auto")).partition(":")[0]
     try:
-        now = run_again(config, tags, device, options.threads)
+        now = run_again(config, tags, device, options.threads, layout.metric)
     except (ValueError, OSError, RuntimeError) as error:
         return Replay(OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}")
     digests = [run.record.dataset.get("digest") for run in (before, now)]
@@ -176,7 +178,7 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     values = [found for _, found in cell.values]
     for seed, key in done.items():
         if options.seed in (None, seed):
-            before = kept(store, key)
+            before = kept(store, key, layout.metric)
             expected = further(values, independent_clouds(before.record, layout.protocol))
             tags = TrialTags(name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed)
             yield seed, key, replay(before, layout, expected, tags, options)

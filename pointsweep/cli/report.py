@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version
-from pointsweep.cli.tables import ProtocolOption, SourceOption, SweepArgument, html
+from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, SweepArgument, html
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build
-from pointsweep.reporting.stored import compared, read_stored
+from pointsweep.reporting.stored import by_metric, compared, read_stored
 from pointsweep.storage.base import open_store, write_whole
 from pointsweep.tracking.target import TrackerAway
 from pointsweep.utils.cli_exit import INVALID
@@ -25,6 +25,7 @@ class ReportOptions:
 
     sweep: str
     output: str | None = None  # default: NAME.html in the current folder
+    metric: str | None = None
     protocol: str | None = None
     store: str | None = None
     source: str = "store"
@@ -36,6 +37,7 @@ def report(
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="where to write it (default: NAME.html here)")
     ] = None,
+    metric: MetricOption = None,
     protocol: ProtocolOption = None,
     store: StoreOption = None,
     source: SourceOption = "store",
@@ -46,7 +48,7 @@ def report(
 
     exit codes: 0 written, 2 there is no such table
     """
-    return write(ReportOptions(sweep, output, protocol, store, source, tracking_uri))
+    return write(ReportOptions(sweep, output, metric, protocol, store, source, tracking_uri))
 
 
 main = Program("report", report, examples=("quickstart", "quickstart -o /tmp/report.html"))
@@ -57,6 +59,7 @@ def write(options: ReportOptions) -> int:
     try:
         store = open_store(options.store)
         stored = read_stored(options.sweep, store, options.source, options.tracking_uri)
+        stored = by_metric(stored, options.metric, store if options.source == "store" else None)
         layout, records = compared(stored[0], stored[1])
         table = build(replace(layout, protocol=options.protocol or layout.protocol), records, stored[2])
     except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:

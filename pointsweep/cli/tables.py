@@ -24,7 +24,7 @@ from pointsweep.reporting.compare import diff, recovered, why
 from pointsweep.reporting.formats import FORMATS, PROTOCOLS, render, render_here
 from pointsweep.reporting.html.evidence import Evidence, curves, gather
 from pointsweep.reporting.html.page import page
-from pointsweep.reporting.stored import SOURCES, Stored, compared, read_stored
+from pointsweep.reporting.stored import SOURCES, Stored, by_metric, compared, read_stored
 from pointsweep.reporting.table import Table
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store, open_store, write_whole
@@ -44,6 +44,7 @@ class TablesOptions:
 
     sweep: str
     form: str = "text"
+    metric: str | None = None
     protocol: str | None = None
     store: str | None = None
     source: str = "store"
@@ -54,6 +55,10 @@ class TablesOptions:
 
 
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)]
+MetricOption = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="M", help="metric shown, such as balanced_accuracy or val/accuracy (default: the file's)"),
+]
 ProtocolOption = Annotated[
     str | None,
     typer.Option(
@@ -75,6 +80,7 @@ def tables(
         str,
         typer.Option("--format", metavar="F", parser=one_of("format", forms), help="text, md, tex, csv, json or html"),
     ] = "text",
+    metric: MetricOption = None,
     protocol: ProtocolOption = None,
     store: StoreOption = None,
     source: SourceOption = "store",
@@ -96,7 +102,7 @@ def tables(
 
     exit codes: 0 printed, 2 there is no such table
     """
-    return show(TablesOptions(sweep, form, protocol, store, source, tracking_uri, diff, why, bundle))
+    return show(TablesOptions(sweep, form, metric, protocol, store, source, tracking_uri, diff, why, bundle))
 
 
 main = Program(
@@ -110,7 +116,8 @@ def show(options: TablesOptions) -> int:
     """Print or write what is asked for; return the exit code."""
     try:
         store = open_store(options.store)
-        layout, records, failures = read_stored(options.sweep, store, options.source, options.tracking_uri)
+        stored = read_stored(options.sweep, store, options.source, options.tracking_uri)
+        layout, records, failures = by_metric(stored, options.metric, store if options.source == "store" else None)
         layout = replace(layout, protocol=options.protocol or layout.protocol)
         if options.bundle:
             # What is shown to others is compared with no machine's data.

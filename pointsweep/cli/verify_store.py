@@ -17,12 +17,13 @@ from pointsweep.config.validation import check_trial
 from pointsweep.errors import BadStore
 from pointsweep.reporting.bundle import BadBundle, arrays_of, chosen, recomputed
 from pointsweep.results.events import epochs_of, parse
+from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import read_record
 from pointsweep.results.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, Record, digests_problem, layout_from_plan
 from pointsweep.storage.base import Store
 from pointsweep.utils.provenance import tree_digest
 
-MEASURES = ("test/instance_miou", "test/accuracy")  # what predictions give, the one of part segmentation first
+MEASURES = ("test/instance_miou", PER_OBJECT)  # what predictions give, the one of part segmentation first
 
 
 @dataclass
@@ -126,7 +127,7 @@ def _unverifiable(store: Store, record: Record) -> str:
     arrays = _arrays(store, record)
     if not arrays:
         return f"it has no {PREDICTIONS}"
-    if "labels" not in arrays and _measure(record) == "test/accuracy":
+    if "labels" not in arrays and _measure(record) == PER_OBJECT:
         return f"its {PREDICTIONS} has no true classes"
     return ""
 

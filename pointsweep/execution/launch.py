@@ -16,6 +16,7 @@ from pointsweep.execution.progress import ENDS, Display, Label, Progress
 from pointsweep.planning.plan import Plan
 from pointsweep.reporting import build as tables
 from pointsweep.reporting.table import Table
+from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.record_index import sound_record
 from pointsweep.results.records import Record
 from pointsweep.storage.base import FileStore, Store
@@ -73,6 +74,7 @@ class Launch:
         record = self.records.get(key) or sound_record(self.store, key)
         if record is None:
             return None
+        record = with_metric(self.store, {key: record}, plan.sweep.metric)[key]
         return record.metrics.get(plan.sweep.protocol, {}).get(plan.sweep.metric)
 
     def _rank_finished(self, progress: Progress) -> None:
@@ -87,7 +89,13 @@ class Launch:
             record = None if key in self.records else sound_record(self.store, key)
             if record is not None:
                 self.records[key] = record
-        return [tables.build(plan.sweep.layout(), self.records, self.failures, plan.parameters) for plan in self.plans]
+        made = []
+        for plan in self.plans:
+            own = {key: record for key, record in self.records.items() if key in plan.states}
+            own = with_metric(self.store, own, plan.sweep.metric)
+            self.records.update(own)
+            made.append(tables.build(plan.sweep.layout(), own, self.failures, plan.parameters))
+        return made
 
     def _group(self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress) -> list[Outcome]:
         spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)

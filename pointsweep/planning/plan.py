@@ -19,6 +19,7 @@ from pointsweep.data.inputs import needed, read_all
 from pointsweep.errors import BadRecord, Finding
 from pointsweep.planning import plan_cache
 from pointsweep.reporting.stale import find_stale, marked
+from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure, unfinished_status
 from pointsweep.results.identity import config_problem
 from pointsweep.results.record_index import read_record as read_record
@@ -248,6 +249,7 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
             states[key] = unfinished_status(store, key)
         except BadRecord as error:
             states[key], damaged[key] = "damaged", str(error)
+    records = with_metric(store, records, sweep.metric)
     if sweep.adaptive is not None:
         asked = {key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys}
         states = {key: state for key, state in states.items() if key in asked}

@@ -19,7 +19,9 @@ from pointsweep.reporting.html.evidence import curves, gather
 from pointsweep.reporting.html.numbers import costs
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure
+from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import sound_records, uncollected
 from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Record, layout_from_plan, value
 from pointsweep.statistics import adaptive_seeds as adaptive
@@ -68,7 +70,7 @@ def build(
         # Of seeds whose number was chosen by the values, the tests of neighbours would claim too much.
         steps.append(() if layout.adaptive else tuple((names[row], step) for row, step in ranked))
         trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
-        judged = layout.metric == "test/accuracy"  # what a record keeps object by object is of the test set
+        judged = layout.metric == PER_OBJECT
         models.append(model_tests(order if judged else [], trials, layout.protocol))
     versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
     notes = (
@@ -145,7 +147,7 @@ def _interval(stats: Summary | None, found: Sequence[Record], layout: Layout) ->
     """The t-interval over seeds; of one seed, Wilson's over the test objects."""
     if stats is None or stats.low is not None:
         return (stats.low, stats.high, "seeds") if stats else (None, None, "")
-    if layout.metric != "test/accuracy" or not found[0].dataset.get("num_test") or one_episode(found[0]):
+    if layout.metric != PER_OBJECT or not found[0].dataset.get("num_test") or one_episode(found[0]):
         return None, None, ""
     clouds = independent_clouds(found[0], layout.protocol)
     return *wilson(stats.mean * clouds, clouds), "objects"
@@ -164,7 +166,7 @@ def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
     """Why finished trials are no attempt at the published value: other data, split, protocol or weights; empty if they are."""
     if cell.published is None or cell.published.value is None or not found:
         return ""
-    if metric != "test/accuracy":
+    if metric != PER_OBJECT:
         return f"the table shows {metric}"
     foreign = sorted({mark for record in found for mark in record.marks} - {"official program", COPIES_UNKNOWN})
     if foreign:
@@ -241,7 +243,7 @@ def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dic
             reason = read_failure(store, key)
             if reason:
                 failures[key] = reason
-    return layout, records, failures
+    return layout, with_metric(store, records, layout.metric), failures
 
 
 def read_layout(store: Store, name: str) -> Layout:

@@ -22,7 +22,9 @@ import numpy as np
 from pointsweep.reporting.html.evidence import gather
 from pointsweep.reporting.table import Table
 from pointsweep.results.agreement import IOU_DIGITS, UNREADABLE, epochs_problem, packed, read_arrays
+from pointsweep.results.computed_metrics import without_computed
 from pointsweep.results.events import Event, read_events
+from pointsweep.results.metrics import COMPUTED, PER_OBJECT, accuracy, computed
 from pointsweep.results.records import DAMAGED, Layout, Record
 from pointsweep.storage.base import Store
 from pointsweep.utils.provenance import code_version, tree_digest
@@ -150,7 +152,7 @@ def bundle(
 def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
     """A trial's record and epochs, without the machine's name, and without the paths and processes that its history holds."""
     origin = {name: value for name, value in record.origin.items() if name != "host"}
-    yield "record.json", (replace(record, origin=origin).to_json() + "\n").encode()
+    yield "record.json", (without_computed(replace(record, origin=origin)).to_json() + "\n").encode()
     epochs = {event["epoch"]: event["metrics"] for event in read_events(store, record.key) if event["type"] == "epoch"}
     yield "epochs.json", _json([{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)])
 
@@ -181,28 +183,34 @@ def arrays_of(data: bytes) -> dict[str, np.ndarray]:
 
 
 def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) -> Record:
-    """The record with what its predictions give in place of what it says. Raises BadBundle where the two are not equal."""
+    """Return the record with what its predictions give in place of what it says.
+
+    Raises BadBundle where the two are not equal. A metric that is not recorded is added.
+    """
     values, correct = {}, {}
+    added = computed(metric)
     for protocol, said in record.metrics.items():
         if protocol not in arrays:
             raise BadBundle(f"no predictions of protocol {protocol}")
         predicted = arrays[protocol]
         if predicted.shape != (record.dataset["num_test"],):
             raise BadBundle(f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test objects")
-        if metric == "test/accuracy":
-            right = predicted == _labels(arrays, predicted)
-            values[protocol] = {**said, metric: int(right.sum()) / len(right)}
-            correct[protocol] = packed(right)
+        if metric == PER_OBJECT or added is not None:
+            labels = _labels(arrays, predicted)
+            values[protocol] = {**said, PER_OBJECT: accuracy(predicted, labels)}
+            correct[protocol] = packed(predicted == labels)
+            if added is not None and added.from_predictions is not None:
+                values[protocol][metric] = added.from_predictions(predicted, labels)
         elif metric == "test/instance_miou":
             # Kept to seven digits: what the record says is confirmed to those, and goes on.
             mean = float(np.mean(predicted, dtype=np.float64))
             values[protocol] = {**said, metric: said[metric] if abs(mean - said[metric]) < IOU_DIGITS else mean}
         else:
-            raise BadBundle(f"{metric} cannot be computed from predictions; that can test/accuracy and test/instance_miou")
-        if values[protocol] != said:
-            raise BadBundle(
-                f"{protocol}: {metric} is {values[protocol][metric]!r} by its predictions, the record says {said[metric]!r}"
-            )
+            can = ", ".join(("test/accuracy", "test/instance_miou", *(f"test/{name}" for name in COMPUTED)))
+            raise BadBundle(f"{metric} cannot be computed from predictions; that can {can}")
+        for name, recorded in said.items():
+            if values[protocol][name] != recorded:
+                raise BadBundle(f"{protocol}: {name} is {values[protocol][name]!r} by its predictions, the record says {recorded!r}")
     if record.correct and correct and record.correct != correct:
         raise BadBundle("which objects it got right is not what its record says")
     return replace(record, metrics=values, correct=correct if record.correct else {})

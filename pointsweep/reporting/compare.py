@@ -18,6 +18,7 @@ from pointsweep.config.validation import check_trial
 from pointsweep.errors import MissingData, unknown
 from pointsweep.reporting.formats import accuracy, count
 from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import trial_status
 from pointsweep.results.records import Record
 from pointsweep.results.working_copy import PREDICTIONS, read_folder
@@ -87,7 +88,7 @@ def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: A
         yield "no seed in common: no difference to be had"
         return
     yield f"difference over seeds: {over_seeds(difference(*values))}"
-    if table.metric == "test/accuracy":  # what a record keeps object by object is of the test set
+    if table.metric == PER_OBJECT:
         yield from over_objects(names, found, table.protocol)
 
 
@@ -167,7 +168,7 @@ def _completed(store: Store, record: Record) -> Record:
     if not (folder.path / PREDICTIONS).is_file():
         return record
     right = {name: values == labels for name, values in folder.predictions().items() if values.shape == labels.shape}
-    correct = {name: packed(bits) for name, bits in right.items() if _accuracy(bits) == record.metrics[name]["test/accuracy"]}
+    correct = {name: packed(bits) for name, bits in right.items() if _accuracy(bits) == record.metrics[name][PER_OBJECT]}
     return replace(record, correct=correct)
 
 

@@ -14,6 +14,7 @@ from typing import TextIO
 from pointsweep.reporting.footnotes import LEGEND, object_notes, verdict_notes
 from pointsweep.reporting.footnotes import order as order
 from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.metrics import METRICS
 from pointsweep.results.records import Published
 from pointsweep.utils.console import HIDDEN, columns_of, encodable, encoding_of, left, one_line, right, visible, width, wrapped
 from pointsweep.utils.numbers import percent
@@ -44,7 +45,8 @@ def render_here(table: Table) -> str:
 
 def measure(table: Table) -> str:
     """The metric without its split, in words: accuracy, instance miou."""
-    return table.metric.rpartition("/")[2].replace("_", " ")
+    name = table.metric.rpartition("/")[2]
+    return METRICS[name].title if name in METRICS else name.replace("_", " ")
 
 
 def accuracy(cell: TableCell) -> str:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep.errors import unknown
 from pointsweep.reporting.build import filled, read
 from pointsweep.reporting.stale import marked, remembered_changes
+from pointsweep.results.computed_metrics import with_metric
+from pointsweep.results.metrics import TABLE_METRICS, computed, with_split
 from pointsweep.results.records import Layout, Record
 from pointsweep.storage.base import Store
 
@@ -57,6 +60,22 @@ def _layout_of_file(file: str, store: Store) -> tuple[str, Layout | None]:
     if other is not None:
         raise ValueError(other)
     return sweep.name, None
+
+
+def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored:
+    """Return a stored table for another metric than the file's: `test/macro_f1`, or without its split `macro_f1`.
+
+    Without a store (records read from MLflow alone) only metrics that the records hold can be shown. Raises ValueError.
+    """
+    layout, records, failures = stored
+    name = layout.metric if metric is None else with_split(metric)
+    if metric is not None and name not in TABLE_METRICS:
+        raise ValueError(f"--metric: {unknown('metric', name, TABLE_METRICS, 'Allowed')}")
+    if store is not None:
+        records = with_metric(store, records, name)
+    elif computed(name) is not None:
+        raise ValueError(f"{name} is computed from predictions, which MLflow does not hold; use --source store")
+    return replace(layout, metric=name), records, failures
 
 
 def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dict[str, Record]]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pointsweep.errors import BadRecord, BadStore, LaterRecord, unknown
+from pointsweep.results.metrics import DEFAULT, FRACTIONS
 
 SCHEMA = 2  # of record.json; a reader accepts this and every older one
 FIRST_WITH_CHECKSUM = 2
@@ -21,7 +22,6 @@ CHECKSUM = "checksum"  # its name in the file; it covers every other field there
 SINCE_CHECKSUM = ("checksum", "files")  # fields that records without a checksum never had
 QUICKLY_READ_BYTES = 16 * 2**20
 PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "history.jsonl"
-FRACTIONS = ("accuracy", "instance_miou", "class_miou")  # the ends of names of metrics that lie between 0 and 1
 
 
 def class_type(num_classes: int) -> str:
@@ -301,7 +301,7 @@ class Layout:
     rows: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
     cells: tuple[CellLayout, ...]
-    metric: str = "test/accuracy"
+    metric: str = DEFAULT
     protocol: str = "last"  # last, best_val or best_test
     notes: tuple[str, ...] = ()  # printed under the table: the profile, overrides from the command line
     factors: tuple[Mapping[str, bool] | None, ...] = ()  # of a factorial: which components each row has; none where no row says

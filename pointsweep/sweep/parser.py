@@ -14,6 +14,7 @@ from pointsweep.config import scalars
 from pointsweep.config.schema import TrialConfig, with_seed
 from pointsweep.config.validation import check_trial, sound_parts
 from pointsweep.errors import Problem, unknown
+from pointsweep.results.metrics import DEFAULT, TABLE_METRICS, of_dataset
 from pointsweep.results.records import Published
 from pointsweep.sweep import conditions, labels, overrides, profiles
 from pointsweep.sweep import search_arms as arms
@@ -44,7 +45,6 @@ KEYS = (
     "resources", "profiles", "search", "per_arm",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
-METRICS = tuple(f"{split}/{measure}" for measure in ("accuracy", "instance_miou", "class_miou") for split in ("test", "val"))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Reader:
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
         self.entries = [entry for axis in (*row_axes, column_axis) for entry in axis.entries]
         name, seeds = self._name(), read_seeds(self.data, self.complain)
-        metric, protocol = self._choice("metric", METRICS), self._choice("protocol", PROTOCOLS)
+        metric, protocol = self._choice("metric", TABLE_METRICS), self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
         known = profiles.names(self.documents)
         if self.profile and self.profile not in known:
@@ -298,12 +298,16 @@ class Reader:
         first = with_seed(config, first_seed)
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
-        asks = {"protocol": protocol, "metric": str(self.data.get("metric", METRICS[0]))}
+        asks = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
         for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
             self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
-        if asks["metric"] in METRICS and asks["metric"].partition("/")[2] not in config.dataset.metrics:
-            has = ", ".join(config.dataset.metrics)
-            self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, of each split: {has}")
+        recorded = config.dataset.metrics
+        if asks["metric"] in TABLE_METRICS and asks["metric"].partition("/")[2] not in of_dataset(recorded):
+            has = f"of each split: {', '.join(recorded)}"
+            of_predictions = [f"test/{name}" for name in of_dataset(recorded) if name not in recorded]
+            if of_predictions:
+                has += f"; from predictions: {', '.join(of_predictions)}"
+            self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, {has}")
         return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
 
     def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:

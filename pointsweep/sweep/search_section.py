@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pointsweep.config import scalars
 from pointsweep.config.validation import MOST_WHOLE
 from pointsweep.errors import unknown
+from pointsweep.results.metrics import DEFAULT
 from pointsweep.sweep.axes import DIGITS, PARTS_OF_A_TRIAL, comparable, read_when
 from pointsweep.sweep.search_space import (
     OBJECTIVES,
@@ -97,7 +98,7 @@ class SearchReader:
             self.complain(("per_arm", "then_on"), unknown("value", value, THEN_ON, "Allowed"))
             return "train"
         if value == "train_and_val":
-            for key, default in (("protocol", "last"), ("metric", "test/accuracy")):
+            for key, default in (("protocol", "last"), ("metric", DEFAULT)):
                 asked = str(self.reader.data.get(key, default))
                 if asked.startswith(("best_val", "val/")):
                     message = f"train_and_val leaves the winners no validation clouds, {key}: {asked} needs them"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pointsweep.config import scalars
 from pointsweep.config.schema import TrialConfig, with_seed
 from pointsweep.errors import Problem
+from pointsweep.results.metrics import METRICS
 from pointsweep.sweep.conditions import key_problem, kinds_of, matches, value_problem
 from pointsweep.sweep.overlay import Settings
 
@@ -51,7 +52,7 @@ SCHEDULERS: dict[str, dict[str, int]] = {
 }
 RANGE = ("float", "int", "choices", "log", "step", "when")  # keys of a range
 # What a search may aim at: never anything of the test split.
-OBJECTIVES = {"val/accuracy": "maximize", "val/loss": "minimize", "parameters": "minimize"}
+OBJECTIVES = {f"val/{name}": METRICS[name].direction for name in ("accuracy", "loss")} | {"parameters": "minimize"}
 
 
 @dataclass(frozen=True)

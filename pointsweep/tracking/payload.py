@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pointsweep.results.events import Event
+from pointsweep.results.metrics import RECORDED_FRACTIONS
 from pointsweep.results.records import Record
 from pointsweep.tracking.target import Target, TrialTags
 
 LAYOUT_DIGEST = "pointsweep.layout"  # the tag of a sweep's run that says what its layout's pieces are together
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
-MEASURES = ("accuracy", "instance_miou", "class_miou")  # of a record, shown beside the run
 
 
 def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -47,7 +47,7 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     values = {
         metric_name(measure, protocol): chosen[f"test/{measure}"]
         for protocol, chosen in record.metrics.items()
-        for measure in MEASURES
+        for measure in RECORDED_FRACTIONS
         if f"test/{measure}" in chosen
     }
     values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}

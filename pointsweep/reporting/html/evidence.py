@@ -14,13 +14,13 @@ import numpy as np
 
 from pointsweep.reporting.html.search import Searched, read_searches
 from pointsweep.reporting.table import Table
+from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.records import Record
 from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.storage.base import Store
 from pointsweep.utils.array_cache import find_entry
 
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for a missing or damaged file
-METRIC = "test/accuracy"  # what predictions must reproduce, or the true classes are not theirs
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:
     """Whether these true classes give the recorded accuracy: a borrowed truth that does not is that of other objects."""
-    recorded = record.metrics.get(protocol, {}).get(METRIC)
+    recorded = record.metrics.get(protocol, {}).get(PER_OBJECT)
     if recorded is None or predicted.shape != truth.labels.shape:
         return False
     return bool(abs(np.mean(predicted == truth.labels) - recorded) < 1e-9)

@@ -1,0 +1,107 @@
+"""The metrics of a trial: one line each. Tables, checks of records, names in MLflow and the docs take what they know from here.
+
+A recorded metric is measured after every epoch on the training, validation and test splits, and stands in history and record.
+A computed metric is worked out when a table asks for it, by scikit-learn, from the predictions that every finished trial has kept.
+So it can be added at any time: trials that are finished already have it too.
+
+Sources: balanced accuracy, Brodersen et al., ICPR 2010 (papers on point clouds call it mean class accuracy, mAcc); macro F1 as the
+mean of the classes' F1, Opitz and Burst, arXiv 1911.03347.
+Letters: N test objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TEST, VAL = "test", "val"
+Direction = Literal["maximize", "minimize"]
+# predictions (N,) and true classes (N,) -> the metric
+FromPredictions = Callable[["np.ndarray", "np.ndarray"], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric without its split: `test/accuracy` is the accuracy of the test split.
+
+    `unit` is % for what lies between 0 and 1; only such metrics stand in tables. `task` says whose metric it is where it is of one
+    task alone. What is not `recorded` is computed: `from_predictions` gives it of the stored predictions.
+    """
+
+    name: str
+    meaning: str
+    direction: Direction = "maximize"
+    unit: Literal["%", ""] = "%"
+    task: Literal["", "classification", "parts"] = ""
+    recorded: bool = True
+    from_predictions: FromPredictions | None = None
+
+    @property
+    def title(self) -> str:
+        """The name in words, as a table's column has it."""
+        return self.name.replace("_", " ")
+
+
+def computed_metric(name: str, meaning: str, compute: FromPredictions) -> Metric:
+    """Return a metric of classification, larger is better, that is computed from stored predictions."""
+    return Metric(name, meaning, task="classification", recorded=False, from_predictions=compute)
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of test objects whose class was predicted."""
+    return int((predicted == labels).sum()) / len(labels)
+
+
+def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over the true classes of the share of their objects that was predicted right."""
+    from sklearn.metrics import recall_score
+
+    classes = sorted(set(labels.tolist()))  # what is predicted and true of no object has no accuracy
+    return float(recall_score(labels, predicted, labels=classes, average="macro"))
+
+
+def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean F1 over all classes that are true or predicted of any object."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average="macro"))
+
+
+# To add a metric of stored predictions, add a line.
+_ALL = (
+    Metric("accuracy", "share of the objects whose class is right; of parts, of the points", from_predictions=accuracy),
+    Metric("instance_miou", "mean over the objects of their parts' mean IoU", task="parts"),
+    Metric("class_miou", "mean over the categories of their objects' mean IoU", task="parts"),
+    Metric("loss", "cross entropy", direction="minimize", unit=""),
+    computed_metric("balanced_accuracy", "mean class accuracy: the mean over the classes of their accuracy", balanced_accuracy),
+    computed_metric("macro_f1", "mean over the classes of their F1", macro_f1),
+)
+METRICS = {metric.name: metric for metric in _ALL}
+FRACTIONS = tuple(name for name, metric in METRICS.items() if metric.unit == "%")
+RECORDED_FRACTIONS = tuple(name for name in FRACTIONS if METRICS[name].recorded)
+COMPUTED = tuple(name for name, metric in METRICS.items() if not metric.recorded)
+# What a table can show, the default first. Predictions are kept of the test split alone.
+TABLE_METRICS = tuple(f"{split}/{name}" for name in FRACTIONS for split in ((TEST, VAL) if METRICS[name].recorded else (TEST,)))
+DEFAULT = TABLE_METRICS[0]
+PER_OBJECT = "test/accuracy"  # a mean over the test objects, which a record keeps one by one (Record.correct)
+
+
+def computed(metric: str) -> Metric | None:
+    """Return the metric if a table's metric is computed from stored predictions; None for one that is recorded."""
+    split, _, name = metric.partition("/")
+    return METRICS[name] if split == TEST and name in COMPUTED else None
+
+
+def of_dataset(recorded: Sequence[str]) -> list[str]:
+    """Return the metrics that a data set's trials have, given those that its epochs record, the deciding one first."""
+    task = "classification" if recorded[0] == "accuracy" else "parts"
+    return [*recorded, *(name for name in COMPUTED if METRICS[name].task in ("", task))]
+
+
+def with_split(name: str) -> str:
+    """Return a metric's full name; one without a split is that of the test split."""
+    return name if "/" in name else f"{TEST}/{name}"
