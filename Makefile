@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TESTS ?= tests
 
-.PHONY: quickstart test test-long lint
+.PHONY: quickstart test test-long lint docs
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/python -m pointsweep.run sweeps/quickstart.yaml
@@ -19,6 +19,9 @@ lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.ready-test
+	$(VENV)/bin/python -m sphinx -b html --fail-on-warning --keep-going docs build/docs
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

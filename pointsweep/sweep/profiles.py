@@ -1,6 +1,6 @@
-"""Profiles: the same sweep in another size. `smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same
-modality, two epochs.
+"""Profiles: the same sweep in another size.
 
+`smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same modality, two epochs.
 A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3, only: [adapter]}}`.
 """
 

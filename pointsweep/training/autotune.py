@@ -1,6 +1,6 @@
 """How many trials a pack should hold on this machine: a few steps of packs of 1, 2, 4 and 8, timed once and remembered.
-Likewise the part of a GPU that a pack needs: by the peak of its memory in one step.
 
+Likewise the part of a GPU that a pack needs: by the peak of its memory in one step.
 What is timed are steps on random clouds of the trial's shapes. A larger pack is taken only if it saves SAVES of the time of a trial's
 step; what does not fit into memory is not. Letters: B clouds, P points.
 """

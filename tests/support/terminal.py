@@ -42,7 +42,7 @@ class Terminal:
         return CONTROL.sub("", self.written.decode(errors="replace")).replace("\r", "")
 
     def type(self, keys: bytes) -> None:
-        """Type on the terminal's keyboard; b"\\x03" is Ctrl-C."""
+        r"""Type on the terminal's keyboard; b"\x03" is Ctrl-C."""
         os.write(self.master, keys)
 
     def read_until(self, done: Callable[[], bool], timeout_s: float = 600) -> bool:

@@ -109,8 +109,10 @@ def test_in_single_precision_a_pack_gives_the_losses_of_its_members(tmp_path, jo
 
 
 def test_members_end_fail_and_resume_one_by_one(tmp_path, double, joined):
-    """One has fewer epochs, one diverges, one was cut off after its first epoch by a kill, one is finished already, and some have
-    another structure or another batch size."""
+    """One member has fewer epochs, others diverge, were killed after an epoch, or are finished already.
+
+    Some have another structure or another batch size.
+    """
     short, bad = config("lora", seed=1, epochs=1), config("lora", seed=2, lr=1e300, warmup_epochs=0)
     cut, done = config("any2point", seed=3), config("prompt", seed=4)
     others = [config("any2point", seed=5), config("lora", seed=6, batch_size=10), config("lora", seed=7, batch_size=10)]

@@ -164,8 +164,10 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A frozen pretrained transformer. A subclass fixes `shape` and `plane`, keeps its position table as a buffer `table` and
-    says where its checkpoint lies (`locate`) and how its names map to this stack's (`convert`).
+    """A frozen pretrained transformer.
+
+    A subclass fixes `shape` and `plane`, keeps its position table as a buffer `table`, and says where its checkpoint lies (`locate`)
+    and how its names map to this stack's (`convert`).
 
     `norm` (the checkpoint's final norm, else a new one) and `cls_token` (1, 1, C; None where the checkpoint has none) are taken
     over and trained by the model (spec 2.1).

@@ -1,6 +1,7 @@
 """Full fine-tuning: every block of the backbone trains, and what makes a 3d backbone's tokens; nothing is inserted (spec 5).
 
-Tables of positions stay as they are."""
+Tables of positions stay as they are.
+"""
 
 from __future__ import annotations
 

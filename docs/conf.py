@@ -1,0 +1,58 @@
+"""The site of the pages in this folder: make docs."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from pointsweep import registry
+
+project = "pointsweep"
+author = "the pointsweep authors"
+copyright = f"2026, {author}"
+version = release = installed("pointsweep")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"pointsweep {version}"
+myst_heading_anchors = 3  # links such as statistics.md#metrics
+
+autodoc_member_order = "bysource"
+default_role = "code"
+
+COMPONENTS = Path(__file__).parent / "_generated" / "components.md"
+TITLES = {
+    "datasets": "Data sets",
+    "tokenizers": "Tokenizers",
+    "backbones": "Backbones",
+    "methods": "Methods",
+    "networks": "Networks",
+}
+HEAD = """# Components and their fields
+
+What a sweep file can name, and the fields of each with their defaults: `method: {name: lora, rank: 8}`. Where the numbers come from,
+[the page on models](../models.md) says.
+"""
+
+
+def write_components(app: Sphinx) -> None:
+    """Write the page of all registered components: a new one is documented once it is registered."""
+    lines = [HEAD]
+    for kind, title in TITLES.items():
+        lines.append(f"## {title}\n")
+        for name in registry.names(kind):
+            module, _, attribute = registry.REGISTRY[kind][name].partition(":")
+            lines += [f"### {name}\n", "```{eval-rst}", f".. autoclass:: {module}.{attribute}Config", "   :members:"]
+            lines += ["   :undoc-members:", "   :inherited-members: object", "   :exclude-members: problems", "```\n"]
+    COMPONENTS.parent.mkdir(exist_ok=True)
+    text = "\n".join(lines)
+    if not COMPONENTS.is_file() or COMPONENTS.read_text() != text:
+        COMPONENTS.write_text(text)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("builder-inited", write_components)
