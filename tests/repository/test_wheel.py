@@ -8,14 +8,17 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from pointsweep import __version__
 
-pytest.importorskip("pip")
-pytest.importorskip("setuptools", minversion="77")
+# Neither is imported here: the two bring a distutils each, which refuse one another in one process.
+pytestmark = pytest.mark.skipif(
+    find_spec("pip") is None or find_spec("setuptools") is None, reason="a wheel is built with pip and setuptools"
+)
 ROOT = Path(__file__).parents[2]
 SOURCES = ("pointsweep", "sweeps", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
