@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pointsweep.execution.inline import Listener, Pack, end_event, epoch_event, not_started
+from pointsweep.execution.inline import Event, Listener, Pack, end_event, epoch_event, not_started
 from pointsweep.execution.prometheus import Gauges
 from pointsweep.results.failures import POLICIES, Failure
 from pointsweep.results.working_copy import work_folder
@@ -76,6 +76,17 @@ class Ends:
             self.listen(epoch_event(epoch))
         for item in json.loads(result["outcomes"]):
             self.end(Outcome(**item))
+
+    def start(self, key: str) -> None:
+        """A trial has got a worker."""
+        self.gauges.start(key)
+        self.show()
+        self.listen(Event("started", key))
+
+    def wait(self, key: str) -> None:
+        """A trial has lost its worker and waits for another."""
+        self.gauges.wait(key)
+        self.show()
 
     def lost(self, pack: Pack, error: str) -> None:
         """Ray has given a pack up. The worker could not say so in the histories of its trials, so it is said here."""

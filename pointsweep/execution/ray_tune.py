@@ -29,9 +29,9 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import RayLost
 from pointsweep.execution import ray_cluster
-from pointsweep.execution.inline import Event, Listener, Pack, Resources, always, phase
+from pointsweep.execution.inline import Listener, Pack, Resources, always, phase
 from pointsweep.execution.outcomes import RETRIES, Ends, Told
-from pointsweep.execution.prometheus import GAUGES, Gauges, cells_of
+from pointsweep.execution.prometheus import GAUGES, Gauges, places_of
 from pointsweep.storage.base import FileStore, Store, open_store
 from pointsweep.storage.lease import machine, read_holder
 from pointsweep.tracking.target import Target, TrialTags
@@ -62,7 +62,8 @@ def run_ray(
     ray_cluster.check_fits(resources.cpus, resources.gpus)
     store = open_store(job.store)
     job, here = _with_one_writer(job, store)
-    exported = _Exported(Gauges(cells_of(packs)))
+    exported = _Exported(Gauges(places_of(packs)))
+    exported()  # who waits for workers is seen from here on
     ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
     name = uuid.uuid4().hex[:12]
@@ -94,6 +95,7 @@ def run_ray(
             tuner.fit()
     except Interrupted:
         _end_workers(ends, store)
+        exported.close()
         raise
     except _TuneLeft as left:
         raise left.reason from None
@@ -106,7 +108,7 @@ def run_ray(
     finally:
         del _running[name]
         shutil.rmtree(folder, ignore_errors=True)
-    exported()
+    exported.close()
     return ends.outcomes(may_start)
 
 
@@ -219,7 +221,13 @@ class _Callback(tune.Callback):  # type: ignore[misc]
         running = _running[self.launch]
         with running.keeping_errors():
             for task in _decode(trial.config["pack"]):
-                running.ends.listen(Event("started", task.config.key()))
+                running.ends.start(task.config.key())
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        running = _running[self.launch]
+        with running.keeping_errors():
+            for task in _decode(trial.config["pack"]):
+                running.ends.wait(task.config.key())
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         interruption.check()
@@ -313,7 +321,10 @@ class _Exported:
     def __init__(self, gauges: Gauges) -> None:
         self.gauges = gauges
         self.shown_at = -math.inf
-        self.made = {name: Gauge(name, text, tag_keys=(label,) if label else ()) for name, (label, text) in GAUGES.items()}
+        self.made = {}
+        for name, (label, text) in GAUGES.items():
+            tags = ("sweep", label) if label else ("sweep",)
+            self.made[name] = Gauge(name, text, tag_keys=tags)
 
     def soon(self) -> None:
         """As often as Prometheus could notice: of thousands of quick trials a call for each would take longer than some of them."""
@@ -322,6 +333,14 @@ class _Exported:
 
     def __call__(self) -> None:
         self.shown_at = time.monotonic()
-        for (name, value), number in self.gauges.values().items():
+        for (name, sweep, value), number in self.gauges.values().items():
+            tags = {"sweep": sweep}
             label = GAUGES[name][0]
-            self.made[name].set(number, {label: value} if label else None)
+            if label:
+                tags[label] = value
+            self.made[name].set(number, tags)
+
+    def close(self) -> None:
+        """The launch is over: what waits, runs or lags behind is shown as 0."""
+        self.gauges.close()
+        self()

@@ -74,7 +74,7 @@ def test_two_commands_on_two_nodes_share_a_store_on_s3_and_double_nothing(store,
 def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard():
     import ray
 
-    from pointsweep.execution.prometheus import GAUGES, Gauges
+    from pointsweep.execution.prometheus import GAUGES, Gauges, Place
     from pointsweep.execution.ray_tune import _Exported
 
     with socket.socket() as free:
@@ -82,7 +82,7 @@ def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard
         port = free.getsockname()[1]
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _metrics_export_port=port)
     try:
-        show = _Exported(Gauges({"a": "row / column", "b": "row / column"}))
+        show = _Exported(Gauges({key: Place("s", "row / column") for key in ("a", "b")}))
         show.gauges.epoch({"key": "a", "epoch": 1, "epochs": 2})
         show.gauges.end("b", "failed", "ValueError: x")
         wanted = [f"ray_{name}{{" for name in GAUGES]
@@ -94,6 +94,8 @@ def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard
             text = urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5).read().decode()
         assert [name for name in wanted if name not in text] == []
         lines = [line for line in text.splitlines() if line.startswith("ray_pointsweep_trials{")]
-        assert any('state="running"' in line and line.endswith(" 1.0") for line in lines), lines
+        running = [line for line in lines if 'state="running"' in line and line.endswith(" 1.0")]
+        assert running, lines
+        assert all('sweep="s"' in line for line in lines), lines
     finally:
         ray.shutdown()

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "dashboards"
 DASHBOARD = json.loads((FOLDER / "pointsweep.json").read_text())
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())
 RAYS = set(re.findall(r"\bray_\w+", Path(default_dashboard_panels.__file__).read_text()))
-OURS = {f"ray_{name}": {label} - {""} for name, (label, _) in GAUGES.items()}
+OURS = {f"ray_{name}": {"sweep", label} - {""} for name, (label, _) in GAUGES.items()}
 
 
 def expressions() -> dict[str, str]:
@@ -39,6 +39,39 @@ def test_every_label_of_our_metrics_exists(name: str):
         assert set(re.findall(r"(\w+)\s*[=!]", labels)) <= OURS[metric]
 
 
+def test_a_sweep_can_be_chosen_and_every_panel_of_ours_follows():
+    [variable] = DASHBOARD["templating"]["list"]
+    assert (variable["name"], variable["multi"], variable["includeAll"]) == ("sweep", True, True)
+    assert variable["query"]["query"] == "label_values(ray_pointsweep_trials, sweep)"
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            named = re.findall(r"\bray_pointsweep_\w+", target["expr"])
+            chosen = re.findall(r'\bray_pointsweep_\w+\{sweep=~"\$sweep"', target["expr"])
+            # What runs is compared with the GPUs in use, which have no sweep.
+            if panel["title"] != "Packs per GPU":
+                assert len(named) == len(chosen), target["expr"]
+
+
+def test_every_alert_of_ours_is_told_for_each_sweep():
+    for group in RULES["groups"]:
+        for rule in group["rules"]:
+            named = re.findall(r"\bray_pointsweep_\w+", rule["expr"])
+            by_sweep = re.findall(r"(?:sum|max) by \(sweep\) \(ray_pointsweep_\w+", rule["expr"])
+            assert len(named) == len(by_sweep), rule["alert"]
+            assert not named or "$labels.sweep" in rule["annotations"]["summary"]
+
+
+def test_no_folder_of_rays_is_fixed():
+    """Ray's folder is what `ray start --temp-dir` says: on a shared machine another than /tmp/ray."""
+    assert "/tmp/ray" not in (FOLDER / "prometheus.yml").read_text()
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    mounts = [volume for service in services.values() for volume in service["volumes"]]
+    assert [mount for mount in mounts if "/tmp/ray" in mount] == ["${RAY_FOLDER:-/tmp/ray}:/ray:ro"]
+    [job] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    [found] = job["file_sd_configs"][0]["files"]
+    assert found.startswith("/ray/")
+
+
 def test_every_gauge_is_shown():
     shown = set(re.findall(r"\bray_pointsweep_\w+", json.dumps(DASHBOARD)))
     assert shown == set(OURS)
@@ -55,9 +88,23 @@ def test_the_provisioning_fits_together():
     assert used == {source["uid"]}
     [provider] = yaml.safe_load((FOLDER / "provisioning/dashboards/pointsweep.yaml").read_text())["providers"]
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
-    mounts = [volume.split(":") for service in compose.values() for volume in service["volumes"]]
+    volumes = [volume for service in compose.values() for volume in service["volumes"]]
+    mounts = [volume.split(":") for volume in volumes if volume.startswith("./")]
     assert any(Path(inside).parent == Path(provider["options"]["path"]) for _, inside, _ in mounts)
-    assert all((FOLDER / outside).exists() for outside, _, _ in mounts if outside.startswith("./"))
+    assert all((FOLDER / outside).exists() for outside, _, _ in mounts)
+
+
+def test_kubernetes_gets_the_same_alerts_and_scrapes_every_ray_node():
+    monitoring = FOLDER.parent / "cluster" / "kubernetes" / "monitoring"
+    rule = yaml.safe_load((monitoring / "prometheusrule.yaml").read_text())
+    assert rule["spec"] == RULES
+    monitor = yaml.safe_load((monitoring / "podmonitor.yaml").read_text())
+    assert monitor["kind"] == "PodMonitor"
+    [expression] = monitor["spec"]["selector"]["matchExpressions"]
+    assert expression["key"] == "ray.io/node-type" and set(expression["values"]) == {"head", "worker"}
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    kept = yaml.safe_load((monitoring / "kustomization.yaml").read_text())["resources"]
+    assert set(kept) == {path.name for path in monitoring.glob("*.yaml")} - {"kustomization.yaml"}
 
 
 def test_every_alert_says_how_to_mend_it():
