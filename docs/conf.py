@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from importlib.metadata import version as installed
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from pointsweep import registry
+try:
+    from pointsweep.config import registry
+except ImportError:
+    from pointsweep import registry
 
 project = "pointsweep"
 author = "the pointsweep authors"
@@ -31,11 +36,29 @@ TITLES = {
     "methods": "Methods",
     "networks": "Networks",
 }
+PARTS = {"train": "TrainConfig", "positions": "PositionsConfig", "head": "HeadConfig"}
 HEAD = """# Components and their fields
 
 What a sweep file can name, and the fields of each with their defaults: `method: {name: lora, rank: 8}`. Where the numbers come from,
 [the page on models](../models.md) says.
 """
+
+
+def fields_of(config: type) -> list[str]:
+    """Return the directive that lists a configuration's fields."""
+    lines = ["```{eval-rst}", f".. autoclass:: {config.__module__.removesuffix('.config_part')}.{config.__qualname__}"]
+    lines += ["   :members:", "   :undoc-members:", "   :inherited-members: BaseModel, object"]
+    return [*lines, "   :exclude-members: problems, model_config, model_post_init", "```\n"]
+
+
+def part(name: str) -> type:
+    """Return the configuration of a part that every trial has."""
+    for module in ("pointsweep.config.parts", "pointsweep.config.schema"):
+        if importlib.util.find_spec(module) is not None:
+            found = getattr(importlib.import_module(module), PARTS[name], None)
+            if found is not None:
+                return found
+    raise AttributeError(PARTS[name])
 
 
 def write_components(app: Sphinx) -> None:
@@ -44,9 +67,10 @@ def write_components(app: Sphinx) -> None:
     for kind, title in TITLES.items():
         lines.append(f"## {title}\n")
         for name in registry.names(kind):
-            module, _, attribute = registry.REGISTRY[kind][name].partition(":")
-            lines += [f"### {name}\n", "```{eval-rst}", f".. autoclass:: {module}.{attribute}Config", "   :members:"]
-            lines += ["   :undoc-members:", "   :inherited-members: object", "   :exclude-members: problems", "```\n"]
+            lines += [f"### {name}\n", *fields_of(registry.config_class(kind, name))]
+    lines.append("## Parts of every trial\n")
+    for name in PARTS:
+        lines += [f"### {name}\n", *fields_of(part(name))]
     COMPONENTS.parent.mkdir(exist_ok=True)
     text = "\n".join(lines)
     if not COMPONENTS.is_file() or COMPONENTS.read_text() != text:

@@ -127,7 +127,7 @@ def test_an_epoch_that_was_not_the_best_is_found(members: Members):
         data["metrics"]["last"]["epoch"] = 1
 
     assert wrong(edited(members, f"trials/{key}/record.json", earlier)) == [
-        f"trial {key}: last is epoch 2 by its history, the record says 1"
+        f"trial {key}: last is epoch 2 by its history, epoch 2; the record says 1"
     ]
 
 
