@@ -18,6 +18,7 @@ from typing import Any
 
 REGISTRY: dict[str, dict[str, str]] = {
     "datasets": {
+        "files": "pointsweep.data.files:Files",
         "modelnet40": "pointsweep.data.modelnet40:ModelNet40",
         "modelnet40_c": "pointsweep.data.corrupted:ModelNet40C",
         "modelnet40_fewshot": "pointsweep.data.modelnet40_fewshot:ModelNet40Fewshot",

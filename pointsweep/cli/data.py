@@ -1,6 +1,9 @@
 """The command data: say of every data set whether it is here, where it comes from, and what is wrong.
 
-Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, no set in it, or nothing to convert.
+`add FOLDER` looks at a folder of somebody's own clouds and prints the section of a sweep file that reads it.
+
+Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, no set in it, nothing to convert, or a
+folder that cannot be added.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import typer
 from pointsweep.cli.command import Program, Version
 from pointsweep.data.check import Report, check_root, unread
 from pointsweep.data.readers.fewshot_pickles import convert
+from pointsweep.data.suggest import suggest
 from pointsweep.errors import MissingData
 from pointsweep.utils.array_cache import CacheError, cache_folder, entries, open_entry, remove_entry
 
 SOUND, WRONG, NOTHING = 0, 1, 2
+ADD = "add"
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,17 @@ class DataOptions:
     allow_parts: bool = False  # a set with fewer clouds or classes than were published is sound too
     verify: bool = False  # look at the cache instead
     convert_fewshot: str | None = None  # convert the files of this folder instead
+    folder: str | None = None  # print the section that reads this folder instead
 
 
 def data(
     root: Annotated[
         str | None,
-        typer.Argument(metavar="ROOT", help="the folder that holds the data sets (default: $POINTSWEEP_DATA)"),
+        typer.Argument(metavar="ROOT", help="the folder that holds the data sets (default: $POINTSWEEP_DATA), or: add"),
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="FOLDER", help="behind add: print the section of a sweep file that reads this folder, and stop"),
     ] = None,
     allow_parts: Annotated[
         bool, typer.Option("--allow-parts", help="a set with fewer clouds or classes than were published is sound too")
@@ -53,16 +63,22 @@ def data(
     """Check the data sets below a data root: present, complete, sound, without overlap of training and test clouds.
 
     exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root,
-    no data set in it, or nothing to convert
+    no data set in it, nothing to convert, or a folder that cannot be added
     """
-    return check(DataOptions(root, allow_parts, verify, convert_fewshot))
+    if root == ADD and folder is None and not Path(ADD).is_dir():
+        raise typer.BadParameter("add needs the folder that is to be read: add FOLDER")
+    if root != ADD and folder is not None:
+        raise typer.BadParameter(f"one ROOT, or add FOLDER; got {root} {folder}")
+    return check(DataOptions(root, allow_parts, verify, convert_fewshot, folder))
 
 
-main = Program("data", data, examples=("", "/data --allow-parts", "--verify"))
+main = Program("data", data, examples=("", "/data --allow-parts", "add /data/my_scans", "--verify"))
 
 
 def check(options: DataOptions) -> int:
     """Check what the options name and print what was found; return the exit code."""
+    if options.folder is not None:
+        return _add(Path(options.folder))
     if options.convert_fewshot:
         return _convert(Path(options.convert_fewshot))
     if options.verify:
@@ -91,6 +107,15 @@ def check(options: DataOptions) -> int:
         print(f"no data set found in {root}: the layouts that are read stand in docs/data.md", file=sys.stderr)
         return NOTHING
     return WRONG if faulty else SOUND
+
+
+def _add(folder: Path) -> int:
+    try:
+        print("\n".join(suggest(folder)))
+    except (ValueError, OSError) as error:
+        print(f"{folder} cannot be read as a data set: {error}", file=sys.stderr)
+        return NOTHING
+    return SOUND
 
 
 def _verify_cache() -> int:

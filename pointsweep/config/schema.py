@@ -75,6 +75,11 @@ class DatasetConfig(NamedConfig):
     # Test or validation clouds that are training clouds too are refused; true: they are trained on, and every table says so.
     allow_overlap: bool = added(False)
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation clouds."""
+        return self.val_fraction > 0
+
     def problems(self) -> Iterator[str]:
         if self.num_points < 8:
             yield f"num_points: must be at least 8, got {self.num_points}"

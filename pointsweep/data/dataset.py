@@ -64,7 +64,7 @@ class Copy:
 
 
 class Dataset:
-    """A training and a test split, and a validation split taken from the training one where the config asks for it.
+    """A training and a test split, and a validation split: its own, or taken from the training one where the config asks for it.
 
     `digest` covers the stored content; `marks` are what a table must say about it.
     """
@@ -81,7 +81,7 @@ class Dataset:
         self,
         config: DatasetConfig,
         class_names: Sequence[str],
-        arrays: dict[str, np.ndarray],
+        arrays: Mapping[str, np.ndarray],
         digest: str,
         groups: Mapping[str, np.ndarray] | None = None,
     ) -> None:
@@ -92,19 +92,27 @@ class Dataset:
         self.marks: tuple[str, ...] = ()
         self.num_taken: dict[str, int] = {}  # clouds of each stored split after its limit, before validation is held out
         splits = {}
-        for name, limit in (("train", config.train_limit), ("test", config.test_limit)):
+        for name, limit in (("train", config.train_limit), ("val", None), ("test", config.test_limit)):
+            if f"{name}_labels" not in arrays:
+                continue  # most sets have no validation split of their own
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
             whole = self._whole(name, arrays, labels)
             if groups is not None:
                 whole = dataclasses.replace(whole, groups=checked_groups(groups[name], labels, name))
             splits[name] = whole.take(in_turn(labels)[:limit], name) if limit else whole
-            self.num_taken[name] = len(splits[name].labels)
+            if name != "val":
+                self.num_taken[name] = len(splits[name].labels)
         self.test = splits["test"]
+        self.has_own_val = "val" in splits
+        if self.has_own_val:
+            self.train = splits["train"]
+            self.val: Split | None = splits["val"]
+            return
         kept, held = hold_out(splits["train"].labels, config.val_fraction, splits["train"].groups)
         self.train = splits["train"].take(kept, "train")
         self.val = splits["train"].take(held, "val") if len(held) else None
 
-    def _whole(self, name: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> Split:
+    def _whole(self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> Split:
         return Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
 
     @classmethod
@@ -186,7 +194,8 @@ class Dataset:
         count = self.config.num_points
         if count >= split.points.shape[1]:
             return split.points
-        stored = "test" if split.name == "test" else "train"
+        is_stored = split.name == "test" or (split.name == "val" and self.has_own_val)
+        stored = split.name if is_stored else "train"
 
         def make() -> dict[str, np.ndarray]:
             parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
@@ -226,8 +235,11 @@ def sample(points: Tensor, count: int) -> Tensor:
     return gather(points, farthest_points(points[:, :, :3], count))
 
 
-def data_folder(name: str, folder: str, origin: str) -> Path:
-    """$POINTSWEEP_DATA/folder. Raises MissingData naming what was looked for and where the data are obtained."""
+def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Path:
+    """Return $POINTSWEEP_DATA/folder; `key` is the field that names it.
+
+    Raises MissingData naming what was looked for and where the data are obtained.
+    """
     root = os.environ.get("POINTSWEEP_DATA")
     if not root:
         raise MissingData(f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds {folder}/. {origin}")
@@ -235,11 +247,11 @@ def data_folder(name: str, folder: str, origin: str) -> Path:
         root = str(_from_s3(name, root, folder, origin))
     # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file may not.
     if Path(folder).is_absolute() or ".." in Path(folder).parts:
-        raise MissingData(f"dataset.folder: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it")
+        raise MissingData(f"dataset.{key}: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it")
     path = Path(root).expanduser() / folder
     if not path.is_dir():
         reason = "a broken link" if path.is_symlink() else "no folder"
-        raise MissingData(f"data set {name}: {reason} {path} (dataset.folder below POINTSWEEP_DATA).{_similar(path)} {origin}")
+        raise MissingData(f"data set {name}: {reason} {path} (dataset.{key} below POINTSWEEP_DATA).{_similar(path)} {origin}")
     return path
 
 

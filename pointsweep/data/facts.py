@@ -97,7 +97,7 @@ def _folders(section: Mapping[str, Any]) -> list[Path]:
     root = os.environ.get("POINTSWEEP_DATA", "")
     if not root or root.startswith("s3://"):
         return []
-    folder = section.get("folder")
+    folder = section.get("folder", section.get("root"))
     if folder is None and section["name"] == "modelnet40_fewshot":
         converted = section.get("source") == "point_bert"
         folder = "ModelNetFewshot" if converted else "modelnet40_ply_hdf5_2048"
@@ -173,11 +173,11 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
     if remembered is not None:
         return remembered
     maker: Any = registry.load("datasets", config.name)
-    maker.available(config)
-    folders = maker.folders(config)
-    stamped = {str(folder): _stamp_and_time(folder) for folder in folders}
-    now = time.time_ns()
     try:
+        maker.available(config)
+        folders = maker.folders(config)
+        stamped = {str(folder): _stamp_and_time(folder) for folder in folders}
+        now = time.time_ns()
         dataset = maker(config) if whole else maker.preview(config)
     except MissingData:
         raise

@@ -5,7 +5,7 @@ Letters: B clouds, P points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,7 @@ class PartDataset(Dataset):
         self.parts = tuple(tuple(numbers) for numbers in parts)
         self.num_classes = max(max(numbers) for numbers in parts) + 1
 
-    def _whole(self, name: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> PartSplit:
+    def _whole(self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> PartSplit:
         stored = (arrays[f"{name}_{part}"] for part in ("points", "parts", "starts"))
         points, parts, starts = stored
         return PartSplit(name, points, labels, np.arange(len(labels)), parts, starts)

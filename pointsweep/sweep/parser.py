@@ -299,8 +299,9 @@ class Reader:
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
-        for key in [key for key, value in asks.items() if value.startswith(("best_val", "val/")) and not config.dataset.val_fraction]:
-            self.complain((key,), f"{asks[key]} needs a validation split: set dataset.val_fraction above 0")
+        for key, value in asks.items():
+            if value.startswith(("best_val", "val/")) and not config.dataset.has_validation:
+                self.complain((key,), f"{value} needs a validation split: set dataset.val_fraction above 0")
         recorded = config.dataset.metrics
         if asks["metric"] in TABLE_METRICS and asks["metric"].partition("/")[2] not in of_dataset(recorded):
             has = f"of each split: {', '.join(recorded)}"

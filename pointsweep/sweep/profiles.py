@@ -98,7 +98,7 @@ def _smoke(settings: Settings) -> None:
         settings.set(part, dict(value), place)
 
     dataset = data.get("dataset", {})
-    held_out = dataset.get("val_fraction", 0.0)
+    held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
     known = dataset.get("name") in registry.names("datasets")
     parts = known and registry.config_class("datasets", dataset["name"]).num_categories > 0
     put("dataset", {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0})

@@ -61,9 +61,14 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Seq
             reader.audit.look_at_constraints((*path, "constraints"), config)
         applied = applied or bool(drawn)
         feasible = feasible or arm.config(drawn) is not None
-        if config is not None and not config.dataset.val_fraction:
+        if config is not None and not config.dataset.has_validation:
             where = reader.document.where(*path)
             yield Problem(where, "a search needs a validation split: set dataset.val_fraction above 0", line(path))
+            return
+        if config is not None and not config.dataset.val_fraction and search.then_on == "train_and_val":
+            where = reader.document.where(*path)
+            message = "per_arm.then_on: train_and_val needs dataset.val_fraction; dataset.val is a split of its own; allowed: train"
+            yield Problem(where, message, line(path))
             return
         for item in drawn.items():
             if item[1] in ends[item[0]] and (good or item not in seen):

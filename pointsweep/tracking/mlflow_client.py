@@ -289,7 +289,8 @@ class Runs:
         from mlflow.exceptions import MlflowException
 
         data = start["dataset"]
-        source = json.dumps({"folder": start["config"]["dataset"].get("folder", "generated")})
+        section = start["config"]["dataset"]
+        source = json.dumps({"folder": section.get("folder", section.get("root", "generated"))})
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
         try:
             self.client.log_inputs(run_id, [DatasetInput(dataset)])

@@ -39,7 +39,7 @@ def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, sourc
     if labels.shape not in ((len(points),), (len(points), 1)):
         raise ValueError(f"{source}: {len(points)} clouds but labels of shape {labels.shape}")
     whole_labels(labels, num_classes, source)
-    bad = [message for start in range(0, len(points), CHUNK) for message in _faults(points[start : start + CHUNK], start)]
+    bad = [message for start in range(0, len(points), CHUNK) for message in faults(points[start : start + CHUNK], start)]
     if bad:
         more = f" ({len(bad)} clouds are refused)" if len(bad) > 1 else ""
         raise ValueError(f"{source}: {bad[0]}{more}")
@@ -120,7 +120,7 @@ def _scaled(points: np.ndarray) -> np.ndarray:
     return points
 
 
-def _faults(points: np.ndarray, first: int) -> Iterator[str]:
+def faults(points: np.ndarray, first: int) -> Iterator[str]:
     """Yield what is wrong with each bad cloud of points (n, P, 3); `first` is the number of the first one."""
     finite = np.isfinite(points)
     is_finite = finite.all(axis=(1, 2))

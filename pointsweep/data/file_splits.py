@@ -1,0 +1,209 @@
+"""Which files a split of a folder of clouds has, and of which class each is: folders of classes, or lists of names.
+
+Letters: n clouds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PureWindowsPath
+
+from pointsweep.data.readers import cloud_arrays, cloud_files
+from pointsweep.data.readers.text import lines_of, read_text
+from pointsweep.errors import MissingData
+
+LISTS = (".txt", ".lst", ".list", ".csv")
+SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")  # no names of classes, in lists
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split: one cloud each, with its class; or arrays of clouds, which hold their labels."""
+
+    clouds: tuple[tuple[Path, str], ...] = ()
+    arrays: tuple[Path, ...] = ()
+    lists: tuple[Path, ...] = ()  # that name them
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that decide what the split holds, in a fixed order."""
+        return [*self.lists, *self.arrays, *(path for path, _ in self.clouds)]
+
+
+def split_files(root: Path, split: str, value: str, pattern: str | None) -> SplitFiles:
+    """Return the files of a split whose place below `root` is `value`.
+
+    `value`: a folder with a folder for each class, the name of a folder in each class's folder, a list of names, a file of
+    arrays, or a pattern of those. `split` is the field of the configuration. Raises MissingData, ValueError.
+    """
+    where = f"dataset.{split}: {value!r}"
+    if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
+        raise ValueError(f"{where} leads out of dataset.root; allowed are names below it")
+    place = root / value
+    if any(sign in value for sign in "*?["):
+        arrays = tuple(sorted(path for path in root.glob(value) if path.suffix.lower() in cloud_arrays.SUFFIXES))
+        if not arrays:
+            raise MissingData(f"{where} matches no {' or '.join(cloud_arrays.SUFFIXES)} file in {root}; {contents(root)}")
+        return SplitFiles(arrays=arrays)
+    if place.is_file():
+        return _of_file(root, place, where, pattern)
+    if place.is_dir():
+        folders = {path.name: path for path in _folders(place)}
+        if not folders:
+            raise MissingData(f"{where}: {place} holds no folders, one for each class is expected; {contents(place)}")
+    else:
+        folders = {path.name: path / value for path in _folders(root) if (path / value).is_dir()}
+    if not folders:
+        inner = {path.name for folder in _folders(root) for path in _folders(folder)}
+        near = difflib.get_close_matches(value, [*(path.name for path in root.iterdir()), *inner], n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise MissingData(f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}")
+    clouds: list[tuple[Path, str]] = []
+    for name, folder in sorted(folders.items()):
+        clouds.extend((path, name) for path in _clouds_below(folder, pattern))
+    if not clouds:
+        wanted = f"called {pattern!r}" if pattern else f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
+        raise MissingData(f"{where}: the {len(folders)} folders of classes hold no file {wanted}; {contents(folders[min(folders)])}")
+    return SplitFiles(clouds=tuple(clouds))
+
+
+def one_kind(splits: Sequence[SplitFiles], pattern: str | None) -> None:
+    """Raise ValueError where files of several kinds lie in the folders of classes and no pattern says which are meant."""
+    counts: dict[str, int] = {}
+    for split in splits:
+        for path, _ in split.clouds:
+            counts[path.suffix.lower()] = counts.get(path.suffix.lower(), 0) + 1
+    if len(counts) > 1 and pattern is None:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
+        best = max(counts, key=lambda suffix: counts[suffix])
+        raise ValueError(
+            f"files of several kinds: {kinds}; set dataset.pattern to those that are meant, say '*{best}', or '*' for all"
+        )
+
+
+def contents(folder: Path) -> str:
+    """Return in words what a folder holds."""
+    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{folder.name} holds {', '.join(names[:SHOWN]) or 'nothing'}{more}"
+
+
+def _folders(place: Path) -> list[Path]:
+    return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+
+
+def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
+    """Yield the files of clouds below a folder, in the order of their names; hidden ones are left out."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            is_cloud = Path(name).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(".")
+            if is_cloud and (pattern is None or fnmatch(name, pattern)):
+                yield Path(place, name)
+
+
+# Lists
+
+
+def _of_file(root: Path, place: Path, where: str, pattern: str | None) -> SplitFiles:
+    suffix = place.suffix.lower()
+    if suffix in cloud_arrays.SUFFIXES:
+        return SplitFiles(arrays=(place,))
+    if suffix not in LISTS:
+        allowed = ", ".join((*LISTS, *cloud_arrays.SUFFIXES))
+        raise ValueError(f"{where}: {suffix or 'a file without ending'} is neither a list nor arrays; allowed: {allowed}")
+    numbered = [(number, line.strip()) for number, line in enumerate(read_text(place).split("\n"), start=1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"{place}: lists no file")
+    first = PureWindowsPath(numbered[0][1]).name
+    if Path(first).suffix.lower() in cloud_arrays.HDF5:
+        return SplitFiles(arrays=tuple(_listed_arrays(root, place, numbered)), lists=(place,))
+    found = _Names(root, pattern)
+    clouds = []
+    seen: dict[Path, int] = {}
+    for number, line in numbered:
+        path, name = found.look_up(line, f"{place}, line {number}")
+        if path in seen:
+            raise ValueError(f"{place}, line {number}: {line!r} stands in line {seen[path]} too")
+        seen[path] = number
+        clouds.append((path, name))
+    return SplitFiles(clouds=tuple(clouds), lists=(place,))
+
+
+def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]]) -> Iterator[Path]:
+    """Yield the h5 files of a list; where a line holds a path of its maker's machine, its last part counts."""
+    for number, line in numbered:
+        relative = PureWindowsPath(line)
+        inside = not relative.is_absolute() and ".." not in relative.parts
+        path = root / Path(*relative.parts) if inside else root / relative.name
+        if not path.is_file():
+            path = root / relative.name
+        if not path.is_file():
+            raise MissingData(f"{place}, line {number}: names {line!r}, which is not in {root}")
+        yield path
+
+
+class _Names:
+    """The files of clouds below a folder by the names that lists use, with or without folders and ending."""
+
+    def __init__(self, root: Path, pattern: str | None) -> None:
+        self.root = root
+        self.by_path: dict[str, Path] = {}
+        self.by_stem: dict[str, list[Path]] = {}
+        for path in _clouds_below(root, pattern):
+            relative = path.relative_to(root)
+            self.by_path[relative.as_posix()] = path
+            if len(relative.parts) > 1:
+                self.by_stem.setdefault(relative.with_suffix("").as_posix(), []).append(path)
+
+    def look_up(self, line: str, source: str) -> tuple[Path, str]:
+        """Return the file that a line names, and its class: the line's second column, the folder, or the name's beginning."""
+        path = self._file(line, source)
+        if path is not None:
+            return path, self._class(path, source)
+        for separator in ("\t", ",", ";", " "):
+            name, _, label = line.rpartition(separator)
+            path = self._file(name.strip(), source) if name.strip() and label.strip() else None
+            if path is not None:
+                return path, label.strip()
+        near = difflib.get_close_matches(line, [*self.by_path, *self.by_stem], n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise MissingData(f"{source}: names {line!r}, which is not in {self.root}.{hint}")
+
+    def _file(self, name: str, source: str) -> Path | None:
+        relative = PureWindowsPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise ValueError(f"{source}: {name!r} leads out of dataset.root; allowed are names below it")
+        plain = relative.as_posix()
+        # ModelNet's lists: night_stand_0001 lies in the folder night_stand.
+        for candidate in (plain, f"{relative.name.rpartition('_')[0]}/{plain}"):
+            if candidate in self.by_path:
+                return self.by_path[candidate]
+            paths = self.by_stem.get(candidate, [])
+            if len(paths) > 1:
+                names = ", ".join(path.name for path in paths)
+                raise ValueError(f"{source}: {name!r} may be {names}; set dataset.pattern to one kind, say '*{paths[0].suffix}'")
+            if paths:
+                return paths[0]
+        return None
+
+    def _class(self, path: Path, source: str) -> str:
+        folders = [part for part in path.relative_to(self.root).parts[:-1] if part not in SPLIT_FOLDERS]
+        if folders:
+            return folders[-1]
+        name = path.stem.rpartition("_")[0]
+        if not name:
+            raise ValueError(
+                f"{source}: no class is known of {path.name}: name it in a second column, or use a folder for each class"
+            )
+        return name
+
+
+def names_of(path: Path) -> tuple[str, ...]:
+    """Return the names of classes that a text file lists, one a line, in the order of their numbers."""
+    return tuple(lines_of(read_text(path)))

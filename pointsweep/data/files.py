@@ -1,0 +1,316 @@
+"""Anybody's clouds: a folder of files or arrays, described in the sweep file.
+
+A split is a folder with a folder for each class, a folder of its name in each class's folder, a list of file names, or h5
+and npz files of arrays. Every cloud is brought to one number of points: of a larger one a random part is kept, a smaller
+one is filled up with its own points, a mesh is sampled on its surface. The choice depends on the cloud alone, so that it
+is the same on every machine, and a copy of a cloud stays a copy.
+
+Letters: n clouds, P points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pointsweep.config.schema import DatasetConfig
+from pointsweep.data.dataset import Dataset, data_folder
+from pointsweep.data.file_splits import SplitFiles, contents, names_of, one_kind, split_files
+from pointsweep.data.readers.cloud_arrays import Keys, read_arrays
+from pointsweep.data.readers.cloud_files import read_cloud
+from pointsweep.data.readers.clouds import as_stored, unit_sphere, whole_labels
+from pointsweep.data.splits import hold_out
+from pointsweep.errors import MissingData, unknown
+from pointsweep.utils.array_cache import arrays_of_files
+
+ORIGIN = "Any folder of clouds: `pointsweep data add FOLDER` prints the section that reads it (docs/data.md)."
+SPLITS = ("train", "val", "test")
+REVISION = 1  # of what is made of the same files; part of the cache's key
+
+
+@dataclass(frozen=True)
+class FilesConfig(DatasetConfig):
+    root: str = ""  # below POINTSWEEP_DATA
+    num_classes: int = 0
+    # Where each split is, below `root`: a folder, a list of names, a file of arrays (or a pattern of several).
+    train: str = "train"
+    test: str | None = "test"
+    val: str | None = None
+    test_fraction: float = 0.0  # of every class of `train`, in place of `test`: null
+    pattern: str | None = None  # which files in the folders are clouds, say "*.obj"; null: all that can be read
+    class_names: str | None = None  # a text file below `root`, a name a line; null: the folders' names, sorted
+    # Keys in files of arrays; null: a usual name. "{split}" stands for train, val or test.
+    points_key: str | None = None
+    labels_key: str | None = None
+    offsets_key: str | None = None  # where clouds of different size start, end to end in one array
+    groups_key: str | None = None  # of which object a cloud is; null: each is an object of its own
+    features: tuple[str, ...] = ("xyz",)
+    stored_points: int = 2048  # at most so many of a cloud; so many of a mesh
+    keep_units: bool = False  # false: each cloud is moved to its mean and scaled to the unit sphere when it is read
+    scale: tuple[float, float] = (2 / 3, 3 / 2)
+    translate: float = 0.2
+    rotate: Literal["none", "gravity", "all"] = "none"
+
+    @property
+    def has_validation(self) -> bool:
+        return self.val is not None or super().has_validation
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if not self.root:
+            yield "root: must be set: the folder of the clouds, below POINTSWEEP_DATA"
+        if self.num_classes < 2:
+            yield (
+                f"num_classes: must be at least 2, got {self.num_classes}: the number of classes, which decides the head's size; "
+                "`pointsweep data add FOLDER` counts them"
+            )
+        if self.features != ("xyz",):
+            asked = ", ".join(name for name in self.features if name != "xyz") or "no xyz"
+            yield f"features: every model takes coordinates alone, {asked} cannot be given to it; allowed: [xyz]"
+        if not 0 <= self.test_fraction < 1:
+            yield f"test_fraction: must be in [0, 1), got {self.test_fraction}"
+        if self.test is None and self.test_fraction == 0:
+            yield "test: null leaves nothing to test on; set test, or test_fraction above 0"
+        if self.test is not None and self.test_fraction > 0:
+            yield "test_fraction: is taken of train where test is null; set one of the two"
+        if self.val is not None and self.val_fraction > 0:
+            yield "val_fraction: val names a validation split of its own; set one of the two"
+        if self.stored_points < self.num_points:
+            yield f"stored_points: must be at least num_points ({self.num_points}), got {self.stored_points}"
+
+
+class Files(Dataset):
+    """Sampled first, then scaled and translated, as ModelNet40 (spec 2.9)."""
+
+    augment_first = False
+    shuffles = True
+    origin = ORIGIN
+
+    def __init__(self, config: FilesConfig) -> None:
+        self.found = stored(config, folder_of(config))
+        arrays = self.found.arrays
+        groups = {name: arrays[f"{name}_groups"] for name in SPLITS if f"{name}_groups" in arrays}
+        super().__init__(config, self.found.class_names, arrays, self.found.digest, groups or None)
+        self.marks = tuple(_marks(arrays, config))
+
+    @classmethod
+    def available(cls, config: DatasetConfig) -> None:
+        files_of(config, folder_of(config))  # type: ignore[arg-type]
+
+    @classmethod
+    def folders(cls, config: DatasetConfig) -> list[Path]:
+        return [folder_of(config)]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The clouds of a folder: {split}_points (n, P, 3) float32, _labels (n,), _sizes (n,) as found, perhaps _groups (n,)."""
+
+    arrays: Mapping[str, np.ndarray]
+    digest: str
+    class_names: tuple[str, ...]
+
+
+def folder_of(config: FilesConfig) -> Path:
+    """Return the folder of the clouds. Raises MissingData."""
+    return data_folder("files", config.root, ORIGIN, key="root")
+
+
+def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
+    """Return the files of each split that the configuration names. Raises MissingData, ValueError."""
+    found = {}
+    for split in SPLITS:
+        value = getattr(config, split)
+        if value is not None:
+            found[split] = split_files(root, split, value, config.pattern)
+    if len({bool(files.arrays) for files in found.values()}) > 1:
+        kinds = ", ".join(f"{split}: {'arrays' if files.arrays else 'a cloud a file'}" for split, files in found.items())
+        raise ValueError(f"{root}: the splits must be of one kind, found {kinds}")
+    one_kind(list(found.values()), config.pattern)
+    return found
+
+
+def stored(config: FilesConfig, root: Path) -> Stored:
+    """Return all clouds of a folder, memory-mapped. Raises MissingData, ValueError."""
+    splits = files_of(config, root)
+    files = [path for split in splits.values() for path in split.files]
+    listed = None
+    if config.class_names is not None:
+        names_file = root / config.class_names
+        if not names_file.is_file():
+            raise MissingData(f"dataset.class_names: no file {names_file}; {contents(root)}")
+        files.append(names_file)
+        listed = names_of(names_file)
+    # A cloud's class may be its folder, which the digest of its content does not cover.
+    places = {split: [str(path.relative_to(root)) for path in found.files] for split, found in splits.items()}
+    settings = [REVISION, config.num_classes, config.stored_points, config.keep_units, config.test_fraction, *_keys(config)]
+    key = json.dumps([places, settings, {split: [name for _, name in found.clouds] for split, found in splits.items()}])
+
+    class_names = _class_names(config, splits, listed)
+    arrays, digest = arrays_of_files("files", files, lambda: _read(config, splits, class_names), key)
+    if "class_names" in arrays:  # of arrays whose labels are names
+        class_names = tuple(map(str, arrays["class_names"]))
+    return Stored(arrays, digest, class_names)
+
+
+def _keys(config: FilesConfig) -> tuple[str | None, ...]:
+    return (config.points_key, config.labels_key, config.offsets_key, config.groups_key)
+
+
+def _class_names(config: FilesConfig, splits: Mapping[str, SplitFiles], listed: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes in the order of their numbers; of arrays without a file of names, numbers."""
+    if any(found.arrays for found in splits.values()):
+        return tuple(listed or map(str, range(config.num_classes)))
+    names = sorted({name for found in splits.values() for _, name in found.clouds})
+    return checked_names(names, listed, config.num_classes)
+
+
+def checked_names(found: Sequence[str], listed: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """Return the classes in the order of their numbers. Raises ValueError unless there are `num_classes`, all of them listed."""
+    for name in found:
+        if listed is not None and name not in listed:
+            raise ValueError(unknown("class", name, listed, "dataset.class_names lists"))
+    names = tuple(found if listed is None else listed)
+    if len(names) != num_classes:
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise ValueError(f"dataset.num_classes: {num_classes} asked for, {len(names)} are there: {shown}")
+    return names
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class _Clouds:
+    """Clouds (P, 3) of any sizes, at most `stored_points`; how many points each had; numbers or names of classes."""
+
+    clouds: list[np.ndarray]
+    sizes: list[int]
+    labels: np.ndarray
+    groups: np.ndarray | None
+
+
+def _read(config: FilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    found: dict[str, _Clouds] = {}
+    for split, files in splits.items():
+        if files.arrays:
+            found[split] = _read_arrays(config, split, files)
+        else:
+            found[split] = _read_files(config, files, class_names)
+    arrays: dict[str, np.ndarray] = {}
+    if any(clouds.labels.dtype.kind == "U" for clouds in found.values()):
+        found, names = _numbered(found, config, class_names)
+        arrays["class_names"] = np.array(names)
+    if config.test is None:
+        found["train"], found["test"] = _parted(found["train"], config.test_fraction)
+    if any(clouds.groups is not None for clouds in found.values()):
+        names_of_groups = np.unique(np.concatenate([np.asarray(clouds.groups) for clouds in found.values()]))
+        for split, clouds in found.items():
+            arrays[f"{split}_groups"] = np.searchsorted(names_of_groups, np.asarray(clouds.groups)).astype(np.int64)
+    size = max(len(cloud) for clouds in found.values() for cloud in clouds.clouds)
+    for split, clouds in found.items():
+        points = np.stack([resized(cloud, size) for cloud in clouds.clouds])
+        arrays[f"{split}_points"] = as_stored(points, f"dataset.{split}") if config.keep_units else unit_sphere(points)
+        arrays[f"{split}_labels"] = clouds.labels.astype(np.int64)
+        arrays[f"{split}_sizes"] = np.array(clouds.sizes, dtype=np.int64)
+    return arrays
+
+
+def _read_files(config: FilesConfig, files: SplitFiles, class_names: tuple[str, ...]) -> _Clouds:
+    numbers = {name: number for number, name in enumerate(class_names)}
+    clouds: list[np.ndarray] = []
+    sizes: list[int] = []
+    for path, _ in files.clouds:
+        cloud = read_cloud(path, config.stored_points, config.points_key)
+        clouds.append(_at_most(cloud, config.stored_points))
+        sizes.append(len(cloud))
+    labels = np.array([numbers[name] for _, name in files.clouds], dtype=np.int64)
+    return _Clouds(clouds, sizes, labels, None)
+
+
+def _read_arrays(config: FilesConfig, split: str, files: SplitFiles) -> _Clouds:
+    keys = Keys(*_keys(config)).of(split)
+    clouds: list[np.ndarray] = []
+    sizes: list[int] = []
+    labels: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
+    for path in files.arrays:
+        content = read_arrays(path, keys)
+        clouds.extend(_at_most(cloud, config.stored_points) for cloud in content.clouds)
+        sizes.extend(len(cloud) for cloud in content.clouds)
+        if content.labels.dtype.kind != "U":
+            labels.append(whole_labels(content.labels, config.num_classes, str(path)))
+        else:
+            labels.append(content.labels)
+        if content.groups is not None:
+            groups.append(content.groups)
+    return _Clouds(clouds, sizes, np.concatenate(labels), np.concatenate(groups) if groups else None)
+
+
+def _numbered(
+    found: Mapping[str, _Clouds], config: FilesConfig, class_names: tuple[str, ...]
+) -> tuple[dict[str, _Clouds], tuple[str, ...]]:
+    """Return the clouds with numbers in place of names of classes, and the names."""
+    for split, clouds in found.items():
+        if clouds.labels.dtype.kind != "U":
+            raise ValueError(f"dataset.{split}: labels are numbers, those of another split are names; one kind is allowed")
+    present = sorted({str(name) for clouds in found.values() for name in clouds.labels})
+    listed = class_names if config.class_names is not None else None
+    names = checked_names(present, listed, config.num_classes)
+    numbers = {name: number for number, name in enumerate(names)}
+    numbered = {}
+    for split, clouds in found.items():
+        labels = np.array([numbers[str(name)] for name in clouds.labels], dtype=np.int64)
+        numbered[split] = dataclasses.replace(clouds, labels=labels)
+    return numbered, names
+
+
+def _parted(clouds: _Clouds, fraction: float) -> tuple[_Clouds, _Clouds]:
+    """Return the clouds that are kept for training, and those held out to test on."""
+    groups = None if clouds.groups is None else np.unique(clouds.groups, return_inverse=True)[1]
+    kept, held = hold_out(clouds.labels, fraction, groups)
+    return _taken(clouds, kept), _taken(clouds, held)
+
+
+def _taken(clouds: _Clouds, rows: np.ndarray) -> _Clouds:
+    groups = None if clouds.groups is None else clouds.groups[rows]
+    return _Clouds([clouds.clouds[row] for row in rows], [clouds.sizes[row] for row in rows], clouds.labels[rows], groups)
+
+
+def _at_most(cloud: np.ndarray, count: int) -> np.ndarray:
+    return resized(cloud, count) if len(cloud) > count else cloud
+
+
+def resized(cloud: np.ndarray, count: int) -> np.ndarray:
+    """Return a cloud (count, 3): a random part of a larger one (P, 3), a smaller one with points of its own repeated.
+
+    What is drawn depends on P alone, and a larger cloud's points are sorted first: the same points in another order, moved
+    or scaled, give the same part.
+    """
+    size = len(cloud)
+    if size == count:
+        return cloud
+    generator = np.random.default_rng(size)
+    if size < count:
+        return np.concatenate([cloud, cloud[generator.choice(size, count - size)]])
+    order = np.lexsort(cloud.T[::-1])
+    rows = np.sort(generator.choice(size, count, replace=False))
+    return cloud[order[rows]]
+
+
+def _marks(arrays: Mapping[str, np.ndarray], config: FilesConfig) -> Iterator[str]:
+    """Yield what a table must say of clouds that were filled up."""
+    for split, name in (("train", "training"), ("test", "test")):
+        sizes = arrays[f"{split}_sizes"]
+        short = int((sizes < config.num_points).sum())
+        if short:
+            yield (
+                f"{short:,} of {len(sizes):,} {name} clouds have fewer than {config.num_points:,} points "
+                f"(the fewest {sizes.min():,}) and are filled up with their own"
+            )

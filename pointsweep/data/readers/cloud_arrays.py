@@ -1,0 +1,163 @@
+"""Many clouds a file: arrays of h5 and npz files, of one size (n, P, 3) or end to end (total, 3) with offsets.
+
+Letters: n clouds, P points.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from pointsweep.data.readers.cloud_files import POINT_KEYS, array_key, checked_cloud
+
+HDF5 = (".h5", ".hdf5")
+SUFFIXES = (*HDF5, ".npz")
+LABEL_KEYS = ("labels", "label", "y", "cls", "class", "classes", "category", "target", "targets")
+UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
+OFFSET_KEYS = ("offsets", "offset", "starts", "ends", "lengths", "sizes", "counts", "num_points")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Under which names a file holds its arrays; None: under a usual name. `{split}` stands for train, val or test."""
+
+    points: str | None = None
+    labels: str | None = None
+    offsets: str | None = None
+    groups: str | None = None  # None: the file says nothing of objects
+
+    def of(self, split: str) -> Keys:
+        """Return the keys of a split."""
+        named = [self.points, self.labels, self.offsets, self.groups]
+        return Keys(*(None if key is None else key.replace("{split}", split) for key in named))
+
+
+@dataclass(frozen=True)
+class CloudArrays:
+    """The clouds of a file, each (P, 3) in its stored type; `labels` and `groups` (n,) are numbers or texts."""
+
+    clouds: Sequence[np.ndarray]
+    labels: np.ndarray
+    groups: np.ndarray | None
+
+
+def read_arrays(path: Path, keys: Keys) -> CloudArrays:
+    """Read a file of arrays. Raises ValueError naming the file, the key, and what was found under it."""
+    content = _keys(path)
+    points_key = array_key(path, content, keys.points, POINT_KEYS, "points_key")
+    labels_key = array_key(path, content, keys.labels, LABEL_KEYS, "labels_key")
+    points = _array(path, points_key)
+    source = f"{path}: {points_key}"
+    if points.dtype.kind not in "fiu" or points.ndim not in (2, 3) or points.shape[-1] < 3 or len(points) == 0:
+        raise ValueError(
+            f"{source} must be float or whole numbers (n, P, 3) or, with offsets, (total, 3); found {points.dtype} {points.shape}"
+        )
+    if points.ndim == 3:
+        if keys.offsets is not None:
+            raise ValueError(f"{source} has clouds of one size, {points.shape}; leave out dataset.offsets_key")
+        clouds: list[np.ndarray] = list(points)
+    else:
+        offsets_key = array_key(path, content, keys.offsets, OFFSET_KEYS, "offsets_key")
+        starts = starts_of(_array(path, offsets_key), len(points), f"{path}: {offsets_key}")
+        clouds = np.split(points, starts[1:-1])
+    labels = _column(_array(path, labels_key), len(clouds), f"{path}: {labels_key}")
+    groups = None
+    if keys.groups is not None:
+        groups_key = array_key(path, content, keys.groups, (), "groups_key")
+        groups = _column(_array(path, groups_key), len(clouds), f"{path}: {groups_key}")
+    return CloudArrays([checked_cloud(cloud, source, number) for number, cloud in enumerate(clouds)], labels, groups)
+
+
+def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
+    """Return where clouds start (n + 1,), the last entry being `total`.
+
+    Taken are starts (n,) or (n + 1,) that begin with 0, ends (n,) that end with `total`, and sizes (n,) that add up to it.
+    Raises ValueError for anything else.
+    """
+    if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or len(numbers) == 0:
+        raise ValueError(f"{source} must be whole numbers (n,) or (n + 1,), found {numbers.dtype} {numbers.shape}")
+    values = numbers.astype(np.int64)
+    if values[0] == 0 and values[-1] == total:
+        starts = values
+    elif values[0] == 0:
+        starts = np.append(values, total)
+    elif values[-1] == total:
+        starts = np.insert(values, 0, 0)
+    elif values.sum() == total:
+        starts = np.insert(np.cumsum(values), 0, 0)
+    else:
+        raise ValueError(
+            f"{source} are {len(values)} numbers from {values[0]} to {values[-1]}: neither starts (the first is 0), nor ends "
+            f"(the last is the number of points, {total}), nor sizes (their sum is {total}, here {values.sum()})"
+        )
+    steps = np.diff(starts)
+    if (steps <= 0).any():
+        cloud = int(np.flatnonzero(steps <= 0)[0])
+        raise ValueError(f"{source}: cloud {cloud} starts at {starts[cloud]} and ends at {starts[cloud + 1]}: it has no points")
+    return starts
+
+
+def _keys(path: Path) -> dict[str, None]:
+    """Return the keys of a file's arrays; those in groups of an h5 file as group/name."""
+    keys: dict[str, None] = {}
+    try:
+        if path.suffix.lower() in HDF5:
+            with h5py.File(path, "r") as file:
+
+                def take(name: str, item: object) -> None:
+                    if isinstance(item, h5py.Dataset):
+                        keys[name] = None
+
+                file.visititems(take)
+        else:
+            with _open_npz(path) as archive:
+                keys = dict.fromkeys(archive.files)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return keys
+
+
+def _array(path: Path, key: str) -> np.ndarray:
+    try:
+        if path.suffix.lower() in HDF5:
+            with h5py.File(path, "r") as file:
+                return np.asarray(file[key][()])
+        with _open_npz(path) as archive:
+            array: np.ndarray = archive[key]
+            return array
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {key} is no array of numbers ({error}). Clouds of different size are stored end to end, "
+            "as (total, 3), with offsets (n + 1,)"
+        ) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _open_npz(path: Path) -> NpzFile:
+    content = np.load(path, allow_pickle=False)
+    if not isinstance(content, NpzFile):
+        raise TypeError("not an archive of arrays")
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: not a readable {path.suffix} file of arrays: {error}")
+
+
+def _column(values: np.ndarray, count: int, source: str) -> np.ndarray:
+    """Return labels or groups (n,), texts as texts. Raises ValueError for another number of them."""
+    if values.shape not in ((count,), (count, 1)):
+        raise ValueError(f"{source} has the shape {values.shape}, there are {count} clouds: ({count},) or ({count}, 1) is allowed")
+    values = values.reshape(-1)
+    if values.dtype.kind in "SO":
+        with suppress(UnicodeDecodeError, AttributeError):
+            return np.array([value if isinstance(value, str) else value.decode() for value in values])
+    return values

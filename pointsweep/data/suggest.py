@@ -1,0 +1,203 @@
+"""Look at a folder of clouds and write the section of a sweep file that reads it: `pointsweep data add FOLDER`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointsweep import registry
+from pointsweep.data.file_splits import LISTS, contents, names_of, split_files
+from pointsweep.data.files import SPLITS, Stored, stored
+from pointsweep.data.readers import cloud_arrays, cloud_files
+from pointsweep.data.readers.cloud_arrays import Keys, read_arrays
+from pointsweep.errors import MissingData
+
+NAMES = {  # of splits, in the order in which they are looked for
+    "train": ("train", "training", "Train", "TRAIN", "Training"),
+    "val": ("val", "valid", "validation", "Val", "Valid", "Validation", "dev"),
+    "test": ("test", "testing", "Test", "TEST", "Testing", "eval"),
+}
+NAMES_OF_CLASSES = re.compile(r"(shape|class|category|label)_?(es)?_?names?", re.IGNORECASE)
+TEST_FRACTION = 0.2  # where there is no test split
+SHOWN = 10  # names of classes that are printed
+
+
+def suggest(folder: Path) -> list[str]:
+    """Return the lines of the section that reads a folder, with what it holds as comments.
+
+    Everything is read, as a trial reads it. Raises MissingData, ValueError saying why the folder cannot be read.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise MissingData(f"{folder}: no folder")
+    fields = _fields(folder)
+    make: Any = registry.config_class("datasets", "files")
+    config = make(name="files", root=folder.name, num_classes=2, **fields)
+    config = dataclasses.replace(config, num_classes=_count_classes(config, folder))
+    found = stored(config, folder)
+    sizes = [found.arrays[f"{split}_sizes"] for split in SPLITS if f"{split}_sizes" in found.arrays]
+    # Points that a model sees: fewer than by default where the clouds are smaller.
+    largest = int(max(part.max() for part in sizes))
+    small: dict[str, Any] = {}
+    if largest < config.presample:
+        small["presample"] = largest
+    if largest < config.num_points:
+        small["num_points"] = largest
+    problems = list(dataclasses.replace(config, **small).problems())
+    if problems:
+        raise ValueError(f"{folder}: {'; '.join(problems)}")
+    root, notes = _root(folder)
+    section = {"name": "files", "root": root, "num_classes": config.num_classes, **fields, **small}
+    comments = [*notes, *_counts(found)]
+    return [*(f"# {line}" for line in comments), "dataset:", *(f"  {key}: {_yaml(value)}" for key, value in section.items())]
+
+
+def _root(folder: Path) -> tuple[str, list[str]]:
+    """Return the folder's name below POINTSWEEP_DATA, and what has to be set for it to lie there."""
+    base = os.environ.get("POINTSWEEP_DATA", "")
+    if base and not base.startswith("s3://") and folder.is_relative_to(Path(base).expanduser().resolve()):
+        return folder.relative_to(Path(base).expanduser().resolve()).as_posix(), []
+    return folder.name, [f"export POINTSWEEP_DATA={folder.parent}  (or link {folder.name} into the folder that it names)"]
+
+
+def _counts(found: Stored) -> Iterator[str]:
+    names = found.class_names
+    more = ", ..." if len(names) > SHOWN else ""
+    yield f"{len(names)} classes: {', '.join(names[:SHOWN])}{more}"
+    for split in SPLITS:
+        if f"{split}_labels" not in found.arrays:
+            continue
+        sizes = found.arrays[f"{split}_sizes"]
+        span = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+        present = len(np.unique(found.arrays[f"{split}_labels"]))
+        yield f"{split}: {len(sizes):,} clouds of {present} classes, {span} points each"
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    text = str(value)
+    plain = re.fullmatch(r"[\w][\w./-]*", text) is not None
+    return text if plain or isinstance(value, (int, float)) else f'"{text}"'
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    """Return the fields that say where the splits are. Raises MissingData naming what was looked for."""
+    for look in (_lists, _folders, _arrays, _classes):
+        fields = look(folder)
+        if fields:
+            if "test" not in fields:
+                fields |= {"test": None, "test_fraction": TEST_FRACTION}
+            return fields | _pattern(folder, fields)
+    raise MissingData(
+        f"{folder}: no layout that is read. Looked for: lists (*train*.txt) of files, folders train/CLASS or CLASS/train, "
+        f"files of arrays ({', '.join(cloud_arrays.SUFFIXES)}) called *train*, one such file, folders of classes with clouds "
+        f"({', '.join(cloud_files.SUFFIXES)}). {contents(folder)}"
+    )
+
+
+def _named(names: list[str], split: str) -> list[str]:
+    """Return the names that hold the name of a split as a word of their own."""
+    words = "|".join(name.lower() for name in NAMES[split])
+    return [name for name in names if re.search(rf"(^|[^a-z])({words})([^a-z]|$)", name.lower())]
+
+
+def _lists(folder: Path) -> dict[str, Any]:
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in LISTS)
+    named = _named(names, "train")
+    if not named:
+        return {}
+    # Of several (modelnet10_train.txt, modelnet40_train.txt) the longest, and what is called as it is.
+    fields: dict[str, Any] = {"train": max(named, key=lambda name: len(names_of(folder / name)))}
+    before = fields["train"].lower().partition("train")[0]
+    for split in ("test", "val"):
+        named = [name for name in _named(names, split) if name.lower().startswith(before)]
+        if named:
+            fields[split] = named[0]
+    classes = [name for name in names if NAMES_OF_CLASSES.search(name) and name.lower().startswith(before)]
+    return fields | ({"class_names": classes[0]} if len(classes) == 1 else {})
+
+
+def _folders(folder: Path) -> dict[str, Any]:
+    below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    own = {path.name for path in below}
+    inner = {path.name for place in below for path in place.iterdir() if path.is_dir()}
+    fields: dict[str, Any] = {}
+    for split in ("train", "test", "val"):
+        name = next((name for name in NAMES[split] if name in own), None)
+        name = name or next((name for name in NAMES[split] if name in inner), None)
+        if name is not None:
+            fields[split] = name
+    return fields if "train" in fields else {}
+
+
+def _arrays(folder: Path) -> dict[str, Any]:
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in cloud_arrays.SUFFIXES)
+    fields: dict[str, Any] = {}
+    for split in ("train", "test", "val"):
+        named = _named(names, split)
+        if len(named) == 1:
+            fields[split] = named[0]
+        elif named:
+            fields[split] = _common(named)
+    if "train" not in fields and len(names) == 1:
+        return {"train": names[0]} | _class_list(folder)
+    return fields | _class_list(folder) if "train" in fields else {}
+
+
+def _class_list(folder: Path) -> dict[str, Any]:
+    names = [path.name for path in sorted(folder.glob("*.txt")) if NAMES_OF_CLASSES.search(path.name)]
+    return {"class_names": names[0]} if len(names) == 1 else {}
+
+
+def _common(names: list[str]) -> str:
+    """Return a pattern of several names: what they begin with, and their ending."""
+    length = 0
+    while len({name[: length + 1] for name in names}) == 1:
+        length += 1
+    return f"{names[0][:length]}*{Path(names[0]).suffix}"
+
+
+def _classes(folder: Path) -> dict[str, Any]:
+    holds_clouds = any(path.suffix.lower() in cloud_files.SUFFIXES for path in folder.glob("*/*"))
+    return {"train": "."} if holds_clouds else {}
+
+
+def _pattern(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the pattern of the most frequent kind where files of several kinds lie in the folders of classes."""
+    counts: dict[str, int] = {}
+    for split in SPLITS:
+        if fields.get(split) is None:
+            continue
+        for path, _ in split_files(folder, split, fields[split], None).clouds:
+            counts[path.suffix] = counts.get(path.suffix, 0) + 1
+    if len({suffix.lower() for suffix in counts}) < 2:
+        return {}
+    return {"pattern": f"*{max(counts, key=lambda suffix: counts[suffix])}"}
+
+
+def _count_classes(config: Any, folder: Path) -> int:
+    """Return the number of classes: of names, or the largest number and one more."""
+    names: set[str] = set()
+    largest = 0
+    if config.class_names is not None:
+        return len(names_of(folder / config.class_names))
+    for split in SPLITS:
+        value = getattr(config, split)
+        if value is None:
+            continue
+        files = split_files(folder, split, value, config.pattern)
+        names |= {name for _, name in files.clouds}
+        for path in files.arrays:
+            labels = read_arrays(path, Keys().of(split)).labels
+            if labels.dtype.kind in "iuf" and np.isfinite(labels).all():
+                largest = max(largest, int(labels.max()) + 1)
+            else:
+                names |= set(map(str, labels))
+    return max(len(names), largest)
