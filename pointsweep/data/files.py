@@ -21,10 +21,10 @@ import numpy as np
 
 from pointsweep.config.schema import DatasetConfig
 from pointsweep.data.dataset import Dataset, data_folder
-from pointsweep.data.file_splits import SplitFiles, contents, names_of, one_kind, split_files
 from pointsweep.data.readers.cloud_arrays import Keys, read_arrays
 from pointsweep.data.readers.cloud_files import read_cloud
 from pointsweep.data.readers.clouds import as_stored, unit_sphere, whole_labels
+from pointsweep.data.readers.file_splits import SplitFiles, contents, names_of, one_kind, split_files
 from pointsweep.data.splits import hold_out
 from pointsweep.errors import MissingData, unknown
 from pointsweep.utils.array_cache import arrays_of_files

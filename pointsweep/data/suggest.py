@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pointsweep import registry
-from pointsweep.data.file_splits import LISTS, contents, names_of, split_files
 from pointsweep.data.files import SPLITS, Stored, stored
 from pointsweep.data.readers import cloud_arrays, cloud_files
 from pointsweep.data.readers.cloud_arrays import Keys, read_arrays
+from pointsweep.data.readers.file_splits import LISTS, contents, names_of, split_files
 from pointsweep.errors import MissingData
 
 NAMES = {  # of splits, in the order in which they are looked for
