@@ -344,7 +344,7 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
     `batch`: the clouds of a training batch; None where no batches are trained on.
     """
     place = f"{data.name} in {facts.place}" if facts.place else data.name
-    found = [*_too_few_points(facts, data, place)]
+    found = [*_too_few_points(facts, data, place), *_too_few_clouds(facts, data, place)]
     num_train = facts.sizes["train"]
     if batch is not None and batch > num_train:
         found.append(
@@ -376,6 +376,18 @@ def _too_few_points(facts: DataFacts, data: DatasetConfig, place: str) -> Iterat
     most = max(counts) if isinstance(data, PartDatasetConfig) else min(counts)
     if data.num_points > most:
         yield f"dataset.num_points: {data.num_points} asked for, the clouds of {place} have {most} points: at most {most}"
+
+
+def _too_few_clouds(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:
+    """A limit above what is there would give rows of different labels the same clouds."""
+    for split in ("train", "test"):
+        limit = getattr(data, f"{split}_limit", None)
+        there = facts.taken.get(split)
+        if limit is not None and there is not None and limit > there:
+            yield (
+                f"dataset.{split}_limit: {limit} asked for, there are {there} {NAMES[split]} clouds in {place}: "
+                f"at most {there}, or leave it out to take all"
+            )
 
 
 def differs(recorded: Mapping[str, Any], facts: DataFacts) -> str:

@@ -268,6 +268,21 @@ def test_limits_make_a_part_of_the_set_too(data, capsys):
     assert "part of the set: 20 of 2,468 test objects" in table(capsys, write(ONE_ROW), "dataset.test_limit=20")
 
 
+def test_limits_above_what_is_there_are_refused(data, capsys):
+    rows = ", ".join(f"{{label: {count} clouds, dataset.train_limit: {count}}}" for count in (40, 80, 1000))
+    [line] = refused(capsys, write(f"{BASE}rows: [{rows}]\n"))
+    assert line.startswith("1000 clouds / all: dataset.train_limit: 1000 asked for, there are 80 training clouds in modelnet40 in ")
+    assert line.endswith(": at most 80, or leave it out to take all")
+    # Validation clouds are held out of those that the limit leaves.
+    [line] = refused(capsys, write(ONE_ROW), "dataset.train_limit=81", "dataset.val_fraction=0.5")
+    assert "dataset.train_limit: 81 asked for, there are 80 training clouds" in line
+    [line] = refused(capsys, write(ONE_ROW), "dataset.test_limit=41")
+    assert "dataset.test_limit: 41 asked for, there are 40 test clouds" in line
+    synthetic = ONE_ROW.replace("{name: modelnet40, ", "{name: synthetic, num_classes: 4, train_per_class: 5, train_limit: 21, ")
+    [line] = refused(capsys, write(synthetic))
+    assert "dataset.train_limit: 21 asked for, there are 20 training clouds in synthetic: at most 20" in line
+
+
 def test_fewer_points_than_training_clouds_are_cut_from_are_marked(data, capsys):
     said = table(capsys, write(ONE_ROW), "dataset.presample=1200")
     assert "training clouds of 64 points, presample asks for 1,200" in said
