@@ -84,10 +84,11 @@ def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _yaml_files(incomplete: str) -> list[str]:
-    folder, _, begun = incomplete.rpartition("/")
+    """Return the sweep files and the folders whose paths begin so."""
+    folder, slash, begun = incomplete.rpartition("/")
     found = []
-    for path in sorted(Path(f"{folder}/" if folder or incomplete.startswith("/") else ".").glob(f"{glob.escape(begun)}*")):
-        name = f"{folder}/{path.name}" if "/" in incomplete else path.name
+    for path in sorted(Path(folder or slash or ".").glob(f"{glob.escape(begun)}*")):
+        name = f"{folder}{slash}{path.name}"
         if path.is_dir():
             found.append(f"{name}/")
         elif path.suffix in (".yaml", ".yml"):

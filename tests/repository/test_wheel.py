@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,38 @@ def test_a_file_inherits_from_a_sweep_that_comes_with_the_package(pointsweep, tm
     assert "variant: pb_t50_rs" in shown.stdout
     plan = pointsweep("plan", "mine.yaml", POINTSWEEP_DATA="")
     assert "it inherits from" in plan.stdout and "any2point_scanobjectnn.yaml, which comes with pointsweep" in plan.stdout
+
+
+def test_a_first_sweep_is_written_where_nothing_is(pointsweep, tmp_path):
+    assert pointsweep("new").returncode == 0
+    assert (tmp_path / "empty" / "first_sweep.yaml").is_file()
+    again = pointsweep("new")
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+
+
+def test_the_installed_command_answers_a_shell(pointsweep):
+    shell = {"_POINTSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "pointsweep run quick", "COMP_CWORD": "2"}
+    assert pointsweep(**shell).stdout.split() == ["quickstart"]
+
+
+@pytest.mark.slow
+def test_the_first_sweep_runs_as_it_is(pointsweep, store):
+    assert pointsweep("new").returncode == 0
+    run = pointsweep("run", "first_sweep.yaml", "--inline")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert len(list((store / "trials").glob("*/record.json"))) == 16
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_with_the_installed_package(installed, tmp_path):
+    page = (ROOT / "docs" / "python.md").read_text()
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    line = [installed / "python", "-c", program]
+    run = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    assert str(installed.parent) in run.stdout.replace("/bin/..", ""), "the sweep of the installed package"
 
 
 @pytest.mark.slow
