@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config.schema import DatasetConfig, added
 from pointsweep.data.dataset import Dataset, data_folder
-from pointsweep.data.readers.cloud_arrays import Keys, read_arrays
+from pointsweep.data.readers.cloud_arrays import Keys, names_in, read_arrays
 from pointsweep.data.readers.cloud_files import read_cloud
 from pointsweep.data.readers.clouds import as_stored, unit_sphere, whole_labels
 from pointsweep.data.readers.file_splits import SplitFiles, contents, names_of, one_kind, split_files
@@ -50,6 +50,7 @@ class FilesConfig(DatasetConfig):
     labels_key: str | None = None
     offsets_key: str | None = None  # where clouds of different size start, end to end in one array
     groups_key: str | None = None  # of which object a cloud is; null: each is an object of its own
+    split_key: str | None = added(None)  # of the split of each cloud, where one file holds several
     features: tuple[str, ...] = ("xyz",)
     stored_points: int = 2048  # at most so many of a cloud; so many of a mesh
     keep_units: bool = False  # false: each cloud is moved to its mean and scaled to the unit sphere when it is read
@@ -160,13 +161,15 @@ def stored(config: FilesConfig, root: Path) -> Stored:
 
 
 def _keys(config: FilesConfig) -> tuple[str | None, ...]:
-    return (config.points_key, config.labels_key, config.offsets_key, config.groups_key)
+    return (config.points_key, config.labels_key, config.offsets_key, config.groups_key, config.split_key)
 
 
 def _class_names(config: FilesConfig, splits: Mapping[str, SplitFiles], listed: Sequence[str] | None) -> tuple[str, ...]:
     """Return the classes in the order of their numbers; of arrays without a file of names, numbers."""
-    if any(found.arrays for found in splits.values()):
-        return tuple(listed or map(str, range(config.num_classes)))
+    arrays = [path for found in splits.values() for path in found.arrays]
+    if arrays:
+        named = listed or names_in(arrays[0], config.num_classes) or map(str, range(config.num_classes))
+        return checked_names((), tuple(named), config.num_classes)
     names = sorted({name for found in splits.values() for _, name in found.clouds})
     return checked_names(names, listed, config.num_classes)
 
@@ -235,13 +238,13 @@ def _read_files(config: FilesConfig, files: SplitFiles, class_names: tuple[str, 
 
 
 def _read_arrays(config: FilesConfig, split: str, files: SplitFiles) -> _Clouds:
-    keys = Keys(*_keys(config)).of(split)
+    keys = Keys(*_keys(config))
     clouds: list[np.ndarray] = []
     sizes: list[int] = []
     labels: list[np.ndarray] = []
     groups: list[np.ndarray] = []
     for path in files.arrays:
-        content = read_arrays(path, keys)
+        content = read_arrays(path, keys, split)
         clouds.extend(_at_most(cloud, config.stored_points) for cloud in content.clouds)
         sizes.extend(len(cloud) for cloud in content.clouds)
         if content.labels.dtype.kind != "U":

@@ -14,7 +14,8 @@ import numpy as np
 from pointsweep import registry
 from pointsweep.data.files import SPLITS, Stored, stored
 from pointsweep.data.readers import cloud_arrays, cloud_files
-from pointsweep.data.readers.cloud_arrays import Keys, read_arrays
+from pointsweep.data.readers.cloud_arrays import Keys, keys_of, read_arrays, splits_in
+from pointsweep.data.readers.cloud_files import POINT_KEYS
 from pointsweep.data.readers.file_splits import LISTS, contents, names_of, split_files
 from pointsweep.errors import MissingData
 
@@ -147,8 +148,31 @@ def _arrays(folder: Path) -> dict[str, Any]:
         elif named:
             fields[split] = _common(named)
     if "train" not in fields and len(names) == 1:
-        return {"train": names[0]} | _class_list(folder)
+        fields = _one_file(folder / names[0])
     return fields | _class_list(folder) if "train" in fields else {}
+
+
+def _one_file(path: Path) -> dict[str, Any]:
+    """Return the fields of one file that holds all splits, under keys of their own (train_data, test_data) or not."""
+    keys = keys_of(path)
+    fields: dict[str, Any] = {"train": path.name}
+    for field, usual in (
+        ("points_key", (*POINT_KEYS, "x")),
+        ("labels_key", cloud_arrays.LABEL_KEYS),
+        ("offsets_key", cloud_arrays.OFFSET_KEYS),
+    ):
+        for key in keys:
+            kind = re.sub(r"(^|[^a-z])train([^a-z]|$)", r"\1\2", key.lower()).strip("_-./ ")
+            if kind != key.lower() and kind in usual:
+                fields[field] = key.replace("train", "{split}")
+    for split in ("test", "val"):
+        if "points_key" in fields and fields["points_key"].replace("{split}", split) in keys:
+            fields[split] = path.name
+    own = [key for key in keys if key.lower() in ("split", "splits")]
+    if own and "points_key" not in fields:
+        present = splits_in(path, own[0])
+        fields |= dict.fromkeys(present, path.name) | {"split_key": own[0]}
+    return fields
 
 
 def _class_list(folder: Path) -> dict[str, Any]:
@@ -188,6 +212,7 @@ def _count_classes(config: Any, folder: Path) -> int:
     largest = 0
     if config.class_names is not None:
         return len(names_of(folder / config.class_names))
+    keys = Keys(config.points_key, config.labels_key, config.offsets_key, None, config.split_key)
     for split in SPLITS:
         value = getattr(config, split)
         if value is None:
@@ -195,7 +220,7 @@ def _count_classes(config: Any, folder: Path) -> int:
         files = split_files(folder, split, value, config.pattern)
         names |= {name for _, name in files.clouds}
         for path in files.arrays:
-            labels = read_arrays(path, Keys().of(split)).labels
+            labels = read_arrays(path, keys, split).labels
             if labels.dtype.kind in "iuf" and np.isfinite(labels).all():
                 largest = max(largest, int(labels.max()) + 1)
             else:

@@ -237,6 +237,42 @@ def test_real_samples_of_modelnet_are_read(data_root, tmp_path, monkeypatch):
         assert read_cloud(path, 500).shape == (500, 3)
 
 
+def test_one_file_with_keys_for_each_split_or_with_the_split_of_each_cloud(root, capsys):
+    points = clouds(12, 40)
+    labels = np.arange(12) % 3
+    names = np.array(["cup", "jar", "pan"])
+    (root / "keys").mkdir()
+    (root / "column").mkdir()
+    parts = {"X_train": points[:8], "y_train": labels[:8], "X_test": points[8:], "y_test": labels[8:]}
+    np.savez(root / "keys" / "all.npz", **parts, classes=names)
+    splits = np.array(["test"] * 4 + ["train"] * 8)
+    sizes = np.full(12, 40)
+    np.savez(
+        root / "column" / "objects.npz", points=points.reshape(-1, 3), sizes=sizes, label=labels, split=splits, class_names=names
+    )
+    first, second = added(root / "keys", capsys), added(root / "column", capsys)
+    assert (first["train"], first["test"], first["points_key"], first["labels_key"]) == (
+        "all.npz", "all.npz", "X_{split}", "y_{split}",
+    )  # fmt: skip
+    assert (second["train"], second["test"], second["split_key"]) == ("objects.npz", "objects.npz", "split")
+    one, other = opened(first), opened(second)
+    assert one.class_names == other.class_names == ("cup", "jar", "pan")
+    assert np.array_equal(one.test.points, unit_sphere(points[8:]))
+    assert np.array_equal(other.test.points, unit_sphere(points[:4]))
+    assert other.train.labels.tolist() == labels[4:].tolist()
+
+
+def test_pixels_of_a_depth_camera_that_saw_nothing_are_no_points(tmp_path):
+    points = clouds(1, 20)[0]
+    points[3] = np.nan
+    write_cloud(tmp_path / "image.pcd", points)
+    assert np.array_equal(read_cloud(tmp_path / "image.pcd", 100), np.delete(points, 3, axis=0))
+    points[5, 0] = np.nan
+    write_cloud(tmp_path / "image.pcd", points)
+    with pytest.raises(ValueError, match="not finite: nan at point 4"):
+        read_cloud(tmp_path / "image.pcd", 100)
+
+
 # The number of points
 
 

@@ -19,7 +19,8 @@ from pointsweep.data.readers.cloud_files import POINT_KEYS, array_key, checked_c
 
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (*HDF5, ".npz")
-LABEL_KEYS = ("labels", "label", "y", "cls", "class", "classes", "category", "target", "targets")
+LABEL_KEYS = ("labels", "label", "y", "cls", "class", "category", "target", "targets", "class_id")
+NAME_KEYS = ("class_names", "classes", "names", "label_names", "shape_names", "categories")
 UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
 OFFSET_KEYS = ("offsets", "offset", "starts", "ends", "lengths", "sizes", "counts", "num_points")
 
@@ -32,10 +33,11 @@ class Keys:
     labels: str | None = None
     offsets: str | None = None
     groups: str | None = None  # None: the file says nothing of objects
+    splits: str | None = None  # of the split of each cloud, for a file that holds several; None: all are of one
 
     def of(self, split: str) -> Keys:
         """Return the keys of a split."""
-        named = [self.points, self.labels, self.offsets, self.groups]
+        named = [self.points, self.labels, self.offsets, self.groups, self.splits]
         return Keys(*(None if key is None else key.replace("{split}", split) for key in named))
 
 
@@ -48,9 +50,10 @@ class CloudArrays:
     groups: np.ndarray | None
 
 
-def read_arrays(path: Path, keys: Keys) -> CloudArrays:
-    """Read a file of arrays. Raises ValueError naming the file, the key, and what was found under it."""
-    content = _keys(path)
+def read_arrays(path: Path, keys: Keys, split: str) -> CloudArrays:
+    """Read the clouds of a split. Raises ValueError naming the file, the key, and what was found under it."""
+    keys = keys.of(split)
+    content = keys_of(path)
     points_key = array_key(path, content, keys.points, POINT_KEYS, "points_key")
     labels_key = array_key(path, content, keys.labels, LABEL_KEYS, "labels_key")
     points = _array(path, points_key)
@@ -68,11 +71,35 @@ def read_arrays(path: Path, keys: Keys) -> CloudArrays:
         starts = starts_of(_array(path, offsets_key), len(points), f"{path}: {offsets_key}")
         clouds = np.split(points, starts[1:-1])
     labels = _column(_array(path, labels_key), len(clouds), f"{path}: {labels_key}")
+    rows = np.arange(len(clouds))
+    if keys.splits is not None:
+        splits_key = array_key(path, content, keys.splits, (), "split_key")
+        rows = _rows_of(split, _column(_array(path, splits_key), len(clouds), f"{path}: {splits_key}"), f"{path}: {splits_key}")
     groups = None
     if keys.groups is not None:
         groups_key = array_key(path, content, keys.groups, (), "groups_key")
-        groups = _column(_array(path, groups_key), len(clouds), f"{path}: {groups_key}")
-    return CloudArrays([checked_cloud(cloud, source, number) for number, cloud in enumerate(clouds)], labels, groups)
+        groups = _column(_array(path, groups_key), len(clouds), f"{path}: {groups_key}")[rows]
+    return CloudArrays([checked_cloud(clouds[row], source, int(row)) for row in rows], labels[rows], groups)
+
+
+def _rows_of(split: str, splits: np.ndarray, source: str) -> np.ndarray:
+    """Return the rows of the clouds of a split. Raises ValueError if there is none, or if the splits are no names."""
+    rows = np.flatnonzero(splits == split)
+    if splits.dtype.kind != "U" or len(rows) == 0:
+        present = ", ".join(map(str, np.unique(splits)[:10]))
+        raise ValueError(f"{source} must name the split of each cloud: train, val or test; none is {split}, found {present}")
+    return rows
+
+
+def names_in(path: Path, num_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their numbers, if a file of arrays holds as many; else nothing."""
+    for key in keys_of(path):
+        if key.lower() not in NAME_KEYS:
+            continue
+        values = _array(path, key)
+        if values.shape == (num_classes,) and values.dtype.kind in "USO":
+            return tuple(map(str, _column(values, num_classes, f"{path}: {key}")))
+    return ()
 
 
 def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
@@ -104,7 +131,14 @@ def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
     return starts
 
 
-def _keys(path: Path) -> dict[str, None]:
+def splits_in(path: Path, key: str) -> list[str]:
+    """Return which of train, val and test an array of a file names."""
+    values = _array(path, key)
+    present = set(_column(values, values.size, f"{path}: {key}").tolist())
+    return [split for split in ("train", "val", "test") if split in present]
+
+
+def keys_of(path: Path) -> dict[str, None]:
     """Return the keys of a file's arrays; those in groups of an h5 file as group/name."""
     keys: dict[str, None] = {}
     try:

@@ -119,7 +119,9 @@ def _read_pcd(path: Path, mesh_points: int) -> np.ndarray:
         raise _damaged(path, "PCD", error) from error
     if len(points) != announced:
         raise ValueError(f"{path}: announces {announced} points and holds {len(points)}: cut off?")
-    return points
+    # That is how the format marks the pixels of a depth camera that saw nothing.
+    is_absent = np.isnan(points).all(axis=1)
+    return points[~is_absent]
 
 
 def _read_ply(path: Path, mesh_points: int) -> np.ndarray:
