@@ -29,7 +29,7 @@ ADD = "add"
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What the command line asks of data."""
+    """The options of data, as the command line gives them."""
 
     root: str | None = None
     allow_parts: bool = False  # a set with fewer clouds or classes than were published is sound too
@@ -134,7 +134,7 @@ def _verify_cache() -> int:
 
 
 def lines(report: Report) -> list[str]:
-    """What is printed of one copy."""
+    """Return what is printed of one copy."""
     texts = [*report.facts, *(f"part: {text}" for text in report.parts), *(f"wrong: {text}" for text in report.wrong)]
     return [f"  {report.place}", *(f"    {text}" for text in texts)]
 

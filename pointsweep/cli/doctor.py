@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What every node is asked about."""
+    """The question that every node answers."""
 
     store: str
     tracking_uri: str
@@ -52,7 +52,7 @@ class Wanted:
 
 
 def look(wanted: Wanted) -> list[Finding]:
-    """All checks of the node that this runs on."""
+    """Return all checks of the node that this runs on."""
     checks: tuple[Callable[[Wanted], list[Finding]], ...] = (_versions, _gpus, _store, _tracking, _cache, _data)
     found = []
     for check in checks:
@@ -95,7 +95,7 @@ def _store(wanted: Wanted) -> list[Finding]:
 
 
 def _lease(store: Store) -> list[Finding]:
-    """Whether two launches may work on a store at once."""
+    """Return how two launches are kept apart in a store."""
     if isinstance(store, FileStore):
         return []
     return [Finding("lease", "held by conditional writes" if s3_lease.conditional(store.url) else s3_lease.WORDS)]
@@ -136,14 +136,14 @@ def _data(wanted: Wanted) -> list[Finding]:
 
 
 def clock(node: str, asked: float, told: float, answered: float) -> Finding:
-    """A node's clock against this one, as far as the time of the answer allows."""
+    """Compare a node's clock with this one, as far as the time of the answer allows."""
     skew = max(asked - told, told - answered, 0.0)
     mend = f"run an NTP client on {node}: more than {SKEW_S:.0f} s are too many" if skew > SKEW_S else ""
     return Finding("clock", f"within {skew + (answered - asked) / 2:.1f} s of this machine", mend)
 
 
 def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """What must be the same on all nodes."""
+    """Compare what must be the same on all nodes."""
     found = []
     for check in ("versions", "code"):
         values = {node: finding.found for node, findings in reports.items() for finding in findings if finding.check == check}
@@ -154,7 +154,7 @@ def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
 
 
 def examine(wanted: Wanted) -> dict[str, list[Finding]]:
-    """Every node's findings by its name, and those of the cluster as a whole. Joins the cluster that RAY_ADDRESS names."""
+    """Join the cluster that RAY_ADDRESS names; return every node's findings by its name, and those of the cluster as a whole."""
     reports: dict[str, list[Finding]] = {}
     for node, answer in ray_cluster.on_every_node(_timed_look, wanted).items():
         if isinstance(answer.value, Exception):
@@ -170,7 +170,7 @@ def _timed_look(wanted: Wanted) -> tuple[float, list[Finding]]:
 
 
 def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> Wanted:
-    """What a sweep needs; without a file, what every sweep needs. Raises ConfigError."""
+    """Return what a sweep needs; without a file, what every sweep needs. Raises ConfigError."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     url = open_store(store).url
     if file is None:
@@ -183,7 +183,7 @@ def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> 
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """What the command line asks of doctor."""
+    """The options of doctor, as the command line gives them."""
 
     sweep: str | None = None
     address: str | None = None

@@ -50,7 +50,7 @@ class Waste:
 
 
 def waste(store: Store, age_s: float) -> Iterator[Waste]:
-    """Everything to remove. What a living process may still be writing must be older than `age_s`."""
+    """Yield what can be removed. Files that a living process may still be writing must be older than `age_s`."""
     if isinstance(store, FileStore):
         yield from _folder_waste(store, age_s)
     elif isinstance(store, S3Store):
@@ -119,7 +119,7 @@ def _name(root: Path, path: Path) -> str:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder that is no link; none if there is no such folder or it may not be read."""
+    """Return the entries of a folder that is no link; none if there is no such folder or it may not be read."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     try:
@@ -156,7 +156,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether the trial has a record that is whole: a damaged one is trained again, perhaps from its checkpoint."""
+    """Tell whether the trial has a record that is whole: a damaged one is trained again, perhaps from its checkpoint."""
     path = folder / RECORD
     if not _is_file(path):
         return False
@@ -175,13 +175,13 @@ def _is_record(data: bytes, key: str) -> bool:
 
 
 def _is_worked_on(folder: Path) -> bool:
-    """Whether a process may be at work on the trial just now."""
+    """Tell whether a process may be at work on the trial just now."""
     holder = read_holder(folder / "lease.json")
     return holder is not None and time.time() < holder.expires
 
 
 def _newest(folder: Path) -> float:
-    """The last change of anything in a folder."""
+    """Return the time of the last change of anything in a folder."""
     newest = folder.lstat().st_mtime
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -233,7 +233,7 @@ def _remove_tree(path: Path) -> str:
 
 @dataclass(frozen=True)
 class GcOptions:
-    """What the command line asks of gc."""
+    """The options of gc, as the command line gives them."""
 
     store: str | None = None
     delete: bool = False
@@ -285,7 +285,7 @@ def collect(options: GcOptions) -> int:
 
 
 def _remove_all(found: Sequence[Waste]) -> int:
-    """Removes what was listed; returns how much of it had to be left."""
+    """Remove what was listed; return how much of it had to be left."""
     left = 0
     for each in found:
         why = each.remove()

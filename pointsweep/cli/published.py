@@ -17,7 +17,7 @@ from pointsweep.utils.cli_exit import INVALID
 
 @dataclass(frozen=True)
 class PublishedOptions:
-    """What the command line asks of published."""
+    """The options of published, as the command line gives them."""
 
     csv: str | None = None
     tables: tuple[str, ...] = ()

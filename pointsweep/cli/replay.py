@@ -44,7 +44,7 @@ SAME = ("tree", "device", "version.torch", "platform")  # of an origin: what a d
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What the command line asks of replay."""
+    """The options of replay, as the command line gives them."""
 
     sweep: str
     row: str
@@ -66,14 +66,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Replay:
-    """What became of one trial, told in `words`."""
+    """The outcome for one trial; `words` describe it."""
 
     verdict: str
     words: str
 
 
 def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]) -> Replay:
-    """Two runs of one configuration; `expected` holds the limits between which a further run's value lies."""
+    """Compare two runs of one configuration; `expected` holds the limits between which a further run's value lies."""
     values = [value(run.record, layout.protocol, layout.metric) for run in (before, now)]
     differing = {name: _differing(array, now.arrays.get(name)) for name, array in before.arrays.items()}
     metrics = sum(before.record.metrics[name] != now.record.metrics.get(name) for name in before.record.metrics)
@@ -97,7 +97,7 @@ def _differing(one: np.ndarray, other: np.ndarray | None) -> int:
 
 
 def further(values: Sequence[float], objects: float) -> tuple[float, float]:
-    """Between which values one further run of a cell is to be expected, 95 %.
+    """Return the limits between which one further run of a cell is to be expected, 95 %.
 
     The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991, Statistical Intervals, 4.7). Of
     one seed, or of seeds without spread, Wilson's interval over the test objects; of a mean IoU that is wider than it need be, for
@@ -113,7 +113,7 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
 
 
 def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int, metric: str = DEFAULT) -> Run:
-    """Trains a trial in a scratch store that is gone afterwards. Raises ValueError with its reason if it fails."""
+    """Train a trial in a scratch store that is removed afterwards. Raises ValueError with the reason if it fails."""
     from pointsweep.training.runner import Job, Task, run_pack
 
     with tempfile.TemporaryDirectory(prefix="pointsweep-replay-") as folder:
@@ -136,7 +136,7 @@ def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
 
 
 def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: TrialTags, options: ReplayOptions) -> Replay:
-    """Trains one trial again and compares. What cannot be compared is `outside`, and the words say why."""
+    """Train one trial again and compare. A run that cannot be compared is `outside`, and the words say why."""
     config, wrong = check_trial(dict(before.record.config))
     if config is None or wrong or config.key() != before.record.key:
         return Replay(OUTSIDE, "this version of the code reads its configuration as another trial's; use the version that made it")
@@ -153,14 +153,14 @@ def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: Tri
 
 
 def _origins(before: Record, now: Record) -> str:
-    """What else was different, which may be why the numbers are."""
+    """Return what else differs between two runs and may explain different numbers."""
     pairs = [(name.removeprefix("version."), before.origin.get(name), now.origin.get(name)) for name in SAME]
     words = [f"{name} {here} (recorded {there})" for name, there, here in pairs if here != there]
     return f"; different too: {', '.join(words)}" if words else "; same code, torch, device and platform"
 
 
 def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Replay]]:
-    """Seed, key and verdict of every finished trial of the cell that is asked for. Raises ValueError if there is none."""
+    """Yield seed, key and verdict of every finished trial of the cell that is asked for. Raises ValueError if there is none."""
     name = options.sweep
     if Path(name).suffix in (".yaml", ".yml"):
         from pointsweep.sweep.sweep import load

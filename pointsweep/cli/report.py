@@ -21,7 +21,7 @@ from pointsweep.utils.cli_exit import INVALID
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the command line asks of report."""
+    """The options of report, as the command line gives them."""
 
     sweep: str
     output: str | None = None  # default: NAME.html in the current folder

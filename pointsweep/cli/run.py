@@ -42,7 +42,7 @@ from pointsweep.utils.cli_exit import BROKEN_OFF, INTERRUPTED, INVALID, broken_o
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line asks of run and plan."""
+    """The options of run and plan, as the command line gives them."""
 
     files: tuple[str, ...]
     overrides: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ def checked_and_run(options: RunOptions, display: Display) -> int:
 
 
 def load_all(options: RunOptions) -> list[Sweep]:
-    """The sweeps of all files. Raises ConfigError with everything that is wrong in all of them."""
+    """Return the sweeps of all files. Raises ConfigError with everything that is wrong in all of them."""
     sweeps, wrong = [], []
     for file in options.files:
         try:
@@ -189,7 +189,7 @@ def load_all(options: RunOptions) -> list[Sweep]:
 
 
 def plan_and_run(options: RunOptions, display: Display) -> int:
-    """Checks, and goes on where nothing is wrong. Returns the exit code."""
+    """Check the files, and go on where nothing is wrong. Return the exit code."""
     try:
         sweeps = load_all(options)
     except ConfigError as error:
@@ -217,7 +217,7 @@ def plan_and_run(options: RunOptions, display: Display) -> int:
 
 
 def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
-    """Plans and launches while the display shows it. Returns the exit code."""
+    """Plan and launch while the display shows it. Return the exit code."""
     try:
         with display:
             return planned(sweeps, store, options, display)
@@ -230,7 +230,7 @@ def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: D
 
 
 def tell_inputs(options: RunOptions) -> None:
-    """Prints what is wrong with the data, weights and models of files that have problems of their own."""
+    """Print what is wrong with the data, weights and models of files that have problems of their own."""
     for file in options.files:
         found = input_problems(readable_cells(file, options.overrides))
         if found:
@@ -245,7 +245,7 @@ def refusal(source: str, problems: Sequence[str]) -> str:
 
 
 def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
-    """Plans, audits and, unless it is only asked for the plan, launches. Returns the exit code."""
+    """Plan, audit and, unless only the plan is asked for, launch. Return the exit code."""
     others = [] if options.replace else [text for sweep in sweeps if (text := taken(sweep, store))]
     if others:
         print("\n".join(others), file=sys.stderr)
@@ -265,7 +265,7 @@ def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display:
 
 
 def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, options: RunOptions, display: Display) -> int | None:
-    """Prints what the plans say. Returns the exit code if there is nothing to launch: it was only asked for them, or they refuse."""
+    """Print the plans. Return the exit code if nothing is to be launched: they were all that was asked for, or they refuse."""
     for sweep, plan in zip(sweeps, plans, strict=True):
         display.say(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}")
         for cells in sweep.identical_cells():
@@ -293,7 +293,7 @@ def together(plans: Sequence[Plan]) -> str:
 
 
 def fit(plan: Plan, display: Display) -> bool:
-    """Whether this machine, the data and the audit let a sweep be launched; prints everything that does not."""
+    """Tell whether this machine, the data and the audit let a sweep be launched; print everything that does not."""
     if plan.refused:
         print(refusal(plan.sweep.source, plan.refused), file=sys.stderr)
         return False
@@ -319,7 +319,7 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, optio
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
-    """What --plan prints: the table so far, the time it would take, and what a launch would lack; of a search its arms."""
+    """Return what --plan prints: the table so far, the time left, and what a launch would lack; of a search its arms."""
     if sweep.search is not None:
         parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
         parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]

@@ -27,7 +27,7 @@ from pointsweep.utils.masking import masked
 
 @dataclass(frozen=True)
 class SyncOptions:
-    """What the command line asks of sync."""
+    """The options of sync, as the command line gives them."""
 
     store: str
     tracking_uri: str | None = None
@@ -69,7 +69,7 @@ def mirror_store(options: SyncOptions) -> int:
 
 
 def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
-    """Mirrors the sweeps, each whatever happens to another; returns the exit code."""
+    """Mirror the sweeps, each whatever happens to another; return the exit code."""
     code = 0
     for name in names:
         try:
@@ -88,7 +88,7 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
 
 
 def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
-    """Mirrors one sweep with the trials that have begun; returns their number. Raises TrackerAway, ValueError."""
+    """Mirror one sweep with the trials that have begun; return their number. Raises TrackerAway and ValueError."""
     layout, _, _ = tables.read(store, name)
     begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
     finish(prepare(uri, store, layout), store, begun)
@@ -96,7 +96,7 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
 
 
 def places(layout: Layout) -> dict[str, TrialTags]:
-    """The first place of every trial in a table, as a sweep's launch tells it to MLflow."""
+    """Return the first place of every trial in a table, as a sweep's launch tells it to MLflow."""
     found: dict[str, TrialTags] = {}
     for cell in layout.cells:
         for seed, key in cell.keys:

@@ -40,7 +40,7 @@ def forms() -> Sequence[str]:
 
 @dataclass(frozen=True)
 class TablesOptions:
-    """What the command line asks of tables."""
+    """The options of tables, as the command line gives them."""
 
     sweep: str
     form: str = "text"

@@ -39,7 +39,7 @@ HOSTILE = (ValueError, TypeError, AttributeError, LookupError, RecursionError, A
 
 @dataclass(frozen=True)
 class Contents:
-    """What a bundle says: of everything in it only the predictions are believed."""
+    """The contents of a bundle. Of everything in it only the predictions are believed."""
 
     members: Mapping[str, bytes]
     tree: str  # of the code that made the bundle
@@ -49,12 +49,12 @@ class Contents:
 
     @property
     def same_code(self) -> bool:
-        """Whether the code that runs now made it. Other code may count, name and print otherwise, and be right."""
+        """Tell whether the code that runs now made the bundle. Other code may count, name and print otherwise, and be right."""
         return self.tree == tree_digest()
 
 
 def contents(data: bytes) -> Contents:
-    """Reads a bundle. Raises BadBundle naming the member that is not as `bundle.py` writes it."""
+    """Read a bundle. Raises BadBundle naming the member that is not as `bundle.py` writes it."""
     members = unpack(data)
     about: dict[str, Any] = _parsed(members, MANIFEST, json.loads)
     found = about.get("format") if isinstance(about, dict) else None
@@ -77,7 +77,7 @@ def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -
 
 
 def problems(found: Contents) -> list[str]:
-    """Everything that the predictions contradict; empty if the bundle is verified."""
+    """Return what the predictions contradict; nothing if the bundle is verified."""
     wrong: list[str] = []
     records = {}
     for key, record in found.records.items():
@@ -97,7 +97,7 @@ def problems(found: Contents) -> list[str]:
 
 
 def _trial(found: Contents, key: str, record: Record) -> Record:
-    """One trial as its predictions have it. Raises BadBundle."""
+    """Return one trial as its predictions have it. Raises BadBundle."""
     if record.key != key:
         raise BadBundle(f"its record is that of {record.key}")
     config = config_of(record)
@@ -112,13 +112,13 @@ def _trial(found: Contents, key: str, record: Record) -> Record:
 
 
 def config_of(record: Record) -> TrialConfig | None:
-    """A record's configuration, if this version still reads it."""
+    """Return a record's configuration, if this version still reads it."""
     config, wrong = check_trial(dict(record.config))
     return None if wrong else config
 
 
 def _sizes(found: Contents) -> list[str]:
-    """Trials whose model, built anew, has another number of parameters. Other code may well build others."""
+    """Return the trials whose model, built anew, has another number of parameters. Other code may well build others."""
     if not found.same_code:
         return []
     configs = {key: config for key, record in found.records.items() if (config := config_of(record)) is not None}
@@ -131,7 +131,7 @@ def _sizes(found: Contents) -> list[str]:
 
 
 def _numbers(found: Contents, table: Table) -> list[str]:
-    """The cells of table.json that are not what the predictions give."""
+    """Return the cells of table.json that are not what the predictions give."""
     told = _parsed(found.members, "table.json", json.loads)
     here = json.loads(every_format(table)["table.json"])
     wrong = []
@@ -145,7 +145,7 @@ def _numbers(found: Contents, table: Table) -> list[str]:
 
 
 def _formats(found: Contents, table: Table) -> list[str]:
-    """The formats whose bytes are not those that this code prints; of other code's words nothing is said."""
+    """Return the formats whose bytes are not those that this code prints; other code's words are not compared."""
     if not found.same_code:
         return []
     return [
@@ -192,7 +192,7 @@ def check(file: str) -> int:
 
 
 def check_store(url: str) -> int:
-    """Looks through a store and prints what is wrong in it; returns the exit code."""
+    """Look through a store and print what is wrong in it; return the exit code."""
     try:
         store = open_store(url)
         if not (has_marker(store) or store.list("trials")):
@@ -212,7 +212,7 @@ def check_store(url: str) -> int:
 
 
 def summary(file: str, data: bytes, found: Contents) -> str:
-    """What was verified, in words."""
+    """Describe what was verified."""
     objects = sum(record.dataset["num_test"] * len(record.metrics) for record in found.records.values())
     lines = [
         f"{file}: {len(found.members)} members, each with its checksum; sha256 of the file {hashlib.sha256(data).hexdigest()}",

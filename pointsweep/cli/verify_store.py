@@ -28,7 +28,7 @@ MEASURES = ("test/instance_miou", PER_OBJECT)  # what predictions give, the one 
 
 @dataclass
 class Verified:
-    """What a look through a store found: the number of finished trials, and in words what is wrong with which."""
+    """The result of verifying a store: the number of finished trials, and in words what is wrong with which."""
 
     finished: int = 0
     problems: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Verified:
 
 
 def verify_store(store: Store) -> Verified:
-    """Looks at every trial that has a record, and at the layout of every sweep."""
+    """Check every trial that has a record, and the layout of every sweep."""
     found = Verified()
     for entry in store.list("trials"):
         if entry.endswith("/"):
@@ -84,7 +84,7 @@ def _config_problems(record: Record) -> Iterator[str]:
 
 
 def _result_problems(store: Store, record: Record) -> Iterator[str]:
-    """What predictions and history say against a record."""
+    """Yield the contradictions between a record and its predictions and history."""
     measure = _measure(record)
     arrays = _arrays(store, record)
     if isinstance(arrays, str):

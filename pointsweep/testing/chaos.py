@@ -96,7 +96,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class ChaosOptions:
-    """What the command line asks of chaos. An empty tuple stands for all of its kind."""
+    """The options of chaos, as the command line gives them."""
 
     file: str
     overrides: tuple[str, ...] = ()
