@@ -34,14 +34,14 @@ from pointsweep.sweep.axes import (
 )
 from pointsweep.sweep.overlay import Conditional, Place, Settings, keys_of, rank
 from pointsweep.sweep.pruners import WARMUP
-from pointsweep.sweep.published import COLUMNS, find
+from pointsweep.sweep.published import BUILT_IN, COLUMNS, find, read_file
 from pointsweep.sweep.resources import misfits, read_resources
 from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.sweep.seeds import read_adaptive, read_seeds
 from pointsweep.sweep.yaml_document import Document, drop_misshapen
 
 KEYS = (
-    "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published",
+    "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published", "cite",
     "resources", "profiles", "search", "per_arm",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
@@ -85,6 +85,9 @@ class Reader:
         self.readable: list[ReadableCell] = []
         self.column_labels: tuple[str, ...] = ()
         self.entries: list[Entry] = []  # of all axes
+        self.published_lines: tuple[dict[str, str], ...] | None = None  # of a file of the sweep's own
+        self.published_file = BUILT_IN
+        self.cite = ""  # the source of numbers whose line names none
         self.search: Search | None = None
 
     @property
@@ -137,9 +140,7 @@ class Reader:
         for key in self.data:
             if key not in KEYS:
                 self.complain((key,), self._unknown(key))
-        for key in self.data.get("published") or {}:
-            if key not in COLUMNS:
-                self.complain(("published", key), unknown("column of published.csv", key, COLUMNS, "Columns"))
+        self._read_published_file()
         base = self._base()
         row_axes, column_axis = self._axes()
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
@@ -416,6 +417,7 @@ class Reader:
     def _published(self, entries: Sequence[Entry], row: Sequence[Entry]) -> Published | None:
         """The paper's number: given here (a number, or numbers by column), or selected from published.csv."""
         selectors: dict[str, Any] = dict(self.data.get("published") or {})
+        selectors.pop("file", None)
         asked = False
         for entry in entries:
             value = entry.published
@@ -427,19 +429,41 @@ class Reader:
                     text = f"a published number is in percent, from 0 to 100, got {value}"
                     self.own.append(Problem(place.path, text, place.line))
                     return None
-                return Published(float(value), None, f"{Path(self.source).name}")
+                return Published(float(value), None, self.cite or Path(self.source).name)
             if value is not None:
                 selectors |= value if isinstance(value, Mapping) else {"row": str(value)}
                 asked = asked or entry in row
         if not asked:
             return None
         try:
-            return find(selectors)
+            return find(selectors, self.published_lines, self.published_file, self.cite)
         except ValueError as error:
             entry = next(entry for entry in row if entry.published is not None)
             place = entry.place("published")
             self.own.append(Problem(place.path, str(error), place.line))
             return None
+
+    def _read_published_file(self) -> None:
+        """Read the file of published numbers that the sweep names, and check the other keys beside it."""
+        section = self.data.get("published") or {}
+        name = section.get("file")
+        if isinstance(name, str):
+            try:
+                self.published_lines = read_file(Path(self.source).parent / name)
+                self.published_file = name
+            except ValueError as error:
+                self.complain(("published", "file"), str(error))
+        elif "file" in section:
+            self.complain(("published", "file"), f"must be the name of a csv file beside this one, got {name!r}")
+        for key in section:
+            if key not in (*COLUMNS, "file"):
+                text = unknown(f"column of {self.published_file}", key, [*COLUMNS, "file"], "Columns")
+                self.complain(("published", key), text)
+        cite = self.data.get("cite", "")
+        if isinstance(cite, str):
+            self.cite = cite
+        else:
+            self.complain(("cite",), f"must be a text, the source of the published numbers; got {cite!r}")
 
     def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
         """The number that a row gives for a column of the table."""

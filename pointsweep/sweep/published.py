@@ -12,11 +12,15 @@ import functools
 import io
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from pointsweep.errors import unknown
 from pointsweep.results.records import Published
 
+BUILT_IN = "published.csv"
+NUMBERS = ("value", "params_m")  # in percent, in millions
+NEEDED = ("row", "value")  # of a file of one's own
 COLUMNS = ("paper", "table", "row", "setting", "backbone", "modality", "dataset", "split", "metric", "note")
 
 
@@ -36,24 +40,71 @@ def read_lines(text: str) -> tuple[dict[str, str], ...]:
     return tuple(reader)
 
 
-def find(selectors: Mapping[str, str]) -> Published:
-    """The one number whose line has all these values. Raises ValueError if there is none, or more than one."""
-    left = list(lines())
+def read_file(path: Path) -> tuple[dict[str, str], ...]:
+    """Read a file of one's own: the columns `row` and `value` (percent), and any of the others of published.csv.
+
+    Raises ValueError naming the file, the line and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    names = [str(name).strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    for name in names:
+        if name not in (*COLUMNS, *NUMBERS):
+            raise ValueError(f"{path}, line 1: {unknown('column', name, (*COLUMNS, *NUMBERS), 'Columns')}")
+    absent = [name for name in NEEDED if name not in names]
+    if absent:
+        raise ValueError(f"{path}, line 1: no column {', '.join(absent)}; columns: {', '.join(names) or 'none'}")
+    found = []
+    for line in reader:
+        if None in line or None in line.values():
+            raise ValueError(f"{path}, line {reader.line_num}: not {len(names)} fields, as line 1 has names")
+        whole = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {name: value.strip() for name, value in line.items()}
+        _require_numbers(whole, f"{path}, line {reader.line_num}")
+        found.append(whole)
+    if not found:
+        raise ValueError(f"{path}: holds no line below the names of its columns")
+    return tuple(found)
+
+
+def _require_numbers(line: Mapping[str, str], where: str) -> None:
+    for name, most in (("value", 100.0), ("params_m", float("inf"))):
+        text = line[name]
+        try:
+            is_good = not text or 0 <= float(text) <= most
+        except ValueError:
+            is_good = False
+        if not is_good:
+            allowed = "a number in percent, from 0 to 100" if name == "value" else "a number of millions"
+            raise ValueError(f"{where}: {name} must be {allowed}, or empty; found {text!r}")
+
+
+def find(
+    selectors: Mapping[str, str], own: tuple[dict[str, str], ...] | None = None, file: str = BUILT_IN, cite: str = ""
+) -> Published:
+    """Return the one number whose line has all these values. Raises ValueError if there is none, or more than one.
+
+    `own` are the lines of `file`, of the sweep's own; `cite` is the source to print where a line names none.
+    """
+    left = list(lines() if own is None else own)
     for column, value in selectors.items():
         if column not in COLUMNS:
-            raise ValueError(unknown("column of published.csv", column, COLUMNS, "Columns"))
+            raise ValueError(unknown(f"column of {file}", column, COLUMNS, "Columns"))
         kept = [line for line in left if line[column] == str(value)]
         if not kept:
-            raise ValueError(unknown(f"{column} in published.csv", value, {line[column] for line in left}, "Known"))
+            raise ValueError(unknown(f"{column} in {file}", value, {line[column] for line in left}, "Known"))
         left = kept
     if len(left) > 1:
         differing = [c for c in COLUMNS if c not in selectors and len({line[c] for line in left}) > 1]
-        raise ValueError(f"{len(left)} lines of published.csv fit {dict(selectors)}; say which by: {', '.join(differing)}")
+        raise ValueError(f"{len(left)} lines of {file} fit {dict(selectors)}; say which by: {', '.join(differing)}")
     line = left[0]
     return Published(
         float(line["value"]) if line["value"] else None,
         float(line["params_m"]) if line["params_m"] else None,
-        f"{line['paper']}, {line['table']}",
+        ", ".join(text for text in (line["paper"], line["table"]) if text) or cite or file,
         line["dataset"],
         line["split"],
     )
@@ -78,6 +129,8 @@ def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
     """Return how a published number is about other data than a trial's; empty if it is not, or does not say."""
     if not published.dataset:
         return ""
+    if dataset.get("name") == "files":
+        return ""  # a folder does not say by which name papers know it
     name, split = about(dataset)
     if (name, split) == (published.dataset, published.split):
         return ""

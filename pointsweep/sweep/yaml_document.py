@@ -21,7 +21,7 @@ MOST_PATHS = 100_000  # a few aliases of aliases make a small file endless
 SHAPES: dict[str, tuple[type, str]] = {
     "exclude": (list, "a list of {when: ..., because: ...}"),
     "settings": (list, "a list of {when: ..., KEY: VALUE}"),
-    "published": (dict, "a mapping of the columns of published.csv to values"),
+    "published": (dict, "a mapping of the columns of published.csv to values, or file: to one of your own"),
     "profiles": (dict, "a mapping of names to settings"),
 }
 

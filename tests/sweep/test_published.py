@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pointsweep import registry
+from pointsweep.errors import ConfigError
 from pointsweep.planning.plan import count_arms
 from pointsweep.sweep.published import COLUMNS, find, lines
 from pointsweep.sweep.sweep import load
@@ -68,3 +69,57 @@ def test_the_guide_names_everything_that_is_registered():
     guide = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     missing = [name for kind in registry.REGISTRY for name in registry.names(kind) if f"`{name}`" not in guide]
     assert missing == []
+
+
+SWEEP = """
+name: own
+cite: Smith et al. 2026
+base: {dataset: synthetic, network: pointnet}
+rows:
+  - {label: small, dataset.train_limit: 20, published: small net}
+  - {label: large, dataset.train_limit: 30, published: 71.5}
+published: {file: paper.csv}
+seeds: 1
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    def write(csv: str, sweep: str = SWEEP):
+        (tmp_path / "paper.csv").write_text(csv)
+        (tmp_path / "own.yaml").write_text(sweep)
+        return tmp_path / "own.yaml"
+
+    return write
+
+
+def test_a_sweep_brings_its_own_published_numbers(own):
+    first, second = load(own("row,value,params_m\nsmall net, 65.25, 3.5\nother,1,\n")).cells
+    assert (first.published.value, first.published.params_m, first.published.source) == (65.25, 3.5, "Smith et al. 2026")
+    assert (second.published.value, second.published.params_m, second.published.source) == (71.5, None, "Smith et al. 2026")
+
+
+def test_a_line_that_names_its_paper_is_cited_by_it(own):
+    first, _ = load(own("paper,table,row,value\nJones,Table 1,small net,60\n")).cells
+    assert first.published.source == "Jones, Table 1"
+
+
+@pytest.mark.parametrize(
+    ("csv", "message"),
+    [
+        ("row,value\nsmal net,65\n", "unknown row in paper.csv 'small net'. Did you mean 'smal net'"),
+        ("row,val\nsmall net,65\n", "line 1: unknown column 'val'. Did you mean 'value'"),
+        ("row,params_m\nsmall net,65\n", "line 1: no column value; columns: row, params_m"),
+        ("row,value\nsmall net,0.5\nsmall net,65 %\n", "line 3: value must be a number in percent, .* found '65 %'"),
+        ("row,value\nsmall net\n", "line 2: not 2 fields"),
+        ("row,value\n", "holds no line"),
+    ],
+)
+def test_a_file_of_numbers_that_does_not_fit_is_refused(own, csv, message):
+    with pytest.raises(ConfigError, match=message):
+        load(own(csv))
+
+
+def test_a_file_of_numbers_that_is_not_there_is_refused(own):
+    with pytest.raises(ConfigError, match=r"published.file \(line 8\): .*papers.csv: cannot be read"):
+        load(own("row,value\n", SWEEP.replace("paper.csv", "papers.csv")))
