@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import dockerfile
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-KUBERNETES = "1.37"
 COMPOSE = [CLUSTER / "mlflow" / "compose.yaml", ROOT / "dashboards" / "compose.yaml"]
-DOCKERFILES = {CLUSTER / "Dockerfile": ROOT, CLUSTER / "mlflow" / "Dockerfile": CLUSTER / "mlflow"}  # and what each is built from
+DOCKERFILE = CLUSTER / "Dockerfile"
 SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
 PAGES = {
-    "aws": "ray up cluster/aws.yaml", "kubernetes": "kubectl apply", "slurm": "sbatch cluster/slurm.sbatch", "docker": "docker build",
+    "aws": "ray up cluster/aws.yaml", "kubernetes": "kubectl apply --kustomize cluster/kubernetes/overlays/gpu", "slurm": "sbatch cluster/slurm.sbatch", "docker": "docker build",
     "tracking-server": "docker compose", "dashboards": "docker compose", "s3": "python -m pointsweep.run",
 }  # fmt: skip
 
@@ -47,88 +45,14 @@ def test_ray_accepts_the_aws_configuration():
         validate_config(wrong)
 
 
-def test_kubernetes_accepts_the_services():
-    for document in documents(CLUSTER / "kuberay" / "services.yaml"):
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
-
-
-def ray_specs() -> Iterator[dict]:
-    yield documents(CLUSTER / "kuberay" / "raycluster.yaml")[0]["spec"]
-    yield documents(CLUSTER / "kuberay" / "rayjob.yaml")[0]["spec"]["rayClusterSpec"]
-
-
-def test_kubernetes_accepts_the_pods_of_the_ray_clusters():
-    for spec in ray_specs():
-        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-            template = group["template"]
-            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", **template["metadata"]}, "spec": template["spec"]}
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
-
-
-def fields(required: str, **types: object) -> dict:
-    """The schema of an object that has these fields and no others; the required ones by name."""
-    made = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in types.items()}
-    return {"type": "object", "additionalProperties": False, "required": required.split(), "properties": made}
-
-
-# The fields that our files use, as KubeRay 1.7.1 defines them: docs.ray.io/en/master/kuberay/references/api.html. No registry has its
-# custom resource definitions. The pods in the templates are Kubernetes' own, and compared with its schema above.
-STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-POD = {"template": "object", "rayStartParams": STRINGS}
-NUMBER = {"type": "integer", "minimum": 0}
-WORKERS = fields(
-    "groupName minReplicas maxReplicas template", groupName="string", replicas=NUMBER, minReplicas=NUMBER, maxReplicas=NUMBER, **POD
-)
-RAY_CLUSTER = fields(
-    "headGroupSpec", rayVersion="string", enableInTreeAutoscaling="boolean", headGroupSpec=fields("template", **POD),
-    authOptions=fields("", mode={"enum": ["disabled", "token"]}), workerGroupSpecs={"type": "array", "items": WORKERS},
-)  # fmt: skip
-RAY_JOB = fields(
-    "", entrypoint="string", shutdownAfterJobFinishes="boolean", ttlSecondsAfterFinished=NUMBER, backoffLimit=NUMBER,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]}, rayClusterSpec=RAY_CLUSTER,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "kind", "spec"), [("raycluster", "RayCluster", RAY_CLUSTER), ("rayjob", "RayJob", RAY_JOB)])
-def test_kuberay_accepts_its_resources(name: str, kind: str, spec: dict):
-    [document] = documents(CLUSTER / "kuberay" / f"{name}.yaml")
-    head = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}, "metadata": fields("name", name="string")}
-    schema = jsonschema.Draft202012Validator(fields("apiVersion kind metadata spec", **head, spec=spec))
-    schema.validate(document)
-    cluster = document["spec"].get("rayClusterSpec", document["spec"])
-    cluster["workerGroupSpecs"][0]["minReplica"] = cluster["workerGroupSpecs"][0].pop("minReplicas")
-    assert {error.validator for error in schema.iter_errors(document)} == {"required", "additionalProperties"}
-
-
 def test_every_ray_cluster_asks_for_a_token():
     from ray._raylet import AuthenticationMode, get_authentication_mode  # noqa: F401 - the pinned Ray has it
 
-    assert all(spec["authOptions"] == {"mode": "token"} for spec in ray_specs())
-    cluster = documents(CLUSTER / "kuberay" / "raycluster.yaml")[0]["metadata"]["name"]
-    services = {document["metadata"]["name"] for document in documents(CLUSTER / "kuberay" / "services.yaml")}
-    named = set(re.findall(r"(?:secretRef|secretKeyRef): \{name: ([\w-]+)", "".join(p.read_text() for p in CLUSTER.rglob("*.yaml"))))
-    # The operator names the token's secret as the cluster: no other secret may have that name.
-    assert cluster not in named | services
-    page = (ROOT / "docs" / "kubernetes.md").read_text()
-    assert f"create secret generic {cluster} --from-literal=auth_token=" in page and f"service/{cluster}-head-svc" in page
     config = documents(CLUSTER / "aws.yaml")[0]
     starts = [line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
     assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
     assert "ray get-auth-token --generate" in (ROOT / "docs" / "aws.md").read_text()
-
-
-def test_the_ray_version_is_the_pinned_one():
-    pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M).group(1)
-    assert {spec["rayVersion"] for spec in ray_specs()} == {pinned}
-
-
-def test_every_secret_and_configmap_that_is_named_exists():
-    text = "".join(path.read_text() for path in (CLUSTER / "kuberay").glob("*.yaml"))
-    named = set(re.findall(r"(?:configMapRef|secretRef|configMap|secretKeyRef): \{name: ([\w-]+)", text))
-    made = {document["metadata"]["name"] for document in documents(CLUSTER / "kuberay" / "services.yaml")}
-    created = set(re.findall(r"create secret generic ([\w-]+)", (ROOT / "docs" / "kubernetes.md").read_text()))
-    assert named <= made | created
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -174,20 +98,77 @@ def test_the_slurm_script_runs_the_sweep_on_all_nodes_and_requeues(tmp_path):
     assert "scontrol requeue 7" in log.read_text()
 
 
-def test_docker_reads_the_image_files_and_they_copy_what_exists_and_do_not_run_as_root():
-    """By the parser of Docker's own builder."""
+def stages() -> dict[str, list]:
+    """The commands of each target of the Dockerfile, by the parser of Docker's own builder."""
+    found: dict[str, list] = {}
+    name = ""
+    for command in dockerfile.parse_file(str(DOCKERFILE)):
+        if command.cmd == "FROM":
+            name = command.value[2]  # FROM image AS name
+            found[name] = []
+        if name:
+            found[name].append(command)
+    return found
+
+
+TARGETS = ("cpu", "cuda", "dev", "mlflow")
+
+
+def test_one_file_has_all_images_and_copies_what_exists():
+    assert [path for path in ROOT.glob("**/Dockerfile") if ".venv" not in path.parts] == [DOCKERFILE]
+    assert set(TARGETS) < set(stages())
+    for command in dockerfile.parse_file(str(DOCKERFILE)):
+        if command.cmd == "COPY":
+            assert all((ROOT / source).exists() for source in command.value[:-1]), command.original
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for path, context in DOCKERFILES.items():
-        commands = dockerfile.parse_file(str(path))
-        for command in commands:
-            if command.cmd == "COPY":
-                assert all((context / source).exists() for source in command.value[:-1]), command.original
-        starts = [number for number, command in enumerate(commands) if command.cmd == "FROM"]
-        for begin, end in zip(starts, [*starts[1:], len(commands)], strict=True):
-            names = commands[begin].value[2:3]  # FROM image AS name
-            assert names == ("base",) or "USER" in {command.cmd for command in commands[begin:end]}, path
-    wanted = re.search(r"--editable \"\.\[(.*?)\]", (CLUSTER / "Dockerfile").read_text()).group(1).split(",")
+    wanted = re.search(r"--editable \"\.\[(.*?)\]", DOCKERFILE.read_text()).group(1).split(",")
     assert set(wanted) <= set(extras)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_without_rights_and_says_how_its_health_is_asked(target: str):
+    commands = stages()[target]
+    assert [each.value[0] for each in commands if each.cmd == "USER"] == ["ray"]
+    assert [each.cmd for each in commands].count("HEALTHCHECK") == 1
+
+
+def test_the_base_image_is_one_release_and_the_user_can_have_the_hosts_ids():
+    text = DOCKERFILE.read_text()
+    [base] = re.findall(r"^ARG PYTHON=(.+)$", text, re.M)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", base)
+    assert "ARG UID=1000" in text and "ARG GID=1000" in text
+    assert re.findall(r"^FROM (?!\$\{PYTHON\})(\S+)", text, re.M) == ["python", "base", "base", "base", "python"]
+
+
+def test_the_folder_that_a_volume_is_mounted_on_belongs_to_the_user_of_the_image():
+    """A new volume of Docker's takes over the owner of the folder below it; else root's, which the server cannot write."""
+    mounted = documents(CLUSTER / "mlflow" / "compose.yaml")[0]["services"]["mlflow"]["volumes"]
+    [folder] = [volume.split(":")[1] for volume in mounted]
+    made = [each.value[0] for each in stages()["mlflow"] if each.cmd == "RUN"]
+    assert f"mkdir {folder} && chown ray:ray {folder}" in made
+
+
+def test_images_are_built_from_what_they_copy_and_from_nothing_else():
+    """.dockerignore leaves everything out but what is named; no store, secret or history can get in."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    let_in = {rule[1:] for rule in rules if rule.startswith("!")}
+    copied = set()
+    for command in dockerfile.parse_file(str(DOCKERFILE)):
+        if command.cmd == "COPY":
+            copied |= {str(Path(source)) for source in command.value[:-1]}
+    assert let_in == copied
+
+
+def test_the_devcontainer_is_a_target_of_the_same_file():
+    made = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    build = made["build"]
+    folder = ROOT / ".devcontainer"
+    assert (folder / build["dockerfile"]).resolve() == DOCKERFILE
+    assert (folder / build["context"]).resolve() == ROOT
+    assert build["target"] in stages()
+    assert f"{made['postCreateCommand'].removeprefix('make ')}:" in (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv")
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.parent.name)
@@ -197,6 +178,7 @@ def test_compose_accepts_its_files(path: Path):
     [document] = documents(path)
     schema.validate(document)
     for service in document["services"].values():
+        assert "latest" not in service["image"] and re.search(r":v?\d+\.\d+", service["image"]), service
         mounted = [volume.split(":")[0] for volume in service.get("volumes", [])]
         assert all((path.parent / source).exists() for source in mounted if source.startswith(".")), mounted
     service["imagge"] = "postgres"
@@ -207,7 +189,7 @@ def test_the_tracking_server_is_the_pinned_one_and_listens_on_loopback():
     compose = documents(CLUSTER / "mlflow" / "compose.yaml")[0]
     assert all(port.startswith("127.0.0.1:") for service in compose["services"].values() for port in service.get("ports", []))
     pinned = re.search(r"^mlflow==(.+)$", (ROOT / "constraints.txt").read_text(), re.M).group(1)
-    assert f"mlflow[auth]=={pinned}" in (CLUSTER / "mlflow" / "Dockerfile").read_text()
+    assert f"mlflow[auth]=={pinned}" in DOCKERFILE.read_text()
     needed = set(re.findall(r"\$\{(\w+):\?", (CLUSTER / "mlflow" / "compose.yaml").read_text()))
     offered = set(re.findall(r"^(\w+)=", (CLUSTER / "mlflow" / "example.env").read_text(), re.M))
     assert needed == offered
