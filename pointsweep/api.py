@@ -16,7 +16,7 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pointsweep.errors import BadStore, ConfigError, Problem
+from pointsweep.errors import BadStore, ConfigError, Problem, unknown
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
@@ -138,18 +138,22 @@ def read_table(
     name_or_path: str | Path,
     *,
     store: Store | str | Path | None = None,
+    metric: str | None = None,
     protocol: str | None = None,
     source: str = "store",
     tracking_uri: str | None = None,
 ) -> Table:
     """Return a sweep's table from what is finished, as `pointsweep tables` prints it. Nothing is trained.
 
-    `name_or_path` is a sweep's name in the store, or its file (ending in .yaml). `protocol` names the epoch that counts
-    (last, best_val or best_test; by default the file's). With `source="mlflow"` everything is read from MLflow alone. Raises
+    `name_or_path` is a sweep's name in the store, or its file (ending in .yaml). `metric` is what the table shows
+    (balanced_accuracy, val/accuracy), `protocol` names the epoch that counts (last, best_val or best_test); by default both are
+    the file's. With `source="mlflow"` everything is read from MLflow alone. Raises
     ConfigError for a file with problems, BadStore or another ValueError where there is no such table, and TrackerAway where
     MLflow does not answer.
     """
-    layout, records, failures = stored.read_stored(str(name_or_path), _store(store), source, tracking_uri)
+    place = _store(store)
+    found = _read(name_or_path, place, source, tracking_uri)
+    layout, records, failures = stored.by_metric(found, metric, place if source == "store" else None)
     layout, compared = stored.compared(layout, records)
     return build(with_changes(layout, protocol=protocol or layout.protocol), compared, failures)
 
@@ -167,7 +171,13 @@ def read_records(
     """
     from pointsweep.reporting.frames import record_frame
 
-    return record_frame(*stored.read_stored(str(name_or_path), _store(store), source, tracking_uri))
+    return record_frame(*_read(name_or_path, _store(store), source, tracking_uri))
+
+
+def _read(name_or_path: str | Path, store: Store, source: str, tracking_uri: str | None) -> stored.Stored:
+    if source not in stored.SOURCES:
+        raise ValueError(unknown("source", source, stored.SOURCES, "Allowed"))
+    return stored.read_stored(str(name_or_path), store, source, tracking_uri)
 
 
 def _sweep(sweep: Sweep | str | Path) -> Sweep:

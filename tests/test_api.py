@@ -65,6 +65,15 @@ def test_a_table_is_read_by_name_and_by_file_and_from_an_open_store(trained):
     assert pointsweep.read_table("tiny", store=store, protocol="best_test").protocol == "best_test"
 
 
+def test_a_table_shows_another_metric_or_epoch_and_refuses_an_unknown_one(trained):
+    shown = pointsweep.read_table("tiny", store=trained, metric="balanced_accuracy", protocol="best_test")
+    assert (shown.metric, shown.protocol) == ("test/balanced_accuracy", "best_test")
+    for wrong in ({"metric": "balanced_acuracy"}, {"protocol": "best_tst"}, {"source": "mlfow"}):
+        [name] = wrong.values()
+        with pytest.raises(ValueError, match=name):
+            pointsweep.read_table("tiny", store=trained, **wrong)
+
+
 def test_a_tables_data_frame_has_the_numbers_of_its_csv(trained):
     table = pointsweep.read_table("tiny", store=trained)
     frame = table.to_pandas()
