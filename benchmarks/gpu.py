@@ -32,7 +32,8 @@ from torch import Tensor
 from benchmarks.common import machine
 from benchmarks.public_layers import in_the_step, looped_after_block, public_layers
 from benchmarks.sweep import plain_farthest_points
-from pointsweep.config.schema import BackboneConfig, TrialConfig
+from pointsweep.config.backbones import BackboneConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.methods.any2point import Any2Point
 from pointsweep.models.point_model import PointModel

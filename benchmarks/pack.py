@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.tracking.target import TrialTags
@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only-peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    registry.REGISTRY["backbones"]["small_vit"] = "benchmarks.small_vit:SmallViT"
+    from benchmarks.small_vit import SmallViTConfig
+
+    registry.register("backbones", SmallViTConfig, "benchmarks.small_vit:SmallViT")
     configs = trials(args)
     if args.only_peak:
         run(configs, together=True)

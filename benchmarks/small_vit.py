@@ -5,19 +5,19 @@ Source of the shape: DeiT (arXiv 2012.12877), table 1: width 192, 12 blocks, 3 h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.models.backbones.base import Backbone, Shape
 from pointsweep.models.backbones.vit import SIDE, ViT
 
 
-@dataclass(frozen=True)
 class SmallViTConfig(BackboneConfig):
     modality: ClassVar[str] = "2d"
+
+    name: Literal["small_vit"] = "small_vit"
 
 
 class SmallViT(ViT):

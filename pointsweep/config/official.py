@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pointsweep.config.schema import TrialConfig
+if TYPE_CHECKING:
+    from pointsweep.config.schema import TrialConfig
 
 # Any2Point: where a program adds the encodings, by backbone, on ScanObjectNN and on ModelNet40 (T43). DeiT follows DINOv2.
 INJECTIONS = {
@@ -87,8 +88,8 @@ def _is_modelnet(dataset: str) -> bool:
 
 
 def _name(part: Any) -> str:
-    """Return the name of a part of a trial, a text or a mapping; empty where it has none."""
-    name = part.get("name") if isinstance(part, Mapping) else part
+    """Return the name of a part of a trial: a text, a mapping or a configuration; empty where it has none."""
+    name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", part)
     return name if isinstance(name, str) else ""
 
 

@@ -1,353 +1,198 @@
-"""What a trial is: a frozen tree of dataclasses that holds everything that can change its numbers, and the key made of it.
-
-Nothing here imports torch, so sweeps are checked and tables are printed without it. Each registered class (a method, a
-backbone ...) brings its own `Config` below one of the bases of this file; `registry.py` finds it by name, `checks.py` fills it.
-"""
+"""The configuration of a trial: everything that can change its numbers, and the key made of it."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
-import math
-import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any
 
-# Values of `backbone.weights` besides a file's path. What is drawn depends on `weights_seed`; `random` and `reinitialised` read
-# no checkpoint.
-WEIGHT_KINDS = ("pretrained", "random", "shuffled", "reinitialised")
-DRAWN_WEIGHTS = ("random", "shuffled", "reinitialised")
-WITHOUT_CHECKPOINT = ("random", "reinitialised")
+from pydantic import BeforeValidator, model_validator
 
+from pointsweep.config import official, registry
+from pointsweep.config.backbones import DRAWN_WEIGHTS, BackboneConfig
+from pointsweep.config.base import Compat, Config, NamedConfig, Natural
+from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.methods import MethodConfig
+from pointsweep.config.networks import NetworkConfig
+from pointsweep.config.parts import HeadConfig, PositionsConfig, TrainConfig
+from pointsweep.config.tokenizers import TokenizerConfig
 
-def added(default: Any) -> Any:
-    """A field that came after trials had been stored: left out of the key while it has this default, so old keys stay."""
-    return field(default=default, metadata={"added": True})
-
-
-@dataclass(frozen=True)
-class Config:
-    """A node of the tree. A subclass lists its fields and yields, from `problems`, what types cannot say."""
-
-    # Raised by one whenever the code behind this config starts to give other numbers for the same fields: keys change.
-    revision: ClassVar[int] = 1
-
-    def problems(self) -> Iterator[str]:
-        """Yields "field: message" for every value that is out of range."""
-        yield from ()
-
-
-@dataclass(frozen=True)
-class NamedConfig(Config):
-    """The config of something registered. `name` is its name in the registry, the YAML file and the table."""
-
-    name: str = ""
+# The parts that are chosen by name, each with its kind in the registry.
+PARTS = {
+    "dataset": "datasets",
+    "network": "networks",
+    "tokenizer": "tokenizers",
+    "backbone": "backbones",
+    "method": "methods",
+}
+UNNAMED: dict[str, type[Config]] = {"positions": PositionsConfig, "head": HeadConfig, "train": TrainConfig}
+MODEL_PARTS = ("tokenizer", "backbone", "positions", "method", "head")
+PROGRAMS = 2  # raised whenever `compat: official` of a backbone with a method gives other numbers
 
 
-@dataclass(frozen=True)
-class DatasetConfig(NamedConfig):
-    """Fields every data set has; augmentation follows each paper's program (spec 2.9, 4.4).
-
-    A training cloud is cut to `presample` points by farthest point sampling, then to a random `num_points` of those; a test
-    cloud is cut to `num_points` by farthest point sampling. Lengths are in the data set's own units, angles in radians.
-    """
-
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)  # of every split; the first says which epoch is best
-    num_categories: ClassVar[int] = 0  # above 0: part segmentation; every point has a label, and every cloud a category
-
-    num_points: int = 1024
-    presample: int = 1200
-    scale: tuple[float, float] = (1.0, 1.0)  # per axis, uniform in this range
-    translate: float = 0.0  # per axis, uniform in +- this
-    rotate: Literal["none", "gravity", "all"] = "none"  # a uniform turn about the y axis, or about any
-    center: bool = True  # subtract the mean, after scaling
-    unit_sphere: bool = False  # then divide by the largest norm
-    # A fourth channel: the height above the cloud's lowest point, after scaling, before centring (APPT's program).
-    heights: bool = added(False)
-    val_fraction: float = 0.0  # of every class of the training split, kept out for validation
-    # In which order test clouds are put into batches. It is without effect unless a model sees the other clouds of its batch.
-    test_order: Literal["file", "by_class", "shuffled"] = added("file")
-    train_limit: int | None = None  # at most so many training clouds (the first of every class in turn); null = all
-    test_limit: int | None = None
-    # Test or validation clouds that are training clouds too are refused; true: they are trained on, and every table says so.
-    allow_overlap: bool = added(False)
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are validation clouds."""
-        return self.val_fraction > 0
-
-    def problems(self) -> Iterator[str]:
-        if self.num_points < 8:
-            yield f"num_points: must be at least 8, got {self.num_points}"
-        if self.presample < self.num_points:
-            yield f"presample: must be at least num_points ({self.num_points}), got {self.presample}"
-        if not 0 < self.scale[0] <= self.scale[1]:
-            yield f"scale: must be two positive numbers, the smaller first, got {list(self.scale)}"
-        if self.translate < 0:
-            yield f"translate: must not be negative, got {self.translate}"
-        if not 0 <= self.val_fraction < 1:
-            yield f"val_fraction: must be in [0, 1), got {self.val_fraction}"
-        for limit in ("train_limit", "test_limit"):
-            value = getattr(self, limit)
-            if value is not None and value < 1:
-                yield f"{limit}: must be at least 1 or null, got {value}"
+def component(kind: str, value: Any) -> Any:
+    """Return a component's configuration from one, from plain data with its name, or from its name alone."""
+    if isinstance(value, NamedConfig):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    return registry.union(kind).validate_python(value)
 
 
-@dataclass(frozen=True)
-class PartDatasetConfig(DatasetConfig):
-    """Base of the data sets of part segmentation: `num_points` are drawn at random of every cloud, without a `presample`."""
-
-    metrics: ClassVar[tuple[str, ...]] = ("instance_miou", "class_miou", "accuracy")  # accuracy: of the points
+def _of(kind: str) -> BeforeValidator:
+    return BeforeValidator(functools.partial(component, kind))
 
 
-@dataclass(frozen=True)
-class TokenizerConfig(NamedConfig):
-    """Base of the tokenizers' configs."""
-
-
-@dataclass(frozen=True)
-class BackboneConfig(NamedConfig):
-    """Fields every backbone has.
-
-    `weights`: `pretrained`, a file's path, or a control, which every record and table marks: `shuffled` (the values of each
-    pretrained tensor permuted), `reinitialised` (as the architecture's own program starts it), `random` (N(0, 0.02) at any width).
-    """
-
-    class_token: ClassVar[bool] = True  # false: no token stands before those of the points
-    stand_in: ClassVar[bool] = False  # for tests and smoke runs: nobody compares with it
-    max_blocks: ClassVar[int] = 12  # of the checkpoint
-
-    weights: str = "pretrained"
-    sha256: str | None = None  # of the weight file, checked when given
-    # Of what is drawn. A number: one frozen network for all seeds of a trial; null: the trial's seed, a new network for each.
-    weights_seed: int | None = 0
-    num_blocks: int | None = None  # the first so many blocks; 0 = none (tokenizer, positions, norm and head stay); null = all
-    attention_dropout: float = 0.0  # in training; the table of spec 2.8
-    drop_path: float = 0.0  # in training; grows linearly from 0 at the first block to this at the last
-
-    def problems(self) -> Iterator[str]:
-        if self.num_blocks is not None and self.num_blocks < 0:
-            yield f"num_blocks: must be at least 0 (no blocks) or null (all), got {self.num_blocks}"
-        if self.num_blocks is not None and self.num_blocks > self.max_blocks:
-            yield f"num_blocks: {self.name} has {self.max_blocks} blocks, got {self.num_blocks}"
-        for name in ("attention_dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                yield f"{name}: must be in [0, 1), got {getattr(self, name)}"
-
-
-@dataclass(frozen=True)
-class MethodConfig(NamedConfig):
-    """Base of the methods' configs. `modalities` are those of the backbones the method can be put into."""
-
-    modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
-    compats: ClassVar[tuple[str, ...]] = ("fixed",)
-    needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
-
-
-@dataclass(frozen=True)
-class NetworkConfig(NamedConfig):
-    """Base of the configs of whole networks, which take the place of tokenizer + backbone + method + head."""
-
-    trainable: ClassVar[bool] = True
-    compats: ClassVar[tuple[str, ...]] = ("fixed",)
-
-
-@dataclass(frozen=True)
-class PositionsConfig(Config):
-    """Positional encoding of the tokens (Any2Point, spec 2.1-2.4 and the `pe` row of 2.10).
-
-    `virtual`: the source encodings at the places where the centres fall on `num_views` virtual lines (1d) or planes (2d),
-    averaged over the views; on a 3d backbone its own encoding of the centres. The projection also says which tokens share
-    a cell in Any2Point's adapter, whatever `kind` is.
-    """
-
-    kind: Literal["virtual", "none", "sinusoidal", "learnable"] = "virtual"
-    num_views: int = 6
-    view_set: Literal["pointclip", "uniform"] = "pointclip"
-    injection: Literal["once", "each_block", "twice_then_each"] = "once"
-    line: tuple[float, float, float] = (-1.0, 0.0, 1.0)  # direction of the 1d projection (`pos_cor`)
-    translation: float = -1.8  # of the 2d projection along the line of sight (`trans`)
-    init_std: float = added(0.02)  # of the learnable table and of the class token's position
-
-    def problems(self) -> Iterator[str]:
-        if not 1 <= self.num_views <= 10:
-            yield f"num_views: must be from 1 to 10, got {self.num_views}"
-        if not any(self.line):
-            yield "line: must not be the zero vector"
-        if self.init_std < 0:
-            yield f"init_std: must not be negative, got {self.init_std}"
-
-
-@dataclass(frozen=True)
-class HeadConfig(Config):
-    """The classifier over concat(class token, max over the other tokens) (spec 2.6): ScanObjectNN's program by default.
-
-    `pool` null is `class_max`, where there is a class token, else `mean_max`; `mean_plus_max` is their sum, one token wide.
-    On a data set of parts the head is that of `segmentation.py`, which takes `dropout` and `segmentation_widths` alone.
-    """
-
-    order: Literal["max_cls", "cls_max"] = "max_cls"
-    bias: bool = False  # of the first two linear layers; true in the ModelNet program
-    hidden: int = 256
-    dropout: float = 0.5
-    pool: Literal["class_max", "mean_max", "mean_plus_max"] | None = added(None)
-    kind: Literal["two_layers", "one_layer"] = added("two_layers")  # hidden layers; one_layer: Point-BERT's, without batch norm
-    last_hidden: int | None = added(None)  # of the second hidden layer; null = hidden
-    input_dropout: float = added(0.0)
-    segmentation_widths: tuple[int, int, int, int] = added((1536, 1024, 512, 256))  # two layers to spread features, two behind
-
-    def problems(self) -> Iterator[str]:
-        if self.hidden < 1 or (self.last_hidden is not None and self.last_hidden < 1):
-            yield f"hidden: must be at least 1, as last_hidden, got {self.hidden} and {self.last_hidden}"
-        if min(self.segmentation_widths) < 1:
-            yield f"segmentation_widths: must be at least 1, got {list(self.segmentation_widths)}"
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                yield f"{name}: must be in [0, 1), got {getattr(self, name)}"
-
-
-PAPER_WARMUP = 10  # the default of `warmup_epochs`
-
-
-@dataclass(frozen=True)
-class TrainConfig(Config):
-    """Optimisation (spec 2.8): AdamW, linear warm-up then cosine without a shift.
-
-    The papers have one learning rate an epoch, and the first epoch of a warm-up trains at `min_lr`. With `warmup_fraction` the rate
-    changes with every step and rises from the first step on, over that share of all steps: for short trainings.
-    """
-
-    epochs: int = 300
-    batch_size: int = 32
-    eval_batch_size: int = 64
-    votes: int = added(1)  # test predictions are the mean over so many copies, all but the first augmented as in training
-    lr: float = 5e-4
-    min_lr: float = 1e-6
-    warmup_epochs: int = PAPER_WARMUP
-    warmup_fraction: float | None = added(None)  # null: the papers' warm-up by epochs; takes the place of warmup_epochs
-    cosine_epochs: int | None = None  # period of the cosine; null = epochs
-    weight_decay: float = 0.05  # of what `decayed` says
-    # `matrices`: not biases and other 1-D parameters; `all`: everything that trains, as in APPT's program.
-    decayed: Literal["matrices", "all"] = added("matrices")
-    adam_eps: float = added(1e-8)  # of AdamW; 1e-4 in APPT's program
-    decay_tokens: bool = True  # false: no decay on parameters whose name holds "token" (the ModelNet program)
-    clip_norm: float = 10.0
-    label_smoothing: float = 0.0
-    init: Literal["xavier", "trunc_normal"] = "xavier"  # of what is trained: ScanObjectNN's or ModelNet's program (spec 2.8)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = added(False)  # the layers with the most traffic compiled, on a GPU: other roundings, so another trial
-
-    @property
-    def full_rate_after(self) -> int:
-        """How many epochs there are of which a part, or all, is warm-up."""
-        if self.warmup_fraction is None:
-            return self.warmup_epochs
-        return math.ceil(self.warmup_fraction * self.epochs)
-
-    def problems(self) -> Iterator[str]:
-        for name in ("epochs", "eval_batch_size", "votes"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.batch_size < 2:
-            yield f"batch_size: must be at least 2 (batch normalisation), got {self.batch_size}"
-        if not 0 <= self.min_lr <= self.lr:
-            yield f"min_lr: must be from 0 to lr ({self.lr}), got {self.min_lr}"
-        if self.warmup_epochs < 0:
-            yield f"warmup_epochs: must not be negative, got {self.warmup_epochs}"
-        if self.adam_eps <= 0:
-            yield f"adam_eps: must be positive, got {self.adam_eps}"
-        if self.decayed == "all" and not self.decay_tokens:
-            yield "decay_tokens: false spares tokens, and decayed: all spares nothing; set one of the two"
-        if self.warmup_fraction is not None:
-            if not 0 < self.warmup_fraction < 1:
-                yield f"warmup_fraction: must lie between 0 and 1, got {self.warmup_fraction}"
-            if self.warmup_epochs != PAPER_WARMUP:
-                yield "warmup_fraction: takes the place of warmup_epochs; set one of the two"
-        if self.weight_decay < 0 or self.clip_norm <= 0:
-            yield "weight_decay must not be negative and clip_norm must be positive"
-        if not 0 <= self.label_smoothing < 1:
-            yield f"label_smoothing: must be in [0, 1), got {self.label_smoothing}"
-
-
-@dataclass(frozen=True)
 class TrialConfig(Config):
-    """Everything that can change a trial's numbers, and nothing else. Either `network` or the five parts below it are set."""
+    """Everything that can change a trial's numbers, and nothing else.
 
-    dataset: DatasetConfig
-    network: NetworkConfig | None = None
-    tokenizer: TokenizerConfig | None = None
-    backbone: BackboneConfig | None = None
+    Either `network` is set, or `tokenizer`, `backbone`, `positions`, `method` and `head` are.
+    """
+
+    dataset: Annotated[DatasetConfig, _of("datasets")]
+    network: Annotated[NetworkConfig, _of("networks")] | None = None
+    tokenizer: Annotated[TokenizerConfig, _of("tokenizers")] | None = None
+    backbone: Annotated[BackboneConfig, _of("backbones")] | None = None
     positions: PositionsConfig | None = None
-    method: MethodConfig | None = None
+    method: Annotated[MethodConfig, _of("methods")] | None = None
     head: HeadConfig | None = None
     train: TrainConfig = TrainConfig()
-    compat: Literal["fixed", "official"] = "fixed"
-    seed: int = 0
+    compat: Compat = "fixed"
+    seed: Natural = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, data: Any) -> Any:
+        """Add the parts that may be left out, and what `compat: official` chooses."""
+        if not isinstance(data, dict):
+            return data
+        filled = official.with_defaults(data)
+        if filled.get("train") is None:
+            filled["train"] = TrainConfig()
+        if filled.get("network") is None:
+            for name in ("positions", "head"):
+                if filled.get(name) is None:
+                    filled[name] = UNNAMED[name]()
+        return filled
 
     def key(self) -> str:
-        """16 hex digits that name the trial's folder: the same in every process, version and order of keys."""
+        """Return 16 hex digits that name the trial's folder.
+
+        They are the same in every process, in every version and for every order of the file's keys.
+        """
         return self._key
 
     @functools.cached_property
     def _key(self) -> str:  # asked for again and again by whoever handles thousands of trials
-        return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:16]
+        return hashlib.sha256(self._canonical_json.encode()).hexdigest()[:16]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars; `checks.trial_from_dict` is its inverse."""
-        return typing.cast(dict[str, Any], _plain(self))
+    def canonical(self) -> dict[str, str]:
+        node = super().canonical()
+        if self.compat == "official" and self.network is None:
+            node["program"] = json.dumps(PROGRAMS)
+        return node
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        parts_are_there = True
+        for part, text in missing_or_extra(dict(self)):
+            parts_are_there = False
+            yield part, text
+        if parts_are_there:
+            yield from self._misfits()
+
+    def _misfits(self) -> Iterator[tuple[str, str]]:
+        """Yield what does not go together though each part is right by itself."""
+        dataset, backbone, method, network = self.dataset, self.backbone, self.method, self.network
+        if method is not None and backbone is not None:
+            modality = registry.modality(backbone)
+            if modality not in method.modalities:
+                needed = " or ".join(method.modalities)
+                yield "method", f"{method.name} needs a {needed} backbone; {backbone.name} is {modality}"
+        if backbone is not None and backbone.num_blocks == 0:
+            yield from self._without_blocks()
+        whole = network or method
+        if whole is not None and self.compat not in whole.compats:
+            allowed = ", ".join(whole.compats)
+            yield "compat", f"{whole.name} has no {self.compat} form here; allowed: {allowed}"
+        if dataset.num_categories and network is not None:
+            text = f"{network.name} classifies whole clouds; {dataset.name} needs a backbone and a method"
+            yield "network", text
+        if dataset.num_categories and self.compat != "fixed":
+            text = f"the published programs are those of classification; allowed on {dataset.name}: fixed"
+            yield "compat", text
+        if dataset.heights and (self.tokenizer is None or self.tokenizer.name != "point_pn"):
+            text = "the tokenizer point_pn alone takes heights; leave them out with any other"
+            yield "dataset.heights", text
+        if self.head and backbone and self.head.pool == "class_max" and not backbone.class_token:
+            yield "head.pool", f"{backbone.name} has no class token; allowed: mean_max, mean_plus_max"
+
+    def _without_blocks(self) -> Iterator[tuple[str, str]]:
+        """Yield what cannot be done with a backbone that has no blocks."""
+        if self.method is not None and self.method.needs_blocks:
+            methods = registry.config_classes("methods")
+            able = [name for name, kind in methods.items() if not kind.needs_blocks]  # type: ignore[attr-defined]
+            yield (
+                "method",
+                f"{self.method.name} works in the blocks, backbone.num_blocks: 0 leaves none; allowed: {', '.join(able)}",
+            )
+        if self.dataset.num_categories:
+            yield (
+                "backbone.num_blocks",
+                f"0 leaves no block for the head of parts to read; allowed on {self.dataset.name}: 1 or more, null",
+            )
 
 
-PARTS = {"dataset": "datasets", "network": "networks", "tokenizer": "tokenizers", "backbone": "backbones", "method": "methods"}
-MODEL_PARTS = ("tokenizer", "backbone", "positions", "method", "head")
+def missing_or_extra(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (part, message) for parts that a trial must have, and for those that a network takes the place of."""
+    if data.get("network") is not None:
+        for part in MODEL_PARTS:
+            if data.get(part):
+                yield part, "a network takes the place of this part; leave it out"
+        needed = ["dataset"]
+    else:
+        needed = ["dataset", "tokenizer", "backbone", "method"]
+    for part in needed:
+        if data.get(part) is None:
+            yield part, missing(part)
 
 
-PROGRAMS = 2  # raised whenever `compat: official` of a backbone with a method starts to give other numbers
+def missing(part: str) -> str:
+    """Return the message for a part that must be named and is not."""
+    return f"missing; name one of: {', '.join(registry.names(PARTS[part]))}"
 
 
-def canonical_json(config: Config) -> str:
-    """Sorted, compact JSON of all fields; `added` fields at their default are left out, revisions above 1 are put in."""
-    return json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Config):
-        kept = [f for f in fields(value) if not (f.metadata.get("added") and getattr(value, f.name) == f.default)]
-        node = {f.name: _canonical(getattr(value, f.name)) for f in kept}
-        if isinstance(value, TrialConfig) and value.compat == "official" and value.network is None:
-            node["program"] = PROGRAMS
-        return node | ({"revision": value.revision} if value.revision > 1 else {})
-    if isinstance(value, float):
-        return value + 0.0  # -0.0 is 0.0
-    return [_canonical(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Config):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return list(value) if isinstance(value, tuple) else value
+def dataset_of_seed(dataset: DatasetConfig, seed: int) -> DatasetConfig:
+    """Return the data set of one seed: a fold that is left open is that of the seed."""
+    if getattr(dataset, "fold", 0) is None:
+        return dataset.model_copy(update={"fold": seed % 10})
+    return dataset
 
 
 def with_seed(config: TrialConfig, seed: int) -> TrialConfig:
-    """The same trial with another seed; a fold and a `weights_seed` that are left open are those of the seed."""
-    dataset, backbone = config.dataset, config.backbone
-    if getattr(dataset, "fold", 0) is None:
-        dataset = dataclasses.replace(dataset, fold=seed % 10)  # type: ignore[call-arg]
+    """Return the same trial with another seed.
+
+    A fold and a `weights_seed` that are left open are those of the seed.
+    """
+    changes: dict[str, Any] = {"dataset": dataset_of_seed(config.dataset, seed), "seed": seed}
+    backbone = config.backbone
     if backbone is not None and backbone.weights_seed is None:
         # Where nothing is drawn the trial is that of the default, whatever the seed.
         draw = seed if backbone.weights in DRAWN_WEIGHTS else 0
-        backbone = dataclasses.replace(backbone, weights_seed=draw)
-    return dataclasses.replace(config, dataset=dataset, backbone=backbone, seed=seed)
+        changes["backbone"] = backbone.model_copy(update={"weights_seed": draw})
+    return config.model_copy(update=changes)
 
 
 def without_seed(config: TrialConfig) -> TrialConfig:
-    """What the seeds of an arm have in common: seed 0, and of folds and drawn weights that change with the seed the first."""
-    dataset, backbone = config.dataset, config.backbone
-    if hasattr(dataset, "fold"):
-        dataset = dataclasses.replace(dataset, fold=0)  # type: ignore[call-arg]
+    """Return what the seeds of an arm have in common.
+
+    That is seed 0, and of folds and drawn weights that change with the seed the first.
+    """
+    changes: dict[str, Any] = {"seed": 0}
+    if hasattr(config.dataset, "fold"):
+        changes["dataset"] = config.dataset.model_copy(update={"fold": 0})
+    backbone = config.backbone
     if backbone is not None and backbone.weights in DRAWN_WEIGHTS:
-        backbone = dataclasses.replace(backbone, weights_seed=0)
-    return dataclasses.replace(config, dataset=dataset, backbone=backbone, seed=0)
+        changes["backbone"] = backbone.model_copy(update={"weights_seed": 0})
+    return config.model_copy(update=changes)

@@ -1,232 +1,327 @@
-"""Plain data -> TrialConfig, strictly: every wrong name, type and value with its path, what is allowed and the nearest name."""
+"""Plain data -> TrialConfig: pydantic checks it, and what it finds is said in our words.
+
+Every wrong name, type and value is reported with its dotted path, what was found, what is allowed and
+the nearest name, all of a trial together.
+"""
 
 from __future__ import annotations
 
 import functools
-import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pointsweep import registry
-from pointsweep.config import official, scalars
-from pointsweep.config.schema import MODEL_PARTS, PARTS, Config, HeadConfig, PositionsConfig, TrainConfig, TrialConfig
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pointsweep.config import official, registry, scalars
+from pointsweep.config.base import MOST_WHOLE, Config
+from pointsweep.config.schema import (
+    MODEL_PARTS,
+    PARTS,
+    UNNAMED,
+    TrialConfig,
+    component,
+    missing,
+    missing_or_extra,
+)
 from pointsweep.errors import ConfigError, Problem, unknown
 
-MOST_WHOLE = 2**63 - 1  # seeds and sizes are 64-bit numbers in torch and numpy
-UNNAMED = {"positions": PositionsConfig, "head": HeadConfig, "train": TrainConfig}
+__all__ = ["MOST_WHOLE"]  # of config.base, for those who check whole numbers of a file themselves
+
+PathAndText = tuple[str, str]
+# What a part is checked as, by its data as text: cells of a sweep share what is equal.
+KnownParts = dict[tuple[str, str], Config]
+
+TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+}
 
 
 def trial_from_dict(data: Mapping[str, Any]) -> TrialConfig:
-    """Builds a trial from plain data, strictly. Raises ConfigError with every problem, each under its dotted path."""
+    """Build a trial from plain data, strictly.
+
+    Raises ConfigError with every problem, each under its dotted path.
+    """
     config, problems = check_trial(data)
-    if config is None or problems:
+    if config is None:
         raise ConfigError("trial", [Problem(path, message) for path, message in problems])
     return config
 
 
-def check_trial(data: Mapping[str, Any]) -> tuple[TrialConfig | None, list[tuple[str, str]]]:
-    """The trial, or None, and all (dotted path, message) that are wrong with it."""
-    data = official.with_defaults(data)
-    problems: list[tuple[str, str]] = []
-    values: dict[str, Any] = {}
-    whole = data.get("network") is not None
-    for name in ("dataset", "network") if whole else ("dataset", "tokenizer", "backbone", "positions", "method", "head"):
-        values[name] = _part(name, data.get(name), problems)
-    values["train"] = _part("train", data.get("train"), problems)
-    if whole:
-        problems += [(part, "a network takes the place of this part; leave it out") for part in MODEL_PARTS if data.get(part)]
-    known = {f.name for f in fields(TrialConfig)}
-    problems += [(name, unknown("part", name, known, "Parts")) for name in data if name not in known]
-    hints = _hints(TrialConfig)
-    for name in ("compat", "seed"):
-        if name in data:
-            values[name] = _convert(data[name], hints[name], name, problems)
-    if problems:
+def check_trial(data: Mapping[str, Any], known: KnownParts | None = None) -> tuple[TrialConfig | None, list[PathAndText]]:
+    """Return the trial, or None, and all (dotted path, message) that are wrong with it.
+
+    `known` remembers parts from call to call.
+    """
+    problems = list(missing_or_extra(dict(data)))
+    given = official.with_defaults(data)
+    if given.get("network") is not None:
+        given = {part: value for part, value in given.items() if part not in MODEL_PARTS}
+    if known is not None:
+        _reuse(given, known)
+    try:
+        config = TrialConfig.model_validate(given)
+    except ValidationError as error:
+        said = {path for path, _ in problems}
+        problems += [item for item in problems_of(error, TrialConfig) if item[0] not in said]
         return None, problems
-    config = TrialConfig(**values)
-    problems += _cross_problems(config)
-    return config, problems
+    if known is not None:
+        _remember(given, config, known)
+    return (None if problems else config), problems
 
 
-def _cross_problems(config: TrialConfig) -> Iterator[tuple[str, str]]:
-    if config.seed < 0:
-        yield "seed", f"must not be negative, got {config.seed}"
-    if config.method is not None and config.backbone is not None:
-        modality = registry.modality(config.backbone)
-        if modality not in config.method.modalities:
-            needed = " or ".join(config.method.modalities)
-            yield "method", f"{config.method.name} needs a {needed} backbone; {config.backbone.name} is {modality}"
-    if config.backbone is not None and config.backbone.num_blocks == 0:
-        yield from _without_blocks(config)
-    whole = config.network or config.method
-    if whole is not None and config.compat not in whole.compats:
-        yield "compat", f"{whole.name} has no {config.compat} form here; allowed: {', '.join(whole.compats)}"
-    if config.dataset.num_categories and config.network is not None:
-        yield "network", f"{config.network.name} classifies whole clouds; {config.dataset.name} needs a backbone and a method"
-    if config.dataset.num_categories and config.compat != "fixed":
-        yield "compat", f"the published programs are those of classification; allowed on {config.dataset.name}: fixed"
-    if config.dataset.heights and (config.tokenizer is None or config.tokenizer.name != "point_pn"):
-        yield "dataset.heights", "the tokenizer point_pn alone takes heights; leave them out with any other"
-    if config.head and config.backbone and config.head.pool == "class_max" and not config.backbone.class_token:
-        yield "head.pool", f"{config.backbone.name} has no class token; allowed: mean_max, mean_plus_max"
+def _reuse(given: dict[str, Any], known: KnownParts) -> None:
+    """Put configurations that were checked before in the place of equal data."""
+    for part, value in given.items():
+        found = known.get((part, repr(value)))
+        if found is not None:
+            given[part] = found
 
 
-def _without_blocks(config: TrialConfig) -> Iterator[tuple[str, str]]:
-    """What cannot be done with a backbone that has no blocks."""
-    if config.method is not None and config.method.needs_blocks:
-        names = registry.names("methods")
-        able = [name for name in names if not registry.config_class("methods", name).needs_blocks]
-        yield (
-            "method",
-            f"{config.method.name} works in the blocks, backbone.num_blocks: 0 leaves none; allowed: {', '.join(able)}",
-        )
-    if config.dataset.num_categories:
-        yield (
-            "backbone.num_blocks",
-            f"0 leaves no block for the head of parts to read; allowed on {config.dataset.name}: 1 or more, null",
-        )
+def _remember(given: Mapping[str, Any], config: TrialConfig, known: KnownParts) -> None:
+    for part, value in given.items():
+        made = getattr(config, part)
+        if isinstance(made, Config) and not isinstance(value, Config):
+            known[part, repr(value)] = made
 
 
-def _part(name: str, data: Any, problems: list[tuple[str, str]]) -> Any:
-    """One part of a trial. A string stands for its name alone; parts without a name may be left out."""
-    if name in UNNAMED:
-        return build(UNNAMED[name], {} if data is None else data, name, problems)
-    if isinstance(data, str):
-        data = {"name": data}
-    kind = PARTS[name]
-    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        wanted = f"missing; name one of: {', '.join(registry.names(kind))}"
-        problems.append((name, wanted if data is None else f"needs a name, got {data!r}; {wanted}"))
-        return None
-    if data["name"] not in registry.names(kind):
-        problems.append((name, unknown(name, data["name"], registry.names(kind), "Known")))
-        return None
-    return build(registry.config_class(kind, data["name"]), data, name, problems)
+def problems_of(error: ValidationError, model: type[Config], path: str = "") -> list[PathAndText]:
+    """Return (dotted path, message) for everything that pydantic found wrong with a model's data."""
+    found: dict[PathAndText, None] = {}
+    for item in error.errors(include_url=False):
+        owner, where, field = _located(model, item["loc"])
+        shown = ".".join(filter(None, (path, where)))
+        place = _Place(owner, shown, field)
+        found.setdefault(place.problem(item))
+    return list(found)
 
 
-def field_problems(cls: Any, name: str, value: Any) -> list[str]:
-    """Return what is wrong with the type of one field's value; empty if the field can have it."""
-    problems: list[tuple[str, str]] = []
-    _convert(value, _hints(cls)[name], name, problems)
-    return [message for _, message in problems]
+def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], str, str]:
+    """Return the configuration class that an error is about, its dotted path, and the field in that class."""
+    names = list(loc)
+    owner = model
+    path = ""
+    field = ""
+    while names:
+        name = names.pop(0)
+        if isinstance(name, int):
+            path += f"[{name}]"
+            continue
+        field = name
+        path += f".{name}" if path else str(name)
+        if owner is not TrialConfig or not names:
+            continue
+        if name in UNNAMED:
+            owner, field = UNNAMED[name], ""
+        elif name in PARTS and names[0] in registry.names(PARTS[name]):
+            # Components are told apart by their name, which pydantic puts into the path.
+            owner, field = registry.config_class(PARTS[name], names.pop(0)), ""
+    return owner, path, field
 
 
-def field_types(cls: Any, name: str) -> set[type]:
+class _Place:
+    """Where an error stands, and what may stand there."""
+
+    def __init__(self, owner: type[Config], path: str, field: str) -> None:
+        self.owner, self.path, self.field = owner, path, field
+
+    def problem(self, item: Any) -> PathAndText:
+        """Return the path and the message of one error of pydantic's."""
+        kind, value, context = item["type"], item["input"], item.get("ctx", {})
+        if kind in ("conflict", "inexact"):
+            return self.path, str(item["msg"])
+        if kind == "too_many_bits":
+            return self.path, f"{item['msg']}, got {value}"
+        if kind == "extra_forbidden":
+            return self.path, self._no_field(str(item["loc"][-1]))
+        if kind == "union_tag_invalid":
+            names = registry.names(PARTS[self.path])
+            return self.path, unknown(self.path, value["name"], names, "Known")
+        if kind == "literal_error":
+            return self.path, unknown("value", value, map(str, self._allowed()), "Allowed")
+        if kind == "missing" and isinstance(item["loc"][-1], int):
+            return self._wrong_length(len(value))
+        if kind in ("too_long", "too_short") and "maxItems" in self._schema():
+            return self._wrong_length(len(value))
+        if kind == "too_short":
+            return self.path, "must have at least one entry, got []"
+        if self.owner is TrialConfig and self.path in PARTS:
+            return self.path, self._needs_name(kind, value)
+        if kind == "finite_number":
+            return self.path, f"must be a finite number, got {value}"
+        if kind in TYPES:
+            return self.path, f"must be {TYPES[kind]}, got {scalars.shown(_as_written(value))}"
+        allowed = described(self._schema())
+        if allowed:
+            return self.path, f"{allowed}, got {_as_written(value)!r}"
+        return self.path, f"{item['msg']}, got {value!r} {context or ''}".strip()
+
+    def _needs_name(self, kind: str, value: Any) -> str:
+        text = missing(self.path)
+        if kind == "missing" or value is None:
+            return text
+        return f"needs a name, got {value!r}; {text.removeprefix('missing; ')}"
+
+    def _wrong_length(self, length: int) -> PathAndText:
+        path = self.path
+        if path.endswith("]"):
+            path = path[: path.rindex("[")]
+        return path, f"must have {self._schema()['maxItems']} entries, got {length}"
+
+    def _no_field(self, key: str) -> str:
+        if self.owner is TrialConfig:
+            return unknown("part", key, TrialConfig.model_fields, "Parts")
+        stated = self.owner.model_fields.get("name")
+        owner = stated.default if stated is not None else ""
+        owner = owner or self.path.rsplit(".", 2)[-2]
+        names = [name for name in self.owner.model_fields if name != "name"]
+        text = unknown("field", key, names, "Fields")
+        return f"{owner} has no field '{key}'." + text.removeprefix(f"unknown field '{key}'.")
+
+    def _schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the field, or of an entry of its list."""
+        return _field_schema(self.owner, self.field)
+
+    def _allowed(self) -> list[Any]:
+        found: list[Any] = []
+        for option in _options(self._schema()):
+            option = option.get("items", option) if self.path.endswith("]") else option
+            found += option.get("enum", [option["const"]] if "const" in option else [])
+        return found
+
+
+@functools.cache
+def _field_schema(owner: type[Config], field: str) -> dict[str, Any]:
+    schema: dict[str, Any] = owner.model_json_schema()["properties"][field]
+    return schema
+
+
+def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(schema.get("anyOf", [schema]))
+
+
+def described(schema: Mapping[str, Any]) -> str:
+    """Return in words which numbers a JSON Schema allows: "must be at least 1 or null"; empty if it does not say."""
+    options = _options(schema)
+    nullable = " or null" if {"type": "null"} in options else ""
+    for option in options:
+        if option.get("type") == "array":
+            entries = option.get("prefixItems") or [option.get("items", {})]
+            return described(entries[0])
+        if option.get("type") in ("integer", "number"):
+            text = _range(option)
+            return f"must {text}{nullable}" if text else ""
+    return ""
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    multiple = schema.get("multipleOf")
+    if multiple is not None:
+        return f"be a multiple of {multiple}"
+    if low is not None and below is not None:
+        return f"be in [{low}, {below})"
+    if low is not None and high is not None:
+        return f"be from {low} to {high}"
+    if above is not None and below is not None:
+        return f"lie between {above} and {below}"
+    if low is not None:
+        return "not be negative" if low == 0 else f"be at least {low}"
+    if above is not None:
+        return "be positive" if above == 0 else f"be above {above}"
+    if high is not None:
+        return f"be at most {high}"
+    return ""
+
+
+def _as_written(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+# One field, one part
+
+
+@functools.cache
+def _field_validator(cls: type[Config], name: str) -> TypeAdapter[Any]:
+    field = cls.model_fields[name]
+    hint: Any = field.annotation
+    for constraint in field.metadata:
+        hint = Annotated[hint, constraint]
+    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def field_problems(cls: type[Config], name: str, value: Any) -> list[str]:
+    """Return what is wrong with one field's value; empty if the field can have it."""
+    try:
+        _field_validator(cls, name).validate_python(value)
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        return [_Place(cls, name, name).problem({**item, "loc": (name, *item["loc"])})[1] for item in items]
+    return []
+
+
+def field_types(cls: type[Config], name: str) -> set[type]:
     """Return the types that one field's value may have, None left out; of a literal those of its values."""
-    hint = _hints(cls)[name]
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        hints = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-    else:
-        hints = [hint]
-    found: set[type] = set()
-    for each in hints:
-        if typing.get_origin(each) is Literal:
-            found.update(type(value) for value in typing.get_args(each))
-        else:
-            found.add(typing.get_origin(each) or each)
-    return found
+    return set(_types(cls.model_fields[name].annotation))
 
 
-def component_problems(name: str, data: Any) -> list[tuple[str, str]]:
+def _types(hint: Any) -> Iterator[type]:
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        yield from _types(typing.get_args(hint)[0])
+    elif origin in (types.UnionType, Union):
+        for option in typing.get_args(hint):
+            yield from _types(option)
+    elif origin is Literal:
+        yield from (type(value) for value in typing.get_args(hint))
+    elif hint is not type(None):
+        yield origin or hint
+
+
+def component_problems(name: str, data: Any) -> list[PathAndText]:
     """Return (dotted path, message) for what is wrong with one part of a trial, looked at by itself."""
-    problems: list[tuple[str, str]] = []
-    _part(name, data, problems)
-    return problems
+    return _part(name, data)[1]
 
 
 def sound_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a trial that are right, each looked at by itself, by name."""
     found: dict[str, Any] = {}
-    for name in ("dataset", "network", "tokenizer", "backbone", "positions", "method", "head", "train"):
-        given = data.get(name)
-        if given is None and name != "train":
+    for name in TrialConfig.model_fields:
+        if name not in PARTS and name not in UNNAMED:
             continue
-        problems: list[tuple[str, str]] = []
-        part = _part(name, given, problems)
+        if data.get(name) is None and name != "train":
+            continue
+        part, problems = _part(name, data.get(name))
         if part is not None and not problems:
             found[name] = part
     return found
 
 
-def build(cls: type[Config], data: Any, path: str, problems: list[tuple[str, str]]) -> Any:
-    """A `cls` from a mapping, strictly typed. Appends what is wrong to `problems` and then returns None."""
-    if not isinstance(data, Mapping):
-        problems.append((path, f"must be a mapping, got {data!r}"))
-        return None
-    hints, before = _hints(typing.cast(Any, cls)), len(problems)
-    owner = data.get("name") or path.rsplit(".", 1)[-1]
-    for key in data:
-        if key not in hints:
-            names = sorted(hints)
-            problems.append((f"{path}.{key}", _no_field(str(owner), str(key), names)))
-    values = {k: _convert(v, hints[k], f"{path}.{k}", problems) for k, v in data.items() if k in hints}
-    if len(problems) > before:
-        return None
-    config = cls(**values)
-    for text in config.problems():
-        name, _, message = text.partition(": ")
-        problems.append((f"{path}.{name}", message) if message and name in hints else (path, text))
-    return config
-
-
-def _no_field(owner: str, key: str, names: list[str]) -> str:
-    text = unknown("field", key, [n for n in names if n != "name"], "Fields")
-    return f"{owner} has no field '{key}'." + text.removeprefix(f"unknown field '{key}'.")
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls)}
-
-
-def _convert(value: Any, hint: Any, path: str, problems: list[tuple[str, str]]) -> Any:
-    """`value` as the hinted type; whole numbers are taken for floats, nothing else is coerced."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _convert(value, next(a for a in args if a is not type(None)), path, problems)
-    if origin is Literal:
-        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
-            problems.append((path, unknown("value", value, map(str, args), "Allowed")))
-        return value
-    if origin is tuple:
-        return _convert_tuple(value, args, path, problems)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _convert_float(value, path, problems)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        problems.append((path, f"must be {words.get(hint, hint)}, got {scalars.shown(value)}"))
-    elif hint is int and abs(value) > MOST_WHOLE:
-        problems.append((path, f"must be a whole number of at most {MOST_WHOLE}, got {value}"))
-    return value
-
-
-def _convert_float(value: int | float, path: str, problems: list[tuple[str, str]]) -> float:
-    """Return a number as a finite float; -0.0 is 0.0, so that both have one key."""
+def _part(name: str, data: Any) -> tuple[Any, list[PathAndText]]:
+    """Return one part of a trial, or None, and what is wrong with it."""
     try:
-        made = float(value)
-    except OverflowError:
-        made = math.inf
-    if not math.isfinite(made):
-        problems.append((path, f"must be a finite number, got {value}"))
-        return 0.0
-    if made != value:
-        problems.append((path, f"{value} has more digits than a floating-point number keeps; the nearest is {int(made)}"))
-    return made + 0.0
+        if name in UNNAMED:
+            return UNNAMED[name].model_validate({} if data is None else data), []
+        return component(PARTS[name], data), []
+    except ValidationError as error:
+        return None, problems_of_part(error, name)
 
 
-def _convert_tuple(value: Any, args: tuple[Any, ...], path: str, problems: list[tuple[str, str]]) -> Any:
-    if not isinstance(value, (list, tuple)):
-        problems.append((path, f"must be a list, got {value!r}"))
-        return value
-    if args[-1] is Ellipsis:
-        args = (args[0],) * len(value)
-    if len(value) != len(args):
-        problems.append((path, f"must have {len(args)} entries, got {len(value)}"))
-        return value
-    return tuple(_convert(item, arg, f"{path}[{i}]", problems) for i, (item, arg) in enumerate(zip(value, args, strict=True)))
+def problems_of_part(error: ValidationError, name: str) -> list[PathAndText]:
+    """Return (dotted path, message) for what pydantic found wrong with one part of a trial."""
+    found: dict[PathAndText, None] = {}
+    for item in error.errors(include_url=False):
+        item["loc"] = (name, *item["loc"])
+        owner, where, field = _located(TrialConfig, item["loc"])
+        found.setdefault(_Place(owner, where, field).problem(item))
+    return list(found)

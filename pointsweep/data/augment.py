@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config.datasets import DatasetConfig
 from pointsweep.ops.point_ops import to_device, with_height
 
 

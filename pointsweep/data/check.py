@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.data.dataset import Copy
 from pointsweep.data.duplicates import groups_of_splits, shared_clouds
 from pointsweep.utils.array_cache import content_digest

@@ -13,13 +13,11 @@ for the repeated centres that the published samplers return then.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig, added
 from pointsweep.data import modelnet40, scanobjectnn
 from pointsweep.data.corruptions import CORRUPTIONS, NUM_SEVERITIES, REVISION, corrupt
 from pointsweep.data.dataset import Copy, Dataset, Split, data_folder, folders_with
@@ -27,55 +25,6 @@ from pointsweep.data.readers.clouds import as_stored
 from pointsweep.data.readers.hdf5 import read_h5
 from pointsweep.errors import MissingData
 from pointsweep.utils.array_cache import arrays_of_files, cached_arrays, content_digest
-
-
-@dataclass(frozen=True)
-class CorruptedConfig(DatasetConfig):
-    corruption: Literal[
-        "clean", "scale", "jitter", "rotate", "dropout_global", "dropout_local", "add_global", "add_local"
-    ] = "clean"  # fmt: skip
-    severity: int = 0
-    source: Literal["generated", "published"] = "generated"
-    min_points: int = 512
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not 0 <= self.severity <= 4:
-            yield f"severity: must be from 0 to 4, got {self.severity}"
-        if self.corruption == "clean" and self.severity != 0:
-            yield f"severity: clean has none, leave it at 0, got {self.severity}"
-        if self.min_points < 1:
-            yield f"min_points: must be at least 1, got {self.min_points}"
-
-
-@dataclass(frozen=True)
-class ModelNet40CConfig(CorruptedConfig):
-    revision: ClassVar[int] = 3  # as that of ModelNet40Config
-    num_classes: ClassVar[int] = 40
-
-    folder: str = "modelnet40_ply_hdf5_2048"  # of the parent, below POINTSWEEP_DATA
-    corrupted_folder: str = "modelnet_c"  # of the published files; `generated` does not look there
-    scale: tuple[float, float] = (2 / 3, 3 / 2)  # this and the next three as in the parent
-    translate: float = 0.2
-    center: bool = False
-    presample: int = 1200
-
-
-@dataclass(frozen=True)
-class ScanObjectNNCConfig(CorruptedConfig):
-    num_classes: ClassVar[int] = 15
-
-    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
-    copies_in_a_row: int | None = added(None)  # as in the parent
-    folder: str = "scanobjectnn"
-    corrupted_folder: str = "scanobjectnn_c"
-    scale: tuple[float, float] = (0.9, 1.1)  # this and the next as in the parent
-    rotate: Literal["none", "gravity", "all"] = "gravity"
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.source == "published" and self.variant != "pb_t50_rs":
-            yield f"variant: the published files are made of pb_t50_rs, got {self.variant}"
 
 
 class Corrupted(Dataset):

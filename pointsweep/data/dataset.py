@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config.datasets import DatasetConfig
 from pointsweep.data.augment import augment, normalise
 from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData

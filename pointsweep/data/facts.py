@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pointsweep import registry
-from pointsweep.config.schema import DatasetConfig, PartDatasetConfig, TrialConfig
+from pointsweep.config import registry
+from pointsweep.config.datasets import DatasetConfig, PartDatasetConfig
 from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData
 from pointsweep.storage.base import write_whole
@@ -193,7 +193,7 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
 
 def section_of(config: DatasetConfig) -> dict[str, Any]:
     """Return the data set's part of a trial's plain configuration."""
-    return dict(TrialConfig(dataset=config).to_dict()["dataset"])
+    return config.to_dict()
 
 
 def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFacts:

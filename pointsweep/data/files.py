@@ -15,11 +15,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig, added
+from pointsweep.config.datasets import DatasetConfig, FilesConfig
 from pointsweep.data.dataset import Dataset, data_folder
 from pointsweep.data.readers.cloud_arrays import Keys, names_in, read_arrays
 from pointsweep.data.readers.cloud_files import read_cloud
@@ -32,58 +31,6 @@ from pointsweep.utils.array_cache import arrays_of_files
 ORIGIN = "Any folder of clouds: `pointsweep data add FOLDER` prints the section that reads it (docs/data.md)."
 SPLITS = ("train", "val", "test")
 REVISION = 1  # of what is made of the same files; part of the cache's key
-
-
-@dataclass(frozen=True)
-class FilesConfig(DatasetConfig):
-    root: str = ""  # below POINTSWEEP_DATA
-    num_classes: int = 0
-    # Where each split is, below `root`: a folder, a list of names, a file of arrays (or a pattern of several).
-    train: str = "train"
-    test: str | None = "test"
-    val: str | None = None
-    test_fraction: float = 0.0  # of every class of `train`, in place of `test`: null
-    pattern: str | None = None  # which files in the folders are clouds, say "*.obj"; null: all that can be read
-    class_names: str | None = None  # a text file below `root`, a name a line; null: the folders' names, sorted
-    # Keys in files of arrays; null: a usual name. "{split}" stands for train, val or test.
-    points_key: str | None = None
-    labels_key: str | None = None
-    offsets_key: str | None = None  # where clouds of different size start, end to end in one array
-    groups_key: str | None = None  # of which object a cloud is; null: each is an object of its own
-    split_key: str | None = added(None)  # of the split of each cloud, where one file holds several
-    features: tuple[str, ...] = ("xyz",)
-    stored_points: int = 2048  # at most so many of a cloud; so many of a mesh
-    keep_units: bool = False  # false: each cloud is moved to its mean and scaled to the unit sphere when it is read
-    scale: tuple[float, float] = (2 / 3, 3 / 2)
-    translate: float = 0.2
-    rotate: Literal["none", "gravity", "all"] = "none"
-
-    @property
-    def has_validation(self) -> bool:
-        return self.val is not None or super().has_validation
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not self.root:
-            yield "root: must be set: the folder of the clouds, below POINTSWEEP_DATA"
-        if self.num_classes < 2:
-            yield (
-                f"num_classes: must be at least 2, got {self.num_classes}: the number of classes, which decides the head's size; "
-                "`pointsweep data add FOLDER` counts them"
-            )
-        if self.features != ("xyz",):
-            asked = ", ".join(name for name in self.features if name != "xyz") or "no xyz"
-            yield f"features: every model takes coordinates alone, {asked} cannot be given to it; allowed: [xyz]"
-        if not 0 <= self.test_fraction < 1:
-            yield f"test_fraction: must be in [0, 1), got {self.test_fraction}"
-        if self.test is None and self.test_fraction == 0:
-            yield "test: null leaves nothing to test on; set test, or test_fraction above 0"
-        if self.test is not None and self.test_fraction > 0:
-            yield "test_fraction: is taken of train where test is null; set one of the two"
-        if self.val is not None and self.val_fraction > 0:
-            yield "val_fraction: val names a validation split of its own; set one of the two"
-        if self.stored_points < self.num_points:
-            yield f"stored_points: must be at least num_points ({self.num_points}), got {self.stored_points}"
 
 
 class Files(Dataset):

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsweep import registry
-from pointsweep.config.schema import WITHOUT_CHECKPOINT, BackboneConfig, DatasetConfig, TrialConfig
+from pointsweep.config import registry
+from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
+from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
 from pointsweep.errors import MissingData, MissingWeights, WeightsToFetch
 from pointsweep.storage.base import write_whole
@@ -136,8 +138,7 @@ def known_weights(section: Mapping[str, Any]) -> WeightFacts | None:
 
 def weight_section(backbone: BackboneConfig) -> dict[str, Any]:
     """Return the backbone's plain configuration."""
-    carrier = TrialConfig(dataset=DatasetConfig(), backbone=backbone)
-    return dict(carrier.to_dict()["backbone"])
+    return backbone.to_dict()
 
 
 def _path(section: Mapping[str, Any]) -> Path:

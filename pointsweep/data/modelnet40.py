@@ -10,13 +10,11 @@ import lzma
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config.datasets import DatasetConfig, ModelNet40Config
 from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.hdf5 import read_h5
@@ -36,19 +34,6 @@ ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two la
 NUM_TEST = 2468  # published test shapes
 # What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec 6.2).
 MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, "modelnet40_train.txt": 9843}
-
-
-@dataclass(frozen=True)
-class ModelNet40Config(DatasetConfig):
-    # 2: centred and scaled in float64. 3: training clouds are shuffled before they are sampled.
-    revision: ClassVar[int] = 3
-    num_classes: ClassVar[int] = 40
-
-    folder: str = "modelnet40_ply_hdf5_2048"  # below POINTSWEEP_DATA; the layout is told from what is in it
-    scale: tuple[float, float] = (2 / 3, 3 / 2)
-    translate: float = 0.2
-    center: bool = False
-    presample: int = 1200
 
 
 class ModelNet40(Dataset):

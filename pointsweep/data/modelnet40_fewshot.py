@@ -18,13 +18,12 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config.datasets import ModelNet40FewshotConfig
 from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with, text_digest
 from pointsweep.data.modelnet40 import CLASSES, ORIGIN, layout, stored
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
@@ -36,27 +35,6 @@ NUM_FOLDS = 10
 TEST_PER_CLASS = 20
 ARRAYS = ("train_points", "train_labels", "test_points", "test_labels", "classes")
 FOLDS_ORIGIN = "Point-BERT's folds come with its program (ModelNetFewshot); convert them: python -m pointsweep.data --convert-fewshot"
-
-
-@dataclass(frozen=True)
-class ModelNet40FewshotConfig(DatasetConfig):
-    revision: ClassVar[int] = 3  # as that of ModelNet40Config
-    num_classes: ClassVar[int] = 40
-
-    way: Literal[5, 10] = 5
-    shot: Literal[10, 20] = 10
-    fold: int | None = 0  # null: the trial's seed, so that the seeds of a table are the folds
-    source: Literal["generated", "point_bert"] = "generated"
-    folder: str | None = None  # below POINTSWEEP_DATA; null = modelnet40_ply_hdf5_2048 (generated) or ModelNetFewshot (point_bert)
-    scale: tuple[float, float] = (2 / 3, 3 / 2)
-    translate: float = 0.2
-    center: bool = False
-    presample: int = 1200
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.fold is not None and not 0 <= self.fold <= 9:
-            yield f"fold: must be from 0 to 9, got {self.fold}"
 
 
 class ModelNet40Fewshot(Dataset):

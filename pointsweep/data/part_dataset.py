@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import PartDatasetConfig
+from pointsweep.config.datasets import PartDatasetConfig
 from pointsweep.data.augment import augment, normalise
 from pointsweep.data.dataset import CPU, Dataset, Split
 

@@ -6,13 +6,11 @@ Source: arXiv 1908.04616; layout, splits and class order of spec 6.1. y is up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig, added
+from pointsweep.config.datasets import DatasetConfig, ScanObjectNNConfig
 from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
 from pointsweep.data.readers.clouds import as_stored
 from pointsweep.data.readers.hdf5 import read_h5
@@ -36,23 +34,6 @@ ONE_CLOUD_AN_OBJECT = ("obj_bg", "obj_only")
 OBJECTS_FILE = "_objects.txt"  # beside a split's file, with its stem: the object of each cloud, one a line
 RANDOM_ORDERS = 199  # that an order of copies is compared with
 ORIGIN = "ScanObjectNN is handed out after a terms-of-use form by its authors (hkust-vgd.github.io/scanobjectnn)."
-
-
-@dataclass(frozen=True)
-class ScanObjectNNConfig(DatasetConfig):
-    num_classes: ClassVar[int] = 15
-
-    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
-    # The clouds of an object stand in the file one after another, so many of each: for files of such an order, which is checked.
-    copies_in_a_row: int | None = added(None)
-    folder: str = "scanobjectnn"  # below POINTSWEEP_DATA
-    scale: tuple[float, float] = (0.9, 1.1)
-    rotate: Literal["none", "gravity", "all"] = "gravity"
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.copies_in_a_row is not None and self.copies_in_a_row < 2:
-            yield f"copies_in_a_row: must be at least 2 or null, got {self.copies_in_a_row}"
 
 
 class ScanObjectNN(Dataset):

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import ClassVar
 
 import numpy as np
 
-from pointsweep.config.schema import PartDatasetConfig
+from pointsweep.config.datasets import ShapeNetPartConfig
 from pointsweep.data.dataset import Copy, data_folder, folders_with
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
@@ -34,21 +32,6 @@ NUM_PARTS = 50
 PARTS = tuple(range(first, end) for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True))  # by category
 PUBLISHED = {"train": 12137, "val": 1870, "test": 2874}
 ORIGIN = "ShapeNetPart (shapenetcore_partanno_segmentation_benchmark_v0_normal) comes from Stanford; ShapeNet's terms of use apply."
-
-
-@dataclass(frozen=True)
-class ShapeNetPartConfig(PartDatasetConfig):
-    """Scale and shift as of Point-MAE's program, which scales all axes of a cloud alike; here each has its own factor."""
-
-    num_classes: ClassVar[int] = 50  # parts
-    num_categories: ClassVar[int] = 16
-
-    folder: str = "shapenetcore_partanno_segmentation_benchmark_v0_normal"  # below POINTSWEEP_DATA
-    num_points: int = 2048
-    presample: int = 2048
-    scale: tuple[float, float] = (0.8, 1.25)
-    translate: float = 0.1
-    center: bool = False
 
 
 class ShapeNetPart(PartDataset):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep import registry
+from pointsweep.config.datasets import FilesConfig
+from pointsweep.config.validation import component_problems
 from pointsweep.data.files import SPLITS, Stored, stored
 from pointsweep.data.readers import cloud_arrays, cloud_files
 from pointsweep.data.readers.cloud_arrays import Keys, keys_of, read_arrays, splits_in
@@ -38,9 +38,8 @@ def suggest(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise MissingData(f"{folder}: no folder")
     fields = _fields(folder)
-    make: Any = registry.config_class("datasets", "files")
-    config = make(name="files", root=folder.name, num_classes=2, **fields)
-    config = dataclasses.replace(config, num_classes=_count_classes(config, folder))
+    config = FilesConfig(root=folder.name, num_classes=2, **fields)
+    config = config.replace(num_classes=_count_classes(config, folder))
     found = stored(config, folder)
     sizes = [found.arrays[f"{split}_sizes"] for split in SPLITS if f"{split}_sizes" in found.arrays]
     # Points that a model sees: fewer than by default where the clouds are smaller.
@@ -50,11 +49,13 @@ def suggest(folder: Path) -> list[str]:
         small["presample"] = largest
     if largest < config.num_points:
         small["num_points"] = largest
-    problems = list(dataclasses.replace(config, **small).problems())
+    section = {"name": "files", "root": folder.name, "num_classes": config.num_classes, **fields, **small}
+    problems = component_problems("dataset", section)
     if problems:
-        raise ValueError(f"{folder}: {'; '.join(problems)}")
+        texts = [f"{path.removeprefix('dataset.')}: {message}" for path, message in problems]
+        raise ValueError(f"{folder}: {'; '.join(texts)}")
     root, notes = _root(folder)
-    section = {"name": "files", "root": root, "num_classes": config.num_classes, **fields, **small}
+    section["root"] = root
     comments = [*notes, *_counts(found)]
     return [*(f"# {line}" for line in comments), "dataset:", *(f"  {key}: {_yaml(value)}" for key, value in section.items())]
 

@@ -6,45 +6,15 @@ y is up. Letters: P points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config.datasets import SyntheticConfig
 from pointsweep.data.dataset import Dataset, text_digest
 from pointsweep.utils.array_cache import cached_arrays
 
 REVISION = 1  # of the shapes below; part of the cache's key
-
-
-@dataclass(frozen=True)
-class SyntheticConfig(DatasetConfig):
-    num_classes: int = 10
-    train_per_class: int = 40
-    test_per_class: int = 20
-    source_points: int = 512  # stored of every cloud
-    noise: float = 0.03  # standard deviation of a point's place; shapes are about 2 wide
-    partial: float = 0.3  # share of the surface cut away on one side
-    clutter: float = 0.05  # share of the points that belong to no shape
-    data_seed: int = 0
-    presample: int = 512
-    num_points: int = 256
-    scale: tuple[float, float] = (0.9, 1.1)
-    rotate: Literal["none", "gravity", "all"] = "gravity"
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not 2 <= self.num_classes <= 12:
-            yield f"num_classes: must be from 2 to 12, got {self.num_classes}"
-        for name in ("train_per_class", "test_per_class"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.source_points < self.num_points:
-            yield f"source_points: must be at least num_points ({self.num_points}), got {self.source_points}"
-        if not 0 <= self.partial <= 0.9 or not 0 <= self.clutter <= 0.5 or self.noise < 0:
-            yield "partial must be in [0, 0.9], clutter in [0, 0.5], noise not negative"
 
 
 class Synthetic(Dataset):

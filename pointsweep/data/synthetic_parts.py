@@ -5,45 +5,17 @@ Made from a seed, so that part segmentation can be tried and tested without data
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable
 
 import numpy as np
 
-from pointsweep.config.schema import PartDatasetConfig
+from pointsweep.config.datasets import SyntheticPartsConfig
 from pointsweep.data.dataset import text_digest
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.synthetic import box, legs, revolved, turn
 from pointsweep.utils.array_cache import cached_arrays
 
 REVISION = 1  # of the shapes below; part of the cache's key
-
-
-@dataclass(frozen=True)
-class SyntheticPartsConfig(PartDatasetConfig):
-    num_classes: ClassVar[int] = 10  # parts
-    num_categories: ClassVar[int] = 4
-
-    train_per_category: int = 50
-    test_per_category: int = 25
-    source_points: int = 512  # stored of every shape, at least; at most a quarter more
-    noise: float = 0.03  # standard deviation of a point's place; shapes are about 2 wide
-    data_seed: int = 0
-    num_points: int = 256
-    presample: int = 256
-    scale: tuple[float, float] = (0.9, 1.1)
-    rotate: Literal["none", "gravity", "all"] = "gravity"
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        for name in ("train_per_category", "test_per_category"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.source_points < self.num_points:
-            yield f"source_points: must be at least num_points ({self.num_points}), got {self.source_points}"
-        if self.noise < 0:
-            yield f"noise: must not be negative, got {self.noise}"
 
 
 class SyntheticParts(PartDataset):

@@ -261,7 +261,7 @@ class Tuning:
                 found[cell.row, cell.column] = replace(cell, arm=None, excluded=f"all {self.search.trials} suggestions failed")
                 continue
             if whole:
-                config = replace(config, dataset=replace(config.dataset, val_fraction=0.0))
+                config = config.replace(dataset=config.dataset.replace(val_fraction=0.0))
             trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
             found[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
             value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"

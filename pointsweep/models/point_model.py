@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointsweep import registry
-from pointsweep.config import official
-from pointsweep.config.schema import HeadConfig, TrialConfig
+from pointsweep.config import official, registry
+from pointsweep.config.parts import HeadConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.initialisation import generator_for
 from pointsweep.models.layers import Dropout, drawn

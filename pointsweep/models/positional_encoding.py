@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import PositionsConfig
+from pointsweep.config.parts import PositionsConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.batch_cache import once
 from pointsweep.models.layers import drawn

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import HeadConfig
+from pointsweep.config.parts import HeadConfig
 from pointsweep.models.layers import Dropout, shared_mlp
 from pointsweep.ops.point_ops import interpolation
 

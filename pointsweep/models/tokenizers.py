@@ -7,32 +7,17 @@ Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, D wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import TokenizerConfig
+from pointsweep.config.tokenizers import PatchConfig, PointPNLightConfig, PointPNTokenizerConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
 from pointsweep.models.batch_cache import once
 from pointsweep.models.layers import Residual
 from pointsweep.ops.point_ops import farthest_points, gather, nearest, pos_e, with_height
-
-
-@dataclass(frozen=True)
-class PointPNLightConfig(TokenizerConfig):
-    neighbours: int = 81
-    num_tokens: int = 128  # of the last stage; the two before it have two and four times as many centres
-    normalisation: Literal["scan", "mn40"] = "scan"  # of neighbourhoods: ScanObjectNN's or ModelNet40's program (spec 1.1)
-    last_width: int = 32  # of the last stage's bottleneck
-
-    def problems(self) -> Iterator[str]:
-        for name in ("neighbours", "num_tokens", "last_width"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
 
 
 class PointPNLight(nn.Module):
@@ -82,24 +67,6 @@ class PointPNLight(nn.Module):
         return stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
 
 
-@dataclass(frozen=True)
-class PointPNConfig(TokenizerConfig):
-    """The defaults are APPT's: 64 tokens of neighbourhoods of 40, 96 channels before the first stage."""
-
-    neighbours: int = 40
-    num_tokens: int = 64  # of the last stage; the three before it have two, four and eight times as many centres
-    embed_dim: int = 96
-    normalisation: Literal["scan", "mn40"] = "scan"
-    height: bool = True  # the height above the cloud's lowest point as a fourth channel
-
-    def problems(self) -> Iterator[str]:
-        for name in ("neighbours", "num_tokens"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.embed_dim < 3 or self.embed_dim % 3:
-            yield f"embed_dim: must be a multiple of 3, got {self.embed_dim}"
-
-
 class PointPN(nn.Module):
     """points (B, P, 3 or 4) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96: 3,369,792 parameters.
 
@@ -111,7 +78,7 @@ class PointPN(nn.Module):
     uses_stem = False
     skips_near_origin = False  # set by the model: see official.py
 
-    def __init__(self, config: PointPNConfig, backbone: Backbone, compat: str) -> None:
+    def __init__(self, config: PointPNTokenizerConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
         self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
         width, dim = config.embed_dim, backbone.widths[0]
@@ -148,17 +115,6 @@ class PointPN(nn.Module):
 
 def _layer(dim_in: int, dim_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv1d(dim_in, dim_out, 1, bias=False), nn.BatchNorm1d(dim_out), nn.ReLU())
-
-
-@dataclass(frozen=True)
-class PatchConfig(TokenizerConfig):
-    num_tokens: int = 128
-    neighbours: int = 32  # points of a group
-
-    def problems(self) -> Iterator[str]:
-        for name in ("neighbours", "num_tokens"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
 
 
 class Patch(nn.Module):

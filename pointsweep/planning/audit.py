@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from pointsweep import registry
-from pointsweep.config.schema import MODEL_PARTS, WITHOUT_CHECKPOINT, BackboneConfig, TrainConfig, TrialConfig
+from pointsweep.config import registry
+from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import MODEL_PARTS, TrialConfig
 from pointsweep.errors import Finding
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.point_model import NEAR_IDENTITY
@@ -59,8 +61,8 @@ def _models(arms: Sequence[Arm]) -> list[Arm]:
 
 def model_of(config: TrialConfig) -> TrialConfig:
     """The trial that stands for its model: training and random changes of clouds at their defaults."""
-    dataset = replace(arm_of(config).dataset, scale=(1.0, 1.0), rotate="none", translate=0.0)
-    return replace(config, seed=0, dataset=dataset, train=TrainConfig(init=config.train.init))
+    dataset = arm_of(config).dataset.replace(scale=(1.0, 1.0), rotate="none", translate=0.0)
+    return config.replace(seed=0, dataset=dataset, train=TrainConfig(init=config.train.init))
 
 
 def runs(config: TrialConfig) -> bool:
@@ -81,8 +83,8 @@ def _broken(config: TrialConfig) -> str:
 
 def arm_of(config: TrialConfig) -> TrialConfig:
     """The trial that stands for its arm: seed 0, and no more of data and training than a model sees."""
-    dataset = replace(config.dataset, train_limit=None, test_limit=None, test_order="file", val_fraction=0.0)
-    return replace(config, seed=0, dataset=dataset)
+    dataset = config.dataset.replace(train_limit=None, test_limit=None, test_order="file", val_fraction=0.0)
+    return config.replace(seed=0, dataset=dataset)
 
 
 def flat(config: Any, path: str = "") -> dict[str, Any]:

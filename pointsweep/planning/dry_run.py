@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep import registry
-from pointsweep.config.schema import DatasetConfig, TrainConfig, TrialConfig
+from pointsweep.config import registry
+from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset, Split, sample
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.errors import Finding, MissingData
@@ -191,11 +193,11 @@ def look(config: TrialConfig, thorough: bool = False) -> list[str]:
 
 def _wrong_training(config: TrialConfig, thorough: bool) -> list[str]:
     if dataset_of(config.dataset) is None:
-        config = dataclasses.replace(config, dataset=_made(config.dataset))
+        config = config.model_copy(update={"dataset": _made(config.dataset)})
     dataset = dataset_of(config.dataset)
     if dataset is None or len(dataset.train.labels) < STEPS * BATCH:
         return []
-    other = dataclasses.replace(config, seed=1)
+    other = config.replace(seed=1)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.of(config, dataset, Path(folder) / "first")
         again = Run(config, dataset, Path(folder) / "again")
@@ -210,21 +212,20 @@ def _wrong_training(config: TrialConfig, thorough: bool) -> list[str]:
 
 def smaller(config: TrialConfig) -> TrialConfig:
     """Few tokens and blocks, small clouds, two epochs of two steps; all other settings as they are."""
-    dataset = dataclasses.replace(config.dataset, **_known(config.dataset, {"num_points": POINTS, "presample": POINTS}))
-    dataset = dataclasses.replace(dataset, train_limit=None, test_limit=None)
-    train = dataclasses.replace(
-        config.train, epochs=EPOCHS, batch_size=BATCH, eval_batch_size=EVAL_BATCH, votes=1, clip_norm=CLIP_NORM,
+    dataset = config.dataset.model_copy(update={"num_points": POINTS, "presample": POINTS, "train_limit": None, "test_limit": None})
+    train = config.train.replace(
+        epochs=EPOCHS, batch_size=BATCH, eval_batch_size=EVAL_BATCH, votes=1, clip_norm=CLIP_NORM,
         precision="fp32", compile=False, lr=min(config.train.lr, LARGEST_LR), min_lr=min(config.train.min_lr, LARGEST_LR),
     )  # fmt: skip
     parts: dict[str, Any] = {"dataset": dataset, "train": train}
     for name in ("tokenizer", "network", "backbone", "method"):
         part = getattr(config, name)
         if part is not None:
-            parts[name] = dataclasses.replace(part, **_known(part, SMALL))
+            parts[name] = part.model_copy(update=_known(part, SMALL))
     backbone = parts.get("backbone")
     if backbone is not None and "scales" not in vars(backbone) and config.dataset.num_categories == 0:
         parts["backbone"] = _shallow(config, backbone)
-    return dataclasses.replace(config, **parts)
+    return config.model_copy(update=parts)
 
 
 def _shallow(config: TrialConfig, backbone: Any) -> Any:
@@ -235,11 +236,11 @@ def _shallow(config: TrialConfig, backbone: Any) -> Any:
         made = registry.load("backbones", backbone.name)(backbone)
     if len(made.blocks) <= BLOCKS or len(made.scale_starts) > 1:
         return backbone
-    return dataclasses.replace(backbone, num_blocks=BLOCKS)
+    return backbone.replace(num_blocks=BLOCKS)
 
 
 def _known(part: Any, values: dict[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in dataclasses.fields(part)}
+    known = type(part).model_fields
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -247,7 +248,7 @@ def _made(config: DatasetConfig) -> DatasetConfig:
     """Made clouds in place of those that are not here, changed at random as those would be."""
     name = "synthetic_parts" if config.num_categories else "synthetic"
     kind: Any = registry.config_class("datasets", name)
-    shared = {f.name for f in dataclasses.fields(DatasetConfig)} & {f.name for f in dataclasses.fields(kind) if f.init}
+    shared = set(DatasetConfig.model_fields) & set(kind.model_fields)
     values = {name: getattr(config, name) for name in shared - {"name", "folder"}}
     return kind(name=name, **values)  # type: ignore[no-any-return]
 
@@ -587,7 +588,7 @@ def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
     data = small(dataset)
     plain = small(dataset)
     unchanged = {"scale": (1.0, 1.0), "rotate": "none", "translate": 0.0, "center": False, "unit_sphere": False}
-    plain.config = dataclasses.replace(dataset.config, heights=False, **unchanged)  # type: ignore[arg-type]
+    plain.config = dataset.config.model_copy(update={"heights": False, **unchanged})
     rows = np.arange(len(data.train.labels))[::-1].copy()
     points, labels = plain.train_batch(rows, torch.Generator().manual_seed(0))
     if not np.array_equal(labels.numpy(), data.train.labels[rows]):
@@ -621,7 +622,7 @@ def _wrong_changes(data: Recording) -> Iterator[str]:
     whole, _ = data.train_batch(once, torch.Generator().manual_seed(0))
     for name in asked:
         without = copy.copy(data)
-        without.config = dataclasses.replace(config, **{name: neutral[name]})
+        without.config = config.model_copy(update={name: neutral[name]})
         other, _ = without.train_batch(once, torch.Generator().manual_seed(0))
         if torch.equal(whole, other):
             yield f"dataset.{name}: {getattr(config, name)} changes no training cloud"
@@ -632,7 +633,7 @@ def _wrong_changes(data: Recording) -> Iterator[str]:
         if torch.equal(whole, other):
             yield "augmentation changes a cloud alike in every epoch"
         without = copy.copy(data)
-        without.config = dataclasses.replace(config, **neutral)
+        without.config = config.model_copy(update=neutral)
         for split in filter(None, (data.test, data.val)):
             rows = np.arange(2)
             if not torch.equal(data.eval_batch(split, rows)[0], without.eval_batch(split, rows)[0]):
@@ -648,7 +649,7 @@ def settings_without_effect(arms: Sequence[Arm]) -> Iterator[str]:
     for name in ("init", "votes"):
         for first, second in _pairs([arm.config.train for arm in arms], name):
             config = next(arm.config for arm in arms if arm.config.train == first)
-            other = dataclasses.replace(config, train=second)
+            other = config.replace(train=second)
             if config.network is not None or _differs(name, config, other):
                 continue
             yield f"train.{name}: {getattr(first, name)} or {getattr(second, name)} changes nothing"
@@ -658,11 +659,11 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
     values = [getattr(config.train, name) for config in (first, second)]
     config = smaller(first)
     if dataset_of(config.dataset) is None:
-        config = dataclasses.replace(config, dataset=_made(config.dataset))
+        config = config.model_copy(update={"dataset": _made(config.dataset)})
     dataset = dataset_of(config.dataset)
     if dataset is None:
         return True
-    first, second = (dataclasses.replace(config, train=dataclasses.replace(config.train, **{name: value})) for value in values)
+    first, second = (config.replace(train=config.train.replace(**{name: value})) for value in values)
     with tempfile.TemporaryDirectory() as folder:
         if name == "init":
             one, two = (Run(config, dataset, Path(folder) / str(n)).start.state_dict() for n, config in enumerate((first, second)))
@@ -683,13 +684,13 @@ def _equal_data(arms: Sequence[Arm]) -> Iterator[str]:
     configs = list(dict.fromkeys(arm.config.dataset for arm in arms))
     for kind in {type(config) for config in configs}:
         own = [config for config in configs if type(config) is kind]
-        for setting in dataclasses.fields(kind):
-            for first, second in _pairs(own, setting.name):
+        for setting in kind.model_fields:
+            for first, second in _pairs(own, setting):
                 a, b = dataset_of(first), dataset_of(second)
                 if a is None or b is None or _seen(a) != _seen(b):
                     continue
-                values = f"{getattr(first, setting.name)} or {getattr(second, setting.name)}"
-                yield f"dataset.{setting.name}: {values} gives the same clouds"
+                values = f"{getattr(first, setting)} or {getattr(second, setting)}"
+                yield f"dataset.{setting}: {values} gives the same clouds"
 
 
 def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:

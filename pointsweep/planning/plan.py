@@ -12,7 +12,9 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pointsweep.config.schema import WITHOUT_CHECKPOINT, DatasetConfig, TrialConfig, without_seed
+from pointsweep.config.backbones import WITHOUT_CHECKPOINT
+from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.config.validation import check_trial
 from pointsweep.data.facts import DataFacts, marks, refusals, section_of
 from pointsweep.data.inputs import needed, read_all

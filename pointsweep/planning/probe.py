@@ -8,7 +8,6 @@ Letters: B clouds, P points.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import zlib
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.schema import TrialConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.layers import set_noise
@@ -214,14 +213,14 @@ def _clouds(count: int, size: int, seed: int = 0) -> Tensor:
 
 def _smaller(config: TrialConfig) -> TrialConfig:
     """Few tokens of small neighbourhoods, from fewer points; everything else as it is."""
-    dataset = dataclasses.replace(config.dataset, num_points=POINTS, presample=POINTS)
+    dataset = config.dataset.model_copy(update={"num_points": POINTS, "presample": POINTS})
     parts: dict[str, Any] = {"dataset": dataset}
     for name in ("tokenizer", "network", "backbone", "method"):
         part = getattr(config, name)
         if part is not None:
-            known = {f.name for f in dataclasses.fields(part)}
-            parts[name] = dataclasses.replace(part, **{k: v for k, v in SMALL.items() if k in known})
-    return dataclasses.replace(config, **parts)
+            known = type(part).model_fields
+            parts[name] = part.model_copy(update={k: v for k, v in SMALL.items() if k in known})
+    return config.model_copy(update=parts)
 
 
 def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:

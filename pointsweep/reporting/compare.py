@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep import registry
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config import registry
+from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import MissingData, unknown
 from pointsweep.reporting.formats import accuracy, count

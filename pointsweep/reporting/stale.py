@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pointsweep.config.schema import WITHOUT_CHECKPOINT, BackboneConfig, DatasetConfig, TrialConfig
+from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
+from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import DIGITS, DataFacts, UnreadableDataError, differs, facts_of, is_here, known, section_of
 from pointsweep.data.inputs import WeightFacts, known_weights, parts_of, weight_facts
 from pointsweep.errors import MissingData, MissingWeights

@@ -7,7 +7,7 @@ that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [..
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from pointsweep.config import scalars
@@ -17,7 +17,7 @@ from pointsweep.sweep import conditions
 from pointsweep.sweep.overlay import Place, Settings, rank, set_twice
 from pointsweep.sweep.yaml_document import Document
 
-PARTS_OF_A_TRIAL = tuple(part.name for part in fields(TrialConfig))
+PARTS_OF_A_TRIAL = tuple(TrialConfig.model_fields)
 DIGITS = 12  # numbers of one axis that are equal when written with so many were meant to be one
 # What a row or column may say beside its settings.
 OWN_KEYS = ("label", "when", "published", "factors")

@@ -6,18 +6,17 @@ value of another type, could never hold; it is a problem, not a condition that d
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pointsweep import registry
-from pointsweep.config.schema import MODEL_PARTS, PARTS, TrialConfig
-from pointsweep.config.validation import UNNAMED, field_problems, field_types
+from pointsweep.config import registry
+from pointsweep.config.schema import MODEL_PARTS, PARTS, UNNAMED, TrialConfig
+from pointsweep.config.validation import field_problems, field_types
 from pointsweep.errors import unknown
 from pointsweep.sweep.overlay import keys_of
 
-PARTS_OF_A_TRIAL = tuple(part.name for part in dataclasses.fields(TrialConfig) if part.name != "seed")
+PARTS_OF_A_TRIAL = tuple(part for part in TrialConfig.model_fields if part != "seed")
 MODALITIES = ("1d", "2d", "3d")
 
 When = Mapping[str, Any]
@@ -33,16 +32,17 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
     if whole and part in MODEL_PARTS:
         return None
     node = data.get(part)
+    owner: Any
     if part in PARTS:
         name = node.get("name") if isinstance(node, Mapping) else node
         if rest in ("", "name"):
             return name
-        known = isinstance(name, str) and name in registry.names(PARTS[part])
-        owner = registry.config_class(PARTS[part], name) if known else None
+        known = registry.config_classes(PARTS[part])
+        owner = known.get(name) if isinstance(name, str) else None
     elif part in UNNAMED:
         owner = UNNAMED[part]
     else:
-        fields = TrialConfig.__dataclass_fields__
+        fields = TrialConfig.model_fields
         return fields[part].default if node is None and part in fields and not rest else node
     value = default_of(owner, rest)
     if isinstance(node, Mapping):
@@ -55,15 +55,14 @@ def default_of(owner: Any, field: str) -> Any:
     if owner is None:
         return None
     if field in field_names(owner):
-        default = owner.__dataclass_fields__[field].default
-        return None if default is dataclasses.MISSING else default
+        return owner.model_fields[field].default
     return getattr(owner, field, None) if field == "modality" else None
 
 
 @functools.cache
 def field_names(owner: Any) -> frozenset[str]:
     """Return the names of the fields of a configuration, class variables left out."""
-    return frozenset(each.name for each in dataclasses.fields(owner))
+    return frozenset(owner.model_fields)
 
 
 def opened(when: When) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from pointsweep.config import scalars
@@ -11,7 +11,7 @@ from pointsweep.errors import unknown
 from pointsweep.sweep.search_space import RANGE
 
 Path = tuple[str | int, ...]
-PARTS = tuple(part.name for part in fields(TrialConfig))
+PARTS = tuple(TrialConfig.model_fields)
 # A name alone may stand for {name: ...} here; each with its default.
 NAMED = {"sampler": "tpe", "scheduler": None}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep.config import scalars
-from pointsweep.config.schema import TrialConfig, with_seed
-from pointsweep.config.validation import check_trial, sound_parts
+from pointsweep.config.schema import TrialConfig, dataset_of_seed, with_seed
+from pointsweep.config.validation import KnownParts, check_trial, sound_parts
 from pointsweep.errors import Problem, unknown
 from pointsweep.results.metrics import DEFAULT, TABLE_METRICS, of_dataset
 from pointsweep.results.records import Published
@@ -89,6 +89,7 @@ class Reader:
         self.published_file = BUILT_IN
         self.cite = ""  # the source of numbers whose line names none
         self.search: Search | None = None
+        self.known_parts: KnownParts = {}  # cells share what is equal in them
 
     @property
     def problems(self) -> list[Problem]:
@@ -293,7 +294,7 @@ class Reader:
         if config is None or problems:
             parts = sound_parts(composed.data)
             if "dataset" in parts:
-                parts["dataset"] = with_seed(TrialConfig(parts["dataset"]), first_seed).dataset
+                parts["dataset"] = dataset_of_seed(parts["dataset"], first_seed)
             self.readable.append(ReadableCell(name, parts))
             return Cell(row[0], column[0], ())
         first = with_seed(config, first_seed)
@@ -317,7 +318,7 @@ class Reader:
         if self.profile:
             profiles.apply(self.profile, settings, self.documents)
         self._apply_overrides(settings)
-        config, problems = check_trial(settings.data)
+        config, problems = check_trial(settings.data, self.known_parts)
         places = [(settings.place(path), message) for path, message in problems]
         return config, [Problem(place.path, message, place.line) for place, message in places]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pointsweep import registry
-from pointsweep.config.schema import DRAWN_WEIGHTS
+from pointsweep.config import registry
+from pointsweep.config.backbones import DRAWN_WEIGHTS
 from pointsweep.sweep.overlay import Place, Settings
 from pointsweep.sweep.yaml_document import Document
 
@@ -105,7 +105,7 @@ def _smoke(settings: Settings) -> None:
     settings.set("train", SMALL_TRAIN, place)
     network = data.get("network")
     if isinstance(network, dict):
-        if "neighbours" in registry.config_class("networks", network["name"]).__dataclass_fields__:
+        if "neighbours" in registry.config_class("networks", network["name"]).model_fields:
             settings.set("network.neighbours", 8, place)
         return
     backbone = data.get("backbone")

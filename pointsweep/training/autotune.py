@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import TrainConfig, TrialConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.models.activation_checkpointing import recompute_stages
 from pointsweep.models.batch_cache import LIMIT_BYTES
 from pointsweep.models.compilation import compile_parts

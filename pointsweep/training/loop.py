@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import TrainConfig, TrialConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset, Split
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.part_metrics import part_score

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pointsweep import registry
-from pointsweep.config.schema import DatasetConfig, TrialConfig, without_seed
+from pointsweep.config import registry
+from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.data.dataset import Dataset, Split
 from pointsweep.data.facts import DIGITS, data_stamps
 from pointsweep.errors import MissingData

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.config.schema import TrialConfig, canonical_json
+from pointsweep.config.base import canonical_json
+from pointsweep.config.datasets import SyntheticConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.data.augment import augment, normalise
-from pointsweep.data.synthetic import SyntheticConfig
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding
 from pointsweep.models.layers import DropPath
 from pointsweep.models.methods.point_peft_parts import AroundPrompts

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import build, load_trained_state, trained_state

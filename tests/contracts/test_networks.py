@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import build, count_parameters, load_trained_state, trained_state
@@ -21,7 +21,7 @@ SIZE = 128  # points of a cloud, as in the smoke profile
 
 
 def network(name: str, seed: int = 0, **fields) -> nn.Module:
-    known = registry.config_class("networks", name).__dataclass_fields__
+    known = registry.config_class("networks", name).model_fields
     small = {field: value for field, value in SMALL.items() if field in known}
     config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **small, **fields}})
     torch.manual_seed(seed)

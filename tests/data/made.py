@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.data.dataset import Dataset
 from pointsweep.data.modelnet40 import CLASSES
 
@@ -18,9 +18,7 @@ def dataset(name: str, **fields) -> Dataset:
 
 
 def config(name: str, **fields):
-    made = registry.config_class("datasets", name)(name=name, **fields)
-    assert not list(made.problems())
-    return made
+    return registry.config_class("datasets", name)(name=name, **fields)
 
 
 def clouds(count: int, size: int, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from pointsweep import registry
 from pointsweep.cli.data import NOTHING, SOUND, WRONG, main
+from pointsweep.config import registry
 from pointsweep.data.check import check
 from pointsweep.data.dataset import Copy
 from pointsweep.data.readers.fewshot_pickles import convert

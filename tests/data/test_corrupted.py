@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -11,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from pointsweep import registry
-from pointsweep.config.validation import build
+from pointsweep.config import registry
+from pointsweep.config.tokenizers import PointPNLightConfig
+from pointsweep.config.validation import component_problems
 from pointsweep.data import corruptions
 from pointsweep.data.corruptions import CORRUPTIONS, corrupt
 from pointsweep.data.readers.clouds import unit_sphere
 from pointsweep.errors import MissingData
-from pointsweep.models.tokenizers import PointPNLight, PointPNLightConfig
+from pointsweep.models.tokenizers import PointPNLight
 from pointsweep.utils.array_cache import content_digest
 from tests.data.made import clouds, dataset, write_h5, write_modelnet, write_scanobjectnn
 
@@ -180,8 +180,8 @@ def test_training_is_the_parents_and_the_test_split_is_corrupted(here, name, par
 @pytest.mark.parametrize(("name", "parent"), PARENTS.items())
 def test_fields_shared_with_the_parent_have_its_defaults(name, parent):
     own, parents = (registry.config_class("datasets", each)() for each in (name, parent))
-    for field in dataclasses.fields(parents):
-        assert getattr(own, field.name) == getattr(parents, field.name), field.name
+    for field in set(type(parents).model_fields) - {"name"}:
+        assert getattr(own, field) == getattr(parents, field), field
     assert own.num_classes == parents.num_classes
 
 
@@ -243,8 +243,7 @@ def test_bad_published_files_are_named(here, points, labels, message):
     ],
 )
 def test_bad_settings_are_refused(fields, path):
-    problems: list = []
-    build(registry.config_class("datasets", "scanobjectnn_c"), {"name": "scanobjectnn_c", **fields}, "dataset", problems)
+    problems = component_problems("dataset", {"name": "scanobjectnn_c", **fields})
     assert [problem[0] for problem in problems] == [path]
 
 

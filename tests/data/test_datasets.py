@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pointsweep import registry
-from pointsweep.config.schema import DatasetConfig
+from pointsweep.config import registry
+from pointsweep.config.datasets import DatasetConfig
 from pointsweep.data.augment import augment, turns
 from pointsweep.data.dataset import Dataset, sample
 from pointsweep.data.modelnet40 import CLASSES

@@ -9,7 +9,9 @@ import pickle
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from pointsweep.config.validation import component_problems
 from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.data.modelnet40_fewshot import draw, read_npz
 from pointsweep.data.readers.clouds import unit_sphere
@@ -242,12 +244,10 @@ def test_a_fold_that_waits_for_its_conversion_says_so(tmp_path, monkeypatch):
 
 
 def test_folds_out_of_range_are_refused():
-    from pointsweep.config.validation import build
-    from pointsweep.registry import config_class
-
-    problems: list = []
-    data = {"name": "modelnet40_fewshot", "way": 6, "fold": 10}
-    build(config_class("datasets", "modelnet40_fewshot"), data, "dataset", problems)
-    assert problems == [("dataset.way", "unknown value '6'. Allowed: 10, 5")]
-    with pytest.raises(AssertionError):
+    problems = component_problems("dataset", {"name": "modelnet40_fewshot", "way": 6, "fold": 10})
+    assert problems == [
+        ("dataset.way", "unknown value '6'. Allowed: 10, 5"),
+        ("dataset.fold", "must be from 0 to 9 or null, got 10"),
+    ]
+    with pytest.raises(ValidationError):
         config("modelnet40_fewshot", fold=10)

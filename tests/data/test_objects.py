@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -115,7 +113,7 @@ def test_validation_is_refused_where_nobody_knows_which_clouds_are_copies(root):
     refused = [text for text in facts.refusals(found, asked, None) if "copies" in text]
     assert len(refused) == 1
     assert "leave out dataset.val_fraction, take a variant with one cloud an object (obj_bg, obj_only)" in refused[0]
-    allowed = dataclasses.replace(asked, allow_overlap=True)
+    allowed = asked.replace(allow_overlap=True)
     assert not facts.refusals(found, allowed, None)
     said = facts.marks(found, allowed, True)
     assert any("validation clouds may be of objects that have training clouds too" in text for text in said)

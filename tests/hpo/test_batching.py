@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 
 import pytest
+from pointsweep.sweep.pruners import bracket_of
 
 from pointsweep.hpo.batching import Batches
 from pointsweep.hpo.study import Study
-from pointsweep.sweep.pruners import bracket_of
 from pointsweep.sweep.sweep import load
 
 EPOCHS = 9

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pointsweep.config.datasets import ScanObjectNNConfig
 from pointsweep.data.augment import normalise
-from pointsweep.data.scanobjectnn import ScanObjectNNConfig
 from tests.support.golden_programs import (
     any2point_state,
     appt_state,

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from pointsweep.config.schema import PositionsConfig
+from pointsweep.config.backbones import TinyConfig
+from pointsweep.config.parts import PositionsConfig
 from pointsweep.models.backbones.base import lookup_line, lookup_plane
-from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.models.backbones.tiny import Tiny
 from pointsweep.models.positional_encoding import Positions, sine_table
 
 

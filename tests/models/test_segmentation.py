@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from pointsweep import registry
-from pointsweep.config.schema import HeadConfig, TrialConfig
+from pointsweep.config import registry
+from pointsweep.config.parts import HeadConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.data.part_metrics import part_score
 from pointsweep.models.layers import set_noise

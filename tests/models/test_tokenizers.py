@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pointsweep.models.tokenizers import Patch, PatchConfig, PointPN, PointPNConfig, PointPNLight, PointPNLightConfig, normalise
+from pointsweep.config.tokenizers import PatchConfig, PointPNLightConfig, PointPNTokenizerConfig
+from pointsweep.models.tokenizers import Patch, PointPN, PointPNLight, normalise
 from pointsweep.ops.point_ops import farthest_points, gather
 
 
@@ -75,8 +76,8 @@ def test_more_neighbours_than_points_are_refused():
 
 def test_point_pn_of_appt_has_the_published_counts():
     with torch.device("meta"):
-        four = PointPN(PointPNConfig(name="point_pn"), in_front_of(768), "fixed")
-        three = PointPN(PointPNConfig(name="point_pn", height=False), in_front_of(768), "fixed")
+        four = PointPN(PointPNTokenizerConfig(name="point_pn"), in_front_of(768), "fixed")
+        three = PointPN(PointPNTokenizerConfig(name="point_pn", height=False), in_front_of(768), "fixed")
     assert parameters(four) == 3_369_792
     assert parameters(four) - parameters(three) == 96
 
@@ -84,7 +85,7 @@ def test_point_pn_of_appt_has_the_published_counts():
 def test_point_pn_measures_heights_from_the_lowest_point():
     """Lifting a cloud changes x, y, z but not its fourth channel: only the first layer may tell the difference."""
     torch.manual_seed(0)
-    made = PointPN(PointPNConfig(name="point_pn", neighbours=4, num_tokens=2, embed_dim=6), in_front_of(48), "fixed").eval()
+    made = PointPN(PointPNTokenizerConfig(name="point_pn", neighbours=4, num_tokens=2, embed_dim=6), in_front_of(48), "fixed").eval()
     with torch.no_grad():
         made.embed[0].weight[:, :3] = 0
         points, lift = torch.randn(2, 30, 3), torch.tensor([0.0, 5.0, 0.0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models import point_model as models
 from pointsweep.models import positional_encoding as positions
@@ -121,7 +120,7 @@ def ignore(monkeypatch, case) -> None:
     original, value = owner.__init__, tuple(first) if isinstance(first, list) else first
 
     def broken(self, given, *rest):
-        original(self, dataclasses.replace(given, **{field: value}), *rest)
+        original(self, given.model_copy(update={field: value}), *rest)
 
     monkeypatch.setattr(owner, "__init__", broken)
 

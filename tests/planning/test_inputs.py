@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pointsweep import registry
 from pointsweep.cli.run import main
+from pointsweep.config import registry
 from pointsweep.data.modelnet40 import CLASSES
 from tests.data.made import clouds, write_modelnet
 

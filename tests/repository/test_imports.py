@@ -26,7 +26,7 @@ TORCH_FREE = [
     "config.schema",
     "config.validation",
     "execution.ray_cluster",
-    "registry",
+    "config.registry",
     "reporting.build",
     "reporting.formats",
     "reporting.html.page",
@@ -120,8 +120,8 @@ def test_light_files_stay_free_of_torch_and_of_the_services(name: str):
 
 def test_config_classes_are_read_without_torch():
     code = (
-        "import sys; from pointsweep import registry\n"
-        "for kind in registry.REGISTRY:\n"
+        "import sys; from pointsweep.config import registry\n"
+        "for kind in registry.KINDS:\n"
         "    for name in registry.names(kind): assert registry.config_class(kind, name).__name__.endswith('Config')\n"
         "print('torch' in sys.modules)"
     )
@@ -151,7 +151,7 @@ import torch
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.point_model import build
 from pointsweep.planning.plan import count_arms
-from pointsweep.registry import names
+from pointsweep.config.registry import names
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training.runner import Job, Task, run_pack
 base = {

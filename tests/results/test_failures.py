@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch import nn
 
-from pointsweep.config.schema import TrainConfig, with_seed
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import with_seed
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import BadStore, ConfigError, MissingData, Problem, StoreFailed
 from pointsweep.execution import inline

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,9 +133,9 @@ def test_only_the_folder_that_is_needed_is_staged(made, monkeypatch):
 
 
 def test_weights_are_staged_and_a_path_stays_a_path(made, tmp_path):
-    backbone = replace(config().backbone, weights=made.place("data/b/y.txt"))
+    backbone = config().backbone.replace(weights=made.place("data/b/y.txt"))
     assert local_file(backbone).read_bytes() == b"other"
-    missing = replace(backbone, weights=made.place("data/none"))
+    missing = backbone.replace(weights=made.place("data/none"))
     with pytest.raises(MissingWeights, match="cannot be staged"):
         local_file(missing)
     assert staged(str(tmp_path)) == Path(tmp_path)

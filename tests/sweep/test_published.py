@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.errors import ConfigError
 from pointsweep.planning.plan import count_arms
 from pointsweep.sweep.published import COLUMNS, find, lines
@@ -67,7 +67,7 @@ def test_every_published_cell_builds_at_its_full_size(path):
 
 def test_the_guide_names_everything_that_is_registered():
     guide = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-    missing = [name for kind in registry.REGISTRY for name in registry.names(kind) if f"`{name}`" not in guide]
+    missing = [name for kind in registry.KINDS for name in registry.names(kind) if f"`{name}`" not in guide]
     assert missing == []
 
 

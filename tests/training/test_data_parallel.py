@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.config.schema import TrainConfig, TrialConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import ConfigError
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore

@@ -5,13 +5,11 @@ It refuses operators over two devices, and whatever the CPU would have to wait f
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.models import batch_cache as once
 from pointsweep.models.batch_cache import Kept, train_batch
 from pointsweep.models.point_model import build
@@ -36,7 +34,7 @@ def test_a_step_stays_on_its_device_and_waits_for_nothing(monkeypatch, method, m
     monkeypatch.setattr(once, "_kept", {"meta": Kept(1 << 20)})
     monkeypatch.setattr(ahead, "AHEAD_ON", {"meta"})
     trial = config(method, modality)
-    trial = replace(trial, dataset=replace(trial.dataset, presample=48, num_points=40, translate=0.1, unit_sphere=True))
+    trial = trial.replace(dataset=trial.dataset.replace(presample=48, num_points=40, translate=0.1, unit_sphere=True))
     dataset = load_dataset(trial.dataset)
     monkeypatch.setattr(dataset, "augment_first", augment_first)
     model, random = build(trial, dataset.num_classes).to(META).train(), torch.Generator().manual_seed(0)

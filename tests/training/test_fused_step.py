@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from pointsweep.config.schema import TrainConfig
+from pointsweep.config.parts import TrainConfig
 from pointsweep.training.fusion.fused_step import Step, take_together
 from pointsweep.training.loop import make_optimizer
 
@@ -18,7 +17,7 @@ def trial(seed, **settings):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3), nn.Linear(3, 1))
     model[3].requires_grad_(False)
-    return model, make_optimizer(model, replace(TrainConfig(), **settings))
+    return model, make_optimizer(model, TrainConfig(**settings))
 
 
 def gradients(model, step):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pointsweep.config.schema import TrainConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.validation import component_problems
 from pointsweep.results.checkpoint import decode, encode
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.training.loop import _vote, batches, learning_rate, make_optimizer, score, step_rate, stream
@@ -64,8 +65,9 @@ def test_a_step_is_that_of_torchs_adamw_with_the_same_eps_and_decay(fields):
 
 
 def test_eps_and_decay_are_checked():
-    assert [text.split(":")[0] for text in TrainConfig(adam_eps=0.0).problems()] == ["adam_eps"]
-    assert [text.split(":")[0] for text in TrainConfig(decayed="all", decay_tokens=False).problems()] == ["decay_tokens"]
+    assert component_problems("train", {"adam_eps": 0.0}) == [("train.adam_eps", "must be positive, got 0.0")]
+    both = {"decayed": "all", "decay_tokens": False}
+    assert [path for path, _ in component_problems("train", both)] == ["train.decay_tokens"]
 
 
 def test_an_epoch_visits_each_cloud_at_most_once_in_an_order_of_its_own():
@@ -147,6 +149,9 @@ def test_the_papers_have_one_rate_an_epoch():
 
 
 def test_a_fraction_takes_the_place_of_the_warm_up_by_epochs():
-    assert [text.partition(":")[0] for text in TrainConfig(warmup_fraction=0.1, warmup_epochs=1).problems()] == ["warmup_fraction"]
-    assert list(TrainConfig(warmup_fraction=1.0).problems()) == ["warmup_fraction: must lie between 0 and 1, got 1.0"]
-    assert not list(TrainConfig(warmup_fraction=0.1).problems())
+    both = {"warmup_fraction": 0.1, "warmup_epochs": 1}
+    assert [path for path, _ in component_problems("train", both)] == ["train.warmup_fraction"]
+    assert component_problems("train", {"warmup_fraction": 1.0}) == [
+        ("train.warmup_fraction", "must lie between 0 and 1 or null, got 1.0")
+    ]
+    assert component_problems("train", {"warmup_fraction": 0.1}) == []

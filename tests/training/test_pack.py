@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.results.trial_dir import TrialFolder
@@ -79,7 +78,7 @@ def test_a_pack_gives_what_its_members_give_alone(tmp_path, double, joined, meth
         config(settings, modality, 1, lr=5e-3),
         config("head_only", modality, 2, lr=1e300, warmup_epochs=0),
     ]
-    configs = [replace(one, dataset=replace(one.dataset, train_limit=80)) for one in configs]
+    configs = [one.replace(dataset=one.dataset.replace(train_limit=80)) for one in configs]
     configs = list({one.key(): one for one in configs}.values())
     assert len({shared_part(one) for one in configs}) == 1
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
@@ -101,7 +100,7 @@ def test_in_single_precision_a_pack_gives_the_losses_of_its_members(tmp_path, jo
     """Thirty steps at the papers' rate and twice that. At ten times that rounding grows by itself, alone as well."""
     modality = registry.config_class("methods", method).modalities[-1]
     configs = [config(method, modality, seed, lr=lr) for seed, lr in ((0, 5e-4), (1, 1e-3))]
-    configs = [replace(one, dataset=replace(one.dataset, train_limit=80)) for one in configs]
+    configs = [one.replace(dataset=one.dataset.replace(train_limit=80)) for one in configs]
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         a, b = ([epoch["metrics"]["train/loss"] for epoch in folder.epochs()] for folder in (alone, packed))
         assert b == pytest.approx(a, rel=1e-5)  # 4e-6 was seen: rounding, as another start gives another path

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.point_model import build, load_trained_state, trained_state
@@ -179,13 +178,11 @@ def test_a_result_does_not_depend_on_batch_size_order_or_threads(data_root):
     dataset = load_dataset(trial.dataset)
     torch.manual_seed(0)
     model = build(trial, dataset.num_classes)
-    train_epoch(model, make_optimizer(model, trial.train), dataset, replace(trial, dataset=replace(trial.dataset, train_limit=80)), 2)
+    train_epoch(model, make_optimizer(model, trial.train), dataset, trial.replace(dataset=trial.dataset.replace(train_limit=80)), 2)
     expected = evaluate(model, dataset, dataset.test, trial)
     for size in (1, 7, 45):
         for order in ("by_class", "shuffled"):
-            changed = replace(
-                trial, train=replace(trial.train, eval_batch_size=size), dataset=replace(trial.dataset, test_order=order)
-            )
+            changed = trial.replace(train=trial.train.replace(eval_batch_size=size), dataset=trial.dataset.replace(test_order=order))
             torch.set_num_threads(1 + size % 2)
             found = evaluate(model, load_dataset(changed.dataset), load_dataset(changed.dataset).test, changed)
             assert found.predictions.tobytes() == expected.predictions.tobytes(), (size, order)
@@ -197,7 +194,7 @@ def test_votes_are_the_mean_over_augmented_copies(tmp_path):
     dataset = load_dataset(trial.dataset)
     torch.manual_seed(0)
     model = build(trial, dataset.num_classes).eval()
-    voted = evaluate(model, dataset, dataset.test, replace(trial, train=replace(trial.train, votes=3)))
+    voted = evaluate(model, dataset, dataset.test, trial.replace(train=trial.train.replace(votes=3)))
     points, labels = dataset.eval_batch(dataset.test, np.arange(20))
     generator = torch.Generator().manual_seed(stream(trial.seed, "vote", 0))
     copies = [points, dataset.augmented(points, generator), dataset.augmented(points, generator)]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsweep.config.backbones import WEIGHT_KINDS, BackboneConfig
 from pointsweep.config.official import Program
-from pointsweep.config.schema import WEIGHT_KINDS, BackboneConfig
 from pointsweep.errors import MissingWeights
 from pointsweep.models.backbones.checkpoint_files import candidates, read_checkpoint
 from pointsweep.models.backbones.checkpoints import check_values, init_random, local_file, misfits

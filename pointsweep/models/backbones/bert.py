@@ -7,14 +7,12 @@ spec 2.11 says of RoBERTa: the tokens pass the frozen embedding norm, the final 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line
 from pointsweep.models.backbones.checkpoints import BERT_BLOCKS, Names, hub_file, line_table, with_new_norm, without_prefix
 
@@ -38,11 +36,6 @@ NAMES = Names(
         "embeddings.word_embeddings.", "embeddings.token_type_embeddings.", "embeddings.position_ids", "pooler.", "cls.", "lm_head.",
     ),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BERTConfig(BackboneConfig):
-    modality: ClassVar[str] = "1d"
 
 
 class BERT(Backbone):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import WEIGHT_KINDS, BackboneConfig
+from pointsweep.config.backbones import WEIGHT_KINDS, BackboneConfig
 from pointsweep.errors import MissingWeights, WeightsToFetch
 from pointsweep.storage.staging import staged_file
 

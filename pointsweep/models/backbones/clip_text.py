@@ -7,14 +7,12 @@ mask: tokens of a cloud have no order. The ViT-B towers are 512 wide and do not 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, CLIPTextConfig
 from pointsweep.models.backbones.base import Attention, Backbone, Plane, Shape, lookup_line
 from pointsweep.models.backbones.checkpoints import (
     CLIP_BLOCKS,
@@ -42,11 +40,6 @@ OPENAI_NAMES = Names(  # of OpenAI's own file, which holds both towers
     blocks=OPENAI_BLOCKS,
     dropped=("visual.", "token_embedding.", "text_projection", "logit_scale", "input_resolution", "context_length", "vocab_size"),
 )
-
-
-@dataclass(frozen=True)
-class CLIPTextConfig(BackboneConfig):
-    modality: ClassVar[str] = "1d"
 
 
 class CLIPText(Backbone):

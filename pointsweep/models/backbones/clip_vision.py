@@ -7,14 +7,12 @@ the first block, positions of a 14 x 14 grid. The ViT-L towers are 1,024 wide.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, CLIPVisionConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
 from pointsweep.models.backbones.checkpoints import (
     CLIP_BLOCKS,
@@ -53,11 +51,6 @@ OPENAI_NAMES = Names(  # of OpenAI's own file, below `visual.`
     blocks=OPENAI_BLOCKS,
     dropped=("conv1.", "proj"),
 )
-
-
-@dataclass(frozen=True)
-class CLIPVisionConfig(BackboneConfig):
-    modality: ClassVar[str] = "2d"
 
 
 class CLIPVision(Backbone):

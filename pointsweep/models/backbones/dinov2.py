@@ -7,14 +7,12 @@ from a local file. Width 768, 12 blocks with layer scale, positions of a 37 x 37
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, DINOv2Config
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
 from pointsweep.models.backbones.checkpoints import TIMM, TIMM_BLOCKS, VIT, Names, grid_table, hub_file, split_qkv
 
@@ -42,11 +40,6 @@ TIMM_NAMES = Names(
     blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "mask_token", "head."),
 )
-
-
-@dataclass(frozen=True)
-class DINOv2Config(BackboneConfig):
-    modality: ClassVar[str] = "2d"
 
 
 class DINOv2(Backbone):

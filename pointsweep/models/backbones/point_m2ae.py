@@ -9,15 +9,13 @@ Letters: B clouds, N tokens, K neighbours, C channels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, PointM2AEConfig
 from pointsweep.models.backbones.base import Backbone, Block, Shape
 from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, hub_file, split_qkv, with_new_norm
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem, body_of, place_mlp
@@ -25,24 +23,6 @@ from pointsweep.ops.point_ops import farthest_points, gather, nearest
 
 WIDTHS, DEPTH, RADII, FAR = (96, 192, 384), 5, (0.32, 0.64, 1.28), -1e5
 NAMES = Names(direct={}, prefix="blocks.", blocks=TIMM_BLOCKS, dropped=("encoder_norms.", "mask_token"))
-
-
-@dataclass(frozen=True)
-class PointM2AEConfig(BackboneConfig):
-    """The tokenizer makes the tokens of the first scale (512). Groups of 16 in the later scales are ScanObjectNN's, 8 ModelNet's."""
-
-    modality: ClassVar[str] = "3d"
-    max_blocks: ClassVar[int] = 15
-    class_token: ClassVar[bool] = False
-
-    scale_tokens: tuple[int, int] = (256, 64)
-    scale_neighbours: tuple[int, int] = (16, 16)
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        for name in ("scale_tokens", "scale_neighbours"):
-            if min(getattr(self, name)) < 1:
-                yield f"{name}: must be at least 1, got {list(getattr(self, name))}"
 
 
 class PointM2AE(Backbone):

@@ -8,13 +8,11 @@ Width 384, 12 pre-norm blocks, 6 heads, no q/k/v bias; positions of the centres 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, PointMAEConfig
 from pointsweep.models.backbones.base import Backbone, Shape
 from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, hub_file, split_qkv
 from pointsweep.models.backbones.patch_embedding import PLACES, PatchEmbedding, Stem, body_of, place_mlp, with_stem
@@ -25,11 +23,6 @@ NAMES = Names(
     blocks=TIMM_BLOCKS,
     dropped=("mask_token", "cls_token", "cls_pos", "cls_head"),
 )
-
-
-@dataclass(frozen=True)
-class PointMAEConfig(BackboneConfig):
-    modality: ClassVar[str] = "3d"
 
 
 class PointMAE(Backbone):

@@ -6,17 +6,8 @@ table the first two are reserved, so the line has 512 places; the final norm of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from pointsweep.config.schema import BackboneConfig
 from pointsweep.models.backbones.base import Shape
 from pointsweep.models.backbones.bert import BERT
-
-
-@dataclass(frozen=True)
-class RoBERTaConfig(BackboneConfig):
-    modality: ClassVar[str] = "1d"
 
 
 class RoBERTa(BERT):

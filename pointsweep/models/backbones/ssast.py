@@ -8,14 +8,12 @@ patches, behind the rows of the class and the distillation token, which are left
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, SSASTConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
 from pointsweep.models.backbones.checkpoints import (
     TIMM,
@@ -42,11 +40,6 @@ ORIGINAL_NAMES = Names(
     blocks=TIMM_BLOCKS,
     dropped=("patch_embed.", "dist_token", "head.", "head_dist."),
 )
-
-
-@dataclass(frozen=True)
-class SSASTConfig(BackboneConfig):
-    modality: ClassVar[str] = "2d"
 
 
 class SSAST(Backbone):

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, T5Config
 from pointsweep.models.backbones.base import Backbone, Plane, Shape
 from pointsweep.models.backbones.checkpoints import Names, hub_file
 
@@ -40,11 +38,6 @@ NAMES = Names(
     },
     dropped=("shared.", "encoder.embed_tokens.", "decoder.", "lm_head."),
 )
-
-
-@dataclass(frozen=True)
-class T5Config(BackboneConfig):
-    modality: ClassVar[str] = "1d"
 
 
 class T5(Backbone):

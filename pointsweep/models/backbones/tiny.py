@@ -6,34 +6,16 @@ It stands for a backbone of any modality: `like` names the one it stands for, so
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import TinyConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line, lookup_plane
 from pointsweep.models.backbones.checkpoints import init_random
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem, place_mlp
 
 LENGTH, SIDE = 77, 7  # of the line, and of the plane's grid
-
-
-@dataclass(frozen=True)
-class TinyConfig(BackboneConfig):
-    max_blocks: ClassVar[int] = 2
-    stand_in: ClassVar[bool] = True
-
-    weights: str = "random"
-    modality: Literal["1d", "2d", "3d"] = "1d"
-    like: str = ""
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.weights != "random":
-            yield f"weights: tiny has no pretrained weights; allowed: random, got {self.weights!r}"
 
 
 class Tiny(Backbone):

@@ -8,14 +8,12 @@ blocks, positions of a 14 x 14 grid; cells are patches (spec 2.11, 7).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
 from pointsweep.models.backbones.checkpoints import (
     TIMM,
@@ -44,11 +42,6 @@ NAMES = Names(
 )
 
 
-@dataclass(frozen=True)
-class ViTConfig(BackboneConfig):
-    modality: ClassVar[str] = "2d"
-
-
 class ViT(Backbone):
     """12 pre-norm blocks; the class token is the checkpoint's, its own position row is not used."""
 
@@ -74,11 +67,6 @@ class ViT(Backbone):
         if "table" in found:
             found["table"] = grid_table(found["table"], SIDE, SIDE)
         return found
-
-
-@dataclass(frozen=True)
-class DeiTConfig(BackboneConfig):
-    modality: ClassVar[str] = "2d"
 
 
 class DeiT(ViT):

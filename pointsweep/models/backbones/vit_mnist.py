@@ -7,24 +7,16 @@ Source: researchase/vit-mnist-explorations (MIT), 97.21 % on MNIST's test images
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pointsweep.config.schema import BackboneConfig
+from pointsweep.config.backbones import BackboneConfig, ViTMNISTConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
 from pointsweep.models.backbones.checkpoints import TIMM, TIMM_BLOCKS, Names, data_file, grid_table, split_qkv
 
 SIDE = 7
-
-
-@dataclass(frozen=True)
-class ViTMNISTConfig(BackboneConfig):
-    modality: ClassVar[str] = "2d"
-    max_blocks: ClassVar[int] = 6
 
 
 NAMES = Names(

@@ -6,30 +6,14 @@ after the feed-forward branch only; AdaptFormer (arXiv 2205.13535), parallel to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from pointsweep.config.schema import MethodConfig
+from pointsweep.config.methods import AdapterConfig
 from pointsweep.models.backbones.base import Backbone, Block
 from pointsweep.models.layers import Bottleneck
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class AdapterConfig(MethodConfig):
-    kind: Literal["single", "houlsby", "adaptformer"] = "single"
-    bottleneck: int = 8
-    scale: float | None = None  # of the bottleneck; null = 1, for adaptformer 0.1
-    dropout: float = 0.1
-
-    def problems(self) -> Iterator[str]:
-        if self.bottleneck < 1:
-            yield f"bottleneck: must be at least 1, got {self.bottleneck}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class Behind(nn.Module):

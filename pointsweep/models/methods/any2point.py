@@ -9,16 +9,15 @@ views are computed together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import MethodConfig
+from pointsweep.config.methods import Any2PointConfig
 from pointsweep.models.backbones.base import Backbone, Plane
 from pointsweep.models.batch_cache import once
 from pointsweep.models.layers import Bottleneck, DropPath, init_matrix
@@ -27,43 +26,6 @@ from pointsweep.ops.point_ops import line_cells, plane_cells, voxel_ids
 from pointsweep.ops.vmap import folded
 
 FAR = -1e5  # added to the attention logit of two tokens that share no cell
-
-
-@dataclass(frozen=True)
-class Any2PointConfig(MethodConfig):
-    """Defaults: the program for CLIP's text tower on ScanObjectNN; spec 2.8 lists those of the others."""
-
-    modalities: ClassVar[tuple[str, ...]] = ("1d", "2d")
-    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
-
-    adapter: Literal["none", "mlp", "guided"] = "guided"  # none: tokens, norm and head only; mlp: the bottleneck alone
-    local_aggregation: bool = True  # attention among the tokens of a cell, in every view
-    ensemble: Literal["mean", "maxmean", "adaptive"] = "adaptive"  # of the views; adaptive weighs them by the 3D branch
-    local_space: Literal["source", "3d"] = "source"  # cells on the lines or planes, or voxels (Figure 6)
-    bottleneck: int = 16
-    dropout: float = 0.1
-    attn_dim: int = 12
-    attn_heads: int = 6
-    scale_factor: float = 0.3  # of the bottleneck
-    coef_pro: float = 0.3  # of the aggregated views
-    cell_size: float | None = None  # on the line or plane; null = the backbone's own
-    voxel_size: float = 0.08
-    cell_pooling: Literal["mean", "mean_max"] = "mean"
-    bn_nonempty_only: bool = False  # the program's statistics count empty cells as zeros (T26)
-    adapter_init: Literal["xavier", "trunc_normal", "zero_up"] = "xavier"  # zero_up: the bottleneck starts as a no-op (T17)
-
-    def problems(self) -> Iterator[str]:
-        for name in ("bottleneck", "attn_dim", "attn_heads"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.attn_heads > 0 and self.attn_dim % self.attn_heads:
-            yield f"attn_dim: must be a multiple of attn_heads ({self.attn_heads}), got {self.attn_dim}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
-        if self.voxel_size <= 0:
-            yield f"voxel_size: must be positive, got {self.voxel_size}"
-        if self.cell_size is not None and self.cell_size <= 0:
-            yield f"cell_size: must be positive or null, got {self.cell_size}"
 
 
 @dataclass(frozen=True)

@@ -8,34 +8,16 @@ Letters: B clouds, N tokens, C channels, S prompts so far.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import MethodConfig
+from pointsweep.config.methods import APPTConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.layers import drawn, insert_tokens, remove_tokens
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class APPTConfig(MethodConfig):
-    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
-
-    position_feature: bool = True  # each token's difference to their mean, mixed in by three scalars
-    prompt_source: Literal["shared", "learnable", "none"] = "shared"  # the tokenizer's vector, one of our own a block, no prompt
-    prompt_depth: int = 12  # the first so many blocks get a prompt, all where there are fewer
-    accumulate: bool = True  # prompts stay behind their block; false: dropped after it
-    prompt_update: Literal["static", "per_block"] = "static"  # per_block: made anew of the block's output (the segmentation demo)
-
-    def problems(self) -> Iterator[str]:
-        if self.prompt_depth < 0:
-            yield f"prompt_depth: must not be negative, got {self.prompt_depth}"
-        if self.prompt_source != "shared" and self.prompt_update == "per_block":
-            yield f"prompt_update: per_block makes shared prompts anew; with prompt_source {self.prompt_source} allowed: static"
 
 
 @dataclass

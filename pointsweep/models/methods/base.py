@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pointsweep.config.methods import MethodConfig
 from pointsweep.config.official import Program
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.backbones.base import Backbone
 
 

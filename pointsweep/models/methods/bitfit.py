@@ -5,16 +5,8 @@ Source: BitFit (arXiv 2106.10199), section 2; spec 5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class BitFitConfig(MethodConfig):
-    pass
 
 
 class BitFit(Method):

@@ -7,33 +7,16 @@ Letters: B clouds, N tokens, C channels, S prompts so far.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import MethodConfig
+from pointsweep.config.methods import DAPTConfig
 from pointsweep.models.backbones.base import Backbone, Block
 from pointsweep.models.layers import Dropout, drawn, insert_tokens
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class DAPTConfig(MethodConfig):
-    bottleneck: int = 64
-    dropout: float = 0.2
-    dynamic_scale: bool = True
-    prompts: bool = True
-    shifts: bool = True  # scale and shift of every linear layer's and norm's output
-
-    def problems(self) -> Iterator[str]:
-        if self.bottleneck < 1:
-            yield f"bottleneck: must be at least 1, got {self.bottleneck}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class Shift(nn.Module):

@@ -5,16 +5,8 @@ Tables of positions stay as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class FullConfig(MethodConfig):
-    pass
 
 
 class Full(Method):

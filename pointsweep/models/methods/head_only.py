@@ -5,16 +5,7 @@ Source: the linear-probing row of the papers; the tokenizer must train, for the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class HeadOnlyConfig(MethodConfig):
-    needs_blocks: ClassVar[bool] = False
 
 
 class HeadOnly(Method):

@@ -7,31 +7,17 @@ Letters: B clouds, N tokens, C channels, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.layers import drawn, insert_tokens, remove_tokens
 from pointsweep.models.methods.base import Method
 from pointsweep.models.networks.dgcnn import EdgeConv
 from pointsweep.ops.point_ops import nearest
-
-
-@dataclass(frozen=True)
-class IDPTConfig(MethodConfig):
-    neighbours: int = 20  # nearest in feature space; all tokens where there are fewer
-    num_layers: int = 3
-
-    def problems(self) -> Iterator[str]:
-        for name in ("neighbours", "num_layers"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
 
 
 class IDPT(Method):

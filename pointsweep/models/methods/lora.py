@@ -7,33 +7,13 @@ Letters: C channels, r rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.backbones.base import Backbone, Block
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class LoRAConfig(MethodConfig):
-    rank: int = 16
-    alpha: float | None = None  # null = rank
-    targets: tuple[str, ...] = ("q", "v")
-
-    def problems(self) -> Iterator[str]:
-        if self.rank < 1:
-            yield f"rank: must be at least 1, got {self.rank}"
-        allowed = ("q", "k", "v", "out", "fc1", "fc2")
-        for target in self.targets:
-            if target not in allowed:
-                yield f"targets: unknown projection '{target}'. Allowed: {', '.join(allowed)}"
-        if not self.targets or len(set(self.targets)) < len(self.targets):
-            yield "targets: must name at least one projection, none twice"
 
 
 class LowRank(nn.Module):

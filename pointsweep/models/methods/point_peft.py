@@ -9,15 +9,15 @@ Letters: B clouds, P points, N tokens, C channels, S prompts, G groups, K neighb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import MethodConfig
+from pointsweep.config.methods import PointPEFTConfig
 from pointsweep.models.backbones.base import Attention, Backbone, Block
 from pointsweep.models.backbones.patch_embedding import Stem
 from pointsweep.models.layers import Bottleneck, Dropout, DropPath, insert_tokens, remove_tokens
@@ -25,44 +25,6 @@ from pointsweep.models.methods.base import Method
 from pointsweep.models.methods.point_peft_parts import AroundPrompts, GatedPrompts, LocalStage, frozen_copy
 from pointsweep.ops.point_ops import farthest_points, gather, nearest
 from pointsweep.ops.vmap import folded
-
-
-@dataclass(frozen=True)
-class PointPEFTConfig(MethodConfig):
-    modalities: ClassVar[tuple[str, ...]] = ("3d",)
-    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
-
-    num_prompts: int = 10
-    depth: int = 6  # the first so many blocks are prompted, all where there are fewer
-    prompt_kind: Literal["concat", "gated"] = "concat"  # gated: a zero-gated cross-attention to them (the ModelNet variant)
-    bank: bool = True  # prompts are filled from the memory bank, in the prompted blocks of the last scale
-    bank_bottleneck: int = 8
-    bank_groups: int = 64  # of the frozen encoder that reads a cloud for the bank, and the points of a group
-    bank_group_size: int = 32
-    exclude_self: bool = False  # in training a cloud's own column counts as the others (T27)
-    adapter: bool = True
-    adapter_bottleneck: int = 16
-    adapter_scale: float = 0.7
-    adapter_gate: bool = False  # a learned scale instead, from 0 (the ModelNet and Point-M2AE variants)
-    local: bool = True  # the geometry-aware part: attention within groups, propagated back
-    local_centers: tuple[int, ...] | None = None  # groups of each scale; null = half the tokens
-    local_neighbours: int = 16
-    local_pool: Literal["max", "max_mean"] = "max"
-    center_scale: float = 0.3  # `center_cof`
-    propagation_scale: float = 0.3  # `pro_cof`
-    bias_tuning: bool = True
-    dropout: float = 0.1
-
-    def problems(self) -> Iterator[str]:
-        for name in ("bank_bottleneck", "bank_groups", "bank_group_size", "adapter_bottleneck", "local_neighbours"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.num_prompts < (3 if self.bank else 1):
-            yield f"num_prompts: must be at least 3 with a bank (query, mixture and a column), else 1, got {self.num_prompts}"
-        if self.depth < 0:
-            yield f"depth: must not be negative, got {self.depth}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 @dataclass(frozen=True)

@@ -6,29 +6,13 @@ S prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from pointsweep.config.schema import MethodConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.layers import drawn, insert_tokens, remove_tokens
 from pointsweep.models.methods.base import Method
-
-
-@dataclass(frozen=True)
-class PromptConfig(MethodConfig):
-    num_prompts: int = 10
-    depth: Literal["deep", "shallow"] = "deep"
-    init_std: float = 0.02
-
-    def problems(self) -> Iterator[str]:
-        if self.num_prompts < 1:
-            yield f"num_prompts: must be at least 1, got {self.num_prompts}"
-        if self.init_std < 0:
-            yield f"init_std: must not be negative, got {self.init_std}"
 
 
 class Prompt(Method):

@@ -7,36 +7,15 @@ Letters: B clouds, P points, K neighbours, C channels, D width of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import NetworkConfig
+from pointsweep.config.networks import DGCNNConfig
 from pointsweep.models.layers import Dropout, PairLinear
 from pointsweep.ops.point_ops import nearest
 
 SLOPE = 0.2  # of LeakyReLU
-
-
-@dataclass(frozen=True)
-class DGCNNConfig(NetworkConfig):
-    neighbours: int = 20
-    widths: tuple[int, ...] = (64, 64, 128, 256)
-    embed_dim: int = 1024
-    dynamic: bool = True  # false: the neighbours among the points stay those of every layer, as in the paper's ablation
-    dropout: float = 0.5
-
-    def problems(self) -> Iterator[str]:
-        for name in ("neighbours", "embed_dim"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if not self.widths or min(self.widths) < 1:
-            yield f"widths: must be one or more numbers of at least 1, got {list(self.widths)}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class EdgeConv(nn.Module):

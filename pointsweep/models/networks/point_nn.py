@@ -12,43 +12,18 @@ Letters: B clouds, P points, G centres, K neighbours, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.config.schema import NetworkConfig, added
+from pointsweep.config.networks import PointNNConfig
 from pointsweep.ops.point_ops import farthest_points, gather, nearest, pos_e
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 ROWS = 8  # centres whose neighbourhoods are held at once, so that they stay in a core's cache
 JUDGES = 2000  # training clouds that choose the sharpness under `fixed`
-
-
-@dataclass(frozen=True)
-class PointNNConfig(NetworkConfig):
-    trainable: ClassVar[bool] = False
-    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
-    revision: ClassVar[int] = 2  # 2: sines and cosines interleaved, as in the released program
-
-    num_stages: int = 4
-    embed_dim: int = 72
-    neighbours: int = 90
-    alpha: float = 1000.0
-    beta: float = 100.0
-    # Farthest points are never within 0.0316 of the origin, as in the program's operator; null: under `official`.
-    skip_near_origin: bool | None = added(None)
-
-    def problems(self) -> Iterator[str]:
-        if self.num_stages < 1:
-            yield f"num_stages: must be at least 1, got {self.num_stages}"
-        if self.embed_dim < 6 or self.embed_dim % 6:
-            yield f"embed_dim: must be a multiple of 6, got {self.embed_dim}"
-        if self.neighbours < 2:
-            yield f"neighbours: must be at least 2, got {self.neighbours}"
 
 
 class PointNN(nn.Module):

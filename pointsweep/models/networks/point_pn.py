@@ -10,46 +10,15 @@ Letters: B clouds, P points, G centres, K neighbours, C channels, D width of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import NetworkConfig
+from pointsweep.config.networks import PointPNConfig
 from pointsweep.models.layers import PairLinear, Residual, fully_connected, shared_mlp
 from pointsweep.models.tokenizers import normalise
 from pointsweep.ops.point_ops import gather, nearest, pos_e, pyramid, with_height
 
 STRIDE = 2  # points per centre
-
-
-@dataclass(frozen=True)
-class PointPNConfig(NetworkConfig):
-    embed_dim: int = 36
-    expansions: tuple[int, ...] = (2, 2, 2, 1)  # of the width, by every stage
-    blocks: tuple[int, ...] = (2, 1, 1, 1)  # residual bottlenecks of every stage
-    neighbours: int = 40
-    normalisation: Literal["scan", "mn40"] = "scan"  # of neighbourhoods: ScanObjectNN's or ModelNet40's program (spec 1.1)
-    heights: bool = True
-    alpha: float = 1000.0
-    beta: float = 100.0
-    dropout: float = 0.5
-
-    def problems(self) -> Iterator[str]:
-        if self.embed_dim < 6 or self.embed_dim % 6:
-            yield f"embed_dim: must be a multiple of 6, got {self.embed_dim}"
-        if not self.expansions or min(self.expansions) < 1:
-            yield f"expansions: must be one or more numbers of at least 1, got {list(self.expansions)}"
-        if len(self.blocks) != len(self.expansions) or min(self.blocks, default=0) < 0:
-            yield f"blocks: must be {len(self.expansions)} numbers of at least 0, one a stage, got {list(self.blocks)}"
-        if self.neighbours < 2:
-            yield f"neighbours: must be at least 2, got {self.neighbours}"
-        if self.alpha <= 0:
-            yield f"alpha: must be positive, got {self.alpha}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class Stage(nn.Module):

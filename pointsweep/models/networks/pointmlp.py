@@ -9,41 +9,14 @@ Letters: B clouds, P points, G centres, K neighbours, C channels, D width of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import NetworkConfig
+from pointsweep.config.networks import PointMLPConfig
 from pointsweep.models.layers import Residual, fully_connected, shared_mlp
 from pointsweep.ops.point_ops import gather, nearest, pyramid
 
 STRIDE = 2  # points per centre
-
-
-@dataclass(frozen=True)
-class PointMLPConfig(NetworkConfig):
-    embed_dim: int = 64  # doubled by every stage
-    num_stages: int = 4
-    neighbours: int = 24
-    pre_blocks: int = 2  # at every neighbour
-    pos_blocks: int = 2  # at every centre
-    affine: Literal["anchor", "center", "none"] = "anchor"  # neighbours relative to their centre, or to their own mean
-    dropout: float = 0.5
-
-    def problems(self) -> Iterator[str]:
-        for name in ("embed_dim", "num_stages"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        if self.neighbours < 2:
-            yield f"neighbours: must be at least 2, got {self.neighbours}"
-        for name in ("pre_blocks", "pos_blocks"):
-            if getattr(self, name) < 0:
-                yield f"{name}: must not be negative, got {getattr(self, name)}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class GeometricAffine(nn.Module):

@@ -8,25 +8,11 @@ Letters: B clouds, P points, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import NetworkConfig
+from pointsweep.config.networks import PointNetConfig
 from pointsweep.models.layers import Dropout, fully_connected, shared_mlp
-
-
-@dataclass(frozen=True)
-class PointNetConfig(NetworkConfig):
-    input_transform: bool = True  # 3 x 3, of the points
-    feature_transform: bool = True  # 64 x 64, of their features
-    dropout: float = 0.3  # in front of the last layer (keep ratio 0.7)
-
-    def problems(self) -> Iterator[str]:
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class Transform(nn.Module):

@@ -8,35 +8,14 @@ Letters: B clouds, P points, G centres, K neighbours, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import NetworkConfig
+from pointsweep.config.networks import PointNet2Config
 from pointsweep.models.layers import fully_connected, shared_mlp
 from pointsweep.ops.point_ops import ball, gather, pyramid
 
 WIDTHS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
-
-
-@dataclass(frozen=True)
-class PointNet2Config(NetworkConfig):
-    strides: tuple[int, int] = (2, 4)  # points per centre, of the cloud and then of the first stage's centres
-    radii: tuple[float, float] = (0.2, 0.4)
-    neighbours: int = 32  # of the first stage; the second has twice as many
-    dropout: float = 0.5
-
-    def problems(self) -> Iterator[str]:
-        if min(self.strides) < 1:
-            yield f"strides: must be at least 1, got {list(self.strides)}"
-        if min(self.radii) <= 0:
-            yield f"radii: must be positive, got {list(self.radii)}"
-        if self.neighbours < 1:
-            yield f"neighbours: must be at least 1, got {self.neighbours}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class PointNet2(nn.Module):

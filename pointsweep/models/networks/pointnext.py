@@ -10,40 +10,14 @@ Letters: B clouds, P points, G centres, K neighbours, C channels, D width of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.schema import NetworkConfig
+from pointsweep.config.networks import PointNeXtConfig
 from pointsweep.models.layers import fully_connected, shared_mlp
 from pointsweep.ops.point_ops import ball, gather, pyramid, with_height
 
 STRIDE = 2  # points per centre
-
-
-@dataclass(frozen=True)
-class PointNeXtConfig(NetworkConfig):
-    width: int = 32  # of the stem; doubled by every stage
-    num_stages: int = 4
-    neighbours: int = 32
-    radius: float = 0.15  # of the first stage
-    radius_scaling: float = 1.5  # from a stage to the next
-    normalised_offsets: bool = True  # neighbours' places in units of the radius
-    residual: bool = True
-    heights: bool = True
-    dropout: float = 0.5
-
-    def problems(self) -> Iterator[str]:
-        for name in ("width", "num_stages", "neighbours"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1, got {getattr(self, name)}"
-        for name in ("radius", "radius_scaling"):
-            if getattr(self, name) <= 0:
-                yield f"{name}: must be positive, got {getattr(self, name)}"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout: must be in [0, 1), got {self.dropout}"
 
 
 class SetAbstraction(nn.Module):

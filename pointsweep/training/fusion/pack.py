@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointsweep import registry
-from pointsweep.config import official
-from pointsweep.config.schema import BackboneConfig, TrialConfig, canonical_json
+from pointsweep.config import official, registry
+from pointsweep.config.backbones import BackboneConfig
+from pointsweep.config.base import canonical_json
+from pointsweep.config.schema import TrialConfig
 from pointsweep.models.backbones.base import Attention, Backbone, Block
 from pointsweep.models.point_model import PointModel
 from pointsweep.ops.vmap import Part, current

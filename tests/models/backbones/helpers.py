@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.models.backbones.base import Backbone
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import ConfigError
 from tests.models.backbones.helpers import block_outputs, check, layers_of, library_outputs, ours

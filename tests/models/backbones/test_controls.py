@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.config.schema import TrialConfig, with_seed, without_seed
 from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.models.backbones.base import Backbone
@@ -277,4 +275,4 @@ def test_all_draws_of_a_checkpoint_read_it_once(data_root):
 
     configs = [trial("shuffled", weights_seed=seed).backbone for seed in (0, 1)]
     assert len({_path(weight_section(config)) for config in [*configs, trial("pretrained").backbone]}) == 1
-    assert replace(configs[0], weights_seed=1) == configs[1]
+    assert configs[0].replace(weights_seed=1) == configs[1]

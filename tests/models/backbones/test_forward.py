@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.errors import MissingWeights
 from tests.models.backbones.helpers import block_outputs, check, ours, save, save_as_on_the_hub
 
@@ -185,7 +185,7 @@ HUBS = {
 )
 def test_a_hub_that_does_not_answer_is_said_before_a_launch(tmp_path, unreachable):
     code = """
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.models.backbones.checkpoints import hub_file
 from pointsweep.errors import MissingWeights
 try:
@@ -206,7 +206,7 @@ except MissingWeights as error:
 
 def test_missing_weights_name_the_hub_id_the_cache_and_the_key(tmp_path):
     code = """
-from pointsweep import registry
+from pointsweep.config import registry
 from pointsweep.errors import MissingWeights
 for name in registry.names("backbones"):
     try:

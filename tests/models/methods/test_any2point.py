@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pointsweep.config.validation import trial_from_dict
-from pointsweep.models.backbones.tiny import Tiny, TinyConfig
-from pointsweep.models.methods.any2point import Any2Point, Any2PointConfig, CellNorm, cells_of, source_cells
+from pointsweep.config.backbones import TinyConfig
+from pointsweep.config.methods import Any2PointConfig
+from pointsweep.config.validation import component_problems, trial_from_dict
+from pointsweep.models.backbones.tiny import Tiny
+from pointsweep.models.methods.any2point import Any2Point, CellNorm, cells_of, source_cells
 from pointsweep.models.point_model import build, count_parameters
 from pointsweep.ops.point_ops import voxel_ids
 
@@ -190,10 +192,11 @@ def test_local_attention_and_norms_are_shared_by_all_blocks():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bottleneck": 0}, "bottleneck: must be at least 1"),
-        ({"attn_dim": 13}, "attn_dim: must be a multiple of attn_heads"),
-        ({"voxel_size": 0.0}, "voxel_size"),
+        ({"bottleneck": 0}, "method.bottleneck: must be at least 1"),
+        ({"attn_dim": 13}, "method.attn_dim: must be a multiple of attn_heads"),
+        ({"voxel_size": 0.0}, "method.voxel_size: must be positive"),
     ],
 )
 def test_senseless_values_are_refused(fields, message):
-    assert any(message in problem for problem in Any2PointConfig(**fields).problems())
+    problems = component_problems("method", {"name": "any2point", **fields})
+    assert any(message in ": ".join(problem) for problem in problems)

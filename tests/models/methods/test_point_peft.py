@@ -7,9 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.config.backbones import TinyConfig
+from pointsweep.config.methods import PointPEFTConfig
+from pointsweep.config.validation import component_problems
+from pointsweep.models.backbones.tiny import Tiny
 from pointsweep.models.layers import DropPath
-from pointsweep.models.methods.point_peft import PointPEFT, PointPEFTConfig
+from pointsweep.models.methods.point_peft import PointPEFT
 from pointsweep.models.methods.point_peft_parts import GatedPrompts, LocalStage
 
 
@@ -107,6 +110,9 @@ def test_the_banks_encoder_keeps_the_loaded_biases_and_shares_the_rest():
 
 
 def test_the_number_of_prompts_holds_query_mixture_and_a_column():
-    assert list(PointPEFTConfig(name="point_peft", num_prompts=2).problems()) == [
-        "num_prompts: must be at least 3 with a bank (query, mixture and a column), else 1, got 2"
+    assert component_problems("method", {"name": "point_peft", "num_prompts": 2}) == [
+        (
+            "method.num_prompts",
+            "must be at least 3 with a bank (query, mixture and a column), else 1, got 2",
+        )
     ]

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pointsweep.config.backbones import TinyConfig
+from pointsweep.config.methods import AdapterConfig, LoRAConfig, PromptConfig
 from pointsweep.config.validation import check_trial, trial_from_dict
-from pointsweep.models.backbones.tiny import Tiny, TinyConfig
+from pointsweep.models.backbones.tiny import Tiny
 from pointsweep.models.layers import insert_tokens, remove_tokens
-from pointsweep.models.methods.adapter import Adapter, AdapterConfig
-from pointsweep.models.methods.lora import LoRA, LoRAConfig, LowRank
-from pointsweep.models.methods.prompt import Prompt, PromptConfig
+from pointsweep.models.methods.adapter import Adapter
+from pointsweep.models.methods.lora import LoRA, LowRank
+from pointsweep.models.methods.prompt import Prompt
 from pointsweep.models.point_model import build, count_parameters
 
 SCAN = {"dataset": "scanobjectnn", "tokenizer": "point_pn_light"}
@@ -118,4 +120,4 @@ def test_adaptformer_is_parallel_scaled_and_starts_as_a_no_op():
 
 def test_an_unknown_lora_target_is_named():
     trial = SCAN | {"backbone": "tiny", "method": {"name": "lora", "targets": ["q", "w"]}}
-    assert check_trial(trial)[1] == [("method.targets", "unknown projection 'w'. Allowed: q, k, v, out, fc1, fc2")]
+    assert check_trial(trial)[1] == [("method.targets[1]", "unknown value 'w'. Allowed: fc1, fc2, k, out, q, v")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pointsweep.config.networks import DGCNNConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import ConfigError
-from pointsweep.models.networks.dgcnn import DGCNN, DGCNNConfig
+from pointsweep.models.networks.dgcnn import DGCNN
 from pointsweep.models.point_model import count_parameters
 from tests.models.networks.common import by_hand, closest, clouds, dense, printed, settle
 

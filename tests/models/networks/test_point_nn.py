@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pointsweep import registry
-from pointsweep.models.networks.point_nn import PointNN, PointNNConfig
+from pointsweep.config import registry
+from pointsweep.config.networks import PointNNConfig
+from pointsweep.models.networks.point_nn import PointNN
 from pointsweep.ops.point_ops import farthest_points
 from tests.support.golden_programs import outputs, point_nn_clouds
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pointsweep.config.networks import PointPNConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import ConfigError
-from pointsweep.models.networks.point_pn import PointPN, PointPNConfig
+from pointsweep.models.networks.point_pn import PointPN
 from pointsweep.models.point_model import count_parameters
 from pointsweep.ops.point_ops import farthest_points, pos_e
 from tests.models.networks.common import by_hand, closest, clouds, dense, head, printed, settle

@@ -1,0 +1,371 @@
+"""Configurations of the data sets. Their code is in pointsweep/data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, Strict
+
+from pointsweep.config.base import (
+    EXACT,
+    IN_64_BITS,
+    Added,
+    Count,
+    NamedConfig,
+    NonNegative,
+    Share,
+    TwoPositives,
+    Whole,
+)
+
+Rotation = Literal["none", "gravity", "all"]
+NumPoints = Annotated[int, Field(ge=8), IN_64_BITS]
+
+
+class DatasetConfig(NamedConfig):
+    """Fields every data set has; augmentation follows each paper's program (spec 2.9, 4.4).
+
+    A training cloud is cut to `presample` points by farthest point sampling, then to a random
+    `num_points` of those; a test cloud is cut to `num_points` by farthest point sampling. Lengths are
+    in the data set's own units, angles in radians.
+    """
+
+    # Of every split; the first says which epoch is best.
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    # Above 0: part segmentation; every point has a label, and every cloud a category.
+    num_categories: ClassVar[int] = 0
+
+    num_points: NumPoints = 1024
+    """Points of a cloud that a model sees."""
+    presample: Whole = 1200
+    """Points that farthest point sampling leaves of a training cloud, of which num_points are drawn."""
+    scale: TwoPositives = (1.0, 1.0)
+    """Each axis of a training cloud is scaled by a uniform factor from this range."""
+    translate: NonNegative = 0.0
+    """Each axis of a training cloud is shifted by at most this."""
+    rotate: Rotation = "none"
+    """A uniform turn of a training cloud about the y axis (gravity), or about any (all)."""
+    center: bool = True
+    """Subtract the mean, after scaling."""
+    unit_sphere: bool = False
+    """Divide by the largest norm, after centring."""
+    heights: Added[bool] = False
+    """A fourth channel: the height above the cloud's lowest point, after scaling, before centring."""
+    val_fraction: Share = 0.0
+    """The share of every class of the training split that is kept out for validation."""
+    test_order: Added[Literal["file", "by_class", "shuffled"]] = "file"
+    """In which order test clouds are put into batches.
+
+    Without effect unless a model sees the other clouds of its batch.
+    """
+    train_limit: Count | None = None
+    """At most so many training clouds (the first of every class in turn); null: all."""
+    test_limit: Count | None = None
+    """At most so many test clouds; null: all."""
+    allow_overlap: Added[bool] = False
+    """True: test or validation clouds that are training clouds too are trained on, and every table says so."""
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation clouds."""
+        return self.val_fraction > 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.presample < self.num_points:
+            yield (
+                "presample",
+                f"must be at least num_points ({self.num_points}), got {self.presample}",
+            )
+        if self.scale[0] > self.scale[1]:
+            yield (
+                "scale",
+                f"must be two positive numbers, the smaller first, got {list(self.scale)}",
+            )
+
+
+class PartDatasetConfig(DatasetConfig):
+    """Base of the data sets of part segmentation.
+
+    `num_points` are drawn at random of every cloud, without a `presample`.
+    """
+
+    # accuracy: of the points
+    metrics: ClassVar[tuple[str, ...]] = ("instance_miou", "class_miou", "accuracy")
+
+
+class FilesConfig(DatasetConfig):
+    """Anybody's clouds: a folder of files or arrays (docs/data.md)."""
+
+    name: Literal["files"] = "files"
+    root: str = ""
+    """The folder of the clouds, below POINTSWEEP_DATA."""
+    num_classes: Whole = 0
+    """Decides the head's size; `pointsweep data add FOLDER` counts them."""
+    train: str = "train"
+    """The training split, below root: a folder, a list of names, a file of arrays (or a pattern of several)."""
+    test: str | None = "test"
+    """The test split, below root; null: test_fraction of train."""
+    val: str | None = None
+    """The validation split, below root."""
+    test_fraction: Share = 0.0
+    """Of every class of train, in place of `test: null`."""
+    pattern: str | None = None
+    """Which files in the folders are clouds, say "*.obj"; null: all that can be read."""
+    class_names: str | None = None
+    """A text file below root, a name a line; null: the folders' names, sorted."""
+    # "{split}" stands for train, val or test.
+    points_key: str | None = None
+    """Key of the points in files of arrays; null: a usual name."""
+    labels_key: str | None = None
+    """Key of the labels in files of arrays; null: a usual name."""
+    offsets_key: str | None = None
+    """Where clouds of different size start, end to end in one array."""
+    groups_key: str | None = None
+    """Of which object a cloud is; null: each is an object of its own."""
+    split_key: Added[str | None] = None
+    """Key of the split of each cloud, where one file of arrays holds several."""
+    features: Annotated[tuple[str, ...], Strict(False)] = ("xyz",)
+    """Every model takes coordinates alone: xyz."""
+    stored_points: Whole = 2048
+    """At most so many points of a cloud; so many of a mesh."""
+    keep_units: bool = False
+    """False: each cloud is moved to its mean and scaled to the unit sphere when it is read."""
+    scale: TwoPositives = (2 / 3, 3 / 2)
+    translate: NonNegative = 0.2
+    rotate: Rotation = "none"
+
+    @property
+    def has_validation(self) -> bool:
+        return self.val is not None or super().has_validation
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if not self.root:
+            yield "root", "must be set: the folder of the clouds, below POINTSWEEP_DATA"
+        if self.num_classes < 2:
+            yield (
+                "num_classes",
+                f"must be at least 2, got {self.num_classes}: the number of classes, which decides the head's size; "
+                "`pointsweep data add FOLDER` counts them",
+            )
+        if self.features != ("xyz",):
+            asked = ", ".join(name for name in self.features if name != "xyz") or "no xyz"
+            yield "features", f"every model takes coordinates alone, {asked} cannot be given to it; allowed: [xyz]"
+        if self.test is None and self.test_fraction == 0:
+            yield "test", "null leaves nothing to test on; set test, or test_fraction above 0"
+        if self.test is not None and self.test_fraction > 0:
+            yield "test_fraction", "is taken of train where test is null; set one of the two"
+        if self.val is not None and self.val_fraction > 0:
+            yield "val_fraction", "val names a validation split of its own; set one of the two"
+        if self.stored_points < self.num_points:
+            yield "stored_points", f"must be at least num_points ({self.num_points}), got {self.stored_points}"
+
+
+class ModelNet40Config(DatasetConfig):
+    """ModelNet40: 12,311 CAD shapes of 40 classes."""
+
+    # 2: centred and scaled in float64. 3: training clouds are shuffled before they are sampled.
+    revision: ClassVar[int] = 3
+    num_classes: ClassVar[int] = 40
+
+    name: Literal["modelnet40"] = "modelnet40"
+    folder: str = "modelnet40_ply_hdf5_2048"
+    """Below POINTSWEEP_DATA; the layout is recognised by what is in it."""
+    scale: TwoPositives = (2 / 3, 3 / 2)
+    translate: NonNegative = 0.2
+    center: bool = False
+    presample: Whole = 1200
+
+
+class ModelNet40FewshotConfig(DatasetConfig):
+    """Few-shot ModelNet40: `way` classes, `shot` training shapes and 20 test shapes of each, ten folds."""
+
+    revision: ClassVar[int] = 3  # as that of ModelNet40Config
+    num_classes: ClassVar[int] = 40
+
+    name: Literal["modelnet40_fewshot"] = "modelnet40_fewshot"
+    way: Literal[5, 10] = 5
+    """Classes of an episode."""
+    shot: Literal[10, 20] = 10
+    """Training shapes of each class."""
+    fold: Annotated[int, Field(ge=0, le=9)] | None = 0
+    """null: the trial's seed, so that the seeds of a table are the folds."""
+    source: Literal["generated", "point_bert"] = "generated"
+    """Episodes drawn here, or those that Point-BERT published."""
+    folder: str | None = None
+    """Below POINTSWEEP_DATA; null: modelnet40_ply_hdf5_2048 (generated) or ModelNetFewshot (point_bert)."""
+    scale: TwoPositives = (2 / 3, 3 / 2)
+    translate: NonNegative = 0.2
+    center: bool = False
+    presample: Whole = 1200
+
+
+class ScanObjectNNConfig(DatasetConfig):
+    """ScanObjectNN: real scans of 15 kinds of objects."""
+
+    num_classes: ClassVar[int] = 15
+
+    name: Literal["scanobjectnn"] = "scanobjectnn"
+    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    """Which of the published splits."""
+    copies_in_a_row: Added[Annotated[int, Field(ge=2), IN_64_BITS] | None] = None
+    """So many clouds of each object stand one after another in the file, which is checked."""
+    folder: str = "scanobjectnn"
+    """Below POINTSWEEP_DATA."""
+    scale: TwoPositives = (0.9, 1.1)
+    rotate: Rotation = "gravity"
+
+
+class CorruptedConfig(DatasetConfig):
+    """Base of the data sets whose test clouds are corrupted."""
+
+    corruption: Literal[
+        "clean",
+        "scale",
+        "jitter",
+        "rotate",
+        "dropout_global",
+        "dropout_local",
+        "add_global",
+        "add_local",
+    ] = "clean"
+    """Which corruption the test clouds have."""
+    severity: Annotated[int, Field(ge=0, le=4)] = 0
+    """From 0, the mildest, to 4."""
+    source: Literal["generated", "published"] = "generated"
+    """Corrupted here, or read from the published files."""
+    min_points: Count = 512
+    """A test cloud with fewer points is filled up with its own."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.corruption == "clean" and self.severity != 0:
+            yield "severity", f"clean has none, leave it at 0, got {self.severity}"
+
+
+class ModelNet40CConfig(CorruptedConfig):
+    """ModelNet-C: ModelNet40 to train on, and one corruption at one severity to test on."""
+
+    revision: ClassVar[int] = 3  # as that of ModelNet40Config
+    num_classes: ClassVar[int] = 40
+
+    name: Literal["modelnet40_c"] = "modelnet40_c"
+    folder: str = "modelnet40_ply_hdf5_2048"
+    """Of the parent, below POINTSWEEP_DATA."""
+    corrupted_folder: str = "modelnet_c"
+    """Of the published files; `source: generated` does not look there."""
+    # This and the next three as in the parent.
+    scale: TwoPositives = (2 / 3, 3 / 2)
+    translate: NonNegative = 0.2
+    center: bool = False
+    presample: Whole = 1200
+
+
+class ScanObjectNNCConfig(CorruptedConfig):
+    """ScanObjectNN-C: ScanObjectNN to train on, and one corruption at one severity to test on."""
+
+    num_classes: ClassVar[int] = 15
+
+    name: Literal["scanobjectnn_c"] = "scanobjectnn_c"
+    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    """Which of the published splits."""
+    copies_in_a_row: Added[Annotated[int, Field(ge=2), IN_64_BITS] | None] = None
+    """As in the parent."""
+    folder: str = "scanobjectnn"
+    """Of the parent, below POINTSWEEP_DATA."""
+    corrupted_folder: str = "scanobjectnn_c"
+    """Of the published files; `source: generated` does not look there."""
+    # This and the next as in the parent.
+    scale: TwoPositives = (0.9, 1.1)
+    rotate: Rotation = "gravity"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.source == "published" and self.variant != "pb_t50_rs":
+            yield "variant", f"the published files are made of pb_t50_rs, got {self.variant}"
+
+
+class ShapeNetPartConfig(PartDatasetConfig):
+    """ShapeNetPart: 16,881 shapes of 16 categories, every point labelled with one of 50 parts.
+
+    Scale and shift as of Point-MAE's program, which scales all axes of a cloud alike; here each has
+    its own factor.
+    """
+
+    num_classes: ClassVar[int] = 50  # parts
+    num_categories: ClassVar[int] = 16
+
+    name: Literal["shapenetpart"] = "shapenetpart"
+    folder: str = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+    """Below POINTSWEEP_DATA."""
+    num_points: NumPoints = 2048
+    presample: Whole = 2048
+    scale: TwoPositives = (0.8, 1.25)
+    translate: NonNegative = 0.1
+    center: bool = False
+
+
+class SyntheticConfig(DatasetConfig):
+    """Synthetic shapes: parametric classes whose proportions overlap, seen from one side, with noise."""
+
+    name: Literal["synthetic"] = "synthetic"
+    num_classes: Annotated[int, Field(ge=2, le=12)] = 10
+    """How many of the twelve classes."""
+    train_per_class: Count = 40
+    """Training clouds of each class."""
+    test_per_class: Count = 20
+    """Test clouds of each class."""
+    source_points: Whole = 512
+    """Points stored of every cloud."""
+    noise: NonNegative = 0.03
+    """Standard deviation of a point's place; shapes are about 2 wide."""
+    partial: Annotated[float, Field(ge=0, le=0.9), EXACT] = 0.3
+    """Share of the surface cut away on one side."""
+    clutter: Annotated[float, Field(ge=0, le=0.5), EXACT] = 0.05
+    """Share of the points that belong to no shape."""
+    data_seed: Whole = 0
+    """Seed of the clouds."""
+    presample: Whole = 512
+    num_points: NumPoints = 256
+    scale: TwoPositives = (0.9, 1.1)
+    rotate: Rotation = "gravity"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.source_points < self.num_points:
+            yield (
+                "source_points",
+                f"must be at least num_points ({self.num_points}), got {self.source_points}",
+            )
+
+
+class SyntheticPartsConfig(PartDatasetConfig):
+    """Synthetic shapes made of labelled parts: four categories, ten parts."""
+
+    num_classes: ClassVar[int] = 10  # parts
+    num_categories: ClassVar[int] = 4
+
+    name: Literal["synthetic_parts"] = "synthetic_parts"
+    train_per_category: Count = 50
+    """Training shapes of each category."""
+    test_per_category: Count = 25
+    """Test shapes of each category."""
+    source_points: Whole = 512
+    """Points stored of every shape, at least; at most a quarter more."""
+    noise: NonNegative = 0.03
+    """Standard deviation of a point's place; shapes are about 2 wide."""
+    data_seed: Whole = 0
+    """Seed of the shapes."""
+    num_points: NumPoints = 256
+    presample: Whole = 256
+    scale: TwoPositives = (0.9, 1.1)
+    rotate: Rotation = "gravity"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.source_points < self.num_points:
+            yield (
+                "source_points",
+                f"must be at least num_points ({self.num_points}), got {self.source_points}",
+            )

@@ -1,0 +1,210 @@
+"""Configurations of the methods. Their code is in pointsweep/models/methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, Strict
+
+from pointsweep.config.base import Count, Counts, NamedConfig, Natural, NonNegative, Positive, Real, Share
+
+
+class MethodConfig(NamedConfig):
+    """Base of the methods' configurations.
+
+    `modalities` are those of the backbones the method can be put into.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
+    compats: ClassVar[tuple[str, ...]] = ("fixed",)
+    needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
+
+
+class AdapterConfig(MethodConfig):
+    """Adapters: bottlenecks in or beside the feed-forward branch."""
+
+    name: Literal["adapter"] = "adapter"
+    kind: Literal["single", "houlsby", "adaptformer"] = "single"
+    bottleneck: Count = 8
+    scale: Real | None = None
+    """Of the bottleneck; null: 1, for adaptformer 0.1."""
+    dropout: Share = 0.1
+
+
+class Any2PointConfig(MethodConfig):
+    """Any2Point. Defaults: the program for CLIP's text tower on ScanObjectNN; spec 2.8 lists those of the others."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("1d", "2d")
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+
+    name: Literal["any2point"] = "any2point"
+    adapter: Literal["none", "mlp", "guided"] = "guided"
+    """none: tokens, norm and head only; mlp: the bottleneck alone."""
+    local_aggregation: bool = True
+    """Attention among the tokens of a cell, in every view."""
+    ensemble: Literal["mean", "maxmean", "adaptive"] = "adaptive"
+    """Of the views; adaptive weighs them by the 3D branch."""
+    local_space: Literal["source", "3d"] = "source"
+    """Cells on the lines or planes, or voxels (Figure 6)."""
+    bottleneck: Count = 16
+    dropout: Share = 0.1
+    attn_dim: Count = 12
+    attn_heads: Count = 6
+    scale_factor: Real = 0.3
+    """Of the bottleneck."""
+    coef_pro: Real = 0.3
+    """Of the aggregated views."""
+    cell_size: Positive | None = None
+    """On the line or plane; null: the backbone's own."""
+    voxel_size: Positive = 0.08
+    cell_pooling: Literal["mean", "mean_max"] = "mean"
+    bn_nonempty_only: bool = False
+    """False: statistics count empty cells as zeros, as the program's do (T26)."""
+    adapter_init: Literal["xavier", "trunc_normal", "zero_up"] = "xavier"
+    """zero_up: the bottleneck starts as a no-op (T17)."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.attn_dim % self.attn_heads:
+            yield (
+                "attn_dim",
+                f"must be a multiple of attn_heads ({self.attn_heads}), got {self.attn_dim}",
+            )
+
+
+class APPTConfig(MethodConfig):
+    """APPT: prompts and a position feature made from the tokens."""
+
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+
+    name: Literal["appt"] = "appt"
+    position_feature: bool = True
+    """Each token's difference to their mean, mixed in by three scalars."""
+    prompt_source: Literal["shared", "learnable", "none"] = "shared"
+    """The tokenizer's vector, one of the method's own a block, or no prompt."""
+    prompt_depth: Natural = 12
+    """The first so many blocks get a prompt, all where there are fewer."""
+    accumulate: bool = True
+    """Prompts stay behind their block; false: dropped after it."""
+    prompt_update: Literal["static", "per_block"] = "static"
+    """per_block: made anew of the block's output (the segmentation demo)."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.prompt_source != "shared" and self.prompt_update == "per_block":
+            yield (
+                "prompt_update",
+                f"per_block makes shared prompts anew; with prompt_source {self.prompt_source} allowed: static",
+            )
+
+
+class BitFitConfig(MethodConfig):
+    """BitFit: the biases train."""
+
+    name: Literal["bitfit"] = "bitfit"
+
+
+class DAPTConfig(MethodConfig):
+    """DAPT: dynamic adapters and internal prompts."""
+
+    name: Literal["dapt"] = "dapt"
+    bottleneck: Count = 64
+    dropout: Share = 0.2
+    dynamic_scale: bool = True
+    prompts: bool = True
+    shifts: bool = True
+    """Scale and shift of every linear layer's and norm's output."""
+
+
+class FullConfig(MethodConfig):
+    """Full fine-tuning."""
+
+    name: Literal["full"] = "full"
+
+
+class HeadOnlyConfig(MethodConfig):
+    """The head trains, with tokenizer and norm; nothing is put into the backbone."""
+
+    needs_blocks: ClassVar[bool] = False
+
+    name: Literal["head_only"] = "head_only"
+
+
+class IDPTConfig(MethodConfig):
+    """IDPT: an instance-aware prompt before the last block."""
+
+    name: Literal["idpt"] = "idpt"
+    neighbours: Count = 20
+    """Nearest in feature space; all tokens where there are fewer."""
+    num_layers: Count = 3
+
+
+class LoRAConfig(MethodConfig):
+    """LoRA: low-rank updates beside frozen projections."""
+
+    name: Literal["lora"] = "lora"
+    rank: Count = 16
+    alpha: Real | None = None
+    """null: the rank."""
+    targets: Annotated[tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)] = ("q", "v")
+    """The projections that get an update."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.targets)) < len(self.targets):
+            yield "targets", "must name at least one projection, none twice"
+
+
+class PointPEFTConfig(MethodConfig):
+    """Point-PEFT: prompts from a memory bank, and a geometry-aware adapter."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("3d",)
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+
+    name: Literal["point_peft"] = "point_peft"
+    num_prompts: Count = 10
+    depth: Natural = 6
+    """The first so many blocks are prompted, all where there are fewer."""
+    prompt_kind: Literal["concat", "gated"] = "concat"
+    """gated: a zero-gated cross-attention to them (the ModelNet variant)."""
+    bank: bool = True
+    """Prompts are filled from the memory bank, in the prompted blocks of the last scale."""
+    bank_bottleneck: Count = 8
+    bank_groups: Count = 64
+    """Groups of the frozen encoder that reads a cloud for the bank."""
+    bank_group_size: Count = 32
+    """Points of such a group."""
+    exclude_self: bool = False
+    """False: in training a cloud's own column counts as the others (T27)."""
+    adapter: bool = True
+    adapter_bottleneck: Count = 16
+    adapter_scale: Real = 0.7
+    adapter_gate: bool = False
+    """A learned scale instead, from 0 (the ModelNet and Point-M2AE variants)."""
+    local: bool = True
+    """The geometry-aware part: attention within groups, propagated back."""
+    local_centers: Counts | None = None
+    """Groups of each scale; null: half the tokens."""
+    local_neighbours: Count = 16
+    local_pool: Literal["max", "max_mean"] = "max"
+    center_scale: Real = 0.3
+    """The program's center_cof."""
+    propagation_scale: Real = 0.3
+    """The program's pro_cof."""
+    bias_tuning: bool = True
+    dropout: Share = 0.1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.bank and self.num_prompts < 3:
+            yield (
+                "num_prompts",
+                f"must be at least 3 with a bank (query, mixture and a column), else 1, got {self.num_prompts}",
+            )
+
+
+class PromptConfig(MethodConfig):
+    """Prompt tuning: learned tokens in front of the point tokens."""
+
+    name: Literal["prompt"] = "prompt"
+    num_prompts: Count = 10
+    depth: Literal["deep", "shallow"] = "deep"
+    """deep: new prompts for every block; shallow: before the first alone."""
+    init_std: NonNegative = 0.02

@@ -1,0 +1,159 @@
+"""Registered components: the name of each, its configuration class and where its code is.
+
+A configuration class is imported with this module and needs no torch; `load` imports the code, and with
+it torch. To add a component: a configuration class in the module of its kind, a file with its code, and
+one line here. A package of its own calls `register`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Union
+
+from pydantic import Field, TypeAdapter
+
+from pointsweep.config import backbones, datasets, methods, networks, tokenizers
+from pointsweep.config.base import NamedConfig
+
+KINDS = ("datasets", "tokenizers", "backbones", "methods", "networks")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered component: its configuration class, and its code as "module:Class"."""
+
+    config: type[NamedConfig]
+    code: str
+
+
+_REGISTERED: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
+
+
+def register(kind: str, config: type[NamedConfig], code: str) -> None:
+    """Add a component under the name that its configuration class states.
+
+    `code` is "module:Class". Raises ValueError for an unknown kind, a class that states no name, and a
+    name that another class has.
+    """
+    if kind not in _REGISTERED:
+        raise ValueError(f"no kind of component {kind!r}; known: {', '.join(KINDS)}")
+    name = _name_of(config)
+    known = _REGISTERED[kind].get(name)
+    if known is not None and known.config is not config:
+        raise ValueError(f"two components of {kind} are called {name!r}: {known.code} and {code}; rename one")
+    _REGISTERED[kind][name] = Component(config, code)
+    union.cache_clear()
+
+
+def _name_of(config: type[NamedConfig]) -> str:
+    stated = typing.get_args(config.model_fields["name"].annotation)
+    if len(stated) != 1 or not isinstance(stated[0], str):
+        text = 'must state its name, as `name: Literal["lora"] = "lora"`'
+        raise ValueError(f"{config.__module__}.{config.__qualname__} {text}")
+    return stated[0]
+
+
+def names(kind: str) -> list[str]:
+    """Return all registered names of a kind (`methods`, `backbones`, ...), sorted."""
+    return sorted(_REGISTERED[kind])
+
+
+def load(kind: str, name: str) -> type:
+    """Return the registered class; imports its module, and with it torch."""
+    module, _, attribute = _REGISTERED[kind][name].code.partition(":")
+    loaded: type = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+def config_class(kind: str, name: str) -> Any:
+    """Return the configuration class of a registered component."""
+    return _REGISTERED[kind][name].config
+
+
+def config_classes(kind: str) -> Mapping[str, type[NamedConfig]]:
+    """Return the configuration classes of a kind by name."""
+    return {name: component.config for name, component in sorted(_REGISTERED[kind].items())}
+
+
+@functools.cache
+def union(kind: str) -> TypeAdapter[Any]:
+    """Return the validator of a kind: one of its configuration classes, told apart by `name`."""
+    classes: Any = Union[tuple(config_classes(kind).values())]  # noqa: UP007
+    if len(config_classes(kind)) > 1:
+        classes = Annotated[classes, Field(discriminator="name")]
+    return TypeAdapter(classes)
+
+
+def modality(backbone: Any) -> str:
+    """Return `1d`, `2d` or `3d`: a class attribute, or a field where one backbone has several."""
+    value: str = backbone.modality
+    return value
+
+
+OWN: dict[str, dict[type[NamedConfig], str]] = {
+    "datasets": {
+        datasets.FilesConfig: "pointsweep.data.files:Files",
+        datasets.ModelNet40Config: "pointsweep.data.modelnet40:ModelNet40",
+        datasets.ModelNet40CConfig: "pointsweep.data.corrupted:ModelNet40C",
+        datasets.ModelNet40FewshotConfig: "pointsweep.data.modelnet40_fewshot:ModelNet40Fewshot",
+        datasets.ScanObjectNNConfig: "pointsweep.data.scanobjectnn:ScanObjectNN",
+        datasets.ScanObjectNNCConfig: "pointsweep.data.corrupted:ScanObjectNNC",
+        datasets.ShapeNetPartConfig: "pointsweep.data.shapenetpart:ShapeNetPart",
+        datasets.SyntheticConfig: "pointsweep.data.synthetic:Synthetic",
+        datasets.SyntheticPartsConfig: "pointsweep.data.synthetic_parts:SyntheticParts",
+    },
+    "tokenizers": {
+        tokenizers.PatchConfig: "pointsweep.models.tokenizers:Patch",
+        tokenizers.PointPNTokenizerConfig: "pointsweep.models.tokenizers:PointPN",
+        tokenizers.PointPNLightConfig: "pointsweep.models.tokenizers:PointPNLight",
+    },
+    "backbones": {
+        backbones.BERTConfig: "pointsweep.models.backbones.bert:BERT",
+        backbones.CLIPTextConfig: "pointsweep.models.backbones.clip_text:CLIPText",
+        backbones.CLIPVisionConfig: "pointsweep.models.backbones.clip_vision:CLIPVision",
+        backbones.DeiTConfig: "pointsweep.models.backbones.vit:DeiT",
+        backbones.DINOv2Config: "pointsweep.models.backbones.dinov2:DINOv2",
+        backbones.ImageBindAudioConfig: "pointsweep.models.backbones.imagebind_audio:ImageBindAudio",
+        backbones.KWT1Config: "pointsweep.models.backbones.kwt1:KWT1",
+        backbones.MiniLMConfig: "pointsweep.models.backbones.minilm:MiniLM",
+        backbones.PointBERTConfig: "pointsweep.models.backbones.point_bert:PointBERT",
+        backbones.PointM2AEConfig: "pointsweep.models.backbones.point_m2ae:PointM2AE",
+        backbones.PointMAEConfig: "pointsweep.models.backbones.point_mae:PointMAE",
+        backbones.RoBERTaConfig: "pointsweep.models.backbones.roberta:RoBERTa",
+        backbones.SSASTConfig: "pointsweep.models.backbones.ssast:SSAST",
+        backbones.T5Config: "pointsweep.models.backbones.t5:T5",
+        backbones.TinyConfig: "pointsweep.models.backbones.tiny:Tiny",
+        backbones.ViTConfig: "pointsweep.models.backbones.vit:ViT",
+        backbones.ViTMNISTConfig: "pointsweep.models.backbones.vit_mnist:ViTMNIST",
+    },
+    "methods": {
+        methods.AdapterConfig: "pointsweep.models.methods.adapter:Adapter",
+        methods.Any2PointConfig: "pointsweep.models.methods.any2point:Any2Point",
+        methods.APPTConfig: "pointsweep.models.methods.appt:APPT",
+        methods.BitFitConfig: "pointsweep.models.methods.bitfit:BitFit",
+        methods.DAPTConfig: "pointsweep.models.methods.dapt:DAPT",
+        methods.FullConfig: "pointsweep.models.methods.full:Full",
+        methods.HeadOnlyConfig: "pointsweep.models.methods.head_only:HeadOnly",
+        methods.IDPTConfig: "pointsweep.models.methods.idpt:IDPT",
+        methods.LoRAConfig: "pointsweep.models.methods.lora:LoRA",
+        methods.PointPEFTConfig: "pointsweep.models.methods.point_peft:PointPEFT",
+        methods.PromptConfig: "pointsweep.models.methods.prompt:Prompt",
+    },
+    "networks": {
+        networks.DGCNNConfig: "pointsweep.models.networks.dgcnn:DGCNN",
+        networks.PointNNConfig: "pointsweep.models.networks.point_nn:PointNN",
+        networks.PointPNConfig: "pointsweep.models.networks.point_pn:PointPN",
+        networks.PointMLPConfig: "pointsweep.models.networks.pointmlp:PointMLP",
+        networks.PointNetConfig: "pointsweep.models.networks.pointnet:PointNet",
+        networks.PointNet2Config: "pointsweep.models.networks.pointnet2:PointNet2",
+        networks.PointNeXtConfig: "pointsweep.models.networks.pointnext:PointNeXt",
+    },
+}
+
+for _kind, _components in OWN.items():
+    for _config, _code in _components.items():
+        register(_kind, _config, _code)

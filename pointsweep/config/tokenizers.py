@@ -1,0 +1,55 @@
+"""Configurations of the tokenizers. Their code is in pointsweep/models/tokenizers.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pointsweep.config.base import IN_64_BITS, Count, NamedConfig
+
+Normalisation = Literal["scan", "mn40"]
+
+
+class TokenizerConfig(NamedConfig):
+    """Base of the tokenizers' configurations."""
+
+
+class PointPNLightConfig(TokenizerConfig):
+    """Any2Point's tokenizer: three stages of Point-PN."""
+
+    name: Literal["point_pn_light"] = "point_pn_light"
+    neighbours: Count = 81
+    """Points of a neighbourhood."""
+    num_tokens: Count = 128
+    """Of the last stage; the two before it have two and four times as many centres."""
+    normalisation: Normalisation = "scan"
+    """Of neighbourhoods: ScanObjectNN's or ModelNet40's program (spec 1.1)."""
+    last_width: Count = 32
+    """Of the last stage's bottleneck."""
+
+
+class PointPNTokenizerConfig(TokenizerConfig):
+    """APPT's tokenizer: 64 tokens of neighbourhoods of 40, 96 channels before the first stage."""
+
+    name: Literal["point_pn"] = "point_pn"
+    neighbours: Count = 40
+    """Points of a neighbourhood."""
+    num_tokens: Count = 64
+    """Of the last stage; the three before it have two, four and eight times as many centres."""
+    embed_dim: Annotated[int, Field(ge=3, multiple_of=3), IN_64_BITS] = 96
+    """Channels before the first stage."""
+    normalisation: Normalisation = "scan"
+    """Of neighbourhoods: ScanObjectNN's or ModelNet40's program (spec 1.1)."""
+    height: bool = True
+    """The height above the cloud's lowest point as a fourth channel."""
+
+
+class PatchConfig(TokenizerConfig):
+    """Groups of neighbours around farthest points, as the 3D transformers have them."""
+
+    name: Literal["patch"] = "patch"
+    num_tokens: Count = 128
+    """Groups."""
+    neighbours: Count = 32
+    """Points of a group."""
