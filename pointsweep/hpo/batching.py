@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pointsweep.hpo.pruners import LETS_WAIT, Curve, Limits, bracket_of, limits_of, promotable
 from pointsweep.hpo.study import Study
 from pointsweep.hpo.suggestion import Suggestion
-from pointsweep.sweep.pruners import LETS_WAIT, Curve, Limits, bracket_of, limits_of, promotable
 
 
 class Batches:

@@ -16,11 +16,10 @@ import math
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from pointsweep.sweep.search_space import Search
+from pointsweep.sweep.search_space import WARMUP, Search
 
 Curve = Mapping[int, float]  # epoch -> validation accuracy
 Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial does not go on
-WARMUP = "training_warmup"  # in a search's schedule: epochs of the training's warm-up, the longest of its arms
 LETS_WAIT = ("asha", "hyperband")
 
 

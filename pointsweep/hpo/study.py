@@ -24,9 +24,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import BadStore, StoreFailed, Unfit
+from pointsweep.hpo.pruners import LETS_WAIT, Curve, rung_that_counts
 from pointsweep.hpo.samplers import distribution, sampler, suggest
 from pointsweep.hpo.suggestion import Suggestion
-from pointsweep.sweep.pruners import LETS_WAIT, Curve, rung_that_counts
 from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.utils.masking import masked, scrubbed
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_path, sqlite_problem

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pointsweep.sweep.pruners import Curve
+from pointsweep.hpo.pruners import Curve
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pointsweep.config import scalars
 from pointsweep.errors import BadStore
 from pointsweep.execution.budget import seconds_of
 from pointsweep.hpo.batching import Batches
+from pointsweep.hpo.pruners import Limits
 from pointsweep.hpo.study import Found as Finished
 from pointsweep.hpo.study import Study, require_sound
 from pointsweep.hpo.suggestion import Suggestion
@@ -25,7 +26,6 @@ from pointsweep.results.record_index import sound_record
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore, open_append, writing
 from pointsweep.sweep.parser import Cell
-from pointsweep.sweep.pruners import Limits
 from pointsweep.sweep.search_section import MOST_TRIALS
 from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.sweep.sweep import Sweep

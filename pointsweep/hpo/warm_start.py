@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pointsweep.hpo.pruners import Curve
 from pointsweep.results.record_index import sound_record
 from pointsweep.results.records import Record
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
-from pointsweep.sweep.pruners import Curve
 from pointsweep.sweep.search_space import Arm, Search
 
 

@@ -33,10 +33,9 @@ from pointsweep.sweep.axes import (
     refuse_set_twice,
 )
 from pointsweep.sweep.overlay import Conditional, Place, Settings, keys_of, rank
-from pointsweep.sweep.pruners import WARMUP
 from pointsweep.sweep.published import BUILT_IN, COLUMNS, find, read_file
 from pointsweep.sweep.resources import misfits, read_resources
-from pointsweep.sweep.search_space import Arm, Search
+from pointsweep.sweep.search_space import WARMUP, Arm, Search
 from pointsweep.sweep.seeds import read_adaptive, read_seeds
 from pointsweep.sweep.yaml_document import Document, drop_misshapen
 

@@ -50,6 +50,7 @@ SCHEDULERS: dict[str, dict[str, int]] = {
     "hyperband": {"min_epochs": 1, "reduction": 3},
     "median": {"warmup_epochs": 1, "min_trials": 5},  # stopped where it is worse than the median of those seen at that epoch
 }
+WARMUP = "training_warmup"  # in a search's schedule: epochs of the training's warm-up, the longest of its arms
 RANGE = ("float", "int", "choices", "log", "step", "when")  # keys of a range
 # What a search may aim at: never anything of the test split.
 OBJECTIVES = {f"val/{name}": METRICS[name].direction for name in ("accuracy", "loss")} | {"parameters": "minimize"}

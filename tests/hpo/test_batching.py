@@ -9,6 +9,7 @@ import pytest
 from pointsweep.sweep.pruners import bracket_of
 
 from pointsweep.hpo.batching import Batches
+from pointsweep.hpo.pruners import bracket_of
 from pointsweep.hpo.study import Study
 from pointsweep.sweep.sweep import load
 

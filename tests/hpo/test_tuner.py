@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
-from pointsweep.sweep.pruners import WARMUP, bracket_of, limits_of, rungs
 
+from pointsweep.hpo.pruners import bracket_of, limits_of, rungs
 from pointsweep.hpo.suggestion import Suggestion
 from pointsweep.hpo.tuner import Tuning, chosen
 from pointsweep.hpo.warm_start import objective
 from pointsweep.results.records import Record
 from pointsweep.storage.base import FileStore
-from pointsweep.sweep.search_space import Search
+from pointsweep.sweep.search_space import WARMUP, Search
 from pointsweep.sweep.sweep import load
 
 HOURS = """

@@ -1,0 +1,438 @@
+"""The JSON Schema of a sweep file, for editors: what they complete, explain and underline.
+
+The components' part comes from their configuration classes. It is written in draft 7, which every
+editor knows. What needs the whole file (two keys that clash, a condition that never holds) is found by
+`pointsweep.sweep.sweep.load` alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pointsweep.config import registry
+from pointsweep.config.base import MOST_WHOLE, Compat, Config
+from pointsweep.config.schema import PARTS, UNNAMED
+from pointsweep.sweep import search_section
+from pointsweep.sweep.ablation import GENERATORS, SIDES
+from pointsweep.sweep.parser import METRICS, PROTOCOLS
+from pointsweep.sweep.published import COLUMNS
+from pointsweep.sweep.search_space import OBJECTIVES, SAMPLERS, SCHEDULERS
+from pointsweep.sweep.seeds import MOST_SEEDS
+from pointsweep.sweep.yaml_document import shipped_folder
+
+Schema = dict[str, Any]
+
+FILE = "sweep.schema.json"
+TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
+SCALAR: Schema = {"type": ["string", "number", "boolean"]}
+ONE_OR_MORE = {"minItems": 1}
+
+
+def sweep_schema() -> Schema:
+    """Return the JSON Schema (draft 7) of a sweep file, of all registered components."""
+    fields = _field_schemas()
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "pointsweep sweep file",
+        "description": "One file is one table: rows x columns x seeds, or a search.",
+        **_closed(_sections()),
+        "definitions": {
+            **_components(),
+            **_settings(fields),
+            **_tables(),
+            **_searches(),
+        },
+    }
+
+
+def schema_text() -> str:
+    """Return the schema as the text of its file."""
+    return json.dumps(sweep_schema(), indent=1) + "\n"
+
+
+def shipped_file() -> Path:
+    """Return the file of the schema that comes with pointsweep, beside its sweeps."""
+    return shipped_folder() / FILE
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/definitions/{name}"}
+
+
+def _closed(properties: Mapping[str, Schema], required: tuple[str, ...] = ()) -> Schema:
+    """Return the schema of a mapping with these keys and no others."""
+    schema: Schema = {"type": "object", "additionalProperties": False}
+    if required:
+        schema["required"] = list(required)
+    return {**schema, "properties": dict(properties)}
+
+
+def _list_of(item: Schema) -> Schema:
+    return {"type": "array", "items": item}
+
+
+def _any_of(*options: Schema) -> Schema:
+    return {"anyOf": list(options)}
+
+
+def _whole(least: int, most: int | None = None) -> Schema:
+    schema: Schema = {"type": "integer", "minimum": least}
+    return schema if most is None else {**schema, "maximum": most}
+
+
+def _mapping(keys: Schema, values: Schema, **more: Any) -> Schema:
+    return {"type": "object", "propertyNames": keys, "additionalProperties": values, **more}
+
+
+# Components
+
+
+def _components() -> dict[str, Schema]:
+    """Return the schema of every component, and of the parts that have no name."""
+    found: dict[str, Schema] = {}
+    for part, kind in PARTS.items():
+        for name, config in registry.config_classes(kind).items():
+            found[f"{part}.{name}"] = {**model_schema(config), "required": ["name"]}
+    for part, unnamed in UNNAMED.items():
+        found[part] = model_schema(unnamed)
+    return found
+
+
+@functools.cache
+def model_schema(config: type[Config]) -> Schema:
+    """Return the schema of one configuration class, with the descriptions of its fields."""
+    schema: Schema = _cleaned(config.model_json_schema())
+    for name, text in _docstrings(config).items():
+        if name in schema["properties"]:
+            schema["properties"][name]["description"] = text
+    return schema
+
+
+def _cleaned(schema: Any) -> Any:
+    """Drop titles, and write lists of a fixed length as draft 7 has them."""
+    if isinstance(schema, list):
+        return [_cleaned(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for key, value in schema.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key == "prefixItems":
+            key, value = "items", value[0]  # all entries have one type
+        found[key] = _cleaned(value)
+    return found
+
+
+def _docstrings(config: type[Config]) -> dict[str, str]:
+    """Return what stands in quotes below the fields of a class and of its bases."""
+    found: dict[str, str] = {}
+    for kind in reversed(config.__mro__):
+        if not issubclass(kind, Config) or kind is Config:
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return found
+
+
+# Settings of a trial
+
+
+def _field_schemas() -> dict[str, Schema]:
+    """Return the schema of every dotted key of a trial: over all components that have the field."""
+    found: dict[str, Schema] = {}
+    for part, kind in PARTS.items():
+        options: dict[str, list[Schema]] = {}
+        for config in registry.config_classes(kind).values():
+            for field, schema in model_schema(config)["properties"].items():
+                if field != "name":
+                    options.setdefault(field, []).append(schema)
+        found[f"{part}.name"] = {"enum": registry.names(kind)}
+        for field, schemas in options.items():
+            found[f"{part}.{field}"] = _merged(schemas)
+    for part, unnamed in UNNAMED.items():
+        for field, schema in model_schema(unnamed)["properties"].items():
+            found[f"{part}.{field}"] = {k: v for k, v in schema.items() if k != "default"}
+    return found
+
+
+def _merged(schemas: list[Schema]) -> Schema:
+    """Return a schema for what any of several allows. Defaults differ from component to component."""
+    distinct: dict[str, Schema] = {}
+    described = {}
+    for schema in schemas:
+        bare = {key: value for key, value in schema.items() if key not in ("default", "description")}
+        distinct.setdefault(json.dumps(bare, sort_keys=True), bare)
+        if "description" in schema:
+            described["description"] = schema["description"]
+    merged = [*distinct.values()]
+    return {**(merged[0] if len(merged) == 1 else _any_of(*merged)), **described}
+
+
+def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
+    """Return the definitions of settings: parts, dotted keys, lists of values, and conditions."""
+    found: dict[str, Schema] = {key: schema for key, schema in fields.items() if "." in key}
+    # A component's own definition may have the name of a field of its part.
+    found = {f"field.{key}": schema for key, schema in found.items()}
+    keys: dict[str, Schema] = {}
+    for part in (*PARTS, *UNNAMED):
+        found[f"part.{part}"] = _part(part, fields)
+        keys[part] = _ref(f"part.{part}")
+    keys["compat"] = {
+        "enum": list(get_args(Compat)),
+        "description": "fixed, or official: as the published program does it.",
+    }
+    keys |= {key: _ref(f"field.{key}") for key in fields}
+    found["key"] = {"enum": list(keys)}
+    found["settings"] = {"type": "object", "properties": keys}
+    lists = {key: _list_of(schema) for key, schema in keys.items()}
+    found["values"] = {"type": "object", "properties": lists}
+    found["condition"] = {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": _any_of(_ref("key"), {"const": "backbone.modality"}),
+        "properties": {key: _any_of(schema, _list_of(schema)) for key, schema in keys.items()},
+    }
+    return found
+
+
+def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
+    if part in UNNAMED:
+        return _any_of({"type": "null"}, _ref(part))
+    names = registry.names(PARTS[part])
+    own = {key.removeprefix(f"{part}."): _ref(f"field.{key}") for key in fields if key.startswith(f"{part}.")}
+    own.pop("name")
+    return _any_of(
+        {"enum": [*names, None]},
+        *(_ref(f"{part}.{name}") for name in names),
+        _closed(own),  # settings of whichever component is named elsewhere
+    )
+
+
+def _settings_and(own: Mapping[str, Schema], required: tuple[str, ...] = ()) -> Schema:
+    """Return the schema of settings with some keys of another meaning beside them."""
+    schema: Schema = {
+        "type": "object",
+        "allOf": [_ref("settings")],
+        "properties": dict(own),
+        "propertyNames": _any_of(_ref("key"), {"enum": list(own)}) if own else _ref("key"),
+    }
+    if required:
+        schema["required"] = list(required)
+    return schema
+
+
+# Sections
+
+
+def _sections() -> dict[str, Schema]:
+    """Return the keys of a file."""
+    published = _mapping({"enum": list(COLUMNS)}, SCALAR)
+    exclude = {"when": _ref("condition"), "because": {**SCALAR, "description": "The reason, which the table shows."}}
+    profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
+    return {
+        "name": {
+            "type": ["string", "integer"],
+            "description": "The folder in the store and the MLflow experiment: a-z 0-9 _ -",
+        },
+        "title": {"type": ["string", "number", "boolean", "null"], "description": "Stands above the table."},
+        "base": {
+            **_settings_and({"from": {"type": "string"}}),
+            "description": "Settings of every cell; from: a sweep file whose base and settings are inherited.",
+        },
+        "settings": {
+            **_list_of(_settings_and({"when": _ref("condition")}, ("when",))),
+            "description": "Conditional settings: stronger than base, weaker than rows, columns and axes.",
+        },
+        "rows": {**_ref("axis")},
+        "columns": {**_ref("axis")},
+        "axes": {
+            "type": "object",
+            "allOf": [_ref("values")],
+            "properties": {"zip": _ref("zip")},
+            "propertyNames": _any_of(_ref("key"), {"const": "zip"}),
+            "description": "Further axes, nested under the rows; without columns the last one is printed across.",
+        },
+        "exclude": {
+            **_list_of({"type": "object", "required": list(exclude), "properties": exclude}),
+            "description": "Cells that are left out, each with a reason.",
+        },
+        "seeds": _seeds(),
+        "metric": {"enum": list(METRICS), "description": "What the cells show."},
+        "protocol": {"enum": list(PROTOCOLS), "description": "Which epoch counts."},
+        "published": {**published, "description": "Selects lines of published.csv; rows and columns add to it."},
+        "resources": _resources(),
+        "profiles": {
+            "type": "object",
+            "additionalProperties": _any_of({"type": "null"}, _settings_and(profile)),
+            "description": "Additions to a profile, or profiles of one's own.",
+        },
+        "search": _ref("search"),
+        "per_arm": _ref("per_arm"),
+    }
+
+
+def _seeds() -> Schema:
+    rule = {
+        "min": _whole(2),
+        "max": _whole(3, MOST_SEEDS),
+        "until": {"const": "decided"},
+        "against": {**SCALAR, "description": "The row that all others are compared with; default: the first."},
+    }
+    each = {**_list_of(_whole(0, MOST_WHOLE)), **ONE_OR_MORE, "uniqueItems": True}
+    return {
+        **_any_of(_whole(1, MOST_SEEDS), each, _closed(rule, ("min", "max", "until"))),
+        "description": "A number of seeds, a list, or a rule that spends further seeds where rows are not told apart.",
+    }
+
+
+def _resources() -> Schema:
+    amount: Schema = {"type": "number", "minimum": 0}
+    price: Schema = {"type": "number", "exclusiveMinimum": 0}
+    budget = {"hours": price, "money": price, "per_hour": price}
+    keys = {
+        "cpus": {**amount, "description": "Of one pack."},
+        "gpus": {**_any_of(amount, {"const": "auto"}), "description": "Of one pack; auto: as much as its memory needs."},
+        "pack": {**_any_of(_whole(1), {"const": "auto"}), "description": "Trials over one backbone that train together."},
+        "processes": {**_whole(1), "description": "Of one trial, each with half of every batch, a third, ..."},
+        "recompute": {"type": "boolean", "description": "Keeps less of the tokenizer: less memory, more time."},
+        "budget": {**_closed(budget), "description": "What the whole sweep may use."},
+    }
+    return {**_any_of({"type": "null"}, _closed(keys)), "description": "What one pack takes of the machines."}
+
+
+def _tables() -> dict[str, Schema]:
+    """Return the definitions of rows, columns and axes."""
+    selected = {"type": "object", "additionalProperties": SCALAR}
+    by_column = {"type": "object", "additionalProperties": _any_of(SCALAR, selected)}
+    published = _any_of(SCALAR, by_column, {"type": "null"})
+    factors = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "boolean"}}
+    entry = {
+        "label": {**SCALAR, "description": "What the table prints."},
+        "when": {**_ref("condition"), "description": "The cells that this row or column is for."},
+        "published": {**published, "description": "What the paper calls it, or its number in percent."},
+        "factors": {**factors, "description": "Of a factorial: which components it has."},
+    }
+    lists = {key: _list_of(schema) for key, schema in entry.items() if key != "factors"}
+    lists["when"] = _list_of(_any_of(_ref("condition"), {"type": "null"}))
+    lists["factors"] = _list_of(_any_of(factors, {"type": "null"}))
+    # Not `anyOf`: an editor underlines what is wrong in the form that is meant.
+    one_key = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "allOf": [_ref("values")],
+        "properties": {"zip": _ref("zip"), "ablate": _ref("ablate")},
+        "propertyNames": _any_of(_ref("key"), {"enum": ["zip", "ablate"]}),
+    }
+    return {
+        "entry": _settings_and(entry, ("label",)),
+        "zip": {
+            "type": "object",
+            "minProperties": 1,
+            "allOf": [_ref("values")],
+            "properties": lists,
+            "propertyNames": _any_of(_ref("key"), {"enum": list(lists)}),
+            "description": "Keys that vary together, lists of one length.",
+        },
+        "ablate": _ablate(),
+        "axis": {
+            "description": "A list of labelled settings, one key with its values, a zip, or an ablation.",
+            "if": {"type": "array"},
+            "then": _list_of(_ref("entry")),
+            "else": one_key,
+        },
+    }
+
+
+def _ablate() -> Schema:
+    sides = {side: _settings_and({}) for side in SIDES}
+    chosen = _any_of({"const": "all"}, {**_list_of(SCALAR), **ONE_OR_MORE, "uniqueItems": True})
+    return _closed(
+        {
+            "components": {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": _closed(sides, ("without",)),
+                "description": "Each with the settings that switch it off (without) and on (with).",
+            },
+            "whole": {**SCALAR, "description": "The label of the row with all components."},
+            "bare": {**SCALAR, "description": "The label of the row with none."},
+            **dict.fromkeys(GENERATORS, chosen),
+            "published": {"type": "object", "description": "What the paper calls the rows, by label."},
+        },
+        ("components",),
+    )
+
+
+# Searches
+
+
+def _searches() -> dict[str, Schema]:
+    parameter = _any_of(
+        {"type": "array", **ONE_OR_MORE},
+        _range("float", "number"),
+        _range("int", "integer"),
+        _closed({"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")}, ("choices",)),
+    )
+    budget = {"trials": _whole(1), "hours": {"type": "number", "exclusiveMinimum": 0}}
+    objectives: Schema = _closed({name: {"const": direction} for name, direction in OBJECTIVES.items()})
+    text_or_list = _any_of({"type": "string"}, _list_of({"type": "string"}))
+    point = {"type": "object", "propertyNames": _ref("key")}
+    keys = {
+        "space": {**_mapping(_ref("key"), parameter, minProperties=1), "description": "Keys of a trial and their ranges."},
+        "constraints": {**text_or_list, "description": "Arithmetic and comparisons of keys."},
+        "objectives": {**objectives, "minProperties": 1, "description": "Several give the Pareto front."},
+        "sampler": _any_of(*_choices({name: _options(kinds) for name, kinds in SAMPLERS.items()})),
+        "scheduler": _any_of(
+            {"type": "null"},
+            *_choices({name: {key: _whole(1) for key in options} for name, options in SCHEDULERS.items()}),
+        ),
+        "seed": _whole(0, MOST_WHOLE),
+        "batch": {**_whole(1), "description": "Suggestions that are made at once."},
+        "storage": {"type": ["string", "null"], "pattern": "://", "description": "The URL of a database."},
+        "enqueue": {**_any_of(point, _list_of(point)), "description": "Points to start with."},
+        "use_finished": {"type": "boolean", "description": "Finished trials of the store are told first."},
+        "top": {**_whole(1), "description": "Rows of the table."},
+        **budget,
+    }
+    sections = search_section.SECTIONS
+    inner = _closed({key: keys[key] for key in sections["per_arm.search"]}, ("space",))
+    outer = {"search": inner, **budget, "then_seeds": _whole(1), "then_on": {"enum": list(search_section.THEN_ON)}}
+    return {
+        "search": _closed({key: keys[key] for key in sections["search"]}, ("space",)),
+        "per_arm": _closed({key: outer[key] for key in sections["per_arm"]}, ("search",)),
+    }
+
+
+def _range(kind: str, type_name: str) -> Schema:
+    ends = {**_list_of({"type": type_name}), "minItems": 2, "maxItems": 2}
+    step: Schema = {"type": [type_name, "null"], "exclusiveMinimum": 0}
+    return _closed({kind: ends, "log": {"type": "boolean"}, "step": step, "when": _ref("condition")}, (kind,))
+
+
+def _options(kinds: Mapping[str, type]) -> dict[str, Schema]:
+    return {name: {"type": TYPES[kind]} for name, kind in kinds.items()}
+
+
+def _choices(named: Mapping[str, Mapping[str, Schema]]) -> Iterator[Schema]:
+    """Yield the schema of a bare name, then of every name with its options."""
+    yield {"enum": list(named)}
+    for name, options in named.items():
+        yield _closed({"name": {"const": name}, **options}, ("name",))
+
+
+if __name__ == "__main__":
+    shipped_file().write_text(schema_text(), encoding="utf-8")
