@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from importlib.metadata import version as installed
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
-try:
-    from pointsweep.config import registry
-except ImportError:
-    from pointsweep import registry
+from pointsweep.config import registry
+from pointsweep.config.schema import UNNAMED
 
 project = "pointsweep"
 author = "the pointsweep authors"
@@ -36,7 +32,7 @@ TITLES = {
     "methods": "Methods",
     "networks": "Networks",
 }
-PARTS = {"train": "TrainConfig", "positions": "PositionsConfig", "head": "HeadConfig"}
+NOT_FIELDS = "canonical, model_config, model_copy, model_post_init, problems, replace, revision, to_dict"
 HEAD = """# Components and their fields
 
 What a sweep file can name, and the fields of each with their defaults: `method: {name: lora, rank: 8}`. Where the numbers come from,
@@ -46,19 +42,9 @@ What a sweep file can name, and the fields of each with their defaults: `method:
 
 def fields_of(config: type) -> list[str]:
     """Return the directive that lists a configuration's fields."""
-    lines = ["```{eval-rst}", f".. autoclass:: {config.__module__.removesuffix('.config_part')}.{config.__qualname__}"]
+    lines = ["```{eval-rst}", f".. autoclass:: {config.__module__}.{config.__qualname__}"]
     lines += ["   :members:", "   :undoc-members:", "   :inherited-members: BaseModel, object"]
-    return [*lines, "   :exclude-members: problems, model_config, model_post_init", "```\n"]
-
-
-def part(name: str) -> type:
-    """Return the configuration of a part that every trial has."""
-    for module in ("pointsweep.config.parts", "pointsweep.config.schema"):
-        if importlib.util.find_spec(module) is not None:
-            found = getattr(importlib.import_module(module), PARTS[name], None)
-            if found is not None:
-                return found
-    raise AttributeError(PARTS[name])
+    return [*lines, f"   :exclude-members: {NOT_FIELDS}", "```\n"]
 
 
 def write_components(app: Sphinx) -> None:
@@ -69,8 +55,8 @@ def write_components(app: Sphinx) -> None:
         for name in registry.names(kind):
             lines += [f"### {name}\n", *fields_of(registry.config_class(kind, name))]
     lines.append("## Parts of every trial\n")
-    for name in PARTS:
-        lines += [f"### {name}\n", *fields_of(part(name))]
+    for name, config in UNNAMED.items():
+        lines += [f"### {name}\n", *fields_of(config)]
     COMPONENTS.parent.mkdir(exist_ok=True)
     text = "\n".join(lines)
     if not COMPONENTS.is_file() or COMPONENTS.read_text() != text:

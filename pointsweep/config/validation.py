@@ -136,34 +136,38 @@ class _Place:
 
     def problem(self, item: Any) -> PathAndText:
         """Return the path and the message of one error of pydantic's."""
-        kind, value, context = item["type"], item["input"], item.get("ctx", {})
-        if kind in ("conflict", "inexact"):
-            return self.path, str(item["msg"])
-        if kind == "too_many_bits":
-            return self.path, f"{item['msg']}, got {value}"
+        kind, value = item["type"], item["input"]
+        length_is_fixed = kind in ("too_long", "too_short") and "maxItems" in self._schema()
+        entry_is_missing = kind == "missing" and isinstance(item["loc"][-1], int)
+        if length_is_fixed or entry_is_missing:
+            return self._wrong_length(len(value))
+        return self.path, self._of_a_name(kind, item) or self._of_a_value(kind, value, item["msg"])
+
+    def _of_a_name(self, kind: str, item: Any) -> str:
+        """Return the message for a wrong or missing name of a field or a component; empty for another error."""
         if kind == "extra_forbidden":
-            return self.path, self._no_field(str(item["loc"][-1]))
+            return self._no_field(str(item["loc"][-1]))
         if kind == "union_tag_invalid":
             names = registry.names(PARTS[self.path])
-            return self.path, unknown(self.path, value["name"], names, "Known")
+            return unknown(self.path, item["input"]["name"], names, "Known")
+        if self.owner is TrialConfig and self.path in PARTS and kind != "conflict":
+            return self._needs_name(kind, item["input"])
+        return ""
+
+    def _of_a_value(self, kind: str, value: Any, message: str) -> str:
+        if kind in ("conflict", "inexact"):
+            return message
         if kind == "literal_error":
-            return self.path, unknown("value", value, map(str, self._allowed()), "Allowed")
-        if kind == "missing" and isinstance(item["loc"][-1], int):
-            return self._wrong_length(len(value))
-        if kind in ("too_long", "too_short") and "maxItems" in self._schema():
-            return self._wrong_length(len(value))
+            return unknown("value", value, map(str, self._allowed()), "Allowed")
         if kind == "too_short":
-            return self.path, "must have at least one entry, got []"
-        if self.owner is TrialConfig and self.path in PARTS:
-            return self.path, self._needs_name(kind, value)
+            return "must have at least one entry, got []"
         if kind == "finite_number":
-            return self.path, f"must be a finite number, got {value}"
+            return f"must be a finite number, got {value}"
         if kind in TYPES:
-            return self.path, f"must be {TYPES[kind]}, got {scalars.shown(_as_written(value))}"
-        allowed = described(self._schema())
-        if allowed:
-            return self.path, f"{allowed}, got {_as_written(value)!r}"
-        return self.path, f"{item['msg']}, got {value!r} {context or ''}".strip()
+            return f"must be {TYPES[kind]}, got {scalars.shown(_as_written(value))}"
+        if kind == "too_many_bits":
+            return f"{message}, got {value}"
+        return f"{described(self._schema()) or message}, got {_as_written(value)!r}"
 
     def _needs_name(self, kind: str, value: Any) -> str:
         text = missing(self.path)

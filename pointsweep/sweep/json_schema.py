@@ -19,9 +19,10 @@ from typing import Any, get_args
 from pointsweep.config import registry
 from pointsweep.config.base import MOST_WHOLE, Compat, Config
 from pointsweep.config.schema import PARTS, UNNAMED
+from pointsweep.results.metrics import TABLE_METRICS
 from pointsweep.sweep import search_section
 from pointsweep.sweep.ablation import GENERATORS, SIDES
-from pointsweep.sweep.parser import METRICS, PROTOCOLS
+from pointsweep.sweep.parser import PROTOCOLS
 from pointsweep.sweep.published import COLUMNS
 from pointsweep.sweep.search_space import OBJECTIVES, SAMPLERS, SCHEDULERS
 from pointsweep.sweep.seeds import MOST_SEEDS
@@ -270,7 +271,7 @@ def _sections() -> dict[str, Schema]:
             "description": "Cells that are left out, each with a reason.",
         },
         "seeds": _seeds(),
-        "metric": {"enum": list(METRICS), "description": "What the cells show."},
+        "metric": {"enum": list(TABLE_METRICS), "description": "What the cells show."},
         "protocol": {"enum": list(PROTOCOLS), "description": "Which epoch counts."},
         "published": {**published, "description": "Selects lines of published.csv; rows and columns add to it."},
         "resources": _resources(),

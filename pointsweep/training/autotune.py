@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -93,7 +92,7 @@ def _kind(config: TrialConfig, device: torch.device) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         name = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
-    parts = [replace(config, seed=0, train=train).key(), name, facts.get("code", ""), torch.__version__, str(torch.get_num_threads())]
+    parts = [config.replace(seed=0, train=train).key(), name, facts.get("code", ""), torch.__version__, str(torch.get_num_threads())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
