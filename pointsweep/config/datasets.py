@@ -111,7 +111,7 @@ class FilesConfig(DatasetConfig):
     test_fraction: Share = 0.0
     """Of every class of train, in place of `test: null`."""
     pattern: str | None = None
-    """Which files in the folders are clouds, say "*.obj"; null: all that can be read."""
+    """Which files in the folders are clouds, say `*.obj`; null: all that can be read."""
     class_names: str | None = None
     """A text file below root, a name a line; null: the folders' names, sorted."""
     # "{split}" stands for train, val or test.

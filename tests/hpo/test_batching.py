@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 
 import pytest
-from pointsweep.sweep.pruners import bracket_of
 
 from pointsweep.hpo.batching import Batches
 from pointsweep.hpo.pruners import bracket_of
