@@ -240,7 +240,7 @@ def _settings_and(own: Mapping[str, Schema], required: tuple[str, ...] = ()) -> 
 
 def _sections() -> dict[str, Schema]:
     """Return the keys of a file."""
-    published = _mapping({"enum": list(COLUMNS)}, SCALAR)
+    published = _mapping({"enum": [*COLUMNS, "file"]}, SCALAR)
     exclude = {"when": _ref("condition"), "because": {**SCALAR, "description": "The reason, which the table shows."}}
     profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
     return {
@@ -274,6 +274,7 @@ def _sections() -> dict[str, Schema]:
         "metric": {"enum": list(TABLE_METRICS), "description": "What the cells show."},
         "protocol": {"enum": list(PROTOCOLS), "description": "Which epoch counts."},
         "published": {**published, "description": "Selects lines of published.csv; rows and columns add to it."},
+        "cite": {"type": "string", "description": "The source of numbers whose line names none."},
         "resources": _resources(),
         "profiles": {
             "type": "object",

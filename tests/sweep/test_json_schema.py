@@ -11,6 +11,7 @@ import pytest
 
 from pointsweep.errors import ConfigError
 from pointsweep.sweep.json_schema import schema_text, shipped_file, sweep_schema
+from pointsweep.sweep.parser import KEYS
 from pointsweep.sweep.sweep import load
 from pointsweep.sweep.yaml_document import read
 
@@ -95,6 +96,10 @@ def test_a_mistake_is_underlined_where_it_stands(tmp_path, text, where):
     with pytest.raises(ConfigError):
         load(tmp_path / "t.yaml")
     assert any(found.startswith(where) for found in underlined(tmp_path / "t.yaml"))
+
+
+def test_the_schema_has_every_key_of_a_file():
+    assert set(sweep_schema()["properties"]) == set(KEYS)
 
 
 def test_fields_are_explained():
