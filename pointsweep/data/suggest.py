@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ NAMES = {  # of splits, in the order in which they are looked for
 }
 NAMES_OF_CLASSES = re.compile(r"(shape|class|category|label)_?(es)?_?names?", re.IGNORECASE)
 TEST_FRACTION = 0.2  # where there is no test split
+YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # no texts without quotes
 SHOWN = 10  # names of classes that are printed
 
 
@@ -56,7 +58,7 @@ def suggest(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: {'; '.join(texts)}")
     root, notes = _root(folder)
     section["root"] = root
-    comments = [*notes, *_counts(found)]
+    comments = [*notes, *_counts(found), *_not_read(config, folder)]
     return [*(f"# {line}" for line in comments), "dataset:", *(f"  {key}: {_yaml(value)}" for key, value in section.items())]
 
 
@@ -81,17 +83,34 @@ def _counts(found: Stored) -> Iterator[str]:
         yield f"{split}: {len(sizes):,} clouds of {present} classes, {span} points each"
 
 
+def _not_read(config: FilesConfig, folder: Path) -> Iterator[str]:
+    """Yield a line on the arrays that a file holds beside those that are read."""
+    files = split_files(folder, "train", config.train, config.pattern).arrays
+    if files:
+        usual = (*POINT_KEYS, *cloud_arrays.LABEL_KEYS, *cloud_arrays.OFFSET_KEYS, *cloud_arrays.NAME_KEYS)
+        asked = [key.replace("{split}", split) for split in SPLITS for key in _asked_keys(config)]
+        others = [key for key in keys_of(files[0]) if key.lower() not in usual and key not in asked]
+        if others:
+            yield f"not read of {files[0].name}: {', '.join(others)}; groups_key may name the one that numbers the objects"
+
+
+def _asked_keys(config: FilesConfig) -> list[str]:
+    keys = (config.points_key, config.labels_key, config.offsets_key, config.split_key)
+    return [key for key in keys if key is not None]
+
+
 def _yaml(value: Any) -> str:
     if value is None:
         return "null"
-    text = str(value)
-    plain = re.fullmatch(r"[\w][\w./-]*", text) is not None
-    return text if plain or isinstance(value, (int, float)) else f'"{text}"'
+    if isinstance(value, (int, float)):
+        return str(value)
+    is_plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None and value.lower() not in YAML_WORDS
+    return str(value) if is_plain else json.dumps(value, ensure_ascii=False)
 
 
 def _fields(folder: Path) -> dict[str, Any]:
     """Return the fields that say where the splits are. Raises MissingData naming what was looked for."""
-    for look in (_lists, _folders, _arrays, _classes):
+    for look in (_folders, _lists, _arrays, _classes):
         fields = look(folder)
         if fields:
             if "test" not in fields:
@@ -127,15 +146,18 @@ def _lists(folder: Path) -> dict[str, Any]:
 
 
 def _folders(folder: Path) -> dict[str, Any]:
-    below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    own = {path.name for path in below}
-    inner = {path.name for place in below for path in place.iterdir() if path.is_dir()}
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    # A class may be called train too; a split has folders of its own.
+    own = [path.name for path in below if any(child.is_dir() for child in path.iterdir())]
+    inner = sorted({path.name for place in below for path in place.iterdir() if path.is_dir()})
     fields: dict[str, Any] = {}
     for split in ("train", "test", "val"):
-        name = next((name for name in NAMES[split] if name in own), None)
-        name = name or next((name for name in NAMES[split] if name in inner), None)
-        if name is not None:
-            fields[split] = name
+        for names in (own, inner):
+            exact = [name for name in NAMES[split] if name in names]
+            found = exact or _named(names, split)
+            if found:
+                fields[split] = found[0]
+                break
     return fields if "train" in fields else {}
 
 

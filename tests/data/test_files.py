@@ -273,6 +273,21 @@ def test_pixels_of_a_depth_camera_that_saw_nothing_are_no_points(tmp_path):
         read_cloud(tmp_path / "image.pcd", 100)
 
 
+def test_names_that_yaml_would_read_otherwise_are_quoted(root, capsys):
+    for number, split in enumerate(("shapes_train", "shapes_test")):
+        for name in ("true", "Große Tüte"):
+            write_cloud(root / "2024" / split / name / "a b.npy", clouds(2, 40, number)[int(name == "true")])
+    section = added(root / "2024", capsys)
+    assert (section["root"], section["train"], section["test"]) == ("2024", "shapes_train", "shapes_test")
+    assert opened(section).class_names == ("Große Tüte", "true")
+
+
+def test_a_class_may_be_called_as_a_split(root, capsys):
+    for number, (name, split) in enumerate((name, split) for name in ("bus", "train") for split in ("a", "b")):
+        write_cloud(root / "vehicles" / name / f"{split}.npy", clouds(1, 40, number)[0])
+    assert added(root / "vehicles", capsys)["train"] == "."
+
+
 # The number of points
 
 

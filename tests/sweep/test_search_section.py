@@ -267,6 +267,14 @@ def test_winners_can_be_trained_on_the_validation_clouds_too(write):
     assert "train_and_val leaves the winners no validation clouds, protocol: best_val needs them" in found
 
 
+def test_a_validation_split_of_its_own_serves_a_search_but_is_never_trained_on(write):
+    base = BASE.replace("{name: synthetic, val_fraction: 0.25}", "{name: files, root: scans, num_classes: 4, val: val}")
+    text = f"rows: {{method: [lora, prompt]}}\nper_arm: {{search: {{space: {SPACE}}}, then_on: train}}\n"
+    assert load(write(text, base)).search.then_on == "train"
+    found = problems(write(text.replace("then_on: train", "then_on: train_and_val"), base))
+    assert "train_and_val needs dataset.val_fraction; dataset.val is a split of its own; allowed: train" in found
+
+
 @pytest.mark.parametrize(("train", "warmup"), [("warmup_epochs: 2", 2), ("warmup_fraction: 0.15", 3), ("warmup_epochs: 0", None)])
 def test_a_scheduler_knows_the_warm_up_of_the_training(write, train, warmup):
     text = f"search: {{space: {SPACE}, scheduler: asha}}\n"

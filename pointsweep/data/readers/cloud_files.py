@@ -21,7 +21,23 @@ from pointsweep.data.readers.text import SHOWN, number_rows, read_text
 from pointsweep.errors import MissingData
 
 COLUMNS = tuple(range(3, 13))  # of a text file: x, y, z, and what else it gives of a point
-POINT_KEYS = ("points", "point", "data", "xyz", "pc", "pos", "coords", "clouds", "point_cloud", "point_clouds")
+POINT_KEYS = (
+    "points",
+    "point",
+    "data",
+    "xyz",
+    "pc",
+    "pos",
+    "coords",
+    "clouds",
+    "cloud",
+    "pcd",
+    "pcs",
+    "point_cloud",
+    "point_clouds",
+    "pointcloud",
+    "pointclouds",
+)
 MESH_SEED = 0  # the same mesh gives the same points, wherever it lies
 # What a damaged file may raise in the libraries that read it.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, OSError)
