@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+import pointsweep
 from pointsweep.errors import ComputedMetricError
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.metrics import COMPUTED, METRICS, TABLE_METRICS, balanced_accuracy, macro_f1
@@ -137,6 +138,14 @@ def test_a_bundle_of_a_computed_metric_is_verified_from_its_predictions(finished
         records = [json.loads(bundle.read(name)) for name in names]
     assert len(records) == 4
     assert all("test/macro_f1" not in chosen for record in records for chosen in record["metrics"].values())
+
+
+def test_python_reads_the_same_table(finished):
+    store, _ = finished
+    printed = command("tables", "metrics", "--store", str(store), "--metric", "macro_f1", "--format", "json")
+    table = pointsweep.read_table("metrics", store=store, metric="macro_f1")
+    assert table.metric == "test/macro_f1"
+    assert [cell["mean"] for cell in json.loads(printed.stdout)["cells"]] == [cell.mean for cell in table.cells]
 
 
 def test_a_name_that_is_no_metric_is_refused_with_the_nearest(finished):
