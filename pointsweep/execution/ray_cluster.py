@@ -81,9 +81,14 @@ def leave() -> None:
     import ray
 
     _joined_here = False
-    # What is left of Tune holds Ray's objects in cycles. They must be freed before Ray is left: a thread that frees one
-    # meanwhile ends the process.
-    gc.collect()
+    # What is left of Tune holds Ray's objects in cycles. They must be freed before Ray is left, or never: a thread that
+    # frees one meanwhile ends the process.
+    if interruption.received() is None:
+        gc.collect()
+    else:
+        # Freeing takes a second, in which no other thread runs. `ray job stop` kills 3 s after SIGTERM.
+        gc.disable()
+        gc.freeze()
     with interruption.handlers_kept():
         ray.shutdown()
 

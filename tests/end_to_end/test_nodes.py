@@ -129,6 +129,28 @@ def test_a_node_killed_and_one_added_change_nothing_and_the_same_job_again_train
     assert {record["origin"]["code"].split()[0] for record in records} == {"tree"}
 
 
+def test_a_job_that_is_stopped_says_so_and_the_same_job_continues(store, tmp_path, monkeypatch):
+    """By `ray job stop`: a line, no traceback, and what was trained is not trained again."""
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(SWEEP.replace("epochs: 2", "epochs: 40").replace("seeds: 2", "seeds: 1"))
+    line = f"{job_of(sweep, store)} --only row=lora"
+    with nodes(1, monkeypatch) as (cluster, _):
+        address = f"http://{cluster.head_node.webui_url}"
+        client, job = submit(address, line, variables())
+        wait_until(lambda: epochs(store) >= 3 or client.get_job_status(job).is_terminal(), "three epochs")
+        stop = subprocess.run([RAY, "job", "stop", "--address", address, job], capture_output=True, text=True, timeout=PATIENCE_S)
+        assert stop.returncode == 0, stop.stdout + stop.stderr
+        logs = client.get_job_logs(job)
+        assert "interrupted by SIGTERM" in logs, logs
+        assert "Traceback" not in logs and "SystemError" not in logs, logs
+        before = epochs(store)
+        client, job = submit(address, line, variables())
+        wait_until(lambda: client.get_job_status(job).is_terminal(), "the end of the job")
+        logs = client.get_job_logs(job)
+    assert "[2/2] finished" in logs, logs
+    assert before > 0 and epochs(store) == 2 * 40, "no epoch is trained twice"
+
+
 @pytest.mark.slow
 def test_nodes_that_are_killed_and_added_change_nothing_in_the_table(store, tmp_path, monkeypatch):
     sweep, quiet = tmp_path / "tiny.yaml", tmp_path / "undisturbed"
