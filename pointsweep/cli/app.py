@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("pointsweep.cli.doctor", "look at every node of a cluster"),
     "sync": ("pointsweep.cli.sync", "mirror a store to MLflow"),
     "gc": ("pointsweep.cli.gc", "list or delete what a store no longer needs"),
+    "schema": ("pointsweep.cli.schema", "print the JSON schema of a sweep file, for editors"),
     "published": ("pointsweep.cli.published", "find inconsistencies in papers' numbers"),
     "chaos": ("pointsweep.testing.chaos", "kill a small sweep again and again"),
 }

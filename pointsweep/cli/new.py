@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pointsweep.cli.command import Program, Version
+from pointsweep.sweep.json_schema import shipped_file
 from pointsweep.utils.cli_exit import INVALID
 
 TEMPLATE = "first_sweep"  # the file beside this one, and the name of the sweep in it
@@ -33,9 +34,9 @@ main = Program("new", new, examples=("", "sweeps/my_table.yaml"))
 
 
 def template(name: str) -> str:
-    """Return the text of a first sweep with this name."""
+    """Return the text of a first sweep with this name; its first line names the schema to editors."""
     text = resources.files("pointsweep.cli").joinpath(f"{TEMPLATE}.yaml").read_text(encoding="utf-8")
-    return text.replace(TEMPLATE, name)
+    return f"# yaml-language-server: $schema={shipped_file()}\n{text.replace(TEMPLATE, name)}"
 
 
 def write(path: Path) -> int:

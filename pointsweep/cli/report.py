@@ -14,7 +14,7 @@ from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, Sw
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build
 from pointsweep.reporting.stored import by_metric, compared, read_stored
-from pointsweep.storage.base import open_store, write_whole
+from pointsweep.storage.base import open_store
 from pointsweep.tracking.target import TrackerAway
 from pointsweep.utils.cli_exit import INVALID
 
@@ -66,6 +66,12 @@ def write(options: ReportOptions) -> int:
         print(error, file=sys.stderr)
         return INVALID
     path = Path(options.output or f"{table.name}.html")
-    write_whole(path, html(table, records, store if options.source == "store" else None).encode())
+    page = html(table, records, store if options.source == "store" else None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
+        return INVALID
     print(path)
     return 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from pointsweep.cli import new, run
 from pointsweep.sweep.sweep import load
@@ -21,6 +24,14 @@ def test_the_file_is_named_after_its_sweep_runs_and_fills_its_table(store, tmp_p
     assert len(sweep.trials()) == 16
     assert run.main(["first_sweep.yaml", "--inline", "--tracking-uri", "none", "seeds=1"]) == 0
     assert len(list((store / "trials").glob("*/record.json"))) == 8
+
+
+def test_the_file_names_the_schema_and_fits_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert new.main([]) == 0
+    text = Path("first_sweep.yaml").read_text()
+    schema = json.loads(Path(text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")).read_text())
+    jsonschema.Draft7Validator(schema).validate(yaml.safe_load(text))
 
 
 def test_another_name_makes_another_sweep_and_its_folder(tmp_path, monkeypatch):

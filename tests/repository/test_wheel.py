@@ -77,6 +77,7 @@ def test_the_wheel_holds_all_sweeps_and_all_files_of_the_package(wheel):
     sweeps = {f"pointsweep/{path.relative_to(ROOT)}" for path in (ROOT / "sweeps").rglob("*.yaml")}
     assert len(sweeps) > 30
     assert sweeps <= names
+    assert "pointsweep/sweeps/sweep.schema.json" in names
     package = [path for path in (ROOT / "pointsweep").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {str(path.relative_to(ROOT)) for path in package} <= names
 
@@ -109,9 +110,13 @@ def test_a_file_inherits_from_a_sweep_that_comes_with_the_package(pointsweep, tm
     assert "it inherits from" in plan.stdout and "any2point_scanobjectnn.yaml, which comes with pointsweep" in plan.stdout
 
 
-def test_a_first_sweep_is_written_where_nothing_is(pointsweep, tmp_path):
+def test_a_first_sweep_is_written_where_nothing_is_and_names_the_installed_schema(pointsweep, installed, tmp_path):
     assert pointsweep("new").returncode == 0
-    assert (tmp_path / "empty" / "first_sweep.yaml").is_file()
+    first = (tmp_path / "empty" / "first_sweep.yaml").read_text().splitlines()[0]
+    stated = Path(first.removeprefix("# yaml-language-server: $schema="))
+    assert stated.is_relative_to(installed.parent)
+    printed = pointsweep("schema")
+    assert (printed.returncode, printed.stdout) == (0, stated.read_text())
     again = pointsweep("new")
     assert again.returncode == 2
     assert "is there already" in again.stderr
