@@ -163,3 +163,13 @@ def test_a_mark_before_the_class_names_is_no_part_of_a_name(tmp_path, capsys):
     write_h5(folder / "ply_data_test0.h5", clouds(40, 12, 5), np.arange(40))
     main([str(tmp_path), "--allow-parts"])
     assert "1 sound, 0 wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("header", ["# x y z", "//X Y Z", "#x,y,z", "x y z"])
+def test_a_first_line_that_names_the_coordinates_is_left_out(header):
+    assert number_rows(f"{header}\n1.5 2 3\n4 5 6\n", "file", (3, 6)).tolist() == [[1.5, 2, 3], [4, 5, 6]]
+
+
+def test_another_comment_is_refused():
+    with pytest.raises(ValueError, match="file, line 1: not a row of numbers: '# made by me'; 3 to 12 columns are expected"):
+        number_rows("# made by me\n1 2 3\n", "file", tuple(range(3, 13)))

@@ -51,7 +51,7 @@ def number_rows(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
     """Return rows of numbers (rows, columns) as float64; `columns` lists the numbers of columns that are allowed.
 
     Numbers are separated by commas, blanks or semicolons. Decimal commas are read where blanks or semicolons separate;
-    a first line that says x, y, z is left out. Raises ValueError naming file and line.
+    a first line that says x, y, z, behind a # or // too, is left out. Raises ValueError naming file and line.
     """
     fast = _read_fast(text, columns)
     return _read_by_line(text, source, columns) if fast is None else fast
@@ -71,7 +71,7 @@ def _read_fast(text: str, columns: Sequence[int]) -> np.ndarray | None:
 
 
 def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
-    expected = " or ".join(map(str, columns))
+    expected = f"{columns[0]} to {columns[-1]}" if len(columns) > 3 else " or ".join(map(str, columns))
     rows: list[list[float]] = []
     first_line = 0
     for number, line in enumerate(text.split("\n"), start=1):
@@ -79,7 +79,7 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
         if not line:
             continue
         fields = _fields(line)
-        if not rows and not first_line and _is_header(fields, columns):
+        if not rows and not first_line and _is_header(_fields(line.lstrip("#/ ")), columns):
             first_line = number
             continue
         where = f"{source}, line {number}"
