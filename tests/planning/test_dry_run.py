@@ -126,6 +126,12 @@ FAULTS = [
     ("a frozen matrix trains", "models.methods.lora:LoRA.attach", "owner, name = _place(block, target)", "owner, name = _place(block, target); getattr(owner, name).weight.requires_grad_(True)", "frozen backbone", {"method": "lora"}),
     ("half of the prompts is zero", "models.methods.prompt:Prompt.before_block", "self.prompts[index]", "(self.prompts[index] * (self.prompts[index].new_ones(len(self.prompts[index]), 1).cumsum(0) < 6))", "method.prompts", {"method": "prompt"}),
     ("a norm of the backbone trains", "models.methods.prompt:Prompt.attach", "self.deep =", "backbone.blocks[0].norm1.requires_grad_(True); self.deep =", "frozen backbone", {"method": "prompt"}),
+    ("the head is frozen after three epochs", "training.loop:train_epoch", "model.train()", "model.train(); [p.requires_grad_(epoch <= 3) for name, p in model.named_parameters() if name.startswith('head.')]", "in epoch 6 of 6: head.", {}),
+    ("a norm of the backbone trains in the last epoch", "training.loop:train_epoch", "optimizer.zero_grad()", "optimizer.zero_grad(); epoch == 40 and model.backbone.blocks[0].norm1.bias.data.add_(1e-3)", "in epoch 40 of 40: backbone.blocks.0.norm1.bias changed in training, and should not", {"train__epochs": 40}),
+    ("the adapter stands still after three epochs", "training.loop:train_epoch", "take_step(optimizer, trained", "[setattr(p, 'grad', None) for name, p in model.named_parameters() if epoch > 3 and name.startswith('method.')] and take_step(optimizer, trained", "of 100: method.", {"method": "adapter", "train__epochs": 100}),
+    ("no masks after three epochs", "training.loop:train_epoch", "model.train()", "model.train(epoch <= 3)", "in epoch 6 of 6", {}),
+    ("no smoothing at the end", "training.loop:train_epoch", "accumulate(model, inputs, labels, train,", "accumulate(model, inputs, labels, train.model_copy(update={'label_smoothing': train.label_smoothing * (epoch < 6)}),", "in epoch 6 of 6", {}),
+    ("the rate of another epoch at the end", "training.loop:train_epoch", "= step_rate(train, epoch,", "= step_rate(train, min(epoch, 4),", "in epoch 6 of 6", {}),
     ("a bias of the backbone moves by hand", "training.loop:train_epoch", "optimizer.zero_grad()", "optimizer.zero_grad(); model.backbone.blocks[0].norm1.bias.data.add_(1e-3)", "should not", {}),
 ]  # fmt: skip
 

@@ -1,0 +1,274 @@
+"""One small trial of a dry run: trained by the code that a launch runs, and compared with the definitions.
+
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pointsweep.config.schema import TrialConfig
+from pointsweep.data.dataset import Dataset
+from pointsweep.models.point_model import PointModel, build
+from pointsweep.planning.dry_run_data import BATCH, Recording, few, small
+from pointsweep.planning.dry_run_reference import inputs_of, measured, reference, reference_epochs
+from pointsweep.planning.probe import frozen_backbone
+from pointsweep.results.trial_dir import TrialFolder
+from pointsweep.training.loop import Evaluation, make_optimizer, train_epoch
+from pointsweep.training.runner import Trial
+
+EPOCHS = 2
+TOLERANCE = 1e-6  # of a tensor's largest change: double precision leaves 1e-10
+
+
+class Frozen:
+    """What a pack's shared backbone is to a trial: here one of made numbers, whose own tensors are remembered."""
+
+    def __init__(self) -> None:
+        self.tensors: list[tuple[str, Tensor]] = []  # held, so that no other tensor gets the identity of one that is gone
+        self.own: dict[int, str] = {}
+
+    def build(self, config: TrialConfig, num_classes: int) -> nn.Module:
+        """The trial's model on a backbone of made numbers."""
+        if config.backbone is None:
+            return build(config, num_classes)
+        backbone = frozen_backbone(config.backbone)
+        self.tensors = list(backbone.named_parameters())
+        self.own = {id(tensor): name for name, tensor in self.tensors}
+        return PointModel(config, num_classes, backbone=backbone)
+
+
+@dataclass
+class Run:
+    """One small trial: its model as it starts, and, once `of` has trained it, as it ends, with what was taken of the data."""
+
+    config: TrialConfig
+    dataset: Dataset
+    folder: Path
+    data: Recording = field(init=False)
+    frozen: Frozen = field(init=False)
+    trial: Trial = field(init=False)
+    start: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frozen, self.data = Frozen(), small(self.dataset)
+        device = torch.device("cpu")
+        shared: Any = self.frozen
+        self.trial = Trial(self.config, TrialFolder(self.folder), device, lambda _: None, lambda: None, shared)
+        self.trial.dataset = self.data
+        self.start = self.trial.model
+
+    @classmethod
+    def of(cls, config: TrialConfig, dataset: Dataset, folder: Path) -> Run:
+        """A small trial that has run to its end."""
+        made = cls(config, dataset, folder)
+        made.start = copy.deepcopy(made.trial.model.double())
+        made.trial.run()
+        return made
+
+    def epochs(self) -> list[list[tuple[np.ndarray, tuple[Tensor, ...]]]]:
+        """The batches of every epoch, as the loop took them."""
+        calls = self.data.train_calls
+        size = max(1, len(calls) // EPOCHS)
+        return [calls[at : at + size] for at in range(0, len(calls), size)]
+
+    def wrong_order(self) -> Iterator[str]:
+        """Say what is wrong with the batches: their size and number, clouds taken twice, an order that does not change."""
+        count = len(self.data.train.labels)
+        steps = count // BATCH
+        epochs = self.epochs()
+        if len(epochs) != EPOCHS or any(len(epoch) != steps for epoch in epochs):
+            taken = len(self.data.train_calls)
+            yield f"{taken} batches were made for {EPOCHS} epochs of {steps} steps: batches are used again, or left out"
+            return
+        orders = []
+        for epoch in epochs:
+            if any(len(index) != BATCH for index, _ in epoch):
+                yield f"train.batch_size: batches of {[len(index) for index, _ in epoch]} clouds where {BATCH} were asked for"
+                return
+            orders.append(np.concatenate([index for index, _ in epoch]))
+        for order in orders:
+            if len(set(order.tolist())) != len(order) or order.min() < 0 or order.max() >= count:
+                yield "an epoch takes a training cloud twice, or one that is not there"
+            if (np.diff(order) > 0).all() or (np.diff(order) < 0).all():
+                yield "the training clouds come in the order of the file: they are not shuffled"
+        if all((order == orders[0]).all() for order in orders[1:]):
+            yield "every epoch takes the training clouds in the same order"
+        if len(set(self.data.states[::steps])) < EPOCHS:
+            yield "augmentation draws the same random numbers in every epoch"
+
+    def wrong_step(self) -> Iterator[str]:
+        """Say what training gave that its definition does not: of every tensor, trained, frozen, or a statistic."""
+        config = self.config
+        begun = {name: value.clone() for name, value in self.start.state_dict().items()}
+        model = self.start
+        losses, accuracies = reference(model, config, self.epochs(), self.data)
+        told = [event["metrics"]["train/loss"] for event in self.trial.folder.epochs()]
+        hits = [event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()]
+        if len(told) == len(losses) and not np.allclose(told, losses, rtol=1e-4):
+            yield f"train/loss is {told[-1]:.6g}, the mean loss of the epoch's clouds {losses[-1]:.6g}"
+        elif len(hits) == len(accuracies) and not np.allclose(hits, accuracies):
+            yield f"train/accuracy is {hits[-1]:.4f}, that of the training steps is {accuracies[-1]:.4f}"
+        yield from _wrong_changes(begun, self.trial.model, model, config.train.lr)
+
+    def wrong_late_epochs(self, numbers: Sequence[int], planned: int) -> Iterator[str]:
+        """Say where a step in late epochs of those planned is not the one that its settings describe.
+
+        Something may be frozen, thawed or set otherwise after a number of epochs, which the first ones do not show.
+        The trial's own model is trained on, so nothing else may be asked of it afterwards.
+        """
+        config = self.config.model_copy(update={"train": self.config.train.model_copy(update={"epochs": planned})})
+        for number in numbers:
+            data = small(self.dataset)
+            data.train = few(data.train, BATCH)
+            model = self.trial.model
+            expected = copy.deepcopy(model)
+            before = {name: value.clone() for name, value in model.state_dict().items()}
+            trains = [parameter.requires_grad for parameter in model.parameters()]
+            train_epoch(model, make_optimizer(model, config.train), data, config, number)
+            reference_epochs(expected, config, {number: data.train_calls}, data)
+            found = list(_wrong_changes(before, model, expected, config.train.lr))
+            if not found and trains != [parameter.requires_grad for parameter in model.parameters()]:
+                found = ["other tensors train after it than before it"]
+            for text in found:
+                yield f"in epoch {number} of {planned}: {text}"
+            if found:
+                return
+
+    def wrong_statistics(self) -> Iterator[str]:
+        """Say which batch statistics stand still though their layer trains, or move though it is frozen."""
+        stuck, moved = [], []
+        for (name, module), (_, before) in zip(self.trial.model.named_modules(), self.start.named_modules(), strict=True):
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
+                continue
+            trains = any(p.requires_grad for p in module.parameters())
+            same = bool((module.running_mean == before.running_mean).all())
+            if trains and same:
+                stuck.append(f"{name}.running_mean")
+            if not trains and not same and self.config.compat == "fixed":
+                moved.append(f"{name}.running_mean")
+        if stuck:
+            yield f"the statistics {_listed(stuck)} do not follow the training clouds: the layer is not in training mode"
+        if moved:
+            yield f"the statistics {_listed(moved)} of a frozen layer follow the training clouds"
+
+    def wrong_evaluation(self) -> Iterator[str]:
+        """Say where the history's loss and accuracy of a split are not those of the model on that split's clouds."""
+        epochs = self.trial.folder.epochs()
+        if len(epochs) != EPOCHS:
+            yield f"{len(epochs)} epochs stand in the history of a trial of {EPOCHS}"
+            return
+        metrics = epochs[-1]["metrics"]
+        for split in filter(None, (self.data.test, self.data.val)):
+            loss, accuracy = measured(self.trial.model, self.data, split, self.config)
+            if not math.isclose(metrics[f"{split.name}/loss"], loss, rel_tol=1e-4, abs_tol=1e-6):
+                told = metrics[f"{split.name}/loss"]
+                yield (
+                    f"{split.name}/loss is {told:.6g}, the model's own loss on the {split.name} clouds is {loss:.6g}: "
+                    "other clouds, an order that got lost, noise or training mode in evaluation"
+                )
+            elif accuracy is not None and abs(metrics[f"{split.name}/accuracy"] - accuracy) > 1e-9:
+                yield f"{split.name}/accuracy is {metrics[f'{split.name}/accuracy']:.4f}, that of the model is {accuracy:.4f}"
+        yield from self._mode()
+
+    def _mode(self) -> Iterator[str]:
+        before = copy.deepcopy(self.trial.model.state_dict())
+        self.trial.model.eval()
+        with torch.no_grad():
+            self.trial.model(*inputs_of(self.data.eval_batch(self.data.test, np.arange(2))))
+        after = self.trial.model.state_dict()
+        changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+        if changed:
+            yield f"{_listed(changed)} changed in an evaluation"
+
+    def wrong_choice(self) -> Iterator[str]:
+        """Say which protocol takes another epoch than it should, over four made epochs whose best differ."""
+        trial = self.trial
+        kept = trial.best, trial.predictions
+        measure = self.config.dataset.metrics[0]
+        test, val, train = (0.2, 0.9, 0.5, 0.9), (0.3, 0.1, 0.8, 0.8), (0.9, 0.1, 0.2, 0.3)
+        trial.best, trial.predictions = {}, {}
+        for epoch in range(1, 5):
+            metrics = {"train/accuracy": train[epoch - 1], f"test/{measure}": test[epoch - 1], f"val/{measure}": val[epoch - 1]}
+            marked = Evaluation(1.0, test[epoch - 1], np.full(3, epoch, dtype=np.uint8))
+            trial._select(epoch, metrics, marked)
+        wanted = {"last": 4, "best_test": 2, "best_val": 3}
+        taken = {name: int(best["epoch"]) for name, best in trial.best.items()}
+        shown = {name: int(values[0]) for name, values in trial.predictions.items()}
+        trial.best, trial.predictions = kept
+        for name, epoch in wanted.items():
+            if taken.get(name) != epoch or shown.get(name) != epoch:
+                yield f"protocol {name} takes epoch {taken.get(name)} with predictions of {shown.get(name)} where {epoch} is its own"
+
+
+def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
+    """Say what a seed does not decide, or what else does: the start of everything new, and nothing of the frozen backbone."""
+    first = {name: p.detach().float() for name, p in run.start.named_parameters()}
+    again, second = ({name: p.detach() for name, p in each.start.named_parameters()} for each in (same, other))
+    changed = [name for name in first if not torch.equal(first[name], again[name])]
+    if changed:
+        yield f"{_listed(changed)} start otherwise when the same seed starts again"
+    frozen = [name for name, p in other.start.named_parameters() if not p.requires_grad and not torch.equal(p, first[name])]
+    if frozen:
+        yield f"{_listed(frozen)} are frozen and differ from seed to seed"
+    groups: dict[str, list[bool]] = {}
+    names = {id(p): name for name, p in run.trial.model.named_parameters()}
+    pretrained = {names[key] for key in run.frozen.own if key in names}
+    for name, parameter in run.start.named_parameters():
+        constant = bool((parameter == parameter.flatten()[0]).all())
+        if parameter.requires_grad and not constant and name not in pretrained and not name.startswith(("cls_", "norm.")):
+            groups.setdefault(name.partition(".")[0], []).append(torch.equal(first[name], second[name]))
+    for group, equal in groups.items():
+        if all(equal):
+            yield f"{group}: its new weights start alike for every seed"
+
+
+def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:
+    """Say what a second run with the same seed, or with another one, should give and does not."""
+    first, again = run.trial.model.state_dict(), same.trial.model.state_dict()
+    if any(not torch.equal(first[name], again[name]) for name in first):
+        yield "the same seed gives other weights when it is run again"
+    orders = [[index.tolist() for index, _ in each.data.train_calls] for each in (run, other)]
+    if orders[0] == orders[1]:
+        yield "another seed takes the training clouds in the same order"
+    if run.data.states[:1] == other.data.states[:1]:
+        yield "another seed draws the same random numbers for augmentation"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _wrong_changes(before_all: Mapping[str, Tensor], model: nn.Module, reference_model: nn.Module, lr: float) -> Iterator[str]:
+    """Say which tensors of a trained model changed otherwise than those of the reference, from the same start."""
+    expected, given = reference_model.state_dict(), model.state_dict()
+    moved, still, other = [], [], []
+    noise = TOLERANCE * lr  # the step of a gradient that is zero but for rounding
+    for name, before in before_all.items():
+        if not before.is_floating_point():
+            continue
+        change, wanted = (given[name] - before), (expected[name] - before)
+        size = float(wanted.abs().max()) if wanted.numel() else 0.0
+        if size == 0.0 and float(change.abs().max()) > 0.0:
+            moved.append(name)
+        elif size > 0.0 and not bool(change.any()):
+            still.append(name)
+        elif float((change - wanted).abs().max()) > max(TOLERANCE * size, noise):
+            other.append(name)
+    for names, text in (
+        (moved, "changed in training, and should not"),
+        (still, "did not change in training, and should"),
+        (other, "changed in training otherwise than one step of AdamW after another says (rate, decay, clipping, loss, batch)"),
+    ):
+        if names:
+            yield f"{_listed(names)} {text}"
