@@ -118,6 +118,11 @@ def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], s
             continue
         field = name
         path += f".{name}" if path else str(name)
+        nested = _nested(owner, name)
+        if owner is not TrialConfig and names:
+            if nested is None:
+                break  # what is left names a branch of a union
+            owner, field = nested, ""
         if owner is not TrialConfig or not names:
             continue
         if name in UNNAMED:
@@ -126,6 +131,14 @@ def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], s
             # Components are told apart by their name, which pydantic puts into the path.
             owner, field = registry.config_class(PARTS[name], names.pop(0)), ""
     return owner, path, field
+
+
+def _nested(owner: type[Config], name: str) -> type[Config] | None:
+    """Return the class of a field that is a configuration itself."""
+    field = owner.model_fields.get(name)
+    if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+        return field.annotation
+    return None
 
 
 class _Place:
@@ -157,12 +170,18 @@ class _Place:
     def _of_a_value(self, kind: str, value: Any, message: str) -> str:
         if kind in ("conflict", "inexact"):
             return message
+        if self.field and _is_union(self._schema()):
+            choices = " or ".join(_choices(self._schema()))
+            return f"must be {choices}, got {scalars.shown(_as_written(value))}"
         if kind == "literal_error":
             return unknown("value", value, map(str, self._allowed()), "Allowed")
         if kind == "too_short":
             return "must have at least one entry, got []"
         if kind == "finite_number":
             return f"must be a finite number, got {value}"
+        nested = _nested(self.owner, self.field)
+        if kind == "model_type" and nested is not None:
+            return f"must be a mapping of {', '.join(nested.model_fields)}, got {value!r}"
         if kind in TYPES:
             return f"must be {TYPES[kind]}, got {scalars.shown(_as_written(value))}"
         if kind == "too_many_bits":
@@ -210,7 +229,37 @@ def _field_schema(owner: type[Config], field: str) -> dict[str, Any]:
 
 
 def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return list(schema.get("anyOf", [schema]))
+    found: list[Mapping[str, Any]] = []
+    for option in schema.get("anyOf", [schema]):
+        found += option.get("anyOf", [option])
+    return found
+
+
+def _is_union(schema: Mapping[str, Any]) -> bool:
+    return len([option for option in _options(schema) if option.get("type") != "null"]) > 1
+
+
+def _choices(schema: Mapping[str, Any]) -> list[str]:
+    """Return in words what each option of a union allows, null left out: "auto", "a number of at least 0"."""
+    words: dict[str, None] = {}
+    options = _options(schema)
+    kinds = {option.get("type") for option in options}
+    for option in sorted(options, key=lambda option: "const" not in option):
+        kind = option.get("type")
+        if "const" in option:
+            words[str(option["const"])] = None
+        elif kind in ("integer", "number") and not (kind == "integer" and "number" in kinds):
+            limit = _limit(option)
+            words[("a whole number" if kind == "integer" else "a number") + limit] = None
+    return list(words)
+
+
+def _limit(schema: Mapping[str, Any]) -> str:
+    if "minimum" in schema:
+        return f" from {schema['minimum']} on"
+    if "exclusiveMinimum" in schema:
+        return f" above {schema['exclusiveMinimum']}"
+    return ""
 
 
 def described(schema: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from pointsweep.sweep import search_section
 from pointsweep.sweep.ablation import GENERATORS, SIDES
 from pointsweep.sweep.parser import PROTOCOLS
 from pointsweep.sweep.published import COLUMNS
+from pointsweep.sweep.resources import Budget, Resources
 from pointsweep.sweep.search_space import OBJECTIVES, SAMPLERS, SCHEDULERS
 from pointsweep.sweep.seeds import MOST_SEEDS
 from pointsweep.sweep.yaml_document import shipped_folder
@@ -301,18 +302,10 @@ def _seeds() -> Schema:
 
 
 def _resources() -> Schema:
-    amount: Schema = {"type": "number", "minimum": 0}
-    price: Schema = {"type": "number", "exclusiveMinimum": 0}
-    budget = {"hours": price, "money": price, "per_hour": price}
-    keys = {
-        "cpus": {**amount, "description": "Of one pack."},
-        "gpus": {**_any_of(amount, {"const": "auto"}), "description": "Of one pack; auto: as much as its memory needs."},
-        "pack": {**_any_of(_whole(1), {"const": "auto"}), "description": "Trials over one backbone that train together."},
-        "processes": {**_whole(1), "description": "Of one trial, each with half of every batch, a third, ..."},
-        "recompute": {"type": "boolean", "description": "Keeps less of the tokenizer: less memory, more time."},
-        "budget": {**_closed(budget), "description": "What the whole sweep may use."},
-    }
-    return {**_any_of({"type": "null"}, _closed(keys)), "description": "What one pack takes of the machines."}
+    keys = dict(model_schema(Resources)["properties"])
+    keys["budget"] = model_schema(Budget)
+    text = "What one pack takes of the machines, and what the whole sweep may."
+    return {**_any_of({"type": "null"}, _closed(keys)), "description": text}
 
 
 def _tables() -> dict[str, Schema]:

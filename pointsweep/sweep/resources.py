@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal
 
-from pointsweep.config import scalars
+from pydantic import Field, ValidationError
+
+from pointsweep.config.base import Config, Count
 from pointsweep.config.schema import TrialConfig
-from pointsweep.errors import unknown
+from pointsweep.config.validation import problems_of
 
 Complain = Callable[[tuple[Any, ...], str], None]
+# Whole numbers stay whole, as they are printed.
+Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)]
+AboveZero = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Config):
     """What a sweep may use, in hours of devices or in money.
 
     A trial uses its time, multiplied by its part of a pack's `gpus`, or of its `cpus` where there is no GPU. `per_hour` is the price
     of one such hour; alone it limits nothing.
     """
 
-    hours: float | None = None
-    money: float | None = None
-    per_hour: float | None = None
+    hours: AboveZero | None = None
+    """Of devices."""
+    money: AboveZero | None = None
+    """Needs per_hour."""
+    per_hour: AboveZero | None = None
+    """The price of an hour of one device."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.money is not None and self.per_hour is None:
+            yield "money", "needs per_hour, the price of an hour of one device"
 
     def limit_hours(self) -> float:
         """The hours after which no further pack starts."""
@@ -32,19 +42,22 @@ class Budget:
         return min(bought, math.inf if self.hours is None else self.hours)
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(Config):
     """What one pack takes of the cluster, and the sweep's budget."""
 
-    cpus: float = 1
-    gpus: float | Literal["auto"] = 0  # auto: the part of a GPU that the largest pack's measured memory needs (calibrate.py)
-    # Trials over one frozen backbone that train in one process; what cpus and gpus are then is the pack's. `auto`: as calibrate.py
-    # measures. Not the default: on a GPU a joined product's last digits depend on how many share it.
-    pack: int | Literal["auto"] = 1
-    # Of one trial, each with its share of cpus and gpus and of every batch (group.py); for what freezes nothing.
-    processes: int = 1
-    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, more time, the same numbers
+    cpus: Amount = 1
+    """Of one pack."""
+    gpus: Amount | Literal["auto"] = 0
+    """Of one pack; auto: the part of a GPU that the largest pack's measured memory needs."""
+    # Not auto by default: on a GPU a joined product's last digits depend on how many share it.
+    pack: Count | Literal["auto"] = 1
+    """Trials over one frozen backbone that train in one process; auto: as many as is fastest."""
+    processes: Count = 1
+    """Of one trial, each with its share of cpus and gpus and of every batch; for what freezes nothing."""
+    recompute: bool = False
+    """The tokenizer's stages in the backward pass: less memory, more time, the same numbers."""
     budget: Budget = Budget()
+    """What the whole sweep may use."""
 
     def unit(self) -> str:
         """What a budget's hours are hours of."""
@@ -52,26 +65,13 @@ class Resources:
 
 
 def read_resources(data: Any, complain: Complain) -> Resources:
-    """The section of a file; worth something only if `complain` was not called. Raises nothing."""
-    known = tuple(field.name for field in fields(Resources))
-    for key in data if isinstance(data, Mapping) else ["resources"]:
-        problem = unknown("resource", key, known, "Allowed") if key not in known else _problem(key, data[key])
-        if problem:
-            complain(("resources", key), problem)
-    values = {key: data[key] for key in known if isinstance(data, Mapping) and key in data and not _problem(key, data[key])}
-    return Resources(**(values | {"budget": _budget(values.get("budget", {}), complain)}))
-
-
-def _problem(key: str, value: Any) -> str:
-    if key == "budget" or (key in ("pack", "gpus") and value == "auto"):
-        return ""
-    if key == "recompute":
-        return "" if isinstance(value, bool) else f"must be true or false, got {value!r}"
-    if not _number(value):
-        return f"must be {'auto or ' if key == 'gpus' else ''}a number from 0 on, got {scalars.shown(value)}"
-    if key in ("pack", "processes") and (not isinstance(value, int) or value < 1):
-        return f"must be {'auto or ' if key == 'pack' else ''}a whole number from 1 on, got {scalars.shown(value)}"
-    return ""
+    """Return the section of a file; worth something only if `complain` was not called. Raises nothing."""
+    try:
+        return Resources.model_validate(data)
+    except ValidationError as error:
+        for path, message in problems_of(error, Resources, "resources"):
+            complain(tuple(path.split(".")), message)
+        return Resources()
 
 
 def misfits(made: Resources, configs: Iterable[TrialConfig], search: bool) -> Iterator[tuple[str, str]]:
@@ -103,25 +103,3 @@ def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
         yield "compat: official lets the clouds of a batch see each other, and processes do not have each other's"
     if config.train.batch_size < 2 * processes:
         yield f"{processes} leave less than two clouds of a batch of {config.train.batch_size} to each"
-
-
-def _number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < math.inf
-
-
-def _budget(data: Any, complain: Complain) -> Budget:
-    path, known = ("resources", "budget"), tuple(field.name for field in fields(Budget))
-    if not isinstance(data, Mapping):
-        complain(path, f"must be a mapping such as {{hours: 40}} or {{money: 100, per_hour: 2.5}}, got {data!r}")
-        return Budget()
-    wrong = {key: unknown("key", key, known, "Allowed") for key in data if key not in known}
-    wrong |= {
-        key: f"must be a number above 0, got {scalars.shown(value)}"
-        for key, value in data.items()
-        if key in known and not (_number(value) and value > 0)
-    }
-    for key, text in wrong.items():
-        complain((*path, key), text)
-    if "money" in data and "per_hour" not in data:
-        complain((*path, "money"), "needs per_hour, the price of an hour of one device")
-    return Budget() if wrong else Budget(**data)

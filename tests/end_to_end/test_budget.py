@@ -77,11 +77,11 @@ def test_members_of_a_pack_share_its_devices(store, tmp_path):
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ("{hour: 1}", "resources.budget.hour.*unknown key 'hour'. Did you mean 'hours'\\?"),
+        ("{hour: 1}", "resources.budget.hour.*budget has no field 'hour'. Did you mean 'hours'\\?"),
         ("{hours: 0}", "resources.budget.hours.*must be a number above 0, got 0"),
         ("{hours: .nan}", "must be a number above 0"),
         ("{money: 10}", "needs per_hour, the price of an hour of one device"),
-        ("12", "must be a mapping such as {hours: 40}"),
+        ("12", "must be a mapping of hours, money, per_hour, got 12"),
     ],
 )
 def test_what_is_wrong_with_a_budget_is_said(tmp_path, budget, message):

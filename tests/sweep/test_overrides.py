@@ -131,8 +131,8 @@ def test_seeds_become_a_rule_key_by_key(write):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("resources.budgt.hours=80", "resources.budgt: unknown resource 'budgt'. Did you mean 'budget'?"),
-        ("resources.budget.hour=80", "resources.budget.hour: unknown key 'hour'. Did you mean 'hours'?"),
+        ("resources.budgt.hours=80", "resources.budgt: resources has no field 'budgt'. Did you mean 'budget'?"),
+        ("resources.budget.hour=80", "resources.budget.hour: budget has no field 'hour'. Did you mean 'hours'?"),
         ("resources.cpus.x=1", "resources.cpus.x=1: resources.cpus is 1, which has no keys"),
         ("reources.budget.hours=80", "unknown key 'reources'. Did you mean 'resources'?"),
         ("~resources.budget.hour", "unknown key 'hour'. Did you mean 'hours'? There are: hours"),

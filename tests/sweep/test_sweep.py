@@ -320,7 +320,7 @@ def test_table_5_carries_the_papers_numbers():
         ("protocol: best_val\n", "protocol (line 8): best_val needs a validation split"),
         ("metric: val/accuracy\n", "metric (line 8): val/accuracy needs a validation split"),
         ("metric: accuracy\n", "unknown metric 'accuracy'"),
-        ("resources: {gpu: 1}\n", "resources.gpu (line 8): unknown resource 'gpu'. Did you mean 'gpus'?"),
+        ("resources: {gpu: 1}\n", "resources.gpu (line 8): resources has no field 'gpu'. Did you mean 'gpus'?"),
         ("exclude: [{when: {method: lora}}]\n", "exclude[0] (line 8): needs `when:`, a mapping of keys to values, and `because:`"),
         ("settings: [{method.rank: 3}]\n", "settings[0] (line 8): needs `when:`"),
         ("rows:\n  - {label: a, method: {name: lora, rank: 0}}\n", "rows[0].method.rank (line 9): must be at least 1, got 0"),

@@ -130,8 +130,8 @@ def test_a_trial_of_two_processes_one_of_which_dies_has_the_losses_of_one(tmp_pa
     ("resources", "change", "message"),
     [
         ("{processes: 2}", "", "2 are for what trains whole, a network or the method full; lora does not"),
-        ("{processes: 0}", "", "must be a whole number from 1 on, got 0"),
-        ("{processes: auto}", "", "must be a number from 0 on, got 'auto'"),
+        ("{processes: 0}", "", "must be at least 1, got 0"),
+        ("{processes: auto}", "", "must be a whole number, got 'auto'"),
         ("{processes: 2, pack: 4}", "full", "leave pack at 1, got 4"),
         ("{gpus: 2}", "full", "a process uses one GPU: set processes to as many, got gpus 2 and processes 1"),
         ("{gpus: 1, processes: 2}", "full", "got gpus 1 and processes 2"),
