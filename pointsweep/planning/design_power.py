@@ -1,14 +1,16 @@
 """What a sweep can resolve, said before it runs: the gains that its test objects and seeds would show.
 
-power.py has the formulas; here a plan's numbers are put into them.
+all_pairs.py and power.py have the formulas; here a plan's numbers are put into them.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 
 from pointsweep.planning.plan import Plan
+from pointsweep.statistics.all_pairs import detectable_gain
 from pointsweep.statistics.paired_objects import groups_of
 from pointsweep.statistics.power import TARGET, assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
 from pointsweep.statistics.seeds import DIGITS, LEVEL, summary
@@ -64,25 +66,48 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
     if seeds < 2:
         return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
     adaptive = plan.sweep.adaptive
-    rows = max(sum(cell.column == column for cell in cells) for column in {cell.column for cell in cells})
-    comparisons = max(rows - 1, 1)
-    share, within = float(comparisons), f"{seeds} seeds"
-    if adaptive is not None:  # what the last look can claim; the earlier ones add a little
-        share = (1 - LEVEL) / last_level((1 - LEVEL) / comparisons, adaptive.least, adaptive.most)
-        within = f"at most {seeds} seeds"
+    columns = {cell.column for cell in cells}
+    rows = max(sum(cell.column == column for cell in cells) for column in columns)
     known = pooled_sd(spreads(plan, cells))
     sd = known[0] if known else assumed_sd(accuracy, objects)
-    gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share))
-    small = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN)
-    alone = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd))
-    level = "paired t-test at 5 %" if adaptive is None else "sequential paired t-test at 5 %"
-    if comparisons > 1:
-        level += f" over the {comparisons} comparisons of a column ({_points(alone)} would do if it were the only one)"
+    gain: float | None
+    small: float | None
+    if adaptive is None:
+        within = f"{seeds} seeds"
+        gain, small, level = _of_all_pairs(rows, len(columns), seeds, sd)
+    else:  # what the last look can claim; the earlier ones add a little
+        within = f"at most {seeds} seeds"
+        comparisons = max(rows - 1, 1)
+        share = (1 - LEVEL) / last_level((1 - LEVEL) / comparisons, adaptive.least, adaptive.most)
+        gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share))
+        small = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN)
+        level = "sequential paired t-test at 5 %"
+        if comparisons > 1:
+            level += f" over the {comparisons} comparisons of a column"
     basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     return (
         f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with {100 * TARGET:.0f} % power, "
         f"{_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
     )
+
+
+def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float, float, str]:
+    """Return the gain that is seen, the one that is not, and the test, where every pair of rows is compared; sd of differences.
+
+    Of one row the columns are compared.
+    """
+    if rows > 1:
+        arms, families = rows, columns + (columns > 1)  # the rows of each column, and the columns
+        level = f"all pairs of {rows} rows at 5 %"
+    else:
+        arms, families = max(columns, 2), 1
+        level = f"all pairs of {arms} columns at 5 %"
+    if families > 1:
+        level += f" over the table's {columns} columns and the columns themselves"
+    one_value = sd / math.sqrt(2)
+    gain = one_value * detectable_gain(arms, seeds, families, TARGET)
+    small = one_value * detectable_gain(arms, seeds, families, NOT_SEEN)
+    return gain, small, f"Tukey's test of {level}"
 
 
 def of_models(objects: int, accuracy: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pointsweep.data.facts import COPIES_UNKNOWN
@@ -21,20 +21,24 @@ from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure
-from pointsweep.results.metrics import PER_OBJECT
+from pointsweep.results.metrics import METRICS, PER_OBJECT
 from pointsweep.results.record_index import sound_records, uncollected
-from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Record, layout_from_plan, value
+from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Published, Record, layout_from_plan, value
 from pointsweep.statistics import adaptive_seeds as adaptive
+from pointsweep.statistics.all_pairs import Family, compare
 from pointsweep.statistics.paired_objects import correctness, effective_clouds, groups_of, model_tests, one_episode
-from pointsweep.statistics.seeds import Summary, Verdict, mean, ranking, summary, verdict, wilson
+from pointsweep.statistics.seeds import Summary, Verdict, by_mean, mean, summary, verdict, wilson
 from pointsweep.statistics.shapley import attribution
 from pointsweep.storage.base import Store
-from pointsweep.sweep.published import mismatch
+from pointsweep.sweep.published import mismatch, paper_epochs
 from pointsweep.utils.numbers import percent
 
 __all__ = ["build", "curves", "read", "render", "value", "write_all"]
 
 log = logging.getLogger("pointsweep.tables")
+
+Arms = dict[str, dict[int, float]]  # values by seed, by name
+TEST_FACTS = ("name", "digest", "num_test", "test_groups")  # of a record's data set: equal where the test clouds are
 
 FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
 
@@ -61,14 +65,11 @@ def build(
     cells = tuple(_cell(layout, cell, here, failures, parameters or {}, others) for cell in layout.cells)
     if why:
         cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
-    steps, models = [], []
+    models = []
     names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
         mine = [cell for cell in cells if cell.column == column]
-        ranked = ranking({cell.row: dict(cell.values) for cell in mine})
-        order = [names[row] for row, _ in ranked]
-        # Of seeds whose number was chosen by the values, the tests of neighbours would claim too much.
-        steps.append(() if layout.adaptive else tuple((names[row], step) for row, step in ranked))
+        order = [names[row] for row in by_mean({cell.row: dict(cell.values) for cell in mine})]
         trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
         judged = layout.metric == PER_OBJECT
         models.append(model_tests(order if judged else [], trials, layout.protocol))
@@ -83,8 +84,57 @@ def build(
     )
     return Table(
         layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
-        tuple(steps), notes, tuple(models), layout.per_hour,
+        comparisons(layout, cells, here), notes, tuple(models), layout.per_hour,
     )  # fmt: skip
+
+
+def comparisons(layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]) -> tuple[Family, ...]:
+    """All pairs of the rows of each column, then all pairs of the columns that were tested on the same data.
+
+    None where seeds are adaptive: their number was chosen by the values, which these tests do not know.
+    """
+    if layout.adaptive:
+        return ()
+    metric = METRICS.get(layout.metric.rpartition("/")[2])
+    better = metric is None or metric.direction == "maximize"
+    arms: list[tuple[str, Arms]] = []
+    for column, title in enumerate(layout.columns):
+        mine = [cell for cell in cells if cell.column == column and cell.values]
+        arms.append((title, {" / ".join(layout.rows[cell.row]): dict(cell.values) for cell in mine}))
+    collapsed = {aside.arm for title, rows in arms for aside in compare(title, rows, 1, better).set_aside}
+    arms += list(_columns(layout, cells, records, collapsed))
+    families = max(sum(len(rows) > 1 for _, rows in arms), 1)
+    return tuple(compare(title, rows, families, better) for title, rows in arms)
+
+
+def _columns(
+    layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record], collapsed: Collection[str]
+) -> Iterator[tuple[str, Arms]]:
+    """Columns tested on the same clouds, each with its mean over the rows that all of them have, by seed.
+
+    A row that is set aside in one of them is not in the mean.
+    """
+    by_data: dict[str, list[int]] = {}
+    for column in range(len(layout.columns)):
+        keys = [key for cell in cells if cell.column == column for _, key in cell.keys if key in records]
+        facts = {json.dumps([records[key].dataset.get(fact) for fact in TEST_FACTS]) for key in keys}
+        if len(facts) == 1:
+            by_data.setdefault(facts.pop(), []).append(column)
+    place = {(cell.row, cell.column): dict(cell.values) for cell in cells}
+    names = [" / ".join(row) for row in layout.rows]
+    for columns in by_data.values():
+        rows = []
+        for row, name in enumerate(names):
+            if name not in collapsed and all(place.get((row, column)) for column in columns):
+                rows.append(row)
+        if len(columns) < 2 or not rows:
+            continue
+        means: dict[str, dict[int, float]] = {}
+        for column in columns:
+            seeds = set.intersection(*(set(place[row, column]) for row in rows))
+            means[layout.columns[column]] = {seed: mean([place[row, column][seed] for row in rows]) for seed in sorted(seeds)}
+        over = names[rows[0]] if len(rows) == 1 else f"mean of {len(rows)} rows"
+        yield f"columns, {over}", {title: values for title, values in means.items() if values}
 
 
 def _without_checksum(records: Mapping[str, Record]) -> list[str]:
@@ -174,6 +224,9 @@ def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
     about = sorted({mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""})
     if about:
         return about[0]
+    short = sorted({fewer_epochs(cell.published, record) for record in found} - {""})
+    if short:
+        return short[0]
     held = sorted({record.dataset.get("num_val") or 0 for record in found})
     if held != [0]:
         return f"{held[-1]:,} training objects were held out for validation"
@@ -181,6 +234,15 @@ def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
     if len(sizes) != 1:
         return "the trials have different numbers of test objects"
     return "" if sizes.pop() else "the records do not say how many test objects there were"
+
+
+def fewer_epochs(published: Published, record: Record) -> str:
+    """Return that a trial trained for fewer epochs than the paper's; empty if it did not, or has nothing to train."""
+    epochs = record.config.get("train", {}).get("epochs")
+    wanted = paper_epochs(published)
+    if not epochs or not record.parameters.get("trainable") or not wanted or epochs >= wanted:
+        return ""
+    return f"trained for {epochs} epochs, the paper's for {wanted}"
 
 
 def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str) -> Verdict | None:

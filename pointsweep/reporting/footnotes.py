@@ -1,18 +1,16 @@
-"""The sentences under a table that say what its numbers show: the order of the rows, tests, verdicts. Only from here on percent."""
+"""The sentences under a table that say what its numbers show: which rows are told apart, tests, verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pointsweep.reporting.table import Table
+from pointsweep.reporting.table import Table, TableCell
+from pointsweep.statistics.all_pairs import Family, Pair
 from pointsweep.statistics.paired_objects import ModelTest
-from pointsweep.statistics.seeds import LEVEL, Difference, Summary
-from pointsweep.utils.numbers import percent
+from pointsweep.statistics.seeds import LEVEL, Summary, Verdict
+from pointsweep.utils.numbers import decimals, percent
 
-LEGEND = (
-    "order by mean; in brackets how far the row before is ahead, paired by seed, with its 95 % t-interval; "
-    "> the seeds tell the two apart (paired t-test at 5 %, by Holm's correction over the column), ~ they do not"
-)
+MOST_PAIRS = 6  # named in a sentence
 
 
 def object_notes(table: Table) -> Iterator[str]:
@@ -42,21 +40,32 @@ def models(tests: Sequence[ModelTest]) -> str:
 
 
 def verdict_notes(table: Table) -> Iterator[str]:
-    """What the published values were judged by, and the cells of each verdict."""
+    """What the published values were judged by, and each cell that has one: ours, theirs, difference, interval, margin, verdict."""
     yield from no_verdict_notes(table)
     judged = [(cell, cell.verdict) for cell in table.cells if cell.verdict is not None]
     if not judged:
         return
-    margins = sorted({percent(found.margin) for _, found in judged})
     away = "" if table.protocol == "best_test" else "; papers choose the epoch on the test set, this table does not"
     yield (
-        "verdicts on the paper's numbers: reproduced, the 90 % interval of the difference lies inside the margin; not, outside it; "
-        f"margin ± {' to '.join(dict.fromkeys((margins[0], margins[-1])))}, the 95 % interval of one run on the test objects{away}"
+        "against the paper's numbers: reproduced, the 90 % interval of the difference lies inside the margin; not reproduced, "
+        f"outside it; the margin is the 95 % interval of the paper's number as one run on the test objects{away}"
     )
-    for kind, title in (("reproduced", "reproduced"), ("not", "not reproduced"), ("undecided", "undecided")):
-        mine = [(table.place(cell), found.reason) for cell, found in judged if found.kind == kind]
-        if mine:
-            yield f"{title}: {', '.join(place if kind == 'reproduced' else f'{place} ({reason})' for place, reason in mine)}"
+    for kind in ("reproduced", "not", "undecided"):
+        for cell, found in judged:
+            if found.kind == kind:
+                yield f"{table.place(cell)}: {against_the_paper(cell, found)}"
+
+
+def against_the_paper(cell: TableCell, found: Verdict) -> str:
+    """ "71.2 vs 90.0: -18.8 (90 % -26.6 to -10.9), margin 3.0: not reproduced"."""
+    assert cell.published is not None
+    ours, theirs = percent(cell.mean), cell.published.value
+    over = "90 %"
+    if found.basis == "objects":
+        over = "90 % over test objects, " + ("one result:" if cell.n == 1 else "the same with every seed:")
+    interval = f"{over} {points(found.low)} to {points(found.high)}"
+    name = "not reproduced" if found.kind == "not" else found.kind
+    return f"{ours} vs {theirs}: {points(found.difference)} ({interval}), margin {percent(found.margin)}: {name}"
 
 
 def no_verdict_notes(table: Table) -> Iterator[str]:
@@ -80,28 +89,110 @@ def spread(share: Summary) -> str:
     return f" ({percent(share.low, signed=True)} to {percent(share.high, signed=True)})"
 
 
-def order(steps: Sequence[tuple[str, Difference | None]], column: str) -> str:
-    """The rows from best to worst: "vit: adapter > prompt (+3.1, +1.2 to +5.0) ~ full (+0.4, -1.0 to +1.8)"."""
-    differences = [step for _, step in steps[:-1]]
-    if not differences:
+def comparison_notes(table: Table) -> Iterator[str]:
+    """Which rows and columns the seeds tell apart: a legend, then a paragraph for each column."""
+    tested = [pair for family in table.comparisons for pair in family.pairs if pair.low is not None]
+    if tested:
+        yield (
+            "compared by Tukey's test of all pairs, paired by seed; the intervals and p of all comparisons of the table "
+            f"({len(tested)}) hold at once, 5 % in all; what is not separable may differ all the same"
+        )
+    for family in table.comparisons:
+        line = comparison(family)
+        if line:
+            yield line
+
+
+def comparison(family: Family) -> str:
+    """One family in words.
+
+    "vit: dgcnn is best. Below it: pointnet -22.1 (-30.3 to -13.9, p .004). Not separable from it: point_nn.
+    Detectable: 8.3 points (90 % power)."
+    """
+    if len(family.arms) < 2:
         return ""
-    if all(step is None or step.low is None for step in differences):
-        return f"{column}: one seed shows no order"
-    most = max(step.n for step in differences if step is not None)
-    parts = [_step(step, following, most) for step, (following, _) in zip(differences, steps[1:], strict=True)]
-    return f"{column}: {steps[0][0]}{''.join(parts)}"
+    top = family.arms[0]
+    if all(pair.reason == "one seed in common" for pair in family.pairs):
+        return f"{family.title}: one seed shows no order."
+    mine = [pair for pair in family.pairs if pair.first == top]
+    below = [pair for pair in mine if pair.resolved and pair.low is not None]
+    open_ones = [pair.second for pair in mine if pair.low is not None and not pair.resolved]
+    alone = len(below) == len(mine)
+    parts = [f"{family.title}: {top} {'is best' if alone else 'has the best mean'}."]
+    if below:
+        parts.append(f"Below it: {', '.join(f'{pair.second} {_reversed(pair)}' for pair in below)}.")
+    if open_ones:
+        parts.append(f"Not separable from it: {', '.join(open_ones)}.")
+    others = [pair for pair in family.pairs if pair.first != top and pair.resolved]
+    if others:
+        shown = ", ".join(f"{pair.second} below {pair.first} {_reversed(pair)}" for pair in others[:MOST_PAIRS])
+        more = f" and {len(others) - MOST_PAIRS} more pairs (table.json)" if len(others) > MOST_PAIRS else ""
+        parts.append(f"Also: {shown}{more}.")
+    parts += list(_without_test(family))
+    if family.detectable is not None:
+        parts.append(f"Detectable: {percent(family.detectable)} points (90 % power).")
+    return " ".join(parts)
 
 
-def _step(step: Difference | None, following: str, most: int) -> str:
-    """One arrow of the order; `most` is the number of seeds that the best covered pair shares."""
-    if step is None:
-        return f" ? {following} (no seed in common)"
-    ahead = percent(step.mean, signed=True)
-    if step.low is None or step.high is None:
-        return f" ? {following} ({ahead}, one seed in common: no interval)"
-    if step.constant:
-        return f" ~ {following} ({f'{ahead} with' if step.mean else 'equal with'} every seed: no spread to judge by)"
-    # Paired over the common seeds alone, the difference can point against the order of the means.
-    sign = ("<" if step.high < 0 else ">") if step.resolved else "~"
-    fewer = f", {step.n} seeds" if step.n < most else ""
-    return f" {sign} {following} ({ahead}, {percent(step.low, signed=True)} to {percent(step.high, signed=True)}{fewer})"
+def _without_test(family: Family) -> Iterator[str]:
+    """The pairs that carry no test, by the reason, and the arms about which nothing is claimed."""
+    for arm in family.set_aside:
+        verb = "collapsed" if arm.value < arm.usual else "stands far above its others"
+        yield (f"{arm.arm}: seed {arm.seed} {verb} ({percent(arm.value)} against {percent(arm.usual)}), so no test about it is made.")
+    by_reason: dict[str, list[Pair]] = {}
+    for pair in family.pairs:
+        if pair.reason and pair.reason != "set aside":
+            by_reason.setdefault(pair.reason, []).append(pair)
+    for reason, pairs in by_reason.items():
+        shown = [_untested(pair) for pair in pairs[:MOST_PAIRS]]
+        more = f" and {len(pairs) - MOST_PAIRS} more pairs" if len(pairs) > MOST_PAIRS else ""
+        yield f"{'; '.join(shown)}{more}: {WITHOUT_TEST[reason]}."
+
+
+WITHOUT_TEST = {
+    "no seed in common": "no seed in common, not compared",
+    "one seed in common": "one seed in common, no test",
+    "the same difference with every seed": "the same with every seed, no spread to judge by",
+    "no spread to judge by": "no spread to judge by",
+}
+
+
+def _untested(pair: Pair) -> str:
+    if pair.mean is None:
+        return f"{pair.first} and {pair.second}"
+    return f"{pair.second} {points(-pair.mean)} against {pair.first}"
+
+
+def _reversed(pair: Pair) -> str:
+    """ "-22.1 (-30.3 to -13.9, p .004)": the second of a pair less the first."""
+    assert pair.mean is not None
+    assert pair.low is not None
+    assert pair.high is not None
+    assert pair.p is not None
+    return f"{points(-pair.mean)} ({points(-pair.high)} to {points(-pair.low)}, {p_short(pair.p)})"
+
+
+def points(value: float) -> str:
+    """A difference in points with its sign: more decimals where one would show zero or lose the sign."""
+    for digits in (1, 2, 3):
+        shown = decimals(value, digits, shift=2)
+        if shown.strip("0.") or not value:
+            break
+    return shown if shown.startswith("-") else f"+{shown}"
+
+
+def p_short(p: float) -> str:
+    """ "p .002", "p below .001": as psychology prints it, with a digit more where the third would hide on which side of 5 % it is."""
+    if p < 0.001:
+        return "p below .001"
+    shown = decimals(p, 4 if 0.0495 <= p < 0.0505 else 3)
+    return f"p {shown.removeprefix('0')}"
+
+
+def survivor_note(table: Table) -> Iterator[str]:
+    """That seeds which failed are missing from means and tests, and whom that favours."""
+    cells = [cell for cell in table.cells if cell.failures]
+    if not cells:
+        return
+    shown = ", ".join(f"{table.place(cell)} {len(cell.failures)} of {cell.expected}" for cell in cells)
+    yield f"failed seeds are in no mean and no test, which favours what survived of a row whose runs fail: {shown}"

@@ -1,23 +1,27 @@
-"""A table as text, Markdown, LaTeX, CSV or JSON. The same table gives the same bytes. Only here and in notes.py is there percent."""
+"""A table as text, Markdown, LaTeX, CSV or JSON. The same table gives the same bytes.
+
+Numbers are fractions everywhere but here and in footnotes.py, which print percent.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TextIO
 
-from pointsweep.reporting.footnotes import LEGEND, object_notes, verdict_notes
-from pointsweep.reporting.footnotes import order as order
+from pointsweep.reporting.footnotes import comparison_notes, object_notes, survivor_note, verdict_notes
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.metrics import METRICS
 from pointsweep.results.records import Published
+from pointsweep.statistics.seeds import Verdict
 from pointsweep.utils.console import HIDDEN, columns_of, encodable, encoding_of, left, one_line, right, visible, width, wrapped
-from pointsweep.utils.numbers import percent
+from pointsweep.utils.numbers import decimals, percent
 
 WIDTH = 118  # of the sentences in a file; a terminal has its own width
 NARROWEST = 12  # cells that a row's label keeps beside a wide column
@@ -61,19 +65,50 @@ def accuracy(cell: TableCell) -> str:
 
 
 def count(number: int | None) -> str:
-    """A number of parameters: 948,312 -> 0.948M, 12,345 -> 12.3k."""
+    """A number of parameters by itself: 948,312 -> 0.948M, 12,345 -> 12.3k."""
     if number is None:
         return ""
     if number >= 10_000_000:
-        return f"{number / 1e6:.1f}M"
+        return f"{decimals(number, 1, shift=-6)}M"
     if number >= 100_000:
-        return f"{number / 1e6:.3f}M"
-    return f"{number / 1e3:.1f}k" if number >= 1000 else str(number)
+        return f"{decimals(number, 3, shift=-6)}M"
+    return f"{decimals(number, 1, shift=-3)}k" if number >= 1000 else str(number)
 
 
-def trained(cell: TableCell) -> str:
+def trained(cell: TableCell) -> int | None:
     """The trainable parameters without the head."""
-    return count(cell.parameters["trainable_without_head"]) if cell.parameters else ""
+    return cell.parameters["trainable_without_head"] if cell.parameters else None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """In what the parameters of one column are printed: a letter, the power of ten it stands for, and decimals."""
+
+    letter: str
+    power: int
+    digits: int
+
+    def shown(self, number: int | None) -> str:
+        """Return a number of parameters in this unit; what is zero, or not known, without it."""
+        if number is None:
+            return ""
+        return f"{decimals(number, self.digits, shift=-self.power)}{self.letter}" if number else "0"
+
+
+def unit(cells: Sequence[TableCell]) -> Unit:
+    """Return one unit for the cells of a column: millions where one has them or the paper prints them, else thousands.
+
+    As many decimals as show the smallest, but no more than three for its sake alone.
+    """
+    counts = [number for cell in cells if (number := trained(cell))]
+    if not counts:
+        return Unit("", 0, 0)
+    in_paper = any(cell.published is not None and cell.published.params_m is not None for cell in cells)
+    letter, power, most = ("M", 6, 3) if in_paper or max(counts) >= 10**6 else ("k", 3, 1)
+    if max(counts) < 1000 and not in_paper:
+        return Unit("", 0, 0)
+    leading = math.ceil(power - math.log10(min(counts)))  # the decimal of the smallest count's first digit
+    return Unit(letter, power, max(min(leading + 2, most), leading, 1))
 
 
 def paper(cell: TableCell) -> tuple[str, str]:
@@ -117,10 +152,7 @@ def _notes(table: Table) -> Iterator[str]:
     everywhere = sorted({mark for cell in filled for mark in cell.marks} - symbols(table).keys())
     if everywhere:
         yield f"all cells: {', '.join(everywhere)}"
-    orders = [line for steps, column in zip(table.steps, table.columns, strict=True) if (line := order(steps, column))]
-    if any(step is not None and step.low is not None for steps in table.steps for _, step in steps):
-        yield LEGEND
-    yield from orders
+    yield from comparison_notes(table)
     yield from object_notes(table)
     optimism = [cell.optimism for cell in filled if cell.optimism is not None]
     if optimism:
@@ -129,6 +161,7 @@ def _notes(table: Table) -> Iterator[str]:
         yield f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of the cells"
     yield from (f"— {table.place(cell)}: {cell.excluded}" for cell in table.cells if cell.excluded is not None)
     yield from (f"failed: {table.place(cell)}, seed {seed}: {why}" for cell in table.cells for seed, why in cell.failures)
+    yield from survivor_note(table)
     for cell in filled:
         known = {seed for seed, _ in (*cell.values, *cell.failures)}
         if absent := [str(seed) for seed, _ in cell.keys if seed not in known]:
@@ -146,9 +179,10 @@ Heading = tuple[str, Callable[[TableCell], str]]  # of a sub-column: its title, 
 def headings(table: Table) -> list[Heading]:
     """The sub-columns of every column; those of the paper only where it printed something."""
     known = symbols(table)
+    units = [unit([cell for cell in table.cells if cell.column == column]) for column in range(len(table.columns))]
     found: list[Heading] = [
         (measure(table), lambda cell: marked(table, cell, known)),
-        ("params", trained),
+        ("params", lambda cell: units[cell.column].shown(trained(cell))),
     ]
     if any(paper(cell)[0] for cell in table.cells):
         found.append(("paper", lambda cell: paper(cell)[0]))
@@ -375,6 +409,7 @@ def comma_separated(table: Table) -> str:
     writer.writerow([
         *labels, "column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values", *counts,
         "published", "published_params_m", "source", "marks", "status", "reason", "interval", "verdict", "verdict_reason",
+        "verdict_difference", "verdict_low", "verdict_high", "verdict_margin",
     ])  # fmt: skip
     for cell in table.cells:
         published = cell.published or Published(None, None, "")
@@ -384,9 +419,15 @@ def comma_separated(table: Table) -> str:
             cell.expected, cell.low, cell.high, " ".join(f"{seed}:{value!r}" for seed, value in cell.values),
             *((cell.parameters or {}).get(kind) for kind in counts), published.value, published.params_m, published.source,
             "; ".join(cell.marks), cell.status, reason, cell.interval,
-            *((cell.verdict.kind, cell.verdict.reason) if cell.verdict else ("", "")),
+            *_verdict_fields(cell.verdict),
         ])  # fmt: skip
     return out.getvalue()
+
+
+def _verdict_fields(found: Verdict | None) -> tuple[object, ...]:
+    if found is None:
+        return ("",) * 6
+    return found.kind, found.reason, found.difference, found.low, found.high, found.margin
 
 
 def as_json(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""What is printed: a table and its cells, as plain values. `tables.py` builds it, `render.py` and `report.py` show it."""
+"""What is printed: a table and its cells, as plain values. `build.py` builds it, `formats.py` and `html` show it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pointsweep.results.records import Published
+from pointsweep.statistics.all_pairs import Family
 from pointsweep.statistics.paired_objects import ModelTest
-from pointsweep.statistics.seeds import Difference, Verdict
+from pointsweep.statistics.seeds import Verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -51,7 +52,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """What is printed. `steps` ranks the rows of every column: (row, difference to the next row or None)."""
+    """What is printed."""
 
     name: str
     title: str
@@ -61,7 +62,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
     cells: tuple[TableCell, ...]
-    steps: tuple[tuple[tuple[str, Difference | None], ...], ...]  # one entry a column
+    comparisons: tuple[Family, ...] = ()  # the rows of each column, then the columns; none where seeds are adaptive
     notes: tuple[str, ...] = ()
     models: tuple[tuple[ModelTest, ...], ...] = ()  # one entry a column: the rows in that order, object by object
     per_hour: float | None = None  # the price of an hour of one device

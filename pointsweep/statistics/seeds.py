@@ -8,7 +8,6 @@ Holm 1979 (Scand. J. Statist. 6), Schuirmann 1987 (J. Pharmacokin. Biopharm. 15)
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,17 +32,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None where n carries none of them.
-
-    `adjusted` is `p` after Holm's correction over the comparisons it was made with.
-    """
+    """Of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None where n carries none of them."""
 
     mean: float
     n: int
     low: float | None
     high: float | None
     p: float | None = None
-    adjusted: float | None = None
 
     @property
     def constant(self) -> bool:
@@ -52,10 +47,8 @@ class Difference:
 
     @property
     def resolved(self) -> bool:
-        """Whether these seeds tell the arms apart: the interval leaves out zero, has a width, and stands up to the correction."""
+        """Whether these seeds tell the arms apart, if they are all that is compared: the interval leaves out zero and has a width."""
         if self.low is None or self.high is None or self.constant:
-            return False
-        if self.adjusted is not None and self.adjusted >= 1 - LEVEL:
             return False
         return self.low > 0 or self.high < 0
 
@@ -124,11 +117,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return result
 
 
-def wilson(correct: float, total: float) -> tuple[float, float]:
+def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval of a share: `correct` of `total` objects. Of one trained model; it knows nothing of other seeds."""
     from scipy.special import ndtri
 
-    z = float(ndtri(0.5 + LEVEL / 2))
+    z = float(ndtri(0.5 + level / 2))
     share = correct / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -137,51 +130,57 @@ def wilson(correct: float, total: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """On a published number: `reproduced`, `not` or `undecided`, with the margin (a fraction) it was judged by, and why."""
+    """On a published number: `reproduced`, `not` or `undecided`; all numbers are fractions.
+
+    `difference` is ours less the published one, `low` to `high` its 90 % interval, over `basis`: "seeds" or "objects".
+    `margin`: differences within it count as none. `reason` says why in words.
+    """
 
     kind: str
     margin: float
     reason: str
+    difference: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    basis: str = "seeds"
 
 
 def verdict(values: Sequence[float], published: float, num_test: float) -> Verdict:
     """Judges the seeds' values against a published one (a fraction of `num_test` objects), by two one-sided tests at 5 % each.
 
     The margin is what the published number itself cannot tell: the half width of its 95 % interval as one run on `num_test`
-    objects (Wilson). `reproduced`: the 90 % t-interval of mean - published lies inside the margin (Schuirmann 1987; Lakens 2017,
+    objects (Wilson). `reproduced`: the 90 % interval of mean - published lies inside the margin (Schuirmann 1987; Lakens 2017,
     Soc. Psychol. Personal. Sci. 8). `not`: it lies outside, so the difference is larger than the margin. Else `undecided`.
+    The interval is Student's t over seeds. Where there is one result, or the same with every seed (a network that nothing
+    is drawn for), it is Wilson's over the test objects.
     """
     from scipy.special import stdtrit
 
-    low, high = wilson(published * num_test, num_test)
-    margin = (high - low) / 2
+    lowest, highest = wilson(published * num_test, num_test)
+    margin = (highest - lowest) / 2
     found = summary(values)
-    if found.sd is None:
-        return Verdict("undecided", margin, "one seed has no spread to judge by")
-    if not found.sd:
-        return Verdict("undecided", margin, "the same with every seed: no spread to judge by")
-    half = float(stdtrit(found.n - 1, LEVEL)) * found.sd / math.sqrt(found.n)
     apart = found.mean - published
-    if abs(apart) + half < margin:
-        return Verdict("reproduced", margin, "inside the margin")
-    if abs(apart) - half > margin:
-        return Verdict("not", margin, "higher" if apart > 0 else "lower")
-    return Verdict("undecided", margin, f"{found.n} seeds do not tell")
+    if found.sd:
+        half = float(stdtrit(found.n - 1, LEVEL)) * found.sd / math.sqrt(found.n)
+        low, high, basis = apart - half, apart + half, "seeds"
+    else:
+        ends = wilson(found.mean * num_test, num_test, 2 * LEVEL - 1)
+        low, high, basis = ends[0] - published, ends[1] - published, "objects"
+    if basis == "seeds":
+        said = f"{found.n} seeds"
+    else:
+        said = "one result" if found.n == 1 else f"the same with {found.n} seeds"
+        said += ", interval over the test objects"
+    if -margin < low and high < margin:
+        kind, reason = "reproduced", f"inside the margin ({said})"
+    elif high < -margin or low > margin:
+        kind, reason = "not", f"{'higher' if apart > 0 else 'lower'} ({said})"
+    else:
+        kind, reason = "undecided", f"the interval reaches over the margin ({said})"
+    return Verdict(kind, margin, reason, apart, low, high, basis)
 
 
-def ranking(arms: Mapping[Arm, Mapping[int, float]]) -> list[tuple[Arm, Difference | None]]:
-    """The arms from the highest mean down, ties by name, each with its difference to the next one, adjusted for all of them.
-
-    Neighbours are picked by their order, which Holm's correction over them alone covers: in simulation no more than 5 % of sweeps
-    without any difference show one (tests/statistics/test_seeds.py). The difference is None for the last arm, and for
-    two neighbours that share no seed. Arms without values are left out.
-    """
+def by_mean(arms: Mapping[Arm, Mapping[int, float]]) -> list[Arm]:
+    """Return the arms from the highest mean down, ties by name; those without values are left out."""
     means = {arm: round(mean(list(values.values())), DIGITS) for arm, values in arms.items() if values}
-    order = sorted(means, key=lambda arm: (-means[arm], arm))
-    apart = [_apart(arms[arm], arms[following]) for arm, following in itertools.pairwise(order)]
-    tested = [t_test(found) if found is not None else None for found in apart]
-    steps: list[Difference | None] = [
-        Difference(found.mean, found.n, found.low, found.high, p, adjusted) if found is not None else None
-        for found, p, adjusted in zip(apart, tested, holm(tested), strict=True)
-    ]
-    return list(zip(order, [*steps, None] if order else [], strict=True))
+    return sorted(means, key=lambda arm: (-means[arm], arm))

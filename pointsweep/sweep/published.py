@@ -135,3 +135,13 @@ def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
     if (name, split) == (published.dataset, published.split):
         return ""
     return f"the number is about {published.dataset} {published.split}, the trials are on {name} {split}"
+
+
+def paper_epochs(published: Published) -> int:
+    """Return for how many epochs the trials behind a number of published.csv were trained; 0 where it is not from there.
+
+    300 in Any2Point, Point-PEFT and the programs they build on; 150 in few-shot learning (Point-MAE, section 4.2).
+    """
+    if not published.dataset:
+        return 0
+    return 150 if published.dataset == "ModelNet40-fewshot" else 300

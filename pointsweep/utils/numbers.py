@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_EVEN, Decimal
+
+DIGITS = 12  # of a fraction: sums of floats are wrong behind them
+
 
 def percent(value: float | None, signed: bool = False) -> str:
     """A fraction as percent with one decimal."""
     if value is None:
         return ""
-    rounded = round(100 * value, 1) + 0.0  # no "-0.0"
-    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"
+    shown = decimals(value, 1, shift=2)
+    return f"+{shown}" if signed and not shown.startswith("-") else shown
+
+
+def decimals(value: float, digits: int, shift: int = 0) -> str:
+    """Return a number times 10^shift with so many decimals, half to even: 0.1235 is 12.4 percent, as 247 of 2,000 are 12.35."""
+    exact = Decimal(repr(round(float(value), DIGITS))).scaleb(shift)
+    shown = str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN))
+    return shown.removeprefix("-") if not shown.strip("-0.") else shown  # no "-0.0"

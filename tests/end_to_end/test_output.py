@@ -136,6 +136,6 @@ def test_a_terminal_shows_progress_and_keeps_the_table(columns, rows, store, swe
     assert "\x1b[31m" not in shown
     assert "[0/4] " in shown and "best so far: test/accuracy" in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l"), "the cursor is left hidden"
-    assert shown.count("order by mean") == 1 and "store    " in shown, "the whole table comes once, at the end"
+    assert shown.count("protocol:") == 1 and "store    " in shown, "the whole table comes once, at the end"
     lines = CONTROL.sub("", shown).replace("\r", "\n").splitlines()
     assert max(width(text) for text in lines if str(store) not in text) <= columns

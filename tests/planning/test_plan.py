@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats as scipy_stats
 
 from pointsweep.planning.design_power import resolution
 from pointsweep.planning.plan import make_plan, of_the_machine
 from pointsweep.results.records import Record
+from pointsweep.statistics.all_pairs import half_widths
 from pointsweep.statistics.power import assumed_sd
 from pointsweep.statistics.seeds import summary
 from pointsweep.storage.base import FileStore
@@ -69,12 +69,14 @@ def resolved(made, file: str, *overrides: str) -> list[str]:
 def test_the_plan_says_what_the_design_resolves(made):
     [said] = resolved(made, "any2point_table2.yaml")
     sd = assumed_sd(summary([one / 100 for one in (79.9, 85.3, 89.1, 86.4, 89.6, 85.9, 86.3, 85.1, 91.9, 87.7)]).mean, 2882)
-    assert said.startswith("with 2,882 test objects and 3 seeds a gain of 5.0 is seen with 90 % power, 1.5 is not (20 %)")
-    assert "over the 4 comparisons of a column (2.5 would do if it were the only one)" in said
+    assert said.startswith("with 2,882 test objects and 3 seeds a gain of 4.2 is seen with 90 % power, 1.6 is not (20 %)")
+    assert "Tukey's test of all pairs of 5 rows at 5 % over the table's 2 columns and the columns themselves" in said
     assert "(assumed: accuracy 87 % as published)" in said
-    for gain, power in ((0.050, 0.9), (0.015, 0.2)):
-        values = np.random.default_rng(0).normal(gain, sd, (20_000, 3))
-        simulated = np.mean(scipy_stats.ttest_1samp(values, 0.0, axis=1).pvalue < 0.05 / 4)
+    for gain, power in ((0.042, 0.9), (0.016, 0.2)):
+        values = np.random.default_rng(1).normal(0, sd / np.sqrt(2), (20_000, 5, 3))
+        values[:, 0] += gain
+        half = half_widths(values, np.array([0]), np.array([1]), 5, families=3)[:, 0]
+        simulated = np.mean((values[:, 0] - values[:, 1]).mean(axis=1) > half)
         assert simulated == pytest.approx(power, abs=0.03)
 
 

@@ -16,11 +16,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pointsweep.reporting.formats import FORMATS, TEX, WIDTH, count, order, render, text
+from pointsweep.reporting.footnotes import comparison, p_short, points
+from pointsweep.reporting.formats import FORMATS, TEX, WIDTH, count, render, text, unit
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Published
-from pointsweep.statistics.seeds import Difference
+from pointsweep.statistics.all_pairs import Family, Pair, SetAside
 from pointsweep.utils.console import width, wrapped
 from pointsweep.utils.numbers import percent
 
@@ -46,7 +47,7 @@ def table(**changes: object) -> Table:
         cell(1, 0, 0.0567, None, n=1, values=((0, 0.0567),)),
         cell(1, 1, None, None, excluded="why not", keys=(), expected=0),
     )
-    base = Table("t", "Title", "test/accuracy", "last", ("method",), (("any2point",), ("lora",)), ("minilm", "vit"), cells, ((), ()))
+    base = Table("t", "Title", "test/accuracy", "last", ("method",), (("any2point",), ("lora",)), ("minilm", "vit"), cells)
     return replace(base, **changes)
 
 
@@ -83,10 +84,7 @@ def test_the_text_equals_what_was_written_by_hand():
 
 
 def test_columns_that_do_not_fit_on_a_terminal_are_printed_below():
-    wide = table(
-        columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)), rows=(("x" * 40,), ("y",)), steps=()
-    )
-    wide = replace(wide, steps=((),) * 6)
+    wide = table(columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)), rows=(("x" * 40,), ("y",)))
     lines = text(wide, 118).splitlines()
     assert max(map(len, lines)) <= 118
     heads = [line.split() for line in lines if re.fullmatch(r"\s+[a-f](\s+[a-f])*", line)]
@@ -112,6 +110,9 @@ def test_a_long_column_name_stays_above_its_numbers():
         (0.031, True, "+3.1"),
         (-0.01, True, "-1.0"),
         (None, True, ""),
+        (0.1235, False, "12.4"),  # 247 of 2,000: half to even
+        (0.1225, False, "12.2"),
+        (0.1 + 0.0235, False, "12.4"),  # the same in floats that are not quite that
     ],
 )
 def test_fractions_become_percent(value, signed, shown):
@@ -126,30 +127,75 @@ def test_parameter_counts(number, shown):
     assert count(number) == shown
 
 
-def test_the_order_says_what_the_seeds_resolve():
-    steps = (
-        ("any2point", Difference(0.031, 3, 0.012, 0.05)),
-        ("adapter", Difference(0.004, 3, -0.01, 0.018)),
-        ("prompt", Difference(0.01, 3, 0.01, 0.01)),
-        ("lora", Difference(0.0, 3, 0.0, 0.0)),
-        ("idpt", Difference(-0.02, 2, -0.03, -0.01)),
-        ("full", Difference(0.2, 1, None, None)),
-        ("bitfit", None),
-        ("head_only", None),
+@pytest.mark.parametrize(
+    ("counts", "paper", "shown"),
+    [
+        ((22_100_000, 306_560, 9_216), None, ["22.100M", "0.307M", "0.009M"]),
+        ((306_560, 9_216, 0), None, ["306.6k", "9.2k", "0"]),
+        ((306_560, 9_216), 0.8, ["0.307M", "0.009M"]),
+        ((12_250, 12_350), None, ["12.2k", "12.4k"]),  # half to even
+        ((1_000_000, 120), None, ["1.0000M", "0.0001M"]),
+        ((999, 5), None, ["999", "5"]),
+    ],
+)
+def test_a_column_has_one_unit_of_parameters(counts, paper, shown):
+    published = None if paper is None else Published(None, paper, "P")
+    cells = [cell(i, 0, parameters={"trainable_without_head": n}, published=published) for i, n in enumerate(counts)]
+    assert [unit(cells).shown(number) for number in counts] == shown
+
+
+def family(*pairs: Pair, **changes: object) -> Family:
+    arms = tuple(dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second)))
+    return replace(Family("vit", arms, pairs), **changes)
+
+
+def test_a_column_says_what_is_best_and_what_lies_below_it():
+    pairs = (
+        Pair("dgcnn", "pointnet2", 3, 0.012, -0.03, 0.054, 0.7),
+        Pair("dgcnn", "pointnet", 3, 0.274, 0.238, 0.31, 0.002),
+        Pair("dgcnn", "lora", 3, 0.221, 0.0004, 0.4416, 0.0496),
+        Pair("pointnet2", "pointnet", 3, 0.262, 0.226, 0.298, 0.0004),
+        Pair("pointnet2", "lora", 3, 0.209, -0.01, 0.428, 0.06),
     )
-    assert order(steps, "vit") == (
-        "vit: any2point > adapter (+3.1, +1.2 to +5.0) ~ prompt (+0.4, -1.0 to +1.8)"
-        " ~ lora (+1.0 with every seed: no spread to judge by) ~ idpt (equal with every seed: no spread to judge by)"
-        " < full (-2.0, -3.0 to -1.0, 2 seeds) ? bitfit (+20.0, one seed in common: no interval)"
-        " ? head_only (no seed in common)"
+    assert comparison(family(*pairs, detectable=0.083)) == (
+        "vit: dgcnn has the best mean. Below it: pointnet -27.4 (-31.0 to -23.8, p .002), "
+        "lora -22.1 (-44.2 to -0.04, p .0496). Not separable from it: pointnet2. "
+        "Also: pointnet below pointnet2 -26.2 (-29.8 to -22.6, p below .001). Detectable: 8.3 points (90 % power)."
+    )
+
+
+def test_a_row_that_is_apart_from_all_others_is_best():
+    pair = Pair("a", "b", 3, 0.1, 0.05, 0.15, 0.01)
+    assert comparison(family(pair)) == "vit: a is best. Below it: b -10.0 (-15.0 to -5.0, p .010)."
+
+
+def test_what_is_not_compared_says_why():
+    pairs = (
+        Pair("a", "b", 0, None, reason="no seed in common"),
+        Pair("a", "c", 3, 0.01, reason="the same difference with every seed"),
+        Pair("b", "c", 3, 0.0, reason="the same difference with every seed"),
+        Pair("a", "d", 3, 0.593, reason="set aside"),
+    )
+    aside = (SetAside("d", 2, 0.12, 0.713),)
+    assert comparison(family(*pairs, set_aside=aside)) == (
+        "vit: a has the best mean. d: seed 2 collapsed (12.0 against 71.3), so no test about it is made. "
+        "a and b: no seed in common, not compared. "
+        "c -1.0 against a; c +0.0 against b: the same with every seed, no spread to judge by."
     )
 
 
 def test_one_seed_shows_no_order():
-    assert order((("a", Difference(0.5, 1, None, None)), ("b", None)), "vit") == "vit: one seed shows no order"
-    assert order((("a", None),), "vit") == ""
+    assert comparison(family(Pair("a", "b", 1, 0.5, reason="one seed in common"))) == "vit: one seed shows no order."
+    assert comparison(Family("vit", ("a",))) == ""
     single = table(cells=tuple(replace(c, expected=1, keys=c.keys[:1], n=1, values=c.values[:1], sd=None) for c in table().cells[:2]))
     assert "one seed, so no sd" in render(replace(single, rows=single.rows[:1]), "text")
+
+
+def test_rounding_hides_neither_sign_nor_decision():
+    assert [points(value) for value in (0.031, -0.0004, 0.00004, -0.000001, 0.0)] == ["+3.1", "-0.04", "+0.004", "+0.000", "+0.0"]
+    assert [p_short(p) for p in (0.0004, 0.002, 0.04, 0.0496, 0.0504, 0.3, 1.0)] == [
+        "p below .001", "p .002", "p .040", "p .0496", "p .0504", "p .300", "p 1.000",
+    ]  # fmt: skip
 
 
 def test_marks_that_all_cells_share_are_said_once():
@@ -287,7 +333,7 @@ def test_a_table_fits_its_terminal_and_loses_nothing(columns, seed):
 
 
 def test_a_table_in_a_file_stays_whole():
-    wide = table(columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)), steps=((),) * 6)
+    wide = table(columns=tuple("abcdef"), cells=tuple(cell(i, j) for i in range(2) for j in range(6)))
     heads = [line for line in render(wide, "text").splitlines() if re.fullmatch(r"\s+[a-f](\s+[a-f])*", line)]
     assert [head.split() for head in heads] == [list("abcdef")]
 
@@ -343,7 +389,7 @@ def filled(seed: int) -> Table:
             cells.append(cell(row, column, mean, sd if n > 1 else None, n=n, values=values, **more))
     cells[0] = replace(cells[0], marks=("synthetic data",))
     rows = (("a_b | c",), ("50% & [x]",), ("<i>*y*</i>",), (r"\z ~ #1 $k$",))
-    return table(cells=tuple(cells), rows=rows, columns=("x & y", "<b>", "c|d"), steps=((), (), ()))
+    return table(cells=tuple(cells), rows=rows, columns=("x & y", "<b>", "c|d"))
 
 
 def markdown_rows(source: str) -> list[list[str]]:
@@ -407,7 +453,8 @@ def test_markdown_latex_and_html_print_the_numbers_of_the_table_and_the_same_one
         assert (shown[1] == "") == (size is None)
         if size is not None:
             scale = {"M": 1e6, "k": 1e3}.get(shown[1][-1], 1)
-            assert float(shown[1].rstrip("Mk")) * scale == pytest.approx(size, rel=0.05)  # 1.05k is printed as 1.1k
+            digits = len(shown[1].rstrip("Mk").partition(".")[2])
+            assert float(shown[1].rstrip("Mk")) * scale == pytest.approx(size, abs=0.501 * scale / 10**digits)
         papers = [known["published"] and known["published"][name] for name in ("value", "params_m")]
         kept = [text for text in shown[2:] if text]
         assert [float(text.rstrip("M")) for text in kept] == [number for number in papers if number is not None]

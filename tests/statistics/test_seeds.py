@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pointsweep.statistics.seeds import Summary, difference, holm, ranking, summary, verdict, wilson
+from pointsweep.statistics.seeds import Summary, by_mean, difference, holm, summary, verdict, wilson
 
 
 def test_mean_sd_and_interval_by_hand():
@@ -54,14 +54,6 @@ def test_what_the_seeds_resolve(first, second, resolved):
     assert difference(first, second).resolved is resolved
 
 
-def test_ranking_runs_from_the_best_down():
-    steps = ranking({"a": {0: 0.1, 1: 0.1}, "b": {0: 0.3, 1: 0.5}, "c": {0: 0.2, 1: 0.2}, "empty": {}})
-    assert [name for name, _ in steps] == ["b", "c", "a"]
-    assert steps[0][1] is not None
-    assert steps[0][1].mean == pytest.approx(0.2)
-    assert steps[-1][1] is None
-
-
 def test_equal_values_have_no_spread_whatever_the_rounding():
     for value in (0.1, 0.7, 1 / 3, 0.81):
         assert summary([value] * 6) == Summary(value, 0.0, 6, value, value)
@@ -71,20 +63,9 @@ def test_equal_values_have_no_spread_whatever_the_rounding():
     assert not constant.resolved
 
 
-def test_a_difference_can_point_against_the_order_of_the_means():
-    first, second = {0: 0.5, 1: 0.51, 2: 0.9}, {0: 0.55, 1: 0.56001}
-    [(name, step), _] = ranking({"first": first, "second": second})
-    assert name == "first"
-    assert step is not None
-    assert step.n == 2
-    assert step.resolved
-    assert step.high is not None
-    assert step.high < 0
-
-
-def test_ties_and_arms_without_a_common_seed_have_a_fixed_order():
-    assert ranking({"b": {0: 0.5}, "a": {1: 0.5}}) == [("a", None), ("b", None)]
-    assert ranking({}) == []
+def test_arms_stand_from_the_highest_mean_down_and_equal_ones_by_name():
+    assert by_mean({"b": {0: 0.5}, "a": {1: 0.5}, "c": {0: 0.4, 1: 0.9}, "empty": {}}) == ["c", "a", "b"]
+    assert by_mean({}) == []
 
 
 # Tests and their correction
@@ -124,34 +105,17 @@ def test_wilson_and_the_t_interval_cover_what_they_say():
     assert 0.935 < np.mean([run.low <= 0.8 <= run.high for run in runs]) < 0.965
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_of_two_thousand_sweeps_without_a_difference_at_most_one_in_twenty_shows_one(seeds):
-    generator = np.random.default_rng(seeds)
-    false = 0
-    for _ in range(2000):
-        values = 0.8 + 0.01 * generator.normal(size=(4, seeds)) + 0.01 * generator.normal(size=seeds)
-        steps = ranking({str(arm): dict(enumerate(row)) for arm, row in enumerate(values.tolist())})
-        false += any(step is not None and step.resolved for _, step in steps)
-    assert false / 2000 <= 0.05
-
-
-def test_the_correction_takes_back_what_one_pair_alone_would_show():
-    arms = {"a": (0.80, 0.82, 0.84), "b": (0.78, 0.79, 0.80), "c": (0.75, 0.83, 0.74)}
-    steps = dict(ranking({name: dict(enumerate(values)) for name, values in arms.items()}))
-    assert steps["a"].low > 0
-    assert steps["a"].p < 0.05 <= steps["a"].adjusted
-    assert not steps["a"].resolved
-
-
 @pytest.mark.parametrize(
     ("values", "kind", "reason"),
     [
-        ([0.900, 0.901, 0.899], "reproduced", "inside the margin"),
-        ([0.870, 0.871, 0.869], "not", "lower"),
-        ([0.930, 0.931, 0.929], "not", "higher"),
-        ([0.88, 0.90, 0.92], "undecided", "3 seeds do not tell"),
-        ([0.90], "undecided", "one seed has no spread to judge by"),
-        ([0.90, 0.90], "undecided", "the same with every seed: no spread to judge by"),
+        ([0.900, 0.901, 0.899], "reproduced", "inside the margin (3 seeds)"),
+        ([0.870, 0.871, 0.869], "not", "lower (3 seeds)"),
+        ([0.930, 0.931, 0.929], "not", "higher (3 seeds)"),
+        ([0.88, 0.90, 0.92], "undecided", "the interval reaches over the margin (3 seeds)"),
+        ([0.90], "reproduced", "inside the margin (one result, interval over the test objects)"),
+        ([0.15], "not", "lower (one result, interval over the test objects)"),
+        ([0.15, 0.15], "not", "lower (the same with 2 seeds, interval over the test objects)"),
+        ([0.89], "undecided", "the interval reaches over the margin (one result, interval over the test objects)"),
     ],
 )
 def test_verdicts_on_a_published_number(values, kind, reason):
@@ -159,6 +123,18 @@ def test_verdicts_on_a_published_number(values, kind, reason):
     assert (found.kind, found.reason) == (kind, reason)
     low, high = scipy_stats.binomtest(2594, 2882).proportion_ci(0.95, "wilson")
     assert found.margin == pytest.approx((high - low) / 2, rel=1e-3)  # 1.1 points
+
+
+def test_a_verdicts_interval_is_students_over_seeds_and_wilsons_over_objects():
+    values = [0.71, 0.70, 0.726]
+    found = verdict(values, 0.9, 2882)
+    interval = scipy_stats.ttest_1samp(values, 0.9).confidence_interval(0.9)
+    assert (found.low + 0.9, found.high + 0.9) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert (found.difference, found.basis) == (pytest.approx(0.712 - 0.9), "seeds")
+    alone = verdict([0.15], 0.818, 300)
+    wilsons = scipy_stats.binomtest(45, 300).proportion_ci(0.9, "wilson")
+    assert (alone.low + 0.818, alone.high + 0.818) == (pytest.approx(wilsons.low), pytest.approx(wilsons.high))
+    assert alone.basis == "objects"
 
 
 def test_verdicts_are_wrong_no_more_often_than_they_say():

@@ -164,7 +164,7 @@ def test_the_table_says_how_many_seeds_and_why():
     assert [cell.expected for cell in table.cells] == [cell.n for cell in table.cells]
     assert table.cells[1].n == 3
     assert table.cells[1].stopped == "told apart"
-    assert table.steps == ((),)  # no order by tests that do not know of the looks
+    assert table.comparisons == ()  # no tests that do not know of the looks
     [note] = [note for note in table.notes if note.startswith("column, against row 0: > row 1 +")]
     assert "~ row 2" in note
 

@@ -1,0 +1,283 @@
+"""All pairs of a table's rows, or of its columns: which of them the seeds tell apart.
+
+A family is one column's rows, or the table's columns. Two tests must agree before a pair is told apart.
+
+1. Tukey's test of all pairs (Tukey 1953; Kramer 1956, Biometrics 12) with the pooled error of the family. The seed is a block:
+   what a seed does to all arms alike is taken out (two-way analysis of variance without interaction). The pooled error has
+   several times the degrees of freedom of a pair's own, which is what three seeds lack.
+2. The same test with the pair's own error (Games & Howell 1976, J. Educ. Stat. 1; Grubbs 1948, JASA 43, for the error of one
+   arm beside a block), at the weaker level of `guard_level`. It holds where arms spread differently and the pooled error
+   is too small for some. Its own level may be weaker because both must agree: benchmarks/null_tables.py counts what
+   they do together.
+
+Where a seed lies far from the other seeds of its arm (a run that collapsed), neither holds: the arm is set aside, which is
+said, and no claim is made about it. An interval is the wider one of the two tests. It holds for all pairs of the table at
+once, and leaves out zero exactly where the pair is told apart. Several families of a table share the 5 % evenly.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pointsweep.statistics.seeds import DIGITS, LEVEL
+from pointsweep.statistics.studentized_range import range_quantile, range_tail
+
+ALPHA = 1 - LEVEL
+FAR = 20.0  # times the usual distance from an arm's median: a run that collapsed, or an arm of another kind
+MOST_ARMS = 30  # of a family whose pairs are all tested; of more, the best against each
+FREEDOM_STEPS = 8  # a pair's own degrees of freedom are rounded down, so that few quantiles are needed
+POWER = 0.9
+DRAWN_TABLES = 2000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms of a family, the better one by its mean first: first minus second over the seeds that both have.
+
+    `low`, `high` and `p` hold for all pairs of the table at once; None where there is no test, with the `reason`.
+    """
+
+    first: str
+    second: str
+    n: int
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    reason: str = ""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the seeds tell the two apart."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """An arm about which the tests claim nothing: the value of `seed` lies far from `usual`, the median of the arm."""
+
+    arm: str
+    seed: int
+    value: float
+    usual: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms compared with each other, from the best mean on, and their pairs in that order.
+
+    `sd` is the pooled error of one value with `freedom` degrees of freedom; None where there is none. `detectable`: the
+    difference that would be found with a chance of 90 %.
+    """
+
+    title: str
+    arms: tuple[str, ...]
+    pairs: tuple[Pair, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
+    sd: float | None = None
+    freedom: int = 0
+    detectable: float | None = None
+
+
+def guard_level(num_arms: int) -> float | None:
+    """Return the level of the second test; None for two arms, where both tests are the paired t-test.
+
+    4 % of three arms, 6.5 % of four, 9 % of more: as weak as simulated tables with unequal spreads allow.
+    """
+    return None if num_arms < 3 else min(0.025 * num_arms - 0.035, 0.09)
+
+
+def compare(title: str, arms: Mapping[str, Mapping[int, float]], families: int = 1, higher_is_better: bool = True) -> Family:
+    """Compare arms, values by seed, in a table of so many families. Arms without values are left out."""
+    means = {name: round(math.fsum(values.values()) / len(values), DIGITS) for name, values in arms.items() if values}
+    sign = -1 if higher_is_better else 1
+    order = sorted(means, key=lambda name: sign * means[name])  # of equal ones, the first row first
+    if len(order) < 2:
+        return Family(title, tuple(order))
+    seeds = sorted({seed for name in order for seed in arms[name]})
+    values = np.array([[arms[name].get(seed, math.nan) for seed in seeds] for name in order])
+    far = far_seeds(values)
+    errors = Errors(np.delete(values, [row for row, _ in far], axis=0), len(order))
+    kept = [row for row in range(len(order)) if row not in dict(far)]
+    place = {row: number for number, row in enumerate(kept)}
+    pairs = []
+    for first in range(len(order) if len(order) <= MOST_ARMS else 1):
+        for second in range(first + 1, len(order)):
+            names = order[first], order[second]
+            shared = np.isfinite(values[first]) & np.isfinite(values[second])
+            differences = np.round(values[first, shared] - values[second, shared], DIGITS)
+            if first in place and second in place:
+                pairs.append(_pair(names, differences, errors, (place[first], place[second]), families))
+            else:
+                mean = float(differences.mean()) if len(differences) else None
+                pairs.append(Pair(*names, len(differences), mean, reason="set aside"))
+    set_aside = tuple(
+        SetAside(order[row], seeds[column], float(values[row, column]), float(np.nanmedian(values[row]))) for row, column in far
+    )
+    sd = math.sqrt(errors.variance) if errors.freedom and errors.variance else None
+    detectable = None
+    if sd is not None and len(kept) > 1:
+        count = int(np.median(np.isfinite(values[kept]).sum(axis=1)))
+        detectable = sd * detectable_gain(len(order), count, families) if count > 1 else None
+    return Family(title, tuple(order), tuple(pairs), set_aside, sd, errors.freedom, detectable)
+
+
+def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
+    """values (arms, seeds), NaN where there is none -> the arms with a seed far from their median, each with its farthest seed.
+
+    The measure is the median, over all arms, of the distances from the arm's own median; in each arm the value nearest to its
+    median is not counted.
+    """
+    distances: list[list[float]] = []
+    counted: list[float] = []
+    for row in values.tolist():
+        known = [value for value in row if not math.isnan(value)]
+        if len(known) < 2:
+            distances.append([])
+            continue
+        middle = statistics.median(known)
+        apart = [0.0 if math.isnan(value) else abs(value - middle) for value in row]
+        distances.append(apart)
+        counted += sorted(abs(value - middle) for value in known)[1:]
+    usual = statistics.median(counted) if counted else 0.0
+    if usual <= 10**-DIGITS:
+        return []
+    found = []
+    for number, apart in enumerate(distances):
+        if apart and max(apart) > FAR * usual:
+            found.append((number, apart.index(max(apart))))
+    return found
+
+
+class Errors:
+    """The error of a family, pooled and of each arm: what is left of values (arms, seeds) without arm and seed effects."""
+
+    def __init__(self, values: np.ndarray, num_arms: int) -> None:
+        self.num_arms = num_arms  # of the family, also those that were set aside
+        self.values = values
+        self.residuals, self.freedom = residuals(values)
+        self.counts = np.isfinite(self.residuals).sum(axis=1)
+        self.in_pool = int((self.counts > 1).sum())
+        self.variance = float(np.nansum(self.residuals**2)) / self.freedom if self.freedom > 0 else 0.0
+        self.own = np.zeros(len(values))  # of each arm, without the part of the block that it does not share
+        if self.in_pool > 3:
+            spread = np.nansum(self.residuals**2, axis=1) / np.maximum(self.counts - 1, 1)
+            self.own = (spread - self.variance / self.in_pool) / (1 - 2 / self.in_pool)
+
+    def of_pair(self, first: int, second: int, differences: np.ndarray) -> tuple[float, float]:
+        """Return the variance of the difference of two arms at one seed by their own errors, and its degrees of freedom."""
+        count = len(differences)
+        paired = float(differences.var(ddof=1))
+        least, most = count - 1.0, (count - 1) * _freedom_gain(self.in_pool)
+        if self.in_pool <= 3:
+            return paired, least
+        freedom = _own_freedom(self.own[first], self.own[second], least, most)
+        return max(float(self.own[first] + self.own[second]), paired / 4), float(freedom)
+
+
+def _freedom_gain(num_arms: int) -> float:
+    """Return how many times the degrees of freedom of a paired difference two arms' own errors have at most, of so many arms."""
+    return (2 * num_arms - 5) / (num_arms - 2) if num_arms > 3 else 1.0
+
+
+def _own_freedom(first: np.ndarray, second: np.ndarray, least: float, most: float) -> np.ndarray:
+    """Return the degrees of freedom of a difference by its arms' own variances (Welch 1947), rounded down to a step."""
+    first, second = np.maximum(first, 0.0), np.maximum(second, 0.0)
+    total = first * first + second * second
+    freedom = np.where(total > 0, (first + second) ** 2 / np.where(total > 0, total, 1.0), 1.0) * least
+    step = (most - least) / FREEDOM_STEPS
+    rounded: np.ndarray = least + step * np.floor((np.clip(freedom, least, most) - least) / step + 1e-9)
+    return rounded
+
+
+def residuals(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """values (arms, seeds), NaN where there is none -> what is left without arm and seed effects, and its degrees of freedom.
+
+    Least squares of value = arm + seed, with the arms eliminated. Arms of one value say nothing of the error.
+    """
+    known = np.isfinite(values) & (np.isfinite(values).sum(axis=1, keepdims=True) > 1)
+    weight = known.astype(np.float64)  # (A, S)
+    counts = weight.sum(axis=1)
+    if not counts.any():
+        return np.full(values.shape, np.nan), 0
+    share = weight / np.maximum(counts, 1)[:, None]
+    filled = np.where(known, values, 0.0)
+    centred = np.where(known, filled - (filled.sum(axis=1) / np.maximum(counts, 1))[:, None], 0.0)
+    matrix = np.diag(weight.sum(axis=0)) - weight.T @ share  # (S, S)
+    effects, _, rank, _ = np.linalg.lstsq(matrix, centred.sum(axis=0), rcond=1e-10)
+    left = centred - weight * effects + weight * (share @ effects)[:, None]
+    freedom = int(counts.sum()) - int((counts > 0).sum()) - int(rank)
+    return np.where(known, left, np.nan), freedom
+
+
+def _pair(names: tuple[str, str], differences: np.ndarray, errors: Errors, place: tuple[int, int], families: int) -> Pair:
+    count = len(differences)
+    if count == 0:
+        return Pair(*names, 0, None, reason="no seed in common")
+    mean = float(differences.mean())
+    if count == 1:
+        return Pair(*names, 1, mean, reason="one seed in common")
+    if differences.min() == differences.max():
+        return Pair(*names, count, float(differences[0]), reason="the same difference with every seed")
+    if errors.freedom < 1 or errors.variance <= 0:
+        return Pair(*names, count, mean, reason="no spread to judge by")
+    level = ALPHA / families
+    pooled = math.sqrt(errors.variance / count)  # the standard error of one mean
+    half = pooled * range_quantile(level, errors.num_arms, errors.freedom)
+    p = families * range_tail(abs(mean) / pooled, errors.num_arms, errors.freedom)
+    guard = guard_level(errors.num_arms)
+    if guard is not None:
+        variance, freedom = errors.of_pair(*place, differences)
+        own = math.sqrt(variance / 2 / count)
+        half = max(half, own * range_quantile(guard / families, errors.num_arms, freedom))
+        by_own = range_tail(abs(mean) / own, errors.num_arms, freedom)
+        p = max(p, families * by_own * ALPHA / guard)
+    return Pair(*names, count, mean, mean - half, mean + half, min(1.0, p))
+
+
+def half_widths(values: np.ndarray, first: np.ndarray, second: np.ndarray, num_arms: int, families: int = 1) -> np.ndarray:
+    """Return the intervals' half widths (T, P) of pairs of arms (P,) each, in many complete tables (T, A, S) at once.
+
+    The same numbers as `compare` gives of each table without arms that were set aside.
+    """
+    _, arms, seeds = values.shape
+    left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=2, keepdims=True)
+    left = left + values.mean(axis=(1, 2), keepdims=True)
+    freedom = (arms - 1) * (seeds - 1)
+    variance = (left**2).sum(axis=(1, 2))[:, None] / freedom  # (T, 1)
+    level = ALPHA / families
+    half = np.sqrt(variance / seeds) * range_quantile(level, num_arms, freedom)
+    guard = guard_level(num_arms)
+    own = (values[:, first] - values[:, second]).var(axis=2, ddof=1)  # (T, P)
+    if guard is None:
+        return np.broadcast_to(half, own.shape)
+    least, most = seeds - 1.0, (seeds - 1) * _freedom_gain(arms)
+    freedoms = np.full(own.shape, least)
+    if arms > 3:
+        spread = (left**2).sum(axis=2) / (seeds - 1)  # (T, A)
+        each = (spread - variance / arms) / (1 - 2 / arms)
+        own = np.maximum(each[:, first] + each[:, second], own / 4)
+        freedoms = _own_freedom(each[:, first], each[:, second], least, most)
+    critical = np.zeros(own.shape)
+    for value in np.unique(freedoms):
+        critical[freedoms == value] = range_quantile(guard / families, num_arms, float(value))
+    return np.maximum(half, np.sqrt(own / 2 / seeds) * critical)
+
+
+@functools.lru_cache(maxsize=256)
+def detectable_gain(num_arms: int, num_seeds: int, families: int = 1, power: float = POWER) -> float:
+    """Return the difference of two arms, in standard deviations of one value, that is found with a chance `power`.
+
+    Of tables drawn with a fixed seed: each says which gain of its first arm over its second both tests would find.
+    """
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(DRAWN_TABLES, min(num_arms, MOST_ARMS), num_seeds))
+    chance = (noise[:, 0] - noise[:, 1]).mean(axis=1)
+    half = half_widths(noise, np.array([0]), np.array([1]), num_arms, families)[:, 0]
+    return float(np.quantile(half - chance, power))
