@@ -268,7 +268,7 @@ def test_votes_are_over_augmented_copies_of_the_same_points(tmp_path):
     ("change", "path", "message"),
     [
         ({"compat": "official", "method": "appt"}, "compat", "allowed on synthetic_parts: fixed"),
-        ({"head": {"segmentation_widths": [0, 1, 1, 1]}}, "head.segmentation_widths", "must be at least 1"),
+        ({"head": {"segmentation_widths": [0, 1, 1, 1]}}, "head.segmentation_widths[0]", "must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused(change, path, message):

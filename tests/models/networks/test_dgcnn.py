@@ -54,7 +54,7 @@ def test_the_network_equals_a_slow_reference(dynamic):
     ("fields", "message"),
     [
         ({"neighbours": 0}, "network.neighbours: must be at least 1, got 0"),
-        ({"widths": []}, r"network.widths: must be one or more numbers of at least 1, got \[\]"),
+        ({"widths": []}, r"network.widths: must have at least one entry, got \[\]"),
     ],
 )
 def test_a_wrong_value_is_refused(fields, message):
