@@ -120,9 +120,11 @@ def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], s
         path += f".{name}" if path else str(name)
         nested = _nested(owner, name)
         if owner is not TrialConfig and names:
-            if nested is None:
-                break  # what is left names a branch of a union
-            owner, field = nested, ""
+            if nested is not None:
+                owner, field = nested, ""
+                continue
+            # A text below a field names a branch of a union; a number an entry of a list.
+            names = [entry for entry in names if isinstance(entry, int)]
         if owner is not TrialConfig or not names:
             continue
         if name in UNNAMED:

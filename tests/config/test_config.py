@@ -102,6 +102,7 @@ def test_a_raised_revision_changes_the_key():
         ({"train": {"lr": float("nan")}}, "train.lr", "must be a finite number"),
         ({"train": {"precision": "fp16"}}, "train.precision", "unknown value 'fp16'"),
         ({"dataset": {"name": "synthetic", "scale": [1]}}, "dataset.scale", "must have 2 entries, got 1"),
+        ({"dataset": {"name": "synthetic", "scale": [1, -1]}}, "dataset.scale[1]", "must be positive, got -1.0"),
         ({"trian": {}}, "trian", "unknown part 'trian'. Did you mean 'train'?"),
         ({"backbone": None}, "backbone", "missing; name one of: bert, clip_text"),
         (
