@@ -121,7 +121,7 @@ def of_models(objects: int, accuracy: float) -> str:
 
 
 def _points(gain: float | None) -> str:
-    return "more than 100" if gain is None else f"{100 * gain:.1f}"
+    return "more than 100" if gain is None or gain > 1 else f"{100 * gain:.1f}"
 
 
 def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:

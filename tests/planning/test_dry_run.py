@@ -76,7 +76,7 @@ FAULTS = [
     ("clouds taken twice", "training.loop:batches", ".permutation(count)", ".integers(count, size=count)", "twice", {}),
     ("smaller batches", "training.loop:batches", "order[start : start + size]", "order[start : start + size - 1]", "batch_size", {}),
     ("the last batch is kept", "training.loop:batches", "count - size + 1", "count", "does not run", {}),
-    ("a batch is left out", "training.loop:batches", "range(0, count", "range(size, count", "batches", {}),
+    ("a batch is left out", "training.loop:batches", "range(0, count", "range(size, count", "does not run", {}),
     ("a constant rate", "training.loop:learning_rate", "span = train.lr - train.min_lr", "return train.lr", "learning rate of epoch 1", {}),
     ("no warm-up", "training.loop:learning_rate", "if t < train.warmup_epochs", "if False", "learning rate", {}),
     ("a shifted cosine", "training.loop:learning_rate", "t / period", "(t - train.warmup_epochs) / period", "learning rate", {}),

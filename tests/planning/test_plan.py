@@ -62,12 +62,15 @@ def test_every_cell_gets_its_first_seed_before_any_gets_its_second(made):
 # What the design resolves
 
 
+SMALL = ["backbone.num_blocks=1", "tokenizer.num_tokens=16", "tokenizer.neighbours=8"]  # what it resolves depends on none of them
+
+
 def resolved(made, file: str, *overrides: str) -> list[str]:
     return resolution(make_plan(load(SWEEPS / file, list(overrides)), made))
 
 
 def test_the_plan_says_what_the_design_resolves(made):
-    [said] = resolved(made, "any2point_table2.yaml")
+    [said] = resolved(made, "any2point_table2.yaml", *SMALL)
     sd = assumed_sd(summary([one / 100 for one in (79.9, 85.3, 89.1, 86.4, 89.6, 85.9, 86.3, 85.1, 91.9, 87.7)]).mean, 2882)
     assert said.startswith("with 2,882 test objects and 3 seeds a gain of 4.2 is seen with 90 % power, 1.6 is not (20 %)")
     assert "Tukey's test of all pairs of 5 rows at 5 % over the table's 2 columns and the columns themselves" in said
@@ -81,12 +84,16 @@ def test_the_plan_says_what_the_design_resolves(made):
 
 
 def test_one_seed_resolves_models_and_no_arms(made):
-    [said] = resolved(made, "any2point_table2.yaml", "seeds=1")
-    assert "1 seed no gain of an arm is seen, for one seed has no spread; between two trained models a gain of 2.0 is seen" in said
+    [said] = resolved(made, "quickstart.yaml", "seeds=1")
+    gain, discordant = 0.073, 0.13
+    needed = (1.96 * discordant**0.5 + 1.2816 * (discordant - gain**2) ** 0.5) ** 2 / gain**2  # Connor 1987, 90 % power
+    assert needed == pytest.approx(250, rel=0.02)
+    assert "1 seed no gain of an arm is seen, for one seed has no spread; between two trained models a gain of 7.3 is seen" in said
 
 
 def test_test_objects_are_counted_as_the_sweep_cuts_them(made):
-    assert resolved(made, "any2point_table2.yaml", "dataset.test_limit=100")[0].startswith("with 100 test objects")
+    [said] = resolved(made, "smoke.yaml", "dataset.test_limit=40")
+    assert said.startswith("with 40 test objects and 2 seeds a gain of more than 100 is seen with 90 % power")
     assert resolved(made, "quickstart.yaml")[0].startswith("with 250 test objects")
 
 

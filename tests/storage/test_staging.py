@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pointsweep.config.backbones import MiniLMConfig
 from pointsweep.data.dataset import data_folder
 from pointsweep.errors import BadStore, MissingData, MissingWeights
 from pointsweep.models.backbones.checkpoints import local_file
@@ -19,7 +20,6 @@ from pointsweep.storage import staging
 from pointsweep.storage.s3 import S3Store
 from pointsweep.storage.staging import stage, staged, staged_file
 from tests.support.s3 import BUCKET, served
-from tests.training.test_trial import config
 
 CONTENT = random.Random(0).randbytes(1_000_000)
 
@@ -133,7 +133,7 @@ def test_only_the_folder_that_is_needed_is_staged(made, monkeypatch):
 
 
 def test_weights_are_staged_and_a_path_stays_a_path(made, tmp_path):
-    backbone = config().backbone.replace(weights=made.place("data/b/y.txt"))
+    backbone = MiniLMConfig(weights=made.place("data/b/y.txt"))
     assert local_file(backbone).read_bytes() == b"other"
     missing = backbone.replace(weights=made.place("data/none"))
     with pytest.raises(MissingWeights, match="cannot be staged"):
