@@ -130,7 +130,9 @@ def comparison(family: Family) -> str:
         parts.append(f"Also: {shown}{more}.")
     parts += list(_without_test(family))
     if family.detectable is not None:
-        parts.append(f"Detectable: {percent(family.detectable)} points (90 % power).")
+        # Of few seeds the formula can ask for more than an accuracy has.
+        least = "more than 100" if family.detectable > 1 else percent(family.detectable)
+        parts.append(f"Detectable: {least} points (90 % power).")
     return " ".join(parts)
 
 
