@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pointsweep.errors import ConfigError
 from pointsweep.sweep.conditions import lookup
 from pointsweep.sweep.sweep import load
+from tests.support.sweep_files import problems
 
 BASE = """
 name: t
@@ -20,29 +20,13 @@ base:
 ROWS = "rows: {method: [adapter, lora]}\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def made(text: str, base: str = BASE, name: str = "t.yaml"):
-        path = tmp_path / name
-        path.write_text(base + text)
-        return path
-
-    return made
-
-
-def problems(path, overrides=()) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(path, overrides)
-    return str(error.value)
-
-
 def configs(sweep) -> list:
     return [cell.trials[0] if cell.trials else cell.excluded for cell in sweep.cells]
 
 
 # What a condition sees
 
-# The adapter's bottleneck is 8 where nobody sets it, its kind single (pointsweep/methods/adapter.py).
+# The adapter's bottleneck is 8 where nobody sets it, its kind single (pointsweep/config/methods.py).
 
 
 def test_a_setting_applies_where_a_default_has_the_value(write):

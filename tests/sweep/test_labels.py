@@ -13,6 +13,7 @@ import yaml
 
 from pointsweep.errors import ConfigError
 from pointsweep.sweep.sweep import load
+from tests.support.sweep_files import problems
 
 BASE = """
 name: t
@@ -26,22 +27,6 @@ base:
 METHODS = "rows: {method: [adapter, lora]}\n"
 RATES = "columns: {train.lr: [1e-4, 1e-2]}\n"
 SPACE = "{train.lr: {float: [1e-4, 1e-2]}}"
-
-
-@pytest.fixture
-def write(tmp_path):
-    def made(text: str, base: str = BASE, name: str = "t.yaml"):
-        path = tmp_path / name
-        path.write_text(base + text)
-        return path
-
-    return made
-
-
-def problems(path, overrides=()) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(path, overrides)
-    return str(error.value)
 
 
 def configs(sweep) -> list:

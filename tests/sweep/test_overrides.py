@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsweep.errors import ConfigError
 from pointsweep.sweep import overrides
 from pointsweep.sweep.sweep import load
+from tests.support.sweep_files import problems
 
 BASE = """
 name: t
@@ -38,22 +38,6 @@ search:
   sampler: tpe
   trials: 20
 """
-
-
-@pytest.fixture
-def write(tmp_path):
-    def made(text: str):
-        path = tmp_path / "t.yaml"
-        path.write_text(BASE + text)
-        return path
-
-    return made
-
-
-def refused(path, *texts: str) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(path, texts)
-    return str(error.value)
 
 
 def test_a_budget_is_set_where_there_is_one_and_where_there_is_none(write):
@@ -148,7 +132,7 @@ def test_seeds_become_a_rule_key_by_key(write):
 )  # fmt: skip
 def test_an_unknown_key_is_refused_with_the_nearest_name(write, override, message):
     overridden = ["profile=small", override] if override.startswith("profiles") else [override]
-    assert message in refused(write(TABLE), *overridden)
+    assert message in problems(write(TABLE), overridden)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +145,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(write, override, messag
     ],
 )
 def test_an_unknown_key_of_a_search_is_refused_with_the_nearest_name(write, override, message):
-    assert message in refused(write(SEARCH), override)
+    assert message in problems(write(SEARCH), [override])
 
 
 keys = st.sampled_from(["a", "b", "train", "train.lr", "method.rank", "space", "sampler", "log"])

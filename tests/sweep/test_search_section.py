@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pointsweep.config.schema import TrialConfig
-from pointsweep.errors import ConfigError
 from pointsweep.sweep.sweep import Sweep, load
+from tests.support.sweep_files import problems
 
 BASE = """
 name: t
@@ -17,22 +17,6 @@ base:
   method: {name: lora, rank: 4}
 """
 SPACE = "{train.lr: {float: [1e-4, 1e-2], log: true}}"
-
-
-@pytest.fixture
-def write(tmp_path):
-    def made(text: str, base: str = BASE):
-        path = tmp_path / "t.yaml"
-        path.write_text(base + text)
-        return path
-
-    return made
-
-
-def problems(path, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(path, overrides)
-    return str(error.value)
 
 
 def config(sweep: Sweep, **drawn) -> TrialConfig | None:
@@ -186,7 +170,7 @@ def test_all_problems_are_found_at_once(write):
 
 
 def test_a_searched_key_cannot_be_set_on_the_command_line_too(write):
-    assert "is searched, and set on the command line" in problems(write(f"search: {{space: {SPACE}}}\n"), "train.lr=1e-3")
+    assert "is searched, and set on the command line" in problems(write(f"search: {{space: {SPACE}}}\n"), ["train.lr=1e-3"])
 
 
 @pytest.mark.parametrize("written", ["[null, 1]", "{choices: [1, null, 2]}"])

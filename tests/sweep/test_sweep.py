@@ -18,6 +18,7 @@ from pointsweep.results.records import layout_from_json
 from pointsweep.sweep.profiles import only
 from pointsweep.sweep.sweep import Sweep, load
 from pointsweep.sweep.yaml_document import family, found_file, is_file_name
+from tests.support.sweep_files import problems
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 BASE = """
@@ -42,12 +43,6 @@ def write(tmp_path):
 
 def cell(sweep: Sweep, row: int = 0, column: int = 0) -> TrialConfig:
     return next(c for c in sweep.cells if (c.row, c.column) == (row, column)).trials[0]
-
-
-def problems(path: Path, overrides: list[str] | None = None, only: list[str] | None = None) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(path, overrides or [], only or [])
-    return str(error.value)
 
 
 # What a file means
