@@ -78,7 +78,8 @@ def _template_name(version: str, data: bytes) -> str:
 def take_artifacts_along(uri: str, folder: Path) -> None:
     """Makes the artifacts of a store that was copied or moved those of its own folder: MLflow keeps their absolute place.
 
-    What lies elsewhere by a user's wish stays; known are the places that end as a store's own do, in mlartifacts.
+    What lies elsewhere by a user's wish stays; known are the places that end as a store's own do, in mlartifacts, and that of
+    the experiment Default, which is the folder in which MLflow made the database: of a copied one, somebody else's.
     """
     path = sqlite_path(uri)
     if path is None or not path.exists():
@@ -93,6 +94,8 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
                 if moved:
                     statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
                     database.execute(statement, (f"{here}{rest}", number))
+        default = "experiment_id = 0 AND artifact_location LIKE '/%/mlruns/0'"
+        database.execute(f"UPDATE experiments SET artifact_location = ? WHERE {default}", (f"{here}/0",))
         database.commit()
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from pointsweep.cli import gc, run, sync, tables, verify
 from pointsweep.errors import BadStore
+from pointsweep.results.records import Layout
 from pointsweep.storage.base import MARKER, FileStore, establish, has_marker, open_store
 from pointsweep.storage.lease import leased
+from pointsweep.tracking.mlflow_client import prepare
 from pointsweep.tracking.sqlite_bootstrap import locked, take_artifacts_along
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
 
@@ -176,6 +178,20 @@ def test_places_of_artifacts_that_are_not_the_stores_own_stay(tmp_path: Path):
         [run_place] = database.execute("SELECT artifact_uri FROM runs").fetchone()
     assert found == [here, *places[1:]]
     assert run_place == f"{here}/a/artifacts"
+
+
+def test_the_database_of_a_new_store_names_no_folder_but_the_stores(tmp_path: Path, monkeypatch):
+    """Also where this machine keeps an empty database that was made for another store, in another folder."""
+    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
+    for name in ("first", "second"):
+        (tmp_path / f"work in {name}").mkdir()
+        monkeypatch.chdir(tmp_path / f"work in {name}")
+        store = FileStore(tmp_path / name)
+        prepare(sqlite_uri(store.path("mlflow.db")), store, Layout("t", "", (), (), (), ()))
+        with closing(sqlite3.connect(store.path("mlflow.db"))) as database:
+            places = [row[0] for row in database.execute("SELECT artifact_location FROM experiments")]
+        assert len(places) == 2
+        assert all(place.startswith(store.path("mlartifacts").as_uri()) for place in places), places
 
 
 def test_locks_and_histories_that_are_links_are_not_written_through(tmp_path: Path):
