@@ -69,7 +69,7 @@ class SharedBackbone:
 
     def build(self, config: TrialConfig, num_classes: int) -> nn.Module:
         """The model that `model.build` makes of the config, with the same start, on the pack's frozen weights."""
-        # Built and thrown away but for its structure: a model's start must not depend on whether it runs in a pack.
+        # Of its own it keeps the structure and what may be thawed; the matrices are the pack's.
         own: Backbone = registry.load("backbones", self.config.name)(self.config)
         _share(own, self.whole)
         model = PointModel(config, num_classes, backbone=own).to(self.device)
