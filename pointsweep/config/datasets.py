@@ -201,13 +201,16 @@ class ModelNet40FewshotConfig(DatasetConfig):
     presample: Whole = 1200
 
 
+ScanObjectNNVariant = Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"]
+
+
 class ScanObjectNNConfig(DatasetConfig):
     """ScanObjectNN: real scans of 15 kinds of objects."""
 
     num_classes: ClassVar[int] = 15
 
     name: Literal["scanobjectnn"] = "scanobjectnn"
-    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    variant: ScanObjectNNVariant = "pb_t50_rs"
     """Which of the published splits."""
     copies_in_a_row: Added[Annotated[int, Field(ge=2), IN_64_BITS] | None] = None
     """So many clouds of each object stand one after another in the file, which is checked."""
@@ -268,7 +271,7 @@ class ScanObjectNNCConfig(CorruptedConfig):
     num_classes: ClassVar[int] = 15
 
     name: Literal["scanobjectnn_c"] = "scanobjectnn_c"
-    variant: Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"] = "pb_t50_rs"
+    variant: ScanObjectNNVariant = "pb_t50_rs"
     """Which of the published splits."""
     copies_in_a_row: Added[Annotated[int, Field(ge=2), IN_64_BITS] | None] = None
     """As in the parent."""
