@@ -101,12 +101,7 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
-    """Holds the lock; whether this is the first time that anybody does. Raises TrackerAway if another process does not let go."""
-    try:
-        path.touch(exist_ok=False)
-        first = True
-    except FileExistsError:
-        first = False
+    """Hold the lock; tell whether nobody has held it before. Raises TrackerAway if another process does not let go."""
     deadline = time.monotonic() + wait_s
     with open_lock(path) as file:
         while True:
@@ -117,4 +112,11 @@ def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
                 if time.monotonic() > deadline:
                     raise TrackerAway(f"{path} is held by another process that does not let go of it") from None
                 time.sleep(LOCK_PAUSE_S)
+        # Asked under the lock: who creates the file is not always the first one to hold it.
+        first = os.fstat(file.fileno()).st_size == 0
+        if first:
+            try:
+                file.write(b"1")
+            except OSError:  # a full disk: the next one would take itself for the first too
+                first = False
         yield first

@@ -194,6 +194,17 @@ def test_the_database_of_a_new_store_names_no_folder_but_the_stores(tmp_path: Pa
         assert all(place.startswith(store.path("mlartifacts").as_uri()) for place in places), places
 
 
+def test_the_first_to_hold_a_lock_is_one_alone_whoever_created_its_file(tmp_path: Path):
+    """Two that both took themselves for the first, or the wrong one of them, made two runs of a trial."""
+    path = tmp_path / "mlflow.lock"
+    path.touch()  # by one that has not got the lock yet
+    found = []
+    for _ in range(3):
+        with locked(path) as first:
+            found.append(first)
+    assert found == [True, False, False]
+
+
 def test_locks_and_histories_that_are_links_are_not_written_through(tmp_path: Path):
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("four years")
