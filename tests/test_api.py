@@ -17,7 +17,8 @@ import pytest
 
 import pointsweep
 from pointsweep.errors import BadStore, ConfigError
-from pointsweep.reporting.formats import footnotes, render
+from pointsweep.reporting.cell_text import footnotes
+from pointsweep.reporting.formats.registry import render
 from tests.conftest import TINY
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"

@@ -28,7 +28,7 @@ from pointsweep.hpo.launch import launch
 from pointsweep.planning.design_power import resolution
 from pointsweep.planning.plan import Plan, input_problems, make_plan
 from pointsweep.reporting import build as tables
-from pointsweep.reporting.formats import render_here
+from pointsweep.reporting.formats.text import render_here
 from pointsweep.results.trial_dir import Held
 from pointsweep.storage.base import Store, open_store
 from pointsweep.sweep.definition import taken

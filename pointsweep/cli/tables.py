@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,10 @@ from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import bundle
+from pointsweep.reporting.cell_text import PROTOCOLS
 from pointsweep.reporting.compare import diff, recovered, why
-from pointsweep.reporting.formats import FORMATS, PROTOCOLS, render, render_here
+from pointsweep.reporting.formats.registry import FORMATS, format_name, render
+from pointsweep.reporting.formats.text import render_here
 from pointsweep.reporting.html.evidence import Evidence, curves, gather
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.stored import SOURCES, Stored, by_metric, compared, read_stored
@@ -33,9 +35,12 @@ from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.console import encoding_of
 
 
-def forms() -> Sequence[str]:
-    """Return the formats in which the command prints a table."""
-    return [*FORMATS, "html"]
+def read_format(text: str) -> str:
+    """Read the value of --format. Raises typer.BadParameter."""
+    try:
+        return format_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def tables(
     sweep: SweepArgument,
     form: Annotated[
         str,
-        typer.Option("--format", metavar="F", parser=one_of("format", forms), help="text, md, tex, csv, json or html"),
+        typer.Option("--format", metavar="F", parser=read_format, help=", ".join(FORMATS)),
     ] = "text",
     metric: MetricOption = None,
     protocol: ProtocolOption = None,

@@ -21,7 +21,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from pointsweep.reporting import formats as render
+from pointsweep.reporting.formats.registry import render
+from pointsweep.reporting.formats.text import half_filled
 from pointsweep.reporting.table import Table
 from pointsweep.utils.console import USUAL, SafeStream, encodable, encoding_of, one_line, shortened, visible
 from pointsweep.utils.numbers import percent
@@ -166,7 +167,7 @@ class Display:
         """Show a table at its end; `places` are the report, the store and MLflow."""
         with self.lock:
             self.doing = ""
-            data = json.loads(render.render(table, "json"))
+            data = json.loads(render(table, "json"))
             self._line(text, {"event": "table", "sweep": table.name, **places, "table": data})
 
     def answer(self, text: str) -> None:
@@ -455,7 +456,7 @@ class Progress:
         """Return the lines of the tables as they stand, without the sentences under them."""
         lines: list[str] = []
         for table in self.made:
-            lines += [*render.half_filled(table, columns - 1, encoding), ""]
+            lines += [*half_filled(table, columns - 1, encoding), ""]
         return lines
 
     def status(self) -> list[tuple[str, str]]:

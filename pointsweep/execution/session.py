@@ -17,7 +17,7 @@ from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
 from pointsweep.planning.plan import Plan, look, make_plan
 from pointsweep.reporting import build as tables
-from pointsweep.reporting.formats import render_for
+from pointsweep.reporting.formats.text import render_for
 from pointsweep.reporting.table import Table
 from pointsweep.results.events import read_failure_kind
 from pointsweep.storage.base import Store

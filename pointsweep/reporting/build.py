@@ -14,7 +14,7 @@ from dataclasses import replace
 from pointsweep.data.facts import COPIES_UNKNOWN
 from pointsweep.errors import BadStore, unknown
 from pointsweep.reporting.footnotes import spread
-from pointsweep.reporting.formats import render
+from pointsweep.reporting.formats.registry import FORMATS, load, render, render_bytes
 from pointsweep.reporting.html.evidence import curves, gather
 from pointsweep.reporting.html.numbers import costs
 from pointsweep.reporting.html.page import page
@@ -39,8 +39,6 @@ log = logging.getLogger("pointsweep.tables")
 
 Arms = dict[str, dict[int, float]]  # values by seed, by name
 TEST_FACTS = ("name", "digest", "num_test", "test_groups")  # of a record's data set: equal where the test clouds are
-
-FILES = {"txt": "text", "md": "md", "tex": "tex", "csv": "csv", "json": "json"}
 
 
 @uncollected()
@@ -330,6 +328,10 @@ def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None
 
 
 def every_format(table: Table) -> dict[str, bytes]:
-    """The table's files by name: table.txt, table.md and so on."""
-    made = {f"table.{ending}": render(table, form).encode() for ending, form in FILES.items()}
-    return {**made, "table.html": page(table, {}, {}).encode()}
+    """Return the table's files by name: table.txt, table.md and so on."""
+    files = {}
+    for name in FORMATS:
+        form = load(name)
+        if form.stored:
+            files[f"table.{form.suffix}"] = render_bytes(table, name)
+    return files

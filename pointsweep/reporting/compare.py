@@ -16,7 +16,7 @@ from pointsweep.config import registry
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import MissingData, unknown
-from pointsweep.reporting.formats import accuracy, count
+from pointsweep.reporting.cell_text import accuracy, count
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import trial_status

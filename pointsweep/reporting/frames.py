@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from pointsweep.reporting.formats import footnotes, grid, headings, headline
+from pointsweep.reporting.cell_text import footnotes, grid, headings, headline
 from pointsweep.results.records import Layout, Record
 
 if TYPE_CHECKING:

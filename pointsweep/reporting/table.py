@@ -1,4 +1,4 @@
-"""What is printed: a table and its cells, as plain values. `build.py` builds it, `formats.py` and `html` show it."""
+"""What is printed: a table and its cells, as plain values. `build.py` builds it, `formats` and `html` show it."""
 
 from __future__ import annotations
 

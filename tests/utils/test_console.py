@@ -161,7 +161,7 @@ def test_standard_error_that_is_full_or_closed_ends_nothing():
 
 
 def test_json_of_a_hostile_label_is_read_back_unchanged():
-    from pointsweep.reporting.formats import render
+    from pointsweep.reporting.formats.registry import render
     from tests.reporting.test_formats import table
 
     made = render(table(title=HOSTILE), "json")

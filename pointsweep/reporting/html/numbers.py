@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pointsweep.reporting.formats import PROTOCOLS
+from pointsweep.reporting.cell_text import PROTOCOLS
 from pointsweep.reporting.html.sections import section
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Record

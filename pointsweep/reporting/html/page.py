@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
-from pointsweep.reporting.formats import count, footnotes, headings, headline, marked
+from pointsweep.reporting.cell_text import count, footnotes, headings, headline, marked
 from pointsweep.reporting.html.axes import axes
 from pointsweep.reporting.html.comparison import as_script, commands, comparison, configs, confusions, payload
 from pointsweep.reporting.html.evidence import Evidence

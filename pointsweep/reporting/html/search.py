@@ -15,7 +15,7 @@ from html import escape
 from typing import Any
 
 from pointsweep.config import scalars
-from pointsweep.reporting.formats import count
+from pointsweep.reporting.cell_text import count
 from pointsweep.reporting.html.sections import section
 from pointsweep.reporting.html.svg_charts import Frame, Mark, Point, scatter, svg, ticks, whole_ticks
 from pointsweep.storage.base import Store

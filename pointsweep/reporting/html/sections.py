@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pointsweep.reporting.formats import count
+from pointsweep.reporting.cell_text import count
 from pointsweep.reporting.html.svg_charts import (
     SHAPES,
     SLOTS,

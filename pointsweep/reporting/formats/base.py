@@ -1,0 +1,38 @@
+"""What an output format is: a file ending, and a function that makes of a table what stands in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pointsweep.reporting.table import Table
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table is to be printed. A format lists in `Format.options` which of these it heeds."""
+
+    notes: bool = True  # what a reader must know beside the numbers, under the table
+
+
+DEFAULTS = TableOptions()
+
+
+@dataclass(frozen=True)
+class Format:
+    """An output format. `render` gives the same for the same table and options: text, or the bytes of a binary format.
+
+    What is `stored` is written at the end of every launch, as table.SUFFIX, and lies in bundles.
+    """
+
+    suffix: str
+    render: Callable[[Table, TableOptions], str | bytes]
+    options: tuple[str, ...] = ()
+    stored: bool = True
+
+    def unheeded(self, options: TableOptions) -> list[str]:
+        """Return the options that were chosen and that this format does not heed."""
+        chosen = [field.name for field in fields(options) if getattr(options, field.name) != getattr(DEFAULTS, field.name)]
+        return [name for name in chosen if name not in self.options]
