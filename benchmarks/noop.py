@@ -132,7 +132,7 @@ def ours(count: int, pack: int) -> dict[str, float]:
     from pointsweep.execution.inline import Event, Resources
     from pointsweep.execution.ray_tune import run_ray
     from pointsweep.results.records import Layout
-    from pointsweep.storage.base import open_store
+    from pointsweep.storage.stores import open_store
     from pointsweep.tracking.mlflow_client import finish, prepare
     from pointsweep.tracking.reader import read_table
     from pointsweep.tracking.target import TrialTags, default_uri

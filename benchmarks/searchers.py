@@ -26,7 +26,8 @@ from typing import Any
 from pointsweep.hpo.batching import Batches
 from pointsweep.hpo.study import Study
 from pointsweep.results.trial_dir import TrialFolder
-from pointsweep.storage.base import FileStore, open_store
+from pointsweep.storage.base import FileStore
+from pointsweep.storage.stores import open_store
 from pointsweep.sweep.overlay import Settings
 from pointsweep.sweep.sweep import Sweep, load
 

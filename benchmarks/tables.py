@@ -177,7 +177,7 @@ def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     import scipy.special  # noqa: F401
 
     from pointsweep.reporting.build import build, read, render
-    from pointsweep.storage.base import open_store
+    from pointsweep.storage.stores import open_store
 
     begun = clocks()
     table = build(*read(open_store(str(folder / "store")), NAME))

@@ -27,7 +27,7 @@ from pointsweep.reporting.build import build
 from pointsweep.reporting.table import Table
 from pointsweep.results.trial_dir import Held
 from pointsweep.storage.base import Store
-from pointsweep.storage.base import open_store as open_store_at
+from pointsweep.storage.stores import open_store as open_store_at
 from pointsweep.sweep.definition import taken
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.sweep.sweep import load as load_file

@@ -73,7 +73,7 @@ def complete_file(incomplete: str) -> list[str]:
 
 def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return what a shell offers for a sweep: those in the store, and files here."""
-    from pointsweep.storage.base import open_store
+    from pointsweep.storage.stores import open_store
 
     try:
         entries = open_store(ctx.params.get("store")).list("sweeps")

@@ -22,8 +22,9 @@ import typer
 from pointsweep.cli.command import Program, StoreOption, Version
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.execution import ray_cluster
-from pointsweep.storage import s3_lease
-from pointsweep.storage.base import FileStore, Store, open_store
+from pointsweep.storage import remote_lease
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import folder_of, is_address, open_store, remote_of
 from pointsweep.tracking.mlflow_client import reachable
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.masking import masked, scrubbed
@@ -87,7 +88,7 @@ def _store(wanted: Wanted) -> list[Finding]:
         store.write(name, b"pointsweep")
         same = store.read(name) == b"pointsweep"
     except (OSError, ValueError) as error:
-        mend = "mount the folder on this node" if isinstance(store, FileStore) else "give the node a role with get, put, list, delete"
+        mend = "mount the folder on this node" if folder_of(store) is not None else "give the node a role with get, put, list, delete"
         return [Finding("store", scrubbed(f"{type(error).__name__}: {error}"), f"{mend}, or pass --store another")]
     store.delete(name)
     mend = "" if same else "another node's bytes came back: use a folder that all nodes share"
@@ -96,9 +97,9 @@ def _store(wanted: Wanted) -> list[Finding]:
 
 def _lease(store: Store) -> list[Finding]:
     """Return how two launches are kept apart in a store."""
-    if isinstance(store, FileStore):
+    if remote_of(store) is None:
         return []
-    return [Finding("lease", "held by conditional writes" if s3_lease.conditional(store.url) else s3_lease.WORDS)]
+    return [Finding("lease", "held by conditional writes" if remote_lease.conditional(store.url) else remote_lease.WORDS)]
 
 
 def _tracking(wanted: Wanted) -> list[Finding]:
@@ -122,7 +123,7 @@ def _data(wanted: Wanted) -> list[Finding]:
     from pointsweep.data.inputs import needed
 
     root = os.environ.get("POINTSWEEP_DATA", "")
-    there = root.startswith("s3://") or (bool(root) and Path(root).is_dir())
+    there = is_address(root) or (bool(root) and Path(root).is_dir())
     found = [Finding("data root", root or "not set", "" if there else "set POINTSWEEP_DATA on this node to the folder of the data")]
     if not wanted.trials:
         return found if root else []

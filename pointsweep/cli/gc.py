@@ -25,9 +25,9 @@ import typer
 from pointsweep.cli.command import Program, Version
 from pointsweep.errors import BadRecord, BadStore, StoreFailed
 from pointsweep.results.records import from_json
-from pointsweep.storage.base import FileStore, Store, open_store, require_marker
+from pointsweep.storage.base import FileStore, RemoteStore, Store, require_marker
 from pointsweep.storage.lease import Held, leased, read_holder
-from pointsweep.storage.s3 import S3Store
+from pointsweep.storage.stores import folder_of, open_store, remote_of
 from pointsweep.utils.cli_exit import INVALID
 
 LAUNCH_AGE = 30  # times as old as other waste: a launch may live for weeks
@@ -51,10 +51,11 @@ class Waste:
 
 def waste(store: Store, age_s: float) -> Iterator[Waste]:
     """Yield what can be removed. Files that a living process may still be writing must be older than `age_s`."""
-    if isinstance(store, FileStore):
-        yield from _folder_waste(store, age_s)
-    elif isinstance(store, S3Store):
-        yield from _bucket_waste(store, age_s)
+    folder, remote = folder_of(store), remote_of(store)
+    if folder is not None:
+        yield from _folder_waste(folder, age_s)
+    if remote is not None:
+        yield from _remote_waste(remote, age_s)
 
 
 def _folder_waste(store: FileStore, age_s: float) -> Iterator[Waste]:
@@ -83,7 +84,7 @@ def _folder_waste(store: FileStore, age_s: float) -> Iterator[Waste]:
                 yield Waste(kind, _name(root, folder), lambda path=folder: _remove_tree(path))  # type: ignore[misc]
 
 
-def _bucket_waste(store: S3Store, age_s: float) -> Iterator[Waste]:
+def _remote_waste(store: RemoteStore, age_s: float) -> Iterator[Waste]:
     for entry in store.list("trials"):
         key = entry.rstrip("/")
         if not entry.endswith("/") or not TRIAL_NAME.fullmatch(key):
@@ -101,12 +102,12 @@ def _bucket_waste(store: S3Store, age_s: float) -> Iterator[Waste]:
             yield Waste(kind, name, lambda name=name, upload=upload: _abort(store, name, upload))  # type: ignore[misc]
 
 
-def _delete(store: S3Store, name: str) -> str:
+def _delete(store: RemoteStore, name: str) -> str:
     store.delete(name)
     return ""
 
 
-def _abort(store: S3Store, name: str, upload: str) -> str:
+def _abort(store: RemoteStore, name: str, upload: str) -> str:
     store.abort(name, upload)
     return ""
 

@@ -7,7 +7,8 @@ import sys
 from pointsweep.cli.command import Program, StoreOption, Version
 from pointsweep.errors import BadStore
 from pointsweep.reporting.standing import standing, sweep_names
-from pointsweep.storage.base import Store, open_store
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import open_store
 from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.console import columns_of, left, one_line, right, shortened, width
 

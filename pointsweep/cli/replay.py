@@ -32,7 +32,8 @@ from pointsweep.results.metrics import DEFAULT
 from pointsweep.results.record_index import read_record
 from pointsweep.results.records import Layout, Record, value
 from pointsweep.statistics.seeds import LEVEL, summary, wilson
-from pointsweep.storage.base import FileStore, Store, open_store
+from pointsweep.storage.base import FileStore, Store
+from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrialTags
 from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.numbers import percent

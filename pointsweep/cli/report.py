@@ -14,7 +14,7 @@ from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, Sw
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build
 from pointsweep.reporting.stored import by_metric, compared, read_stored
-from pointsweep.storage.base import open_store
+from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrackerAway
 from pointsweep.utils.cli_exit import INVALID
 

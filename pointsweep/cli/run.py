@@ -30,7 +30,8 @@ from pointsweep.planning.plan import Plan, input_problems, make_plan
 from pointsweep.reporting import build as tables
 from pointsweep.reporting.formats.text import render_here
 from pointsweep.results.trial_dir import Held
-from pointsweep.storage.base import Store, open_store
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import open_store
 from pointsweep.sweep.definition import taken
 from pointsweep.sweep.sweep import Sweep, load, readable_cells
 from pointsweep.sweep.yaml_document import is_file_name, is_shipped

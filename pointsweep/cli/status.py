@@ -12,7 +12,8 @@ from pointsweep.cli.command import Program, StoreOption, Version, complete_sweep
 from pointsweep.execution.progress import duration
 from pointsweep.reporting.standing import STATES, SweepStanding, standing
 from pointsweep.reporting.stored import is_sweep_file
-from pointsweep.storage.base import Store, open_store
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import open_store
 from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.console import one_line
 

@@ -17,7 +17,8 @@ from pointsweep.cli.command import Program, Version
 from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.reporting import build as tables
 from pointsweep.results.records import Layout
-from pointsweep.storage.base import FileStore, on_disk, open_store
+from pointsweep.storage.base import FileStore
+from pointsweep.storage.stores import on_disk, open_store
 from pointsweep.tracking.mirroring import tracking_uri
 from pointsweep.tracking.mlflow_client import finish, prepare, reachable
 from pointsweep.tracking.target import TrackerAway, TrialTags, uri_mistake

@@ -29,7 +29,8 @@ from pointsweep.reporting.html.page import page
 from pointsweep.reporting.stored import SOURCES, Stored, by_metric, compared, read_stored
 from pointsweep.reporting.table import Table
 from pointsweep.results.records import Record
-from pointsweep.storage.base import Store, open_store, write_whole
+from pointsweep.storage.base import Store, write_whole
+from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrackerAway
 from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.console import encoding_of

@@ -28,7 +28,8 @@ from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, recomputed, unpack
 from pointsweep.reporting.table import Table
 from pointsweep.results.records import Layout, Record, from_json, layout_from_json
-from pointsweep.storage.base import MARKER, has_marker, open_store
+from pointsweep.storage.base import MARKER, has_marker
+from pointsweep.storage.stores import is_address, open_store
 from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.provenance import tree_digest
 
@@ -172,7 +173,7 @@ main = Program("verify", verify, examples=("quickstart.zip", "/shared/store"))
 
 def check(file: str) -> int:
     """Check a bundle or a store and print what is wrong; return the exit code."""
-    if file.startswith("s3://") or Path(file).is_dir():
+    if is_address(file) or Path(file).is_dir():
         return check_store(file)
     try:
         data = Path(file).read_bytes()

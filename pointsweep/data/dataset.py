@@ -23,6 +23,7 @@ from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData
 from pointsweep.ops.point_ops import farthest_points, gather, to_device
 from pointsweep.storage.staging import staged
+from pointsweep.storage.stores import is_address
 from pointsweep.utils.array_cache import cached_arrays
 
 CPU = torch.device("cpu")
@@ -243,7 +244,7 @@ def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Pat
     root = os.environ.get("POINTSWEEP_DATA")
     if not root:
         raise MissingData(f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds {folder}/. {origin}")
-    if root.startswith("s3://"):
+    if is_address(root):
         root = str(_from_s3(name, root, folder, origin))
     # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file may not.
     if Path(folder).is_absolute() or ".." in Path(folder).parts:

@@ -23,6 +23,7 @@ from pointsweep.config.datasets import DatasetConfig, PartDatasetConfig
 from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData
 from pointsweep.storage.base import write_whole
+from pointsweep.storage.stores import is_address
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.provenance import tree_digest
 
@@ -95,7 +96,7 @@ def is_here(section: Mapping[str, Any]) -> bool:
 def _folders(section: Mapping[str, Any]) -> list[Path]:
     """Where a section of a configuration looks for data, links followed: the parent's clouds first; none on S3."""
     root = os.environ.get("POINTSWEEP_DATA", "")
-    if not root or root.startswith("s3://"):
+    if not root or is_address(root):
         return []
     folder = section.get("folder", section.get("root"))
     if folder is None and section["name"] == "modelnet40_fewshot":
@@ -120,7 +121,7 @@ def _path(section: Mapping[str, Any]) -> Path:
 
 def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
     """Return the stamps of a data set's folders; none of one that is made, or on S3. Raises MissingData."""
-    if config.name in MADE or os.environ.get("POINTSWEEP_DATA", "").startswith("s3://"):
+    if config.name in MADE or is_address(os.environ.get("POINTSWEEP_DATA")):
         return ()
     maker: Any = registry.load("datasets", config.name)
     return tuple(folder_stamp(folder) for folder in maker.folders(config))

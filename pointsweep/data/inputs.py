@@ -21,6 +21,7 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
 from pointsweep.errors import MissingData, MissingWeights, WeightsToFetch
 from pointsweep.storage.base import write_whole
+from pointsweep.storage.stores import is_address
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.provenance import tree_digest
 
@@ -90,15 +91,15 @@ def parts_of(configs: Iterable[TrialConfig]) -> tuple[list[DatasetConfig], list[
 
 def _facts_for_plan(dataset: DatasetConfig) -> DataFacts | None:
     """None for data on S3, which each node stages and reads by itself."""
-    if on_s3() and dataset.name not in MADE:
+    if on_server() and dataset.name not in MADE:
         registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
         return None
     return facts_of(dataset)
 
 
-def on_s3() -> bool:
-    """Return whether the data root is on S3."""
-    return os.environ.get("POINTSWEEP_DATA", "").startswith("s3://")
+def on_server() -> bool:
+    """Return whether the data root is on a server."""
+    return is_address(os.environ.get("POINTSWEEP_DATA"))
 
 
 # Weights

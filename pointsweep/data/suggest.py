@@ -19,6 +19,7 @@ from pointsweep.data.readers.cloud_arrays import Keys, keys_of, read_arrays, spl
 from pointsweep.data.readers.cloud_files import POINT_KEYS
 from pointsweep.data.readers.file_splits import LISTS, contents, names_of, split_files
 from pointsweep.errors import MissingData
+from pointsweep.storage.stores import is_address
 
 NAMES = {  # of splits, in the order in which they are looked for
     "train": ("train", "training", "Train", "TRAIN", "Training"),
@@ -65,7 +66,7 @@ def suggest(folder: Path) -> list[str]:
 def _root(folder: Path) -> tuple[str, list[str]]:
     """Return the folder's name below POINTSWEEP_DATA, and what has to be set for it to lie there."""
     base = os.environ.get("POINTSWEEP_DATA", "")
-    if base and not base.startswith("s3://") and folder.is_relative_to(Path(base).expanduser().resolve()):
+    if base and not is_address(base) and folder.is_relative_to(Path(base).expanduser().resolve()):
         return folder.relative_to(Path(base).expanduser().resolve()).as_posix(), []
     return folder.name, [f"export POINTSWEEP_DATA={folder.parent}  (or link {folder.name} into the folder that it names)"]
 

@@ -19,7 +19,8 @@ from pointsweep.reporting.table import Table
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.record_index import sound_record
 from pointsweep.results.records import Record
-from pointsweep.storage.base import FileStore, Store
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import folder_of
 from pointsweep.sweep.resources import Resources as Asked
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training import autotune as calibrate
@@ -54,8 +55,9 @@ class Launch:
                 for (asked, name), configs in groups.items():
                     outcomes += self._group(asked, name, configs, progress)
         finally:
-            if isinstance(self.store, FileStore):
-                shutil.rmtree(self.store.path(f"launches/{self.job.launch}"), ignore_errors=True)
+            disk = folder_of(self.store)
+            if disk is not None:
+                shutil.rmtree(disk.path(f"launches/{self.job.launch}"), ignore_errors=True)
         return outcomes
 
     def _labels(self) -> dict[str, Label]:

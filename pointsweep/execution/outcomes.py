@@ -11,7 +11,7 @@ from pointsweep.execution.inline import Event, Listener, Pack, end_event, epoch_
 from pointsweep.execution.prometheus import Gauges
 from pointsweep.results.failures import POLICIES, Failure
 from pointsweep.results.working_copy import work_folder
-from pointsweep.storage.base import open_store
+from pointsweep.storage.stores import open_store
 from pointsweep.tracking.background import mirror_to
 from pointsweep.tracking.target import Target
 from pointsweep.training.runner import Job

@@ -32,8 +32,9 @@ from pointsweep.execution import ray_cluster
 from pointsweep.execution.inline import Listener, Pack, Resources, always, phase
 from pointsweep.execution.outcomes import RETRIES, Ends, Told
 from pointsweep.execution.prometheus import GAUGES, Gauges, places_of
-from pointsweep.storage.base import FileStore, Store, open_store
+from pointsweep.storage.base import Store
 from pointsweep.storage.lease import machine, read_holder
+from pointsweep.storage.stores import folder_of, open_store
 from pointsweep.tracking.target import Target, TrialTags
 from pointsweep.training.data_parallel import Group, alone, joined, meeting
 from pointsweep.training.data_parallel_worker import follow
@@ -67,7 +68,8 @@ def run_ray(
     ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
     name = uuid.uuid4().hex[:12]
-    folder = (store.path("ray") if isinstance(store, FileStore) else cache_folder() / "ray") / name
+    disk = folder_of(store)
+    folder = (disk.path("ray") if disk is not None else cache_folder() / "ray") / name
     share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
@@ -123,11 +125,12 @@ def _end_workers(ends: Ends, store: Store) -> None:
 
     Ray would ask them too when it is left, and kill them a moment later.
     """
-    if not isinstance(store, FileStore):
+    disk = folder_of(store)
+    if disk is None:
         return
     pids = set()
     for key in ends.running():
-        holder = read_holder(store.path(f"trials/{key}/lease.json"))
+        holder = read_holder(disk.path(f"trials/{key}/lease.json"))
         if holder is not None and holder.machine == machine():
             pids.add(holder.pid)
     for pid in pids:
@@ -140,7 +143,7 @@ def _end_workers(ends: Ends, store: Store) -> None:
 
 def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
     """The job, and where this process mirrors trials to: with all workers on its machine and a store on a disk it does so alone."""
-    if isinstance(store, FileStore) and not ray_cluster.elsewhere():
+    if folder_of(store) is not None and not ray_cluster.elsewhere():
         return replace(job, tracking={}), dict(job.tracking)
     return job, {}
 

@@ -14,7 +14,8 @@ from pointsweep.planning.plan import Plan
 from pointsweep.reporting.stale import set_aside
 from pointsweep.results.record_index import trial_status
 from pointsweep.results.trial_dir import TrialFolder
-from pointsweep.storage.base import FileStore, Store, establish, on_disk
+from pointsweep.storage.base import FileStore, Store, establish
+from pointsweep.storage.stores import on_disk
 from pointsweep.sweep.definition import note
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.tracking.mirroring import mirrored, tracking_uri

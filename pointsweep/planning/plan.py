@@ -27,7 +27,8 @@ from pointsweep.results.identity import config_problem
 from pointsweep.results.record_index import read_record as read_record
 from pointsweep.results.records import Record, digests_problem
 from pointsweep.statistics.adaptive_seeds import settle
-from pointsweep.storage.base import FileStore, Store
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import folder_of
 from pointsweep.sweep.parser import ReadableCell
 from pointsweep.sweep.published import mismatch
 from pointsweep.sweep.sweep import Sweep
@@ -262,7 +263,7 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
 
 def _changed_beside(record: Record, store: Store) -> str:
     """Which file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
-    if not isinstance(store, FileStore):
+    if folder_of(store) is None:
         return ""
     return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"))
 

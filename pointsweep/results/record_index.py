@@ -32,6 +32,7 @@ from pointsweep.results.agreement import unsealed_problem
 from pointsweep.results.events import unfinished_status
 from pointsweep.results.records import FIELDS, Record, files_problem, from_json
 from pointsweep.storage.base import FileStore, Store, reading
+from pointsweep.storage.stores import folder_of
 
 FEW = 500  # records: up to as many are as fast read one by one
 MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
@@ -91,9 +92,10 @@ def _record(store: Store, key: str, data: bytes) -> Record:
 
 def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
     """How many bytes a file of a trial has; None if it is not there."""
-    if not isinstance(store, FileStore):
+    disk = folder_of(store)
+    if disk is None:
         return store.sizes(f"trials/{key}").get
-    folder = _path(store, key).removesuffix("record.json")
+    folder = _path(disk, key).removesuffix("record.json")
 
     def size(name: str) -> int | None:
         try:
@@ -118,17 +120,18 @@ def sound_records(store: Store, sweep: str, keys: Sequence[str]) -> tuple[dict[s
 
     Raises BadStore for a file that may not be read.
     """
-    if not isinstance(store, FileStore) or len(keys) <= FEW:
+    disk = folder_of(store)
+    if disk is None or len(keys) <= FEW:
         return _read_singly(store, keys)
-    stamps, known = _stamps(store, keys), _load(store, sweep)
+    stamps, known = _stamps(disk, keys), _load(store, sweep)
     found = {key: known[key][1] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
-    damaged = _at_odds(store, found)
+    damaged = _at_odds(disk, found)
     stale = [key for key in stamps if key not in found]
     # Before the files are looked at once more: what is written from here on is younger.
-    now = _clock(store, sweep) if len(stale) > STALE * len(stamps) else None
+    now = _clock(disk, sweep) if len(stale) > STALE * len(stamps) else None
     if now is not None:
-        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(store, stale)
-    fresh, wrong = _read_all(store, stale)
+        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(disk, stale)
+    fresh, wrong = _read_all(disk, stale)
     found |= fresh
     damaged |= wrong
     if now is not None:

@@ -1,6 +1,6 @@
-"""Where a trial works: its folder in a store on a disk, or, for a store on S3, a folder of this node that a thread copies there.
+"""Where a trial works: its folder in a store on a disk, or a folder of this node that a thread copies to a server.
 
-On S3 the store is the truth and the node's folder a working copy. What is uploaded is complete at any moment: the history goes
+There the store is the truth and the node's folder a working copy. What is uploaded is complete at any moment: the history goes
 before its checkpoint (a resume drops the epochs that no checkpoint covers), everything else before the record.
 """
 
@@ -20,10 +20,10 @@ from pointsweep.results.record_index import read_record
 from pointsweep.results.records import HISTORY, WEIGHTS, Record
 from pointsweep.results.records import PREDICTIONS as PREDICTIONS
 from pointsweep.results.trial_dir import TrialFolder
-from pointsweep.storage.base import FileStore, Store, write_whole
+from pointsweep.storage.base import Store, write_whole
 from pointsweep.storage.lease import LeaseLost
-from pointsweep.storage.s3 import S3Store
-from pointsweep.storage.s3_lease import S3Lease, s3_leased
+from pointsweep.storage.remote_lease import RemoteLease, remote_leased
+from pointsweep.storage.stores import folder_of, remote_of
 from pointsweep.utils.array_cache import cache_folder
 
 log = logging.getLogger("pointsweep.workdir")
@@ -36,17 +36,18 @@ FLUSH_ATTEMPTS = 20  # at a trial's end, before its upload is given up
 
 
 def work_folder(store: Store, key: str) -> TrialFolder:
-    """The folder in which a trial is worked on: that of the store, or of this node for a store on S3."""
-    if isinstance(store, FileStore):
-        return TrialFolder(store.path(f"trials/{key}"))
+    """The folder in which a trial is worked on: that of the store, or of this node for a store on a server."""
+    disk = folder_of(store)
+    if disk is not None:
+        return TrialFolder(disk.path(f"trials/{key}"))
     place = hashlib.sha256(store.url.encode()).hexdigest()[:16]
     return TrialFolder(cache_folder() / "trials" / place / key)
 
 
 def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
-    """A trial's folder for readers: that of the store, or a copy made just now of the `files` (history and record) in one on S3."""
+    """A trial's folder for readers: that of the store, or a copy of the `files` (history and record) made just now."""
     folder = work_folder(store, key)
-    if isinstance(store, FileStore):
+    if remote_of(store) is None:
         return folder
     # Beside the working copy, which somebody may hold.
     copy = Copy(store, TrialFolder(folder.path.parent / "read" / key))
@@ -60,22 +61,22 @@ class Copy:
 
     def __init__(self, store: Store, folder: TrialFolder) -> None:
         self.store, self.folder = store, folder
-        self.remote = not isinstance(store, FileStore)
+        self.remote = remote_of(store)
         self.sent: dict[str, tuple[int, int]] = {}  # name -> (mtime, size) as it was uploaded
         self.changed = threading.Condition()
         self.dirty = self.ended = False
         self.busy = threading.Lock()
         self.thread: threading.Thread | None = None
         self.behind_since: float | None = None
-        self.lease: S3Lease | None = None
+        self.lease: RemoteLease | None = None
 
     @contextmanager
     def hold(self, wait_s: float) -> Iterator[None]:
-        """Holds the trial over all nodes: in a store on S3 by its lease there, on a disk by the folder's own. Raises Held."""
-        if not isinstance(self.store, S3Store):
+        """Holds the trial over all nodes: in a store on a server by its lease there, on a disk by the folder's own. Raises Held."""
+        if self.remote is None:
             yield
             return
-        with s3_leased(self.store, self.name(LEASE), wait_s) as self.lease:
+        with remote_leased(self.remote, self.name(LEASE), wait_s) as self.lease:
             try:
                 yield
             finally:
@@ -115,7 +116,7 @@ class Copy:
 
     def fetch(self) -> None:
         """Takes history and checkpoint from the store, unless what lies here is their continuation (a process was killed)."""
-        if not self.remote:
+        if self.remote is None:
             return
         marker, mine = self.folder.path / UPLOADED, self.folder.path / HISTORY
         if not marker.exists() and mine.is_file():
@@ -145,7 +146,7 @@ class Copy:
 
         Raises LeaseLost once it is known that another process has taken the trial over.
         """
-        if not self.remote:
+        if self.remote is None:
             return
         if self.lease is not None and self.lease.lost:
             self.lease.check()
@@ -175,7 +176,7 @@ class Copy:
 
     def close(self) -> None:
         """Ends the thread and sends the rest. Raises BadStore."""
-        if not self.remote:
+        if self.remote is None:
             return
         with self.changed:
             self.ended = True
@@ -209,7 +210,7 @@ class Copy:
 
     def upload(self) -> None:
         """Sends what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore, LeaseLost."""
-        if not self.remote:
+        if self.remote is None:
             return
         with self.busy:
             # What is there once the record is seen belongs to it; what comes later waits for the next time.

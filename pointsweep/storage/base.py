@@ -10,16 +10,14 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, Protocol
 
 from pointsweep.errors import BadStore, NotAFile, StoreFailed
 from pointsweep.utils import fault_injection as faults
-
-if TYPE_CHECKING:
-    from pointsweep.storage.s3 import S3Store
 
 log = logging.getLogger("pointsweep.store")
 
@@ -56,6 +54,48 @@ class Store(Protocol):
 
     def place(self, name: str) -> str:
         """Where a person finds `name`: a path, or an address."""
+
+
+class RemoteStore(Store, Protocol):
+    """What a store on a server offers besides: leases over all nodes, staging and gc ask for it.
+
+    A version is what the server calls one state of an object (S3: its ETag).
+    """
+
+    def read_version(self, name: str) -> tuple[bytes, str]:
+        """An object's bytes and its version. Raises FileNotFoundError."""
+
+    def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
+        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been replaced."""
+
+    def stat(self, name: str) -> tuple[int, str, str]:
+        """Size in bytes, version, and the sha256 of the bytes, "" if it is not known. Raises FileNotFoundError."""
+
+    def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        """Writes an object if it still has this version (None: if there is none); of several that try at once, one succeeds.
+
+        Returns its new version; None, and nothing is changed, if another one was faster. Raises NoConditions.
+        """
+
+    def uploads(self) -> Sequence[tuple[str, str, datetime]]:
+        """Uploads that were begun and never completed, and whose parts take room: name, id, begin."""
+
+    def abort(self, name: str, upload: str) -> None:
+        """Removes the parts of such an upload."""
+
+
+class NoConditions(BadStore):
+    """The server does not know conditional writes."""
+
+
+def walk(store: Store, prefix: str) -> Iterator[str]:
+    """Yield every name below a folder of a store."""
+    for name in store.list(prefix):
+        path = f"{prefix}/{name}".strip("/")
+        if name.endswith("/"):
+            yield from walk(store, path)
+        else:
+            yield path
 
 
 class FileStore:
@@ -215,28 +255,6 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreFailed(f"the store cannot be written: {error.strerror or error}: {path}") from error
 
 
-def open_store(url: str | None = None) -> FileStore | S3Store:
-    """The store at `url`, else $POINTSWEEP_STORE, else ~/pointsweep: a folder, or s3://bucket/prefix.
-
-    Nothing is created. Raises BadStore for a path that can be no store.
-    """
-    place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
-    if place.startswith("s3://"):
-        from pointsweep.storage.s3 import S3Store
-
-        return S3Store(place)
-    if "://" in place and not place.startswith("file://"):
-        raise BadStore(
-            f"store: {place.partition('://')[0]}:// is not a store this version knows; "
-            "allowed: a folder's path, or s3://bucket/prefix"
-        )
-    path = place.removeprefix("file://")
-    problem = path_problem(path)
-    if problem:
-        raise BadStore(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
-    return FileStore(Path(path))
-
-
 def path_problem(text: str) -> str:
     """Why a path can be no store; empty if it can. One that does not exist yet can."""
     try:
@@ -336,7 +354,7 @@ def require_marker(store: Store) -> None:
     if not has_marker(store):
         raise BadStore(
             f"store: {store.url} is no store of pointsweep: it has no readable {MARKER}. "
-            "A store of an older version gets one from the next `python -m pointsweep.run` in it"
+            "A store of an older version gets one from the next `pointsweep run` in it"
         )
 
 
@@ -371,10 +389,3 @@ def _refuse_read_only(store: FileStore) -> None:
                 f"store: {folder} may not be written by {_user()} (mode {mode:o}); whoever owns it shares it with a "
                 "common group, umask 002 and chmod -R g+w, or name another store by --store"
             )
-
-
-def on_disk(store: Store, because: str) -> FileStore:
-    """The store, if it is a folder. Raises BadStore saying why it must be one."""
-    if isinstance(store, FileStore):
-        return store
-    raise BadStore(f"store: {store.url} is no folder, and {because}; name a folder by --store")

@@ -7,13 +7,13 @@ import contextlib
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
 
 from pointsweep.errors import BadStore
-from pointsweep.storage.base import parts_of
+from pointsweep.storage.base import NoConditions, parts_of
 from pointsweep.utils.masking import scrubbed
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class S3Store:
     def delete(self, name: str) -> None:
         self._ask(name, lambda: self.client.delete_object(Bucket=self.bucket, Key=self.key(name)))
 
-    # What only S3 has
+    # What a store on a server has besides (base.RemoteStore)
 
     def stat(self, name: str) -> tuple[int, str, str]:
         """Size in bytes, version (the ETag), and sha256 if the object carries one. Raises FileNotFoundError."""
@@ -195,12 +195,6 @@ class S3Store:
 
         return self._ask(name, get)
 
-    def walk(self, prefix: str) -> Iterator[str]:
-        """Every name below a folder."""
-        for name in self.list(prefix):
-            path = f"{prefix}/{name}".strip("/")
-            yield from self.walk(path) if name.endswith("/") else [path]
-
     def uploads(self) -> Sequence[tuple[str, str, datetime]]:
         """Multipart uploads that were begun and neither completed nor aborted: name, id, begin."""
         start = self.prefix + "/" * bool(self.prefix)
@@ -236,10 +230,6 @@ class S3Store:
             longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])
             time.sleep(random.uniform(longest / 2, longest))  # many workers must not come back at once
         raise AssertionError("attempts is at least 1")
-
-
-class NoConditions(BadStore):
-    """The server does not know If-Match and If-None-Match in what is written."""
 
 
 class _Damaged(OSError):

@@ -1,6 +1,8 @@
-"""Data and weights from S3 on the disk of a node: fetched once, in ranges, checked; an interrupted transfer goes on where it was.
+"""Data and weights from a server on the disk of a node: fetched once, in ranges, and checked.
 
-`POINTSWEEP_DATA` and `weights:` may name s3://bucket/prefix; what is needed of it is staged, and everything else sees a folder.
+An interrupted transfer goes on where it was.
+`POINTSWEEP_DATA` and `weights:` may name an address such as s3://bucket/prefix; what is needed
+of it is staged, and everything else sees a folder.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pointsweep.errors import BadStore
-from pointsweep.storage.base import open_lock, write_whole
-from pointsweep.storage.s3 import S3Store
+from pointsweep.storage.base import RemoteStore, open_lock, walk, write_whole
+from pointsweep.storage.stores import is_address, open_remote
 from pointsweep.utils.array_cache import cache_folder
 
 RANGE_BYTES = 16 * 2**20
@@ -23,32 +25,32 @@ FILES = "files"
 
 
 def staged(place: str, folder: str = "") -> Path:
-    """`place` on this node: a path as it is, s3:// as the folder or file it was staged to. Raises BadStore, FileNotFoundError.
+    """`place` on this node: a path as it is, an address as the folder or file it was staged to. Raises BadStore, FileNotFoundError.
 
     `folder` below it is what is needed; the path returned leads to `place` all the same.
     """
-    if not place.startswith("s3://"):
+    if not is_address(place):
         return Path(place).expanduser()
-    store = S3Store(place)
-    for name in list(store.walk(folder)):
+    store = open_remote(place)
+    for name in list(walk(store, folder)):
         stage(store, name, _place(store))
     return _place(store) / FILES
 
 
 def staged_file(place: str) -> Path:
-    """One file, staged if it lies on S3."""
-    if not place.startswith("s3://"):
+    """One file, staged if it lies on a server."""
+    if not is_address(place):
         return Path(place).expanduser()
     parent, _, name = place.rpartition("/")
-    store = S3Store(parent)
+    store = open_remote(parent)
     return stage(store, name, _place(store))
 
 
-def _place(store: S3Store) -> Path:
+def _place(store: RemoteStore) -> Path:
     return cache_folder() / "staged" / hashlib.sha256(store.url.encode()).hexdigest()[:16]
 
 
-def stage(store: S3Store, name: str, root: Path) -> Path:
+def stage(store: RemoteStore, name: str, root: Path) -> Path:
     """Brings one object to root/files/name, whole and checked. Workers of a node that want it at once wait for the first."""
     # The state of a transfer lies beside the files, where no reader of a data set meets it.
     target, state = root / FILES / name, root / "state" / name
@@ -72,7 +74,7 @@ def stage(store: S3Store, name: str, root: Path) -> Path:
         return target
 
 
-def _transfer(store: S3Store, name: str, part: Path, size: int, version: str) -> None:
+def _transfer(store: RemoteStore, name: str, part: Path, size: int, version: str) -> None:
     with part.open("ab") as file:
         done = min(file.tell(), size)
         file.truncate(done)
@@ -84,7 +86,7 @@ def _transfer(store: S3Store, name: str, part: Path, size: int, version: str) ->
             done += len(data)
 
 
-def _check(store: S3Store, name: str, part: Path, digest: str) -> None:
+def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
     """An object that another program put there has no digest of ours: its length and version must do."""
     if not digest:
         return

@@ -24,6 +24,7 @@ from pointsweep.results.records import Layout, Record
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import read_folder
 from pointsweep.storage.base import FileStore, Store
+from pointsweep.storage.stores import folder_of
 from pointsweep.tracking.payload import CHUNK, LAYOUT_DIGEST, epoch_values, flat, joined, layout_tags, marks, summary
 from pointsweep.tracking.sqlite_bootstrap import locked, one_at_a_time, ready_made, take_artifacts_along
 from pointsweep.tracking.target import (
@@ -103,7 +104,7 @@ def require_usable(uri: str, writes: bool = True) -> None:
 
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
     """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
-    disk = store if isinstance(store, FileStore) else None
+    disk = folder_of(store)
     own = disk if uri.startswith("sqlite") else None
 
     def made() -> Target:
@@ -118,7 +119,7 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         _describe_sweep(client, parent, layout)
         client.update_run(parent, status="RUNNING")
         empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
-        return Target(uri, experiment, parent, layout.name, empty and isinstance(store, FileStore))
+        return Target(uri, experiment, parent, layout.name, empty and disk is not None)
 
     with tracker_errors(uri):
         return _patiently(made, uri)

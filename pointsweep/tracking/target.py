@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pointsweep.errors import unknown
-from pointsweep.storage.base import FileStore, Store
+from pointsweep.storage.base import Store
+from pointsweep.storage.stores import folder_of
 from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
 
@@ -53,8 +54,9 @@ class TrialTags:
 
 
 def default_uri(store: Store) -> str:
-    """A database in the store; none for a store on S3, where only a server serves all nodes."""
-    return sqlite_uri(store.path("mlflow.db")) if isinstance(store, FileStore) else "none"
+    """A database in the store; none for a store on a server (S3), where only a tracking server serves all nodes."""
+    disk = folder_of(store)
+    return sqlite_uri(disk.path("mlflow.db")) if disk is not None else "none"
 
 
 # Schemes of MLflow's tracking servers and databases; plug-ins of MLflow may add others.

@@ -30,8 +30,8 @@ from pointsweep.results.events import Event
 from pointsweep.results.failures import BadData, Diverged, classify
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy, work_folder
-from pointsweep.storage.base import FileStore, open_store
 from pointsweep.storage.lease import LeaseLost
+from pointsweep.storage.stores import folder_of, open_store
 from pointsweep.tracking.background import mirror_to
 from pointsweep.tracking.target import Target, TrialTags
 from pointsweep.training.adamw import AdamW
@@ -125,8 +125,9 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
 
     # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
     arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
-    # On S3 the mark of a bug is this node's alone: other nodes meet the bug once themselves.
-    marks = store.path("launches") if isinstance(store, FileStore) else folder.path.parent / "launches"
+    # With a store on a server the mark of a bug is this node's alone: other nodes meet the bug once themselves.
+    disk = folder_of(store)
+    marks = disk.path("launches") if disk is not None else folder.path.parent / "launches"
     guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder, job.processes), notify, copy, config)
     return guard.run(body, job.wait_s)
 

@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 
+from pointsweep.storage.base import walk
 from pointsweep.storage.s3 import S3Store
 from tests.end_to_end.test_command import SWEEP, command, table
 from tests.support.s3 import BUCKET, served
@@ -31,7 +32,7 @@ def test_a_killed_sweep_on_s3_continues_on_another_node_to_the_same_table(store,
         line = [sys.executable, "-m", "pointsweep.run", str(sweep), "--inline", "--store", remote.url]
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         deadline = time.monotonic() + 120
-        while not any(name.endswith("/checkpoint.safetensors") for name in remote.walk("trials")):
+        while not any(name.endswith("/checkpoint.safetensors") for name in walk(remote, "trials")):
             assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
         process.kill()
         process.communicate()
@@ -43,7 +44,7 @@ def test_a_killed_sweep_on_s3_continues_on_another_node_to_the_same_table(store,
         faults.share = 0.0
         there = {name: remote.read(f"sweeps/tiny/{name}") for name in table(store)}
         assert there == table(store)
-        assert not [name for name in remote.walk("trials") if "checkpoint" in name]
+        assert not [name for name in walk(remote, "trials") if "checkpoint" in name]
         again = command(sweep, "--store", remote.url)
         assert "4 finished, 0 to run" in again.stdout, again.stdout + again.stderr
 

@@ -15,8 +15,9 @@ from pointsweep.results.record_index import trial_status
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy, read_folder, work_folder
 from pointsweep.storage import s3 as s3_store
-from pointsweep.storage.base import open_store
+from pointsweep.storage.base import walk
 from pointsweep.storage.s3 import S3Store
+from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training.runner import Job, Task, run_pack
 from pointsweep.training.supervisor import note_loss
@@ -144,7 +145,7 @@ def test_a_trial_that_was_deleted_from_the_store_begins_anew(made):
     with worked_on(made, KEY) as copy:
         copy.folder.start(config={})
         train(copy.folder, range(1, 3))
-    for name in made.walk(f"trials/{KEY}"):
+    for name in walk(made, f"trials/{KEY}"):
         made.delete(name)
     with worked_on(made, KEY) as copy:
         assert copy.folder.resume() is None

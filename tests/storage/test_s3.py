@@ -10,8 +10,9 @@ import pytest
 
 from pointsweep.errors import BadStore
 from pointsweep.storage import s3 as module
-from pointsweep.storage.base import open_store
+from pointsweep.storage.base import walk
 from pointsweep.storage.s3 import S3Store
+from pointsweep.storage.stores import open_store
 from tests.support.s3 import BUCKET, Faults, served
 
 
@@ -102,8 +103,8 @@ def test_names_are_walked_however_deep(faults):
     store = S3Store(f"s3://{BUCKET}/walk")
     for name in ("a/b/c", "a/d", "e"):
         store.write(name, b"")
-    assert list(store.walk("")) == ["a/b/c", "a/d", "e"]
-    assert list(store.walk("a")) == ["a/b/c", "a/d"]
+    assert list(walk(store, "")) == ["a/b/c", "a/d", "e"]
+    assert list(walk(store, "a")) == ["a/b/c", "a/d"]
 
 
 def test_what_is_wrong_with_an_address_or_the_credentials_is_said(monkeypatch):

@@ -14,8 +14,9 @@ import pytest
 from pointsweep.cli import gc, run, sync, tables, verify
 from pointsweep.errors import BadStore
 from pointsweep.results.records import Layout
-from pointsweep.storage.base import MARKER, FileStore, establish, has_marker, open_store
+from pointsweep.storage.base import MARKER, FileStore, establish, has_marker
 from pointsweep.storage.lease import leased
+from pointsweep.storage.stores import open_store
 from pointsweep.tracking.mlflow_client import prepare
 from pointsweep.tracking.sqlite_bootstrap import locked, take_artifacts_along
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri

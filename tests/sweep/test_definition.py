@@ -10,7 +10,7 @@ import pytest
 from pointsweep.cli import tables
 from pointsweep.cli.run import main
 from pointsweep.reporting.build import read
-from pointsweep.storage.base import open_store
+from pointsweep.storage.stores import open_store
 from pointsweep.sweep.sweep import load
 from pointsweep.sweep.views import view_name
 

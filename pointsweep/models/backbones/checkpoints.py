@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pointsweep.config.backbones import WEIGHT_KINDS, BackboneConfig
 from pointsweep.errors import MissingWeights, WeightsToFetch
 from pointsweep.storage.staging import staged_file
+from pointsweep.storage.stores import is_address
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
 NUM_HINTS = 5  # names that are searched for among hundreds of others
@@ -28,7 +29,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def local_file(config: BackboneConfig) -> Path:
     """The file that `weights:` names. Raises MissingWeights if it is not there."""
-    if config.weights.startswith("s3://"):
+    if is_address(config.weights):
         return _from_s3(config, config.weights)
     path = Path(config.weights).expanduser()
     if path.is_dir():
@@ -91,7 +92,7 @@ def _ask_hub(repository: str, filename: str) -> None:
 def data_file(config: BackboneConfig, relative: str) -> Path:
     """A weight file below the folder that POINTSWEEP_DATA names. Raises MissingWeights."""
     root = os.environ.get("POINTSWEEP_DATA")
-    if root and root.startswith("s3://"):
+    if root and is_address(root):
         return _from_s3(config, f"{root.rstrip('/')}/{relative}")
     path = Path(root or "", relative)
     if not root or not path.is_file():

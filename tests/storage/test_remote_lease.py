@@ -13,11 +13,12 @@ import pytest
 from pointsweep.results import working_copy as workdir
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy
-from pointsweep.storage import lease, s3_lease
+from pointsweep.storage import lease, remote_lease
 from pointsweep.storage import s3 as s3_store
+from pointsweep.storage.base import walk
 from pointsweep.storage.lease import Held, LeaseLost
+from pointsweep.storage.remote_lease import remote_leased
 from pointsweep.storage.s3 import NoConditions, S3Store
-from pointsweep.storage.s3_lease import s3_leased
 from pointsweep.training.runner import Job, Task, run_pack
 from tests.results.test_failures import TAGS
 from tests.support.s3 import BUCKET, served
@@ -35,7 +36,7 @@ def server():
 @pytest.fixture
 def made(server, tmp_path, monkeypatch) -> S3Store:
     monkeypatch.setattr(s3_store, "PAUSE_S", (0.01, 0.05))
-    monkeypatch.setattr(s3_lease, "POLL_S", 0.02)
+    monkeypatch.setattr(remote_lease, "POLL_S", 0.02)
     monkeypatch.setattr(workdir, "PAUSE_S", 0.05)
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "node"))
     server.share = 0.0
@@ -71,9 +72,9 @@ def test_of_many_that_write_on_one_condition_one_succeeds_whatever_answers_are_l
 
 def test_a_held_trial_is_refused_with_the_holders_name_and_free_again_at_its_end(made):
     held = r"k/lease.json is held by another process: process \d+ on "
-    with s3_leased(made, NAME, 1.0), pytest.raises(Held, match=held), s3_leased(made, NAME, 0.1):
+    with remote_leased(made, NAME, 1.0), pytest.raises(Held, match=held), remote_leased(made, NAME, 0.1):
         pass
-    with s3_leased(made, NAME, 0.0) as mine:
+    with remote_leased(made, NAME, 0.0) as mine:
         mine.check()
 
 
@@ -81,7 +82,7 @@ def test_the_lease_of_a_node_that_is_gone_is_taken_after_a_term_and_not_before(m
     monkeypatch.setattr(lease, "TERM_S", 0.6)
     put(made, expires=time.time() + 1e9)
     begun = time.monotonic()
-    with s3_leased(made, NAME, 30.0):
+    with remote_leased(made, NAME, 30.0):
         assert time.monotonic() - begun >= 0.6
 
 
@@ -89,16 +90,16 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(made):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     put(made, machine=lease.machine(), pid=dead.pid)
-    with s3_leased(made, NAME, 0.0) as mine:
+    with remote_leased(made, NAME, 0.0) as mine:
         mine.check()
 
 
 def test_a_lease_is_renewed_while_its_owner_works_and_answers_are_lost(made, server, monkeypatch):
     monkeypatch.setattr(lease, "TERM_S", 3.0)
     server.share = 0.2
-    with s3_leased(made, NAME, 1.0) as mine:
+    with remote_leased(made, NAME, 1.0) as mine:
         first = mine.version
-        with pytest.raises(Held), s3_leased(made, NAME, 3.5):
+        with pytest.raises(Held), remote_leased(made, NAME, 3.5):
             pass
         mine.check()
         assert mine.version != first
@@ -108,7 +109,7 @@ def test_a_lease_is_renewed_while_its_owner_works_and_answers_are_lost(made, ser
 def test_a_damaged_lease_expires(made, monkeypatch, text):
     monkeypatch.setattr(lease, "TERM_S", 0.2)
     made.write(NAME, text)
-    with s3_leased(made, NAME, 30.0):
+    with remote_leased(made, NAME, 30.0):
         pass
 
 
@@ -147,9 +148,9 @@ def test_a_server_without_conditional_writes_is_found_out_and_told(made, monkeyp
         return "new"
 
     monkeypatch.setattr(S3Store, "write_if", write)
-    s3_lease.conditional.cache_clear()
-    with s3_leased(made, NAME, 0.0) as mine:
+    remote_lease.conditional.cache_clear()
+    with remote_leased(made, NAME, 0.0) as mine:
         assert mine is None
-    s3_lease.conditional.cache_clear()
+    remote_lease.conditional.cache_clear()
     assert "run one at a time on this store" in caplog.text
-    assert list(made.walk("leases")) == []
+    assert list(walk(made, "leases")) == []

@@ -1,4 +1,4 @@
-"""Who works on a trial in a store on S3: one process at a time, over all nodes.
+"""Who works on a trial in a store on a server: one process at a time, over all nodes.
 
 `lease.json` of the trial is made only if there is none (If-None-Match: *), and renewed, taken over and given back only if it is
 still the version that was seen (If-Match): of several that try, one succeeds. S3 does so for all buckets since November 2024 (User
@@ -21,19 +21,20 @@ from dataclasses import replace
 
 from pointsweep.errors import BadStore
 from pointsweep.storage import lease
+from pointsweep.storage.base import NoConditions, RemoteStore
 from pointsweep.storage.lease import Held, Holder, LeaseLost
-from pointsweep.storage.s3 import NoConditions, S3Store
+from pointsweep.storage.stores import open_remote
 
-log = logging.getLogger("pointsweep.s3_lease")
+log = logging.getLogger("pointsweep.remote_lease")
 
 WORDS = "this server ignores the conditions of a write, so nothing keeps two launches from one trial: run one at a time on this store"
 POLL_S = 1.0  # a look costs a request
 
 
-class S3Lease:
+class RemoteLease:
     """A lease that this process has, renewed until `release`."""
 
-    def __init__(self, store: S3Store, name: str, holder: Holder, version: str, since: float) -> None:
+    def __init__(self, store: RemoteStore, name: str, holder: Holder, version: str, since: float) -> None:
         self.store, self.name, self.holder, self.version = store, name, holder, version
         self.renewed = since  # by this process's clock, before the request was sent
         self.lost = False
@@ -75,7 +76,7 @@ class S3Lease:
 
 
 @contextmanager
-def s3_leased(store: S3Store, name: str, wait_s: float) -> Iterator[S3Lease | None]:
+def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[RemoteLease | None]:
     """Holds the lease `name` for this process; None where the server cannot hold any. Raises Held, naming the holder."""
     if not conditional(store.url):
         log.warning("%s: %s", store.url, WORDS)
@@ -91,7 +92,7 @@ def s3_leased(store: S3Store, name: str, wait_s: float) -> Iterator[S3Lease | No
 @functools.cache
 def conditional(url: str) -> bool:
     """Whether the server of a store heeds the conditions of a write. Raises BadStore if it is away."""
-    store, name = S3Store(url), f"leases/{uuid.uuid4().hex}"
+    store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
     try:
         first = store.write_if(name, b"first", None)
         kept = store.write_if(name, b"second", None) is None and store.write_if(name, b"third", f'"{"0" * 32}"') is None
@@ -102,7 +103,7 @@ def conditional(url: str) -> bool:
         store.delete(name)
 
 
-def _acquire(store: S3Store, name: str, deadline: float) -> S3Lease:
+def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
     watched, since = None, time.monotonic()
     while True:
         found, version = _read(store, name)
@@ -114,14 +115,14 @@ def _acquire(store: S3Store, name: str, deadline: float) -> S3Lease:
             mine = Holder(owner, socket.gethostname(), lease.machine(), os.getpid(), time.time() + lease.TERM_S)
             made = store.write_if(name, mine.encode(), version)
             if made is not None:
-                return S3Lease(store, name, mine, made, now)
+                return RemoteLease(store, name, mine, made, now)
         elif time.monotonic() > deadline:
             raise Held(f"{store.place(name)} is held by another process: {found}")
         else:
             time.sleep(min(POLL_S, lease.TERM_S / 10))
 
 
-def _read(store: S3Store, name: str) -> tuple[Holder | None, str | None]:
+def _read(store: RemoteStore, name: str) -> tuple[Holder | None, str | None]:
     """Who holds a lease, and its version. One that cannot be read is held by nobody known, and expires."""
     try:
         data, version = store.read_version(name)

@@ -1,0 +1,76 @@
+"""Which stores there are, each by the scheme of its address, and how one is opened.
+
+A store is a folder that every node sees (`FileStore`), or lies on a server (`RemoteStore`: S3). No other package asks which
+one it has by its class: `folder_of` and `remote_of` say it. A further store is a file with a class that implements
+`RemoteStore`, and a line in `SCHEMES`; the contract tests run over every scheme.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import cast
+
+from pointsweep.errors import BadStore
+from pointsweep.storage.base import FileStore, RemoteStore, Store, path_problem
+
+# The scheme of an address, and the class that is called with the address.
+SCHEMES = {"s3": "pointsweep.storage.s3:S3Store"}
+
+
+def register(scheme: str, target: str) -> None:
+    """Add a kind of store: `target` is "module:Class", called with an address. Raises ValueError for a scheme that is taken."""
+    if scheme == "file" or SCHEMES.get(scheme, target) != target:
+        raise ValueError(f"store: the scheme {scheme}:// is taken")
+    SCHEMES[scheme] = target
+
+
+def is_address(text: str | None) -> bool:
+    """Return whether a text is the address of something on a server, s3://bucket/prefix for example, and no path."""
+    return bool(text) and str(text).partition("://")[0] in SCHEMES and "://" in str(text)
+
+
+def open_store(url: str | None = None) -> Store:
+    """The store at `url`, else $POINTSWEEP_STORE, else ~/pointsweep: a folder, or an address such as s3://bucket/prefix.
+
+    Nothing is created. Raises BadStore for a path that can be no store, and for an address of an unknown kind.
+    """
+    place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
+    if is_address(place):
+        return open_remote(place)
+    if "://" in place and not place.startswith("file://"):
+        addresses = " or ".join(f"{scheme}://bucket/prefix" for scheme in SCHEMES)
+        raise BadStore(
+            f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a folder's path, or {addresses}"
+        )
+    path = place.removeprefix("file://")
+    problem = path_problem(path)
+    if problem:
+        raise BadStore(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
+    return FileStore(Path(path))
+
+
+def open_remote(address: str) -> RemoteStore:
+    """The store on a server at an address, for which `is_address` is true. Raises BadStore."""
+    module, _, name = SCHEMES[address.partition("://")[0]].partition(":")
+    made: RemoteStore = getattr(importlib.import_module(module), name)(address)
+    return made
+
+
+def folder_of(store: Store) -> FileStore | None:
+    """The store as a folder that every node sees; None for one on a server."""
+    return store if isinstance(store, FileStore) else None
+
+
+def remote_of(store: Store) -> RemoteStore | None:
+    """The store as one on a server; None for a folder."""
+    return None if isinstance(store, FileStore) else cast("RemoteStore", store)
+
+
+def on_disk(store: Store, because: str) -> FileStore:
+    """The store, if it is a folder. Raises BadStore saying why it must be one."""
+    folder = folder_of(store)
+    if folder is None:
+        raise BadStore(f"store: {store.url} is no folder, and {because}; name a folder by --store")
+    return folder
