@@ -74,7 +74,7 @@ def test_what_only_reads_imports_nothing_heavy(words, trained, tmp_path):
         ("run x.yaml --onyl row=a", "pointsweep run: No such option: --onyl. Did you mean --only?"),
         ("rnu x.yaml", "pointsweep: unknown command 'rnu'. Did you mean 'run'? Commands: chaos, data, doctor, "),
         ("--versoin", "pointsweep: No such option: --versoin. Did you mean --version?"),
-        ("tables x --format txt", "unknown format 'txt'. Did you mean 'text'? Allowed: csv, html, json, md, tex, text"),
+        ("tables x --format latx", "unknown format 'latx'. Did you mean 'latex'? Allowed: "),
         ("tables x --format jsn", "unknown format 'jsn'. Did you mean 'json'?"),
         ("tables x --source mlfow", "unknown source 'mlfow'. Did you mean 'mlflow'?"),
         ("run", "pointsweep run: Missing argument 'FILE...'"),
