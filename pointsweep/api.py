@@ -50,14 +50,15 @@ __all__ = [
 ]
 
 
-def load(path_or_name: str | Path, *overrides: str, only: Iterable[str] = ()) -> Sweep:
+def load(path_or_name: str | Path, *overrides: str, only: Iterable[str] = (), allow_plugins: bool = False) -> Sweep:
     """Read a sweep file and check it; nothing is trained.
 
     `path_or_name` is a path, or the name of a file here, in ./sweeps or among the sweeps that come with pointsweep.
     `overrides` are those of the command line ("train.epochs=2", "seeds=[0,1]", "profile=smoke"), `only` keeps a part of the
-    table ("row=lora", "seed=0"). Raises ConfigError with everything that is wrong in the file.
+    table ("row=lora", "seed=0"). `allow_plugins` lets the Python code that the file names be imported. Raises ConfigError with
+    everything that is wrong in the file.
     """
-    return load_file(path_or_name, list(overrides), list(only))
+    return load_file(path_or_name, list(overrides), list(only), allow_plugins)
 
 
 def open_store(path: str | Path | None = None) -> Store:
@@ -142,19 +143,21 @@ def read_table(
     protocol: str | None = None,
     source: str = "store",
     tracking_uri: str | None = None,
+    allow_plugins: bool = False,
 ) -> Table:
     """Return a sweep's table from what is finished, as `pointsweep tables` prints it. Nothing is trained.
 
     `name_or_path` is a sweep's name in the store, or its file (ending in .yaml). `metric` is what the table shows
     (balanced_accuracy, val/accuracy), `protocol` names the epoch that counts (last, best_val or best_test); by default both are
-    the file's. With `source="mlflow"` everything is read from MLflow alone. Raises
+    the file's. With `source="mlflow"` everything is read from MLflow alone. `allow_plugins` lets the Python code be imported that
+    the file names, or that the metric is. Raises
     ConfigError for a file with problems, BadStore or another ValueError where there is no such table, and TrackerAway where
     MLflow does not answer.
     """
     place = _store(store)
-    found = _read(name_or_path, place, source, tracking_uri)
+    found = _read(name_or_path, place, source, tracking_uri, allow_plugins)
     layout, records, failures = stored.by_metric(found, metric, place if source == "store" else None)
-    layout, compared = stored.compared(layout, records)
+    layout, compared = stored.compared(layout, records, place)
     return build(with_changes(layout, protocol=protocol or layout.protocol), compared, failures)
 
 
@@ -164,6 +167,7 @@ def read_records(
     store: Store | str | Path | None = None,
     source: str = "store",
     tracking_uri: str | None = None,
+    allow_plugins: bool = False,
 ) -> pandas.DataFrame:
     """Return the trials behind a sweep's table with a line each: cell, seed, status, all metrics, parameters, seconds.
 
@@ -171,13 +175,13 @@ def read_records(
     """
     from pointsweep.reporting.frames import record_frame
 
-    return record_frame(*_read(name_or_path, _store(store), source, tracking_uri))
+    return record_frame(*_read(name_or_path, _store(store), source, tracking_uri, allow_plugins))
 
 
-def _read(name_or_path: str | Path, store: Store, source: str, tracking_uri: str | None) -> stored.Stored:
+def _read(name_or_path: str | Path, store: Store, source: str, tracking_uri: str | None, allow_plugins: bool) -> stored.Stored:
     if source not in stored.SOURCES:
         raise ValueError(unknown("source", source, stored.SOURCES, "Allowed"))
-    return stored.read_stored(str(name_or_path), store, source, tracking_uri)
+    return stored.read_stored(str(name_or_path), store, source, tracking_uri, allow_plugins)
 
 
 def _sweep(sweep: Sweep | str | Path) -> Sweep:

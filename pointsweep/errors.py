@@ -35,6 +35,20 @@ class ConfigError(ValueError):
         return type(self), (self.source, self.problems)
 
 
+class PluginError(ValueError):
+    """Somebody else's component cannot be used; the message names it, its file and line, and what it lacks.
+
+    `plugin` is the name of the plug-in, where it is one.
+    """
+
+    def __init__(self, message: str, plugin: str = "") -> None:
+        super().__init__(message)
+        self.plugin = plugin
+
+    def __reduce__(self) -> tuple[type[PluginError], tuple[str, str]]:
+        return type(self), (str(self), self.plugin)
+
+
 class BadStore(ValueError):
     """A store, or something in it, that this version cannot read; the message names it."""
 

@@ -43,6 +43,8 @@ TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, store); none")
 ]
 
+AllowPluginsOption = Annotated[bool, typer.Option("--allow-plugins", help="import the Python code that the sweep names")]
+
 
 def whole_number(text: str) -> int:
     """Read the value of an option that is a whole number from 0 on. Raises typer.BadParameter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pointsweep.cli.command import Program, StoreOption, Version
+from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Version
 from pointsweep.cli.run import (
     CfgOption,
     FileArgument,
@@ -27,6 +27,7 @@ def plan(
     replace: ReplaceOption = False,
     store: StoreOption = None,
     rerun_stale: RerunOption = False,
+    allow_plugins: AllowPluginsOption = False,
     quiet: QuietOption = False,
     log_format: LogFormatOption = "text",
     version: Version = False,
@@ -44,6 +45,7 @@ def plan(
         cfg=cfg,
         replace=replace,
         rerun_stale=rerun_stale,
+        allow_plugins=allow_plugins,
         store=store,
     )
     return checked_and_run(options, Display(quiet=quiet, form=log_format, clock=False))

@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, Version, complete_sweep, one_of, whole_number
+from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Version, complete_sweep, one_of, whole_number
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import ConfigError, unknown
@@ -28,7 +28,9 @@ from pointsweep.reporting.build import build, independent_clouds, read
 from pointsweep.reporting.bundle import BadBundle, arrays_of
 from pointsweep.reporting.compare import column_number, row_number
 from pointsweep.results.computed_metrics import with_metric
+from pointsweep.results.kept_plugins import import_kept
 from pointsweep.results.metrics import DEFAULT
+from pointsweep.results.plugin_origin import PREFIX
 from pointsweep.results.record_index import read_record
 from pointsweep.results.records import Layout, Record, value
 from pointsweep.statistics.seeds import LEVEL, summary, wilson
@@ -55,6 +57,7 @@ class ReplayOptions:
     device: str | None = None  # default: where the trial was trained
     threads: int = 1
     exact: bool = False
+    allow_plugins: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: Tri
 
 def _origins(before: Record, now: Record) -> str:
     """Return what else differs between two runs and may explain different numbers."""
-    pairs = [(name.removeprefix("version."), before.origin.get(name), now.origin.get(name)) for name in SAME]
+    names = [*SAME, *(name for name in before.origin if name.startswith(PREFIX))]
+    pairs = [(name.removeprefix("version."), before.origin.get(name), now.origin.get(name)) for name in names]
     words = [f"{name} {here} (recorded {there})" for name, there, here in pairs if here != there]
     return f"; different too: {', '.join(words)}" if words else "; same code, torch, device and platform"
 
@@ -166,8 +170,9 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     if Path(name).suffix in (".yaml", ".yml"):
         from pointsweep.sweep.sweep import load
 
-        name = load(name).name
-    layout, records, failures = read(store, name)
+        name = load(name, allow_plugins=options.allow_plugins).name
+    layout, records, failures = read(store, name, options.allow_plugins)
+    import_kept(store, name, options.allow_plugins)
     table = build(layout, records, failures)
     cell = table.cell(row_number(table, options.row), column_number(table, options.column))
     done = {seed: key for seed, key in cell.keys if key in records}
@@ -208,6 +213,7 @@ def replay_cell(
         typer.Option("--threads", metavar="N", parser=whole_number, help="CPU threads (default: 1, as a sweep's trials have)"),
     ] = 1,
     exact: Annotated[bool, typer.Option("--exact", help="only equal is good enough")] = False,
+    allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
     """Train a cell's trials again and compare them with their records.
@@ -215,7 +221,7 @@ def replay_cell(
     exit codes: 0 equal, or within the interval of a further run; 1 a trial is
     outside, failed or is on other data (--exact: not equal); 2 nothing to replay
     """
-    return compare_cell(ReplayOptions(sweep, row, column, seed, store, device, threads, exact))
+    return compare_cell(ReplayOptions(sweep, row, column, seed, store, device, threads, exact, allow_plugins))
 
 
 main = Program("replay", replay_cell, examples=('quickstart "head only" MiniLM --seed 0',))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version
+from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, TrackingOption, Version
 from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, SweepArgument, html
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build
@@ -30,6 +30,7 @@ class ReportOptions:
     store: str | None = None
     source: str = "store"
     tracking_uri: str | None = None
+    allow_plugins: bool = False
 
 
 def report(
@@ -42,13 +43,14 @@ def report(
     store: StoreOption = None,
     source: SourceOption = "store",
     tracking_uri: TrackingOption = None,
+    allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
     """Write a sweep's report from what is finished: one HTML file that opens offline.
 
     exit codes: 0 written, 2 there is no such table
     """
-    return write(ReportOptions(sweep, output, metric, protocol, store, source, tracking_uri))
+    return write(ReportOptions(sweep, output, metric, protocol, store, source, tracking_uri, allow_plugins))
 
 
 main = Program("report", report, examples=("quickstart", "quickstart -o /tmp/report.html"))
@@ -58,9 +60,9 @@ def write(options: ReportOptions) -> int:
     """Write the report and print where it is; return the exit code."""
     try:
         store = open_store(options.store)
-        stored = read_stored(options.sweep, store, options.source, options.tracking_uri)
+        stored = read_stored(options.sweep, store, options.source, options.tracking_uri, options.allow_plugins)
         stored = by_metric(stored, options.metric, store if options.source == "store" else None)
-        layout, records = compared(stored[0], stored[1])
+        layout, records = compared(stored[0], stored[1], store)
         table = build(replace(layout, protocol=options.protocol or layout.protocol), records, stored[2])
     except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
         print(error, file=sys.stderr)

@@ -16,7 +16,17 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, complete_file, one_of, whole_number
+from pointsweep.cli.command import (
+    AllowPluginsOption,
+    Program,
+    StoreOption,
+    TrackingOption,
+    Version,
+    complete_file,
+    one_of,
+    whole_number,
+)
+from pointsweep.config.plugins import Source
 from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, SearchFailedError, Unfit
 from pointsweep.execution import progress, ray_cluster
 from pointsweep.execution.budget import Spending
@@ -52,6 +62,7 @@ class RunOptions:
     cfg: bool = False  # print the configurations and stop
     replace: bool = False  # take the place of another file's table
     rerun_stale: bool = False
+    allow_plugins: bool = False  # import the Python code that the files name
     store: str | None = None
     launch: LaunchOptions = field(default_factory=LaunchOptions)
 
@@ -105,6 +116,7 @@ def run(
         typer.Option("--notify", metavar="TARGET", help="at the end: URL or command that gets the table as JSON"),
     ] = None,
     rerun_stale: RerunOption = False,
+    allow_plugins: AllowPluginsOption = False,
     inline: Annotated[bool, typer.Option("--inline", help="run in this process, without Ray")] = False,
     workers: Annotated[
         int,
@@ -133,6 +145,7 @@ def run(
         cfg=cfg,
         replace=replace,
         rerun_stale=rerun_stale,
+        allow_plugins=allow_plugins,
         store=store,
         launch=LaunchOptions(inline, workers, threads, tracking_uri, tuple(targets)),
     )
@@ -171,7 +184,7 @@ def load_all(options: RunOptions) -> list[Sweep]:
     sweeps, wrong = [], []
     for file in options.files:
         try:
-            sweeps.append(load(file, options.overrides, options.only))
+            sweeps.append(load(file, options.overrides, options.only, options.allow_plugins))
         except ConfigError as error:
             wrong.append(error)
     if len(wrong) == 1:
@@ -184,9 +197,21 @@ def load_all(options: RunOptions) -> list[Sweep]:
     searches = [sweep.name for sweep in sweeps if sweep.search is not None]
     if searches and len(sweeps) > 1:
         problems.append(Problem("search", f"{', '.join(searches)}: a search runs alone, not together with other files"))
+    problems += [Problem("plugins", f"{name!r} is another plug-in in each of several files") for name in clashing(sweeps)]
     if problems:
         raise ConfigError(", ".join(options.files), problems)
     return sweeps
+
+
+def clashing(sweeps: Sequence[Sweep]) -> list[str]:
+    """Return the names that different plug-ins of several sweeps have."""
+    sources: dict[str, Source] = {}
+    found = []
+    for sweep in sweeps:
+        for source in sweep.plugins:
+            if sources.setdefault(source.name, source).files != source.files:
+                found.append(source.name)
+    return list(dict.fromkeys(found))
 
 
 def plan_and_run(options: RunOptions, display: Display) -> int:
@@ -233,7 +258,7 @@ def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: D
 def tell_inputs(options: RunOptions) -> None:
     """Print what is wrong with the data, weights and models of files that have problems of their own."""
     for file in options.files:
-        found = input_problems(readable_cells(file, options.overrides))
+        found = input_problems(readable_cells(file, options.overrides, options.allow_plugins))
         if found:
             print(refusal(file, found), file=sys.stderr)
 

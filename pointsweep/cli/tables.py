@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, TrackingOption, Version, complete_sweep, one_of
+from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, TrackingOption, Version, complete_sweep, one_of
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import bundle
@@ -58,6 +58,7 @@ class TablesOptions:
     diff: tuple[str, str] | None = None  # two rows
     why: tuple[str, str] | None = None  # a row and a column
     bundle: str | None = None  # the file to write
+    allow_plugins: bool = False
 
 
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)]
@@ -102,13 +103,14 @@ def tables(
         str | None,
         typer.Option("--bundle", metavar="FILE", help="write table, configs, predictions and checksums into one file"),
     ] = None,
+    allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
     """Print a sweep's table from what is finished.
 
     exit codes: 0 printed, 2 there is no such table
     """
-    return show(TablesOptions(sweep, form, metric, protocol, store, source, tracking_uri, diff, why, bundle))
+    return show(TablesOptions(sweep, form, metric, protocol, store, source, tracking_uri, diff, why, bundle, allow_plugins))
 
 
 main = Program(
@@ -122,14 +124,14 @@ def show(options: TablesOptions) -> int:
     """Print or write what is asked for; return the exit code."""
     try:
         store = open_store(options.store)
-        stored = read_stored(options.sweep, store, options.source, options.tracking_uri)
+        stored = read_stored(options.sweep, store, options.source, options.tracking_uri, options.allow_plugins)
         layout, records, failures = by_metric(stored, options.metric, store if options.source == "store" else None)
         layout = replace(layout, protocol=options.protocol or layout.protocol)
         if options.bundle:
             # What is shown to others is compared with no machine's data.
             write_bundle(options.bundle, store, (layout, records, failures))
             return 0
-        layout, records = compared(layout, records)
+        layout, records = compared(layout, records, store)
         table = build(layout, records, failures)
         if options.diff:
             sys.stdout.write(diff(table, recovered(store, records), *options.diff))

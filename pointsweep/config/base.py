@@ -191,7 +191,10 @@ class NamedConfig(Config):
     """The configuration of a registered component.
 
     A subclass narrows `name` to its own: it tells the classes of a kind apart, in the registry, the
-    YAML file and the table.
+    YAML file and the table. `implementation` is for a plug-in whose code is not to be imported with its
+    configuration: "module:Class".
     """
+
+    implementation: ClassVar[str] = ""
 
     name: str = ""

@@ -2,38 +2,43 @@
 
 A configuration class is imported with this module and needs no torch; `load` imports the code, and with
 it torch. To add a component: a configuration class in the module of its kind, a file with its code, and
-one line here. A package of its own calls `register`.
+one line here. Components of others come from plug-ins (plugins.py) and from installed packages, whose entry
+points `pointsweep.methods` and so on are read when a name is asked for that is not known here.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Union
 
 from pydantic import Field, TypeAdapter
 
-from pointsweep.config import backbones, datasets, methods, networks, tokenizers
+from pointsweep.config import backbones, contract, datasets, methods, networks, tokenizers
 from pointsweep.config.base import NamedConfig
+from pointsweep.errors import PluginError
 
 KINDS = ("datasets", "tokenizers", "backbones", "methods", "networks")
 
 
 @dataclass(frozen=True)
 class Component:
-    """A registered component: its configuration class, and its code as "module:Class"."""
+    """A registered component: its configuration class, and its code as "module:Class".
+
+    `source` is the top-level module of somebody else's component; ours have none.
+    """
 
     config: type[NamedConfig]
     code: str
+    source: str = ""
 
 
 _REGISTERED: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
 
 
-def register(kind: str, config: type[NamedConfig], code: str) -> None:
+def register(kind: str, config: type[NamedConfig], code: str, source: str = "") -> None:
     """Add a component under the name that its configuration class states.
 
     `code` is "module:Class". Raises ValueError for an unknown kind, a class that states no name, and a
@@ -41,20 +46,87 @@ def register(kind: str, config: type[NamedConfig], code: str) -> None:
     """
     if kind not in _REGISTERED:
         raise ValueError(f"no kind of component {kind!r}; known: {', '.join(KINDS)}")
-    name = _name_of(config)
+    name = contract.stated_name(config)
+    if not name:
+        text = 'must state its name, as `name: Literal["lora"] = "lora"`'
+        raise ValueError(f"{config.__module__}.{config.__qualname__} {text}")
     known = _REGISTERED[kind].get(name)
     if known is not None and known.config is not config:
         raise ValueError(f"two components of {kind} are called {name!r}: {known.code} and {code}; rename one")
-    _REGISTERED[kind][name] = Component(config, code)
+    _REGISTERED[kind][name] = Component(config, code, source)
     union.cache_clear()
 
 
-def _name_of(config: type[NamedConfig]) -> str:
-    stated = typing.get_args(config.model_fields["name"].annotation)
-    if len(stated) != 1 or not isinstance(stated[0], str):
-        text = 'must state its name, as `name: Literal["lora"] = "lora"`'
-        raise ValueError(f"{config.__module__}.{config.__qualname__} {text}")
-    return stated[0]
+def register_class(found: type, source: str = "") -> tuple[str, str]:
+    """Add a component of somebody else's by one of its two classes; return its kind and name.
+
+    `found` is an implementation, whose `Config` names its configuration class, or a configuration class,
+    whose `implementation` names its code as "module:Class". Raises PluginError for what it lacks.
+    """
+    is_config = issubclass(found, NamedConfig)
+    config = found if is_config else getattr(found, "Config", None)
+    shown = f"{found.__module__}.{found.__qualname__}"
+    if not isinstance(config, type) or not issubclass(config, NamedConfig):
+        raise PluginError(f"{shown} names no configuration class: set `Config = ...` in it")
+    problem = contract.config_problem(config)
+    if problem:
+        raise PluginError(f"{config.__module__}.{config.__qualname__} {problem}")
+    kind = contract.kind_of(config)
+    if is_config:
+        code = config.implementation
+        if not code:
+            text = f'{shown} names no implementation: set `implementation = "module:Class"`, or `Config = {found.__name__}` in it'
+            raise PluginError(text)
+    else:
+        code = f"{found.__module__}:{found.__qualname__}"
+        problem = contract.implementation_problem(kind, found)
+        if problem:
+            raise PluginError(f"{shown} {problem}")
+    try:
+        register(kind, config, code, source)
+    except ValueError as error:
+        raise PluginError(str(error)) from error
+    return kind, contract.stated_name(config)
+
+
+def forget(source: str) -> None:
+    """Take out all components that came from somebody else's module."""
+    for kind, components in _REGISTERED.items():
+        _REGISTERED[kind] = {name: component for name, component in components.items() if component.source != source}
+    union.cache_clear()
+
+
+def source_of(kind: str, name: str) -> str:
+    """Return the top-level module that a component of somebody else's came from; empty for ours."""
+    component = _REGISTERED[kind].get(name)
+    return component.source if component is not None else ""
+
+
+def discover(kind: str, name: str) -> bool:
+    """Register the component of this name that an installed package offers; tell whether there is one.
+
+    Raises PluginError where there is one that cannot be used.
+    """
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=f"pointsweep.{kind}", name=name):
+        try:
+            found = point.load()
+        except Exception as error:  # whatever another package's import raises: said with its words
+            raise PluginError(f"{kind} {name!r} of {point.value}: {type(error).__name__}: {error}") from error
+        registered = register_class(found, source=point.module.partition(".")[0])
+        if registered != (kind, name):
+            text = f"the entry point pointsweep.{kind} {name} = {point.value} is {registered[0]} {registered[1]!r}; give it that name"
+            raise PluginError(text)
+        return True
+    return False
+
+
+def offered(kind: str) -> list[str]:
+    """Return all names of a kind: the registered ones and those that installed packages offer, sorted."""
+    from importlib.metadata import entry_points
+
+    return sorted({*_REGISTERED[kind], *entry_points(group=f"pointsweep.{kind}").names})
 
 
 def names(kind: str) -> list[str]:
@@ -64,8 +136,26 @@ def names(kind: str) -> list[str]:
 
 def load(kind: str, name: str) -> type:
     """Return the registered class; imports its module, and with it torch."""
-    module, _, attribute = _REGISTERED[kind][name].code.partition(":")
+    component = _REGISTERED[kind][name]
+    if component.source:
+        return _load_of_others(kind, component)
+    module, _, attribute = component.code.partition(":")
     loaded: type = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+def _load_of_others(kind: str, component: Component) -> type:
+    """Return the class of somebody else's component. Raises PluginError for what is wrong with it."""
+    module, _, attribute = component.code.partition(":")
+    try:
+        loaded: type | None = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:  # whatever somebody else's import raises: said with its words
+        raise PluginError(f"{component.code}: {type(error).__name__}: {error}") from error
+    if loaded is None:
+        raise PluginError(f"{module} has no {attribute}, which {component.config.__name__}.implementation names")
+    problem = contract.implementation_problem(kind, loaded)
+    if problem:
+        raise PluginError(f"{component.code} {problem}")
     return loaded
 
 

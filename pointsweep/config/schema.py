@@ -38,6 +38,9 @@ def component(kind: str, value: Any) -> Any:
         return value
     if isinstance(value, str):
         value = {"name": value}
+    name = value.get("name") if isinstance(value, dict) else None
+    if isinstance(name, str) and name not in registry.config_classes(kind):
+        registry.discover(kind, name)
     return registry.union(kind).validate_python(value)
 
 

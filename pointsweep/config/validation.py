@@ -163,7 +163,7 @@ class _Place:
         if kind == "extra_forbidden":
             return self._no_field(str(item["loc"][-1]))
         if kind == "union_tag_invalid":
-            names = registry.names(PARTS[self.path])
+            names = registry.offered(PARTS[self.path])
             return unknown(self.path, item["input"]["name"], names, "Known")
         if self.owner is TrialConfig and self.path in PARTS and kind != "conflict":
             return self._needs_name(kind, item["input"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pointsweep.config import registry
+from pointsweep.config import plugins, registry
 from pointsweep.config.datasets import DatasetConfig, PartDatasetConfig
 from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingData
@@ -115,7 +115,8 @@ def _remember(section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str,
 def _path(section: Mapping[str, Any]) -> Path:
     asked = {name: value for name, value in section.items() if name not in NOT_STORED}
     places = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
-    text = json.dumps([tree_digest(), places, asked], sort_keys=True)
+    code = [tree_digest(), *plugins.digests([("datasets", section["name"])]).values()]
+    text = json.dumps([*code, places, asked], sort_keys=True)
     return cache_folder() / "facts" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
@@ -173,8 +174,8 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
     remembered = known(section, digest=whole)
     if remembered is not None:
         return remembered
-    maker: Any = registry.load("datasets", config.name)
     try:
+        maker: Any = registry.load("datasets", config.name)
         maker.available(config)
         folders = maker.folders(config)
         stamped = {str(folder): _stamp_and_time(folder) for folder in folders}
@@ -184,6 +185,11 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
         raise
     except (ValueError, OSError) as error:
         raise UnreadableDataError(f"{config.name}: {error}") from error
+    except Exception as error:
+        if not registry.source_of("datasets", config.name):
+            raise
+        # Somebody else's code may raise anything: the sweep is refused with its words.
+        raise UnreadableDataError(f"{config.name}: {type(error).__name__}: {error}") from error
     facts = read_facts(dataset, config, overlap=True)
     facts = replace(facts, place=str(folders[0]) if folders else "")
     # A file so young could change once more without a change of its times.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsweep.config import registry
+from pointsweep.config import plugins, registry
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
@@ -149,7 +149,8 @@ def _path(section: Mapping[str, Any]) -> Path:
     common = dict(section)
     if common["weights"] == "shuffled":
         common |= {"weights": "pretrained", "weights_seed": 0}
-    text = json.dumps([tree_digest(), roots, where, common], sort_keys=True)
+    code = [tree_digest(), *plugins.digests([("backbones", str(section["name"]))]).values()]
+    text = json.dumps([*code, roots, where, common], sort_keys=True)
     return cache_folder() / "weights" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 

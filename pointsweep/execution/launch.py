@@ -6,8 +6,12 @@ import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from pointsweep.config import plugins
+from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig, without_seed
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.budget import Spending
 from pointsweep.execution.inline import Event, Pack, Resources, always, run_all, run_inline
@@ -129,28 +133,50 @@ class Launch:
         resources = Resources(asked.cpus, gpus, asked.processes, self.options.workers)
         if "auto" in (asked.pack, asked.gpus):
             self.display.phase("measuring how trials fit on this machine")
-        size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.options.inline)
+        size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.options.inline, self.job)
         packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
         if asked.gpus == "auto" and not self.options.inline:
-            resources = replace(resources, gpus=gpu_share(resources, packs, self.display.say))
+            resources = replace(resources, gpus=gpu_share(resources, packs, self.job, self.display.say))
         return resources, packs
 
 
-def pack_size(resources: Resources, inline: bool, config: TrialConfig) -> int:
+def pack_size(resources: Resources, inline: bool, job: Job, config: TrialConfig) -> int:
     """Of `pack: auto`: as it is measured, once, where packs will run."""
     if inline:
         return calibrate.pack_size(config)
-    found: int = ray_cluster.on_worker(calibrate.pack_size, config, resources.cpus, resources.gpus)
+    asked = Measured(config.to_dict(), 1, job.plugins)
+    found: int = ray_cluster.on_worker(_pack_size_of, asked, resources.cpus, resources.gpus)
     return found
 
 
-def gpu_share(resources: Resources, packs: Sequence[Pack], say: Callable[[str], None]) -> float:
+@dataclass(frozen=True)
+class Measured:
+    """What a worker measures: packs of a trial, as plain data, since the worker imports plug-ins before it reads a trial."""
+
+    config: Mapping[str, Any]
+    size: int
+    plugins: tuple[Source, ...]
+
+    def read(self) -> TrialConfig:
+        """Return the trial."""
+        plugins.adopt(self.plugins)
+        return trial_from_dict(self.config)
+
+
+def gpu_share(resources: Resources, packs: Sequence[Pack], job: Job, say: Callable[[str], None]) -> float:
     """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
     arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
-    found = [ray_cluster.on_worker(_share_of, (config, size), resources.cpus, resources.gpus) for (_, size), config in arms.items()]
+    found = []
+    for (_, size), config in arms.items():
+        asked = Measured(config.to_dict(), size, job.plugins)
+        found.append(ray_cluster.on_worker(_share_of, asked, resources.cpus, resources.gpus))
     say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
     return max(found)
 
 
-def _share_of(pack: tuple[TrialConfig, int]) -> float:
-    return calibrate.gpu_share(*pack)
+def _pack_size_of(asked: Measured) -> int:
+    return calibrate.pack_size(asked.read())
+
+
+def _share_of(asked: Measured) -> float:
+    return calibrate.gpu_share(asked.read(), asked.size)

@@ -25,6 +25,7 @@ from ray import tune
 from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pointsweep.config import plugins
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import RayLost
@@ -258,6 +259,7 @@ def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> 
     its own words. Raised, Ray would take it for a lost worker and try again.
     """
     try:
+        plugins.adopt(job.plugins)
         return run_pack(_decode(pack), job, report, gather)
     except ray.exceptions.RayError:
         raise

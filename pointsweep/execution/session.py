@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.execution import ray_cluster
@@ -135,10 +136,16 @@ def launch_all(
     from pointsweep.execution.launch import Launch
     from pointsweep.training.runner import Job
 
-    job = Job(store.url, targets, threads=options.threads, limits=limits or {})
+    job = Job(store.url, targets, threads=options.threads, limits=limits or {}, plugins=sources_of(plans))
     launch = Launch(plans, store, places, options, display, job)
     with after_launch():
         return launch.run(groups)
+
+
+def sources_of(plans: Sequence[Plan]) -> tuple[Source, ...]:
+    """Return the plug-ins of all sweeps, each once."""
+    found = {source.name: source for plan in plans for source in plan.sweep.plugins}
+    return tuple(found.values())
 
 
 def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pointsweep.errors import Finding
+from pointsweep.results.plugin_origin import digests_of
 from pointsweep.results.records import CHECKSUM, checksum, sealed
 from pointsweep.storage.base import read_file, write_whole
 from pointsweep.sweep.sweep import Sweep
@@ -57,6 +59,9 @@ def _place(sweep: Sweep) -> Path:
         [sweep.cell_name(cell), asdict(cell.published) if cell.published else None, [trial.key() for trial in cell.trials]]
         for cell in sweep.cells
     ]
-    code = [tree_digest(), importlib.metadata.version("torch")]
+    code: list[Any] = [tree_digest(), importlib.metadata.version("torch")]
+    of_others = digests_of(config for cell in sweep.cells for config in cell.trials[:1])
+    if of_others:
+        code.append(of_others)
     depends = json.dumps([code, cells])
     return cache_folder() / "plans" / f"{hashlib.sha256(depends.encode()).hexdigest()[:32]}.json"

@@ -19,8 +19,10 @@ from pointsweep.reporting.html.evidence import curves, gather
 from pointsweep.reporting.html.numbers import costs
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results import metrics
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure
+from pointsweep.results.kept_plugins import import_kept
 from pointsweep.results.metrics import METRICS, PER_OBJECT
 from pointsweep.results.record_index import sound_records, uncollected
 from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Published, Record, layout_from_plan, value
@@ -285,9 +287,16 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
 
 
 @uncollected()
-def read(store: Store, name: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are."""
-    return filled(store, read_layout(store, name))
+def read(store: Store, name: str, allow_plugins: bool = False) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are.
+
+    A metric of a plug-in is computed by the code that the store has kept, if the user allows it; else PluginError is raised.
+    """
+    layout = read_layout(store, name)
+    metric = layout.metric.rpartition("/")[2]
+    if metric not in METRICS and not metrics.discover(metric):
+        import_kept(store, name, allow_plugins)
+    return filled(store, layout)
 
 
 def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dict[str, str]]:

@@ -24,7 +24,7 @@ from pointsweep.reporting.table import Table
 from pointsweep.results.agreement import IOU_DIGITS, UNREADABLE, epochs_problem, packed, read_arrays
 from pointsweep.results.computed_metrics import without_computed
 from pointsweep.results.events import Event, read_events
-from pointsweep.results.metrics import COMPUTED, PER_OBJECT, accuracy, computed
+from pointsweep.results.metrics import PER_OBJECT, accuracy, computed, computed_names
 from pointsweep.results.records import DAMAGED, Layout, Record
 from pointsweep.storage.base import Store
 from pointsweep.utils.provenance import code_version, tree_digest
@@ -206,7 +206,7 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
             mean = float(np.mean(predicted, dtype=np.float64))
             values[protocol] = {**said, metric: said[metric] if abs(mean - said[metric]) < IOU_DIGITS else mean}
         else:
-            can = ", ".join(("test/accuracy", "test/instance_miou", *(f"test/{name}" for name in COMPUTED)))
+            can = ", ".join(("test/accuracy", "test/instance_miou", *(f"test/{name}" for name in computed_names())))
             raise BadBundle(f"{metric} cannot be computed from predictions; that can {can}")
         for name, recorded in said.items():
             if values[protocol][name] != recorded:

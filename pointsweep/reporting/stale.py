@@ -1,4 +1,4 @@
-"""Finished trials whose data or weights have changed since: found, marked, and set aside when they are to run again."""
+"""Finished trials whose data, weights or plug-ins have changed since: found, marked, and set aside when they are to run again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import DIGITS, DataFacts, UnreadableDataError, differs, facts_of, is_here, known, section_of
 from pointsweep.data.inputs import WeightFacts, known_weights, parts_of, weight_facts
 from pointsweep.errors import MissingData, MissingWeights
+from pointsweep.results.plugin_origin import plugin_origin, plugins_differ, runs_plugins
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store
 
@@ -24,7 +25,7 @@ FOLDER = "stale"  # of the store: results that were set aside
 
 
 def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]) -> dict[str, str]:
-    """Return, by key, how the data or weights that finished trials had differ from those of this machine.
+    """Return, by key, how the data, weights or plug-ins that finished trials had differ from those of this machine.
 
     Nothing is said of what is not here, or cannot be read.
     """
@@ -42,8 +43,8 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
     found: dict[str, str] = {}
     for key, record in records.items():
         config = configs[key]
-        reason = ""
-        if config.dataset in data:
+        reason = plugins_differ(record.origin, plugin_origin(config)) if runs_plugins(record.origin) else ""
+        if not reason and config.dataset in data:
             reason = differs(record.dataset, data[config.dataset])
         if not reason and config.backbone in weights:
             reason = weights_differ(record, weights[config.backbone])
@@ -70,10 +71,11 @@ def marked(records: Mapping[str, Record], reasons: Mapping[str, str]) -> dict[st
     return result
 
 
-def remembered_changes(records: Mapping[str, Record]) -> tuple[dict[str, str], list[str]]:
+def remembered_changes(records: Mapping[str, Record], code: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
     """Compare records with what is remembered of this machine's data and weights; nothing is read, torch is not needed.
 
-    Second, the data sets that are here, but whose files nobody has looked at since they were written.
+    `code`: the digests of the plug-ins that are here, by their names in an origin. Second, the data sets that are here, but whose
+    files nobody has looked at since they were written.
     """
     changes: dict[str, str] = {}
     unseen: dict[str, None] = {}
@@ -83,8 +85,8 @@ def remembered_changes(records: Mapping[str, Record]) -> tuple[dict[str, str], l
     by_text: dict[str, DataFacts | WeightFacts | None] = {}
     for key, record in records.items():
         dataset = record.config.get("dataset")
-        reason = ""
-        if isinstance(dataset, Mapping):
+        reason = plugins_differ(record.origin, code or {})
+        if isinstance(dataset, Mapping) and not reason:
             if id(dataset) not in data:
                 data[id(dataset)] = _once(by_text, dataset, lambda part: known(part, digest=True) if is_here(part) else None)
                 if data[id(dataset)] is None and is_here(dataset):

@@ -10,7 +10,8 @@ from pointsweep.errors import unknown
 from pointsweep.reporting.build import filled, read
 from pointsweep.reporting.stale import marked, remembered_changes
 from pointsweep.results.computed_metrics import with_metric
-from pointsweep.results.metrics import TABLE_METRICS, computed, with_split
+from pointsweep.results.kept_plugins import plugins_here
+from pointsweep.results.metrics import computed, table_metrics, with_split
 from pointsweep.results.records import Layout, Record
 from pointsweep.storage.base import Store
 
@@ -19,22 +20,29 @@ SOURCES = ("store", "mlflow")
 Stored = tuple[Layout, dict[str, Record], dict[str, str]]
 
 
-def read_stored(sweep: str, store: Store, source: str = "store", tracking_uri: str | None = None) -> Stored:
+def read_stored(
+    sweep: str,
+    store: Store,
+    source: str = "store",
+    tracking_uri: str | None = None,
+    allow_plugins: bool = False,
+) -> Stored:
     """Read the table of a sweep: of a name as the store or MLflow has it, of a file its own, whatever was run under its name.
 
     Returns its layout, its records and the reasons of its failures, both by key. Raises ConfigError for a file with problems,
     BadStore or another ValueError where there is no such table, and TrackerAway where MLflow does not answer.
+    `allow_plugins`: the Python code that the file names, or that the sweep's metric is, may be imported.
     """
     name = sweep
     own: Layout | None = None
     if is_sweep_file(sweep):
-        name, own = _layout_of_file(sweep, store)
+        name, own = _layout_of_file(sweep, store, allow_plugins)
     if source == "store":
         if own is None:
-            return read(store, name)
+            return read(store, name, allow_plugins)
         found = filled(store, own)
         known = store.exists(f"sweeps/{name}/plan.json") or found[1]
-        return found if known else read(store, name)
+        return found if known else read(store, name, allow_plugins)
 
     from pointsweep.tracking import reader
     from pointsweep.tracking.mirroring import tracking_uri as default_uri
@@ -48,12 +56,12 @@ def is_sweep_file(text: str) -> bool:
     return Path(text).suffix in (".yaml", ".yml")
 
 
-def _layout_of_file(file: str, store: Store) -> tuple[str, Layout | None]:
+def _layout_of_file(file: str, store: Store, allow_plugins: bool) -> tuple[str, Layout | None]:
     """Return the name of a file's table and its layout; none of a search, whose table is what it found."""
     from pointsweep.sweep.definition import taken
     from pointsweep.sweep.sweep import load
 
-    sweep = load(file)
+    sweep = load(file, allow_plugins=allow_plugins)
     if sweep.search is None:
         return sweep.name, sweep.layout()
     other = taken(sweep, store)
@@ -69,8 +77,8 @@ def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored
     """
     layout, records, failures = stored
     name = layout.metric if metric is None else with_split(metric)
-    if metric is not None and name not in TABLE_METRICS:
-        raise ValueError(f"--metric: {unknown('metric', name, TABLE_METRICS, 'Allowed')}")
+    if metric is not None and name not in table_metrics():
+        raise ValueError(f"--metric: {unknown('metric', name, table_metrics(), 'Allowed')}")
     if store is not None:
         records = with_metric(store, records, name)
     elif computed(name) is not None:
@@ -78,12 +86,13 @@ def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored
     return replace(layout, metric=name), records, failures
 
 
-def compared(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, dict[str, Record]]:
-    """Mark records whose data or weights are known to have changed on this machine; a note names what nobody has compared.
+def compared(layout: Layout, records: Mapping[str, Record], store: Store | None) -> tuple[Layout, dict[str, Record]]:
+    """Mark records whose data, weights or plug-ins are known to have changed on this machine; a note names what nobody has compared.
 
     Where the data are not here there is nothing to say.
     """
-    changes, unseen = remembered_changes(records)
+    code = plugins_here(store, layout.name) if store is not None else {}
+    changes, unseen = remembered_changes(records, code)
     if unseen:
         note = f"not compared with the {', '.join(unseen)} of this machine; run FILE --plan does"
         layout = replace(layout, notes=(*layout.notes, note))

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pointsweep.errors import PluginError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -83,23 +85,71 @@ _ALL = (
 METRICS = {metric.name: metric for metric in _ALL}
 FRACTIONS = tuple(name for name, metric in METRICS.items() if metric.unit == "%")
 RECORDED_FRACTIONS = tuple(name for name in FRACTIONS if METRICS[name].recorded)
-COMPUTED = tuple(name for name, metric in METRICS.items() if not metric.recorded)
-# What a table can show, the default first. Predictions are kept of the test split alone.
-TABLE_METRICS = tuple(f"{split}/{name}" for name in FRACTIONS for split in ((TEST, VAL) if METRICS[name].recorded else (TEST,)))
-DEFAULT = TABLE_METRICS[0]
+DEFAULT = "test/accuracy"
 PER_OBJECT = "test/accuracy"  # a mean over the test objects, which a record keeps one by one (Record.correct)
+BUILT_IN = frozenset(METRICS)
+_PLACES: dict[str, str] = {}  # where the metrics of others are from
+
+
+def register(metric: Metric, place: str) -> None:
+    """Add a metric of somebody else's; `place` says where it is from. Raises PluginError for one that no table can show."""
+    known = METRICS.get(metric.name)
+    if known is metric:
+        return
+    if metric.name in BUILT_IN:
+        raise PluginError(f"{place}: the metric {metric.name!r} is pointsweep's own; rename it")
+    if metric.recorded or metric.from_predictions is None or metric.unit != "%":
+        raise PluginError(f"{place}: the metric {metric.name!r} is computed from no predictions; make it by computed_metric(...)")
+    if not metric.name.isidentifier():
+        raise PluginError(f"{place}: a metric's name is letters, digits and _, got {metric.name!r}")
+    if known is not None and _PLACES.get(metric.name) != place:
+        raise PluginError(f"{place}: the metric {metric.name!r} is that of {_PLACES.get(metric.name)} too; rename one")
+    METRICS[metric.name] = metric
+    _PLACES[metric.name] = place
+
+
+def discover(name: str) -> bool:
+    """Register the metric of this name that an installed package offers; tell whether there is one. Raises PluginError."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="pointsweep.metrics", name=name):
+        try:
+            found = point.load()
+        except Exception as error:  # whatever another package's import raises: said with its words
+            raise PluginError(f"metric {name!r} of {point.value}: {type(error).__name__}: {error}") from error
+        if not isinstance(found, Metric) or found.name != name:
+            raise PluginError(f"the entry point pointsweep.metrics {name} = {point.value} is no metric of that name")
+        register(found, point.value)
+        return True
+    return False
+
+
+def computed_names() -> tuple[str, ...]:
+    """Return the metrics that are computed from stored predictions."""
+    return tuple(name for name, metric in METRICS.items() if not metric.recorded)
+
+
+def table_metrics() -> tuple[str, ...]:
+    """Return what a table can show, the default first. Predictions are kept of the test split alone."""
+    found = []
+    for name, metric in METRICS.items():
+        if metric.unit == "%":
+            splits = (TEST, VAL) if metric.recorded else (TEST,)
+            found += [f"{split}/{name}" for split in splits]
+    return tuple(found)
 
 
 def computed(metric: str) -> Metric | None:
     """Return the metric if a table's metric is computed from stored predictions; None for one that is recorded."""
     split, _, name = metric.partition("/")
-    return METRICS[name] if split == TEST and name in COMPUTED else None
+    found = METRICS.get(name) if split == TEST else None
+    return found if found is not None and not found.recorded else None
 
 
 def of_dataset(recorded: Sequence[str]) -> list[str]:
     """Return the metrics that a data set's trials have, given those that its epochs record, the deciding one first."""
     task = "classification" if recorded[0] == "accuracy" else "parts"
-    return [*recorded, *(name for name in COMPUTED if METRICS[name].task in ("", task))]
+    return [*recorded, *(name for name in computed_names() if METRICS[name].task in ("", task))]
 
 
 def with_split(name: str) -> str:

@@ -142,7 +142,8 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
         if value is None and part == "network":
             return None
         names = registry.names(PARTS[part])
-        return None if isinstance(value, str) and value in names else unknown(part, value, names, "Known")
+        known = isinstance(value, str) and value in names
+        return None if known else unknown(part, value, registry.offered(PARTS[part]), "Known")
     if rest == "modality":
         return None if value in MODALITIES else unknown("modality", value, MODALITIES, "Allowed")
     candidates = [TrialConfig] if part == "compat" else [owner for owner in owners(key, when) if _has(owner, rest)]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pointsweep.results.kept_plugins import keep_plugins
 from pointsweep.results.records import CHECKSUM, checksum, plan_json
 from pointsweep.storage.base import Store
 from pointsweep.sweep.sweep import Sweep
@@ -19,8 +20,10 @@ def note(sweep: Sweep, store: Store) -> None:
     """Write what `python -m pointsweep.tables NAME` needs: of a part of a table, the whole table that it belongs to."""
     whole = sweep.stored
     store.write(f"sweeps/{whole.name}/sweep.yaml", whole.text.encode())
-    plan = plan_json(whole.layout(), source=_path(whole), overrides=list(whole.overrides))
-    store.write(f"sweeps/{whole.name}/plan.json", plan)
+    origin: dict[str, Any] = {"source": _path(whole), "overrides": list(whole.overrides)}
+    if whole.plugins:
+        origin["plugins"] = keep_plugins(store, whole.name, whole.plugins)
+    store.write(f"sweeps/{whole.name}/plan.json", plan_json(whole.layout(), **origin))
 
 
 def taken(sweep: Sweep, store: Store) -> str | None:

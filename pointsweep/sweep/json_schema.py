@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pointsweep.config import registry
-from pointsweep.config.base import MOST_WHOLE, Compat, Config
+from pointsweep.config.base import MOST_WHOLE, Compat, Config, NamedConfig
 from pointsweep.config.schema import PARTS, UNNAMED
-from pointsweep.results.metrics import TABLE_METRICS
+from pointsweep.results.metrics import BUILT_IN, table_metrics
 from pointsweep.sweep import search_section
 from pointsweep.sweep.ablation import GENERATORS, SIDES
 from pointsweep.sweep.parser import PROTOCOLS
+from pointsweep.sweep.plugin_section import IMPORT_PATH
 from pointsweep.sweep.published import COLUMNS
 from pointsweep.sweep.resources import Budget, Resources
 from pointsweep.sweep.search_space import OBJECTIVES, SAMPLERS, SCHEDULERS
@@ -38,7 +39,10 @@ ONE_OR_MORE = {"minItems": 1}
 
 
 def sweep_schema() -> Schema:
-    """Return the JSON Schema (draft 7) of a sweep file, of all registered components."""
+    """Return the JSON Schema (draft 7) of a sweep file, of pointsweep's own components.
+
+    Components of others are accepted by their import paths, with any fields.
+    """
     fields = _field_schemas()
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -95,12 +99,19 @@ def _mapping(keys: Schema, values: Schema, **more: Any) -> Schema:
 
 # Components
 
+OF_OTHERS: Schema = {"type": "string", "pattern": f"^{IMPORT_PATH.pattern}$"}
+
+
+def _own(kind: str) -> dict[str, type[NamedConfig]]:
+    """Return the configuration classes of pointsweep's own components of a kind, by name."""
+    return {name: config for name, config in registry.config_classes(kind).items() if not registry.source_of(kind, name)}
+
 
 def _components() -> dict[str, Schema]:
     """Return the schema of every component, and of the parts that have no name."""
     found: dict[str, Schema] = {}
     for part, kind in PARTS.items():
-        for name, config in registry.config_classes(kind).items():
+        for name, config in _own(kind).items():
             found[f"{part}.{name}"] = {**model_schema(config), "required": ["name"]}
     for part, unnamed in UNNAMED.items():
         found[part] = model_schema(unnamed)
@@ -157,11 +168,11 @@ def _field_schemas() -> dict[str, Schema]:
     found: dict[str, Schema] = {}
     for part, kind in PARTS.items():
         options: dict[str, list[Schema]] = {}
-        for config in registry.config_classes(kind).values():
+        for config in _own(kind).values():
             for field, schema in model_schema(config)["properties"].items():
                 if field != "name":
                     options.setdefault(field, []).append(schema)
-        found[f"{part}.name"] = {"enum": registry.names(kind)}
+        found[f"{part}.name"] = _any_of({"enum": list(_own(kind))}, OF_OTHERS)
         for field, schemas in options.items():
             found[f"{part}.{field}"] = _merged(schemas)
     for part, unnamed in UNNAMED.items():
@@ -213,12 +224,14 @@ def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
 def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
     if part in UNNAMED:
         return _any_of({"type": "null"}, _ref(part))
-    names = registry.names(PARTS[part])
+    names = list(_own(PARTS[part]))
     own = {key.removeprefix(f"{part}."): _ref(f"field.{key}") for key in fields if key.startswith(f"{part}.")}
     own.pop("name")
     return _any_of(
         {"enum": [*names, None]},
         *(_ref(f"{part}.{name}") for name in names),
+        OF_OTHERS,
+        {"type": "object", "required": ["name"], "properties": {"name": OF_OTHERS}},
         _closed(own),  # settings of whichever component is named elsewhere
     )
 
@@ -244,6 +257,7 @@ def _sections() -> dict[str, Schema]:
     published = _mapping({"enum": [*COLUMNS, "file"]}, SCALAR)
     exclude = {"when": _ref("condition"), "because": {**SCALAR, "description": "The reason, which the table shows."}}
     profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
+    own_metrics = [name for name in table_metrics() if name.partition("/")[2] in BUILT_IN]
     return {
         "name": {
             "type": ["string", "integer"],
@@ -272,7 +286,7 @@ def _sections() -> dict[str, Schema]:
             "description": "Cells that are left out, each with a reason.",
         },
         "seeds": _seeds(),
-        "metric": {"enum": list(TABLE_METRICS), "description": "What the cells show."},
+        "metric": {**_any_of({"enum": own_metrics}, OF_OTHERS), "description": "What the cells show."},
         "protocol": {"enum": list(PROTOCOLS), "description": "Which epoch counts."},
         "published": {**published, "description": "Selects lines of published.csv; rows and columns add to it."},
         "cite": {"type": "string", "description": "The source of numbers whose line names none."},
@@ -284,6 +298,10 @@ def _sections() -> dict[str, Schema]:
         },
         "search": _ref("search"),
         "per_arm": _ref("per_arm"),
+        "plugins": {
+            **_list_of({"type": "string"}),
+            "description": "Python files or packages of your own, relative to this file; needs --allow-plugins.",
+        },
     }
 
 

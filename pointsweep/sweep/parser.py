@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep.config import scalars
+from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig, dataset_of_seed, with_seed
 from pointsweep.config.validation import KnownParts, check_trial, sound_parts
-from pointsweep.errors import Problem, unknown
-from pointsweep.results.metrics import DEFAULT, TABLE_METRICS, of_dataset
+from pointsweep.errors import ConfigError, Problem, unknown
+from pointsweep.results.metrics import DEFAULT, of_dataset, table_metrics
 from pointsweep.results.records import Published
 from pointsweep.sweep import conditions, labels, overrides, profiles
 from pointsweep.sweep import search_arms as arms
@@ -33,6 +34,7 @@ from pointsweep.sweep.axes import (
     refuse_set_twice,
 )
 from pointsweep.sweep.overlay import Conditional, Place, Settings, keys_of, rank
+from pointsweep.sweep.plugin_section import read_plugins
 from pointsweep.sweep.published import BUILT_IN, COLUMNS, find, read_file
 from pointsweep.sweep.resources import misfits, read_resources
 from pointsweep.sweep.search_space import WARMUP, Arm, Search
@@ -41,9 +43,16 @@ from pointsweep.sweep.yaml_document import Document, drop_misshapen
 
 KEYS = (
     "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published", "cite",
-    "resources", "profiles", "search", "per_arm",
+    "resources", "profiles", "search", "per_arm", "plugins",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
+
+
+def imported(source: Source) -> str:
+    """Return what is said of a plug-in that was imported."""
+    if source.is_installed:
+        return f"it imports {source.name}, an installed package"
+    return f"it imports {Path(source.folder, source.shown)} (digest {source.digest})"
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class Reader:
         self.cite = ""  # the source of numbers whose line names none
         self.search: Search | None = None
         self.known_parts: KnownParts = {}  # cells share what is equal in them
+        self.plugins: tuple[Source, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -133,6 +143,13 @@ class Reader:
 
     # The file
 
+    def import_plugins(self, allowed: bool) -> None:
+        """Import what the file lists under `plugins:` and names by import paths. Raises ConfigError with all problems so far."""
+        try:
+            self.plugins = read_plugins(self.documents, self.late, Path(self.source).parent, allowed)
+        except ConfigError as error:
+            raise ConfigError(self.source, [*self.problems, *error.problems]) from error
+
     def parts(self) -> dict[str, Any]:
         """The fields of a Sweep; worth something only if there are no problems after it."""
         for key, text in drop_misshapen(self.data):  # after the overrides
@@ -146,7 +163,7 @@ class Reader:
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
         self.entries = [entry for axis in (*row_axes, column_axis) for entry in axis.entries]
         name, seeds = self._name(), read_seeds(self.data, self.complain)
-        metric, protocol = self._choice("metric", TABLE_METRICS), self._choice("protocol", PROTOCOLS)
+        metric, protocol = self._choice("metric", table_metrics()), self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
         known = profiles.names(self.documents)
         if self.profile and self.profile not in known:
@@ -179,7 +196,8 @@ class Reader:
             "factors": factors_of(rows),
             "adaptive": None if self.problems else read_adaptive(self.document, self.data, rows, self.complain),
             "search": self._after_warmup(cells),
-            "remarks": tuple(self.audit.remarks),
+            "remarks": (*(imported(source) for source in self.plugins), *self.audit.remarks),
+            "plugins": self.plugins,
             "dropped": tuple(self.audit.dropped),
             "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
         }
@@ -304,7 +322,7 @@ class Reader:
             if value.startswith(("best_val", "val/")) and not config.dataset.has_validation:
                 self.complain((key,), f"{value} needs a validation split: set dataset.val_fraction above 0")
         recorded = config.dataset.metrics
-        if asks["metric"] in TABLE_METRICS and asks["metric"].partition("/")[2] not in of_dataset(recorded):
+        if asks["metric"] in table_metrics() and asks["metric"].partition("/")[2] not in of_dataset(recorded):
             has = f"of each split: {', '.join(recorded)}"
             of_predictions = [f"test/{name}" for name in of_dataset(recorded) if name not in recorded]
             if of_predictions:

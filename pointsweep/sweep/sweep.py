@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.results.records import Adaptive, CellLayout, Layout
-from pointsweep.sweep import overrides, profiles, views
+from pointsweep.sweep import overrides, profiles
 from pointsweep.sweep.parser import Cell, ReadableCell, Reader
 from pointsweep.sweep.resources import Resources
 from pointsweep.sweep.search_space import Search
@@ -53,6 +54,7 @@ class Sweep:
     dropped: tuple[str, ...] = ()  # settings that are used in a part of the cells, or nowhere: for the plan
     overrides: tuple[str, ...] = ()  # those that make it the table it is
     whole: Sweep | None = None  # of a part of a file's table, that table
+    plugins: tuple[Source, ...] = ()  # the code of others that it was read with
 
     @property
     def stored(self) -> Sweep:
@@ -130,17 +132,18 @@ class Sweep:
         return "---\n".join(parts)
 
 
-def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = ()) -> Sweep:
+def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (), allow_plugins: bool = False) -> Sweep:
     """Read, compose and check a sweep file. Raises ConfigError with everything that is wrong.
 
     What is asked for may be a part of the file's table: then it has the file's name, and `whole` is that table.
+    `allow_plugins`: the Python code that the file names may be imported, whatever the user's environment says.
     """
     file = found_file(str(file))
-    asked, kept = _read(file, override)
+    asked, kept = _read(file, override, allow_plugins)
     whole = asked
-    seeds = [text for text in override if views.changes_seeds(text)]
+    seeds = [text for text in override if overrides.changes_seeds(text)]
     if seeds and asked.search is None:
-        whole = _without_seeds(file, override) or asked
+        whole = _without_seeds(file, override, allow_plugins) or asked
     if kept:  # a part that the profile keeps is the profile's table
         whole = _select(whole, kept, str(file))
     if only or kept:
@@ -150,23 +153,24 @@ def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (
     if asked.search is None and _is_part(asked, whole):
         return asked if asked.layout() == whole.layout() else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
     further = [*(f"only={pattern}" for pattern in only), *seeds]
-    if views.names_the_sweep(override) or not further:
+    if overrides.names_the_sweep(override) or not further:
         return asked
-    return replace(asked, name=views.view_name(asked.name, further), overrides=(*asked.overrides, *further))
+    return replace(asked, name=overrides.view_name(asked.name, further), overrides=(*asked.overrides, *further))
 
 
-def _read(file: str | Path, override: Sequence[str]) -> tuple[Sweep, list[str]]:
+def _read(file: str | Path, override: Sequence[str], allow_plugins: bool) -> tuple[Sweep, list[str]]:
     """The sweep of a file with overrides, and the part of it that its profile keeps, as patterns of --only."""
     documents = family(Path(file))
     reader = Reader(documents, str(file))
     _override(reader, override)
+    reader.import_plugins(allow_plugins)
     parts = reader.parts()
     if reader.problems:
         raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
     parts["remarks"] = (*_inherited(documents), *parts["remarks"])
-    changing = [text for text in override if views.changes_the_table(text)]
-    if not views.names_the_sweep(override):
-        parts["name"] = views.view_name(parts["name"], changing)
+    changing = [text for text in override if overrides.changes_the_table(text)]
+    if not overrides.names_the_sweep(override):
+        parts["name"] = overrides.view_name(parts["name"], changing)
     sweep = Sweep(source=str(file), text=documents[-1].text, overrides=tuple(changing), **parts)
     return sweep, profiles.only(reader.profile, documents)
 
@@ -179,10 +183,10 @@ def _inherited(documents: Sequence[Document]) -> list[str]:
     return [f"it inherits from {shipped[-1]}, which comes with pointsweep"] if shipped else []
 
 
-def _without_seeds(file: str | Path, override: Sequence[str]) -> Sweep | None:
+def _without_seeds(file: str | Path, override: Sequence[str], allow_plugins: bool) -> Sweep | None:
     """The table that the file's own seeds fill; None if these are wrong."""
     try:
-        return _read(file, [text for text in override if not views.changes_seeds(text)])[0]
+        return _read(file, [text for text in override if not overrides.changes_seeds(text)], allow_plugins)[0]
     except ConfigError:
         return None
 
@@ -199,12 +203,13 @@ def _is_part(part: Sweep, whole: Sweep) -> bool:
     return True
 
 
-def readable_cells(file: str | Path, override: Sequence[str] = ()) -> list[ReadableCell]:
+def readable_cells(file: str | Path, override: Sequence[str] = (), allow_plugins: bool = False) -> list[ReadableCell]:
     """Return what of a file with problems can be looked at all the same; nothing of one that is no YAML."""
     try:
         file = found_file(str(file))
         reader = Reader(family(Path(file)), str(file))
         _override(reader, override)
+        reader.import_plugins(allow_plugins)
         reader.parts()
     except ConfigError:
         return []

@@ -23,6 +23,7 @@ SHAPES: dict[str, tuple[type, str]] = {
     "settings": (list, "a list of {when: ..., KEY: VALUE}"),
     "published": (dict, "a mapping of the columns of published.csv to values, or file: to one of your own"),
     "profiles": (dict, "a mapping of names to settings"),
+    "plugins": (list, "a list of Python files or packages, relative to this file"),
 }
 
 

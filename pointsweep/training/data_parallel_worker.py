@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pointsweep.config import plugins
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.activation_checkpointing import recompute_stages
 from pointsweep.models.point_model import PointModel, build
@@ -19,6 +20,7 @@ from pointsweep.training.trainer_state import from_bytes, restore
 def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str, port: int) -> None:
     """Returns when the trial has trained its last epoch. Raises LostProcess."""
     torch.set_num_threads(job.threads)
+    plugins.adopt(job.plugins)
     trial = trial_from_dict(config)
     dataset = load_dataset(trial.dataset)
     model = build(trial, dataset.num_classes).to(device_of(job.device))

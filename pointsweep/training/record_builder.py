@@ -16,6 +16,7 @@ from pointsweep.data import facts
 from pointsweep.data.dataset import Dataset
 from pointsweep.models.point_model import NEAR_IDENTITY, count_parameters
 from pointsweep.results.events import Event, device_s
+from pointsweep.results.plugin_origin import plugin_origin
 from pointsweep.results.records import Record
 from pointsweep.statistics.paired_objects import packed, packed_groups
 from pointsweep.utils.provenance import origin
@@ -51,7 +52,7 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
         seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
         peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
         clouds_per_s=trained_clouds / train_s if train_s else 0.0,
-        origin=origin(str(result.device)),
+        origin=origin(str(result.device)) | plugin_origin(config),
         attempts=attempts,
         correct=_correct(result),
         energy_j=used([event.get("energy_j", {}) for event in epochs]),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pointsweep.config import registry
 from pointsweep.config.datasets import DatasetConfig
+from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.data.dataset import Dataset, Split
 from pointsweep.data.facts import DIGITS, data_stamps
@@ -28,6 +29,7 @@ from pointsweep.models.compilation import compile_parts
 from pointsweep.models.point_model import PointModel, build, trained_state
 from pointsweep.results.events import Event
 from pointsweep.results.failures import BadData, Diverged, classify
+from pointsweep.results.plugin_origin import plugin_origin, plugins_differ
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy, work_folder
 from pointsweep.storage.lease import LeaseLost
@@ -68,6 +70,7 @@ class Job:
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
     processes: int = 1  # of a trial
+    plugins: tuple[Source, ...] = ()  # the code of others that workers import before they read a trial
     devices: float = 1.0  # GPUs of a pack, or CPUs where it has no GPU: what its hours are multiplied by
 
 
@@ -164,8 +167,11 @@ def _open_dataset(config: DatasetConfig, stamps: tuple[str, ...]) -> Dataset:
     return dataset
 
 
-def inputs_changed(events: Sequence[Event], digest: str, weights: str) -> str:
-    """How data or weights differ from those of a trial's last attempt; empty if they do not, or if it does not say."""
+def inputs_changed(events: Sequence[Event], digest: str, weights: str, code: Mapping[str, str] | None = None) -> str:
+    """How data, weights or plug-ins differ from those of a trial's last attempt; empty if they do not, or if it does not say.
+
+    `code`: the digests of the plug-ins, by their names in an origin.
+    """
     starts = [event for event in events if event["type"] == "start"]
     if not starts:
         return ""
@@ -175,7 +181,7 @@ def inputs_changed(events: Sequence[Event], digest: str, weights: str) -> str:
     weights_before = starts[-1].get("weights", {}).get("origin", weights)
     if weights_before != weights:
         return f"weights changed since the last attempt: {weights_before}, now {weights}"
-    return ""
+    return plugins_differ(starts[-1].get("origin", {}), code or {})
 
 
 def device_of(name: str) -> torch.device:
@@ -243,10 +249,12 @@ class Trial:
         self.meter = energy.meter(self.device.index or 0 if readable else None)
         facts = describe(self.config, self.dataset)
         weights = getattr(self.model, "weights_origin", "none")
-        changed = inputs_changed(self.folder.events(), facts["digest"], weights)
+        code = plugin_origin(self.config)
+        changed = inputs_changed(self.folder.events(), facts["digest"], weights, code)
         if changed:
             self.folder.discard_checkpoint(changed)
-        self.folder.start(weights={"origin": weights}, config=self.config.to_dict(), dataset=facts, origin=origin(str(self.device)))
+        came_from = origin(str(self.device)) | code
+        self.folder.start(weights={"origin": weights}, config=self.config.to_dict(), dataset=facts, origin=came_from)
         try:
             if self.config.network is not None and not self.config.network.trainable:
                 self._fit()

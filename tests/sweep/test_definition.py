@@ -11,8 +11,8 @@ from pointsweep.cli import tables
 from pointsweep.cli.run import main
 from pointsweep.reporting.build import read
 from pointsweep.storage.stores import open_store
+from pointsweep.sweep.overrides import view_name
 from pointsweep.sweep.sweep import load
-from pointsweep.sweep.views import view_name
 
 FILE = """
 name: one

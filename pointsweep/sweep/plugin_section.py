@@ -1,0 +1,236 @@
+"""The plug-ins of a sweep: `plugins:` of its files, and components that are named by an import path, "package.module:Class".
+
+Nothing of them is imported unless the user has allowed it. Installed packages need no permission.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pointsweep.config import plugins, registry
+from pointsweep.config.plugins import HOW_TO_ALLOW, Source
+from pointsweep.config.schema import PARTS
+from pointsweep.errors import ConfigError, PluginError, Problem
+from pointsweep.results import metrics
+from pointsweep.results.kept_plugins import metric_at, register_metrics
+from pointsweep.sweep.overrides import Override
+from pointsweep.sweep.yaml_document import Document
+
+KEY = "plugins"
+IMPORT_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
+NO_SETTINGS = ("published", "plugins", "title", "name", "cite")  # keys below which no component is named
+
+Path_ = tuple[Hashable, ...]
+
+
+@dataclass
+class Named:
+    """A place at which a component or metric is named: `holder[key]`. `kind` is that of the registry, or "metrics"."""
+
+    kind: str
+    holder: Any
+    key: Any
+    place: str
+    line: int | None = None
+
+    @property
+    def value(self) -> str:
+        """The name as it stands there."""
+        found: str = self.holder[self.key]
+        return found
+
+    def problem(self, error: PluginError) -> Problem:
+        """Return what to say where the name cannot be used."""
+        return Problem(self.place, str(error), self.line)
+
+
+def read_plugins(documents: Sequence[Document], late: list[Override], folder: Path, allowed: bool) -> tuple[Source, ...]:
+    """Import what the files of a sweep name, register it, and put its name in the place of each import path.
+
+    `late` are the overrides of trial settings, which may name components too. Raises ConfigError: where the user has not allowed it
+    before anything is imported.
+    """
+    source = documents[-1].source
+    listed, problems = _listed(documents)
+    named = [*_named_in(documents), *_named_by(late)]
+    paths = [place for place in named if IMPORT_PATH.fullmatch(place.value)]
+    located = _located(paths, {found.name for found, _ in listed}, folder, problems)
+    if problems:
+        raise ConfigError(source, problems)
+    wanted: dict[str, tuple[Source, Problem]] = {}
+    for found, place in [*listed, *located]:
+        wanted.setdefault(found.name, (found, place))
+    refused = [(found, place) for found, place in wanted.values() if not plugins.is_allowed(found, allowed)]
+    if refused:
+        raise ConfigError(source, [_refusal(refused)])
+    sources = tuple(found for found, _ in wanted.values())
+    if sources:
+        _adopt(source, sources, {name: place for name, (_, place) in wanted.items()})
+        _replace_paths(source, paths, {found.name: found for found in sources})
+    _discover(source, named)
+    return sources
+
+
+def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]], list[Problem]]:
+    """Return the sources under `plugins:`, each with its place in the file, and what is wrong with others."""
+    found: list[tuple[Source, Problem]] = []
+    problems: list[Problem] = []
+    for document in documents:
+        entries = document.data.get(KEY) or []
+        if not isinstance(entries, list):
+            continue  # said as a part of another shape
+        for number, entry in enumerate(entries):
+            path: Path_ = (KEY, number)
+            place = Problem(f"{document.shown}{document.where(*path)}", "", document.line(path))
+            try:
+                if not isinstance(entry, str):
+                    raise PluginError(f"must be the name of a file or folder of Python, got {entry!r}")
+                read = plugins.read_source(Path(document.source).parent / Path(entry).expanduser())
+                twin = next((other for other, _ in found if other.name == read.name), None)
+                if twin is not None and twin != read:
+                    raise PluginError(f"two plug-ins are called {read.name}; rename one")
+                found.append((read, place))
+            except PluginError as error:
+                problems.append(replace(place, message=str(error)))
+    return found, problems
+
+
+def _located(paths: Sequence[Named], listed: set[str], folder: Path, problems: list[Problem]) -> list[tuple[Source, Problem]]:
+    """Return the sources of import paths that no `plugins:` lists; what is found nowhere is added to the problems."""
+    found = []
+    for named in paths:
+        module = named.value.partition(":")[0]
+        top = module.partition(".")[0]
+        if top in listed:
+            continue
+        try:
+            source = plugins.locate(top, folder)
+            if source is None:
+                raise PluginError(f"{named.value}: there is no module {top}: no {top}.py beside this file, nor an installed package")
+            found.append((source, Problem(named.place, "", named.line)))
+        except PluginError as error:
+            problems.append(named.problem(error))
+    return found
+
+
+def _refusal(refused: Sequence[tuple[Source, Problem]]) -> Problem:
+    names = ", ".join(str(Path(source.folder, source.shown)) for source, _ in refused)
+    first = refused[0][1]
+    text = f"would import Python code: {names}. Nothing of it was run; if you trust it, {HOW_TO_ALLOW}"
+    return replace(first, message=text)
+
+
+def _adopt(file: str, sources: Sequence[Source], places: Mapping[str, Problem]) -> None:
+    """Import the sources and register what is in them. Raises ConfigError."""
+    try:
+        modules = plugins.adopt(sources)
+        register_metrics(sources, modules)
+    except PluginError as error:
+        place = places[error.plugin or sources[0].name]
+        raise ConfigError(file, [replace(place, message=str(error))]) from error
+
+
+def _replace_paths(file: str, paths: Sequence[Named], sources: Mapping[str, Source]) -> None:
+    """Put the stated name of a component in the place of its import path. Raises ConfigError with all that is wrong."""
+    problems = []
+    for named in paths:
+        module, _, attribute = named.value.partition(":")
+        source = sources[module.partition(".")[0]]
+        try:
+            if named.kind == "metrics":
+                named.holder[named.key] = f"test/{metric_at(source, module, attribute)}"
+                continue
+            kind, name = plugins.component_at(source, module, attribute)
+            if kind != named.kind:
+                raise PluginError(f"{named.value} is one of the {kind}, not of the {named.kind}")
+            named.holder[named.key] = name
+        except PluginError as error:
+            problems.append(named.problem(error))
+    if problems:
+        raise ConfigError(file, problems)
+
+
+def _discover(file: str, named: Sequence[Named]) -> None:
+    """Look for names that are not known here in what installed packages offer. Raises ConfigError."""
+    problems = []
+    for place in named:
+        try:
+            if place.kind == "metrics":
+                name = place.value.rpartition("/")[2]
+                if name not in metrics.METRICS:
+                    metrics.discover(name)
+            elif place.value not in registry.names(place.kind):
+                registry.discover(place.kind, place.value)
+        except PluginError as error:
+            problems.append(place.problem(error))
+    if problems:
+        raise ConfigError(file, problems)
+
+
+# Where components are named
+
+
+def _named_in(documents: Sequence[Document]) -> Iterator[Named]:
+    for document in documents:
+        yield from _walk(document, document.data, ())
+        metric = document.data.get("metric")
+        if isinstance(metric, str):
+            yield Named("metrics", document.data, "metric", f"{document.shown}metric", document.line(("metric",)))
+
+
+def _named_by(late: list[Override]) -> Iterator[Named]:
+    for number, override in enumerate(late):
+        whole: dict[str, Any] = {override.key: override.value}
+        for named in _walk(None, whole, ()):
+            named.place = f"override {override.text}"
+            if named.holder is whole:
+                named.holder, named.key = _Late(late, number), "value"
+            yield named
+
+
+class _Late:
+    """The value of an override, which is replaced as a whole."""
+
+    def __init__(self, late: list[Override], number: int) -> None:
+        self.late, self.number = late, number
+
+    def __getitem__(self, key: str) -> Any:
+        return self.late[self.number].value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.late[self.number] = replace(self.late[self.number], value=value)
+
+
+def _walk(document: Document | None, node: Any, path: Path_) -> Iterator[Named]:
+    """Yield every place below a node at which a component is named."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            part, _, rest = str(key).partition(".")
+            if part in PARTS and rest in ("", "name"):
+                yield from _names(document, PARTS[part], node, key, (*path, key))
+            elif not (str(key) in NO_SETTINGS and isinstance(value, (str, list, dict))):
+                yield from _walk(document, value, (*path, key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _walk(document, value, (*path, number))
+
+
+def _names(document: Document | None, kind: str, holder: Any, key: Any, path: Path_) -> Iterator[Named]:
+    """Yield the names that a value gives: itself, {name: ...}, {choices: [...]}, or a list of these."""
+    value = holder[key]
+    if isinstance(value, str):
+        if document is None:
+            yield Named(kind, holder, key, "")
+        else:
+            yield Named(kind, holder, key, f"{document.shown}{document.where(*path)}", document.line(path))
+    elif isinstance(value, dict):
+        for inner in ("name", "choices"):
+            if inner in value:
+                yield from _names(document, kind, value, inner, (*path, inner))
+    elif isinstance(value, list):
+        for number in range(len(value)):
+            yield from _names(document, kind, value, number, (*path, number))
