@@ -129,7 +129,7 @@ def ours(count: int, pack: int) -> dict[str, float]:
     import ray
 
     from pointsweep.config.validation import trial_from_dict
-    from pointsweep.execution.inline import Event, Resources
+    from pointsweep.execution.launchers import Event, Resources
     from pointsweep.execution.ray_tune import run_ray
     from pointsweep.results.records import Layout
     from pointsweep.storage.stores import open_store

@@ -118,7 +118,7 @@ def run(
         if planned.refused:
             raise ConfigError(asked.source, [Problem("", text) for text in planned.refused])
         display.say(f"{asked.name}: {asked.searched() if asked.search else planned.counts()}")
-        options = LaunchOptions(inline=inline, workers=workers, threads=threads, tracking_uri=tracking_uri)
+        options = LaunchOptions(launcher="inline" if inline else "ray", workers=workers, threads=threads, tracking_uri=tracking_uri)
         try:
             [concluded] = launch([asked], [planned], place, options, display, rerun_stale)
         except Held as error:

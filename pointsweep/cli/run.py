@@ -147,7 +147,7 @@ def run(
         rerun_stale=rerun_stale,
         allow_plugins=allow_plugins,
         store=store,
-        launch=LaunchOptions(inline, workers, threads, tracking_uri, tuple(targets)),
+        launch=LaunchOptions("inline" if inline else "ray", workers, threads, tracking_uri, tuple(targets)),
     )
     return checked_and_run(options, Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan))
 

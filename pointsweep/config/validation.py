@@ -207,7 +207,8 @@ class _Place:
             return unknown("part", key, TrialConfig.model_fields, "Parts")
         stated = self.owner.model_fields.get("name")
         owner = stated.default if stated is not None else ""
-        owner = owner or self.path.rsplit(".", 2)[-2]
+        section = self.path.removesuffix(key).rstrip(".")  # a key may be empty, or have points in it
+        owner = owner or section.rpartition(".")[2]
         names = [name for name in self.owner.model_fields if name != "name"]
         text = unknown("field", key, names, "Fields")
         return f"{owner} has no field '{key}'." + text.removeprefix(f"unknown field '{key}'.")

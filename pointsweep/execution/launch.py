@@ -12,9 +12,9 @@ from pointsweep.config import plugins
 from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.config.validation import trial_from_dict
-from pointsweep.execution import ray_cluster
+from pointsweep.execution import launchers
 from pointsweep.execution.budget import Spending
-from pointsweep.execution.inline import Event, Pack, Resources, always, run_all, run_inline
+from pointsweep.execution.launchers import Event, Launcher, Pack, Resources, always
 from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import ENDS, Display, Label, Progress
 from pointsweep.planning.plan import Plan
@@ -31,6 +31,8 @@ from pointsweep.training import autotune as calibrate
 from pointsweep.training.fusion.pack import packs_of
 from pointsweep.training.runner import Job, Task
 from pointsweep.training.supervisor import Outcome
+
+WAIT_S = 60.0  # for trials that others hold, after everything else is done
 
 
 @dataclass
@@ -107,7 +109,8 @@ class Launch:
         spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)
         say = self.display.say
         say(spending.text())
-        resources, packs = self._packs(asked, configs)
+        launcher = launchers.load(self.options.launcher)
+        resources, packs = self._packs(asked, configs, launcher)
         may_start = spending.left if spending.text() else always
 
         def listen(event: Event) -> None:
@@ -117,36 +120,36 @@ class Launch:
                 spending.ended(event.key)
             progress(event)
 
-        def launcher(packs: Sequence[Pack], job: Job) -> list[Outcome]:
-            if self.options.inline:
-                return run_inline(packs, job, listen, may_start)
-            from pointsweep.execution import ray_tune as launch  # it imports Ray
+        def run(packs: Sequence[Pack], job: Job) -> list[Outcome]:
+            return launcher.run(packs, job, resources, listen, may_start)
 
-            return launch.run_ray(packs, job, resources, listen, may_start)
-
-        processes = 1 if self.options.inline else asked.processes
+        processes = asked.processes if launcher.divides else 1
         job = replace(self.job, recompute=asked.recompute, devices=resources.gpus or resources.cpus, processes=processes)
-        return run_all(packs, job, launcher, say)
+        return run_all(packs, job, run, say)
 
-    def _packs(self, asked: Asked, configs: Sequence[TrialConfig]) -> tuple[Resources, list[list[Task]]]:
+    def _packs(self, asked: Asked, configs: Sequence[TrialConfig], launcher: Launcher) -> tuple[Resources, list[list[Task]]]:
         gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
         resources = Resources(asked.cpus, gpus, asked.processes, self.options.workers)
         if "auto" in (asked.pack, asked.gpus):
             self.display.phase("measuring how trials fit on this machine")
-        size = asked.pack if isinstance(asked.pack, int) else functools.partial(pack_size, resources, self.options.inline, self.job)
+        size = asked.pack if isinstance(asked.pack, int) else functools.partial(_pack_size, launcher, resources, self.job)
         packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
-        if asked.gpus == "auto" and not self.options.inline:
-            resources = replace(resources, gpus=gpu_share(resources, packs, self.job, self.display.say))
+        if asked.gpus == "auto" and launcher.divides:
+            resources = replace(resources, gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say))
         return resources, packs
 
 
-def pack_size(resources: Resources, inline: bool, job: Job, config: TrialConfig) -> int:
-    """Of `pack: auto`: as it is measured, once, where packs will run."""
-    if inline:
-        return calibrate.pack_size(config)
-    asked = Measured(config.to_dict(), 1, job.plugins)
-    found: int = ray_cluster.on_worker(_pack_size_of, asked, resources.cpus, resources.gpus)
-    return found
+def run_all(
+    packs: Sequence[Pack], job: Job, run: Callable[[Sequence[Pack], Job], list[Outcome]], say: Callable[[str], None]
+) -> list[Outcome]:
+    """Run the packs; those that another process works on come last, when it may be done or gone."""
+    outcomes = {outcome.key: outcome for outcome in run(packs, job)}
+    held = [pack for pack in packs if any(outcomes[task.config.key()].status == "held" for task in pack)]
+    if held:
+        for pack in held:
+            say(f"waiting for {outcomes[pack[0].config.key()].reason}")
+        outcomes |= {outcome.key: outcome for outcome in run(held, replace(job, wait_s=WAIT_S))}
+    return list(outcomes.values())
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,18 @@ class Measured:
         return trial_from_dict(self.config)
 
 
-def gpu_share(resources: Resources, packs: Sequence[Pack], job: Job, say: Callable[[str], None]) -> float:
-    """Of `gpus: auto`: what the pack with the most memory needs, as it is measured, once, where packs will run."""
+def _pack_size(launcher: Launcher, resources: Resources, job: Job, config: TrialConfig) -> int:
+    """Return the size of a pack for `pack: auto`: as it is measured, once, where packs will run."""
+    found: int = launcher.measure(_pack_size_of, Measured(config.to_dict(), 1, job.plugins), resources)
+    return found
+
+
+def _gpu_share(launcher: Launcher, resources: Resources, packs: Sequence[Pack], job: Job, say: Callable[[str], None]) -> float:
+    """Return the share of a GPU for `gpus: auto`: what the pack with the most memory needs, measured where packs will run."""
     arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
-    found = []
+    found: list[float] = []
     for (_, size), config in arms.items():
-        asked = Measured(config.to_dict(), size, job.plugins)
-        found.append(ray_cluster.on_worker(_share_of, asked, resources.cpus, resources.gpus))
+        found.append(launcher.measure(_share_of, Measured(config.to_dict(), size, job.plugins), resources))
     say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
     return max(found)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class LaunchOptions:
     """What a launch needs beside its plans and its store."""
 
-    inline: bool = False  # in this process, without Ray
+    launcher: str = "ray"  # a name in execution/launchers.py; "inline": in this process, without Ray
     workers: int = 0  # trials at once; 0: as many as fit
     threads: int = 1  # CPU threads of a trial
     tracking_uri: str | None = None  # default: $MLFLOW_TRACKING_URI, else sqlite in the store; "none": no MLflow

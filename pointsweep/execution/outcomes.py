@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pointsweep.execution.inline import Event, Listener, Pack, end_event, epoch_event, not_started
+from pointsweep.execution.launchers import Event, Listener, Pack, end_event, epoch_event, not_started
 from pointsweep.execution.prometheus import Gauges
 from pointsweep.results.failures import POLICIES, Failure
 from pointsweep.results.working_copy import work_folder

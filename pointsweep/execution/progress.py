@@ -28,7 +28,7 @@ from pointsweep.utils.console import USUAL, SafeStream, encodable, encoding_of, 
 from pointsweep.utils.numbers import percent
 
 if TYPE_CHECKING:
-    from pointsweep.execution.inline import Event  # with torch, which a plan may not need
+    from pointsweep.execution.launchers import Event  # with torch, which a plan may not need
 
 DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
 HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills

@@ -30,7 +30,7 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import RayLost
 from pointsweep.execution import ray_cluster
-from pointsweep.execution.inline import Listener, Pack, Resources, always, phase
+from pointsweep.execution.launchers import Listener, Pack, Resources, always, phase
 from pointsweep.execution.outcomes import RETRIES, Ends, Told
 from pointsweep.execution.prometheus import GAUGES, Gauges, places_of
 from pointsweep.storage.base import Store
@@ -49,6 +49,22 @@ from pointsweep.utils.interruption import Interrupted
 USUAL = (700, 10, 10)  # of Python, when it looks for garbage
 SAVE_S = 1.0  # for the workers' checkpoints when the command is interrupted
 SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
+
+
+class RayLauncher:
+    """Runs packs as trials of Ray Tune, on this machine or on the cluster that RAY_ADDRESS names."""
+
+    divides = True
+
+    def run(
+        self, packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+    ) -> list[Outcome]:
+        """Run the packs, as many at once as the cluster has room for."""
+        return run_ray(packs, job, resources, listen, may_start)
+
+    def measure(self, function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
+        """Return function(argument), called by a worker that has what a pack gets."""
+        return ray_cluster.on_worker(function, argument, resources.cpus, resources.gpus)
 
 
 def run_ray(

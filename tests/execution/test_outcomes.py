@@ -8,7 +8,7 @@ import pytest
 
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.execution import ray_tune as launch
-from pointsweep.execution.inline import Event
+from pointsweep.execution.launchers import Event
 from pointsweep.execution.outcomes import Ends, Told
 from pointsweep.execution.prometheus import Gauges, places_of
 from pointsweep.results.events import read_failure_kind

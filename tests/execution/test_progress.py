@@ -10,7 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
-from pointsweep.execution.inline import Event, phase
+from pointsweep.execution.launchers import Event, phase
 from pointsweep.execution.progress import Display, Label, Progress, duration
 from pointsweep.utils.console import width
 from tests.reporting.test_formats import table

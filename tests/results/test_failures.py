@@ -19,8 +19,9 @@ from pointsweep.config.parts import TrainConfig
 from pointsweep.config.schema import with_seed
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import BadStore, ConfigError, MissingData, Problem, StoreFailed
-from pointsweep.execution import inline
 from pointsweep.execution import ray_tune as launch
+from pointsweep.execution.inline import InlineLauncher
+from pointsweep.execution.launchers import Resources
 from pointsweep.results.events import read_failure_kind
 from pointsweep.results.failures import POLICIES, BadData, Diverged, Hung, classify
 from pointsweep.results.trial_dir import TrialFolder
@@ -106,7 +107,7 @@ def test_numbers_that_are_not_finite_are_diverged_for_each_seed(tmp_path, arm, l
         plain = {"dataset": made.to_dict()["dataset"], "network": NETWORK, "train": train, "seed": 3}
         made = trial_from_dict(plain)
     tasks = [Task(with_seed(made, seed), TAGS) for seed in (0, 1)]
-    ended = inline.run_inline([[task] for task in tasks], Job(str(tmp_path)), lambda event: None)
+    ended = InlineLauncher().run([[task] for task in tasks], Job(str(tmp_path)), Resources(), lambda event: None)
     assert [(o.status, o.kind) for o in ended] == [("failed", "diverged")] * 2
     assert not any("not started" in o.reason for o in ended)
     if arm != "lora":
@@ -224,13 +225,13 @@ def test_after_a_bug_the_arms_other_seeds_are_not_started_and_other_arms_are(tmp
     failing(monkeypatch, raises)
     configs = [config(seed=0), config(seed=1), config("head_only", seed=0)]
     job = Job(str(tmp_path))
-    ended = inline.run_inline([[Task(each, TAGS)] for each in configs], job, lambda event: None)
+    ended = InlineLauncher().run([[Task(each, TAGS)] for each in configs], job, Resources(), lambda event: None)
     assert [(o.status, o.kind) for o in ended] == [("failed", "bug"), ("failed", "bug"), ("finished", "")]
     assert ended[1].reason == f"not started: its arm failed with a bug in trial {configs[0].key()}"
     assert ("lora", 1) not in started
     # The next launch tries again.
     monkeypatch.undo()
-    again = inline.run_inline([[Task(each, TAGS)] for each in configs], Job(str(tmp_path)), lambda event: None)
+    again = InlineLauncher().run([[Task(each, TAGS)] for each in configs], Job(str(tmp_path)), Resources(), lambda event: None)
     assert [o.status for o in again] == ["finished"] * 3
 
 
@@ -247,7 +248,7 @@ def test_the_folds_of_a_few_shot_arm_are_its_seeds_and_fixed_folds_are_columns(t
     tasks = [Task(with_seed(few_shot, seed), TAGS) for seed in (0, 1, 2)] + [
         Task(with_seed(few_shot, 5), replace(TAGS, column="fold 5"))
     ]
-    ended = inline.run_inline([[task] for task in tasks], Job(str(tmp_path)), lambda event: None)
+    ended = InlineLauncher().run([[task] for task in tasks], Job(str(tmp_path)), Resources(), lambda event: None)
     assert started == [0, 5]
     assert [outcome.reason.startswith("not started") for outcome in ended] == [False, True, True, False]
     assert {outcome.kind for outcome in ended} == {"bug"}

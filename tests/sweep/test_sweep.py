@@ -16,6 +16,7 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import ConfigError
 from pointsweep.results.records import layout_from_json
 from pointsweep.sweep.profiles import only
+from pointsweep.sweep.resources import read_resources
 from pointsweep.sweep.sweep import Sweep, load
 from pointsweep.sweep.yaml_document import family, found_file, is_file_name
 from tests.support.sweep_files import problems
@@ -634,3 +635,11 @@ def test_equal_configurations_have_one_key_however_they_are_written(write, one, 
 @pytest.mark.parametrize("number", [".nan", ".inf", "893", "-1"])
 def test_a_published_number_is_in_percent(write, number):
     assert "a published number is in percent, from 0 to 100" in problems(write(BASE + f"rows: [{{label: a, published: {number}}}]\n"))
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "x.", "."])
+def test_a_key_of_a_section_may_be_any_text_and_is_refused_by_its_name(key):
+    found: dict[str, str] = {}
+    read_resources({key: None}, lambda path, text: found.update({path: text}))
+    [text] = found.values()
+    assert text.startswith(f"resources has no field '{key}'. Fields: budget, cpus")

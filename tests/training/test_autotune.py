@@ -6,12 +6,13 @@ import json
 
 import torch
 
-from pointsweep.execution import inline, ray_cluster
 from pointsweep.execution import launch as launching
+from pointsweep.execution.inline import InlineLauncher
+from pointsweep.execution.launchers import Resources
 from pointsweep.sweep.sweep import load
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training import autotune as calibrate
-from pointsweep.training.runner import Task
+from pointsweep.training.runner import Job, Task
 from tests.training.test_pack import config
 
 
@@ -62,12 +63,11 @@ def test_the_part_of_a_gpu_is_measured_once_for_an_arm_and_size(tmp_path, monkey
     assert calibrate.gpu_share(config("full"), 1, cpu) == 1.0  # has no pack: a GPU of its own
 
 
-def test_a_sweep_on_ray_gets_the_part_of_its_largest_arm(monkeypatch):
+def test_a_sweep_gets_the_part_of_a_gpu_that_its_largest_arm_needs(monkeypatch):
     shares = {"lora": 0.1, "any2point": 0.25}
     monkeypatch.setattr(calibrate, "gpu_share", lambda config, size: size * shares[config.method.name])
-    monkeypatch.setattr(ray_cluster, "on_worker", lambda function, argument, cpus, gpus: function(argument))
     tags = TrialTags("s", "row", "column", 0)
     packs = [[Task(config(name, seed=seed), tags) for seed in (0, 1)] for name in shares]
     said: list[str] = []
-    assert launching.gpu_share(inline.Resources(1, 1.0), packs, said.append) == 0.5
+    assert launching._gpu_share(InlineLauncher(), Resources(1, 1.0), packs, Job("store"), said.append) == 0.5
     assert said == ["gpus: auto: a pack gets 0.5 of a GPU, by the memory of its largest arm"]

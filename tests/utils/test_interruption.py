@@ -14,6 +14,8 @@ WORK = """
     import os, signal, sys, threading, time
     from pointsweep.utils import interruption
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
+
     def wait_for_the_flag():
         print("ready", flush=True)
         while True:
