@@ -85,6 +85,10 @@ class SearchFailedError(RuntimeError):
     """Every suggestion of a search failed, so it found nothing; the message says where the reasons are."""
 
 
+class MissingPackageError(ValueError):
+    """A package that an extra of pointsweep brings is not installed; the message says how it is."""
+
+
 class MissingData(ValueError):
     """A data set is not at hand; the message says where it was looked for and where it is obtained."""
 

@@ -1,5 +1,6 @@
 """The command tables: print a sweep's table from what is finished, or what stands behind it.
 
+-o FILE writes it into a file. --mark, --drop, --no-notes, --label and --template say how it looks in a paper.
 --diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
 file with all that stands behind the table (bundle.py), which `python -m pointsweep.verify FILE` checks.
 """
@@ -7,6 +8,7 @@ file with all that stands behind the table (bundle.py), which `python -m pointsw
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -18,22 +20,26 @@ import typer
 
 from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, TrackingOption, Version, complete_sweep, one_of
 from pointsweep.errors import ConfigError, StoreFailed
+from pointsweep.reporting.best_cells import MARKS
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import bundle
 from pointsweep.reporting.cell_text import PROTOCOLS
 from pointsweep.reporting.compare import diff, recovered, why
-from pointsweep.reporting.formats.registry import FORMATS, format_name, render
-from pointsweep.reporting.formats.text import render_here
+from pointsweep.reporting.formats.base import DEFAULTS, TableOptions
+from pointsweep.reporting.formats.registry import FORMATS, format_name, load, render_bytes
+from pointsweep.reporting.formats.text import text
 from pointsweep.reporting.html.evidence import Evidence, curves, gather
 from pointsweep.reporting.html.page import page
+from pointsweep.reporting.left_out import left_out
 from pointsweep.reporting.stored import SOURCES, Stored, by_metric, compared, read_stored
 from pointsweep.reporting.table import Table
+from pointsweep.reporting.template import from_template
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store, write_whole
 from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrackerAway
 from pointsweep.utils.cli_exit import INVALID
-from pointsweep.utils.console import encoding_of
+from pointsweep.utils.console import columns_of, encoding_of
 
 
 def read_format(text: str) -> str:
@@ -44,12 +50,27 @@ def read_format(text: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
+def read_label(text: str) -> str:
+    """Read the value of --label. Raises typer.BadParameter."""
+    if not LABEL.fullmatch(text):
+        raise typer.BadParameter(f"{text!r} is no label of LaTeX; allowed are letters, digits and : . _ / -")
+    return text
+
+
+LABEL = re.compile(r"[A-Za-z0-9:._/-]*")
+OPTION_OF = {"mark": "--mark", "notes": "--no-notes", "label": "--label", "without": "--drop of what every column shows"}
+
+
 @dataclass(frozen=True)
 class TablesOptions:
     """The options of tables, as the command line gives them."""
 
     sweep: str
     form: str = "text"
+    look: TableOptions = DEFAULTS
+    drop: tuple[str, ...] = ()  # columns, or what every column shows: params, paper
+    template: str | None = None  # a file of one's own, for Jinja2
+    output: str | None = None  # a file
     metric: str | None = None
     protocol: str | None = None
     store: str | None = None
@@ -92,6 +113,22 @@ def tables(
     store: StoreOption = None,
     source: SourceOption = "store",
     tracking_uri: TrackingOption = None,
+    mark: Annotated[
+        str,
+        typer.Option(
+            "--mark", metavar="M", parser=one_of("mark", lambda: MARKS), help="best and second by tests (default), mean, none"
+        ),
+    ] = DEFAULTS.mark,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", metavar="NAME", help="leave out a column, or params, paper, ... of all; again for more"),
+    ] = None,
+    no_notes: Annotated[bool, typer.Option("--no-notes", help="leave out the notes under the table")] = False,
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="LaTeX's label (default: tab:SWEEP)", parser=read_label)] = "",
+    template: Annotated[
+        str | None, typer.Option("--template", metavar="FILE", help="print it by a template of Jinja2 instead")
+    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="write it into a file")] = None,
     diff: Annotated[
         tuple[str, str] | None, typer.Option("--diff", metavar="ROW_A ROW_B", help="what differs between two rows")
     ] = None,
@@ -110,13 +147,31 @@ def tables(
 
     exit codes: 0 printed, 2 there is no such table
     """
-    return show(TablesOptions(sweep, form, metric, protocol, store, source, tracking_uri, diff, why, bundle, allow_plugins))
+    look = TableOptions(mark=mark, notes=not no_notes, label=label)
+    options = TablesOptions(
+        sweep,
+        form=form,
+        look=look,
+        drop=tuple(drop or ()),
+        template=template,
+        output=output,
+        metric=metric,
+        protocol=protocol,
+        store=store,
+        source=source,
+        tracking_uri=tracking_uri,
+        diff=diff,
+        why=why,
+        bundle=bundle,
+        allow_plugins=allow_plugins,
+    )
+    return show(options)
 
 
 main = Program(
     "tables",
     tables,
-    examples=("quickstart --format tex", 'quickstart --why "head only" MiniLM', "quickstart --bundle quickstart.zip"),
+    examples=("quickstart --format latex --drop params", 'quickstart --why "head only" MiniLM', "quickstart --bundle quickstart.zip"),
 )
 
 
@@ -139,14 +194,11 @@ def show(options: TablesOptions) -> int:
         if options.why:
             sys.stdout.write(why(table, store, *options.why))
             return 0
+        made = printed(table, records, store, options)
+        return _written(made, options.output)
     except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
         print(error, file=sys.stderr)
         return INVALID
-    if options.form == "html":
-        sys.stdout.write(html(table, records, store if options.source == "store" else None))
-    else:
-        sys.stdout.write(printed(table, options.form))
-    return 0
 
 
 def write_bundle(file: str, store: Store, stored: Stored) -> None:
@@ -165,11 +217,44 @@ def html(table: Table, records: Mapping[str, Record], store: Store | None) -> st
     return page(table, records, curves(store, table), gather(store, table, records))
 
 
-def printed(table: Table, form: str) -> str:
-    """Return the table in one of FORMATS for standard output, whatever its width and encoding."""
-    if form == "text":
-        return render_here(table)
-    made = render(table, form)
-    if form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
+def printed(table: Table, records: Mapping[str, Record], store: Store, options: TablesOptions) -> str | bytes:
+    """Return the table as the options ask for it. Raises ValueError for options that change nothing of it."""
+    table, without = left_out(table, options.drop)
+    look = replace(options.look, without=without)
+    if options.template is not None:
+        return from_template(table, Path(options.template), look)
+    form = load(options.form)
+    unheeded = form.unheeded(look)
+    if unheeded:
+        others = [name for name in FORMATS if unheeded[0] in load(name).options]
+        raise ValueError(f"{OPTION_OF[unheeded[0]]} changes nothing of {options.form}; it does of {', '.join(others)}")
+    if options.form == "html":
+        return html(table, records, store if options.source == "store" else None)
+    if options.output is not None:
+        return render_bytes(table, options.form, look)
+    if options.form == "text":
+        return text(table, columns_of(sys.stdout), encoding_of(sys.stdout), look)
+    made = form.render(table, look)
+    if options.form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
         return json.dumps(json.loads(made), sort_keys=True, indent=1) + "\n"
     return made
+
+
+def _written(made: str | bytes, file: str | None) -> int:
+    """Write what was made into a file, or to standard output; return the exit code."""
+    if file is None:
+        if isinstance(made, str):
+            sys.stdout.write(made)
+            return 0
+        if sys.stdout.isatty():
+            raise ValueError("this format is no text: -o FILE writes it into a file")
+        sys.stdout.buffer.write(made)
+        return 0
+    path = Path(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made.encode() if isinstance(made, str) else made)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
+    print(path)
+    return 0

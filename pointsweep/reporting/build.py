@@ -23,7 +23,7 @@ from pointsweep.results import metrics
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure
 from pointsweep.results.kept_plugins import import_kept
-from pointsweep.results.metrics import METRICS, PER_OBJECT
+from pointsweep.results.metrics import METRICS, PER_OBJECT, higher_is_better
 from pointsweep.results.record_index import sound_records, uncollected
 from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Published, Record, layout_from_plan, value
 from pointsweep.statistics import adaptive_seeds as adaptive
@@ -95,8 +95,7 @@ def comparisons(layout: Layout, cells: Sequence[TableCell], records: Mapping[str
     """
     if layout.adaptive:
         return ()
-    metric = METRICS.get(layout.metric.rpartition("/")[2])
-    better = metric is None or metric.direction == "maximize"
+    better = higher_is_better(layout.metric)
     arms: list[tuple[str, Arms]] = []
     for column, title in enumerate(layout.columns):
         mine = [cell for cell in cells if cell.column == column and cell.values]

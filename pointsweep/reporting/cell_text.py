@@ -6,7 +6,7 @@ Numbers are fractions everywhere but here and in footnotes.py, which print perce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pointsweep.reporting.footnotes import comparison_notes, object_notes, survivor_note, verdict_notes
@@ -26,14 +26,27 @@ def measure(table: Table) -> str:
 
 
 def accuracy(cell: TableCell) -> str:
-    """ "81.2 ± 0.4", with n where seeds are missing."""
+    """Return "81.2 ± 0.4", with n where seeds are missing."""
+    if cell.mean is None:
+        return instead_of_a_mean(cell)
+    spread = f"± {percent(cell.sd)}" if cell.sd is not None else ""
+    seeds = num_seeds(cell)
+    number = f"({seeds})" if seeds else ""
+    return " ".join(part for part in (percent(cell.mean), spread, number) if part)
+
+
+def instead_of_a_mean(cell: TableCell) -> str:
+    """Return what stands in a cell without a value: a dash, "failed", or "0/3" of the seeds."""
     if cell.excluded is not None:
         return "—"
-    if cell.mean is None:
-        return "failed" if cell.failures else f"0/{cell.expected}"
-    spread = f" ± {percent(cell.sd)}" if cell.sd is not None else ""
-    short = f" (n={cell.n}/{cell.expected})" if cell.n < cell.expected else f" (n={cell.n})" if cell.stopped else ""
-    return percent(cell.mean) + spread + short
+    return "failed" if cell.failures else f"0/{cell.expected}"
+
+
+def num_seeds(cell: TableCell) -> str:
+    """Return "n=1/3" where seeds are missing, "n=5" where their number was chosen by the values, else nothing."""
+    if cell.n < cell.expected:
+        return f"n={cell.n}/{cell.expected}"
+    return f"n={cell.n}" if cell.stopped else ""
 
 
 def count(number: int | None) -> str:
@@ -105,12 +118,20 @@ def marked(table: Table, cell: TableCell, known: Mapping[str, str] | None = None
     return accuracy(cell) + "".join(symbol for mark, symbol in found.items() if mark in cell.marks and cell.values)
 
 
-def headline(table: Table) -> str:
-    """Protocol and unit in one line."""
+def headline(table: Table, without: Collection[str] = ()) -> str:
+    """Return protocol and unit in one line."""
+    params = "" if "params" in without else "; params: trainable, without the head"
+    return f"{table.metric} in %, protocol: {PROTOCOLS[table.protocol]}, {over_seeds(table)}{params}"
+
+
+def over_seeds(table: Table) -> str:
+    """Return over how many seeds the means are, in words."""
     seeds = sorted({cell.expected for cell in table.cells if cell.expected})
-    over = f"mean ± sd over {' or '.join(map(str, seeds))} seeds" if seeds else "no trials"
-    over = "one seed, so no sd" if seeds == [1] else over
-    return f"{table.metric} in %, protocol: {PROTOCOLS[table.protocol]}, {over}; params: trainable, without the head"
+    if not seeds:
+        return "no trials"
+    if seeds == [1]:
+        return "one seed, so no sd"
+    return f"mean ± sd over {' or '.join(map(str, seeds))} seeds"
 
 
 def footnotes(table: Table) -> list[str]:
@@ -148,8 +169,8 @@ def _notes(table: Table) -> Iterator[str]:
 Heading = tuple[str, Callable[[TableCell], str]]  # of a sub-column: its title, and what it shows of a cell
 
 
-def headings(table: Table) -> list[Heading]:
-    """The sub-columns of every column; those of the paper only where it printed something."""
+def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
+    """Return the sub-columns of every column, but for some; those of the paper only where it printed something."""
     known = symbols(table)
     units = [unit([cell for cell in table.cells if cell.column == column]) for column in range(len(table.columns))]
     found: list[Heading] = [
@@ -160,12 +181,12 @@ def headings(table: Table) -> list[Heading]:
         found.append(("paper", lambda cell: paper(cell)[0]))
     if any(paper(cell)[1] for cell in table.cells):
         found.append(("paper params", lambda cell: paper(cell)[1]))
-    return found
+    return [heading for heading in found if heading[0] not in without]
 
 
-def grid(table: Table) -> list[list[str]]:
-    """The second heading row and the body, as strings."""
-    subs = headings(table)
+def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:
+    """Return the second heading row and the body, as strings."""
+    subs = headings(table, without)
     columns = range(len(table.columns))
     second = list(table.row_headers) + [title for _ in columns for title, _ in subs]
     cells = {(cell.row, cell.column): cell for cell in table.cells}

@@ -152,6 +152,12 @@ def of_dataset(recorded: Sequence[str]) -> list[str]:
     return [*recorded, *(name for name in computed_names() if METRICS[name].task in ("", task))]
 
 
+def higher_is_better(metric: str) -> bool:
+    """Tell whether the larger of two values of a metric, with or without its split, is the better one."""
+    name = metric.rpartition("/")[2]
+    return name not in METRICS or METRICS[name].direction == "maximize"
+
+
 def with_split(name: str) -> str:
     """Return a metric's full name; one without a split is that of the test split."""
     return name if "/" in name else f"{TEST}/{name}"

@@ -20,7 +20,7 @@ from scipy import stats as scipy_stats
 
 from pointsweep.cli.tables import main
 from pointsweep.reporting.build import build, every_format, read, write_all
-from pointsweep.reporting.formats.registry import FORMATS, render
+from pointsweep.reporting.formats.registry import FORMATS, load, render
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table
 from pointsweep.results.records import CellLayout, Layout, Published, Record, sealed
@@ -225,20 +225,21 @@ def test_parameters_of_arms_without_records_come_from_the_plan():
 def test_the_order_of_the_records_changes_no_byte(keys, failed):
     found = {key: records()[key] for key in keys}
     reasons = {key: failures()[key] for key in failed}
-    assert {form: render(build(layout(), found, reasons), form) for form in FORMATS} == GOLDEN
+    assert {form: render(build(layout(), found, reasons), form) for form in TEXTS} == GOLDEN
     assert page(build(layout(), found, reasons), found, {}) == PAGE
 
 
-GOLDEN = {form: render(table(), form) for form in FORMATS}
+TEXTS = [form for form in FORMATS if load(form).stored]
+GOLDEN = {form: render(table(), form) for form in TEXTS}
 PAGE = page(table(), records(), {})
 
 
 def test_nothing_that_differs_between_two_machines_is_in_the_table():
     other = {key: replace(r, seconds={"total": 99.0}, origin={**r.origin, "host": "elsewhere"}) for key, r in records().items()}
-    assert {form: render(build(layout(), other, failures()), form) for form in FORMATS} == GOLDEN
+    assert {form: render(build(layout(), other, failures()), form) for form in TEXTS} == GOLDEN
 
 
-PRINTED = [form for form in FORMATS if form != "html"]  # of which the command prints the report
+PRINTED = [form for form in TEXTS if form != "html"]  # of which the command prints the report
 OTHER_MACHINES = (
     {"PYTHONHASHSEED": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
     {"PYTHONHASHSEED": "4242", "TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONUTF8": "1", "COLUMNS": "40"},
@@ -352,7 +353,7 @@ def test_every_format_tells_what_became_of_the_papers_number(value, line):
     made = build(layout(), many(value), {})
     assert line in " ".join(lines_of(made))
     assert line in render(made, "md").replace("\\", "")
-    assert line in " ".join(render(made, "tex").split()).replace("\\%", "%")
+    assert line in " ".join(render(made, "tex").split()).replace("\\%", "%").replace("$-$", "-")
     assert line in page(made, many(value), {})
     kind = made.cell(1, 0).verdict.kind
     assert json.loads(render(made, "json"))["cells"][2]["verdict"]["kind"] == kind

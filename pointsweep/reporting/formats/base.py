@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 class TableOptions:
     """How a table is to be printed. A format lists in `Format.options` which of these it heeds."""
 
+    mark: str = "tests"  # which cells are shown as the best and the second: best_cells.MARKS
     notes: bool = True  # what a reader must know beside the numbers, under the table
+    label: str = ""  # by which a paper refers to the table
+    without: tuple[str, ...] = ()  # the sub-columns that are left out: params, paper, paper params
 
 
 DEFAULTS = TableOptions()

@@ -14,6 +14,13 @@ from pointsweep.results.records import Published
 from pointsweep.statistics.seeds import Verdict
 from pointsweep.utils.console import visible
 
+COUNTS = ("trainable", "trainable_without_head", "total")
+COLUMNS = (
+    *("column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values"),
+    *COUNTS,
+    *("published", "published_params_m", "source", "marks", "status", "reason", "interval"),
+    *("verdict", "verdict_reason", "verdict_difference", "verdict_low", "verdict_high", "verdict_margin"),
+)
 # What a spreadsheet takes for the beginning of a formula, also in its wide forms and after blanks.
 FORMULA = re.compile(r"[\t\r\n]|\s*[-=+@\uFF1D\uFF0B\uFF20\uFF0D]")
 # A minus that is none of a formula: a number, or words as in "- adapter".
@@ -39,27 +46,29 @@ class _SpreadsheetWriter:
         self.writer.writerow([spreadsheet_text(field) for field in fields])
 
 
+def cell_lines(table: Table) -> list[list[object]]:
+    """Return a heading and a line for each cell: all its numbers as fractions in full precision."""
+    labels = [header or f"row{i or ''}" for i, header in enumerate(table.row_headers)]
+    lines: list[list[object]] = [[*labels, *COLUMNS]]
+    for cell in table.cells:
+        published = cell.published or Published(None, None, "")
+        reason = cell.excluded or "; ".join(f"seed {seed}: {why}" for seed, why in cell.failures)
+        values = " ".join(f"{seed}:{value!r}" for seed, value in cell.values)
+        line: list[object] = [*table.rows[cell.row], table.columns[cell.column], table.metric, table.protocol]
+        line += [cell.mean, cell.sd, cell.n, cell.expected, cell.low, cell.high, values]
+        line += [(cell.parameters or {}).get(kind) for kind in COUNTS]
+        line += [published.value, published.params_m, published.source, "; ".join(cell.marks), cell.status, reason]
+        line += [cell.interval, *_verdict_fields(cell.verdict)]
+        lines.append(line)
+    return lines
+
+
 def comma_separated(table: Table, options: TableOptions) -> str:
     """Return one line a cell, full precision, fractions."""
     out = io.StringIO()
     writer = _SpreadsheetWriter(out)
-    labels = [header or f"row{i or ''}" for i, header in enumerate(table.row_headers)]
-    counts = ("trainable", "trainable_without_head", "total")
-    writer.writerow([
-        *labels, "column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values", *counts,
-        "published", "published_params_m", "source", "marks", "status", "reason", "interval", "verdict", "verdict_reason",
-        "verdict_difference", "verdict_low", "verdict_high", "verdict_margin",
-    ])  # fmt: skip
-    for cell in table.cells:
-        published = cell.published or Published(None, None, "")
-        reason = cell.excluded or "; ".join(f"seed {seed}: {why}" for seed, why in cell.failures)
-        writer.writerow([
-            *table.rows[cell.row], table.columns[cell.column], table.metric, table.protocol, cell.mean, cell.sd, cell.n,
-            cell.expected, cell.low, cell.high, " ".join(f"{seed}:{value!r}" for seed, value in cell.values),
-            *((cell.parameters or {}).get(kind) for kind in counts), published.value, published.params_m, published.source,
-            "; ".join(cell.marks), cell.status, reason, cell.interval,
-            *_verdict_fields(cell.verdict),
-        ])  # fmt: skip
+    for line in cell_lines(table):
+        writer.writerow(line)
     return out.getvalue()
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
-from pointsweep.reporting.cell_text import footnotes, grid, headings, headline
+from pointsweep.reporting.best_cells import legend, standings
+from pointsweep.reporting.cell_text import footnotes, headings, headline, measure
 from pointsweep.reporting.formats.base import Format, TableOptions
 from pointsweep.reporting.table import Table
 from pointsweep.utils.console import one_line
 
 SPECIAL = re.compile(r"([\\|*_<>`~#$&\[\]])")
 LIST_ITEM = re.compile(r"^(\d+(?=[.)])|(?=[-+]))")  # a number or a bullet, which would make a list within the list of notes
+MARKUP = {"best": "**{}**", "second": "<u>{}</u>"}
 
 
 def escaped(value: str) -> str:
@@ -20,24 +22,41 @@ def escaped(value: str) -> str:
 
 def markdown(table: Table, options: TableOptions) -> str:
     """Return the table; the column's name stands before every sub-column's."""
-    titles = [title for title, _ in headings(table)]
+    titles = [title for title, _ in headings(table, options.without)]
     heads = list(table.row_headers)
     for column in table.columns:
         heads += [f"{column} {title}" for title in titles]
     rule = ["---"] * len(table.row_headers) + ["---:"] * (len(table.columns) * len(titles))
 
-    rows = [[escaped(value) for value in heads], rule]
-    rows += [[escaped(value) for value in row] for row in grid(table)[1:]]
-    lines = [f"**{escaped(table.title)}**", "", escaped(headline(table)), ""]
+    rows = [[escaped(value) for value in heads], rule, *_body(table, options)]
+    lines = [f"**{escaped(table.title)}**", "", escaped(headline(table, options.without)), ""]
     lines += [f"| {' | '.join(row)} |" for row in rows]
 
-    notes = footnotes(table) if options.notes else []
-    if notes:
+    notes = []
+    if options.notes:
+        notes = [note for note in (legend(table, options.mark), *footnotes(table)) if note]
         lines.append("")
     for note in notes:
         item = LIST_ITEM.sub(r"\1\\", escaped(note))
         lines.append(f"- {item}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
-FORMAT = Format(suffix="md", render=markdown, options=("notes",))
+def _body(table: Table, options: TableOptions) -> list[list[str]]:
+    """Return the rows, with the best and the second of each column marked."""
+    shown = headings(table, options.without)
+    places = standings(table, options.mark)
+    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    body = []
+    for row, labels in enumerate(table.rows):
+        line = [escaped(label) for label in labels]
+        for column in range(len(table.columns)):
+            markup = MARKUP.get(places.get((row, column), ""), "{}")
+            for title, show in shown:
+                value = escaped(show(cells[row, column]))
+                line.append(markup.format(value) if title == measure(table) else value)
+        body.append(line)
+    return body
+
+
+FORMAT = Format(suffix="md", render=markdown, options=("mark", "notes", "without"))

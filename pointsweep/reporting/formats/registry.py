@@ -18,6 +18,7 @@ FORMATS = {
     "latex": "pointsweep.reporting.formats.latex:FORMAT",
     "csv": "pointsweep.reporting.formats.csv:FORMAT",
     "json": "pointsweep.reporting.formats.json:FORMAT",
+    "excel": "pointsweep.reporting.formats.excel:FORMAT",
     "html": "pointsweep.reporting.formats.html:FORMAT",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from pointsweep.reporting.cell_text import footnotes, grid, headline
-from pointsweep.reporting.formats.base import Format, TableOptions
+from pointsweep.reporting.formats.base import DEFAULTS, Format, TableOptions
 from pointsweep.reporting.table import Table
 from pointsweep.utils.console import columns_of, encodable, encoding_of, left, one_line, right, width, wrapped
 
@@ -15,29 +15,29 @@ WIDTH = 118  # of the sentences in a file; a terminal has its own width
 NARROWEST = 12  # cells that a row's label keeps beside a wide column
 
 
-def render_for(stream: TextIO, table: Table) -> str:
+def render_for(stream: TextIO, table: Table, options: TableOptions = DEFAULTS) -> str:
     """Return the table as text for a stream: as wide as its terminal, with the signs that it can show."""
-    return text(table, columns_of(stream), encoding_of(stream))
+    return text(table, columns_of(stream), encoding_of(stream), options)
 
 
-def render_here(table: Table) -> str:
+def render_here(table: Table, options: TableOptions = DEFAULTS) -> str:
     """Return the table as text for standard output."""
-    return render_for(sys.stdout, table)
+    return render_for(sys.stdout, table, options)
 
 
-def text(table: Table, columns: int | None = None, encoding: str = "utf-8", notes: bool = True) -> str:
+def text(table: Table, columns: int | None = None, encoding: str = "utf-8", options: TableOptions = DEFAULTS) -> str:
     """Return the table as plain text; of a terminal's `columns` what does not fit side by side is printed below."""
 
     def shown(value: str) -> str:
         return encodable(one_line(value), encoding)
 
     size = columns or WIDTH
-    lines = [[shown(value) for value in line] for line in grid(table)]
+    lines = [[shown(value) for value in line] for line in grid(table, options.without)]
     tops = [shown(column) for column in table.columns]
     blocks = _blocks(lines, len(table.row_headers), tops, columns)
-    head = [table.title, headline(table)]
+    head = [table.title, headline(table, options.without)]
     parts = [_sentences([shown(line) for line in head], size), *blocks]
-    if notes:
+    if options.notes:
         parts.append(_sentences([shown(line) for line in footnotes(table)], size))
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -153,7 +153,7 @@ def _side_by_side(columns: Sequence[Sequence[str]], aligned: Callable[[str, int]
 
 def render(table: Table, options: TableOptions) -> str:
     """Return the table as it stands in a file."""
-    return text(table, notes=options.notes)
+    return text(table, options=options)
 
 
-FORMAT = Format(suffix="txt", render=render, options=("notes",))
+FORMAT = Format(suffix="txt", render=render, options=("notes", "without"))

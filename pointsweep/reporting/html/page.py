@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
+from pointsweep.reporting.best_cells import best_mean, standings
 from pointsweep.reporting.cell_text import count, footnotes, headings, headline, marked
 from pointsweep.reporting.html.axes import axes
 from pointsweep.reporting.html.comparison import as_script, commands, comparison, configs, confusions, payload
@@ -40,9 +41,9 @@ ORIGIN = ("version.pointsweep", "version.torch", "version.numpy", "version.ray",
 
 def page(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], evidence: Evidence | None = None) -> str:
     """The whole page. `curves` holds the table's metric (fraction) by epoch, by trial key; without records only the table."""
-    lead = "A cell opens its runs; coloured is the highest mean of its column." if records else ""
+    lead = "A cell opens its runs; coloured is what the table's tests tell apart from every other row of its column as the best."
     parts = [
-        section("results", "Results", lead, _results(table, records, curves)),
+        section("results", "Results", lead if records else "", _results(table, records, curves)),
         *(_sections(table, records, curves, evidence or Evidence()) if records else []),
     ]
     body = "".join(parts)
@@ -81,7 +82,7 @@ def _facts(table: Table, records: Mapping[str, Record]) -> str:
     """The few numbers that a reader wants before the table."""
     keys = {key for cell in table.cells for _, key in cell.keys}
     done = [records[key] for key in sorted(keys & records.keys())]
-    best = max((cell for cell in table.cells if cell.mean is not None), key=lambda cell: cell.mean or 0.0, default=None)
+    best = best_mean(table)
     facts = [("trials finished", f"{len(done)} of {len(keys)}")]
     if best is not None:
         facts.append((f"best mean: {table.place(best)}", f"{percent(best.mean)} %"))
@@ -120,28 +121,25 @@ def _table(table: Table, records: Mapping[str, Record], curves: Mapping[str, Seq
     first = "<th class='first' scope='col'>"
     seconds = "".join(f"{'<th>' if i else first}{sub}</th>" for _ in table.columns for i, (sub, _) in enumerate(subs))
     rows = []
-    means = [[cell.mean for cell in table.cells if cell.column == c and cell.mean is not None] for c in range(len(table.columns))]
-    best = [max(column, default=None) for column in means]
+    places = standings(table, "tests")
     for i, row in enumerate(table.rows):
         heads = "".join(f"<th class='label' scope='row'>{escape(label)}</th>" for label in row)
         cells = ""
-        for c, highest in enumerate(best):
+        for c in range(len(table.columns)):
             cell = table.cell(i, c)
-            cells += _cell(table, cell, records, curves, highest)
+            cells += _cell(table, cell, records, curves, places.get((i, c)) == "best")
             cells += "".join(f"<td class='soft'>{escape(show(cell))}</td>" for _, show in subs[1:])
         rows.append(f"<tr>{heads}{cells}</tr>")
     return f"<table><thead><tr>{labels}{tops}</tr><tr>{seconds}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _cell(
-    table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], best: float | None
-) -> str:
-    """A cell with what opens below it; `best` is the highest mean of its column."""
+def _cell(table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], best: bool) -> str:
+    """Return a cell with what opens below it; the `best` of its column is coloured."""
     shown = escape(marked(table, cell))
     if cell.keys and records:
         bad = " class='bad'" if cell.failures else ""
         shown = f"<details><summary{bad}>{shown}</summary><div>{_runs(table, cell, records, curves)}</div></details>"
-    return f"<td class='{'first best' if cell.mean is not None and cell.mean == best else 'first'}'>{shown}</td>"
+    return f"<td class='{'first best' if best else 'first'}'>{shown}</td>"
 
 
 def _runs(table: Table, cell: TableCell, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> str:

@@ -26,6 +26,7 @@ from pointsweep.reporting.html.svg_charts import (
     whole_ticks,
 )
 from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.metrics import higher_is_better
 from pointsweep.results.records import Record
 from pointsweep.statistics.seeds import summary
 from pointsweep.utils.numbers import percent
@@ -96,7 +97,8 @@ def pareto(table: Table) -> str:
     sizes = [_size(cell) for cell in cells]
     if len(set(sizes)) < 2:
         return ""
-    best, rows = front(cells), _shapes(table)
+    better = "higher" if higher_is_better(table.metric) else "lower"
+    best, rows = front(cells, better == "higher"), _shapes(table)
     frame, places = _scatter_frame(cells)
     named = {(cell.row, cell.column) for cell in best[-MOST_LABELS:]}
     marks = []
@@ -109,7 +111,7 @@ def pareto(table: Table) -> str:
     columns = {name: i for i, name in enumerate(table.columns)}
     names = ", ".join(f"<b>{escape(table.place(cell))}</b>" for cell in best[-MOST_LABELS:])
     names += f" and {len(best) - MOST_LABELS} smaller ones" if len(best) > MOST_LABELS else ""
-    lead = f"The dashed line is the Pareto front by the means: no cell has fewer parameters and a higher mean than {names}."
+    lead = f"The dashed line is the Pareto front by the means: no cell has fewer parameters and a {better} mean than {names}."
     keys = f"<div class='keys'>{legend(columns)}{legend(rows, shape=True) if len(rows) > 1 else ''}</div>"
     bars = "<p class='small'>Bars are ± one standard deviation over the seeds; the scale of the parameters is logarithmic.</p>"
     return section("pareto", "Accuracy against parameters", lead, f"<figure class='wide'>{drawn}{keys}</figure>{bars}")
@@ -135,11 +137,19 @@ def _shapes(table: Table) -> dict[str, int]:
     return {name: i for i, name in enumerate(names)} if len(names) <= len(SHAPES) else {}
 
 
-def front(cells: Sequence[TableCell]) -> list[TableCell]:
-    """The cells that no other beats: by growing parameters, each with a higher mean than all before it."""
+def front(cells: Sequence[TableCell], higher: bool = True) -> list[TableCell]:
+    """Return the cells that no other beats: by growing parameters, each with a better mean than all before it.
+
+    `higher`: the higher mean is the better one.
+    """
+    sign = 1 if higher else -1
+
+    def gain(cell: TableCell) -> float:
+        return sign * (cell.mean or 0.0)
+
     found: list[TableCell] = []
-    for cell in sorted(cells, key=lambda cell: (_size(cell), -(cell.mean or 0.0))):
-        if not found or (cell.mean or 0.0) > (found[-1].mean or 0.0):
+    for cell in sorted(cells, key=lambda cell: (_size(cell), -gain(cell))):
+        if not found or gain(cell) > gain(found[-1]):
             found.append(cell)
     return found
 

@@ -1,0 +1,88 @@
+"""Which cells of a table are shown as the best of their column, and as the second.
+
+By the tests: the best is what the table's own tests (statistics/all_pairs.py) tell apart from every other row of its column; the
+second what they tell apart from every row below it, where there is a best. Where seeds do not tell rows apart nothing is marked.
+By the means: the best mean and the one after it, whatever the spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pointsweep.reporting.table import Table, TableCell
+from pointsweep.results.metrics import higher_is_better
+from pointsweep.statistics.all_pairs import Family
+from pointsweep.statistics.seeds import DIGITS
+
+MARKS = ("tests", "mean", "none")
+Places = dict[tuple[int, int], str]  # (row, column) -> "best" or "second"
+
+
+def standings(table: Table, mark: str) -> Places:
+    """Return the cells that are marked, by one of MARKS."""
+    places: Places = {}
+    for column in range(len(table.columns)):
+        found: dict[str, str] = {}
+        if mark == "mean":
+            found = _by_mean(table, column)
+        elif mark == "tests" and table.comparisons:  # there are none where seeds are adaptive
+            found = _by_tests(table.comparisons[column])  # the families of the columns' rows come first
+        for row, labels in enumerate(table.rows):
+            name = " / ".join(labels)
+            if name in found:
+                places[row, column] = found[name]
+    return places
+
+
+def best_mean(table: Table) -> TableCell | None:
+    """Return the cell with the best mean, whatever the tests say; None where nothing is finished."""
+    filled = [cell for cell in table.cells if cell.mean is not None]
+    return _ordered(table, filled)[0] if filled else None
+
+
+def legend(table: Table, mark: str, bold: str = "bold", underlined: str = "underlined") -> str:
+    """Return the sentence that says what the marks mean; empty where nothing is marked."""
+    shown = set(standings(table, mark).values())
+    if not shown:
+        return ""
+    if mark == "mean":
+        word = "highest" if higher_is_better(table.metric) else "lowest"
+        second = f", {underlined}: the one after it" if "second" in shown else ""
+        return f"{bold}: the {word} mean of its column{second}; no test"
+    second = f", {underlined}: the second, from every row below it" if "second" in shown else ""
+    return f"{bold}: the best of its column, told apart from every other row by the table's tests{second}"
+
+
+def _by_tests(family: Family) -> dict[str, str]:
+    """Return what the tests of one column's rows allow to be marked, by the row's name."""
+    resolved = {(pair.first, pair.second) for pair in family.pairs if pair.resolved}
+    marked: dict[str, str] = {}
+    for place, word in enumerate(("best", "second")):
+        below = family.arms[place + 1 :]
+        if not below or not all((family.arms[place], other) in resolved for other in below):
+            break
+        marked[family.arms[place]] = word
+    return marked
+
+
+def _by_mean(table: Table, column: int) -> dict[str, str]:
+    """Return the best mean of a column and the one after it, by the row's name; equal ones share their place."""
+    filled = _ordered(table, [cell for cell in table.cells if cell.column == column and cell.mean is not None])
+    marked: dict[str, str] = {}
+    if len(filled) < 2:
+        return marked
+    means = [round(cell.mean or 0.0, DIGITS) for cell in filled]
+    ranked = list(dict.fromkeys(means))
+    for cell, mean in zip(filled, means, strict=True):
+        name = " / ".join(table.rows[cell.row])
+        if mean == ranked[0]:
+            marked[name] = "best"
+        elif mean == ranked[1] and means.count(ranked[0]) == 1 and len(filled) > 2:
+            marked[name] = "second"
+    return marked
+
+
+def _ordered(table: Table, cells: Sequence[TableCell]) -> list[TableCell]:
+    """Return cells with a mean from the best on; of equal ones the first in the table."""
+    sign = -1 if higher_is_better(table.metric) else 1
+    return sorted(cells, key=lambda cell: sign * (cell.mean or 0.0))

@@ -1,0 +1,179 @@
+"""An Excel workbook: the table with numbers as numbers, its notes, and a line each cell in full precision.
+
+Needs openpyxl, which `pip install pointsweep[excel]` brings.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pointsweep.errors import MissingPackageError
+from pointsweep.reporting.best_cells import legend, standings
+from pointsweep.reporting.cell_text import (
+    footnotes,
+    headings,
+    headline,
+    instead_of_a_mean,
+    measure,
+    num_seeds,
+    paper,
+    symbols,
+    trained,
+)
+from pointsweep.reporting.formats.base import Format, TableOptions
+from pointsweep.reporting.formats.csv import cell_lines
+from pointsweep.reporting.table import Table, TableCell
+from pointsweep.utils.console import visible
+
+MADE = datetime(2000, 1, 1, tzinfo=UTC)  # of every workbook: the same table gives the same bytes
+MODIFIED = re.compile(rb"(<dcterms:modified[^>]*>)[^<]*")
+FIRST_ROW = 4  # of the headings; above them stand title and protocol
+PERCENT, COUNT = "0.0%", "#,##0"  # how numbers are shown
+
+
+def excel(table: Table, options: TableOptions) -> bytes:
+    """Return the workbook. Raises MissingPackageError."""
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise MissingPackageError("the format excel needs openpyxl: pip install 'pointsweep[excel]'") from error
+    book = openpyxl.Workbook()
+    book.properties.creator = "pointsweep"
+    book.properties.created = MADE
+    sheet = book.active
+    sheet.title = "table"
+    _fill_table(sheet, table, options)
+    if options.notes:
+        notes = book.create_sheet("notes")
+        for row, note in enumerate(_notes(table, options), start=1):
+            _write(notes, row, 1, note)
+        notes.column_dimensions["A"].width = 120
+    cells = book.create_sheet("cells")
+    for row, line in enumerate(cell_lines(table), start=1):
+        for column, value in enumerate(line, start=1):
+            _write(cells, row, column, value)
+    return _fixed(book)
+
+
+def _notes(table: Table, options: TableOptions) -> list[str]:
+    marks = legend(table, options.mark)
+    return [*([marks] if marks else []), *footnotes(table)]
+
+
+def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
+    """Write the table as one prints it: two rows of headings, then a row each."""
+    labels = len(table.row_headers)
+    titles = _titles(table, options)
+    _write_headings(sheet, table, titles, options)
+    places = standings(table, options.mark)
+    for row, names in enumerate(table.rows):
+        line = FIRST_ROW + 2 + row
+        for place, name in enumerate(names, start=1):
+            _write(sheet, line, place, name)
+        for column in range(len(table.columns)):
+            first = labels + 1 + column * len(titles)
+            _write_cell(sheet, (line, first), table, table.cell(row, column), titles, places.get((row, column), ""))
+    names_shown = [table.row_headers[0], *(row[0] for row in table.rows)]
+    sheet.column_dimensions["A"].width = min(max(12, *(len(name) + 2 for name in names_shown)), 60)
+    sheet.freeze_panes = sheet.cell(FIRST_ROW + 2, labels + 1)
+
+
+def _write_headings(sheet: Any, table: Table, titles: Sequence[str], options: TableOptions) -> None:
+    from openpyxl.styles import Alignment, Font
+
+    bold = Font(bold=True)
+    _write(sheet, 1, 1, table.title).font = Font(bold=True, size=13)
+    _write(sheet, 2, 1, headline(table, options.without))
+    for place, header in enumerate(table.row_headers, start=1):
+        _write(sheet, FIRST_ROW + 1, place, header).font = bold
+    for column, name in enumerate(table.columns):
+        first = len(table.row_headers) + 1 + column * len(titles)
+        top = _write(sheet, FIRST_ROW, first, name)
+        top.font = bold
+        top.alignment = Alignment(horizontal="center")
+        sheet.merge_cells(start_row=FIRST_ROW, end_row=FIRST_ROW, start_column=first, end_column=first + len(titles) - 1)
+        for place, title in enumerate(titles):
+            _write(sheet, FIRST_ROW + 1, first + place, title).font = bold
+
+
+def _write_cell(sheet: Any, at: tuple[int, int], table: Table, cell: TableCell, titles: Sequence[str], place: str) -> None:
+    """Write what the table has of a cell, from the row and column `at` on."""
+    from openpyxl.styles import Font
+
+    fonts = {"best": Font(bold=True), "second": Font(underline="single")}
+    values = _values(table, cell)
+    for number, title in enumerate(titles):
+        made = _write(sheet, at[0], at[1] + number, values[title])
+        if title in (measure(table), "sd", "paper"):
+            made.number_format = PERCENT
+        elif title in ("params", "paper params"):
+            made.number_format = COUNT
+        if title == measure(table) and place:
+            made.font = fonts[place]
+
+
+def _titles(table: Table, options: TableOptions) -> list[str]:
+    """Return the sub-columns: as in every format, but with the spread and what belongs to a cell in columns of their own."""
+    made: list[str] = []
+    for title, _ in headings(table, options.without):
+        made.append(title)
+        if title == measure(table):
+            made += ["sd", "seeds"]
+            if symbols(table):
+                made.append("notes")
+    return made
+
+
+def _values(table: Table, cell: TableCell) -> dict[str, object]:
+    """Return what stands under each title of a cell. Shares are fractions, which Excel shows as percent."""
+    value, params_m = paper(cell)
+    signs = "".join(sign for mark, sign in symbols(table).items() if mark in cell.marks and cell.values)
+    return {
+        measure(table): cell.mean if cell.mean is not None else instead_of_a_mean(cell),
+        "sd": cell.sd,
+        "seeds": cell.n if not num_seeds(cell) else num_seeds(cell).removeprefix("n="),
+        "notes": signs,
+        "params": trained(cell),
+        "paper": float(value) / 100 if value else None,
+        "paper params": round(float(params_m.removesuffix("M")) * 1e6) if params_m else None,
+    }
+
+
+def _write(sheet: Any, row: int, column: int, value: object) -> Any:
+    """Write a value; a text is a text, also where it looks like a formula."""
+    made = sheet.cell(row, column)
+    if isinstance(value, str):
+        made.value = visible(value, keep="\n\t")
+        made.data_type = "s"
+    else:
+        made.value = value
+    return made
+
+
+def _fixed(book: Any) -> bytes:
+    """Return a workbook's bytes without the time at which they were made."""
+    saved = io.BytesIO()
+    book.save(saved)
+    out = io.BytesIO()
+    with zipfile.ZipFile(saved) as before, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as after:
+        for name in sorted(before.namelist(), key=_part_order):
+            data = before.read(name)
+            if name == "docProps/core.xml":
+                data = MODIFIED.sub(rb"\g<1>" + MADE.strftime("%Y-%m-%dT%H:%M:%SZ").encode(), data)
+            entry = zipfile.ZipInfo(name, date_time=(2000, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            after.writestr(entry, data)
+    return out.getvalue()
+
+
+def _part_order(name: str) -> tuple[bool, str]:
+    """Return a key by which the list of parts comes first, as readers expect."""
+    return (name != "[Content_Types].xml", name)
+
+
+FORMAT = Format(suffix="xlsx", render=excel, options=("mark", "notes", "without"), stored=False)

@@ -1,0 +1,43 @@
+"""A table without some of its columns, or without some of what every column shows, as a paper leaves them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pointsweep.errors import unknown
+from pointsweep.reporting.cell_text import headings
+from pointsweep.reporting.table import Table
+
+
+def left_out(table: Table, names: Sequence[str]) -> tuple[Table, tuple[str, ...]]:
+    """Return the table without the named columns, and those names that are of sub-columns. Raises ValueError.
+
+    Tests and intervals stay those of the whole table: they hold for all of its comparisons at once, so for the rest too.
+    """
+    shown = [title for title, _ in headings(table)]
+    for name in names:
+        if name not in table.columns and name not in shown:
+            raise ValueError(f"--drop: {unknown('column', name, [*table.columns, *shown], 'Allowed')}")
+    kept = [number for number, title in enumerate(table.columns) if title not in names]
+    without = tuple(title for title in shown if title in names and title not in table.columns)
+    if not kept or len(without) == len(shown):
+        raise ValueError("--drop: nothing of the table is left")
+    return _of_columns(table, kept), without
+
+
+def _of_columns(table: Table, kept: Sequence[int]) -> Table:
+    """Return the table with these columns alone; families that compare columns stay if all of theirs do."""
+    if len(kept) == len(table.columns):
+        return table
+    place = {column: number for number, column in enumerate(kept)}
+    cells = tuple(replace(cell, column=place[cell.column]) for cell in table.cells if cell.column in place)
+    titles = {table.columns[column] for column in kept}
+    families = []
+    for number, family in enumerate(table.comparisons):
+        of_rows = number < len(table.columns)
+        if number in place if of_rows else titles.issuperset(family.arms):
+            families.append(family)
+    models = tuple(table.models[column] for column in kept) if table.models else ()
+    columns = tuple(table.columns[column] for column in kept)
+    return replace(table, columns=columns, cells=cells, comparisons=tuple(families), models=models)
