@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict
+from pydantic_core import PydanticCustomError
 
 from pointsweep.config.base import Count, Counts, NamedConfig, Natural, NonNegative, Positive, Real, Share
+from pointsweep.config.peft_tuners import REFUSED, TUNERS
 
 
 class MethodConfig(NamedConfig):
@@ -19,6 +21,8 @@ class MethodConfig(NamedConfig):
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
     needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
+    joins: ClassVar[bool] = True  # false: in a pack on a GPU its models do not run as one, they share the frozen weights alone
+    package: ClassVar[str | None] = None  # a package that its code needs and pointsweep brings as an extra of the same name
 
 
 class AdapterConfig(MethodConfig):
@@ -115,6 +119,23 @@ class DAPTConfig(MethodConfig):
     """Scale and shift of every linear layer's and norm's output."""
 
 
+class DoRAConfig(MethodConfig):
+    """DoRA: low-rank updates of the direction of frozen projections, and a trained length of their rows."""
+
+    name: Literal["dora"] = "dora"
+    rank: Count = 16
+    alpha: Real | None = None
+    """null: the rank."""
+    targets: Annotated[tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)] = ("q", "v")
+    """The projections that get an update."""
+    detach_norm: bool = True
+    """No gradient flows through the norm of the updated rows (section 4.3); false: as equation 5 says."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.targets)) < len(self.targets):
+            yield "targets", "must name at least one projection, none twice"
+
+
 class FullConfig(MethodConfig):
     """Full fine-tuning."""
 
@@ -127,6 +148,18 @@ class HeadOnlyConfig(MethodConfig):
     needs_blocks: ClassVar[bool] = False
 
     name: Literal["head_only"] = "head_only"
+
+
+class IA3Config(MethodConfig):
+    """(IA)3: keys, values and hidden activations rescaled by trained vectors."""
+
+    name: Literal["ia3"] = "ia3"
+    targets: Annotated[tuple[Literal["k", "v", "ffn"], ...], Strict(False), Field(min_length=1)] = ("k", "v", "ffn")
+    """What is rescaled: keys, values, the hidden layer of the feed-forward branch."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.targets)) < len(self.targets):
+            yield "targets", "must name nothing twice"
 
 
 class IDPTConfig(MethodConfig):
@@ -151,6 +184,72 @@ class LoRAConfig(MethodConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.targets)) < len(self.targets):
             yield "targets", "must name at least one projection, none twice"
+
+
+def _tuner_that_runs(value: object) -> object:
+    """Refuse a tuner of peft that cannot be used here, with the reason and those that can."""
+    reason = REFUSED.get(value) if isinstance(value, str) else None
+    if reason is None:
+        return value
+    text = "peft's {tuner} cannot be used here: {reason}. Allowed: {allowed}"
+    raise PydanticCustomError(
+        "conflict",
+        "{text}",
+        {"text": text.format(tuner=value, reason=reason, allowed=", ".join(TUNERS))},
+    )
+
+
+class PEFTConfig(MethodConfig):
+    """Any tuner of the library peft that runs on our blocks: `pip install "pointsweep[peft]"`."""
+
+    joins: ClassVar[bool] = False
+    package: ClassVar[str | None] = "peft"
+
+    name: Literal["peft"] = "peft"
+    tuner: Annotated[
+        Literal[
+            "lora", "dora", "rslora", "pissa", "olora", "beft", "boft", "c3a", "delora",
+            "fourierft", "glora", "gralora", "hira", "hra", "ia3", "ln_tuning", "loha", "lokr",
+            "miss", "oft", "peanut", "psoft", "randlora", "road", "shira", "supertuning",
+            "waveft",
+        ],
+        BeforeValidator(_tuner_that_runs),
+    ] = "lora"  # fmt: skip
+    r: Count | None = None
+    """Its size: a rank, the width of a block or the number of values; null: the library's own."""
+    alpha: Positive | None = None
+    """Of tuners whose update is scaled by alpha over r; null: as the library's own defaults are to each other."""
+    target: Annotated[
+        tuple[Literal["q", "k", "v", "out", "fc1", "fc2", "norm1", "norm2"], ...], Strict(False), Field(min_length=1)
+    ] | None = None  # fmt: skip
+    """What it is put into; null: q and v, of ia3 k, v and fc2, of ln_tuning both norms."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        tuner = TUNERS[self.tuner]
+        if self.r is not None and tuner.size is None:
+            yield "r", f"{self.tuner} has no size, so this would have no effect; leave it out"
+        if self.alpha is not None and tuner.alpha is None:
+            scaled = ", ".join(name for name, other in TUNERS.items() if other.alpha is not None)
+            yield "alpha", f"{self.tuner} has none, so this would have no effect; those that have one: {scaled}"
+        target = self.target or ()
+        wrong = [name for name in target if name not in tuner.allowed]
+        if wrong:
+            yield "target", f"{self.tuner} goes into {', '.join(tuner.allowed)}, got {', '.join(wrong)}"
+        if len(set(target)) < len(target):
+            yield "target", "must name nothing twice"
+
+
+class PointGSTConfig(MethodConfig):
+    """PointGST: adapters that tune tokens in the spectrum of graphs of their centres."""
+
+    name: Literal["point_gst"] = "point_gst"
+    bottleneck: Count = 36
+    local_size: Count = 32
+    """Tokens of a local graph, neighbours on a Z-order curve; all tokens where there are fewer."""
+    scopes: Literal["both", "global", "local"] = "both"
+    """Whose spectra: that of all tokens, those of the local graphs, or both."""
+    transform: Literal["fourier", "program"] = "fourier"
+    """The graph Fourier transform; program: its inverse first, as the released program has it."""
 
 
 class PointPEFTConfig(MethodConfig):
@@ -208,3 +307,9 @@ class PromptConfig(MethodConfig):
     depth: Literal["deep", "shallow"] = "deep"
     """deep: new prompts for every block; shallow: before the first alone."""
     init_std: NonNegative = 0.02
+
+
+class SSFConfig(MethodConfig):
+    """SSF: every output of the frozen model scaled and shifted by trained vectors."""
+
+    name: Literal["ssf"] = "ssf"

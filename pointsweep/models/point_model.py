@@ -182,7 +182,7 @@ class PointModel(nn.Module):
             if self.positions.at_every_block and encoding is not None:
                 tokens = self._add(tokens, encoding)
             tokens = self.method.before_block(index, tokens, context)
-            tokens = block(tokens, partial(self._after_ffn, index, context), bias)
+            tokens = self._run(block, index, tokens, context, bias)
             tokens = self.method.after_block(index, tokens, context)
             if index in self.levels:
                 found.append(self._level(tokens, centers))
@@ -231,6 +231,16 @@ class PointModel(nn.Module):
         prefix = self.backbone.prefix
         none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
         return tokens + torch.cat([encoding[:, :prefix], none, encoding[:, prefix:]], dim=1)
+
+    def _run(self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Tensor | None) -> Tensor:
+        after_ffn = partial(self._after_ffn, index, context)
+        if not self.method.works_between:
+            return block(tokens, after_ffn, bias)  # type: ignore[no-any-return]
+
+        def between(stream: Tensor) -> Tensor:
+            return self.method.after_attention(index, stream, context)
+
+        return block(tokens, after_ffn, bias, between)  # type: ignore[no-any-return]
 
     def _after_ffn(self, index: int, context: Any, output: Tensor, inputs: Tensor) -> Tensor:
         changed: Tensor = self.method.after_ffn(index, output, inputs, context)

@@ -227,6 +227,9 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
         constant = bool((parameter == parameter.flatten()[0]).all())
         if parameter.requires_grad and not constant and name not in pretrained and not name.startswith(("cls_", "norm.")):
             groups.setdefault(name.partition(".")[0], []).append(torch.equal(first[name], second[name]))
+    method = getattr(run.trial.model, "method", None)
+    if method is not None and method.starts_from_weights:
+        groups.pop("backbone", None)
     for group, equal in groups.items():
         if all(equal):
             yield f"{group}: its new weights start alike for every seed"

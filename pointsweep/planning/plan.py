@@ -6,6 +6,7 @@ and audited. All of it is remembered (data/facts.py, inputs.py, plan_cache.py), 
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -122,20 +123,35 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
     inputs = needed(rest.values(), fetch)
     found = [*of_the_data(sweep, rest, inputs.data), *of_the_machine(sweep, rest.values(), cpu_flags())]
     counted = {key: record.parameters for key, record in records.items()}
-    checked = check(sweep, rest, counted)
+    lacking = missing_packages(rest.values())
+    # Models that need what is not installed cannot be built, so there is nothing to audit.
+    checked = plan_cache.Checked({}, ()) if lacking else check(sweep, rest, counted)
     return Plan(
         sweep,
         states,
         marked(finished, stale),
         failures,
         counted | dict(checked.parameters),
-        inputs.missing,
+        (*inputs.missing, *lacking),
         (*found, *checked.findings),
         damaged,
         inputs.to_fetch,
         stale,
         inputs.data,
     )
+
+
+def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
+    """Return a line for each package that a method needs and that is not installed."""
+    found: dict[str, None] = {}
+    for config in configs:
+        if config.method is None:
+            continue
+        package = config.method.package
+        if package is not None and importlib.util.find_spec(package) is None:
+            hint = f'pip install "pointsweep[{package}]"'
+            found[f"method {config.method.name} needs the package {package}, which is not installed: {hint}"] = None
+    return tuple(found)
 
 
 def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]) -> Iterator[Finding]:
@@ -199,7 +215,10 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
             config = audit.arm_of(trial)
             known = arms.get(config.key(), audit.Arm(config, ()))
             arms[config.key()] = audit.Arm(config, (*known.cells, name))
-        found += [finding.text for finding in audit.audit(list(arms.values()), {}) if finding.refuses]
+        lacking = missing_packages(trials.values())
+        found += [f"lacking here: {text}" for text in lacking]
+        if not lacking:
+            found += [finding.text for finding in audit.audit(list(arms.values()), {}) if finding.refuses]
     return found
 
 

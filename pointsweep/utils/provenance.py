@@ -12,7 +12,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("pointsweep", "torch", "numpy", "ray", "mlflow", "optuna")
+PACKAGES = ("pointsweep", "torch", "numpy", "ray", "mlflow", "optuna", "peft")
 
 
 def origin(device: str) -> dict[str, str]:

@@ -14,7 +14,9 @@ from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import build, load_trained_state, trained_state
 
 CASES = [(name, modality) for name in registry.names("methods") for modality in registry.config_class("methods", name).modalities]
-STARTS_AS_NOTHING = {"lora": {}, "full": {}, "adapter": {"kind": "adaptformer"}, "head_only": {}}
+STARTS_AS_NOTHING = {
+    "lora": {}, "full": {}, "adapter": {"kind": "adaptformer"}, "head_only": {}, "dora": {}, "ia3": {}, "peft": {},
+}  # fmt: skip
 
 
 def model(method: str, modality: str, seed: int = 0, **fields) -> torch.nn.Module:
@@ -105,7 +107,7 @@ def test_a_step_reaches_every_trained_weight_and_no_frozen_one(method, modality)
     trained = {name for name, p in made.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
     labels = torch.tensor([0, 1, 2, 3])
-    for _ in range(2):  # LoRA's A gets a gradient only once B has moved
+    for _ in range(3):  # LoRA's A gets a gradient only once B has moved, PointGST's norms once two layers have
         optimizer.zero_grad()
         F.cross_entropy(made(points().double()), labels).backward()
         optimizer.step()

@@ -134,6 +134,7 @@ class Block(nn.Module):
 
     Pre-norm: h = x + Attn(LN1(x)), then h + after_ffn(FFN(LN2(h))).
     Post-norm (BERT): h = LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
+    `after_attention` gets h, where a method asks for it, and gives what the block goes on with.
     """
 
     drops_attention = True  # drop path acts on the attention branch too
@@ -153,12 +154,22 @@ class Block(nn.Module):
         self.scale2: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, after_ffn: Callable[[Tensor, Tensor], Tensor], bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        after_ffn: Callable[[Tensor, Tensor], Tensor],
+        bias: Tensor | None = None,
+        after_attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         if self.post_norm:
             x = self.norm1(x + self.drop_path(self.scale1(self.attn(x, bias))))
+            if after_attention is not None:
+                x = after_attention(x)
             return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x))), x))
         attended = self.scale1(self.attn(self.norm1(x), bias))
         x = x + (self.drop_path(attended) if self.drops_attention else attended)
+        if after_attention is not None:
+            x = after_attention(x)
         y = self.norm2(x)
         return x + after_ffn(self.drop_path(self.scale2(self.ffn(y))), y)
 

@@ -1,4 +1,4 @@
-"""What a method is: six hooks, each of which does nothing by default (design.md, section 4)."""
+"""What a method is: hooks, each of which does nothing by default (design.md, section 4)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Method(nn.Module):
     extra_features = 0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
     trains_class_token = True  # that of the checkpoint; a new one trains always
     idle_parts: tuple[str, ...] = ()  # own tensors of which parts have no gradient in the published program too
+    starts_from_weights = False  # what it adds to the blocks starts as the frozen weights say, alike for every seed
+    works_between = False  # `after_attention` is called; blocks that cannot call it are refused by `attach`
     takes_first_mean = False  # the head takes the mean of the batch's first cloud for all: a published fault (T3)
 
     def __init__(self, config: MethodConfig, compat: str = "fixed") -> None:
@@ -59,6 +61,10 @@ class Method(nn.Module):
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         """The tokens as block `index` shall see them."""
+        return tokens
+
+    def after_attention(self, index: int, tokens: Tensor, context: Any) -> Tensor:
+        """Where `works_between`: the tokens between the attention and the feed-forward branch of block `index`, as it shall go on."""
         return tokens
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:

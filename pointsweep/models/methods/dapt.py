@@ -15,20 +15,9 @@ from torch.nn import functional as F
 
 from pointsweep.config.methods import DAPTConfig
 from pointsweep.models.backbones.base import Backbone, Block
-from pointsweep.models.layers import Dropout, drawn, insert_tokens
+from pointsweep.models.layers import Dropout, insert_tokens
 from pointsweep.models.methods.base import Method
-
-
-class Shift(nn.Module):
-    """x * scale + shift per channel, started at N(1, 0.02) and N(0, 0.02) (SSF, arXiv 2210.08823)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(drawn(0.02, dim).add_(1.0))
-        self.shift = nn.Parameter(drawn(0.02, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
+from pointsweep.models.methods.ssf import Shift, shift_norm, shift_outputs
 
 
 class DynamicAdapter(nn.Module):
@@ -64,9 +53,8 @@ class DAPT(Method):
         if config.shifts:
             for block in backbone.blocks:
                 assert isinstance(block, Block)
-                _shift_outputs(block)
-            backbone.norm.requires_grad_(False)
-            backbone.norm = nn.Sequential(backbone.norm, Shift(backbone.dim))
+                shift_outputs(block)
+            shift_norm(backbone)
 
     def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, list[Tensor]]:
         return tokens, []
@@ -89,12 +77,3 @@ class DAPT(Method):
         end = self.prefix + self.last + 1
         prompts = tokens[:, self.prefix : end].mean(dim=1)  # (B, C)
         return torch.cat([tokens[:, : self.prefix], tokens[:, end:]], dim=1), [prompts]
-
-
-def _shift_outputs(block: Block) -> None:
-    attention, ffn = block.attn, block.ffn
-    for owner, names in ((block, ("norm1", "norm2")), (attention, ("q", "k", "v", "out")), (ffn, ("0", "2"))):
-        for name in names:
-            layer = getattr(owner, name)
-            width = layer.out_features if isinstance(layer, nn.Linear) else layer.normalized_shape[0]
-            setattr(owner, name, nn.Sequential(layer, Shift(width)))

@@ -38,11 +38,11 @@ class LoRA(Method):
         for block in backbone.blocks:
             assert isinstance(block, Block)
             for target in self.config.targets:
-                owner, name = _place(block, target)
+                owner, name = place(block, target)
                 setattr(owner, name, LowRank(getattr(owner, name), self.config.rank, alpha))
 
 
-def _place(block: Block, target: str) -> tuple[nn.Module, str]:
+def place(block: Block, target: str) -> tuple[nn.Module, str]:
     """The module that holds a projection, and its name there."""
     places = {"fc1": "0", "fc2": "2"}
     return (block.ffn, places[target]) if target in places else (block.attn, target)

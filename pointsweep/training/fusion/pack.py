@@ -80,8 +80,10 @@ class SharedBackbone:
             assert isinstance(frozen, Block)
             for order, name in enumerate(("attn", "ffn")):
                 _join((index, order), block, name, getattr(frozen, name))
-        # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics and belongs to two parts.
-        if not config.train.compile and not official.program(config).trains_frozen_norms:
+        # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics and belongs to two parts, nor a
+        # library's layers, which do not know it.
+        joins = config.method is not None and config.method.joins
+        if joins and not config.train.compile and not official.program(config).trains_frozen_norms:
             _meet_in(model, config)
         return model
 

@@ -1,0 +1,86 @@
+"""Any tuner of the library `peft`, put into the frozen blocks.
+
+Source: https://huggingface.co/docs/peft, `inject_adapter_in_model`; config/peft_tuners.py lists the tuners, and why some
+are refused. The library draws its start from torch's generator, which the model seeds for the method; what is saved of
+a trial are the tensors that train, and everything else of a tuner follows from the frozen weights and fixed seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pointsweep.config.peft_tuners import TUNERS, Tuner
+from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.backbones.timm_import import declare_torchvision_operators
+from pointsweep.models.methods.base import Method
+
+# Where a block of ours holds what a target names.
+PLACES = {
+    "q": "attn.q",
+    "k": "attn.k",
+    "v": "attn.v",
+    "out": "attn.out",
+    "fc1": "ffn.0",
+    "fc2": "ffn.2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+}
+
+
+class PEFT(Method):
+    """Trains what the tuner puts beside the targets: as many values as the library itself counts."""
+
+    def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
+        tuner = TUNERS[self.config.tuner]
+        self.starts_from_weights = tuner.starts_from_weights
+        places = [PLACES[name] for name in self.config.target or tuner.targets]
+        layers = [layer for name, layer in backbone.blocks.named_modules() if name.partition(".")[2] in places]
+        if tuner.rewrites_weights:
+            _take_own_weights(layers)
+        on_meta = any(parameter.is_meta for layer in layers for parameter in layer.parameters())
+        try:
+            if on_meta and tuner.reads_weights:
+                with torch.device("cpu"):
+                    for layer in layers:
+                        layer.to_empty(device="cpu")
+                    self._inject(tuner, places, layers, backbone)
+                backbone.blocks.to("meta")
+            else:
+                self._inject(tuner, places, layers, backbone)
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+            text = f"method: peft's {self.config.tuner} cannot be put into {', '.join(places)} of {backbone.config.name}"
+            raise ValueError(f"{text}: {error}") from error
+
+    def _inject(self, tuner: Tuner, places: list[str], layers: list[nn.Module], backbone: Backbone) -> None:
+        declare_torchvision_operators()
+        import peft
+
+        settings = dict(tuner.settings)
+        if tuner.kind == "IA3":
+            settings["feedforward_modules"] = [place for place in places if place == PLACES["fc2"]]
+        if tuner.kind == "GLORA" and any(getattr(layer, "bias", None) is None for layer in layers):
+            settings["config_D_E"] = "none"  # its scale of the bias would train nothing
+        if self.config.r is not None:
+            assert tuner.size is not None
+            settings[tuner.size] = self.config.r
+        if tuner.alpha is not None and (self.config.alpha is not None or self.config.r is not None):
+            settings[tuner.alpha] = self._alpha(tuner)
+        kinds: dict[Any, Any] = peft.PEFT_TYPE_TO_CONFIG_MAPPING
+        made = kinds[peft.PeftType(tuner.kind)](target_modules=places, **settings)
+        peft.inject_adapter_in_model(made, backbone.blocks)
+
+    def _alpha(self, tuner: Tuner) -> float:
+        if self.config.alpha is None:
+            return int(tuner.ratio * self.config.r)
+        alpha: float = self.config.alpha
+        return int(alpha) if alpha.is_integer() else alpha
+
+
+def _take_own_weights(layers: list[nn.Module]) -> None:
+    """Copy the layers' matrices, which members of a pack have in common until then."""
+    for layer in layers:
+        assert isinstance(layer, nn.Linear)
+        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
