@@ -19,11 +19,11 @@ from pointsweep.config.schema import MODEL_PARTS, TrialConfig
 from pointsweep.errors import Finding
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.point_model import NEAR_IDENTITY
+from pointsweep.planning.arm_groups import OF_WEIGHTS, Key, model_key
 from pointsweep.planning.probe import Probe, probe, run_once
 from pointsweep.results.records import Published
 
 LEAK = 1e-4  # of its own movement: what rounding may do
-UNPROBED = ("backbone.weights", "backbone.sha256", "backbone.weights_seed", "backbone.like")  # of the weights, which a probe draws
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,30 @@ class Arm:
 
 def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     """All findings, refusals first. `parameters` are the counts of each arm's config, by key."""
-    models = _models(arms)
-    broken = {arm: message for arm in models if (message := _broken(arm.config))}
-    probed = [(arm, probe(arm.config)) for arm in models if arm not in broken]
-    found = [Finding(True, f"{arm.name}: the model does not run: {message}") for arm, message in broken.items()]
+    probed: list[tuple[Arm, Probe]] = []
+    broken: set[Key] = set()
+    found: list[Finding] = []
+    for key, arm in _models(arms).items():
+        message = _broken(arm.config)
+        if message:
+            broken.add(key)
+            found.append(Finding(True, f"{arm.name}: the model does not run: {message}"))
+        else:
+            probed.append((arm, probe(arm.config)))
     found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters)]
-    found += _near_identities([arm for arm, _ in probed])
+    found += _near_identities([arm for arm in arms if model_key(arm.config) not in broken])
     return sorted(found, key=lambda finding: not finding.refuses)
 
 
-def _models(arms: Sequence[Arm]) -> list[Arm]:
-    """One arm for every model: what trains it, and how its clouds are changed at random, is of no matter to it."""
-    cells: dict[TrialConfig, list[str]] = {}
+def _models(arms: Sequence[Arm]) -> dict[Key, Arm]:
+    """Return one arm for every model, with all cells that have it."""
+    first: dict[Key, Arm] = {}
+    cells: dict[Key, list[str]] = {}
     for arm in arms:
-        cells.setdefault(model_of(arm.config), []).extend(arm.cells)
-    return [Arm(config, tuple(own)) for config, own in cells.items()]
+        key = model_key(arm.config)
+        first.setdefault(key, arm)
+        cells.setdefault(key, []).extend(arm.cells)
+    return {key: Arm(model_of(arm.config), tuple(cells[key])) for key, arm in first.items()}
 
 
 def model_of(config: TrialConfig) -> TrialConfig:
@@ -97,13 +106,15 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of the model in which two arms differ."""
     a, b = (flat({k: v for k, v in c.to_dict().items() if k in (*MODEL_PARTS, "network", "compat")}) for c in (first, second))
-    return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
+    of_weights = {f"backbone.{name}" for name in OF_WEIGHTS}  # no probe sees them
+    different = [key for key in a | b if key not in of_weights and a.get(key) != b.get(key)]
+    return {key: (a.get(key), b.get(key)) for key in different}
 
 
 def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
     for (first, seen), (second, also) in _alike(probed):
         knobs = _knobs(first.config, second.config)
-        if not knobs or any(key in UNPROBED for key in knobs) or seen.differs(also):
+        if not knobs or seen.differs(also):
             continue
         # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused it is looked at in full.
         if probe(first.config, whole=True).differs(probe(second.config, whole=True)):

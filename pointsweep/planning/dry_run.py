@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from pointsweep.config.schema import TrialConfig
+from pointsweep.config.base import canonical_json
+from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.errors import Finding
 from pointsweep.planning.dry_run_arm import Arm as Arm
 from pointsweep.planning.dry_run_arm import chosen, made_data, smaller
@@ -40,10 +41,19 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
             continue
         late = _late_epochs(arm.config, trained, thorough=number == 0)
         texts |= dict.fromkeys(f"{arm.name}: {text}" for text in look(arm.config, late, thorough=number == 0))
-    texts |= dict.fromkeys(settings_without_effect(arms))
+    texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
     torch.set_num_threads(threads)
     torch.set_rng_state(random)
     return [Finding(True, text) for text in texts]
+
+
+def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the first arm of every setting of data and training, without its seed."""
+    found: dict[tuple[str, str], Arm] = {}
+    for arm in arms:
+        key = canonical_json(arm.config.dataset), canonical_json(arm.config.train)
+        found.setdefault(key, arm)
+    return [Arm(without_seed(arm.config), arm.name) for arm in found.values()]
 
 
 def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list[int]:
@@ -93,8 +103,8 @@ def _wrong_training(config: TrialConfig, thorough: bool, late: Sequence[int], pl
         # The step last: its definition trains the start itself.
         found += [*run.wrong_order(), *run.wrong_evaluation(), *run.wrong_choice(), *run.wrong_statistics(), *run.wrong_step()]
         if thorough:
-            same = Run.of(config, dataset, Path(folder) / "same")
-            found += wrong_seeds(run, same, Run.of(other, dataset, Path(folder) / "next"))
+            same = Run.of(config, dataset, Path(folder) / "same", last_epoch=1)
+            found += wrong_seeds(run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1))
         with suppress(Diverged):  # at a rate that the first epochs have not reached
             found += list(run.wrong_late_epochs(late, planned))
     return found

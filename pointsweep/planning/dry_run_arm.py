@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from pointsweep.config import registry
+from pointsweep.config.base import Config, canonical_json
 from pointsweep.config.datasets import DatasetConfig
-from pointsweep.config.schema import TrialConfig
+from pointsweep.config.parts import TrainConfig
+from pointsweep.config.schema import TrialConfig, without_seed
+from pointsweep.planning.arm_groups import Key, training_key
 from pointsweep.planning.dry_run_data import BATCH, EVAL_BATCH
 from pointsweep.planning.dry_run_trial import EPOCHS
 from pointsweep.planning.probe import POINTS, SMALL
@@ -18,6 +21,10 @@ from pointsweep.planning.probe import POINTS, SMALL
 CLIP_NORM = 0.05  # so small that clipping acts in every step
 LARGEST_LR = 0.1  # a trial of a larger rate may diverge, which is its own result and no fault of the code
 BLOCKS = 1  # of a backbone: the audit's probe looks at all of them
+SMALLER = {"num_tokens": 4, "neighbours": 3}  # than the audit's probe, which looks at models in more detail
+VIEWS = 2  # of a projection
+MADE = {"train_per_class": 4, "test_per_class": 2, "train_per_category": 4, "test_per_category": 2, "source_points": 2 * POINTS}
+DEPTHS = ("depth", "prompt_depth")  # fields of methods that count blocks
 PER_FIELD = 3  # values of a training setting that get a dry run of their own
 
 
@@ -30,31 +37,26 @@ class Arm:
 
 
 def chosen(arms: Sequence[Arm]) -> list[Arm]:
-    """One arm of every structure, and of every training setting that varies a few values in the first structure that has them."""
-    found: dict[tuple[Any, ...], Arm] = {}
-    seen: dict[tuple[str, Any], int] = {}
+    """Return one arm of every structure, and of every training setting that varies a few values in the first arm that has them."""
+    structures: set[Key] = set()
+    trains: set[str] = set()
+    values: dict[str, set[Any]] = {name: set() for name in TrainConfig.model_fields}
+    found: dict[str, Arm] = {}
     for arm in arms:
-        fresh = []
-        for name, value in vars(arm.config.train).items():
-            key = (name, value)
-            if key not in seen and sum(other == name for other, _ in seen) < PER_FIELD:
-                fresh.append(key)
-        structure = _structure(arm.config)
-        if structure in found and not fresh:
-            continue
-        for key in fresh:
-            seen[key] = 1
-        found.setdefault(structure, arm)
-        found[(structure, *fresh)] = arm
-    unique: dict[str, Arm] = {}
-    for arm in found.values():
-        unique.setdefault(arm.config.key(), arm)
-    return list(unique.values())
-
-
-def _structure(config: TrialConfig) -> tuple[Any, ...]:
-    parts = config.tokenizer, config.backbone, config.positions, config.method, config.head, config.network
-    return (*parts, config.compat, config.dataset.name)
+        structure = training_key(arm.config)
+        settings = canonical_json(arm.config.train)
+        new = structure not in structures
+        if settings not in trains:
+            trains.add(settings)
+            for name, value in arm.config.train:
+                if value not in values[name] and len(values[name]) < PER_FIELD:
+                    values[name].add(value)
+                    new = True
+        structures.add(structure)
+        if new:
+            config = without_seed(arm.config)
+            found.setdefault(config.key(), Arm(config, arm.name))
+    return list(found.values())
 
 
 def smaller(config: TrialConfig) -> TrialConfig:
@@ -68,26 +70,37 @@ def smaller(config: TrialConfig) -> TrialConfig:
     for name in ("tokenizer", "network", "backbone", "method"):
         part = getattr(config, name)
         if part is not None:
-            parts[name] = part.model_copy(update=_known(part, SMALL))
+            parts[name] = part.model_copy(update=_known(type(part), SMALL | SMALLER))
+    if config.positions is not None:
+        views = min(config.positions.num_views, VIEWS)
+        parts["positions"] = config.positions.model_copy(update={"num_views": views})
     backbone = parts.get("backbone")
     if backbone is not None and "scales" not in vars(backbone) and config.dataset.num_categories == 0:
-        parts["backbone"] = _shallow(config, backbone)
+        parts |= _shallow(backbone, parts["method"])
     return config.model_copy(update=parts)
 
 
-def _shallow(config: TrialConfig, backbone: Any) -> Any:
-    """The backbone with a few blocks, where one of so many can be built and has a single scale."""
-    if config.method is not None and any(name in vars(config.method) for name in ("depth", "prompt_depth")):
-        return backbone
+def _shallow(backbone: Any, method: Any) -> dict[str, Any]:
+    """Return backbone and method with few blocks, where so few can be built and there is a single scale.
+
+    A method that works to a certain depth keeps blocks on both sides of it.
+    """
     with torch.device("meta"):
         made = registry.load("backbones", backbone.name)(backbone)
-    if len(made.blocks) <= BLOCKS or len(made.scale_starts) > 1:
-        return backbone
-    return backbone.replace(num_blocks=BLOCKS)
+    total = len(made.blocks)
+    depths = {name: value for name, value in method if name in DEPTHS}
+    blocks = BLOCKS + bool(depths)
+    if total <= blocks or len(made.scale_starts) > 1:
+        return {}
+    lowered: dict[str, int] = {}
+    for name, value in depths.items():
+        if isinstance(value, int):
+            lowered[name] = blocks if value >= total else min(value, blocks - 1)
+    return {"backbone": backbone.replace(num_blocks=blocks), "method": method.model_copy(update=lowered)}
 
 
-def _known(part: Any, values: dict[str, Any]) -> dict[str, Any]:
-    known = type(part).model_fields
+def _known(kind: type[Config], values: dict[str, Any]) -> dict[str, Any]:
+    known = kind.model_fields
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -97,4 +110,5 @@ def made_data(config: DatasetConfig) -> DatasetConfig:
     kind: Any = registry.config_class("datasets", name)
     shared = set(DatasetConfig.model_fields) & set(kind.model_fields)
     values = {name: getattr(config, name) for name in shared - {"name", "folder"}}
+    values |= _known(kind, MADE)
     return kind(name=name, **values)  # type: ignore[no-any-return]

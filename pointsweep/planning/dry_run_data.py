@@ -23,7 +23,7 @@ from pointsweep.training.runner import load_dataset
 BATCH = 3  # clouds of a step
 STEPS = 2  # of an epoch
 TEST_CLOUDS, VAL_CLOUDS = 5, 4  # numbers that tell the splits apart
-EVAL_BATCH = 2  # so that an evaluation has several batches
+EVAL_BATCH = 3  # so that an evaluation has several batches, the last one smaller
 
 
 class Recording(Dataset):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -62,43 +63,66 @@ def reference(model: nn.Module, config: TrialConfig, epochs: Sequence[Batches], 
     return reference_epochs(model, config, dict(enumerate(epochs, start=1)), data)
 
 
+@dataclass
+class Moments:
+    """What AdamW keeps of a parameter: the running means of its gradient and of its square, over `steps`."""
+
+    mean: Tensor
+    square: Tensor
+    steps: int = 0
+
+
+@torch.no_grad()
+def adamw_step(parameter: Tensor, moments: Moments, lr: float, decay: float, eps: float) -> None:
+    """Change a parameter by one step of AdamW (arXiv 1711.05101, algorithm 2), whose class would load torch's compiler."""
+    assert parameter.grad is not None
+    first, second = BETAS
+    moments.steps += 1
+    moments.mean.mul_(first).add_(parameter.grad, alpha=1 - first)
+    moments.square.mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+    mean_share = 1 - first**moments.steps
+    square_share = 1 - second**moments.steps
+    scale = (moments.square / square_share).sqrt_().add_(eps)
+    parameter.mul_(1 - lr * decay)
+    parameter.addcdiv_(moments.mean, scale, value=-lr / mean_share)
+
+
 def reference_epochs(
     model: nn.Module, config: TrialConfig, epochs: Mapping[int, Batches], data: Recording
 ) -> tuple[list[float], list[float]]:
-    """Train `model` in place on the batches of epochs, given by number: cross-entropy, clipping, torch.optim.AdamW.
+    """Train `model` in place on the batches of epochs, given by number: cross-entropy, clipping, AdamW.
 
     Labels are those stored of the clouds. Return each epoch's mean loss and its accuracy.
     """
     means = []
     accuracies = []
     train = config.train
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
+    decays: dict[nn.Parameter, float] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_token = "token" in name and not train.decay_tokens
-        exempt = parameter.dim() <= 1 or name.endswith("bias") or is_token
-        if train.decayed == "all":
-            exempt = False
-        (plain if exempt else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=1.0, betas=BETAS, eps=train.adam_eps)
+        if parameter.requires_grad:
+            is_token = "token" in name and not train.decay_tokens
+            exempt = parameter.dim() <= 1 or name.endswith("bias") or is_token
+            decays[parameter] = 0.0 if exempt and train.decayed != "all" else train.weight_decay
+    moments: dict[nn.Parameter, Moments] = {}
     for number, epoch in epochs.items():
         model.train()
         losses = []
         correct = []
         for step, (index, batch) in enumerate(epoch):
             set_noise(model, torch.Generator().manual_seed(stream(config.seed, "noise", number, step)))
-            optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = rate(train, number, step, len(epoch))
+            model.zero_grad()
             labels = batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(data.train.labels[index])
             logits = model(*inputs_of(batch)).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([*decayed, *plain], train.clip_norm)
-            optimizer.step()
+            nn.utils.clip_grad_norm_(list(decays), train.clip_norm)
+            lr = rate(train, number, step, len(epoch))
+            for parameter, decay in decays.items():
+                if parameter.grad is None:
+                    continue
+                if parameter not in moments:
+                    moments[parameter] = Moments(torch.zeros_like(parameter), torch.zeros_like(parameter))
+                adamw_step(parameter, moments[parameter], lr, decay, train.adam_eps)
             losses.append(float(loss.detach()))
             correct.append(float((logits.argmax(dim=1) == labels).double().mean()))
         means.append(float(np.mean(losses)))
@@ -109,10 +133,13 @@ def reference_epochs(
 
 @torch.no_grad()
 def measured(model: nn.Module, data: Dataset, split: Split, config: TrialConfig) -> tuple[float, float | None]:
-    """Mean loss and accuracy of a split; cloud by cloud under `compat: fixed`. No accuracy of parts, which categories limit."""
+    """Return mean loss and accuracy of a split; no accuracy of parts, which categories limit.
+
+    Under `compat: fixed` in one batch, which is another one than the evaluation's: no cloud may see which clouds are beside it.
+    """
     model.eval()
     order = data.evaluation_order(split)
-    size = 1 if config.compat == "fixed" else EVAL_BATCH
+    size = len(order) if config.compat == "fixed" else EVAL_BATCH
     loss = hits = count = 0.0
     for at in range(0, len(order), size):
         rows = order[at : at + size]

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT
+from pointsweep.config.base import canonical_json
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.config.validation import check_trial
@@ -21,12 +22,13 @@ from pointsweep.data.facts import DataFacts, marks, refusals, section_of
 from pointsweep.data.inputs import needed, read_all
 from pointsweep.errors import BadRecord, Finding
 from pointsweep.planning import plan_cache
+from pointsweep.planning.arm_groups import Key, model_key
 from pointsweep.reporting.stale import find_stale, marked
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure, unfinished_status
 from pointsweep.results.identity import config_problem
 from pointsweep.results.record_index import read_record as read_record
-from pointsweep.results.records import Record, digests_problem
+from pointsweep.results.records import Published, Record, digests_problem
 from pointsweep.statistics.adaptive_seeds import settle
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import folder_of
@@ -143,14 +145,15 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
 
 def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
     """Return a line for each package that a method needs and that is not installed."""
-    found: dict[str, None] = {}
+    needed_by: dict[str, str] = {}
     for config in configs:
-        if config.method is None:
-            continue
-        package = config.method.package
-        if package is not None and importlib.util.find_spec(package) is None:
+        if config.method is not None and config.method.package is not None:
+            needed_by.setdefault(config.method.package, config.method.name)
+    found = []
+    for package, method in needed_by.items():
+        if importlib.util.find_spec(package) is None:
             hint = f'pip install "pointsweep[{package}]"'
-            found[f"method {config.method.name} needs the package {package}, which is not installed: {hint}"] = None
+            found.append(f"method {method} needs the package {package}, which is not installed: {hint}")
     return tuple(found)
 
 
@@ -210,15 +213,11 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     if trials:
         from pointsweep.planning import audit
 
-        arms: dict[str, audit.Arm] = {}
-        for name, trial in trials.items():
-            config = audit.arm_of(trial)
-            known = arms.get(config.key(), audit.Arm(config, ()))
-            arms[config.key()] = audit.Arm(config, (*known.cells, name))
+        arms = [audit.Arm(audit.arm_of(trial), (name,)) for name, trial in trials.items()]
         lacking = missing_packages(trials.values())
         found += [f"lacking here: {text}" for text in lacking]
         if not lacking:
-            found += [finding.text for finding in audit.audit(list(arms.values()), {}) if finding.refuses]
+            found += [finding.text for finding in audit.audit(arms, {}) if finding.refuses]
     return found
 
 
@@ -307,25 +306,42 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
     """The audit of every arm of the sweep: its model, and a dry run of its training."""
     from pointsweep.planning import audit, dry_run
 
-    arms: dict[str, audit.Arm] = {}
+    arms: dict[Key, _Cells] = {}
+    trained: list[dry_run.Arm] = []
     counts: dict[str, Mapping[str, int]] = {}
     for cell in sweep.cells:
         if not cell.trials:
             continue
-        config = audit.arm_of(cell.trials[0])
-        known = arms.get(config.key(), audit.Arm(config, ()))
-        published = (*known.published, cell.published) if cell.published else known.published
-        arms[config.key()] = audit.Arm(config, (*known.cells, sweep.cell_name(cell)), published)
-        if cell.trials[0].key() in parameters:
-            counts[config.key()] = parameters[cell.trials[0].key()]
-    found = audit.audit(list(arms.values()), counts)
-    trained = [dry_run.Arm(without_seed(cell.trials[0]), sweep.cell_name(cell)) for cell in sweep.cells if cell.trials]
-    found += dry_run.dry_run([arm for arm in trained if audit.runs(arm.config)])
+        first = cell.trials[0]
+        name = sweep.cell_name(cell)
+        key = (model_key(first), "" if first.backbone is None else canonical_json(first.backbone))
+        if key not in arms:
+            arms[key] = _Cells(audit.arm_of(first))
+        arm = arms[key]
+        arm.names.append(name)
+        if cell.published:
+            arm.published.append(cell.published)
+        if first.key() in parameters:
+            counts[arm.config.key()] = parameters[first.key()]
+        trained.append(dry_run.Arm(first, name))
+    audited = [audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)) for arm in arms.values()]
+    found = audit.audit(audited, counts)
+    runs = {model_key(arm.config): audit.runs(arm.config) for arm in audited}
+    found += dry_run.dry_run([arm for arm in trained if runs[model_key(arm.config)]])
     return tuple(sorted(found, key=lambda finding: not finding.refuses))
 
 
+@dataclass
+class _Cells:
+    """The cells that one model fills, while they are gathered."""
+
+    config: TrialConfig
+    names: list[str] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
+
+
 def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
-    """Parameter counts by key; each arm (a trial but for its seed) is built once, on the meta device.
+    """Parameter counts by key; each model is built once, on the meta device.
 
     What cannot be built has none: the audit says why.
     """
@@ -333,15 +349,18 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
 
     from pointsweep.models.point_model import build, count_parameters
 
-    counted: dict[str, dict[str, int]] = {}
+    counted: dict[Key, dict[str, int] | None] = {}
     result = {}
     for key, config in configs.items():
-        arm = without_seed(config)
-        if arm.key() not in counted:
+        model = model_key(config)
+        if model not in counted:
+            counted[model] = None
             with torch.device("meta"), suppress(ValueError):
-                counted[arm.key()] = vars(count_parameters(build(arm, num_classes(arm.dataset))))
-        if arm.key() in counted:
-            result[key] = counted[arm.key()]
+                made = build(without_seed(config), num_classes(config.dataset))
+                counted[model] = vars(count_parameters(made))
+        counts = counted[model]
+        if counts is not None:
+            result[key] = counts
     return result
 
 

@@ -9,7 +9,6 @@ Letters: B clouds, P points.
 from __future__ import annotations
 
 import functools
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ SMALL: dict[str, Any] = {
 # to all channels is taken out by each norm. Rounding alone decides whether such a gradient is exactly zero.
 WITHOUT_GRADIENT = ("k.bias", "k.1.shift", "method.mix.bias")
 PLACE = 0.01  # of its own movement: what another place in the batch may do to a cloud's logits, by rounding
+ROUNDING = 1e-5  # of the largest logit: what rounding alone may move
 LOOKS = 4  # at the gradients of parts of tensors: what a first look finds without one, another may reach
 
 
@@ -141,7 +141,10 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 @torch.no_grad()
 def run_once(config: TrialConfig) -> None:
-    """Lets one cloud of the full size through what reads points: the tokenizer, or the whole network. Raises what that raises."""
+    """Let one cloud of the full size through what reads points: the tokenizer, or the whole network. Raise what that raises.
+
+    Of a tokenizer its geometry alone, which is what depends on the size; `probe` runs the rest of it.
+    """
     points = _clouds(1, config.dataset.num_points)
     if config.backbone is None:
         model = build(config, CLASSES).eval()
@@ -151,8 +154,15 @@ def run_once(config: TrialConfig) -> None:
             model.encode(points)  # type: ignore[operator]
         return
     assert config.tokenizer
+    make_tokenizer = registry.load("tokenizers", config.tokenizer.name)
+    with torch.device("meta"):
+        structure = registry.load("backbones", config.backbone.name)(config.backbone)
+        tokenizer = make_tokenizer(config.tokenizer, structure, config.compat)
+    if hasattr(tokenizer, "geometry"):
+        tokenizer.geometry(points)
+        return
     backbone = frozen_backbone(config.backbone)
-    registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat).eval()(points)
+    make_tokenizer(config.tokenizer, backbone, config.compat).eval()(points)
 
 
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
@@ -164,32 +174,38 @@ def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
 
 @torch.no_grad()
 def _look_across(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, float, tuple[int, ...]]:
-    """Logits; how far those of the other clouds move when one is replaced, or all change places, of how far its own do.
+    """Return logits, the leak, and the clouds whose own logits do not move when they are replaced.
 
-    Last the clouds whose own logits do not move.
+    The leak is how far the logits of a cloud move with the other clouds, of how far they move when it is itself replaced. Two
+    further batches show both: one has another first cloud; in the other one all clouds but the first are others, and they stand
+    in the opposite order.
     """
     points, *rest = inputs
     before = model(points, *rest)
-    leak, ignored = 0.0, []
     new = _clouds(len(points), points.shape[1], seed=2) * 2.0
-    least = math.inf
+    other_first = torch.cat([new[:1], points[1:]])
+    moved = _movement(model(other_first, *rest), before)
+    others_turned = torch.cat([points[:1], new[1:]]).flip(0)
+    turned = model(others_turned, *(tensor.flip(0) for tensor in rest)).flip(0)
+    moved_turned = _movement(turned, before)
+
+    own = torch.cat([moved[:1], moved_turned[1:]])
+    rounding = ROUNDING * float(before.abs().max())
+    ignored = tuple((own <= rounding).nonzero().flatten().tolist())
+    leak = 0.0
     for number in range(len(points)):
-        changed = points.clone()
-        changed[number] = new[number]
-        moved = (model(changed, *rest) - before).abs().flatten(1).amax(dim=1)
-        own = float(moved[number])
-        others = float(moved[torch.arange(len(points)) != number].max())
-        if own <= 1e-12:
-            ignored.append(number)
+        if number in ignored:
             continue
-        least = min(least, own)
-        leak = max(leak, others / own)
-    turned = model(*(tensor.flip(0) for tensor in inputs)).flip(0)
-    moved_by_place = float((turned - before).abs().max())
-    # Rounding differs with a cloud's place, so that little says nothing.
-    if math.isfinite(least) and moved_by_place > PLACE * least:
-        leak = max(leak, moved_by_place / least)
-    return before, leak, tuple(ignored)
+        by_others = float((moved_turned if number == 0 else moved)[number] / own[number])
+        # Rounding differs with a cloud's place, so that little says nothing of the one that changed it.
+        if number > 0 or by_others > PLACE:
+            leak = max(leak, by_others)
+    return before, leak, ignored
+
+
+def _movement(logits: Tensor, before: Tensor) -> Tensor:
+    """Logits (B, classes) or (B, parts, P), twice -> the largest difference of each cloud's (B,)."""
+    return (logits - before).abs().flatten(1).amax(dim=1)
 
 
 def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
