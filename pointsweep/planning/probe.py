@@ -33,7 +33,6 @@ SMALL: dict[str, Any] = {
 # to all channels is taken out by each norm. Rounding alone decides whether such a gradient is exactly zero.
 WITHOUT_GRADIENT = ("k.bias", "k.1.shift", "method.mix.bias")
 PLACE = 0.01  # of its own movement: what another place in the batch may do to a cloud's logits, by rounding
-ROUNDING = 1e-5  # of the largest logit: what rounding alone may move
 LOOKS = 4  # at the gradients of parts of tensors: what a first look finds without one, another may reach
 
 
@@ -176,30 +175,28 @@ def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
 def _look_across(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, float, tuple[int, ...]]:
     """Return logits, the leak, and the clouds whose own logits do not move when they are replaced.
 
-    The leak is how far the logits of a cloud move with the other clouds, of how far they move when it is itself replaced. Two
-    further batches show both: one has another first cloud; in the other one all clouds but the first are others, and they stand
-    in the opposite order.
+    The leak is how far the logits of a cloud move with the other clouds, of how far they move when it is itself replaced. Three
+    further batches show it: with another first cloud, with other clouds behind the first, and in the opposite order.
     """
     points, *rest = inputs
     before = model(points, *rest)
     new = _clouds(len(points), points.shape[1], seed=2) * 2.0
-    other_first = torch.cat([new[:1], points[1:]])
-    moved = _movement(model(other_first, *rest), before)
-    others_turned = torch.cat([points[:1], new[1:]]).flip(0)
-    turned = model(others_turned, *(tensor.flip(0) for tensor in rest)).flip(0)
-    moved_turned = _movement(turned, before)
+    other_first = _movement(model(torch.cat([new[:1], points[1:]]), *rest), before)
+    others_behind = _movement(model(torch.cat([points[:1], new[1:]]), *rest), before)
+    turned = _movement(model(*(tensor.flip(0) for tensor in inputs)).flip(0), before)
 
-    own = torch.cat([moved[:1], moved_turned[1:]])
-    rounding = ROUNDING * float(before.abs().max())
-    ignored = tuple((own <= rounding).nonzero().flatten().tolist())
+    own = torch.cat([other_first[:1], others_behind[1:]])
+    by_others = torch.cat([others_behind[:1], other_first[1:]])
+    ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
     leak = 0.0
     for number in range(len(points)):
         if number in ignored:
             continue
-        by_others = float((moved_turned if number == 0 else moved)[number] / own[number])
-        # Rounding differs with a cloud's place, so that little says nothing of the one that changed it.
-        if number > 0 or by_others > PLACE:
-            leak = max(leak, by_others)
+        leak = max(leak, float(by_others[number] / own[number]))
+        by_place = float(turned[number] / own[number])
+        # Rounding differs with a cloud's place, so that little says nothing.
+        if by_place > PLACE:
+            leak = max(leak, by_place)
     return before, leak, ignored
 
 
