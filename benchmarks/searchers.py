@@ -1,7 +1,7 @@
 """What samplers and schedulers save on a recorded grid of real trials: no training, a few minutes.
 
     python benchmarks/searchers.py [--grid adapter_grid] [--seeds 50]        # the table
-    python -m pointsweep.run benchmarks/tabulated/adapter_dropout_grid.yaml  # the trials of a grid; then, to record them anew:
+    pointsweep run benchmarks/tabulated/adapter_dropout_grid.yaml  # the trials of a grid; then, to record them anew:
     python benchmarks/searchers.py --record [--grid adapter_grid] [--store FOLDER]
 
 A search asks pointsweep's own Study for the keys of the grid; the trial is the nearest cell, its curve the recorded validation
@@ -106,7 +106,7 @@ def record(grid: Grid, store: FileStore) -> None:
         folder = TrialFolder(store.path(f"trials/{trial.config.key()}"))
         curve = {event["epoch"]: event["metrics"]["val/accuracy"] for event in folder.epochs()}
         if len(curve) < trial.config.train.epochs:
-            raise ValueError(f"trial {trial.config.key()} is not finished: python -m pointsweep.run {grid.sweep}")
+            raise ValueError(f"trial {trial.config.key()} is not finished: pointsweep run {grid.sweep}")
         plain = trial.config.to_dict()
         cell = {key: plain[key.partition(".")[0]][key.partition(".")[2]] for key in grid.scales}
         rows.append(cell | {f"epoch {epoch}": f"{value:.6f}" for epoch, value in sorted(curve.items())})

@@ -173,7 +173,7 @@ def by_mlflow(folder: Path) -> tuple[Clocks, Clocks, Cells]:
 
 
 def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
-    """What `python -m pointsweep.tables` does."""
+    """What `pointsweep tables` does."""
     import scipy.special  # noqa: F401
 
     from pointsweep.reporting.build import build, read, render

@@ -177,7 +177,7 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     cell = table.cell(row_number(table, options.row), column_number(table, options.column))
     done = {seed: key for seed, key in cell.keys if key in records}
     if not done:
-        command = shlex.join(["python", "-m", "pointsweep.tables", name])
+        command = shlex.join(["pointsweep", "tables", name])
         raise ValueError(f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why")
     if options.seed is not None and options.seed not in done:
         raise ValueError(f"{table.place(cell)}: {unknown('seed', options.seed, map(str, done), 'Finished')}")

@@ -2,7 +2,7 @@
 
 -o FILE writes it into a file. --mark, --drop, --no-notes, --label and --template say how it looks in a paper.
 --diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
-file with all that stands behind the table (bundle.py), which `python -m pointsweep.verify FILE` checks.
+file with all that stands behind the table (bundle.py), which `pointsweep verify FILE` checks.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def write_bundle(file: str, store: Store, stored: Stored) -> None:
     layout, records, failures = stored
     table = build(layout, records, failures)
     write_whole(Path(file), bundle(store, layout, table, (records, failures), every_format(table)))
-    check = shlex.join(["python", "-m", "pointsweep.verify", file])
+    check = shlex.join(["pointsweep", "verify", file])
     print(f"{file}: written; {check} checks it")
 
 

@@ -52,7 +52,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Copy:
-    """Stored clouds found below a data root, for `python -m pointsweep.data`.
+    """Stored clouds found below a data root, for `pointsweep data`.
 
     `read` gives {split}_points (n, P, 3), or (total, 3) with {split}_starts (n + 1,) where clouds differ in size, and {split}_labels;
     it raises ValueError. `published`: split -> the numbers of clouds that were published; none where no number is known.

@@ -9,7 +9,7 @@ classes (the first `way` make the episode, in this order) and of ".../<split>/<n
 As in Point-BERT's program the training shapes come from the training split and the test shapes from the test split. The two layouts
 of ModelNet40 list their shapes in different order, so they give different shapes (of the same classes); the digest tells.
 
-`point_bert` reads Point-BERT's own folds, once `python -m pointsweep.data --convert-fewshot FOLDER` has made npz files of its
+`point_bert` reads Point-BERT's own folds, once `pointsweep data --convert-fewshot FOLDER` has made npz files of its
 pickles. A pickle is never read here.
 """
 
@@ -34,7 +34,7 @@ KINDS = [(way, shot) for way in (5, 10) for shot in (10, 20)]
 NUM_FOLDS = 10
 TEST_PER_CLASS = 20
 ARRAYS = ("train_points", "train_labels", "test_points", "test_labels", "classes")
-FOLDS_ORIGIN = "Point-BERT's folds come with its program (ModelNetFewshot); convert them: python -m pointsweep.data --convert-fewshot"
+FOLDS_ORIGIN = "Point-BERT's folds come with its program (ModelNetFewshot); convert them: pointsweep data --convert-fewshot"
 
 
 class ModelNet40Fewshot(Dataset):
@@ -109,7 +109,7 @@ def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:
     if path.is_file():
         return path
     if path.with_suffix(".pkl").is_file():
-        raise MissingData(f"{path.with_suffix('.pkl')} is not converted: run python -m pointsweep.data --convert-fewshot {folder}")
+        raise MissingData(f"{path.with_suffix('.pkl')} is not converted: run pointsweep data --convert-fewshot {folder}")
     raise MissingData(f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}")
 
 

@@ -169,7 +169,7 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
 def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
     """Show a table at its end, and where everything lies; `mirror`: what is said of MLflow; `part`: of a larger table."""
     report = store.place(f"sweeps/{table.name}/report.html")
-    whole = [f"whole    python -m pointsweep.tables {table.name}"] if part else []
+    whole = [f"whole    pointsweep tables {table.name}"] if part else []
     lines = ["", f"report   {report}", f"store    {store.url}", *whole, *mirror]
     text = render_for(display.stream, table) + "\n".join(lines)
     display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))

@@ -142,7 +142,7 @@ def _without_checksum(records: Mapping[str, Record]) -> list[str]:
     if not number:
         return []
     return [
-        f"unverified: {number} of {len(records)} records have no checksum (older version); python -m pointsweep.verify STORE checks"
+        f"unverified: {number} of {len(records)} records have no checksum (older version); pointsweep verify STORE checks"
     ]
 
 
@@ -323,7 +323,7 @@ def read_layout(store: Store, name: str) -> Layout:
         known = [entry.rstrip("/") for entry in store.list("sweeps")]
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
     except BadStore as error:
-        raise BadStore(f"{store.place(file)}: {error}; the sweep's command (python -m pointsweep.run) writes it anew") from error
+        raise BadStore(f"{store.place(file)}: {error}; the sweep's command (pointsweep run) writes it anew") from error
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:

@@ -49,7 +49,7 @@ failures.json               why trials failed, by key
 MANIFEST.json               the code that made this file (digest of its tree)
 SHA256SUMS                  a checksum of every other file in here
 
-python -m pointsweep.verify FILE    checks all of it and computes every number anew from the predictions
+pointsweep verify FILE    checks all of it and computes every number anew from the predictions
 sha256sum -c SHA256SUMS             after unpacking: the checksums alone, without pointsweep
 """
 

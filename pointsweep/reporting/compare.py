@@ -1,6 +1,6 @@
 """What two arms of a table differ in, and why a cell is as it is.
 
-The commands: python -m pointsweep.tables NAME --diff ROW_A ROW_B, and --why ROW COLUMN.
+The commands: pointsweep tables NAME --diff ROW_A ROW_B, and --why ROW COLUMN.
 """
 
 from __future__ import annotations

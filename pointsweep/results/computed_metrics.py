@@ -61,7 +61,7 @@ def _completed(store: Store, record: Record, metric: str, compute: FromPredictio
     labels = truth[0] if truth is not None else _cached_labels(record)
     if labels is None:
         reason = "no true classes beside its predictions (older version), and this machine has not opened its data set"
-        raise ComputedMetricError(f"{reason}: python -m pointsweep.data shows where it is looked for")
+        raise ComputedMetricError(f"{reason}: pointsweep data shows where it is looked for")
     metrics = {}
     for protocol, chosen in record.metrics.items():
         predicted = predictions.get(protocol)

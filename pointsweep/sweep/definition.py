@@ -17,7 +17,7 @@ from pointsweep.sweep.sweep import Sweep
 
 
 def note(sweep: Sweep, store: Store) -> None:
-    """Write what `python -m pointsweep.tables NAME` needs: of a part of a table, the whole table that it belongs to."""
+    """Write what `pointsweep tables NAME` needs: of a part of a table, the whole table that it belongs to."""
     whole = sweep.stored
     store.write(f"sweeps/{whole.name}/sweep.yaml", whole.text.encode())
     origin: dict[str, Any] = {"source": _path(whole), "overrides": list(whole.overrides)}

@@ -22,7 +22,7 @@ def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[st
             raise NotMirroredError(f"MLflow at {masked(uri)}: there is no such file")
         if path is not None and path.is_file() and path.stat().st_size == 0:
             # MLflow would make its tables in it.
-            raise NotMirroredError(f"MLflow at {masked(uri)}: the file is empty; python -m pointsweep.sync STORE fills it")
+            raise NotMirroredError(f"MLflow at {masked(uri)}: the file is empty; pointsweep sync STORE fills it")
         require_usable(uri, writes=False)
         return _read_table(uri, sweep)
 
@@ -36,7 +36,7 @@ def _read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[s
     require_active(experiment, uri)
     parents = client.search_runs([experiment.experiment_id], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
     if not parents:
-        raise NotMirroredError(f"MLflow experiment {sweep!r} holds no run of a sweep; python -m pointsweep.sync STORE makes it")
+        raise NotMirroredError(f"MLflow experiment {sweep!r} holds no run of a sweep; pointsweep sync STORE makes it")
     layout = layout_from_json(layout_text(parents[0].data.tags) or _layout_artifact(client, parents[0].info.run_id, sweep))
     records, failures = {}, {}
     for run in trial_runs(uri, experiment.experiment_id):
@@ -56,7 +56,7 @@ def _layout_artifact(client: Any, run_id: str, sweep: str) -> str:
             return Path(client.download_artifacts(run_id, "layout.json", folder)).read_text()
         except Exception as error:  # each artifact store of MLflow raises its own
             raise NotMirroredError(
-                f"MLflow's run of sweep {sweep!r} does not say what the table looks like; python -m pointsweep.sync STORE mends it"
+                f"MLflow's run of sweep {sweep!r} does not say what the table looks like; pointsweep sync STORE mends it"
             ) from error
 
 

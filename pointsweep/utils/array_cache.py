@@ -3,7 +3,7 @@
 An entry is a folder named after the content that it was made of, never after the place where that content lay. Beside
 its arrays lies a manifest with the digest of every block of every file. On opening sizes and headers are compared, and
 blocks: all of them if the file is small or was touched since it was last checked, else a random choice.
-`python -m pointsweep.data --verify` compares all blocks of all entries. What is damaged is made again. Where the cache
+`pointsweep data --verify` compares all blocks of all entries. What is damaged is made again. Where the cache
 cannot be written the arrays stay in memory, and a warning says so.
 """
 

@@ -1,4 +1,4 @@
-"""python -m pointsweep.data: what it says of real data, of made-up whole sets, and of what is wrong with them."""
+"""pointsweep data: what it says of real data, of made-up whole sets, and of what is wrong with them."""
 
 from __future__ import annotations
 

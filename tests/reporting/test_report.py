@@ -136,17 +136,17 @@ def test_the_rerun_command_names_exactly_one_cell():
     shape = layout(rows=(("it's [new]",), *layout().rows[1:]), columns=("a b*", "b"))
     made = build(shape, records(), failures())
     command = rerun(made, made.cell(0, 0))
-    assert command == """python -m pointsweep.run FILE --only 'row=it'"'"'s [[]new]' --only 'column=a b[*]'"""
+    assert command == """pointsweep run FILE --only 'row=it'"'"'s [[]new]' --only 'column=a b[*]'"""
 
 
 def test_a_finished_cell_is_replayed_and_an_unfinished_one_is_run():
     made = build(layout(), records(), failures())
-    assert commands(made, made.cell(0, 0)) == "python -m pointsweep.replay made_up full a\n"
+    assert commands(made, made.cell(0, 0)) == "pointsweep replay made_up full a\n"
     assert commands(made, made.cell(2, 0)) == f"{replay(made, made.cell(2, 0))}\n{rerun(made, made.cell(2, 0))}"
     assert commands(made, made.cell(1, 1)) == rerun(made, made.cell(1, 1))
     text = shown().text
-    assert "python -m pointsweep.replay made_up full a" in text
-    assert "python -m pointsweep.replay made_up ROW COLUMN" in text
+    assert "pointsweep replay made_up full a" in text
+    assert "pointsweep replay made_up ROW COLUMN" in text
 
 
 def test_the_replay_command_survives_a_shell():

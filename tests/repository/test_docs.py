@@ -57,14 +57,14 @@ def test_the_commands_of_the_tutorial_run(tmp_path):
         if block == ("yaml", changed):
             sweep.write_text(re.sub(r"^rows: .*\n", changed, whole, flags=re.M))
             continue
-        for command in re.findall(r"^\$ python (.*)$", block[1], re.M):
-            line = [sys.executable, *shlex.split(command)]
+        for command in re.findall(r"^\$ pointsweep (.*)$", block[1], re.M):
+            line = [sys.executable, "-c", "import sys; from pointsweep.cli.app import console; sys.exit(console())", *shlex.split(command)]
             run = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
             assert run.returncode == 0, command + run.stdout + run.stderr
             output.setdefault(command, []).append(run.stdout)
-    plans = output["-m pointsweep.run first.yaml --plan"]
+    plans = output["run first.yaml --plan"]
     assert [plan.splitlines()[0] for plan in plans] == ["first: 0 finished, 4 to run", "first: 4 finished, 2 to run"]
-    table = output["-m pointsweep.run first.yaml --inline"][1]
+    table = output["run first.yaml --inline"][1]
     [shown] = blocks(page, "text")
     for line in shown.splitlines()[3:]:
         label, params = line.split()[0], line.split()[-1]

@@ -100,7 +100,7 @@ def test_a_part_of_a_table_leaves_the_whole_in_the_store(store, file, capsys):
     before = {path.name: path.read_bytes() for path in (store / "sweeps/one").glob("table.*")}
     for part in (["--only", "lora"], ["seeds=1"], ["--only", "seed=0", "--only", "adapter"]):
         assert main([str(file), *QUIET, *part]) == 0
-        assert "whole    python -m pointsweep.tables one" in capsys.readouterr().out
+        assert "whole    pointsweep tables one" in capsys.readouterr().out
         assert {path.name: path.read_bytes() for path in (store / "sweeps/one").glob("table.*")} == before
     assert tables.main(["one"]) == 0
     assert "lora" in (printed := capsys.readouterr().out) and "adapter" in printed

@@ -1,4 +1,4 @@
-"""Point-BERT's few-shot pickles -> npz, once and on demand (`python -m pointsweep.data --convert-fewshot FOLDER`).
+"""Point-BERT's few-shot pickles -> npz, once and on demand (`pointsweep data --convert-fewshot FOLDER`).
 
 Source: the layout of spec 6.3: {5,10}way_{10,20}shot/{0..9}.pkl, each a dict train/test -> list of (points (8192, 6) float32, label
 in the episode, class in ModelNet40). A pickle can run any program, so what it names is never looked up: numpy's array, type and

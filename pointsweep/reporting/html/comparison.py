@@ -197,7 +197,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 def replay(table: Table, cell: TableCell) -> str:
     """The command that trains a cell's finished trials again, beside the store, and says whether the numbers come out the same."""
     names = (table.name, row_name(table, cell), table.columns[cell.column])
-    return f"python -m pointsweep.replay {' '.join(map(shlex.quote, names))}"
+    return f"pointsweep replay {' '.join(map(shlex.quote, names))}"
 
 
 def commands(table: Table, cell: TableCell) -> str:
@@ -210,4 +210,4 @@ def rerun(table: Table, cell: TableCell) -> str:
     """The command that runs one cell; FILE stands for the sweep's file, which the table does not know."""
     row = shlex.quote("row=" + glob.escape(row_name(table, cell)))
     column = shlex.quote("column=" + glob.escape(table.columns[cell.column]))
-    return f"python -m pointsweep.run FILE --only {row} --only {column}"
+    return f"pointsweep run FILE --only {row} --only {column}"

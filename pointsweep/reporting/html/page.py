@@ -101,8 +101,8 @@ def _results(table: Table, records: Mapping[str, Record], curves: Mapping[str, S
 def _sections(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], evidence: Evidence) -> list[str]:
     """What follows the table; a section is left out where the sweep has nothing to show in it."""
     data = payload(table, records, evidence)
-    command = "<pre>python -m pointsweep.run FILE</pre>"
-    again = f"<p>{REPLAY}</p><pre>python -m pointsweep.replay {escape(shlex.quote(table.name))} ROW COLUMN</pre>"
+    command = "<pre>pointsweep run FILE</pre>"
+    again = f"<p>{REPLAY}</p><pre>pointsweep replay {escape(shlex.quote(table.name))} ROW COLUMN</pre>"
     file = f"<p>FILE is the sweep's file; a copy is in the store, sweeps/{escape(table.name)}/sweep.yaml. {RERUN}</p>"
     return [
         pareto(table), searches(evidence.searches), axes(table, records), learning(table, records, curves),
