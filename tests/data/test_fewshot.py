@@ -237,7 +237,7 @@ def test_damaged_converted_folds_are_named_and_pickles_are_never_read(tmp_path):
 def test_a_fold_that_waits_for_its_conversion_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
     write(tmp_path / "ModelNetFewshot/5way_10shot/0.pkl", fold())
-    with pytest.raises(MissingData, match=r"0\.pkl is not converted: run python -m pointsweep\.data --convert-fewshot"):
+    with pytest.raises(MissingData, match=r"0\.pkl is not converted: run pointsweep data --convert-fewshot"):
         dataset("modelnet40_fewshot", source="point_bert")
     with pytest.raises(MissingData, match=r"no file .*1\.npz"):
         dataset("modelnet40_fewshot", source="point_bert", fold=1)
