@@ -51,6 +51,10 @@ class PositionsConfig(Config):
             yield "line", "must not be the zero vector"
 
 
+# Heads that nothing is trained for: a classifier of scikit-learn is fitted to the frozen features.
+PROBES = ("svm", "knn")
+
+
 class HeadConfig(Config):
     """The classifier over concat(class token, max over the other tokens) (spec 2.6).
 
@@ -65,13 +69,22 @@ class HeadConfig(Config):
     dropout: Share = 0.5
     pool: Added[Literal["class_max", "mean_max", "mean_plus_max"] | None] = None
     """null: class_max where there is a class token, else mean_max; mean_plus_max: their sum, one token wide."""
-    kind: Added[Literal["two_layers", "one_layer"]] = "two_layers"
-    """Hidden layers; one_layer: Point-BERT's, without batch norm."""
+    kind: Added[Literal["two_layers", "one_layer", "svm", "knn"]] = "two_layers"
+    """Hidden layers; one_layer: Point-BERT's, without batch norm; svm and knn: probes of the frozen features, without training."""
     last_hidden: Added[Count | None] = None
     """Of the second hidden layer; null: hidden."""
     input_dropout: Added[Share] = 0.0
     segmentation_widths: Added[Annotated[tuple[Count, Count, Count, Count], Strict(False)]] = (1536, 1024, 512, 256)
     """Two layers to spread features, two behind."""
+    svm_c: Added[Positive] = 1.0
+    """Of the linear SVM: how much a wrong training cloud weighs."""
+    neighbours: Added[Count] = 20
+    """Of the k-NN: training clouds that vote."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name, kind in (("svm_c", "svm"), ("neighbours", "knn")):
+            if self.kind != kind and getattr(self, name) != type(self).model_fields[name].default:
+                yield name, f"has an effect with kind: {kind} alone, got kind: {self.kind}; leave it out"
 
 
 PAPER_WARMUP = 10  # the default of `warmup_epochs`

@@ -16,7 +16,7 @@ from pointsweep.config.base import Compat, Config, NamedConfig, Natural
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.methods import MethodConfig
 from pointsweep.config.networks import NetworkConfig
-from pointsweep.config.parts import HeadConfig, PositionsConfig, TrainConfig
+from pointsweep.config.parts import PROBES, HeadConfig, PositionsConfig, TrainConfig
 from pointsweep.config.tokenizers import TokenizerConfig
 
 # The parts that are chosen by name, each with its kind in the registry.
@@ -80,6 +80,18 @@ class TrialConfig(Config):
                     filled[name] = UNNAMED[name]()
         return filled
 
+    @property
+    def probes(self) -> bool:
+        """Whether the head is a probe: a classifier that is fitted to frozen features."""
+        return self.head is not None and self.head.kind in PROBES
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train; false: one look at the training clouds."""
+        if self.network is not None:
+            return self.network.trainable
+        return not self.probes
+
     def key(self) -> str:
         """Return 16 hex digits that name the trial's folder.
 
@@ -128,8 +140,25 @@ class TrialConfig(Config):
         if dataset.heights and (self.tokenizer is None or self.tokenizer.name != "point_pn"):
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
             yield "dataset.heights", text
+        if self.probes:
+            yield from self._probe_misfits()
         if self.head and backbone and self.head.pool == "class_max" and not backbone.class_token:
             yield "head.pool", f"{backbone.name} has no class token; allowed: mean_max, mean_plus_max"
+
+    def _probe_misfits(self) -> Iterator[tuple[str, str]]:
+        """Yield what a probe of frozen features cannot be taken of."""
+        assert self.head and self.tokenizer and self.backbone and self.positions and self.method
+        kind = self.head.kind
+        if self.method.name != "head_only":
+            text = f"{self.method.name} trains, and head.kind: {kind} trains nothing; allowed: head_only"
+            yield "method", text
+        if registry.modality(self.backbone) != "3d" or self.tokenizer.name != "patch":
+            text = f"{kind} looks at pretrained features, and the tokenizer {self.tokenizer.name} starts new before"
+            yield "head.kind", f"{text} {self.backbone.name}; allowed: the tokenizer patch of a 3d backbone"
+        if self.positions.kind == "learnable":
+            yield "positions.kind", f"learnable needs training, and head.kind: {kind} has none"
+        if self.dataset.num_categories or self.compat != "fixed":
+            yield "head.kind", f"{kind} classifies whole clouds under compat: fixed"
 
     def _without_blocks(self) -> Iterator[tuple[str, str]]:
         """Yield what cannot be done with a backbone that has no blocks."""

@@ -5,7 +5,7 @@ Letters: B clouds, P points, N tokens, C channels, M views.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from pointsweep.models.backbones.initialisation import generator_for
 from pointsweep.models.layers import Dropout, drawn
 from pointsweep.models.methods.base import Method
 from pointsweep.models.positional_encoding import Positions
+from pointsweep.models.probe_head import ProbeHead
 from pointsweep.models.segmentation_head import Level, SegmentationHead, levels
 
 NEAR_IDENTITY = 0.05  # a stack whose blocks change the stream by less, each, is called close to an identity
@@ -104,7 +105,9 @@ class PointModel(nn.Module):
         backbone.use_compat(config.compat)
         backbone.follow(program)
         self.backbone = backbone.requires_grad_(False)
-        dim, prefix = backbone.dim, backbone.prefix
+        if config.probes and backbone.cls_token is None:
+            backbone.prefix = 0  # a class token that starts new says nothing
+        prefix = backbone.prefix
         with start_of("tokenizer", config.seed):
             self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
         self.tokenizer.skips_near_origin = program.skips_near_origin
@@ -125,17 +128,26 @@ class PointModel(nn.Module):
             backbone.stem.patches[0].requires_grad_(False)  # it makes no token here, so there is nothing to tune
         self.norm = backbone.norm
         backbone.norm = nn.Identity()  # type: ignore[assignment]
-        categories = config.dataset.num_categories
-        self.levels = levels(len(backbone.blocks)) if categories else []  # blocks whose output a head of parts takes
-        if categories:
-            widths = [backbone.widths[index] for index in self.levels]
-            extra = dim * self.method.extra_features
-            self.head: nn.Module = SegmentationHead(config.head, widths, extra, categories, num_classes)
-        else:
-            self.head = Head(config.head, dim, prefix, self.method, num_classes)
+        self.head = self._make_head(config, num_classes)
         start_layers(self.head, "head", config.seed)
         if config.train.init == "trunc_normal":
             self._init_as_modelnet_program(config.seed)
+        if config.probes:
+            self.requires_grad_(False)
+
+    def _make_head(self, config: TrialConfig, num_classes: int) -> nn.Module:
+        """Make the head, and say in `levels` of which blocks a head of parts takes the output."""
+        assert config.head
+        backbone = self.backbone
+        categories = config.dataset.num_categories
+        self.levels = levels(len(backbone.blocks)) if categories else []
+        if categories:
+            widths = [backbone.widths[index] for index in self.levels]
+            extra = backbone.dim * self.method.extra_features
+            return SegmentationHead(config.head, widths, extra, categories, num_classes)
+        if config.probes:
+            return ProbeHead(config.head, backbone.prefix, num_classes)
+        return Head(config.head, backbone.dim, backbone.prefix, self.method, num_classes)
 
     def _take_class_token(self, backbone: Backbone, std: float) -> None:
         """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
@@ -166,6 +178,24 @@ class PointModel(nn.Module):
         On a data set of parts with category (B,) -> (B, parts, P). `made` is what the tokenizer gave for these points, where
         it has been run already.
         """
+        tokens, extra, found = self._encode(points, made)
+        logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
+        return logits
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Fit a probe's head to the features of training clouds (B, P, 3) with labels (B,)."""
+        assert isinstance(self.head, ProbeHead)
+        self.eval()
+        features: list[Tensor] = []
+        labels: list[Tensor] = []
+        for points, own in batches:
+            tokens, _, _ = self._encode(points)
+            features.append(self.head.features(tokens))
+            labels.append(own)
+        self.head.fit(torch.cat(features), torch.cat(labels))
+
+    def _encode(self, points: Tensor, made: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, list[Tensor], list[Level]]:
+        """Return the normed tokens that the head pools, features (B, C) beside them, and what a head of parts takes."""
         tokens, centers = self.tokenizer(points) if made is None else made  # (B, N, C), (B, N, 3)
         tokens, seen = self.method.observe(points[:, :, :3], tokens)
         context, encoding, bias = None, None, None
@@ -189,8 +219,7 @@ class PointModel(nn.Module):
         if len(self.backbone.blocks) == 0:
             tokens = self._without_blocks(tokens, centers)
         tokens, extra = self.method.pool(self.norm(tokens), context)
-        logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
-        return logits
+        return tokens, extra, found
 
     def geometry(self, points: Tensor) -> None:
         """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep: neighbourhoods, projections, cells."""

@@ -163,7 +163,7 @@ def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
             yield Finding(True, f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud")
         if not seen.outputs.isfinite().all():
             yield Finding(True, f"{arm.name}: the logits of a small cloud are not finite")
-        if arm.config.backbone is not None and not any(name.startswith("head.") for name in seen.trained):
+        if arm.config.backbone is not None and arm.config.trains and not any(name.startswith("head.") for name in seen.trained):
             yield Finding(True, f"{arm.name}: the head is not trained")
 
 

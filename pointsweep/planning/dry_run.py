@@ -37,7 +37,7 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)  # the products are small: more threads cost time
     for number, arm in enumerate(chosen(arms)):
-        if arm.config.network is not None and not arm.config.network.trainable:
+        if not arm.config.trains:
             continue
         late = _late_epochs(arm.config, trained, thorough=number == 0)
         texts |= dict.fromkeys(f"{arm.name}: {text}" for text in look(arm.config, late, thorough=number == 0))

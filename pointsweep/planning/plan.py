@@ -171,7 +171,7 @@ def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[Dat
             name = sweep.cell_name(cell)
             facts = data.get(config.dataset)
             if facts is not None:
-                trains = config.network is None or config.network.trainable
+                trains = config.trains
                 for text in refusals(facts, config.dataset, config.train.batch_size if trains else None):
                     refused.setdefault(text, {})[name] = None
                 for text in marks(facts, config.dataset, trains):
@@ -227,6 +227,8 @@ def _batch_of(cell: ReadableCell) -> int | None:
     network = cell.parts.get("network")
     if cell.trial is not None:
         train, network = cell.trial.train, cell.trial.network
+        if not cell.trial.trains:
+            return None
     if train is None or (network is not None and not network.trainable):
         return None
     batch_size: int = train.batch_size

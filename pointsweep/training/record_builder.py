@@ -121,10 +121,9 @@ def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str,
 
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     """What the clouds themselves are not that a published number is about."""
-    trains = config.network is None or config.network.trainable
     # Clouds that splits share are refused before a launch, unless the configuration allows them.
     found = facts.read_facts(dataset, config.dataset, overlap=config.dataset.allow_overlap)
-    return facts.marks(found, config.dataset, trains)
+    return facts.marks(found, config.dataset, config.trains)
 
 
 def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:

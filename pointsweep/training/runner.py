@@ -256,10 +256,10 @@ class Trial:
         came_from = origin(str(self.device)) | code
         self.folder.start(weights={"origin": weights}, config=self.config.to_dict(), dataset=facts, origin=came_from)
         try:
-            if self.config.network is not None and not self.config.network.trainable:
-                self._fit()
-            else:
+            if self.config.trains:
                 self._train()
+            else:
+                self._fit()
             self._finish()
         except (Stopped, LeaseLost):
             raise
@@ -271,7 +271,7 @@ class Trial:
             raise Diverged(f"{broken} is not finite: {type(error).__name__}: {error}") from error
 
     def _fit(self) -> None:
-        """A network without training: one look at the training clouds, then the test set; kept as epoch 1."""
+        """A network without training, or a probe: one look at the training clouds, then the test set; kept as epoch 1."""
         begun = time.time()
         with torch.no_grad():
             self.model.fit(self._clouds(self.dataset.train))  # type: ignore[operator]

@@ -50,8 +50,11 @@ def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig],
 
 
 def shared_part(config: TrialConfig) -> str | None:
-    """What members of a pack have in common; None for a network and for full fine-tuning, which freeze nothing."""
-    if config.backbone is None or config.method is None or config.method.name == "full":
+    """What members of a pack have in common.
+
+    None for a network and for full fine-tuning, which freeze nothing, and for a probe, which takes no steps.
+    """
+    if config.backbone is None or config.method is None or config.method.name == "full" or config.probes:
         return None
     return canonical_json(config.backbone) + config.train.precision
 
