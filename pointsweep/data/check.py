@@ -39,7 +39,7 @@ def readers() -> Iterator[tuple[str, type]]:
 
 
 def check(copy: Copy) -> Report:
-    """Reads a copy and compares it with what was published."""
+    """Read a copy and compare it with what was published."""
     report = Report(copy.place)
     try:
         arrays = copy.read()
@@ -57,7 +57,7 @@ def check(copy: Copy) -> Report:
 
 
 def sizes(arrays: Mapping[str, np.ndarray], splits: list[str]) -> str:
-    """How many points the clouds have, in words."""
+    """Return how many points the clouds have, in words."""
     counts = [len(cloud) for split in splits for cloud in clouds(arrays, split)]
     return f"{min(counts)} points a cloud" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} points a cloud"
 
@@ -86,7 +86,7 @@ def _classes(report: Report, split: str, labels: np.ndarray, copy: Copy) -> None
 
 
 def _overlap(report: Report, groups: Mapping[str, np.ndarray]) -> None:
-    """Copies of a cloud in one split or in two (`duplicates.py`); another sample of the same surface is not seen."""
+    """Yield copies of a cloud in one split or in two (`duplicates.py`); another sample of the same surface is not seen."""
     for split, numbers in groups.items():
         twice = len(numbers) - len(np.unique(numbers))
         if twice:

@@ -69,7 +69,7 @@ class Corrupted(Dataset):
 
     @classmethod
     def parent_objects(cls, config: Any, parent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-        """Which object each of the parent's clouds is of; the corrupted test clouds stand in the same order."""
+        """Return which object each of the parent's clouds is of; the corrupted test clouds stand in the same order."""
         return None
 
     @classmethod

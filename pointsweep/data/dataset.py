@@ -118,12 +118,12 @@ class Dataset:
 
     @classmethod
     def holds_copies(cls, config: DatasetConfig) -> bool:
-        """Whether the published set has several clouds of one object. Without `groups` it is not known which they are."""
+        """Return whether the published set has several clouds of one object. Without `groups` it is not known which they are."""
         return False
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
-        """Raises MissingData if this machine lacks the files; says where they were looked for and where they come from."""
+        """Raise MissingData if this machine lacks the files; say where they were looked for and where they come from."""
 
     @classmethod
     def folders(cls, config: DatasetConfig) -> list[Path]:
@@ -144,7 +144,7 @@ class Dataset:
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
-        """What lies below a data root in this data set's layouts, wherever it lies."""
+        """Yield what lies below a data root in this data set's layouts, wherever it lies."""
         yield from ()
 
     def train_batch(self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU) -> tuple[Tensor, ...]:

@@ -71,7 +71,7 @@ def _join_copies(clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.n
 
 
 def are_copies(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether each point of one cloud has a partner in the other, both clouds moved and scaled to the unit sphere."""
+    """Return whether each point of one cloud has a partner in the other, both clouds moved and scaled to the unit sphere."""
     if len(first) != len(second):
         return False
     one, other = _normalised([first, second])

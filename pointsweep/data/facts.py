@@ -94,7 +94,7 @@ def is_here(section: Mapping[str, Any]) -> bool:
 
 
 def _folders(section: Mapping[str, Any]) -> list[Path]:
-    """Where a section of a configuration looks for data, links followed: the parent's clouds first; none on S3."""
+    """Return where a section of a configuration looks for data, links followed: the parent's clouds first; none on S3."""
     root = os.environ.get("POINTSWEEP_DATA", "")
     if not root or is_address(root):
         return []
@@ -317,7 +317,7 @@ def _class_marks(facts: DataFacts) -> Iterator[str]:
 
 
 def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
-    """Without permission the launch is refused, so that no table can have such a mark."""
+    """Return the marks of clouds that two splits share. Without permission the launch is refused: no table can have such a mark."""
     if config.allow_overlap:
         yield from (f"{text} (allowed by dataset.allow_overlap)" for text in overlaps(facts))
 

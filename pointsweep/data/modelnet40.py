@@ -215,7 +215,7 @@ def _text(path: Path) -> str:
 
 
 def check_names(text: str, source: str) -> None:
-    """Raises ValueError unless the names are the 40 classes in alphabetical order, as the labels assume."""
+    """Raise ValueError unless the names are the 40 classes in alphabetical order, as the labels assume."""
     names = tuple(text.split())
     if names != CLASSES:
         first = next((i for i, (a, b) in enumerate(zip(names, CLASSES, strict=False)) if a != b), min(len(names), len(CLASSES)))

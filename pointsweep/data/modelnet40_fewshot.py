@@ -136,7 +136,7 @@ def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> di
 
 
 def check_shapes_suffice(arrays: Mapping[str, np.ndarray], classes: Sequence[int], name: str, needed: Mapping[str, int]) -> None:
-    """Raises ValueError unless the episode's classes have the shapes that it takes of each."""
+    """Raise ValueError unless the episode's classes have the shapes that it takes of each."""
     lacking = []
     for split, count in needed.items():
         stored = np.bincount(arrays[f"{split}_labels"], minlength=len(CLASSES))
@@ -159,7 +159,7 @@ def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
 
 
 def check_episode(arrays: Mapping[str, np.ndarray], way: int, shot: int, source: str) -> None:
-    """Raises ValueError unless there are `way` classes of ModelNet40 with `shot` and 20 sound clouds each."""
+    """Raise ValueError unless there are `way` classes of ModelNet40 with `shot` and 20 sound clouds each."""
     classes = arrays["classes"]
     if classes.shape != (way,) or classes.dtype.kind not in "iu" or len(np.unique(classes)) != way:
         raise ValueError(f"{source}: classes must be {way} different numbers, found {classes.dtype} {classes.tolist()}")

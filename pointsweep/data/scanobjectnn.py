@@ -113,7 +113,7 @@ def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
 def objects_of(
     files: Mapping[str, Path], arrays: Mapping[str, np.ndarray], copies_in_a_row: int | None
 ) -> dict[str, np.ndarray] | None:
-    """Which object each cloud is of, by split; None where it is not known. Raises ValueError.
+    """Return which object each cloud is of, by split; None where it is not known. Raises ValueError.
 
     Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the configuration claims.
     """
@@ -163,7 +163,7 @@ def _require_copies(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
 
 
 def _shape(points: np.ndarray) -> np.ndarray:
-    """What turning a cloud (P, 3) leaves: the extents along its own axes, sorted (3,)."""
+    """Return what turning a cloud (P, 3) leaves: the extents along its own axes, sorted (3,)."""
     centred = points.astype(np.float64) - points.mean(axis=0)
     extents: np.ndarray = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(points)), 0.0))
     return extents
@@ -175,7 +175,7 @@ def _spread_in_groups(shapes: np.ndarray, copies: int) -> float:
 
 
 def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
-    """Where the training and the test file of a variant may lie: below the folder, or below h5_files/ in it."""
+    """Return where the training and the test file of a variant may lie: below the folder, or below h5_files/ in it."""
     inner, ending = VARIANTS[variant]
     stems = {"train": "training_objectdataset", "test": "test_objectdataset"}
     return {split: [folder / above / inner / f"{stem}{ending}.h5" for above in (".", "h5_files")] for split, stem in stems.items()}

@@ -77,7 +77,7 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `read` gives, with the validation shapes behind the training shapes."""
+    """Return what `read` gives, with the validation shapes behind the training shapes."""
     first = {name: arrays[f"train_{name}"] for name in ("points", "parts", "starts", "labels")}
     behind = {name: arrays[f"val_{name}"] for name in first}
     behind["starts"] = behind["starts"][1:] + first["starts"][-1]

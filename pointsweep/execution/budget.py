@@ -13,7 +13,7 @@ from pointsweep.storage.base import Store
 
 
 def seconds_of(key: str, store: Store) -> float:
-    """What a trial took, whatever became of it: of a finished one the whole, else its epochs."""
+    """Return what a trial took, whatever became of it: of a finished one the whole, else its epochs."""
     record, epochs = _told(key, store)
     return record.seconds.get("total", 0.0) if record else math.fsum(event["seconds"] for event in epochs)
 
@@ -43,12 +43,12 @@ class Spending:
         self.hours: dict[str, float] = {key: device_hours_of(key, store) for key in keys}
 
     def ended(self, key: str) -> None:
-        """Reads again what a trial has used, now that it has ended."""
+        """Read again what a trial has used, now that it has ended."""
         if key in self.hours:
             self.hours[key] = device_hours_of(key, self.store)
 
     def left(self) -> bool:
-        """Whether another pack may start."""
+        """Return whether another pack may start."""
         return math.fsum(self.hours.values()) < self.limit
 
     def text(self) -> str:

@@ -53,7 +53,7 @@ class Launch:
         self.keys = {key for plan in self.plans for key in plan.states}
 
     def run(self, groups: Mapping[tuple[Asked, str], Sequence[TrialConfig]]) -> list[Outcome]:
-        """Runs the trials, by what their sweep gives each and the sweep whose budget counts. Returns how they ended."""
+        """Run the trials, by what their sweep gives each and the sweep whose budget counts; return how they ended."""
         outcomes: list[Outcome] = []
         try:
             with Progress(self.display, self._labels(), len(self.records), len(self.keys), self._value, self._tables) as progress:
@@ -67,7 +67,7 @@ class Launch:
         return outcomes
 
     def _labels(self) -> dict[str, Label]:
-        """What is said of every trial: its place, and the number that its sweep's table prints."""
+        """Return what is said of every trial: its place, and the number that its sweep's table prints."""
         metrics = {plan.sweep.name: plan.sweep.metric for plan in self.plans}
         labels = {}
         for key, place in self.places.items():

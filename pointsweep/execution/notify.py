@@ -20,7 +20,7 @@ STATES = {0: "complete", 1: "failed", 4: "budget used up", 7: "held by another c
 
 
 def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: str) -> None:
-    """Tells every target how a sweep has ended; who cannot be told is named on stderr.
+    """Tell every target how a sweep has ended; who cannot be told is named on stderr.
 
     The message has `sweep`, `status` (of STATES), `exit_code`, `counts`, `table`, and `text` with all of it for chat services.
     """
@@ -36,7 +36,7 @@ def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: 
 
 
 def problem_of(target: str) -> str:
-    """What is wrong with a target, before anything is launched; "" if nothing is."""
+    """Return what is wrong with a target, before anything is launched; "" if nothing is."""
     if target.startswith(("http://", "https://")):
         try:
             host = urlsplit(target).hostname

@@ -112,7 +112,7 @@ class Ends:
         return [key for key in self.tags if key not in self.ended]
 
     def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
-        """How each trial ended; what was not begun waits for a larger budget, or was lost with Ray."""
+        """Return how each trial ended; what was not begun waits for a larger budget, or was lost with Ray."""
         left = may_start()
         return [
             self.ended.get(key) or (Outcome(key, "failed", "Ray ended before it ran", "lost_node") if left else not_started(key))
@@ -120,7 +120,7 @@ class Ends:
         ]
 
     def _mirror(self, key: str) -> float:
-        """Tells this process' writer that a trial's folder has changed. Returns for how long MLflow has been behind."""
+        """Tell this process' writer that a trial's folder has changed; return for how long MLflow has been behind."""
         target = self.targets.get(self.tags[key].sweep)
         if target is None:
             return 0.0

@@ -284,7 +284,7 @@ class Watch:
 
 
 def check_fits(cpus: float, gpus: float) -> None:
-    """Raises Unfit if Ray is this machine alone and has not what one pack asks for."""
+    """Raise Unfit if Ray is this machine alone and have not what one pack asks for."""
     import ray
 
     if elsewhere():

@@ -299,7 +299,7 @@ def _settled() -> None:
 
 @contextmanager
 def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
-    """Starts the trial's other processes, each in a bundle of its own of what Tune has reserved for the trial, and joins them."""
+    """Start the trial's other processes, each in a bundle of its own of what Tune has reserved for the trial, and join them."""
     reserved = ray.util.get_current_placement_group()
     host = ray.util.get_node_ip_address()
     store = meeting(host, job.processes)

@@ -103,7 +103,7 @@ def _asked(plan: Plan) -> dict[str, TrialTags]:
 
 
 def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Plan | None:
-    """What the records now ask for, of a sweep with adaptive seeds; None if nothing new. Adds to `tried`."""
+    """Return what the records now ask for, of a sweep with adaptive seeds; None if nothing new. Adds to `tried`."""
     if plan.sweep.adaptive is None:
         return None
     states, records = look(plan.sweep, store)
@@ -116,7 +116,7 @@ def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Pla
 
 
 def places_of(sweep: Sweep) -> dict[str, TrialTags]:
-    """What MLflow is to say of every trial, by key."""
+    """Return what MLflow is to say of every trial, by key."""
     return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
 
 
@@ -129,7 +129,7 @@ def launch_all(
     display: Display,
     limits: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[Outcome]:
-    """Runs every trial that has no record, once, in packs over one backbone where the sweep asks for them. Returns how they ended."""
+    """Run every trial that has no record, once, in packs over one backbone where the sweep asks for them; return how they ended."""
     groups = to_run(plans)
     if not groups:
         return []

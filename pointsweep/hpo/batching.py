@@ -33,7 +33,7 @@ class Batches:
         return self.study.ask(self.search.batch, fresh, promoted)
 
     def _promoted(self, items: Sequence[Suggestion], batch: int) -> list[int]:
-        """Who goes on, those of the highest rungs first."""
+        """Return who goes on, those of the highest rungs first."""
         if self.search.scheduler not in LETS_WAIT:
             return []
         curves: dict[int, dict[int, Curve]] = {}
@@ -48,7 +48,7 @@ class Batches:
         return [number for _, number in sorted(found, key=lambda each: -each[0])]
 
     def limits(self, item: Suggestion) -> Limits:
-        """Where the trials of a suggestion of the open batch halt; where it halted before it does not again."""
+        """Return where the trials of a suggestion of the open batch halt; where it halted before it does not again."""
         if self.search.scheduler is None:
             return {}
         batch, bracket = item.batches[-1], self._bracket(item)

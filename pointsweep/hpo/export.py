@@ -11,7 +11,7 @@ from pointsweep.sweep.sweep import Sweep
 
 
 def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> None:
-    """Writes every suggestion that was told, the space it is of, and the importances. `studies`: by the name of their arm."""
+    """Write every suggestion that was told, the space it is of, and the importances. `studies`: by the name of their arm."""
     assert sweep.search is not None
     data = {
         "objectives": dict(sweep.search.objectives),

@@ -55,7 +55,7 @@ def promotable(curves: Mapping[int, Curve], waiting: Collection[int], search: Se
 
 
 def _best(number: int, search: Search) -> int:
-    """How many of those that came to a rung go on."""
+    """Return how many of those that came to a rung go on."""
     return max(1, number // search.schedule["reduction"])
 
 

@@ -46,7 +46,7 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 def require_sound(path: Path) -> None:
-    """Raises BadStore, with the way back, for a study's database that cannot be used."""
+    """Raise BadStore, with the way back, for a study's database that cannot be used."""
     problem = sqlite_problem(path)
     if not problem:
         return
@@ -61,7 +61,7 @@ def require_sound(path: Path) -> None:
 
 @contextmanager
 def opening(url: str | None) -> Iterator[None]:
-    """Turns what Optuna and its database layer raise over a study that cannot be opened into BadStore, without secrets."""
+    """Turn what Optuna and its database layer raise over a study that cannot be opened into BadStore, without secrets."""
     try:
         yield
     except Exception as error:  # of Optuna, SQLAlchemy, Alembic or a database's driver
@@ -76,7 +76,7 @@ def opening(url: str | None) -> Iterator[None]:
 
 @contextmanager
 def working(url: str | None) -> Iterator[None]:
-    """Turns what a study's database raises while a search runs into StoreFailed: locked by another process, or damaged."""
+    """Turn what a study's database raises while a search runs into StoreFailed: locked by another process, or damaged."""
     try:
         yield
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -125,7 +125,7 @@ class Study:
         return bool(self.log.user_attrs.get("started"))
 
     def start(self, known: Iterable[Found]) -> None:
-        """Before the first suggestion: finished trials of the store become trials of the study."""
+        """Begin, before the first suggestion: finished trials of the store become trials of the study."""
         if self.started:
             return
         told = {tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)}
@@ -181,7 +181,7 @@ class Study:
         self._tell_live(batch)
 
     def close(self) -> None:
-        """Gives up what still waits."""
+        """Give up what still waits."""
         for item in self.suggestions():
             if item.waiting:
                 self.log.tell(item.number, state=TrialState.PRUNED)
@@ -239,7 +239,7 @@ class Study:
                 self.live.enqueue_trial(dict(point))
 
     def _frozen(self, item: Suggestion, values: Sequence[float] | None, attributes: Mapping[str, Any] | None = None) -> FrozenTrial:
-        """For the sampler: a trial with these values; without any one that it does not look at."""
+        """Return a trial with these values for the sampler; without any one that it does not look at."""
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if values else TrialState.FAIL,
             values=values,
@@ -252,7 +252,7 @@ class Study:
         self.open[number], self.places[number] = trial, trial.number
 
     def _replay(self) -> None:
-        """Brings the sampler's study to where the log is."""
+        """Bring the sampler's study to where the log is."""
         if self.live is not None:
             return
         items = self.suggestions()
@@ -271,7 +271,7 @@ class Study:
             self._tell_live(batch)
 
     def _tell_live(self, batch: int) -> None:
-        """Tells the sampler a batch, once the log knows all its ends: the order does not depend on who was first."""
+        """Tell the sampler a batch, once the log knows all its ends: the order does not depend on who was first."""
         assert self.live is not None
         items = self.suggestions()
         if any(item.open and item.batches[-1] == batch for item in items):
@@ -290,7 +290,7 @@ class Study:
             self._tell_again(items, batch)
 
     def _tell_again(self, items: Sequence[Suggestion], batch: int) -> None:
-        """Tells the sampler what all trials had at the rung that counts by now, or at their end; of the others that there is nothing.
+        """Tell the sampler what all trials had at the rung that counts by now, or at their end; of the others that there is nothing.
 
         Optuna closes a trial that was told. So they go into a new study, in their order, and the sampler goes over to it.
         """

@@ -53,7 +53,7 @@ class Tuning:
         self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
-        """Asks, trains and tells, batch by batch, until every study has its number of finished trials, or its hours are spent."""
+        """Ask, train and tell, batch by batch, until every study has its number of finished trials, or its hours are spent."""
         for study in self.studies:
             if not study.started:
                 study.start(self._first_told(study))
@@ -116,7 +116,7 @@ class Tuning:
         study.tell(results, {number: curve_of(keys[number], self.store) for number in told} if scheduled else {}, stopped)
 
     def _stopped(self, keys: Sequence[str]) -> bool:
-        """Whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""
+        """Return whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""
         lacking = [key for key in keys if sound_record(self.store, key) is None]
         return bool(lacking) and all(TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking)
 
@@ -129,7 +129,7 @@ class Tuning:
         return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{waiting}{spent}"
 
     def extent(self) -> tuple[int, int, float]:
-        """How many trials of the whole search have ended, how many there are in all, and the used part of its hours."""
+        """Return how many trials of the whole search have ended, how many there are in all, and the used part of its hours."""
         ended = total = 0
         for study in self.studies:
             seeds = len(study.arm.seeds)
@@ -184,7 +184,7 @@ class Tuning:
         return dict(zip(names, self.studies, strict=True))
 
     def failed(self) -> bool:
-        """Whether an arm has no finished suggestion at all."""
+        """Return whether an arm has no finished suggestion at all."""
         return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
 
     def _keys(self, study: Study, item: Suggestion) -> list[str]:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_stages(tokenizer: nn.Module) -> None:
-    """Makes every stage of a tokenizer compute again what it does not keep. One without stages stays as it is."""
+    """Make every stage of a tokenizer compute again what it does not keep. One without stages stays as it is."""
     tokenizer.recomputed = True  # type: ignore[assignment]
     for stage in getattr(tokenizer, "stages", ()):
         stage.forward = functools.partial(_forward, stage, stage.forward)

@@ -56,7 +56,7 @@ class DropPath(nn.Module):
 
 
 def set_noise(model: nn.Module, generator: torch.Generator) -> None:
-    """Makes every `Dropout` and `DropPath` of the model draw from `generator`."""
+    """Make every `Dropout` and `DropPath` of the model draw from `generator`."""
     for module in model.modules():
         if isinstance(module, (Dropout, DropPath)):
             module.generator = generator

@@ -245,7 +245,7 @@ class PointModel(nn.Module):
         return self.backbone.start(tokens)
 
     def _encoding(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None) -> Tensor:
-        """Of the class token, where there is one, and the N point tokens."""
+        """Return the encoding of the class token, where there is one, and of the N point tokens."""
         found = self.positions(centers, places, index)
         points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2]) if found is None else found
         if not self.backbone.prefix:
@@ -294,7 +294,7 @@ def build(config: TrialConfig, num_classes: int) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """Counts of a built model; works on the meta device."""
+    """Count the parameters of a built model; works on the meta device."""
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     head = sum(size for name, size in sizes.items() if name.startswith("head."))
     total = sum(p.numel() for p in model.parameters())
@@ -302,7 +302,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes, by name: trainable parameters and the statistics of batch normalisation. Detached, not copied."""
+    """Return what training changes, by name: trainable parameters and the statistics of batch normalisation. Detached, not copied."""
     state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     for prefix, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -59,7 +59,7 @@ class Positions(nn.Module):
             return view_lines(config.num_views, torch.tensor(config.line))
 
     def places(self, centers: Tensor) -> Tensor | None:
-        """Where the centres fall on each view; None on a 3d backbone."""
+        """Return where the centres fall on each view; None on a 3d backbone."""
         if self.plane is None:
             return None
         return once([centers], ("places", self.config, self.plane, self.compat), self._places)
@@ -74,7 +74,7 @@ class Positions(nn.Module):
         return project_planes(centers, self.views, self.config.translation, size, stretch)
 
     def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor | None:
-        """What the backbone adds to the attention logits of the scale that begins at block `index`, (B, H or 1, N, N).
+        """Return what the backbone adds to the attention logits of the scale that begins at block `index`, (B, H or 1, N, N).
 
         On a line it is T5's positional encoding, so it is there with `virtual` only; on a 3d backbone it belongs to the attention.
         """

@@ -60,7 +60,7 @@ def _sampled(points: Tensor, count: int, skip_near_origin: bool) -> Tensor:
 
 
 def _farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tensor:
-    """Without a compiler. Squares are rounded before they are added: fused, as in addcmul, they depend on the CPU."""
+    """Select farthest points without a compiler. Squares are rounded before they are added: fused, they depend on the CPU."""
     x, y, z = points.transpose(1, 2).contiguous().unbind(1)  # (B, P) each
     rows = torch.arange(len(points), device=points.device)
     chosen = torch.zeros(len(points), count, dtype=torch.long, device=points.device)
@@ -108,7 +108,7 @@ def _neighbours(queries: Tensor, points: Tensor, count: int) -> Tensor:
 
 
 def _distances(queries: Tensor, points: Tensor) -> Tensor:
-    """Of queries (B, G, C) to points (B, P, C), squared where C = 3: (B, G, P)."""
+    """Return the distances of queries (B, G, C) to points (B, P, C), squared where C = 3: (B, G, P)."""
     # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the other samples.
     if queries.shape[2] != 3:
         return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
@@ -130,7 +130,7 @@ def _least(values: Tensor, count: int) -> Tensor:
 
 
 def _least_of_rows(keys: np.ndarray, count: int) -> np.ndarray:
-    """Without a compiler: keys (n, P) -> (n, count)."""
+    """Return where the least of each row stand, without a compiler: keys (n, P) -> (n, count)."""
     limit = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
     taken = keys <= limit
     if np.count_nonzero(taken) > count * len(keys):  # ties at the limit

@@ -156,7 +156,7 @@ def _least(keys, found):
 
 @njit(cache=True)
 def _select(keys, found, taken):
-    """Fills `found` with where the least keys stand, ascending. Floats that are not negative are ordered as their bits are."""
+    """Fill `found` with where the least keys stand, ascending. Floats that are not negative are ordered as their bits are."""
     count, low, high = len(found), keys.min(), keys.max()
     while low < high:  # to the least limit below which, itself included, there are enough
         middle = low + (high - low) // 2

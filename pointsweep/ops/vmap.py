@@ -196,7 +196,7 @@ class Part:
         return found
 
     def forward(self, *inputs: Any) -> Any:
-        """Of this member alone."""
+        """Run this member alone."""
         module: Any = self.module
         return type(module).forward(module, *inputs)
 
@@ -207,7 +207,7 @@ class Part:
 
     @cached_property
     def own(self) -> dict[str, Tensor]:
-        """By name; looked up at the first forward pass, when everything is in its place."""
+        """Return this member's tensors by name; looked up at the first forward pass, when everything is in its place."""
         found: dict[str, Tensor] = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         for prefix, part in self.module.named_modules():
             trains = isinstance(part, nn.modules.batchnorm._BatchNorm) and part.weight.requires_grad
@@ -236,7 +236,7 @@ class Stack:
             part.stack = self
 
     def state(self) -> dict[str, Tensor]:
-        """For functional_call: the stacked tensors, through which gradients reach each member's parameters."""
+        """Return the stacked tensors for functional_call, through which gradients reach each member's parameters."""
         return {name: self._traced(name) if self.parts[0].own[name].requires_grad else rows for name, rows in self.rows.items()}
 
     def _traced(self, name: str) -> Tensor:
@@ -252,7 +252,7 @@ def _stack_of(parts: Sequence[Part]) -> Stack:
 
 
 def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
-    """What each part gives for its own inputs, all of equal structure and shapes, as one call of the first."""
+    """Return what each part gives for its own inputs, all of equal structure and shapes, as one call of the first."""
     given = [list(tensors(one)) for one in inputs]
     each = [[one[index] for one in given] for index in range(len(given[0]))]
     generators = [part.generator for part in parts]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 def shared(tensor: Tensor | None) -> bool:
-    """Whether (K, ...) are the same values for all members."""
+    """Return whether (K, ...) are the same values for all members."""
     return tensor is None or tensor.stride(0) == 0
 
 

@@ -75,13 +75,13 @@ def model_of(config: TrialConfig) -> TrialConfig:
 
 
 def runs(config: TrialConfig) -> bool:
-    """Whether the arm's model can be built and reads clouds of its size."""
+    """Return whether the arm's model can be built and reads clouds of its size."""
     return not _broken(model_of(config))
 
 
 @functools.cache
 def _broken(config: TrialConfig) -> str:
-    """Why a model cannot read clouds of its size (more neighbours than points, say), or cannot be built; empty if it can."""
+    """Return why a model cannot read clouds of its size (more neighbours than points, say), or cannot be built; empty if it can."""
     try:
         run_once(config)
         probe(config)

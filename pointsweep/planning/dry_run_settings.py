@@ -82,7 +82,7 @@ def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _seen(dataset: Dataset) -> tuple[Any, ...]:
-    """What a trial sees of a data set: the splits' sizes and rows, a batch of each, and the order of an evaluation."""
+    """Return what a trial sees of a data set: the splits' sizes and rows, a batch of each, and the order of an evaluation."""
     seen: list[Any] = []
     for split in (dataset.train, dataset.val, dataset.test):
         if split is None:

@@ -91,7 +91,7 @@ class Plan:
         return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
 
     def time_estimate(self) -> str:
-        """How long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
+        """Return how long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
         seconds: dict[str, list[float]] = {}
         for record in self.records.values():
             seconds.setdefault(_arm_of(record), []).append(record.seconds["total"])
@@ -109,7 +109,7 @@ def _arm_of(record: Record) -> str:
 
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False) -> Plan:
-    """Looks at the store and at this machine; what a launch would refuse stands in the plan. `fetch`: weights are got first.
+    """Look at the store and at this machine; what a launch would refuse stands in the plan. `fetch`: weights are got first.
 
     `rerun_stale`: finished trials whose data or weights have changed count as to be run; else they are marked.
     """
@@ -158,7 +158,7 @@ def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
 
 
 def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]) -> Iterator[Finding]:
-    """What the data that are here cannot give the trials that are left, and what the table will have to say of them.
+    """Yield what the data that are here cannot give the trials that are left, and what the table will have to say of them.
 
     Each once, with the first cell that it is about.
     """
@@ -190,7 +190,7 @@ def _first_of(cells: Mapping[str, None]) -> str:
 
 
 def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
-    """What a launch would refuse of data, weights and models, of a file whose own problems stop it before.
+    """Return what a launch would refuse of data, weights and models, of a file whose own problems stop it before.
 
     So that all of them are found in one round. Nothing is fetched.
     """
@@ -236,7 +236,7 @@ def _batch_of(cell: ReadableCell) -> int | None:
 
 
 def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:
-    """What trials ask of a CPU that it cannot do, or is slow at; `flags` are this machine's, which may not be the workers'."""
+    """Yield what trials ask of a CPU that it cannot do, or is slow at; `flags` are this machine's, which may not be the workers'."""
     if sweep.resources.gpus:
         return
     trains = {config.train for config in rest}
@@ -254,7 +254,7 @@ def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]
 
 
 def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record], dict[str, str]]:
-    """As `look`, and what is wrong with the records of the trials whose state is `damaged`."""
+    """Look as `look` does, and say what is wrong with the records of the trials whose state is `damaged`."""
     states: dict[str, str] = {}
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
@@ -282,14 +282,14 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
 
 
 def _changed_beside(record: Record, store: Store) -> str:
-    """Which file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
+    """Return which file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
     if folder_of(store) is None:
         return ""
     return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"))
 
 
 def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]) -> plan_cache.Checked:
-    """Counts and findings for the trials that are left; from this machine's memory where it has them.
+    """Count and audit the trials that are left; from this machine's memory where it has them.
 
     `counted` are the counts of those that are finished.
     """

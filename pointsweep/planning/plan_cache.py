@@ -33,7 +33,7 @@ class Checked:
 
 
 def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
-    """What was kept of the sweep; None if nothing was, or if it does not cover these trials."""
+    """Return what was kept of the sweep; None if nothing was, or if it does not cover these trials."""
     # A damaged file, say after a full disk, is made again.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         kept = json.loads(read_file(_place(sweep)))
@@ -44,7 +44,7 @@ def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
 
 
 def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
-    """Keeps it. A disk that refuses is no reason to stop."""
+    """Keep it. A disk that refuses is no reason to stop."""
     content = {
         "keys": sorted(keys),
         "parameters": {key: dict(counts) for key, counts in checked.parameters.items()},

@@ -55,7 +55,7 @@ class Probe:
         return [name for name, norm in self.gradients.items() if norm == 0.0 and not name.endswith(WITHOUT_GRADIENT)]
 
     def differs(self, other: Probe) -> bool:
-        """Whether the two train, start, give or learn anything that is not the same."""
+        """Return whether the two train, start, give or learn anything that is not the same."""
         if self.trained != other.trained or self.starts_at_zero != other.starts_at_zero:
             return True
         if not torch.allclose(self.outputs, other.outputs, rtol=1e-5, atol=1e-6):
@@ -66,7 +66,7 @@ class Probe:
 
 @functools.lru_cache(maxsize=256)
 def probe(config: TrialConfig, whole: bool = False) -> Probe:
-    """Looks at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as the config says."""
+    """Look at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as the config says."""
     config = config if whole else _smaller(config)
     size = config.dataset.num_points if whole else POINTS
     model, thawed = _build(config)
@@ -208,7 +208,7 @@ def _movement(logits: Tensor, before: Tensor) -> Tensor:
 
 
 def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
-    """What the model takes: clouds, and on a data set of parts their categories (B,)."""
+    """Return what the model takes: clouds, and on a data set of parts their categories (B,)."""
     categories = config.dataset.num_categories
     return [_clouds(CLOUDS, size), *([torch.arange(CLOUDS) % categories] if categories else [])]
 
@@ -292,7 +292,7 @@ def _pool() -> Tensor:
 
 @torch.no_grad()
 def _draw_trained(model: nn.Module, look: int = 0) -> None:
-    """Moves every trained tensor by noise that depends on its name alone, at least 0.05, so that nothing is hidden by a zero."""
+    """Move every trained tensor by noise that depends on its name alone, at least 0.05, so that nothing is hidden by a zero."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + look)

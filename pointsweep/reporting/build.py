@@ -141,9 +141,7 @@ def _without_checksum(records: Mapping[str, Record]) -> list[str]:
     number = sum(record.schema < FIRST_WITH_CHECKSUM for record in records.values())
     if not number:
         return []
-    return [
-        f"unverified: {number} of {len(records)} records have no checksum (older version); pointsweep verify STORE checks"
-    ]
+    return [f"unverified: {number} of {len(records)} records have no checksum (older version); pointsweep verify STORE checks"]
 
 
 def _mixed_data(records: Mapping[str, Record]) -> list[str]:
@@ -203,7 +201,7 @@ def _interval(stats: Summary | None, found: Sequence[Record], layout: Layout) ->
 
 
 def independent_clouds(record: Record, protocol: str) -> float:
-    """How many independent clouds carry as much as the test clouds: their number, or fewer where objects have several."""
+    """Return how many independent clouds carry as much as the test clouds: their number, or fewer where objects have several."""
     groups = groups_of(record)
     if groups is None:
         return float(record.dataset["num_test"])
@@ -212,7 +210,7 @@ def independent_clouds(record: Record, protocol: str) -> float:
 
 
 def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
-    """Why finished trials are no attempt at the published value: other data, split, protocol or weights; empty if they are."""
+    """Return why finished trials are no attempt at the published value: other data, split, protocol or weights; empty if they are."""
     if cell.published is None or cell.published.value is None or not found:
         return ""
     if metric != PER_OBJECT:
@@ -245,7 +243,7 @@ def fewer_epochs(published: Published, record: Record) -> str:
 
 
 def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str) -> Verdict | None:
-    """On the published value; None without one, or without trials."""
+    """Return the verdict on the published value; None without one, or without trials."""
     if cell.published is None or cell.published.value is None or not found:
         return None
     clouds = mean([independent_clouds(record, protocol) for record in found])
@@ -253,7 +251,7 @@ def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record],
 
 
 def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
-    """Of a factorial, a note for each column: what every component contributes."""
+    """Yield, of a factorial, a note for each column: what every component contributes."""
     named = {row: factors for row, factors in enumerate(layout.factors) if factors}
     notes = []
     for column, title in enumerate(layout.columns):
@@ -272,7 +270,7 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
 
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:
-    """How much choosing the epoch on the test set adds over the last epoch, in the mean.
+    """Return how much choosing the epoch on the test set adds over the last epoch, in the mean.
 
     None if the records do not tell, and for a metric of other clouds or a loss, which nobody chooses the epoch by.
     """
@@ -327,7 +325,7 @@ def read_layout(store: Store, name: str) -> Layout:
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
-    """Writes the table in every format, and the report; what its cells cost beside it, as no two runs take the same time."""
+    """Write the table in every format, and the report; what its cells cost beside it, as no two runs take the same time."""
     for name, data in every_format(table).items():
         store.write(f"sweeps/{table.name}/{name}", data)
     store.write(f"sweeps/{table.name}/cost.json", (json.dumps(costs(table, records), indent=1) + "\n").encode())

@@ -221,7 +221,7 @@ def why(table: Table, store: Store, row: str, column: str) -> str:
 
 
 def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[str]:
-    """What became of one trial."""
+    """Yield what became of one trial."""
     folder = read_folder(store, key)
     name, status = f"seed {seed} ({key})", trial_status(store, key)
     if value is not None:

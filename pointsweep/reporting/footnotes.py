@@ -14,7 +14,7 @@ MOST_PAIRS = 6  # named in a sentence
 
 
 def object_notes(table: Table) -> Iterator[str]:
-    """What single models show object by object, and what one seed's number carries."""
+    """Yield what single models show object by object, and what one seed's number carries."""
     alone = [cell for cell in table.cells if cell.interval == "objects"]
     if alone:
         shown = ", ".join(f"{table.place(cell)} {percent(cell.low)} to {percent(cell.high)}" for cell in alone)
@@ -90,7 +90,7 @@ def spread(share: Summary) -> str:
 
 
 def comparison_notes(table: Table) -> Iterator[str]:
-    """Which rows and columns the seeds tell apart: a legend, then a paragraph for each column."""
+    """Yield which rows and columns the seeds tell apart: a legend, then a paragraph for each column."""
     tested = [pair for family in table.comparisons for pair in family.pairs if pair.low is not None]
     if tested:
         yield (

@@ -105,7 +105,7 @@ def remembered_changes(records: Mapping[str, Record], code: Mapping[str, str] | 
 
 
 def _once(found: dict[str, Any], part: Mapping[str, Any], look: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """What `look` finds out about a part of a configuration, looked at once for equal ones."""
+    """Return what `look` finds out about a part of a configuration, looked at once for equal ones."""
     text = json.dumps(part, sort_keys=True)
     if text not in found:
         found[text] = look(part)

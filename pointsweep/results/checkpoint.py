@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def encode(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
-    """What `decode` reads."""
+    """Return what `decode` reads."""
     from safetensors.torch import save
 
     body = json.dumps(state)

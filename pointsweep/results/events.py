@@ -52,14 +52,14 @@ def parse(data: bytes) -> tuple[list[Event], int]:
 
 
 def unfinished_status(store: Store, key: str) -> str:
-    """What a trial without a record is: resumable, failed or new."""
+    """Return what a trial without a record is: resumable, failed or new."""
     if read_failure(store, key) is not None:
         return "failed"
     return "resumable" if store.exists(f"trials/{key}/checkpoint.safetensors") else "new"
 
 
 def read_failure(store: Store, key: str) -> str | None:
-    """Why a trial's last attempt failed; None if it did not."""
+    """Return why a trial's last attempt failed; None if it did not."""
     events = read_events(store, key)
     return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
 

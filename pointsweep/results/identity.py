@@ -8,7 +8,7 @@ from pointsweep.results.records import FIRST_WITH_CHECKSUM, Record
 
 
 def config_problem(record: Record, config: TrialConfig) -> str:
-    """What speaks against a record being that of the trial with this configuration; empty if nothing.
+    """Return what speaks against a record being that of the trial with this configuration; empty if nothing.
 
     The configuration of a record with a checksum is not read again: the checksum speaks for it.
     """

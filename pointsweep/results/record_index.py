@@ -91,7 +91,7 @@ def _record(store: Store, key: str, data: bytes) -> Record:
 
 
 def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
-    """How many bytes a file of a trial has; None if it is not there."""
+    """Return how many bytes a file of a trial has; None if it is not there."""
     disk = folder_of(store)
     if disk is None:
         return store.sizes(f"trials/{key}").get
@@ -156,12 +156,12 @@ def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], 
 
 
 def _with_remedy(error: BadStore) -> str:
-    """What is wrong with a record, and what mends it: of a later version's record its own words say it."""
+    """Return what is wrong with a record, and what mends it: of a later version's record its own words say it."""
     return f"{error}; {REMEDY}" if isinstance(error, BadRecord) else str(error)
 
 
 def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
-    """What is wrong beside records that have not changed since they were read: the files that they name may have."""
+    """Return what is wrong beside records that have not changed since they were read: the files that they name may have."""
     wrong = {}
     for key, record in records.items():
         problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
@@ -205,7 +205,7 @@ def _bytes_or_problem(store: FileStore, key: str) -> bytes | BadRecord | None:
 
 
 def _path(store: FileStore, key: str) -> str:
-    """Of ten thousand names each is put together by hand; one that could lead out of the store is for `path` to refuse."""
+    """Return the path of a record. Ten thousand are put together by hand; one that could lead out is for `path` to refuse."""
     return f"{store.root}/trials/{key}/record.json" if key.isalnum() else str(store.path(f"trials/{key}/record.json"))
 
 
@@ -225,7 +225,7 @@ def _name(sweep: str) -> str:
 
 
 def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
-    """Of every record that there is."""
+    """Return the stamp of every record that there is."""
     found = {}
     for key in keys:
         try:
@@ -280,7 +280,7 @@ def _code(numbers: dict[bytes, int], kept: list[Any], value: Any) -> int:
 
 
 def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Of trials that differ in a part or two, and in their seeds: each part once, each combination of parts once."""
+    """Return the configurations of trials that differ in few parts: each part once, each combination of parts once."""
     numbers: dict[bytes, int] = {}
     parts: list[Any] = []
     seedless = [
@@ -313,7 +313,7 @@ def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _shape(value: Any, numbers: list[Any]) -> Shape:
-    """What a value is without its numbers, which go to `numbers`: the type of a number, or names with what each of them is."""
+    """Return what a value is without its numbers, which go to `numbers`: the type of a number, or names with what each of them is."""
     if isinstance(value, dict):
         return tuple([(name, _shape(part, numbers)) for name, part in value.items()])
     numbers.append(value)
@@ -321,7 +321,7 @@ def _shape(value: Any, numbers: list[Any]) -> Shape:
 
 
 def _exact(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether floats hold all of the numbers to the last bit, and nothing else is among them."""
+    """Return whether floats hold all of the numbers to the last bit, and nothing else is among them."""
     return all(type(each) is float or (type(each) is int and abs(each) < 2**53) for row in rows for each in row)
 
 
@@ -349,7 +349,7 @@ def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without Python's search for cycles, which takes as long as the reading while a hundred thousand plain values come up."""
+    """Work without Python's search for cycles, which takes as long as reading a hundred thousand plain values."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -360,7 +360,7 @@ def uncollected() -> Iterator[None]:
 
 
 def _load(store: Store, sweep: str) -> Entries:
-    """What the index holds; nothing if it is none, damaged, or of another version."""
+    """Return what the index holds; nothing if it is none, damaged, or of another version."""
     try:
         data = store.read(_name(sweep))
         end = data.find(b"\n")

@@ -87,7 +87,7 @@ def checksum(data: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str | bytes, key: str | None = None) -> Record:
-    """Reads a record of this or an older version: fields unknown here are dropped, new ones get their default.
+    """Read a record of this or an older version: fields unknown here are dropped, new ones get their default.
 
     `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed, LaterRecord.
     """
@@ -225,7 +225,7 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
-    """What the files beside a record have in contradiction to it, judged by their sizes; empty if nothing.
+    """Return what the files beside a record have in contradiction to it, judged by their sizes; empty if nothing.
 
     `size_of` says a file's bytes, or None if it is not there. Weights may be missing: they are large, and no table needs them.
     """
@@ -240,7 +240,7 @@ def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
 
 
 def digests_problem(record: Record, read: Callable[[str], bytes], limit_bytes: float = QUICKLY_READ_BYTES) -> str:
-    """Which file beside a record has other bytes than when it was written; empty if none. Missing ones are `files_problem`'s.
+    """Return which file beside a record has other bytes than when it was written; empty if none. Missing ones are `files_problem`'s.
 
     Files above the limit are not read: of large weights the size must do, but for `verify`.
     """

@@ -57,7 +57,7 @@ LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folde
 
 
 def _is_something_else(path: Path) -> bool:
-    """Whether something is there that is no file and no link to one: a folder, a pipe, a link to nothing."""
+    """Return whether something is there that is no file and no link to one: a folder, a pipe, a link to nothing."""
     return os.path.lexists(path) and not path.is_file()
 
 
@@ -86,7 +86,7 @@ class TrialFolder:
         return epochs_of(self.events())
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Adds one event; on the disk when this returns."""
+        """Add one event; on the disk when this returns."""
         path = self.path / "history.jsonl"
         self._check()
         way = faults.due(path)
@@ -97,7 +97,7 @@ class TrialFolder:
         faults.done(way)
 
     def _check(self) -> None:
-        """Raises LeaseLost if another process has taken the folder over from this one."""
+        """Raise LeaseLost if another process has taken the folder over from this one."""
         if self.lease is not None:
             self.lease.check()
 
@@ -113,11 +113,11 @@ class TrialFolder:
         self.append({"type": "start", "attempt": self.attempts() + 1, "time": time.time(), "launch": self.launch, **facts})
 
     def attempts(self) -> int:
-        """How often a process has begun to work on this trial."""
+        """Return how often a process has begun to work on this trial."""
         return sum(event["type"] == "start" for event in self.events())
 
     def failure(self) -> str | None:
-        """Why the last attempt failed; None if it did not."""
+        """Return why the last attempt failed; None if it did not."""
         events = self.events()
         return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
 
@@ -127,7 +127,7 @@ class TrialFolder:
         return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
 
     def count_failures(self, kind: str) -> int:
-        """How often this launch has seen a class of failure here."""
+        """Return how often this launch has seen a class of failure here."""
         return sum(e["type"] == "failed" and e.get("class") == kind and e.get("launch") == self.launch for e in self.events())
 
     def final_failure(self) -> Failure | None:
@@ -145,11 +145,11 @@ class TrialFolder:
         return Failure("lost_node", "its process ended without a word: killed, or its machine is gone") if lost else None
 
     def parts(self) -> int:
-        """In how many parts a batch is computed; more than one after the memory did not suffice."""
+        """Return in how many parts a batch is computed; more than one after the memory did not suffice."""
         return max((int(event["parts"]) for event in self.events() if event["type"] == "parts"), default=1)
 
     def stopped(self) -> int | None:
-        """After which epoch a search stopped the last attempt; None if it did not."""
+        """Return after which epoch a search stopped the last attempt; None if it did not."""
         events = self.events()
         return int(events[-1]["epoch"]) if events and events[-1]["type"] == "pruned" else None
 
@@ -161,7 +161,7 @@ class TrialFolder:
             return b""
 
     def repair(self) -> None:
-        """Drops a torn last line; keeps a copy of what stands behind a damaged one."""
+        """Drop a torn last line; keep a copy of what stands behind a damaged one."""
         if _is_something_else(self.path / HISTORY):
             self._rename_aside(HISTORY)
         data = self._read()
@@ -177,7 +177,7 @@ class TrialFolder:
     # Checkpoints
 
     def commit_epoch(self, event: Mapping[str, Any], snapshot: Snapshot, last: bool) -> None:
-        """Ends an epoch: a checkpoint when one is due (always at the first and the last), then the history."""
+        """End an epoch: a checkpoint when one is due (always at the first and the last), then the history."""
         with self._saving:
             self._pending.append(dict(event))
             now = time.monotonic()
@@ -187,7 +187,7 @@ class TrialFolder:
                 self._hold(*snapshot())
 
     def _hold(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Keeps a copy for `rescue`: the next step changes the tensors in place."""
+        """Keep a copy for `rescue`: the next step changes the tensors in place."""
         begun = time.monotonic()
         self._held = {name: tensor.clone() for name, tensor in tensors.items()}, copy.deepcopy(dict(state)), len(self._pending)
         self._held_at = time.monotonic()
@@ -204,7 +204,7 @@ class TrialFolder:
             self._saving.release()
 
     def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], count: int) -> None:
-        """Writes a checkpoint that has the first `count` pending epochs behind it, then their lines."""
+        """Write a checkpoint that has the first `count` pending epochs behind it, then their lines."""
         begun = time.monotonic()
         told = self._pending[:count]
         self._write("checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": told}))
@@ -242,14 +242,14 @@ class TrialFolder:
         return found
 
     def _set_aside(self, damaged: str) -> None:
-        """Takes the checkpoint out of use because a file is damaged, and says so."""
+        """Take the checkpoint out of use because a file is damaged, and say so."""
         self._check()
         (self.path / "checkpoint.safetensors").replace(self.path / "checkpoint.damaged")
         log.warning("%s: %s is damaged; the trial starts from scratch", self.path, damaged)
         self.append({"type": "damaged", "file": damaged, "word": "the trial starts from scratch", "time": time.time()})
 
     def _rename_aside(self, name: str) -> str:
-        """Renames what is damaged, so that it is neither used nor lost; returns its new name."""
+        """Rename what is damaged, so that it is neither used nor lost; return its new name."""
         self._check()
         path = self.path / name
         aside = free_name(path)
@@ -258,7 +258,7 @@ class TrialFolder:
         return aside.name
 
     def set_record_aside(self, reason: str) -> None:
-        """Takes a record that cannot be believed out of use, with what belongs to it; the trial is then one without a record.
+        """Take a record that cannot be believed out of use, with what belongs to it; the trial is then one without a record.
 
         The history stays, a copy of it goes with the record.
         """
@@ -319,7 +319,7 @@ class TrialFolder:
         self._write(WEIGHTS, save(dict(weights)))
 
     def finish(self, record: Record) -> None:
-        """Writes the record, which names the files beside it: from here on the trial is finished. The checkpoint has served."""
+        """Write the record, which names the files beside it: from here on the trial is finished. The checkpoint has served."""
         if record.schema >= FIRST_WITH_CHECKSUM:
             record = replace(record, files=self._described())
         self._write("record.json", record.to_json().encode())
@@ -363,7 +363,7 @@ class TrialFolder:
 
     @contextmanager
     def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:
-        """Holds the folder for this process; a killed process lets go of it by itself. Raises Held, naming who has it."""
+        """Hold the folder for this process; a killed process lets go of it by itself. Raises Held, naming who has it."""
         with leased(self.path, wait_s) as self.lease:
             try:
                 yield

@@ -72,7 +72,7 @@ class Copy:
 
     @contextmanager
     def hold(self, wait_s: float) -> Iterator[None]:
-        """Holds the trial over all nodes: in a store on a server by its lease there, on a disk by the folder's own. Raises Held."""
+        """Hold the trial over all nodes: in a store on a server by its lease there, on a disk by the folder's own. Raises Held."""
         if self.remote is None:
             yield
             return
@@ -90,7 +90,7 @@ class Copy:
         return f"trials/{self.folder.path.name}/{file}"
 
     def finished(self) -> bool:
-        """Whether the store has the trial's record."""
+        """Return whether the store has the trial's record."""
         return self.store.exists(self.name(RECORD))
 
     def record(self) -> Record | None:
@@ -101,7 +101,7 @@ class Copy:
             return None
 
     def set_record_aside(self) -> None:
-        """Moves a record that cannot be believed, with what belongs to it, to other names of the trial's folder in the store."""
+        """Move a record that cannot be believed, with what belongs to it, to other names of the trial's folder in the store."""
         names = set(self.store.list(f"trials/{self.folder.path.name}"))
         number = 1
         while f"{RECORD}.damaged-{number}" in names:
@@ -115,7 +115,7 @@ class Copy:
         log.warning("%s: set aside as %s.damaged-%d; the trial is trained again", self.name(RECORD), RECORD, number)
 
     def fetch(self) -> None:
-        """Takes history and checkpoint from the store, unless what lies here is their continuation (a process was killed)."""
+        """Take history and checkpoint from the store, unless what lies here is their continuation (a process was killed)."""
         if self.remote is None:
             return
         marker, mine = self.folder.path / UPLOADED, self.folder.path / HISTORY
@@ -127,7 +127,7 @@ class Copy:
         marker.unlink(missing_ok=True)
 
     def take(self, *files: str) -> None:
-        """Replaces whatever lies here by some of the store's files."""
+        """Replace whatever lies here by some of the store's files."""
         for path in self._files():
             path.unlink()
         for file in files:
@@ -164,7 +164,7 @@ class Copy:
         return time.monotonic() - since if since is not None else 0.0
 
     def flush(self) -> None:
-        """Returns when the store has all that stands in the folder. Raises BadStore if it stays away."""
+        """Return when the store has all that stands in the folder. Raises BadStore if it stays away."""
         for attempt in range(1, FLUSH_ATTEMPTS + 1):
             try:
                 self.upload()
@@ -175,7 +175,7 @@ class Copy:
                 threading.Event().wait(PAUSE_S)
 
     def close(self) -> None:
-        """Ends the thread and sends the rest. Raises BadStore."""
+        """End the thread and send the rest. Raises BadStore."""
         if self.remote is None:
             return
         with self.changed:
@@ -209,7 +209,7 @@ class Copy:
                     self.changed.wait_for(lambda: self.ended, timeout=PAUSE_S)
 
     def upload(self) -> None:
-        """Sends what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore, LeaseLost."""
+        """Send what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore, LeaseLost."""
         if self.remote is None:
             return
         with self.busy:

@@ -36,7 +36,7 @@ class Comparison:
 
 
 def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is wrong with the `seeds:` mapping of a file, each with its path in it."""
+    """Yield what is wrong with the `seeds:` mapping of a file, each with its path in it."""
     for key in data:
         if key not in KEYS:
             yield (key,), unknown("key", key, KEYS, "Allowed")
@@ -115,7 +115,7 @@ def _is_unlikely(each: Comparison, left: int, rule: Adaptive) -> bool:
 
 
 def reasons(layout: Layout, found: Sequence[Comparison]) -> dict[tuple[int, int], str]:
-    """Why the seeds of each cell ended where they did, by (row, column)."""
+    """Return why the seeds of each cell ended where they did, by (row, column)."""
     if layout.adaptive is None:
         return {}
     words = {

@@ -42,7 +42,7 @@ def _bits(text: str, count: int) -> bytes:
 
 
 def packed_groups(groups: np.ndarray) -> str:
-    """Which object each cloud is of (n,), as base64: numbers from 0 in the order of the clouds."""
+    """Return which object each cloud is of (n,), as base64: numbers from 0 in the order of the clouds."""
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int32)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -50,7 +50,7 @@ def packed_groups(groups: np.ndarray) -> str:
 
 
 def groups_of(record: Record) -> np.ndarray | None:
-    """Which object each test cloud is of (n,); None where each is one, or where it is not known. Raises ValueError."""
+    """Return which object each test cloud is of (n,); None where each is one, or where it is not known. Raises ValueError."""
     text = record.dataset.get("test_groups")
     if not text:
         return None
@@ -163,32 +163,32 @@ def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def correctness(record: Record, protocol: str) -> np.ndarray | None:
-    """Which test objects a trial got right, bool (n,); None where its record is older than that."""
+    """Return which test objects a trial got right, bool (n,); None where its record is older than that."""
     text = record.correct.get(protocol)
     return None if text is None else unpacked(text, int(record.dataset["num_test"]))
 
 
 def _matrix(records: Sequence[Record], protocol: str) -> np.ndarray:
-    """Which objects each trial got right, a bit each, uint64 (n, words); where one has fewer objects, zeros fill its row."""
+    """Return which objects each trial got right, a bit each, uint64 (n, words); where one has fewer objects, zeros fill its row."""
     rows = [_bits(record.correct[protocol], int(record.dataset["num_test"])) for record in records]
     width = -(-max(map(len, rows), default=0) // 8) * 8
     return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), dtype=np.uint64).reshape(len(rows), width // 8)
 
 
 def same_objects(one: Record, other: Record) -> bool:
-    """Whether two trials were tested on the same clouds, so that they can be compared cloud by cloud."""
+    """Return whether two trials were tested on the same clouds, so that they can be compared cloud by cloud."""
     if one.dataset is other.dataset:  # as records that were read together share their parts
         return True
     return all(one.dataset.get(key) == other.dataset.get(key) for key in ("digest", "num_test", "test_groups"))
 
 
 def one_episode(record: Record) -> bool:
-    """Whether a trial is one episode of few-shot learning: the unit is then the episode, and its clouds carry no test."""
+    """Return whether a trial is one episode of few-shot learning: the unit is then the episode, and its clouds carry no test."""
     return "way" in (record.config.get("dataset") or {})
 
 
 def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], protocol: str) -> tuple[ModelTest, ...]:
-    """Of each arm and the next in `order`, one for every seed that both have; adjusted over all of them together."""
+    """Test each arm and the next in `order`, one test for every seed that both have; adjusted over all of them together."""
     kept = {name: {seed: r for seed, r in arms[name].items() if protocol in r.correct and not one_episode(r)} for name in order}
     pairs = [
         (first, second, seed)
@@ -221,7 +221,7 @@ def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], 
 
 
 def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.ndarray:
-    """Of each object (G,): clouds that only the first gets right, less those that only the second does."""
+    """Return of each object (G,) the clouds that only the first gets right, less those that only the second does."""
     first, second = correctness(one, protocol), correctness(other, protocol)
     assert first is not None
     assert second is not None

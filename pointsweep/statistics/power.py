@@ -16,7 +16,7 @@ TARGET = 0.9  # of the power, where a gain counts as seen
 
 
 def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -> float:
-    """Of the two-sided paired t-test for a difference of two arms whose values by seed differ with standard deviation `sd`.
+    """Return the power of the two-sided paired t-test for a difference of two arms whose values by seed differ with sd `sd`.
 
     The level is 5 % shared by the comparisons of a column: Holm's first step, which the largest difference must pass.
     """
@@ -31,7 +31,7 @@ def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -
 
 
 def power_of_models(gain: float, objects: int, discordant: float) -> float:
-    """Of McNemar's test for two models that differ on a share `discordant` of the objects (Connor's unconditional formula)."""
+    """Return the power of McNemar's test for two models that differ on a share `discordant` of the objects (Connor's formula)."""
     from scipy.special import ndtr, ndtri
 
     z = float(ndtri(0.5 + LEVEL / 2))
@@ -61,7 +61,7 @@ def assumed_sd(accuracy: float, objects: int) -> float:
 
 
 def pooled_sd(sds: Sequence[tuple[float, int]]) -> tuple[float, int] | None:
-    """Of (sd, n) of several comparisons: the pooled sd and its degrees of freedom; None where there are none or no spread."""
+    """Return the pooled sd of (sd, n) of several comparisons, and its degrees of freedom; None where there is no spread."""
     freedom = sum(n - 1 for _, n in sds)
     total = math.fsum((n - 1) * sd * sd for sd, n in sds)
     return (math.sqrt(total / freedom), freedom) if freedom and total else None

@@ -54,7 +54,7 @@ class Difference:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Of at least one value. Sums are exact, so the order of the values changes no bit."""
+    """Summarise at least one value. Sums are exact, so the order of the values changes no bit."""
     middle = mean(values)
     if len(values) < 2:
         return Summary(middle, None, len(values), None, None)
@@ -66,12 +66,12 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of at least one value; of equal ones exactly that value, where the rounded mean may lie beside them."""
+    """Return the mean of at least one value; of equal ones exactly that value, where the rounded mean may lie beside them."""
     return values[0] if min(values) == max(values) else math.fsum(values) / len(values)
 
 
 def half_width(sd: float, n: int) -> float:
-    """Of the two-sided t-interval of a mean of n values."""
+    """Return the half width of the two-sided t-interval of a mean of n values."""
     return _quantile(n - 1) * sd / math.sqrt(n)
 
 
@@ -84,7 +84,7 @@ def _quantile(freedom: int) -> float:
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """Of two arms, values by seed: paired over the seeds both have. Raises ValueError if they share none."""
+    """Return the difference of two arms, values by seed: paired over the seeds both have. Raises ValueError if they share none."""
     result = _apart(first, second)
     if result is None:
         raise ValueError("the arms share no seed")
@@ -92,7 +92,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
 
 
 def _apart(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
-    """Of the differences at the seeds that both have, if any."""
+    """Return the differences at the seeds that both have, if any."""
     shared = sorted(first.keys() & second.keys())
     return summary([round(first[seed] - second[seed], DIGITS) for seed in shared]) if shared else None
 

@@ -26,7 +26,7 @@ DRAWING = 0  # seed of the paths
 
 
 def evidence(differences: Summary, most: int) -> float:
-    """Of the look at these paired differences; smaller is stronger, 1 and more is none. Values without spread carry none."""
+    """Return the evidence of a look at paired differences: smaller is stronger, 1 and more is none. Without spread there is none."""
     p = t_test(differences)
     return math.inf if p is None else p / (differences.n / most) ** GROWTH
 

@@ -38,22 +38,22 @@ class Store(Protocol):
         """The bytes under `name`. Raises FileNotFoundError."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Replaces the bytes under `name`; a reader sees all of the old or all of the new ones."""
+        """Replace the bytes under `name`; a reader sees all of the old or all of the new ones."""
 
     def list(self, prefix: str) -> list[str]:
         """The sorted names directly below a folder, folders with a slash at their end; empty if there is none."""
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Names of the files directly below a folder with their sizes in bytes; empty if there is none."""
+        """Return the names of the files directly below a folder with their sizes in bytes; empty if there is none."""
 
     def exists(self, name: str) -> bool:
-        """Whether there are bytes under `name`."""
+        """Return whether there are bytes under `name`."""
 
     def delete(self, name: str) -> None:
-        """Removes the bytes under `name`, if any."""
+        """Remove the bytes under `name`, if any."""
 
     def place(self, name: str) -> str:
-        """Where a person finds `name`: a path, or an address."""
+        """Return where a person finds `name`: a path, or an address."""
 
 
 class RemoteStore(Store, Protocol):
@@ -72,7 +72,7 @@ class RemoteStore(Store, Protocol):
         """Size in bytes, version, and the sha256 of the bytes, "" if it is not known. Raises FileNotFoundError."""
 
     def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
-        """Writes an object if it still has this version (None: if there is none); of several that try at once, one succeeds.
+        """Write an object if it still has this version (None: if there is none); of several that try at once, one succeeds.
 
         Returns its new version; None, and nothing is changed, if another one was faster. Raises NoConditions.
         """
@@ -81,7 +81,7 @@ class RemoteStore(Store, Protocol):
         """Uploads that were begun and never completed, and whose parts take room: name, id, begin."""
 
     def abort(self, name: str, upload: str) -> None:
-        """Removes the parts of such an upload."""
+        """Remove the parts of such an upload."""
 
 
 class NoConditions(BadStore):
@@ -109,7 +109,7 @@ class FileStore:
         return str(self.root)
 
     def path(self, name: str) -> Path:
-        """Where `name` lies. Raises ValueError for a name that could lead out of the store."""
+        """Return where `name` lies. Raises ValueError for a name that could lead out of the store."""
         return self.root.joinpath(*parts_of(name))
 
     def place(self, name: str) -> str:
@@ -170,7 +170,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes beside, flushes to the disk, renames: after a crash there is the old file or the new one."""
+    """Write beside, flush to the disk, rename: after a crash there is the old file or the new one."""
     way = faults.due(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """Where something damaged is kept: record.json.damaged-1, or the first number that is free."""
+    """Return where something damaged is kept: record.json.damaged-1, or the first number that is free."""
     number = 1
     while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
         number += 1
@@ -194,7 +194,7 @@ def free_name(path: Path) -> Path:
 
 
 def make_room(path: Path) -> None:
-    """Renames a folder that is in the place of a file of the store, and says so: a file cannot replace it."""
+    """Rename a folder that is in the place of a file of the store, and say so: a file cannot replace it."""
     if path.is_symlink() or not path.is_dir():
         return
     aside = free_name(path)
@@ -233,7 +233,7 @@ def read_file(path: Path) -> bytes:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what a disk says when it does not give a file into BadStore, which names it; FileNotFoundError stays."""
+    """Turn what a disk says when it does not give a file into BadStore, which names it; FileNotFoundError stays."""
     try:
         yield
     except FileNotFoundError:
@@ -248,7 +248,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what a disk says when it refuses into StoreFailed, which names the file."""
+    """Turn what a disk says when it refuses into StoreFailed, which names the file."""
     try:
         yield
     except OSError as error:
@@ -256,7 +256,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def path_problem(text: str) -> str:
-    """Why a path can be no store; empty if it can. One that does not exist yet can."""
+    """Return why a path can be no store; empty if it can. One that does not exist yet can."""
     try:
         path = Path(text).expanduser()
         # The whole chain of links is followed here: a loop, or a link to nothing, is met by stat.
@@ -310,7 +310,7 @@ def _user() -> str:
 
 
 def establish(store: Store) -> None:
-    """Creates the store, or takes over one of an older version: from here on it has its marker.
+    """Create the store, or take over one of an older version: from here on it has its marker.
 
     Called before anything is launched. Raises BadStore if it cannot be written, or was made by a later version.
     """
@@ -330,7 +330,7 @@ def establish(store: Store) -> None:
 
 
 def has_marker(store: Store) -> bool:
-    """Whether the store has a marker that can be read. Raises BadStore for that of a later version."""
+    """Return whether the store has a marker that can be read. Raises BadStore for that of a later version."""
     try:
         data = store.read(MARKER)
     except (FileNotFoundError, NotAFile):
@@ -350,7 +350,7 @@ def has_marker(store: Store) -> bool:
 
 
 def require_marker(store: Store) -> None:
-    """Raises BadStore unless the store has its marker."""
+    """Raise BadStore unless the store has its marker."""
     if not has_marker(store):
         raise BadStore(
             f"store: {store.url} is no store of pointsweep: it has no readable {MARKER}. "
@@ -359,7 +359,7 @@ def require_marker(store: Store) -> None:
 
 
 def _refuse_foreign(store: FileStore) -> None:
-    """Raises BadStore for a folder that is no store and has folders of the names that a store uses."""
+    """Raise BadStore for a folder that is no store and have folders of the names that a store uses."""
     taken = [name for name in TOP_FOLDERS if os.path.lexists(store.root / name)]
     if taken and not _has_store_shape(store):
         raise BadStore(
@@ -369,7 +369,7 @@ def _refuse_foreign(store: FileStore) -> None:
 
 
 def _has_store_shape(store: FileStore) -> bool:
-    """Whether the folder looks like a store that was made before stores had a marker."""
+    """Return whether the folder looks like a store that was made before stores had a marker."""
     known = {
         "trials": {"record.json", "history.jsonl", "checkpoint.safetensors", "lock", "lease.json"},
         "sweeps": {"plan.json", "sweep.yaml", "study.db", "lock"},

@@ -61,7 +61,7 @@ UNKNOWN_HOLDER = Holder("", "an unknown host", "", 0, 0.0)
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds the lease at `path`; None if nobody does. One that cannot be read is held by nobody known, and expires."""
+    """Return who holds the lease at `path`; None if nobody does. One that cannot be read is held by nobody known, and expires."""
     try:
         holder = Holder(**json.loads(read_file(path)))
     except FileNotFoundError:
@@ -101,14 +101,14 @@ class Lease:
                 os.fsync(self.file.fileno())
 
     def check(self) -> None:
-        """Raises LeaseLost if another process has taken the trial over. Called before everything that is written."""
+        """Raise LeaseLost if another process has taken the trial over. Called before everything that is written."""
         found = read_holder(self.path)
         if found is None or found.owner != self.holder.owner:
             now = f"{found} holds it now" if found else "its lease is gone"
             raise LeaseLost(f"{self.path.parent} was taken from {self.holder}: {now}")
 
     def release(self) -> None:
-        """Ends the lease; another one's is left alone."""
+        """End the lease; another one's is left alone."""
         self.ended.set()
         with _claimed(self.path, self.holder.owner) as claimed:
             found = read_holder(self.path)
@@ -119,7 +119,7 @@ class Lease:
 
 @contextmanager
 def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
-    """Holds `folder` for this process. Raises Held, naming the holder, if it is not let go within `wait_s`."""
+    """Hold `folder` for this process. Raises Held, naming the holder, if it is not let go within `wait_s`."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open_lock(folder / "lock")
@@ -196,7 +196,7 @@ def _create(path: Path) -> Lease | None:
 
 
 def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
-    """Where there are no hard links: for a moment a reader may find the lease empty, and takes it for one that is held."""
+    """Claim without hard links: for a moment a reader may find the lease empty, and takes it for one that is held."""
     try:
         file = path.open("xb", buffering=0)
     except FileExistsError:
@@ -206,7 +206,7 @@ def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
 
 
 def is_dead(holder: Holder) -> bool:
-    """Whether the owner is known to be gone: a process of this machine that is no more, or a term over long ago."""
+    """Return whether the owner is known to be gone: a process of this machine that is no more, or a term over long ago."""
     if not holder.owner:
         return False
     if holder.machine == machine():
@@ -215,7 +215,7 @@ def is_dead(holder: Holder) -> bool:
 
 
 def _take_away(path: Path, judged: Holder) -> bool:
-    """Removes the lease that was judged; False if another process is at it, or if it is another lease by now."""
+    """Remove the lease that was judged; False if another process is at it, or if it is another lease by now."""
     with _claimed(path, judged.owner) as claimed:
         if not claimed or read_holder(path) != judged:
             return False

@@ -61,14 +61,14 @@ class RemoteLease:
             self.version, self.renewed = version, begun
 
     def check(self) -> None:
-        """Raises LeaseLost if another process has taken the trial over, BadStore if that cannot be found out."""
+        """Raise LeaseLost if another process has taken the trial over, BadStore if that cannot be found out."""
         if time.monotonic() - self.renewed > lease.TERM_S / 2:  # nobody takes it before a whole term
             self._renew()
         if self.lost:
             raise LeaseLost(f"{self.store.place(self.name)} was taken from {self.holder}")
 
     def release(self) -> None:
-        """Ends the lease; another one's is left alone. If the store is away it runs out by itself."""
+        """End the lease; another one's is left alone. If the store is away it runs out by itself."""
         with self.busy, suppress(BadStore):
             self.ended.set()
             if not self.lost:
@@ -77,7 +77,7 @@ class RemoteLease:
 
 @contextmanager
 def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[RemoteLease | None]:
-    """Holds the lease `name` for this process; None where the server cannot hold any. Raises Held, naming the holder."""
+    """Hold the lease `name` for this process; None where the server cannot hold any. Raises Held, naming the holder."""
     if not conditional(store.url):
         log.warning("%s: %s", store.url, WORDS)
         yield None
@@ -91,7 +91,7 @@ def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[Remo
 
 @functools.cache
 def conditional(url: str) -> bool:
-    """Whether the server of a store heeds the conditions of a write. Raises BadStore if it is away."""
+    """Return whether the server of a store heeds the conditions of a write. Raises BadStore if it is away."""
     store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
     try:
         first = store.write_if(name, b"first", None)
@@ -123,7 +123,7 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
 
 
 def _read(store: RemoteStore, name: str) -> tuple[Holder | None, str | None]:
-    """Who holds a lease, and its version. One that cannot be read is held by nobody known, and expires."""
+    """Return who holds a lease, and its version. One that cannot be read is held by nobody known, and expires."""
     try:
         data, version = store.read_version(name)
     except FileNotFoundError:

@@ -158,7 +158,7 @@ class S3Store:
         return answer["ContentLength"], answer["ETag"], answer["Metadata"].get("sha256", "")
 
     def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
-        """Writes what nobody else ever writes, if the object still has this version (None: if there is none).
+        """Write what nobody else ever writes, if the object still has this version (None: if there is none).
 
         Returns its new version; None, and nothing is changed, if another one was faster. Raises NoConditions.
         """
@@ -207,7 +207,7 @@ class S3Store:
         return self._ask("", ask)
 
     def abort(self, name: str, upload: str) -> None:
-        """Removes the parts of an unfinished upload."""
+        """Remove the parts of an unfinished upload."""
         self._ask(name, lambda: self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.key(name), UploadId=upload))
 
     def _ask(self, name: str, request: Callable[[], T]) -> T:

@@ -51,7 +51,7 @@ def _place(store: RemoteStore) -> Path:
 
 
 def stage(store: RemoteStore, name: str, root: Path) -> Path:
-    """Brings one object to root/files/name, whole and checked. Workers of a node that want it at once wait for the first."""
+    """Bring one object to root/files/name, whole and checked. Workers of a node that want it at once wait for the first."""
     # The state of a transfer lies beside the files, where no reader of a data set meets it.
     target, state = root / FILES / name, root / "state" / name
     size, version, digest = store.stat(name)

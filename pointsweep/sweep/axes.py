@@ -37,7 +37,7 @@ class Entry:
     within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings that stand elsewhere than at `path`
 
     def place(self, key: str) -> Place:
-        """Where a key of the settings stands."""
+        """Return where a key of the settings stands."""
         return place_of(self.document, self.within.get(key, self.path), key)
 
 
@@ -50,7 +50,7 @@ class Axis:
 
 
 def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
-    """Where `key` of the mapping at `path` stands; in a zip or a list of values, the value's own place."""
+    """Return where `key` of the mapping at `path` stands; in a zip or a list of values, the value's own place."""
     zipped = path[:-1] and path[-2:-1] == ("zip",)
     if zipped:
         inner = (*path[:-1], key, path[-1])
@@ -80,7 +80,7 @@ def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
 
 
 def refuse_twins(document: Document, path: tuple[Any, ...], labels: Sequence[str]) -> None:
-    """Two rows of one label could not be told apart."""
+    """Refuse two rows of one label, which could not be told apart."""
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         complain(document, path, f"the label {label!r} stands twice")
 
@@ -245,7 +245,7 @@ def _factors(document: Document, path: tuple[Any, ...], item: Mapping[str, Any])
 
 
 def known(document: Document, path: tuple[Any, ...], key: str) -> bool:
-    """Whether a settings key begins with a part of a trial."""
+    """Return whether a settings key begins with a part of a trial."""
     part = str(key).partition(".")[0]
     if part in PARTS_OF_A_TRIAL and part != "seed":
         return True
@@ -261,5 +261,5 @@ def _label(value: Any) -> str:
 
 
 def complain(document: Document, path: tuple[Any, ...], message: str) -> None:
-    """Adds what is wrong at a path to the document's problems."""
+    """Add what is wrong at a path to the document's problems."""
     document.problems.append(Problem(document.where(*path), message, document.line(path)))

@@ -44,7 +44,7 @@ def taken(sweep: Sweep, store: Store) -> str | None:
 
 
 def _same_table(sweep: Sweep, plan: Mapping[str, Any], store: Store) -> bool:
-    """Whether a copy of a file, or the same file in another folder, says the same."""
+    """Return whether a copy of a file, or the same file in another folder, says the same."""
     if sweep.search is None:
         return bool(plan.get("layout") == json.loads(sweep.layout().to_json()))
     name = f"sweeps/{sweep.name}/sweep.yaml"

@@ -198,7 +198,7 @@ class LabelAudit:
         self._clashes.setdefault((place, leaf, advice), []).append(other)
 
     def _is_clash(self, place: Place) -> bool:
-        """Whether it is known already that a place sets what another does."""
+        """Return whether it is known already that a place sets what another does."""
         return any(place.path.startswith(found.path) or found.path.startswith(place.path) for found in self._clashing())
 
     def _clashing(self) -> Iterator[Place]:
@@ -349,7 +349,7 @@ class LabelAudit:
 
 
 def _apart(one: Entry, other: Entry) -> bool:
-    """Whether a parameter is chosen only with other components than a choice names."""
+    """Return whether a parameter is chosen only with other components than a choice names."""
     for key, value in conditions.flat(one.settings).items():
         if key.endswith(".name"):
             part = key.removesuffix(".name")

@@ -61,7 +61,7 @@ class Settings:
             self.set(key, other[key], place(key))
 
     def set(self, key: str, value: Any, place: Place) -> None:
-        """Sets one dotted key; the value may be a mapping, or a name for a part that has one."""
+        """Set one dotted key; the value may be a mapping, or a name for a part that has one."""
         part, _, rest = key.partition(".")
         if rest:
             node = value
@@ -94,7 +94,7 @@ class Settings:
             self.places[leaf] = Place(place.path + below, place.line)
 
     def drop(self, key: str) -> None:
-        """Removes a dotted key, or a part and all that was set in it."""
+        """Remove a dotted key, or a part and all that was set in it."""
         part, _, rest = key.partition(".")
         if not rest:
             self.data.pop(part, None)
@@ -117,7 +117,7 @@ class Settings:
         return node.get("name") if isinstance(node, Mapping) and part in PARTS else node
 
     def place(self, path: str) -> Place:
-        """Where what is wrong at `path` was set: the leaf itself, or the nearest thing around it."""
+        """Return where what is wrong at `path` was set: the leaf itself, or the nearest thing around it."""
         wanted = path
         while wanted:
             if wanted in self.places:
@@ -162,7 +162,7 @@ def keys_of(key: str, value: Any) -> Iterator[str]:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two dotted keys are one, or one stands below the other, or one is a network and the other what it replaces."""
+    """Return whether two dotted keys are one, or one stands below the other, or one is a network and the other what it replaces."""
     if one == other or one.startswith(f"{other}.") or other.startswith(f"{one}."):
         return True
     networks = {"network.name"} & {one, other}

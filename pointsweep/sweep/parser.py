@@ -118,7 +118,7 @@ class Reader:
         profiles.shrink(name, self.data)
 
     def override(self, text: str, key: str, delete: bool, value: Any) -> None:
-        """Sets or deletes a key: in every cell, above all else, if it is a trial's; else in the file."""
+        """Set or delete a key: in every cell, above all else, if it is a trial's; else in the file."""
         part = key.partition(".")[0]
         if part in PARTS_OF_A_TRIAL and part != "seed":
             self.late.append(overrides.Override(text, key, value, delete))

@@ -64,7 +64,7 @@ def own_settings(name: str, documents: Sequence[Document]) -> Iterator[tuple[Doc
 
 
 def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
-    """Lays a profile over the settings of a cell."""
+    """Lay a profile over the settings of a cell."""
     if name == "smoke":
         _smoke(settings)
     for document, key, value in own_settings(name, documents):

@@ -69,7 +69,7 @@ def places(number: str) -> int:
 
 
 def agree(first: str, second: str) -> bool:
-    """Whether two printed numbers can be the same one, each rounded or cut off at its own last digit."""
+    """Return whether two printed numbers can be the same one, each rounded or cut off at its own last digit."""
     unit = [Decimal(1).scaleb(-places(number)) for number in (first, second)]
     one, two = Decimal(first), Decimal(second)
     # Rounded, a number lies half a unit to both sides; cut off, a whole unit above. Two of equal precision must be equal.
@@ -77,7 +77,7 @@ def agree(first: str, second: str) -> bool:
 
 
 def printable(value: str, objects: int) -> bool:
-    """Whether some k / objects is printed so, in percent, rounded or cut off at its last digit."""
+    """Return whether some k / objects is printed so, in percent, rounded or cut off at its last digit."""
     unit = Decimal(1).scaleb(-places(value))
     printed = Decimal(value)
     k = math.ceil((printed - unit / 2) * objects / 100)

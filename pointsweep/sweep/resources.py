@@ -60,7 +60,7 @@ class Resources(Config):
     """What the whole sweep may use."""
 
     def unit(self) -> str:
-        """What a budget's hours are hours of."""
+        """Return what a budget's hours are hours of."""
         return "GPU-hours" if self.gpus else "CPU-hours"
 
 
@@ -75,7 +75,7 @@ def read_resources(data: Any, complain: Complain) -> Resources:
 
 
 def misfits(made: Resources, configs: Iterable[TrialConfig], search: bool) -> Iterator[tuple[str, str]]:
-    """What does not go together: keys of the section, they and the arms' trials, they and a search. By key."""
+    """Yield what does not go together: keys of the section, they and the arms' trials, they and a search. By key."""
     if search and math.isfinite(made.budget.limit_hours()):
         yield "budget", "a search has trials: and hours: of its own; here it may have per_hour alone"
     if search and made.processes > 1:
@@ -92,7 +92,7 @@ def misfits(made: Resources, configs: Iterable[TrialConfig], search: bool) -> It
 
 
 def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
-    """Why a trial cannot be computed by so many processes."""
+    """Yield why a trial cannot be computed by so many processes."""
     part = config.network or config.method
     assert part is not None
     if not (config.network.trainable if config.network else part.name == "full"):

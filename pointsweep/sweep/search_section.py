@@ -93,7 +93,7 @@ class SearchReader:
         return found
 
     def _then_on(self, value: Any) -> str:
-        """What the winners are trained on."""
+        """Return what the winners are trained on."""
         if value not in THEN_ON:
             self.complain(("per_arm", "then_on"), unknown("value", value, THEN_ON, "Allowed"))
             return "train"
@@ -308,7 +308,7 @@ class SearchReader:
 
 
 def _is_option(value: Any, kind: type) -> bool:
-    """Whether a sampler's option has its type; whole numbers are taken for floats, and floats are finite."""
+    """Return whether a sampler's option has its type; whole numbers are taken for floats, and floats are finite."""
     if kind is float and type(value) in (int, float):
         return math.isfinite(value)
     return type(value) is kind

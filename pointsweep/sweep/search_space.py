@@ -182,7 +182,7 @@ def label(choice: Any) -> Any:
 
 
 def _same(choice: Any, value: Any) -> bool:
-    """Whether a stored value is that of a choice; of a component the name and the fields that the choice gives."""
+    """Return whether a stored value is that of a choice; of a component the name and the fields that the choice gives."""
     if isinstance(value, Mapping):
         wanted = choice if isinstance(choice, Mapping) else {"name": choice}
         return all(_same(item, value.get(name)) for name, item in wanted.items())
@@ -196,11 +196,11 @@ class Constraint:
     text: str
 
     def holds(self, config: Mapping[str, Any]) -> bool:
-        """Whether a trial (as plain data) keeps it."""
+        """Return whether a trial (as plain data) keeps it."""
         return self._value(config) is not False
 
     def applies(self, config: Mapping[str, Any]) -> bool:
-        """Whether a trial (as plain data) has the keys that it speaks of."""
+        """Return whether a trial (as plain data) has the keys that it speaks of."""
         return self._value(config) is not None
 
     def _value(self, config: Mapping[str, Any]) -> Any:
@@ -257,7 +257,7 @@ def constraint_problems(text: str) -> list[str]:
 
 
 def _misused(node: ast.AST) -> Iterator[str]:
-    """What one operation of a constraint does with values of the wrong kind."""
+    """Yield what one operation of a constraint does with values of the wrong kind."""
     if isinstance(node, ast.BinOp):
         yield from _no_numbers((node.left, node.right))
     if not isinstance(node, ast.Compare):
@@ -307,7 +307,7 @@ class Arm:
     compose: Callable[[Settings], tuple[TrialConfig | None, list[Problem]]]
 
     def applies(self, parameter: Parameter, drawn: Drawn) -> bool:
-        """Whether a parameter is chosen after those drawn before it."""
+        """Return whether a parameter is chosen after those drawn before it."""
         return not parameter.when or matches(self.lay(drawn).data, parameter.when)
 
     def config(self, drawn: Drawn) -> TrialConfig | None:

@@ -56,7 +56,7 @@ def _wrong_seeds(seeds: Any) -> str:
 def read_adaptive(
     document: Document, data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], complain: Complain
 ) -> Adaptive | None:
-    """Of adaptive seeds the rule, with the number of the row that all others are compared with; None of fixed ones."""
+    """Return the rule of adaptive seeds, with the number of the row that all others are compared with; None of fixed ones."""
     seeds = data.get("seeds")
     if not isinstance(seeds, Mapping):
         return None

@@ -80,7 +80,7 @@ class Sweep:
         return replace(self, cells=tuple(found), search=None)
 
     def searched(self) -> str:
-        """Of a search, one line: "search of 20 trials by tpe for each of 4 arms"."""
+        """Return a search in one line: "search of 20 trials by tpe for each of 4 arms"."""
         assert self.search is not None
         arms = sum(cell.arm is not None for cell in self.cells)
         each = "" if self.search.then_seeds is None else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
@@ -90,7 +90,7 @@ class Sweep:
         return f"search of {budget} by {self.search.sampler}{each}"
 
     def layout(self) -> Layout:
-        """What a table needs to know."""
+        """Return what a table needs to know."""
         cells = tuple(
             CellLayout(cell.row, cell.column, tuple((c.seed, c.key()) for c in cell.trials), cell.published, cell.excluded)
             for cell in self.cells
@@ -192,7 +192,7 @@ def _without_seeds(file: str | Path, override: Sequence[str], allow_plugins: boo
 
 
 def _is_part(part: Sweep, whole: Sweep) -> bool:
-    """Whether all trials of a sweep belong to the same cells of another, printed alike."""
+    """Return whether all trials of a sweep belong to the same cells of another, printed alike."""
     if (part.metric, part.protocol, part.title) != (whole.metric, whole.protocol, whole.title):
         return False
     cells = {whole.cell_name(cell): {config.key() for config in cell.trials} for cell in whole.cells}

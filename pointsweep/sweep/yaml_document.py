@@ -156,7 +156,7 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
 
 
 def drop_misshapen(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Takes out the parts of a file that are no list or mapping where one belongs; what to say of each."""
+    """Take out the parts of a file that are no list or mapping where one belongs; yield what to say of each."""
     wrong = [key for key, (kind, _) in SHAPES.items() if data.get(key) is not None and not isinstance(data[key], kind)]
     return [(key, f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong]
 

@@ -63,7 +63,7 @@ class Round:
 
     @property
     def name(self) -> str:
-        """Of its folder. The one without a number is undisturbed."""
+        """Return the name of a round's folder. The one without a number is undisturbed."""
         return f"round{self.number}" if self.number else "undisturbed"
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class Subject:
         return self.folder / name / "store"
 
     def uri(self, each: Round) -> str:
-        """Where a round's runs are found."""
+        """Return where a round's runs are found."""
         return self.server if each.tracker == "server" else f"sqlite:///{self.store(each.name)}/mlflow.db"
 
 
@@ -211,7 +211,7 @@ def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
 
 
 def disturb_all(subject: Subject, rounds: Sequence[Round], held: Held) -> None:
-    """Runs the rounds, says what breaks, and enters into `held` what held."""
+    """Run the rounds, say what breaks, and enter into `held` what held."""
     for each in rounds:
         begun = time.monotonic()
         found = disturb(subject, each)
@@ -241,7 +241,7 @@ def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
 
 
 def disturb(subject: Subject, each: Round) -> dict[str, str]:
-    """Runs one round; maps every invariant to what is wrong with it, "" if it holds."""
+    """Run one round; map every invariant to what is wrong with it, "" if it holds."""
     chance = random.Random(f"{subject.seed} {each.number}")
     folder, code, flipped = subject.folder / each.name, -1, each.way != "flip"
     killers = [Killer(chance.uniform(0, KILLED_S[each.launcher]), chance) for _ in range(2 * (each.way == "kill"))]
@@ -262,7 +262,7 @@ def disturb(subject: Subject, each: Round) -> dict[str, str]:
 
 
 def command(subject: Subject, each: Round, killer: Killer | None = None) -> int:
-    """Gives the sweep's command once; its exit code, that of a signal negative."""
+    """Give the sweep's command once; return its exit code, that of a signal negative."""
     store = subject.store(each.name)
     if not store.exists():
         store.mkdir(parents=True)
@@ -310,7 +310,7 @@ def compare(subject: Subject, each: Round) -> dict[str, str]:
 
 
 def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
-    """What a finished sweep has left, by invariant: as it must be whatever has happened."""
+    """Return what a finished sweep has left, by invariant: as it must be whatever has happened."""
     store = subject.store(name)
     folders = {path.name: TrialFolder(path) for path in sorted((store / "trials").iterdir())}
     records = {key: json.loads((folder.path / "record.json").read_text()) for key, folder in folders.items()}
@@ -341,7 +341,7 @@ def columns(each: Round) -> tuple[str, str]:
 
 
 def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
-    """What a round was, by invariant: in how many of the rounds that ended each held."""
+    """Return what a round was, by invariant: in how many of the rounds that ended each held."""
     kinds = sorted({name for row in held.values() for name in row}, key=lambda name: (name.startswith("MLflow"), name))
     width = max(map(len, kinds), default=0)
     lines = []

@@ -43,7 +43,7 @@ class Line:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def draw(self, path: str) -> str:
-        """What happens to the next request; "" for nothing."""
+        """Return what happens to the next request; "" for nothing."""
         with self.lock:
             kind = self.chance.choice(self.kinds) if self.only in path and self.chance.random() < self.share else ""
             self.met[kind] = self.met.get(kind, 0) + 1
@@ -65,7 +65,7 @@ class Line:
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[str]:
-        """As `served`, in a process of its own."""
+        """Serve as `served` does, in a process of its own."""
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -116,7 +116,7 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            """Say nothing."""
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _pass
 

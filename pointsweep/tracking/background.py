@@ -35,7 +35,7 @@ def mirror_to(target: Target) -> Mirror:
 
 
 def drain(target: Target) -> None:
-    """Waits until this process' writer of a sweep, if there is one, has sent what it knows of, or MLflow does not take it."""
+    """Wait until this process' writer of a sweep, if there is one, have sent what it knows of, or MLflow does not take it."""
     if target in _mirrors:
         _mirrors[target].drain()
 
@@ -63,7 +63,7 @@ class Mirror:
             self.changed.notify_all()
 
     def drain(self) -> None:
-        """Waits until all that waits is sent, whether due or not, or MLflow does not take it."""
+        """Wait until all that waits is sent, whether due or not, or MLflow does not take it."""
         with self.changed:
             self.waiting = {path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()}
             self.changed.notify_all()

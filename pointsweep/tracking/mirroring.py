@@ -98,7 +98,7 @@ class Mirroring:
         return json.dumps({"uri": masked(self.uri), "keys": sorted(self.places)}).encode()
 
     def _is_level(self) -> bool:
-        """Whether everything has been sent to this MLflow, and its database, if it is a file, is still there."""
+        """Return whether everything has been sent to this MLflow, and its database, if it is a file, is still there."""
         if not self.store.exists(self._mark) or self.store.read(self._mark) != self._level():
             return False
         path = sqlite_path(self.uri)

@@ -53,7 +53,7 @@ STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 @contextmanager
 def tracker_errors(uri: str) -> Iterator[None]:
-    """Turns whatever MLflow, its database layer and its connection raise into TrackerAway, without secrets."""
+    """Turn whatever MLflow, its database layer and its connection raise into TrackerAway, without secrets."""
     try:
         yield
     except (TrackerAway, NotMirroredError):
@@ -72,7 +72,7 @@ def _is_locked(error: Exception) -> bool:
 
 
 def reachable(uri: str) -> str:
-    """What is wrong with a server or database; empty if it answers."""
+    """Return what is wrong with a server or database; empty if it answers."""
     try:
         with tracker_errors(uri):
             require_usable(uri)
@@ -83,7 +83,7 @@ def reachable(uri: str) -> str:
 
 
 def require_usable(uri: str, writes: bool = True) -> None:
-    """Raises TrackerAway for a database that cannot be used, at once: MLflow would try it again for minutes."""
+    """Raise TrackerAway for a database that cannot be used, at once: MLflow would try it again for minutes."""
     problem = uri_mistake(uri) or target_problem(uri)
     if problem:
         raise TrackerAway(problem)
@@ -103,7 +103,7 @@ def require_usable(uri: str, writes: bool = True) -> None:
 
 
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
-    """Once, before workers start: the database, the experiment and the parent run of a sweep. Raises TrackerAway."""
+    """Prepare a sweep once, before workers start: the database, the experiment and the parent run. Raises TrackerAway."""
     disk = folder_of(store)
     own = disk if uri.startswith("sqlite") else None
 
@@ -143,7 +143,7 @@ def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
 
 
 def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
-    """Writes the layout into tags of the parent run. Tags move with the database, a folder of artifacts does not."""
+    """Write the layout into tags of the parent run. Tags move with the database, a folder of artifacts does not."""
     from mlflow.entities import RunTag
 
     tags = layout_tags(layout.to_json())
@@ -156,7 +156,7 @@ def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
 
 
 def _patiently(work: Callable[[], T], uri: str) -> T:
-    """What `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad.
+    """Return what `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad.
 
     What a database in a file says stays so, unless it is locked.
     """
@@ -194,7 +194,7 @@ def connected(uri: str) -> Any:
 
 
 def require_active(experiment: Any, uri: str) -> None:
-    """Raises TrackerAway, with the ways back, for an experiment that somebody has deleted in MLflow's UI."""
+    """Raise TrackerAway, with the ways back, for an experiment that somebody has deleted in MLflow's UI."""
     if experiment.lifecycle_stage != "deleted":
         return
     address = shlex.quote(masked(uri))
@@ -343,7 +343,7 @@ class Runs:
 
 
 def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
-    """Brings a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
+    """Bring a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
     # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
     # The first one at it in a fresh experiment need not look for a run.
     key = folder.path.name
@@ -374,7 +374,7 @@ def _record_of(folder: TrialFolder) -> Record | None:
 
 
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
-    """At the end of a sweep: sends what is not there yet, and closes the parent run. Raises TrackerAway."""
+    """End a sweep: send what is not there yet, and close the parent run. Raises TrackerAway."""
     with tracker_errors(target.uri):
         require_usable(target.uri)
         runs = Runs(target)

@@ -57,7 +57,7 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def metric_name(measure: str, protocol: str) -> str:
-    """What a measure of the test set at a protocol's epoch is called in MLflow, whose names cannot have an `@`.
+    """Return what a measure of the test set at a protocol's epoch is called in MLflow, whose names cannot have an `@`.
 
     Earlier versions wrote `best_val/accuracy`, which reads as if it were an accuracy on the validation clouds.
     """

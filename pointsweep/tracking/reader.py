@@ -69,7 +69,7 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
 
 
 def rename(uri: str, sweep: str, name: str) -> None:
-    """Gives a sweep's experiment another name, so that the sweep begins a new one."""
+    """Give a sweep's experiment another name, so that the sweep begins a new one."""
     experiment = connected(uri).get_experiment_by_name(sweep)
     if experiment is not None:
         connected(uri).rename_experiment(experiment.experiment_id, name)

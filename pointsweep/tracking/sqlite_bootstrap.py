@@ -23,7 +23,7 @@ LOCK_PAUSE_S = 0.05
 
 @contextmanager
 def one_at_a_time(store: FileStore | None) -> Iterator[None]:
-    """Two that open a fresh SQLite database at once break its creation, and on a server each would make a parent run."""
+    """Keep others out: two that open a fresh SQLite database at once break its creation, and on a server each would make a parent."""
     if store is not None:
         store.root.mkdir(parents=True, exist_ok=True)
     with locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
@@ -76,7 +76,7 @@ def _template_name(version: str, data: bytes) -> str:
 
 
 def take_artifacts_along(uri: str, folder: Path) -> None:
-    """Makes the artifacts of a store that was copied or moved those of its own folder: MLflow keeps their absolute place.
+    """Make the artifacts of a store that was copied or moved those of its own folder: MLflow keeps their absolute place.
 
     What lies elsewhere by a user's wish stays; known are the places that end as a store's own do, in mlartifacts, and that of
     the experiment Default, which is the folder in which MLflow made the database: of a copied one, somebody else's.

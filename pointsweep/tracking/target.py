@@ -65,7 +65,7 @@ DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 
 
 def is_database(uri: str) -> bool:
-    """Whether MLflow itself opens the database, without a server."""
+    """Return whether MLflow itself opens the database, without a server."""
     return scheme_of(uri).partition("+")[0] in DATABASES
 
 

@@ -39,12 +39,12 @@ class AdamW:
             )  # fmt: skip
 
     def zero_grad(self) -> None:
-        """Lets all gradients go."""
+        """Let all gradients go."""
         for _, parameter in self._numbered():
             parameter.grad = None
 
     def state(self) -> dict[int, dict[str, Tensor]]:
-        """Steps and moments by the number of the parameter over all groups; as in torch.optim's state_dict. Not copied."""
+        """Return steps and moments by the number of the parameter over all groups, as torch.optim's state_dict does. Not copied."""
         return {index: self.moments[p] for index, p in self._numbered() if p in self.moments}
 
     def load(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:

@@ -128,7 +128,7 @@ def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, r
 
 
 def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompute: bool = False) -> Iterator[Tensor]:
-    """Trains on random clouds, new ones every step, of the trial's shapes; after each step its loss, float64 and on the device."""
+    """Train on random clouds of the trial's shapes, new ones every step; yield after each its loss, float64 and on the device."""
     device, train = shared.device, config.train
     classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
     torch.manual_seed(config.seed)
@@ -161,6 +161,6 @@ def _now(device: torch.device) -> float:
 
 
 def _free_bytes() -> int:
-    """What the machine could still give to this process."""
+    """Return what the machine could still give to this process."""
     text = Path("/proc/meminfo").read_text()
     return 1024 * int(text.partition("MemAvailable:")[2].split()[0])

@@ -36,7 +36,7 @@ class Group:
         return tensor.tensor_split(self.size)[self.rank]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Puts into each of the tensors, all of one dtype, its sum over the processes. Raises LostProcess."""
+        """Put into each of the tensors, all of one dtype, its sum over the processes. Raises LostProcess."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -63,7 +63,7 @@ ALONE = Group()
 
 
 def alone(*_: object) -> AbstractContextManager[Group]:
-    """Of a trial that one process computes."""
+    """Return the group of a trial that one process computes."""
     return nullcontext(ALONE)
 
 
@@ -95,7 +95,7 @@ class _Sum(torch.autograd.Function):
 
 
 def synchronise(model: nn.Module) -> None:
-    """Makes every batch normalisation take its statistics over the clouds of all processes while it trains.
+    """Make every batch normalisation take its statistics over the clouds of all processes while it trains.
 
     torch's SyncBatchNorm does it on CUDA alone; this is the same arithmetic on every device.
     """

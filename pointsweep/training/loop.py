@@ -46,7 +46,7 @@ class Evaluation:
     more: Mapping[str, float] = field(default_factory=dict)
 
     def metrics(self, split: str) -> dict[str, float]:
-        """By their names in a history, e.g. test/accuracy."""
+        """Return the metrics by their names in a history, e.g. test/accuracy."""
         values = {"loss": self.loss, "accuracy": self.accuracy, **self.more}
         return {f"{split}/{name}": value for name, value in values.items()}
 
@@ -156,7 +156,7 @@ def prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor
 def accumulate(
     model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int, group: Group = ALONE
 ) -> tuple[Tensor, Tensor]:
-    """Adds the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P). Returns that loss, float64, and the hits.
+    """Add the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P); return that loss, float64, and the hits.
 
     In several parts the memory of one part suffices. Of several processes each computes its share, and all have the sums; gradients
     must be empty before. Either way the gradient is that of the whole batch but for rounding, unless the
@@ -239,7 +239,7 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
 
 
 def score_parts(answers: Iterable[Answer], category: np.ndarray, parts: Sequence[Sequence[int]]) -> Evaluation:
-    """Of every point's logits (B, parts, P) and the shapes' categories (n,); a point gets the best of its category's parts.
+    """Score every point's logits (B, parts, P) by the shapes' categories (n,): a point gets the best of its category's parts.
 
     The loss is over all parts, as in training.
     """

@@ -37,7 +37,7 @@ class Result:
 
 
 def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Record:
-    """Of a trial with these epochs behind it."""
+    """Make the record of a trial with these epochs behind it."""
     config, dataset = result.config, result.dataset
     train_s = sum(event["train_s"] for event in epochs)
     trained_clouds = len(epochs) * (len(dataset.train.labels) // config.train.batch_size) * config.train.batch_size
@@ -77,14 +77,14 @@ def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
-    """What the record and MLflow say of the data."""
+    """Return what the record and MLflow say of the data."""
     sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
     sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
     return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
 
 
 def _objects(dataset: Dataset) -> dict[str, str]:
-    """Which object each test cloud is of, where several clouds are of one."""
+    """Return which object each test cloud is of, where several clouds are of one."""
     groups = dataset.test.groups
     if groups is None or len(np.unique(groups)) == len(groups):
         return {}
@@ -100,7 +100,7 @@ NO_BLOCKS = "no transformer blocks"
 
 
 def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
-    """What to say of the frozen blocks: that there are none, or that they hardly change the tokens."""
+    """Return what to say of the frozen blocks: that there are none, or that they hardly change the tokens."""
     if config.backbone is None or config.method is None:
         return ()
     if config.backbone.num_blocks == 0:
@@ -113,21 +113,21 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
 
 
 def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str, ...]:
-    """What a table must say beside the number."""
+    """Return what a table must say beside the number."""
     weights = WEIGHT_MARKS.get(config.backbone.weights) if config.backbone is not None else None
     official = ("official program",) if config.compat == "official" else ()
     return (*((weights,) if weights else ()), *block_marks(config, model), *dataset.marks, *data_marks(config, dataset), *official)
 
 
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
-    """What the clouds themselves are not that a published number is about."""
+    """Return what the clouds themselves are not that a published number is about."""
     # Clouds that splits share are refused before a launch, unless the configuration allows them.
     found = facts.read_facts(dataset, config.dataset, overlap=config.dataset.allow_overlap)
     return facts.marks(found, config.dataset, config.trains)
 
 
 def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:
-    """What to say if batches were not taken whole, as other masks are then drawn for dropout.
+    """Return what to say if batches were not taken whole, as other masks are then drawn for dropout.
 
     Parts have batch statistics of their own as well; processes share theirs.
     """

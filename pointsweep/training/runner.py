@@ -83,7 +83,7 @@ class Task:
 
 
 def run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
-    """Runs every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
+    """Run every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
     torch.set_num_threads(job.threads)
     common = {shared_part(task.config) for task in pack}
     if len(pack) == 1 or len(common) > 1 or None in common:
@@ -136,7 +136,7 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
 
 
 def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
-    """After the memory did not suffice: batches in twice as many parts, of two clouds at least (batch normalisation)."""
+    """Halve the parts of batches after the memory did not suffice; each keeps two clouds at least (batch normalisation)."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -168,7 +168,7 @@ def _open_dataset(config: DatasetConfig, stamps: tuple[str, ...]) -> Dataset:
 
 
 def inputs_changed(events: Sequence[Event], digest: str, weights: str, code: Mapping[str, str] | None = None) -> str:
-    """How data, weights or plug-ins differ from those of a trial's last attempt; empty if they do not, or if it does not say.
+    """Return how data, weights or plug-ins differ from those of a trial's last attempt; empty if they do not, or if it does not say.
 
     `code`: the digests of the plug-ins, by their names in an origin.
     """
@@ -243,7 +243,7 @@ class Trial:
         self.parts = folder.parts()
 
     def run(self) -> None:
-        """Trains what is left to train, then writes predictions, weights and, last, the record."""
+        """Train what is left to train, then writes predictions, weights and, last, the record."""
         # The other processes' GPUs cannot be read from here: better no joules than a part of them.
         readable = self.device.type == "cuda" and self.group.size == 1
         self.meter = energy.meter(self.device.index or 0 if readable else None)
@@ -334,11 +334,11 @@ class Trial:
             raise Stopped(epoch)
 
     def _stops(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Whether a search's scheduler ends the trial here; it sees the validation split alone."""
+        """Return whether a search's scheduler ends the trial here; it sees the validation split alone."""
         return epoch < self.config.train.epochs and epoch in self.limits and metrics["val/accuracy"] < self.limits[epoch]
 
     def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
-        """Keeps the first epoch with the highest accuracy, or instance mIoU, of each protocol (design.md, section 7)."""
+        """Keep the first epoch with the highest accuracy, or instance mIoU, of each protocol (design.md, section 7)."""
         measure = self.config.dataset.metrics[0]
         watched = {"best_test": f"test/{measure}", "best_val": f"val/{measure}"}
         chosen = [name for name, metric in watched.items() if metric in metrics and self._better(name, metric, metrics)]

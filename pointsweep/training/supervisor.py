@@ -37,7 +37,7 @@ _working: set[TrialFolder] = set()  # of the trials that this process trains jus
 
 
 def preempted() -> None:
-    """Keeps what is trained, as this process is being ended from outside: a checkpoint, and a word in the history."""
+    """Keep what is trained, as this process is being ended from outside: a checkpoint, and a word in the history."""
     for folder in list(_working):
         _working.discard(folder)
         # What cannot be kept is trained again.
@@ -82,7 +82,7 @@ class Guard:
     config: TrialConfig | None = None  # what a record without a checksum must be of
 
     def run(self, body: Callable[[Callable[[], None]], None], wait_s: float) -> Outcome:
-        """Calls `body`, with what it has to call at every sign of progress, until the trial has ended."""
+        """Call `body`, with what it has to call at every sign of progress, until the trial has ended."""
         key = self.folder.path.name
         try:
             with self.folder.lock(wait_s), self.copy.hold(wait_s) if self.copy else nullcontext():
@@ -107,7 +107,7 @@ class Guard:
         return outcome
 
     def _is_finished(self) -> bool:
-        """Whether the trial has a record; one that cannot be believed is set aside here, under the lease."""
+        """Return whether the trial has a record; one that cannot be believed is set aside here, under the lease."""
         elsewhere = self.copy if self.copy is not None and self.copy.remote else None
         try:
             record = elsewhere.record() if elsewhere is not None else self.folder.record()
@@ -155,7 +155,7 @@ class Guard:
         return None
 
     def _again(self, failure: Failure) -> bool:
-        """Enters a failure into the history; whether the trial is to be tried again."""
+        """Enter a failure into the history; return whether the trial is to be tried again."""
         if failure.kind == "bug" and not self.bug_mark.is_file():
             write_whole(self.bug_mark, f"its arm failed with a bug in trial {self.folder.path.name}".encode())
         return note(self.folder, failure, failure.kind != "out_of_memory" or self.relieve())
@@ -175,7 +175,7 @@ def note(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
 
 
 def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
-    """Enters into a trial's history, in a store on S3 too, that it is given up with its worker; or what it had ended in.
+    """Enter into a trial's history, in a store on a server too, that it is given up with its worker; or return what it had ended in.
 
     Somebody else may work on it by now, or the store be away: then nothing is entered.
     """
@@ -192,7 +192,7 @@ def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: flo
 
 
 def one_line(error: BaseException) -> str:
-    """What a table and a log say of an error."""
+    """Return what a table and a log say of an error."""
     if isinstance(error, ConfigError):
         # Without its head, which says that nothing was launched.
         text = "; ".join(str(problem) for problem in error.problems)
@@ -242,7 +242,7 @@ class Watchdog:
         self.begun, self.quiet_s = now, 0.0
 
     def limit_s(self) -> float:
-        """How long without progress is a hang."""
+        """Return how long without progress is a hang."""
         floor = float(os.environ.get("POINTSWEEP_HANG_S", HANG_FLOOR_S))
         return max(floor, HANG_FACTOR * statistics.median(self.epochs)) if self.epochs else max(floor, FIRST_EPOCH_S)
 

@@ -13,7 +13,7 @@ from pointsweep.training.adamw import AdamW
 
 
 def snapshot(model: nn.Module, optimizer: AdamW | None, predictions: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """On the CPU; not copied where they are there already: the next step may change them."""
+    """Return a snapshot on the CPU; what is there already is not copied: the next step may change it."""
     tensors = {f"model.{name}": tensor for name, tensor in trained_state(model).items()}
     if optimizer is not None:
         for index, values in optimizer.state().items():
@@ -23,7 +23,7 @@ def snapshot(model: nn.Module, optimizer: AdamW | None, predictions: Mapping[str
 
 
 def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
-    """Puts a snapshot back into model and optimiser; returns its predictions, by protocol."""
+    """Put a snapshot back into model and optimiser; return its predictions, by protocol."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -45,7 +45,7 @@ def to_bytes(tensors: Mapping[str, Tensor], first: int, parts: int) -> bytes:
 
 
 def from_bytes(data: bytes) -> tuple[dict[str, Tensor], int, int]:
-    """What `to_bytes` was given."""
+    """Return what `to_bytes` was given."""
     from safetensors.torch import load
 
     tensors = load(data)

@@ -30,12 +30,12 @@ BROKEN_OFF = 6  # a disk or service failed on the way; what is done is kept
 
 
 def look_less_for_garbage() -> None:
-    """For what loads torch, Ray or MLflow."""
+    """Look less often for garbage: for what loads torch, Ray or MLflow."""
     gc.set_threshold(*GARBAGE)
 
 
 def exit_code(main: Callable[[], int], outlives: bool = False) -> int:
-    """What `main` returns, or the code of the exception that it raised.
+    """Return what `main` returns, or the code of the exception that it raised.
 
     That nobody reads its output (`| head`) ends it silently, but a command that `outlives` its reader works on to its end.
     """

@@ -24,7 +24,7 @@ class Meter:
         self.before = {name: read() for name, read in counters.items()}
 
     def read(self) -> dict[str, float]:
-        """By device (`gpu`, `cpu`); without those that cannot be read, or whose counter began anew since."""
+        """Return readings by device (`gpu`, `cpu`), without those that cannot be read, or whose counter began anew since."""
         now = {name: read() for name, read in self.counters.items()}
         before, self.before = self.before, now
         pairs = {name: (before[name], value) for name, value in now.items()}
@@ -32,7 +32,7 @@ class Meter:
 
 
 def meter(gpu: int | None = None) -> Meter:
-    """Of this machine's CPU packages, and of the GPU with this number among those that the process sees."""
+    """Return the meter of this machine's CPU packages, and of the GPU with this number among those that the process sees."""
     counters: dict[str, Counter] = {"cpu": rapl}
     if gpu is not None and (device := _gpu(gpu)) is not None:
         counters["gpu"] = device

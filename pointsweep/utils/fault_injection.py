@@ -23,7 +23,7 @@ waits = threading.local()  # `aside`, where a thread has one: what is done under
 
 
 def due(path: Path) -> str:
-    """Enters a write into the ledger; how this process has to die of it, "" if it lives on."""
+    """Enter a write into the ledger; return how this process has to die of it, "" if it lives on."""
     text = os.environ.get(VARIABLE)
     if not text:
         return ""
@@ -41,7 +41,7 @@ def due(path: Path) -> str:
 
 
 def put(file: IO[bytes], data: bytes, path: Path, way: str) -> None:
-    """Writes what will stand at `path`, to the disk. A torn write is half of it, and death."""
+    """Write to the disk what will stand at `path`. A torn write is half of it, and death."""
     _unflushed.add(path)
     if way in ("torn", "full"):
         file.write(data[: len(data) // 2])
@@ -55,7 +55,7 @@ def put(file: IO[bytes], data: bytes, path: Path, way: str) -> None:
 
 
 def flush(file: IO[bytes], path: Path | None = None) -> None:
-    """On the disk when this returns. A thread that others wait for lets them go on meanwhile (`waits.aside`, members.py)."""
+    """Flush to the disk. A thread that others wait for lets them go on meanwhile (`waits.aside`, members.py)."""
     with getattr(waits, "aside", nullcontext)():
         os.fsync(file.fileno())
         if path is not None:
@@ -69,7 +69,7 @@ def done(way: str) -> None:
 
 
 def die() -> None:
-    """As kill -9 and a power failure."""
+    """Die as of kill -9 and a power failure."""
     for path in list(_unflushed):
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)

@@ -49,7 +49,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What this machine's processor says that it can do, e.g. amx_bf16; empty where the system does not tell."""
+    """Return what this machine's processor says that it can do, e.g. amx_bf16; empty where the system does not tell."""
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()

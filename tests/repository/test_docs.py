@@ -58,7 +58,12 @@ def test_the_commands_of_the_tutorial_run(tmp_path):
             sweep.write_text(re.sub(r"^rows: .*\n", changed, whole, flags=re.M))
             continue
         for command in re.findall(r"^\$ pointsweep (.*)$", block[1], re.M):
-            line = [sys.executable, "-c", "import sys; from pointsweep.cli.app import console; sys.exit(console())", *shlex.split(command)]
+            line = [
+                sys.executable,
+                "-c",
+                "import sys; from pointsweep.cli.app import console; sys.exit(console())",
+                *shlex.split(command),
+            ]
             run = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
             assert run.returncode == 0, command + run.stdout + run.stderr
             output.setdefault(command, []).append(run.stdout)

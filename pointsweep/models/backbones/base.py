@@ -235,7 +235,7 @@ class Backbone(nn.Module):
         """
 
     def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor | None:
-        """What block `index` and those of its scale add to the attention logits, (B, H or 1, N, N); None for nothing."""
+        """Return what block `index` and those of its scale add to the attention logits, (B, H or 1, N, N); None for nothing."""
         return None
 
     def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +243,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def start(self, tokens: Tensor) -> Tensor:
-        """What the checkpoint does to (B, N, C) tokens with their positions before the first block; nothing by default."""
+        """Return what the checkpoint does to (B, N, C) tokens with their positions before the first block; nothing by default."""
         return tokens
 
     @classmethod
@@ -255,7 +255,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        """Where the published checkpoint lies on this machine; `fetch`: got from its hub first, if that can be reached."""
+        """Return where the published checkpoint lies on this machine; `fetch`: got from its hub first, if that can be reached."""
         raise MissingWeights(f"{config.name} has no published weights: set backbone.weights to random or to a file's path")
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +263,7 @@ class Backbone(nn.Module):
         return dict(state)
 
     def load(self) -> str:
-        """Fills the weights as `config.weights` says; gives their origin for the record. Raises ValueError on any mismatch."""
+        """Fill the weights as `config.weights` says; return their origin for the record. Raises ValueError on any mismatch."""
         if self.config.weights == "random":
             init_random(self, self.own_seed())
             return f"random, seed {self.own_seed()}"
@@ -308,7 +308,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def check(cls, config: BackboneConfig) -> None:
-        """Reads the checkpoint and compares names and shapes, before anything is launched. Raises ValueError, MissingWeights."""
+        """Read the checkpoint and compare names and shapes, before anything is launched. Raises ValueError, MissingWeights."""
         make: Callable[[BackboneConfig], Backbone] = cls  # type: ignore[assignment]  # a subclass knows its shape
         with torch.device("meta"):
             backbone = make(config)

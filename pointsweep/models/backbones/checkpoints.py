@@ -42,7 +42,7 @@ def local_file(config: BackboneConfig) -> Path:
 
 
 def allowed_weights(config: BackboneConfig) -> str:
-    """What `weights:` can be, the nearest of its words first."""
+    """Return what `weights:` can be, the nearest of its words first."""
     near = difflib.get_close_matches(config.weights, WEIGHT_KINDS, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     return f"{meant}allowed: {', '.join(WEIGHT_KINDS)} or a file's path"
@@ -310,5 +310,5 @@ def line_table(table: Tensor, rows: int) -> Tensor:
 
 
 def with_new_norm(state: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
-    """For a checkpoint without a final norm: the one that the model trains starts as the plain norm."""
+    """Add a plain final norm, which the model trains, to a checkpoint that has none."""
     return dict(state) | {"norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim)}

@@ -82,5 +82,5 @@ PLACES = {  # names of the position MLP in the files of Point-BERT's family
 
 
 def with_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What these files call `encoder` is the embedding of the groups."""
+    """Rename: what these files call `encoder` is the embedding of the groups."""
     return {re.sub(r"^encoder\.", "stem.patches.0.", name): tensor for name, tensor in state.items()}

@@ -32,24 +32,24 @@ class Method(nn.Module):
         self.program = Program()  # of the model: what a released program does that no setting says
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
-        """Once: make own parameters; thaw (`requires_grad_`) or wrap parts of the frozen backbone."""
+        """Make own parameters, once; thaw (`requires_grad_`) or wrap parts of the frozen backbone."""
 
     def thaws(self, name: str) -> bool:
         """Return whether `attach` lets this tensor of the frozen backbone train; a launch refuses any other that would."""
         return False
 
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
-        """Once before training, without gradient, over batches of training clouds (B, P, 3)."""
+        """Prepare once before training, without gradient, over batches of training clouds (B, P, 3)."""
 
     def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:
-        """Once per forward: the clouds (B, P, 3) and their tokens (B, N, C) as they come, without class token and positions.
+        """See, once per forward, the clouds (B, P, 3) and their tokens (B, N, C) as they come, without class token and positions.
 
         Returns the tokens, and what `begin` shall get as `seen`.
         """
         return tokens, None
 
     def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, Any]:
-        """Once per scale, in front of its first block `index` (0 where there is one scale).
+        """Begin a scale, in front of its first block `index` (0 where there is one scale).
 
         tokens (B, prefix + N, C), centers (B, N, 3), places (B, M, N) or (B, M, N, 2), None on 3d. Returns the tokens and a context
         that the other hooks get; nothing of a batch is kept on `self`.
@@ -76,5 +76,5 @@ class Method(nn.Module):
         return tokens
 
     def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
-        """Of the normed tokens after the last block: those that the head pools, and `extra_features` features (B, C)."""
+        """Return what the head pools of the normed tokens after the last block, and `extra_features` features (B, C)."""
         return tokens, []

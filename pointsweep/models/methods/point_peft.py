@@ -115,7 +115,7 @@ class PointPEFT(Method):
 
     @torch.no_grad()
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
-        """Fills the bank: one column of length 1 for every training cloud (3.2)."""
+        """Fill the bank: one column of length 1 for every training cloud (3.2)."""
         if self.config.bank:
             self.bank = torch.cat([F.normalize(self._query(points), dim=1) for points in batches]).t().contiguous()
 
@@ -205,7 +205,7 @@ class PointPEFT(Method):
         return remove_tokens(tokens, self.config.num_prompts, at=self.prefix) if prompted else tokens
 
     def _local(self, index: int, tokens: Tensor, groups: Any, prompted: bool) -> Tensor:
-        """Adds what the groups say to the N point tokens (3.3)."""
+        """Add what the groups say to the N point tokens (3.3)."""
         scale = max(i for i, start in enumerate(self.starts) if start <= index)
         values = tokens[:, self.prefix :]  # (B, [S +] N, C)
         short = prompted and self.compat == "official"

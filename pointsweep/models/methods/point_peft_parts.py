@@ -49,7 +49,7 @@ class LocalStage(nn.Module):
         neighbours: int,
         skip_near_origin: bool = False,
     ) -> Groups:
-        """Of values at `places` (B, n, 3), for tokens at (B, N, 3). A gradient flows through `back` alone."""
+        """Group values at `places` (B, n, 3) for tokens at (B, N, 3). A gradient flows through `back` alone."""
         count = min(count, places.shape[1])
         chosen = farthest_points(places.detach(), count, skip_near_origin)  # (B, G)
         at = gather(places, chosen)

@@ -38,7 +38,7 @@ class PointNN(nn.Module):
         self.register_buffer("gamma", torch.tensor(100.0))
 
     def fit(self, batches: Batches) -> None:
-        """Fills the memory bank with the features and labels of the training clouds."""
+        """Fill the memory bank with the features and labels of the training clouds."""
         pairs = [(self.encode(points), labels) for points, labels in batches]
         self.bank = torch.cat([features for features, _ in pairs])
         self.bank_labels = torch.cat([labels for _, labels in pairs])

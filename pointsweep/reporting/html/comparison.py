@@ -101,7 +101,7 @@ def _truth(truth: Truth, evidence: Evidence, among: int, number: str) -> dict[st
 
 
 def _clouds(truth: Truth, right: np.ndarray, budget: int) -> dict[str, Any]:
-    """As many test clouds as the budget (bytes of base64) holds, those first on which the trials disagree most, as int8."""
+    """Return as many test clouds as the budget (bytes of base64) holds, those first on which the trials disagree most, as int8."""
     assert truth.clouds is not None
     points = min(CLOUD_POINTS, truth.clouds.shape[1])
     most = budget // (4 * points)
@@ -142,7 +142,7 @@ def comparison(table: Table, data: Mapping[str, Any]) -> str:
 
 
 def lacking(data: Mapping[str, Any]) -> str:
-    """Which arms have no predictions with true classes, if others have."""
+    """Return which arms have no predictions with true classes, if others have."""
     names = [arm["name"] for arm in data["arms"] if arm["truth"] is None]
     return (
         f"<p class='small'>Without predictions, or without the true classes of theirs: {escape('; '.join(names))}.</p>"
@@ -201,7 +201,7 @@ def replay(table: Table, cell: TableCell) -> str:
 
 
 def commands(table: Table, cell: TableCell) -> str:
-    """What can be done with a cell: train its finished trials again and compare, run those that are not finished."""
+    """Return what can be done with a cell: train its finished trials again and compare, run those that are not finished."""
     again = f"{replay(table, cell)}\n" if cell.values else ""
     return again + (rerun(table, cell) if cell.n < cell.expected or not cell.values else "")
 

@@ -68,7 +68,7 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
 
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:
-    """Whether these true classes give the recorded accuracy: a borrowed truth that does not is that of other objects."""
+    """Return whether these true classes give the recorded accuracy: a borrowed truth that does not is that of other objects."""
     recorded = record.metrics.get(protocol, {}).get(PER_OBJECT)
     if recorded is None or predicted.shape != truth.labels.shape:
         return False

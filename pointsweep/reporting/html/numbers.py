@@ -16,7 +16,7 @@ from pointsweep.utils.numbers import percent
 
 
 def optimism(table: Table, records: Mapping[str, Record]) -> str:
-    """What `best_test` reports above `last`, cell by cell."""
+    """Return what `best_test` reports above `last`, cell by cell."""
     cells = [cell for cell in table.cells if cell.optimism is not None]
     most = max((cell.optimism or 0.0 for cell in cells), default=0.0)
     rows = []
@@ -98,7 +98,7 @@ def kilojoules(found: Sequence[Record]) -> str:
 
 
 def energy(found: Sequence[Record]) -> str:
-    """What the column of energy holds, in a sentence."""
+    """Return what the column of energy holds, in a sentence."""
     known = [record for record in found if record.energy_j]
     if not known:
         return "Energy: not readable on the machines that ran them."

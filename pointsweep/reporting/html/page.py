@@ -99,7 +99,7 @@ def _results(table: Table, records: Mapping[str, Record], curves: Mapping[str, S
 
 
 def _sections(table: Table, records: Mapping[str, Record], curves: Mapping[str, Sequence[float]], evidence: Evidence) -> list[str]:
-    """What follows the table; a section is left out where the sweep has nothing to show in it."""
+    """Return what follows the table; a section is left out where the sweep has nothing to show in it."""
     data = payload(table, records, evidence)
     command = "<pre>pointsweep run FILE</pre>"
     again = f"<p>{REPLAY}</p><pre>pointsweep replay {escape(shlex.quote(table.name))} ROW COLUMN</pre>"

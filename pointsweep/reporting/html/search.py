@@ -37,7 +37,7 @@ class Axis:
     high: float
 
     def place(self, value: Any) -> float:
-        """From 0 to 1."""
+        """Return the place of a value on its axis, from 0 to 1."""
         if self.kind == "choice":
             return (self.labels.index(value) + 0.5) / len(self.labels)
         low, high, at = (math.log(each) if self.log else each for each in (self.low, self.high, value))
@@ -142,7 +142,7 @@ def _told(one: Searched, trial: Mapping[str, Any]) -> str:
 
 
 def _goodness(one: Searched) -> list[float]:
-    """By the first objective, of every trial the share of the others that it is not worse than: 0 the worst, 1 the best."""
+    """Return of every trial the share of the others that it is not worse than by the first objective: 0 the worst, 1 the best."""
     sign = 1 if next(iter(one.objectives.values())) == "maximize" else -1
     values = [sign * trial["values"][0] for trial in one.trials]
     most = max(1, len(values) - 1)

@@ -197,13 +197,13 @@ def _labels(frame: Frame, marks: Sequence[Mark], name: str) -> str:
 
 
 def thinned(points: Sequence[Item]) -> list[Item]:
-    """At most MOST_POINTS of them, evenly, the last one among them: more is not seen on a drawing of this size."""
+    """Return at most MOST_POINTS of them, evenly, the last one among them: more is not seen on a drawing of this size."""
     step = max(1, math.ceil(len(points) / MOST_POINTS))
     return list(points)[::-1][::step][::-1]
 
 
 def legend(names: Mapping[str, int], shape: bool = False) -> str:
-    """Which colour is whose; with `shape`, which shape."""
+    """Return which colour is whose; with `shape`, which shape."""
     items = "".join(f"<li>{_swatch(slot, shape)}{escape(name)}</li>" for name, slot in names.items())
     return f"<ul class='legend'>{items}</ul>"
 

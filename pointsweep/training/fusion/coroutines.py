@@ -54,7 +54,7 @@ def take_step(optimizer: AdamW, trained: Sequence[Tensor], clip_norm: float) -> 
 
 
 def take_turns(device: torch.device) -> None:
-    """At the end of a batch, where rows are not joined: the others' turn. So those that see the same clouds see them together."""
+    """Give the others their turn at the end of a batch, where rows are not joined: who sees the same clouds sees them together."""
     member: Member | None = getattr(_here, "member", None)
     if member is not None and device.type not in JOINED_ON:
         member.ask(Turn())
@@ -89,7 +89,7 @@ class Member:
         self.back.release()
 
     def ask(self, wish: Wish) -> Any:
-        """In the member's thread: waits until the wish is met. Raises what went wrong with it."""
+        """Wait in the member's thread until the wish is met. Raises what went wrong with it."""
         self.wish = wish
         self.back.release()
         self.turn.acquire()
@@ -100,7 +100,7 @@ class Member:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """In the member's thread: the others go on while the body of this runs, which must touch nothing of theirs."""
+        """Let the others go on while the body of this runs in the member's thread, which must touch nothing of theirs."""
         self.wish = wait = Wait()
         self.back.release()
         try:
@@ -110,20 +110,20 @@ class Member:
             self.turn.acquire()
 
     def resume(self) -> None:
-        """In the pack's thread: lets the member run until it wishes for something or ends."""
+        """Let the member run, from the pack's thread, until it wishes for something or ends."""
         self.wish = None
         self.turn.release()
         self.back.acquire()
 
 
 def _one_heap() -> None:
-    """Lets the threads of all members take memory from one heap, so that what one lets go of serves the next. With glibc alone."""
+    """Let the threads of all members take memory from one heap, so that what one lets go of serves the next. With glibc alone."""
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
-    """Runs the members to their ends; their results. Raises the first exception that a body raised, once all have ended."""
+    """Run the members to their ends; return their results. Raises the first exception of a body, once all have ended."""
     _one_heap()
     members = [Member(body) for body in bodies]
     for member in members:
@@ -176,7 +176,7 @@ def _alike(wish: Any, first: Pass | Visit) -> bool:
 
 
 def _visit(group: Sequence[Member]) -> Sequence[Member]:
-    """Lets the first go on and run the part for all, in its own thread: on the way it may wish for passes."""
+    """Let the first go on and run the part for all, in its own thread: on the way it may wish for passes."""
     group[0].answer = Lead(group, [member.wish for member in group if isinstance(member.wish, Visit)])
     for member in group[1:]:
         member.wish = Led()
@@ -237,7 +237,7 @@ def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor)
 
 
 def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) -> Any:
-    """What the part gives; in a pack on a GPU worked out with those of members whose part is of the same kind and shapes."""
+    """Return what the part gives; in a pack on a GPU worked out with those of members whose part is of the same kind and shapes."""
     member: Member | None = getattr(_here, "member", None)
     shapes = tuple((tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs))
     if member is None or shapes[0][2] not in JOINED_ON:
@@ -264,6 +264,6 @@ def _lead(lead: Lead) -> Any:
 
 
 def in_pack_thread(work: Callable[[], Any]) -> Any:
-    """Does something in the thread that runs the pack; outside a pack at once."""
+    """Do something in the thread that runs the pack; outside a pack at once."""
     member: Member | None = getattr(_here, "member", None)
     return work() if member is None else member.ask(Call(work))

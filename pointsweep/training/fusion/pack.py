@@ -50,7 +50,7 @@ def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig],
 
 
 def shared_part(config: TrialConfig) -> str | None:
-    """What members of a pack have in common.
+    """Return what members of a pack have in common.
 
     None for a network and for full fine-tuning, which freeze nothing, and for a probe, which takes no steps.
     """
@@ -92,7 +92,7 @@ class SharedBackbone:
 
 
 def _share(own: Backbone, whole: Backbone) -> None:
-    """Gives `own` the matrices of `whole` themselves and copies of all else, which is small and may be thawed."""
+    """Give `own` the matrices of `whole` themselves and copies of all else, which is small and may be thawed."""
     theirs = dict(whole.named_modules())
     own.to(next(whole.parameters()).device)
     own.load_state_dict(whole.state_dict())
@@ -102,7 +102,7 @@ def _share(own: Backbone, whole: Backbone) -> None:
 
 
 def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) -> None:
-    """Lets the block's `attn` or `ffn` meet the other members': whole where the method has left it alone, else layer by layer."""
+    """Let the block's `attn` or `ffn` meet the other members': whole where the method has left it alone, else layer by layer."""
     part = getattr(block, name)
     if _untouched(part, frozen):
         setattr(block, name, Joined(place, frozen))
@@ -139,7 +139,7 @@ class Joined(nn.Module):
 
 
 def _meet_in(model: PointModel, config: TrialConfig) -> None:
-    """Lets members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
+    """Let members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
     tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
     same = (config.tokenizer, config.compat, official.program(config), config.train.precision, model.backbone.widths[0])
     structure = (*same, config.backbone, config.positions, config.method, config.head)
