@@ -21,14 +21,14 @@ class KnotsConfig(DatasetConfig):
     num_classes: ClassVar[int] = len(KNOTS)
 
     name: Literal["knots"] = "knots"
-    train_per_class: Count = 16
-    test_per_class: Count = 8
+    train_per_class: Count = 32
+    test_per_class: Count = 20
     noise: NonNegative = 0.1
     """Standard deviation of a point's place; a knot is 6 wide."""
     data_seed: Whole = 0
-    num_points: NumPoints = 64
-    presample: Whole = 64
-    rotate: Rotation = "all"
+    num_points: NumPoints = 128
+    presample: Whole = 128
+    rotate: Rotation = "gravity"
 
 
 class Knots(Dataset):

@@ -18,15 +18,19 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pointsweep.cli.command import Program, Version
+from pointsweep.cli.command import AllowPluginsOption, Program, Version
 from pointsweep.cli.verify_store import verify_store
+from pointsweep.config.plugins import is_allowed
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
-from pointsweep.errors import BadStore
+from pointsweep.errors import BadStore, PluginError
 from pointsweep.planning.plan import count_arms
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, recomputed, unpack
 from pointsweep.reporting.table import Table
+from pointsweep.results.kept_plugins import from_members, import_all, other_code
+from pointsweep.results.metrics import METRICS
+from pointsweep.results.plugin_origin import runs_plugins
 from pointsweep.results.records import Layout, Record, from_json, layout_from_json
 from pointsweep.storage.base import MARKER, has_marker
 from pointsweep.storage.stores import is_address, open_store
@@ -102,11 +106,15 @@ def _trial(found: Contents, key: str, record: Record) -> Record:
     if record.key != key:
         raise BadBundle(f"its record is that of {record.key}")
     config = config_of(record)
-    if found.same_code and (config is None or config.key() != key):
+    not_imported = config is None and bool(runs_plugins(record.origin))
+    if found.same_code and not not_imported and (config is None or config.key() != key):
         raise BadBundle("its configuration has another key: not the trial that ran")
     name = f"trials/{key}/predictions.npz"
     if name not in found.members:
         raise BadBundle("no predictions")
+    changed = other_code(record, from_members(found.members, ""))
+    if changed:
+        raise BadBundle(f"the bundle holds other code than it ran: {changed}")
     made = recomputed(record, arrays_of(found.members[name]), found.layout.metric)
     chosen(record, _parsed(found.members, f"trials/{key}/epochs.json", json.loads))
     return made
@@ -159,19 +167,20 @@ def verify(
         str,
         typer.Argument(metavar="FILE", help="what `tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix"),
     ],
+    allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
     """Check a bundle and compute its table anew, or look through every trial of a store.
 
     exit codes: 0 verified, 1 something is not as it should be, 2 no such file
     """
-    return check(file)
+    return check(file, allow_plugins)
 
 
 main = Program("verify", verify, examples=("quickstart.zip", "/shared/store"))
 
 
-def check(file: str) -> int:
+def check(file: str, allow_plugins: bool = False) -> int:
     """Check a bundle or a store and print what is wrong; return the exit code."""
     if is_address(file) or Path(file).is_dir():
         return check_store(file)
@@ -182,7 +191,11 @@ def check(file: str) -> int:
         return INVALID
     try:
         found = contents(data)
+        import_plugins(file, found, allow_plugins)
         wrong = problems(found)
+    except PluginError as error:
+        print(error, file=sys.stderr)
+        return INVALID
     except BadBundle as error:
         wrong = [str(error)]
     if wrong:
@@ -190,6 +203,20 @@ def check(file: str) -> int:
         return 1
     print(summary(file, data, found))
     return 0
+
+
+def import_plugins(file: str, found: Contents, allowed: bool) -> None:
+    """Import the code in a bundle, where the user allows it. Raises PluginError where nothing can be checked without it.
+
+    Without it the keys and parameter counts of the trials that ran it are not compared.
+    """
+    try:
+        sources = from_members(found.members, file)
+    except UnicodeDecodeError as error:
+        raise BadBundle(f"the code in it is no text: {error}") from error
+    known = found.layout.metric.partition("/")[2] in METRICS
+    if sources and (not known or all(is_allowed(source, allowed) for source in sources)):
+        import_all(sources, file, allowed)
 
 
 def check_store(url: str) -> int:
@@ -219,6 +246,9 @@ def summary(file: str, data: bytes, found: Contents) -> str:
         f"{file}: {len(found.members)} members, each with its checksum; sha256 of the file {hashlib.sha256(data).hexdigest()}",
         f"{len(found.records)} trials: every accuracy, chosen epoch and cell computed anew from {objects:,} predictions, and equal",
     ]
+    unread = sorted({name for record in found.records.values() if config_of(record) is None for name in runs_plugins(record.origin)})
+    if unread:
+        lines.append(f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it are not compared")
     if found.same_code:
         lines.append("keys, parameter counts and the table in every format: made anew by the same code, and equal")
     else:

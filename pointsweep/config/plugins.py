@@ -32,6 +32,9 @@ from pointsweep.errors import PluginError
 
 MOST_BYTES = 4 * 2**20  # of one plug-in: it travels with every launch
 DIGITS = 16  # of a digest, as of the package's own tree
+SITE = ("purelib", "platlib")  # names of sysconfig's folders: of installed packages
+INSTALLED = (*SITE, "stdlib", "platstdlib")
+BUILT_INTO_PYTHON = ("built-in", "frozen")  # origins of modules that are no files
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,9 @@ def locate(name: str, folder: Path) -> Source | None:
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise PluginError(f"{name} is no package or file of Python code")
     origin = Path(spec.origin).resolve()
-    if _is_below(origin, ("purelib", "platlib")):
+    if _is_below(origin, SITE):
         return Source(name)
-    if _is_below(origin, ("stdlib", "platstdlib")) or name == "pointsweep":
+    if _is_below(origin, INSTALLED) or name == "pointsweep":
         raise PluginError(f"{name} is no plug-in: it comes with {'pointsweep' if name == 'pointsweep' else 'Python'}")
     return read_source(origin.parent if origin.name == "__init__.py" else origin)
 
@@ -163,7 +166,7 @@ def is_allowed(source: Source, asked: bool) -> bool:
     if said == "1":
         return True
     folders = [Path(part).expanduser().resolve() for part in said.split(os.pathsep) if part]
-    return bool(source.folder) and any(Path(source.folder).is_relative_to(folder) for folder in folders)
+    return bool(source.folder) and any(Path(source.folder).resolve().is_relative_to(folder) for folder in folders)
 
 
 # Importing
@@ -267,24 +270,20 @@ def forget(name: str) -> None:
 
 
 def _refuse_taken(source: Source) -> None:
-    """Refuse a plug-in that would hide another module of its name."""
+    """Refuse a plug-in that would hide a module of Python, of an installed package, or one that is loaded."""
     if source.is_installed:
         return
-    own = {Path(source.folder, file).resolve() for file in source.texts}
     loaded = sys.modules.get(source.name)
-    place: str | None
     if loaded is not None:
         place = getattr(loaded, "__file__", None)
+        if place is not None and Path(place).resolve() in {Path(source.folder, file).resolve() for file in source.texts}:
+            return
     else:
         spec = importlib.util.find_spec(source.name)
-        if spec is None:
+        place = spec.origin if spec is not None else None
+        if place is None or not (place in BUILT_INTO_PYTHON or _is_below(Path(place).resolve(), INSTALLED)):
             return
-        place = spec.origin
-    if place is not None and Path(place).resolve() in own:
-        return
-    if not source.folder:
-        return  # a worker takes what the driver has checked
-    raise PluginError(f"{source.shown}: the name {source.name} is that of another module here ({place or 'built in'}); rename it")
+    raise PluginError(f"{source.shown}: the name {source.name} is that of another module here ({place or 'no file'}); rename it")
 
 
 def imported(source: Source, module: str) -> ModuleType:

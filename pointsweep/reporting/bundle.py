@@ -24,6 +24,7 @@ from pointsweep.reporting.table import Table
 from pointsweep.results.agreement import IOU_DIGITS, UNREADABLE, epochs_problem, packed, read_arrays
 from pointsweep.results.computed_metrics import without_computed
 from pointsweep.results.events import Event, read_events
+from pointsweep.results.kept_plugins import as_members, kept_plugins, other_code
 from pointsweep.results.metrics import PER_OBJECT, accuracy, computed, computed_names
 from pointsweep.results.records import DAMAGED, Layout, Record
 from pointsweep.storage.base import Store
@@ -46,6 +47,7 @@ trials/KEY/record.json      one trial: its resolved configuration, metrics by pr
 trials/KEY/epochs.json      its metrics by epoch
 trials/KEY/predictions.npz  the predicted class of every test object by protocol, and the true ones (no pickle in it)
 failures.json               why trials failed, by key
+plugins/*.py                the code of methods, data sets and metrics of its user's own, where it has such
 MANIFEST.json               the code that made this file (digest of its tree)
 SHA256SUMS                  a checksum of every other file in here
 
@@ -126,12 +128,18 @@ def bundle(
     with contextlib.suppress(FileNotFoundError):  # a table that was not run from a file: its layout says all that matters
         members["sweep.yaml"] = store.read(f"sweeps/{layout.name}/sweep.yaml")
     keys = sorted({key for cell in layout.cells for _, key in cell.keys} & records.keys())
+    sources = kept_plugins(store, layout.name)
+    members |= as_members(sources)
     members["failures.json"] = _json({key: failures[key] for key in sorted(failures)})
     about = {"format": FORMAT, "sweep": layout.name, "trials": keys, "tree": tree_digest(), "code": code_version()}
     members[MANIFEST] = _json(about)
     truths = gather(store, table, records).truths
     problems = [f"trial {key}: {reason}" for key, reason in sorted(failures.items()) if reason.startswith(DAMAGED)]
     for key in keys:
+        changed = other_code(records[key], sources)
+        if changed:
+            problems.append(f"trial {key}: {changed}; run FILE --rerun-stale trains it again")
+            continue
         try:
             predictions = _with_labels(store.read(f"trials/{key}/predictions.npz"), truths[key].labels if key in truths else None)
             recomputed(records[key], arrays_of(predictions), layout.metric)

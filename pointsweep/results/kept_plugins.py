@@ -13,7 +13,8 @@ from pointsweep.config.plugins import HOW_TO_ALLOW, Source, adopt, imported, is_
 from pointsweep.errors import PluginError
 from pointsweep.results import metrics
 from pointsweep.results.metrics import Metric
-from pointsweep.results.plugin_origin import PREFIX
+from pointsweep.results.plugin_origin import PREFIX, plugins_differ
+from pointsweep.results.records import Record
 from pointsweep.storage.base import Store
 
 FOLDER = "plugins"  # of a sweep in the store
@@ -57,12 +58,39 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
     return found
 
 
+def as_members(sources: Iterable[Source]) -> dict[str, bytes]:
+    """Return the code of plug-ins as members of a bundle, by name."""
+    return {f"{FOLDER}/{file}": text.encode() for source in sources for file, text in source.files}
+
+
+def from_members(members: Mapping[str, bytes], place: str) -> tuple[Source, ...]:
+    """Return the plug-ins among the members of a bundle, which lies at `place`. Raises ValueError for one that is no text."""
+    files: dict[str, list[tuple[str, str]]] = {}
+    for name, data in sorted(members.items()):
+        file = name.removeprefix(f"{FOLDER}/")
+        if file != name:
+            top = file.partition("/")[0].removesuffix(".py")
+            files.setdefault(top, []).append((file, data.decode()))
+    return tuple(Source(name, tuple(own), f"{place}/{FOLDER}") for name, own in files.items())
+
+
+def other_code(record: Record, sources: Iterable[Source]) -> str:
+    """Return which plug-in a trial ran in another form than the given one; empty if none."""
+    here = {f"{PREFIX}{source.name}": source.digest for source in sources if not source.is_installed}
+    return plugins_differ(record.origin, here)
+
+
 def import_kept(store: Store, name: str, allowed: bool) -> None:
     """Import the plug-ins that a sweep was last run with. Raises PluginError, also where nobody has allowed it."""
-    sources = kept_plugins(store, name)
+    import_all(kept_plugins(store, name), name, allowed)
+
+
+def import_all(sources: Iterable[Source], name: str, allowed: bool) -> None:
+    """Import the plug-ins that a sweep was run with. Raises PluginError, also where nobody has allowed it."""
+    sources = list(sources)
     refused = [source for source in sources if not is_allowed(source, allowed)]
     if refused:
-        names = ", ".join(store.place(f"sweeps/{name}/{FOLDER}/{source.shown}") for source in refused)
+        names = ", ".join(f"{source.folder}/{source.shown}" for source in refused)
         text = f"{name} was run with Python code of its user: {names}. Nothing of it was run now; if you trust it, {HOW_TO_ALLOW}"
         raise PluginError(text)
     register_metrics(sources, adopt(sources))

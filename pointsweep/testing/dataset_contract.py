@@ -1,0 +1,117 @@
+"""What every data set of whole clouds must hold. Each check raises AssertionError.
+
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pointsweep.config import registry
+from pointsweep.data.dataset import Dataset, Split
+from pointsweep.testing.pytest_cases import Check
+
+
+def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
+    """Return every check by a name."""
+    found = (
+        clouds_and_labels_fit,
+        every_class_is_in_both_splits,
+        no_test_cloud_is_trained_on,
+        read_again_it_is_the_same,
+        batches_are_clouds_of_the_size_that_is_asked_for,
+        a_limit_takes_fewer_clouds,
+        validation_is_held_out_of_training,
+    )
+    return {check.__name__: functools.partial(check, name, fields) for check in found}
+
+
+def opened(name: str, fields: Mapping[str, Any]) -> Dataset:
+    """Return the data set with these settings."""
+    config = registry.config_class("datasets", name)(**{"name": name, **fields})
+    made: Dataset = registry.load("datasets", name)(config)
+    return made
+
+
+def splits(dataset: Dataset) -> Iterator[Split]:
+    """Yield the training and the test split."""
+    yield dataset.train
+    yield dataset.test
+
+
+def clouds_and_labels_fit(name: str, fields: Mapping[str, Any]) -> None:
+    """Points are (n, P, 3) float32 and finite, labels (n,) from 0 to below the number of classes."""
+    dataset = opened(name, fields)
+    config: Any = dataset.config
+    assert dataset.num_classes == config.num_classes, "the class and its configuration name different numbers of classes"
+    for split in splits(dataset):
+        points = split.points[split.index]
+        assert points.dtype == np.float32 and points.ndim == 3 and points.shape[2] == 3, (
+            f"{split.name} points are {points.dtype} {points.shape}"
+        )
+        assert np.isfinite(points).all(), f"{split.name} points are not finite"
+        assert split.labels.shape == (len(points),), f"{split.labels.shape} labels of {len(points)} clouds"
+        assert split.labels.min() >= 0 and split.labels.max() < dataset.num_classes, f"{split.name} labels leave the classes"
+
+
+def every_class_is_in_both_splits(name: str, fields: Mapping[str, Any]) -> None:
+    """Every class has training and test clouds."""
+    dataset = opened(name, fields)
+    for split in splits(dataset):
+        missing = sorted(set(range(dataset.num_classes)) - set(split.labels.tolist()))
+        assert not missing, f"no {split.name} cloud is of the classes {missing}"
+
+
+def no_test_cloud_is_trained_on(name: str, fields: Mapping[str, Any]) -> None:
+    """No cloud stands in both splits, whatever the order of its points."""
+    dataset = opened(name, fields)
+    seen = {_content(dataset.train, row) for row in range(len(dataset.train.labels))}
+    shared = [row for row in range(len(dataset.test.labels)) if _content(dataset.test, row) in seen]
+    assert not shared, f"{len(shared)} test clouds are training clouds"
+
+
+def _content(split: Split, row: int) -> bytes:
+    cloud = np.ascontiguousarray(split.points[split.index[row]])
+    return cloud[np.lexsort(cloud.T)].tobytes()
+
+
+def read_again_it_is_the_same(name: str, fields: Mapping[str, Any]) -> None:
+    """Two readings have one digest and the same clouds."""
+    first, second = opened(name, fields), opened(name, fields)
+    assert first.digest and first.digest == second.digest, "two readings have two digests"
+    for one, other in zip(splits(first), splits(second), strict=True):
+        assert np.array_equal(one.points, other.points) and np.array_equal(one.labels, other.labels), "two readings differ"
+
+
+def batches_are_clouds_of_the_size_that_is_asked_for(name: str, fields: Mapping[str, Any]) -> None:
+    """Batches are (B, num_points, 3) with their labels; a generator with the same seed draws the same training batch."""
+    dataset = opened(name, fields)
+    index = np.arange(4)
+    shape = (4, min(dataset.config.num_points, dataset.test.points.shape[1]), 3)
+    first, again = (dataset.train_batch(index, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert tuple(first[0].shape) == shape, f"a training batch is {tuple(first[0].shape)}, not {shape}"
+    assert torch.equal(first[0], again[0]), "one seed draws two training batches"
+    points, labels = dataset.eval_batch(dataset.test, index)
+    assert tuple(points.shape) == shape, f"a test batch is {tuple(points.shape)}, not {shape}"
+    assert labels.tolist() == dataset.test.labels[index].tolist()
+
+
+def a_limit_takes_fewer_clouds(name: str, fields: Mapping[str, Any]) -> None:
+    """`train_limit` and `test_limit` are heeded."""
+    classes = opened(name, fields).num_classes
+    limited = opened(name, {**fields, "train_limit": classes, "test_limit": classes})
+    assert (len(limited.train.labels), len(limited.test.labels)) == (classes, classes)
+
+
+def validation_is_held_out_of_training(name: str, fields: Mapping[str, Any]) -> None:
+    """`val_fraction` takes clouds of the training split, which are trained on no more."""
+    whole, parted = opened(name, fields), opened(name, {**fields, "val_fraction": 0.25})
+    assert parted.val is not None, "val_fraction gives no validation split"
+    if whole.val is None:
+        assert len(parted.train.labels) + len(parted.val.labels) == len(whole.train.labels)
+        assert not set(parted.train.index.tolist()) & set(parted.val.index.tolist()), "validation clouds are trained on"

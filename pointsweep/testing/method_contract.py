@@ -1,0 +1,167 @@
+"""What every method must hold in every modality that it names. Each check raises AssertionError.
+
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.config import registry
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.layers import set_noise
+from pointsweep.models.point_model import build, load_trained_state, trained_state
+from pointsweep.testing.pytest_cases import Check
+
+CLASSES = 5
+POINTS = 40
+# Weights whose gradient is zero by construction: what is added to every key adds the same to every logit of a softmax, and what is
+# added to every channel, or in front of a batch normalisation, is taken out by it (APPT's published model trains one that is dead).
+WITHOUT_GRADIENT = (
+    r"(\.k\.bias|\.k\.1\.shift|^method\.mix\.bias|^method\.local\.\d+\.out\.bias|^norm\.bias|^norm\.1\.shift"
+    r"|^tokenizer\.stages\..*\.layers\.[03]\.bias|\.first_conv\.[03]\.bias|\.second_conv\.0\.bias)$"
+)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """A method with some settings; see `contract_of_method`."""
+
+    method: str
+    starts_as_nothing: bool = False
+    without_gradient: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def checks(self) -> dict[str, Check]:
+        """Return every check in every modality, by a name."""
+        config = registry.config_class("methods", self.method)
+        found: dict[str, Check] = {}
+        for modality in config.modalities:
+            for check in (
+                independent_of_others,
+                every_weight_trains,
+                same_seed_same_model,
+                state_carries_over,
+                order_does_not_matter,
+            ):
+                more = {"without_gradient": self.without_gradient} if check is every_weight_trains else {}
+                found[f"{modality} {check.__name__}"] = functools.partial(check, self.method, modality, **more, **self.fields)
+            if self.starts_as_nothing:
+                found[f"{modality} starts_as_nothing"] = functools.partial(starts_as_nothing, self.method, modality, **self.fields)
+        return found
+
+
+def model(method: str, modality: str, seed: int = 0, **fields: Any) -> nn.Module:
+    """Return a small model with the method in it."""
+    config = trial_from_dict({
+        "dataset": "synthetic",
+        "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "backbone": {"name": "tiny", "modality": modality},
+        "method": {"name": method, **fields},
+        "seed": seed,
+    })  # fmt: skip
+    made: Any = build(config, CLASSES)
+    made.method.prepare(made, [points(8, number) for number in range(3)])
+    set_noise(made, torch.Generator().manual_seed(0))
+    whole: nn.Module = made
+    return whole
+
+
+def points(count: int = 4, seed: int = 0) -> Tensor:
+    """Return clouds (B, P, 3)."""
+    return torch.randn(count, POINTS, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+
+
+def settled(made: nn.Module) -> nn.Module:
+    """Give batch norms statistics of real batches, and weights values that are not a special start."""
+    made.train()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        for seed in range(3):
+            made(points(8, seed))
+    return made.eval()
+
+
+@torch.no_grad()
+def independent_of_others(method: str, modality: str, **fields: Any) -> None:
+    """No prediction depends on another cloud of the batch."""
+    made, clouds = settled(model(method, modality, **fields)), points()
+    before = made(clouds)
+    clouds[2] = 3 * torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(3))
+    after = made(clouds)
+    others = [0, 1, 3]
+    torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(after[2], before[2], atol=1e-3), "its own cloud does not move a prediction"
+
+
+def every_weight_trains(method: str, modality: str, without_gradient: str = "", **fields: Any) -> None:
+    """A step reaches every trained weight and no frozen one."""
+    made = model(method, modality, **fields).double().train()
+    before = {name: p.detach().clone() for name, p in made.named_parameters()}
+    trained = {name for name, p in made.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
+    labels = torch.tensor([0, 1, 2, 3])
+    for _ in range(3):  # LoRA's A gets a gradient only once B has moved, PointGST's norms once two layers have
+        optimizer.zero_grad()
+        F.cross_entropy(made(points().double()), labels).backward()
+        optimizer.step()
+    after = dict(made.named_parameters())
+    gradients: dict[str, float] = {}
+    for name in sorted(trained):
+        gradient = after[name].grad
+        assert gradient is not None, f"no gradient reaches {name}"
+        gradients[name] = float(gradient.abs().max())
+    # Zero but for rounding, which differs between processors: in double precision that is plain to see.
+    flat = {name for name, size in gradients.items() if size <= 1e-12 * max(gradients.values())}
+    declared = re.compile(f"{WITHOUT_GRADIENT}|{without_gradient}" if without_gradient else WITHOUT_GRADIENT)
+    dead = sorted(name for name in flat if not declared.search(name))
+    assert not dead, f"the gradient of {dead} is zero"
+    still = sorted(name for name in trained - flat if torch.equal(after[name], before[name]))
+    assert not still, f"a step does not move {still}"
+    moved = sorted(name for name in before if name not in trained and not torch.equal(after[name], before[name]))
+    assert not moved, f"a step moves the frozen {moved}"
+
+
+@torch.no_grad()
+def same_seed_same_model(method: str, modality: str, **fields: Any) -> None:
+    """The same seed builds the same model, and another seed another one."""
+    first, again, other = (trained_state(model(method, modality, seed, **fields)) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first), "one seed gives two models"
+    assert any(not torch.equal(first[name], other[name]) for name in first), "two seeds give one model"
+
+
+@torch.no_grad()
+def state_carries_over(method: str, modality: str, **fields: Any) -> None:
+    """What training changes is all that a checkpoint needs: a model of another seed with it gives the same."""
+    made = settled(model(method, modality, **fields))
+    copy = model(method, modality, seed=5, **fields).eval()
+    load_trained_state(copy, {name: value.clone() for name, value in trained_state(made).items()})
+    assert torch.equal(made(points()), copy(points())), "something that changes the output is in no parameter"
+
+
+@torch.no_grad()
+def order_does_not_matter(method: str, modality: str, **fields: Any) -> None:
+    """The order of a cloud's points does not matter behind the first, where sampling begins."""
+    made, clouds = settled(model(method, modality, **fields)), points()
+    rest = 1 + torch.randperm(POINTS - 1, generator=torch.Generator().manual_seed(2))
+    order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
+    torch.testing.assert_close(made(clouds[:, order]), made(clouds), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
+    """A new model gives what `head_only` gives with the same tokenizer and head."""
+    plain, made = model("head_only", modality).eval(), model(method, modality, **fields).eval()
+    shared = trained_state(plain).keys()
+    load_trained_state(plain, {name: value for name, value in trained_state(made).items() if name in shared})
+    torch.testing.assert_close(made(points()), plain(points()))

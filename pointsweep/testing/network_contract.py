@@ -1,0 +1,153 @@
+"""What every network that is trained from scratch must hold. Each check raises AssertionError.
+
+Letters: B clouds, P points.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pointsweep.config import registry
+from pointsweep.config.validation import trial_from_dict
+from pointsweep.models.layers import set_noise
+from pointsweep.models.point_model import build, count_parameters, load_trained_state, trained_state
+from pointsweep.testing.pytest_cases import Check
+
+CLASSES = 5
+POINTS = 128  # of a cloud, as in the smoke profile
+SMALL = {"neighbours": 8, "embed_dim": 12, "width": 8}  # where a network has such a field
+
+
+def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
+    """Return every check by a name."""
+    found = (
+        independent_of_others,
+        alone_as_in_a_batch,
+        every_weight_trains,
+        same_seed_same_network,
+        state_carries_over,
+        order_does_not_matter,
+        dropout_draws_from_the_trials_noise,
+        counted_on_the_meta_device,
+    )
+    return {check.__name__: functools.partial(check, name, **fields) for check in found}
+
+
+def network(name: str, seed: int = 0, **fields: Any) -> nn.Module:
+    """Return a small network."""
+    known = registry.config_class("networks", name).model_fields
+    small = {field: value for field, value in SMALL.items() if field in known}
+    config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **small, **fields}})
+    torch.manual_seed(seed)
+    made = build(config, CLASSES)
+    set_noise(made, torch.Generator().manual_seed(0))
+    return made
+
+
+def points(count: int = 4, seed: int = 0) -> Tensor:
+    """Return clouds (B, P, 3)."""
+    return torch.randn(count, POINTS, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+
+
+def settled(made: nn.Module) -> nn.Module:
+    """Give batch norms statistics of real batches, and weights values that are not a special start."""
+    made.train()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        for seed in range(3):
+            made(points(8, seed))
+    return made.eval()
+
+
+@torch.no_grad()
+def independent_of_others(name: str, **fields: Any) -> None:
+    """No prediction depends on another cloud of the batch."""
+    made, clouds = settled(network(name, **fields)), points()
+    before = made(clouds)
+    clouds[2] = 3 * torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(3))
+    after = made(clouds)
+    torch.testing.assert_close(after[[0, 1, 3]], before[[0, 1, 3]], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(after[2], before[2], atol=1e-3), "its own cloud does not move a prediction"
+
+
+@torch.no_grad()
+def alone_as_in_a_batch(name: str, **fields: Any) -> None:
+    """A cloud alone gets the logits that it gets in a batch."""
+    made, clouds = settled(network(name, **fields)), points()
+    torch.testing.assert_close(made(clouds[1:2]), made(clouds)[1:2], atol=1e-4, rtol=1e-4)
+
+
+def _biases_in_front_of_a_norm(made: nn.Module) -> set[str]:
+    """Batch normalisation takes such a bias away again: its gradient is zero by construction."""
+    found = set()
+    for prefix, module in made.named_modules():
+        layers = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        for (name, _), (_, after) in pairwise(layers):
+            if isinstance(after, nn.modules.batchnorm._BatchNorm):
+                found.add(f"{prefix}.{name}.bias")
+    return found
+
+
+def every_weight_trains(name: str, **fields: Any) -> None:
+    """A step reaches every weight."""
+    made = network(name, **fields).train()
+    before = {key: p.detach().clone() for key, p in made.named_parameters()}
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    for _ in range(2):  # the layers of PointNet's transforms get a gradient only once their last layer has moved
+        optimizer.zero_grad()
+        F.cross_entropy(made(points()), torch.tensor([0, 1, 2, 3])).backward()
+        optimizer.step()
+    after = dict(made.named_parameters())
+    unreached = sorted(key for key, p in after.items() if not p.requires_grad or p.grad is None)
+    assert not unreached, f"no gradient reaches {unreached}"
+    still = {key for key in before if torch.equal(after[key], before[key])} - _biases_in_front_of_a_norm(made)
+    assert not still, f"a step does not move {sorted(still)}"
+
+
+@torch.no_grad()
+def same_seed_same_network(name: str, **fields: Any) -> None:
+    """The same seed builds the same network, and another seed another one."""
+    first, again, other = (trained_state(network(name, seed, **fields)) for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first), "one seed gives two networks"
+    assert any(not torch.equal(first[key], other[key]) for key in first), "two seeds give one network"
+
+
+@torch.no_grad()
+def state_carries_over(name: str, **fields: Any) -> None:
+    """What training changes is all that a checkpoint needs."""
+    made, copy = settled(network(name, **fields)), network(name, seed=5, **fields).eval()
+    load_trained_state(copy, {key: value.clone() for key, value in trained_state(made).items()})
+    assert torch.equal(made(points()), copy(points())), "something that changes the output is in no parameter"
+
+
+@torch.no_grad()
+def order_does_not_matter(name: str, **fields: Any) -> None:
+    """The order of a cloud's points does not matter behind the first, where sampling begins."""
+    made, clouds = settled(network(name, **fields)), points()
+    rest = 1 + torch.randperm(POINTS - 1, generator=torch.Generator().manual_seed(2))
+    order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
+    torch.testing.assert_close(made(clouds[:, order]), made(clouds), atol=1e-4, rtol=1e-4)
+
+
+def dropout_draws_from_the_trials_noise(name: str, **fields: Any) -> None:
+    """Dropout is that of models.layers: `nn.Dropout` draws from the global generator, and a resumed trial would get other numbers."""
+    made = network(name, **fields).train()
+    assert not [module for module in made.modules() if type(module).__module__ == "torch.nn.modules.dropout"]
+
+
+def counted_on_the_meta_device(name: str, **fields: Any) -> None:
+    """A network at its defaults can be built on the meta device, and has a head."""
+    config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **fields}})
+    with torch.device("meta"):
+        made = build(config, 40)
+    counts = count_parameters(made)
+    assert all(p.is_meta for p in made.parameters()), "a parameter is made on another device"
+    assert 0 < counts.trainable_without_head < counts.trainable == counts.total, "no parameter is called head.*"
