@@ -14,10 +14,13 @@ from pointsweep.results.records import Layout
 from pointsweep.storage.base import Store
 from pointsweep.tracking.background import drain
 from pointsweep.tracking.mlflow_client import finish, prepare, require_usable
+from pointsweep.tracking.payload import runs_page
 from pointsweep.tracking.target import Target, TrackerAway, TrialTags, default_uri
 from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import sqlite_path
 
+UI_ADDRESS = "http://127.0.0.1:5000"  # of `mlflow ui`, unless it is told another
+MIRROR_VERSION = 2  # of what is sent: after a change of it everything is looked at again
 PYTHON = shlex.quote(sys.executable)
 
 
@@ -36,6 +39,7 @@ class Mirroring:
     problem: str = ""
     skipped: bool = False
     _file: tuple[int, int] | None = None
+    _mirrored_experiment: str = ""
 
     def begin(self, to_run: bool) -> None:
         """Make MLflow ready, unless it is off, or has all of a sweep of which nothing is left to run."""
@@ -73,9 +77,18 @@ class Mirroring:
         if self.problem:
             return [f"MLflow   is behind: {self.problem}; then: {sync_command(self.store, self.uri)}"]
         shown = shlex.quote(masked(self.uri))
+        page = runs_page(self.experiment_id) if self.experiment_id else ""
         if sqlite_path(self.uri) is not None:
-            return [f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}"]
+            opened = f"opens at {UI_ADDRESS}{page}"
+            return [f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}", f"         {opened}"]
+        if self.uri.startswith(("http:", "https:")):
+            return [f"MLflow   {masked(self.uri).rstrip('/')}{page}"]
         return [f"MLflow   {masked(self.uri)}"]
+
+    @property
+    def experiment_id(self) -> str:
+        """The sweep's experiment, "" where nobody has asked MLflow for it."""
+        return self.target.experiment_id if self.target is not None else self._mirrored_experiment
 
     def _identity(self) -> tuple[int, int] | None:
         """Return which file the database is, None if it is none."""
@@ -95,12 +108,22 @@ class Mirroring:
         return f"sweeps/{self.layout.name}/mirrored.json"
 
     def _level(self) -> bytes:
-        return json.dumps({"uri": masked(self.uri), "keys": sorted(self.places)}).encode()
+        return json.dumps({**self._sent(), "experiment": self.experiment_id}).encode()
+
+    def _sent(self) -> dict[str, object]:
+        return {"uri": masked(self.uri), "keys": sorted(self.places), "version": MIRROR_VERSION}
 
     def _is_level(self) -> bool:
         """Return whether everything has been sent to this MLflow, and its database, if it is a file, is still there."""
-        if not self.store.exists(self._mark) or self.store.read(self._mark) != self._level():
+        if not self.store.exists(self._mark):
             return False
+        try:
+            mark = json.loads(self.store.read(self._mark))
+        except ValueError:
+            return False
+        if not isinstance(mark, dict) or {name: mark.get(name) for name in self._sent()} != self._sent():
+            return False
+        self._mirrored_experiment = str(mark.get("experiment", ""))
         path = sqlite_path(self.uri)
         if path is None:
             return True

@@ -25,7 +25,20 @@ from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import read_folder
 from pointsweep.storage.base import FileStore, Store
 from pointsweep.storage.stores import folder_of
-from pointsweep.tracking.payload import CHUNK, LAYOUT_DIGEST, epoch_values, flat, joined, layout_tags, marks, summary
+from pointsweep.tracking.payload import (
+    CHUNK,
+    LAYOUT_DIGEST,
+    NESTED,
+    SWEEP_RUN,
+    epoch_values,
+    experiment_tags,
+    flat,
+    joined,
+    layout_tags,
+    marks,
+    source_tags,
+    summary,
+)
 from pointsweep.tracking.sqlite_bootstrap import locked, one_at_a_time, ready_made, take_artifacts_along
 from pointsweep.tracking.target import (
     NotMirroredError,
@@ -47,7 +60,6 @@ PATIENCE_S = 15.0  # after which no new attempt begins
 BATCH = 1000  # metrics in one call, MLflow's limit
 TAG_BATCH = 100  # tags in one call, MLflow's limit
 PYTHON = shlex.quote(sys.executable)
-PARENT = "mlflow.parentRunId"
 STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
@@ -117,6 +129,7 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
             experiment = _experiment(client, layout.name, own, uri)
             parent = _parent(client, experiment, layout)
         _describe_sweep(client, parent, layout)
+        _describe_experiment(client, experiment, layout)
         client.update_run(parent, status="RUNNING")
         empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
         return Target(uri, experiment, parent, layout.name, empty and disk is not None)
@@ -140,6 +153,14 @@ def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
             for run in client.search_runs([experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"):
                 client.set_tag(run.info.run_id, "pointsweep.key", f"{key}-stale")
                 client.set_tag(run.info.run_id, "pointsweep.kind", "stale")
+
+
+def _describe_experiment(client: Any, experiment: str, layout: Layout) -> None:
+    """Tell MLflow's pages what kind of experiment this is, and which columns the link that a launch prints shows."""
+    known = client.get_experiment(experiment).tags
+    for name, value in experiment_tags(layout).items():
+        if known.get(name) != value:
+            client.set_experiment_tag(experiment, name, value)
 
 
 def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
@@ -228,6 +249,7 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
     if found:
         return str(found[0].info.run_id)
     tags = {"pointsweep.kind": "sweep", "pointsweep.sweep": layout.name, "mlflow.note.content": layout.title}
+    tags |= source_tags(layout.name)
     return str(client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}").info.run_id)
 
 
@@ -259,9 +281,11 @@ class Runs:
         if found is not None:
             run_id = str(found.info.run_id)
             self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
-            if found.data.tags.get(PARENT) != self.target.parent_run_id:
+            if found.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
                 # The sweep's run was deleted in the UI, and another one made.
-                words = {**words, PARENT: self.target.parent_run_id}
+                words = {**words, SWEEP_RUN: self.target.parent_run_id}
+            if NESTED in found.data.tags:
+                self.client.delete_tag(run_id, NESTED)
             (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
         else:
             run_id, words = self._create(key, events, start, tags, words), {}
@@ -286,20 +310,21 @@ class Runs:
 
     def _describe(self, run_id: str, start: Event) -> list[Any]:
         """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
-        from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
         from mlflow.exceptions import MlflowException
 
         data = start["dataset"]
         section = start["config"]["dataset"]
         source = json.dumps({"folder": section.get("folder", section.get("root", "generated"))})
+        context = [InputTag("mlflow.data.context", "training and test")]
         dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
         try:
-            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+            self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
         except MlflowException as error:
             # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
             if not re.search("unique|duplicate", str(error), re.IGNORECASE):
                 raise
-            self.client.log_inputs(run_id, [DatasetInput(dataset)])
+            self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
         return [Param(name, value) for name, value in flat(start["config"])]
 
     def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, found: Any) -> str:
@@ -361,8 +386,12 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
 
 
 def _is_sent(run: Any, record: Record, target: Target) -> bool:
-    in_place = run.data.tags.get(PARENT) == target.parent_run_id
-    return in_place and _ended(run) and joined(run.data.tags) == record.to_json()
+    return _in_place(run, target) and _ended(run) and joined(run.data.tags) == record.to_json()
+
+
+def _in_place(run: Any, target: Target) -> bool:
+    """Tell whether a run belongs to the sweep's run, and is not nested in it as earlier versions had it."""
+    return run.data.tags.get(SWEEP_RUN) == target.parent_run_id and NESTED not in run.data.tags
 
 
 def _record_of(folder: TrialFolder) -> Record | None:
@@ -394,7 +423,7 @@ def _done(runs: Runs) -> set[str]:
     done = set()
     for key, several in found.items():
         run = runs.only(several)
-        if _ended(run) and run.data.tags.get(PARENT) == runs.target.parent_run_id:
+        if _ended(run) and _in_place(run, runs.target):
             done.add(key)
     return done
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import json
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pointsweep.results.events import Event
 from pointsweep.results.metrics import RECORDED_FRACTIONS
-from pointsweep.results.records import Record
+from pointsweep.results.records import Layout, Record
 from pointsweep.tracking.target import Target, TrialTags
 
 LAYOUT_DIGEST = "pointsweep.layout"  # the tag of a sweep's run that says what its layout's pieces are together
+SWEEP_RUN = "pointsweep.sweep_run"  # the tag of a trial's run that names its sweep's run
+NESTED = "mlflow.parentRunId"  # of earlier versions; MLflow's page shows no run that has it until its parent is unfolded
+VIEW = "trials"  # the view of a sweep's experiment that lists its trials with their metrics
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
 
 
@@ -25,14 +33,71 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dict[str, str]:
-    """The tags that a trial's run is created with; `start` is the event that its first attempt began with."""
+    """Return the tags that a trial's run is created with; `start` is the event that its first attempt began with.
+
+    Runs are not nested in their sweep's run, which would hide them on MLflow's page until it is unfolded.
+    """
     origin = start["origin"] if start is not None else {}
-    return {
-        "mlflow.parentRunId": target.parent_run_id, "pointsweep.kind": "trial", "pointsweep.key": key,
-        "pointsweep.sweep": target.sweep, "row": tags.row, "column": tags.column, "seed": str(tags.seed),
-        "cell": f"{tags.row} / {tags.column}", "mlflow.source.git.commit": origin.get("code", "").rstrip("+"),
+    made = {
+        SWEEP_RUN: target.parent_run_id,
+        "pointsweep.kind": "trial",
+        "pointsweep.key": key,
+        "pointsweep.sweep": target.sweep,
+        "row": tags.row,
+        "column": tags.column,
+        "seed": str(tags.seed),
+        "cell": f"{tags.row} / {tags.column}",
+        "mlflow.note.content": trial_note(target.sweep, key, tags),
+        **source_tags(target.sweep),
         **{f"origin.{name}": value for name, value in origin.items()},
-    }  # fmt: skip
+    }
+    # With a + files differ from the commit; without a repository there is a digest of the files in its place.
+    commit = origin.get("code", "").rstrip("+")
+    if COMMIT.fullmatch(commit):
+        made["mlflow.source.git.commit"] = commit
+    return made
+
+
+def source_tags(sweep: str) -> dict[str, str]:
+    """Return who made a run, and by which command, where MLflow looks for them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = "unknown"
+    return {"mlflow.user": user, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"pointsweep run {sweep}"}
+
+
+def trial_note(sweep: str, key: str, tags: TrialTags) -> str:
+    """Return what stands above a trial's run on its page: its cell, and how it is looked at and trained again."""
+    cell = shlex.join([sweep, tags.row, tags.column])
+    return (
+        f"**{tags.row} / {tags.column}**, seed {tags.seed} of the sweep {sweep}. "
+        f"The trial's folder in the store is `trials/{key}`.\n\n"
+        f"`pointsweep tables {shlex.join([sweep, '--why', tags.row, tags.column])}` says how its cell came about, "
+        f"`pointsweep replay {cell}` trains it again and compares."
+    )
+
+
+def experiment_tags(layout: Layout) -> dict[str, str]:
+    """Return the tags of a sweep's experiment: that it is of models, not of agents, and the view of its trials.
+
+    MLflow keeps views that are shared by a link as such tags.
+    """
+    split, _, measure = layout.metric.partition("/")
+    if measure not in RECORDED_FRACTIONS:  # what is computed from predictions is not in MLflow
+        split, measure = "test", RECORDED_FRACTIONS[0]
+    final = metric_name(measure, layout.protocol) if split == "test" else f"{split}/{measure}"
+    metrics = dict.fromkeys([final, f"{split}/{measure}", "train/loss"])
+    view = {
+        "searchFilter": "tags.`pointsweep.kind` = 'trial'",
+        "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), "tags.`row`", "tags.`column`", "tags.`seed`"],
+    }
+    return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
+
+
+def runs_page(experiment: str) -> str:
+    """Return the part of an address behind a server's name that opens the trials of an experiment with their metrics."""
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
 
 
 def epoch_values(event: Event) -> dict[str, float]:

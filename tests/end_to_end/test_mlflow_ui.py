@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -116,6 +117,41 @@ def test_runs_are_grouped_by_row_with_curves_and_compared_by_what_differs(store,
 
     with mlflow_server(uri, tmp_path, workers=1) as server:
         asyncio.run(look(server))
+
+
+def test_the_printed_link_opens_a_page_with_all_trials_and_their_metrics(store, tmp_path, capsys):
+    (tmp_path / "shown.yaml").write_text(SWEEP)
+    assert main([str(tmp_path / "shown.yaml"), "--inline"]) == 0
+    [address] = re.findall(r"opens at http://127\.0\.0\.1:5000(/#/\S+)", capsys.readouterr().out)
+    # A finished sweep prints it again, without having asked MLflow.
+    assert main([str(tmp_path / "shown.yaml"), "--inline"]) == 0
+    assert f"opens at http://127.0.0.1:5000{address}" in capsys.readouterr().out
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{store}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("shown").experiment_id
+    runs = client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'")
+    assert len(runs) == 4
+
+    async def look(server: str) -> None:
+        async with browser.page(1900, 1000) as tab:
+            await tab.open(f"{server}{address}", shows("4 matching runs"))
+            for run in runs:
+                await tab.wait(shows(run.info.run_name))
+            assert "No data available" not in await tab.evaluate("document.body.innerText")
+            await tab.wait(shows("test/accuracy_at_last"))
+            for run in runs:
+                value = await tab.evaluate(CELL % json.dumps(run.data.metrics["test/accuracy_at_last"]))
+                assert value, run.info.run_name
+
+    with mlflow_server(uri, tmp_path, workers=1) as server:
+        asyncio.run(look(server))
+
+
+# A cell of the table of runs with this number, as MLflow rounds it.
+CELL = """(() => [...document.querySelectorAll("[role=gridcell]")].some(
+    (cell) => cell.innerText.trim() && Math.abs(Number(cell.innerText) - %s) < 1e-3))()"""
 
 
 async def photograph(server: str, experiment: str, group: str, path: Path) -> None:

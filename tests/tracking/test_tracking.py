@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import http.server
+import json
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from pointsweep.tracking import mlflow_client as tracking
 from pointsweep.tracking.background import Mirror
 from pointsweep.tracking.mirroring import mirrored
 from pointsweep.tracking.mlflow_client import Runs, connected, finish, prepare, sync_trial
+from pointsweep.tracking.payload import marks
 from pointsweep.tracking.reader import read_table, steps_by_run
 from pointsweep.tracking.target import NotMirroredError, Target, TrackerAway, TrialTags, uri_mistake
 from pointsweep.training.runner import Job, Task, run_pack
@@ -95,7 +98,7 @@ def test_a_run_is_brought_up_to_its_folder_and_syncing_again_changes_nothing(sql
     assert sorted(steps(target)) == [1, 2, 3]
     run = connected(uri).search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{KEY}'")[0]
     assert run.info.status == "RUNNING"
-    assert run.data.tags["mlflow.parentRunId"] == target.parent_run_id
+    assert run.data.tags["pointsweep.sweep_run"] == target.parent_run_id
     assert (run.data.tags["row"], run.data.tags["column"], run.data.tags["seed"]) == ("lora", "line", "1")
     assert run.data.params["method.rank"] == "4"
     assert run.inputs.dataset_inputs[0].dataset.digest == ("d" * 36)
@@ -105,6 +108,47 @@ def test_a_run_is_brought_up_to_its_folder_and_syncing_again_changes_nothing(sql
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy_at_best_test"] == 0.55
     assert run.data.metrics["parameters/trainable"] == 20000
+
+
+def test_a_run_names_its_user_command_and_data_and_only_a_commit_that_is_one():
+    target = Target("sqlite://", "1", "parent", "tiny")
+    commit = "0123456789abcdef" * 2 + "01234567"
+    known = marks(target, KEY, {"origin": {"code": f"{commit}+"}}, TAGS)
+    assert known["mlflow.source.git.commit"] == commit
+    assert known["mlflow.source.name"] == "pointsweep run tiny"
+    assert known["mlflow.user"] == getpass.getuser()
+    assert known["mlflow.note.content"].startswith("**lora / line**, seed 1 of the sweep tiny.")
+    assert "pointsweep replay tiny lora line" in known["mlflow.note.content"]
+    assert "mlflow.source.git.commit" not in marks(target, KEY, {"origin": {"code": "tree 0123456789abcdef"}}, TAGS)
+    assert "mlflow.source.git.commit" not in marks(target, KEY, None, TAGS)
+
+
+def test_the_runs_of_an_earlier_version_are_taken_out_of_their_parent(sqlite):
+    """MLflow's page hides a nested run until its parent is unfolded."""
+    store, uri = sqlite
+    key = "e" * 16
+    target = prepare(uri, store, Layout("nested", "", ("m",), (("a",),), ("b",), ()))
+    trial(store, key=key).finish(replace(RECORD, key=key))
+    finish(target, store, {key: TAGS})
+    client = connected(uri)
+    [run] = client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+    client.set_tag(run.info.run_id, "mlflow.parentRunId", target.parent_run_id)
+    finish(target, store, {key: TAGS})
+    [after] = client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+    assert "mlflow.parentRunId" not in after.data.tags
+    assert after.data.tags["pointsweep.sweep_run"] == target.parent_run_id
+    assert sorted(steps(target, key)) == [1, 2, 3]
+
+
+def test_an_experiment_has_the_view_that_the_printed_link_opens(sqlite):
+    store, uri = sqlite
+    layout = replace(LAYOUT, name="viewed", metric="test/macro_f1", protocol="best_val")
+    target = prepare(uri, store, layout)
+    tags = connected(uri).get_experiment(target.experiment_id).tags
+    view = json.loads(tags["mlflow.sharedViewState.trials"])
+    # Macro F1 is computed from predictions when a table asks for it, so it is no metric in MLflow.
+    assert view["selectedColumns"][:2] == ["metrics.`test/accuracy_at_best_val`", "metrics.`test/accuracy`"]
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_layout_and_records_are_read_back_from_mlflow_alone(sqlite):
@@ -424,7 +468,7 @@ def test_runs_deleted_in_the_ui_are_made_again_and_trials_go_to_the_new_run_of_t
     finish(again, store, places)
     assert runs_of(again) == {key: [[1, 2, 3]] for key in keys}
     found = client.search_runs([target.experiment_id], "tags.`pointsweep.kind` = 'trial'")
-    assert {run.data.tags["mlflow.parentRunId"] for run in found} == {again.parent_run_id}
+    assert {run.data.tags["pointsweep.sweep_run"] for run in found} == {again.parent_run_id}
     assert read_table(uri, "thinned")[0] == layout("thinned", keys)
 
 
