@@ -23,7 +23,7 @@ DOCKERFILE = CLUSTER / "Dockerfile"
 SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
 PAGES = {
     "aws": "ray up cluster/aws.yaml", "kubernetes": "kubectl apply --kustomize cluster/kubernetes/overlays/gpu", "slurm": "sbatch cluster/slurm.sbatch", "docker": "docker build",
-    "tracking-server": "docker compose", "dashboards": "docker compose", "s3": "python -m pointsweep.run",
+    "tracking-server": "docker compose", "dashboards": "docker compose", "s3": "pointsweep run",
 }  # fmt: skip
 
 
