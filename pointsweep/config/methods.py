@@ -299,6 +299,20 @@ class PointPEFTConfig(MethodConfig):
             )
 
 
+class PPTConfig(MethodConfig):
+    """PPT: further groups of points as prompts with positions of their own, and three shared bottlenecks."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("3d",)
+    joins: ClassVar[bool] = False  # the embedding that it trains makes tokens and prompts
+
+    name: Literal["ppt"] = "ppt"
+    num_prompts: Count = 128
+    """Groups of points that become prompts; all points where there are fewer."""
+    prompt_neighbours: Count = 32
+    """Points of such a group."""
+    bottleneck: Count = 256
+
+
 class PromptConfig(MethodConfig):
     """Prompt tuning: learned tokens in front of the point tokens."""
 

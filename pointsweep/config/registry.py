@@ -235,6 +235,7 @@ OWN: dict[str, dict[type[NamedConfig], str]] = {
         methods.PEFTConfig: "pointsweep.models.methods.peft:PEFT",
         methods.PointGSTConfig: "pointsweep.models.methods.point_gst:PointGST",
         methods.PointPEFTConfig: "pointsweep.models.methods.point_peft:PointPEFT",
+        methods.PPTConfig: "pointsweep.models.methods.ppt:PPT",
         methods.PromptConfig: "pointsweep.models.methods.prompt:Prompt",
         methods.SSFConfig: "pointsweep.models.methods.ssf:SSF",
     },

@@ -162,7 +162,7 @@ base = {
 }
 
 def arm(method):
-    modality = "3d" if method == "point_peft" else "1d"
+    modality = config_class("methods", method).modalities[0]
     return trial_from_dict({**base, "backbone": {"name": "tiny", "modality": modality}, "method": method})
 
 arms = [arm(method) for method in names("methods") if config_class("methods", method).package is None]
