@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pointsweep.config.base import Modality, NamedConfig, Natural, Share, TwoCounts, Whole
+from pydantic import Strict
+
+from pointsweep.config.base import Count, Modality, NamedConfig, Natural, Positive, Share, TwoCounts, Whole
 
 # Values of `backbone.weights` besides a file's path. What is drawn depends on `weights_seed`; `random`
 # and `reinitialised` read no checkpoint.
@@ -25,6 +27,7 @@ class BackboneConfig(NamedConfig):
     class_token: ClassVar[bool] = True  # false: no token stands before those of the points
     stand_in: ClassVar[bool] = False  # for tests and smoke runs: nobody compares with it
     max_blocks: ClassVar[int] = 12  # of the checkpoint
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")  # which published programs there are
 
     weights: str = "pretrained"
     """pretrained, a file's path, or a control: shuffled, reinitialised, random."""
@@ -42,6 +45,11 @@ class BackboneConfig(NamedConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.num_blocks is not None and self.num_blocks > self.max_blocks:
             yield "num_blocks", f"{self.name} has {self.max_blocks} blocks, got {self.num_blocks}"
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether files are needed to build it: a checkpoint, or what says how the network is built."""
+        return self.weights not in WITHOUT_CHECKPOINT
 
 
 class BERTConfig(BackboneConfig):
@@ -205,3 +213,80 @@ class ViTMNISTConfig(BackboneConfig):
     max_blocks: ClassVar[int] = 6
 
     name: Literal["vit_mnist"] = "vit_mnist"
+
+
+class LibraryBackboneConfig(BackboneConfig):
+    """A model of a library of models, by its id or its folder. What is not set here is found of the model itself."""
+
+    max_blocks: ClassVar[int] = 1_000_000  # how many a model has is found when it is built
+    compats: ClassVar[tuple[str, ...]] = ("fixed",)
+
+    model: str = ""
+    """The hub id of a model, or a folder with its files, also below POINTSWEEP_DATA."""
+    revision: str | None = None
+    """Of the hub: a commit, a tag or a branch; null: main."""
+    sizes: Annotated[tuple[str, ...], Strict(False)] = ()
+    """Entries of its configuration that are to be others, as KEY=VALUE: [num_hidden_layers=2]."""
+    modality: Literal["1d", "2d"] | None = None
+    """What its positions lie on: a line (1d) or a plane (2d); null: as in the model."""
+    causal: bool | None = None
+    """Tokens look at those in front of them alone; null: as in the model's own program."""
+    line: Count | None = None
+    """Places on the line; null: the rows of the model's table, else its context, at most 512."""
+    cell: Positive | None = None
+    """The side of a cell on the line or plane; null: a 39th of the line, a patch of the plane."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.weights not in WEIGHT_KINDS:
+            allowed = f"allowed: {', '.join(WEIGHT_KINDS)}"
+            yield "weights", f"weights of your own are named by their folder, as `model:`; {allowed}, got {self.weights!r}"
+        for entry in self.sizes:
+            key, _, value = entry.partition("=")
+            if not key.isidentifier() or not value:
+                yield "sizes", f"an entry is KEY=VALUE, as in num_hidden_layers=2, got {entry!r}"
+        if self.sizes and self.weights not in WITHOUT_CHECKPOINT:
+            yield "sizes", f"another network than the checkpoint's needs drawn weights: {' or '.join(WITHOUT_CHECKPOINT)}"
+        if self.attention_dropout:
+            yield (
+                "attention_dropout",
+                f"a library's attention has noise of its own, which cannot be repeated; allowed of {self.name}: 0",
+            )
+
+
+class TransformersConfig(LibraryBackboneConfig):
+    """Any transformer of the library transformers."""
+
+    name: Literal["transformers"] = "transformers"
+    model_type: str = ""
+    """In place of `model`: an architecture of the library (bert, llama), with its usual sizes and drawn weights."""
+    tower: str = ""
+    """Of a model with several networks the one that is taken: text, vision, audio."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if bool(self.model) == bool(self.model_type):
+            yield "model", "either model (a hub id or a folder) or model_type (an architecture of the library) must be set"
+        if self.model_type and self.weights not in WITHOUT_CHECKPOINT:
+            text = f"an architecture has no pretrained weights; allowed with model_type: {', '.join(WITHOUT_CHECKPOINT)}"
+            yield "weights", f"{text}, got {self.weights!r}"
+        if self.model_type and self.revision:
+            yield "revision", "is one of a model on the hub; model_type has none"
+
+    @property
+    def reads_files(self) -> bool:
+        """A model's own configuration says how it is built, whatever its weights."""
+        return bool(self.model)
+
+
+class TimmConfig(LibraryBackboneConfig):
+    """Any plain vision transformer of the library timm."""
+
+    name: Literal["timm"] = "timm"
+    image_size: Count | None = None
+    """Side of the square image that positions lie on, in pixels; null: the model's own."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if not self.model:
+            yield "model", "a name of timm, as vit_small_patch14_dinov2.lvd142m, or a folder must be set"

@@ -93,7 +93,7 @@ class Config(BaseModel):
 
     # Raised by one whenever the code behind this configuration starts to give other numbers for the
     # same fields: keys change.
-    revision: ClassVar[int] = 1
+    code_revision: ClassVar[int] = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, message) for values that do not go together; the field may be empty."""
@@ -137,15 +137,15 @@ class Config(BaseModel):
     def canonical(self) -> dict[str, str]:
         """Return what a key is made of: the JSON of every field.
 
-        `Added` fields at their default are left out, a revision above 1 is put in.
+        `Added` fields at their default are left out, a code revision above 1 is put in as `revision`.
         """
         node = {}
         for name, default in _fields_of_keys(type(self)):
             value = getattr(self, name)
             if default is _ALWAYS or value != default:
                 node[name] = _json_of(value)
-        if self.revision > 1:
-            node["revision"] = json.dumps(self.revision)
+        if self.code_revision > 1:
+            node["revision"] = json.dumps(self.code_revision)
         return node
 
     def to_dict(self) -> dict[str, Any]:

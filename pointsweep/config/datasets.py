@@ -166,7 +166,7 @@ class ModelNet40Config(DatasetConfig):
     """ModelNet40: 12,311 CAD shapes of 40 classes."""
 
     # 2: centred and scaled in float64. 3: training clouds are shuffled before they are sampled.
-    revision: ClassVar[int] = 3
+    code_revision: ClassVar[int] = 3
     num_classes: ClassVar[int] = 40
 
     name: Literal["modelnet40"] = "modelnet40"
@@ -181,7 +181,7 @@ class ModelNet40Config(DatasetConfig):
 class ModelNet40FewshotConfig(DatasetConfig):
     """Few-shot ModelNet40: `way` classes, `shot` training shapes and 20 test shapes of each, ten folds."""
 
-    revision: ClassVar[int] = 3  # as that of ModelNet40Config
+    code_revision: ClassVar[int] = 3  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
 
     name: Literal["modelnet40_fewshot"] = "modelnet40_fewshot"
@@ -250,7 +250,7 @@ class CorruptedConfig(DatasetConfig):
 class ModelNet40CConfig(CorruptedConfig):
     """ModelNet-C: ModelNet40 to train on, and one corruption at one severity to test on."""
 
-    revision: ClassVar[int] = 3  # as that of ModelNet40Config
+    code_revision: ClassVar[int] = 3  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
 
     name: Literal["modelnet40_c"] = "modelnet40_c"

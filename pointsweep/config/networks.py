@@ -53,7 +53,7 @@ class PointNNConfig(NetworkConfig):
 
     trainable: ClassVar[bool] = False
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
-    revision: ClassVar[int] = 2  # 2: sines and cosines interleaved, as in the released program
+    code_revision: ClassVar[int] = 2  # 2: sines and cosines interleaved, as in the released program
 
     name: Literal["point_nn"] = "point_nn"
     num_stages: Count = 4

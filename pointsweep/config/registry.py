@@ -178,9 +178,12 @@ def union(kind: str) -> TypeAdapter[Any]:
     return TypeAdapter(classes)
 
 
-def modality(backbone: Any) -> str:
-    """Return `1d`, `2d` or `3d`: a class attribute, or a field where one backbone has several."""
-    value: str = backbone.modality
+def modality(backbone: Any) -> str | None:
+    """Return `1d`, `2d` or `3d`: a class attribute, or a field where one backbone has several.
+
+    None: `1d` or `2d`, which is found when the model is built.
+    """
+    value: str | None = backbone.modality
     return value
 
 
@@ -216,7 +219,9 @@ OWN: dict[str, dict[type[NamedConfig], str]] = {
         backbones.RoBERTaConfig: "pointsweep.models.backbones.roberta:RoBERTa",
         backbones.SSASTConfig: "pointsweep.models.backbones.ssast:SSAST",
         backbones.T5Config: "pointsweep.models.backbones.t5:T5",
+        backbones.TimmConfig: "pointsweep.models.backbones.timm_model:TimmBackbone",
         backbones.TinyConfig: "pointsweep.models.backbones.tiny:Tiny",
+        backbones.TransformersConfig: "pointsweep.models.backbones.transformers_model:TransformersBackbone",
         backbones.ViTConfig: "pointsweep.models.backbones.vit:ViT",
         backbones.ViTMNISTConfig: "pointsweep.models.backbones.vit_mnist:ViTMNIST",
     },

@@ -122,15 +122,17 @@ class TrialConfig(Config):
         dataset, backbone, method, network = self.dataset, self.backbone, self.method, self.network
         if method is not None and backbone is not None:
             modality = registry.modality(backbone)
-            if modality not in method.modalities:
+            possible = ("1d", "2d") if modality is None else (modality,)
+            if not set(possible) & set(method.modalities):
                 needed = " or ".join(method.modalities)
-                yield "method", f"{method.name} needs a {needed} backbone; {backbone.name} is {modality}"
+                text = f"{method.name} needs a {needed} backbone; {backbone.name} is {' or '.join(possible)}"
+                yield "method", text
         if backbone is not None and backbone.num_blocks == 0:
             yield from self._without_blocks()
-        whole = network or method
-        if whole is not None and self.compat not in whole.compats:
-            allowed = ", ".join(whole.compats)
-            yield "compat", f"{whole.name} has no {self.compat} form here; allowed: {allowed}"
+        for part in (network or method, backbone):
+            if part is not None and self.compat not in part.compats:
+                allowed = ", ".join(part.compats)
+                yield "compat", f"{part.name} has no {self.compat} form here; allowed: {allowed}"
         if dataset.num_categories and network is not None:
             text = f"{network.name} classifies whole clouds; {dataset.name} needs a backbone and a method"
             yield "network", text

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep.config import plugins, registry
-from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
@@ -79,12 +79,12 @@ def read_all(datasets: Iterable[DatasetConfig], backbones: Iterable[BackboneConf
 
 
 def parts_of(configs: Iterable[TrialConfig]) -> tuple[list[DatasetConfig], list[BackboneConfig]]:
-    """Return the distinct data sets, and the distinct backbones with weights that are read, in order."""
+    """Return the distinct data sets, and the distinct backbones that files are read for, in order."""
     datasets: dict[DatasetConfig, None] = {}
     backbones: dict[BackboneConfig, None] = {}
     for config in configs:
         datasets[config.dataset] = None
-        if config.backbone is not None and config.backbone.weights not in WITHOUT_CHECKPOINT:
+        if config.backbone is not None and config.backbone.reads_files:
             backbones[config.backbone] = None
     return list(datasets), list(backbones)
 

@@ -75,6 +75,16 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class Chain(nn.Sequential):
+    """A frozen layer with something before or behind it, in the layer's place."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's; T5's layers ask for its type."""
+        found: Tensor = next(layer.weight for layer in self if hasattr(layer, "weight"))  # type: ignore[assignment]
+        return found
+
+
 class Bottleneck(nn.Sequential):
     """Linear C -> d, QuickGELU, dropout, linear d -> C, without a residual of its own (spec 2.5)."""
 

@@ -51,9 +51,17 @@ def start_layers(module: nn.Module, part: str, seed: int) -> None:
 class Head(nn.Module):
     """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
 
-    def __init__(self, config: HeadConfig, dim: int, prefix: int, method: Method, num_classes: int) -> None:
+    def __init__(
+        self, config: HeadConfig, dim: int, prefix: int, method: Method, num_classes: int, blind_class_token: bool = False
+    ) -> None:
         super().__init__()
-        self.pool, self.prefix = config.pool or ("class_max" if prefix else "mean_max"), prefix
+        if config.pool == "class_max" and blind_class_token:
+            raise ValueError(
+                "head.pool: class_max takes the class token, and in a causal model this first token sees no point; "
+                "allowed: mean_max, mean_plus_max, or backbone.causal: false"
+            )
+        by_class_token = prefix > 0 and not blind_class_token
+        self.pool, self.prefix = config.pool or ("class_max" if by_class_token else "mean_max"), prefix
         self.max_first = config.order == "max_cls"
         self.takes_first_mean = method.takes_first_mean
         inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + method.extra_features)
@@ -261,7 +269,7 @@ class PointModel(nn.Module):
         none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
         return tokens + torch.cat([encoding[:, :prefix], none, encoding[:, prefix:]], dim=1)
 
-    def _run(self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Any) -> Tensor:
         after_ffn = partial(self._after_ffn, index, context)
         if not self.method.works_between:
             return block(tokens, after_ffn, bias)  # type: ignore[no-any-return]

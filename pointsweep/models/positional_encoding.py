@@ -6,6 +6,7 @@ Source: Any2Point (arXiv 2404.07989), equations 1-2 and Table 4; spec 2.1-2.4, 2
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class Positions(nn.Module):
         stretch = self.plane.height / self.plane.width if self.compat == "official" else 1.0
         return project_planes(centers, self.views, self.config.translation, size, stretch)
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor | None:
+    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
         """Return what the backbone adds to the attention logits of the scale that begins at block `index`, (B, H or 1, N, N).
 
         On a line it is T5's positional encoding, so it is there with `virtual` only; on a 3d backbone it belongs to the attention.

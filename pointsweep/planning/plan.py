@@ -13,7 +13,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pointsweep.config.backbones import WITHOUT_CHECKPOINT
 from pointsweep.config.base import canonical_json
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig, without_seed
@@ -199,7 +198,7 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     datasets = dict.fromkeys(part["dataset"] for part in parts if "dataset" in part)
     backbones = [part["backbone"] for part in parts if "backbone" in part]
     backbones += [trial.backbone for trial in trials.values() if trial.backbone is not None]
-    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.weights not in WITHOUT_CHECKPOINT)
+    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.reads_files)
     inputs = read_all(datasets, with_weights, fetch=False)
 
     refused: dict[str, dict[str, None]] = {}

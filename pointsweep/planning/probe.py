@@ -48,11 +48,13 @@ class Probe:
     idle: tuple[str, ...] = ()  # parts of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
     thawed: tuple[str, ...] = ()  # tensors of the frozen backbone that would train though the method does not say so
     ignored: tuple[int, ...] = ()  # clouds of the batch whose replacement does not move their own logits
+    flat: frozenset[str] = frozenset()  # trained tensors whose gradient is zero by construction
 
     @property
     def unreached(self) -> list[str]:
         """Trained tensors that no gradient reaches."""
-        return [name for name, norm in self.gradients.items() if norm == 0.0 and not name.endswith(WITHOUT_GRADIENT)]
+        none = [name for name, norm in self.gradients.items() if norm == 0.0]
+        return [name for name in none if name not in self.flat and not name.endswith(WITHOUT_GRADIENT)]
 
     def differs(self, other: Probe) -> bool:
         """Return whether the two train, start, give or learn anything that is not the same."""
@@ -87,7 +89,8 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     model.eval()
     given, leak, ignored = _look_across(model, inputs)
     shapes = {name: tuple(p.shape) for name, p in trained.items()}
-    return Probe(shapes, zero, torch.stack([given, logits.detach()]), gradients, leak, idle, thawed, ignored)
+    flat = frozenset(model.backbone.flat_parameters("backbone.")) if isinstance(model, PointModel) else frozenset()
+    return Probe(shapes, zero, torch.stack([given, logits.detach()]), gradients, leak, idle, thawed, ignored, flat)
 
 
 def _idle_parts(model: nn.Module, trained: Mapping[str, Tensor], inputs: Sequence[Tensor], size: int) -> tuple[str, ...]:
@@ -261,6 +264,8 @@ def frozen_backbone(config: Any) -> Backbone:
         backbone: Backbone = registry.load("backbones", config.name)(config)
     for owner in backbone.modules():
         for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+            if name in owner._buffers and not tensor.is_meta:
+                continue  # a constant, such as the frequencies of rotations
             made = _values(tensor, f"{type(owner).__name__}.{name}")
             if name in owner._parameters:
                 owner.register_parameter(name, nn.Parameter(made, requires_grad=False))
@@ -277,12 +282,25 @@ def _values(tensor: Tensor, name: str) -> Tensor:
     if tensor.dtype == torch.long:
         return torch.zeros(tensor.shape, dtype=torch.long)
     pool, count = _pool(), tensor.numel()
+    if count >= len(pool) // 2:
+        return _large_values(tensor, name)
     at = zlib.crc32(name.encode()) % (len(pool) - count)
     cut = pool[at : at + count].view(tensor.shape)
     if tensor.dim() > 1:
         return cut
     # Of its own, for statistics change; they and a norm's scale lie about 1.
     return cut + (1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0)
+
+
+def _large_values(tensor: Tensor, name: str) -> Tensor:
+    """Values of a tensor that the pool does not hold: its rows are pieces of the pool that overlap, so it takes no memory."""
+    rows, width = tensor.shape[0], tensor[0].numel()
+    step = (POOL - width - 1) // max(rows, 1)  # from one row to the next
+    if tensor.dim() < 2 or step < 1:
+        raise ValueError(f"{name}: a tensor of shape {tuple(tensor.shape)} is too large to be looked at before a launch")
+    at = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
+    cut = _pool().as_strided((rows, width), (step, 1), at)
+    return cut if tensor.dim() == 2 else cut.unflatten(1, tensor.shape[1:])
 
 
 @functools.cache

@@ -23,6 +23,7 @@ SMALL_PARTS = {
     "test_per_category": 4,
 }  # fmt: skip
 SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "warmup_fraction": None, "batch_size": 16, "eval_batch_size": 64}
+OF_A_MODEL = ("model", "model_type", "tower", "revision", "sizes", "causal")  # fields that tell models by name apart
 SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
 
 
@@ -116,10 +117,13 @@ def _smoke(settings: Settings) -> None:
 
 def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """The tiny backbone for another one; a stand-in for drawn weights differs from that for the pretrained ones."""
-    modality = registry.config_class("backbones", backbone["name"]).modality
+    named = registry.config_class("backbones", backbone["name"])
+    # A model by its name says what it is where the file does; of one that does not, a line is as good as a plane.
+    modality = backbone.get("modality") or getattr(named, "modality", None) or "1d"
     weights = backbone.get("weights")
     kind = f"-{weights}" if weights in DRAWN_WEIGHTS else ""
-    made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{kind}"}
+    model = "".join(f" {backbone[field]}" for field in OF_A_MODEL if backbone.get(field))
+    made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{model}{kind}"}
     if kind and "weights_seed" in backbone:
         made["weights_seed"] = backbone["weights_seed"]
     if backbone.get("num_blocks") == 0:

@@ -86,7 +86,7 @@ def test_a_raised_revision_changes_the_key():
         width: int = 4
 
     class Second(First):
-        revision: ClassVar[int] = 2
+        code_revision: ClassVar[int] = 2
 
     assert canonical_json(Second()) != canonical_json(First())
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pointsweep.config import registry
+from pointsweep.config.backbones import LibraryBackboneConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.point_model import build, load_trained_state, trained_state
 from pointsweep.testing.method_contract import Cases, model, points
@@ -38,6 +39,7 @@ REAL = [
     for method in registry.names("methods")
     for backbone in registry.names("backbones")
     if backbone != "tiny"
+    and not issubclass(registry.config_class("backbones", backbone), LibraryBackboneConfig)
     and registry.config_class("backbones", backbone).modality in registry.config_class("methods", method).modalities
 ]
 

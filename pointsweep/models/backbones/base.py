@@ -129,8 +129,43 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class Block(nn.Module):
-    """One transformer block. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum, and what went into it.
+class TransformerBlock(nn.Module):
+    """A transformer block, with what methods need to find in it.
+
+    A method puts its own module in the place of one of the block's by `setattr(owner, name, module)`.
+    """
+
+    post_norm: bool
+    drop_path: DropPath
+
+    def projections(self, role: str) -> list[tuple[nn.Module, str]]:
+        """Return where the linear layers of a role (q, k, v, out, fc1, fc2) are, as (owner, name); a gated branch has two of fc1.
+
+        Raises ValueError where the block has none.
+        """
+        raise NotImplementedError
+
+    def norms(self) -> list[tuple[nn.Module, str]]:
+        """Return where the norms over the tokens' width are, as (owner, name)."""
+        raise NotImplementedError
+
+    def attention(self) -> tuple[nn.Module, str]:
+        """Return where the module is whose output is the attention branch, before the residual sum, as (owner, name)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: Tensor,
+        after_ffn: Callable[[Tensor, Tensor], Tensor],
+        bias: Any = None,
+        after_attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C). `after_ffn` gets the feed-forward branch and what went into it; see `Backbone.attention_bias`."""
+        raise NotImplementedError
+
+
+class Block(TransformerBlock):
+    """One block of ours. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum, and what went into it.
 
     Pre-norm: h = x + Attn(LN1(x)), then h + after_ffn(FFN(LN2(h))).
     Post-norm (BERT): h = LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
@@ -154,11 +189,23 @@ class Block(nn.Module):
         self.scale2: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
+    def projections(self, role: str) -> list[tuple[nn.Module, str]]:
+        in_branch = {"fc1": "0", "fc2": "2"}
+        if role in in_branch:
+            return [(self.ffn, in_branch[role])]
+        return [(self.attn, role)]
+
+    def norms(self) -> list[tuple[nn.Module, str]]:
+        return [(self, "norm1"), (self, "norm2")]
+
+    def attention(self) -> tuple[nn.Module, str]:
+        return self, "attn"
+
     def forward(
         self,
         x: Tensor,
         after_ffn: Callable[[Tensor, Tensor], Tensor],
-        bias: Tensor | None = None,
+        bias: Any = None,
         after_attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         if self.post_norm:
@@ -187,15 +234,20 @@ class Backbone(nn.Module):
     plane: Plane | None = None  # None: a 3d backbone, whose positions are those of the centres themselves
     prefix = 1  # tokens before the point tokens: the class token; 0 in Point-M2AE
     scheme = "truncated"  # how its own program draws its weights before training (initialisation.py)
+    blind_class_token = False  # tokens look at those in front of them alone: the class token, which is the first, sees no point
 
-    def __init__(self, config: BackboneConfig, shape: Shape) -> None:
+    def __init__(
+        self, config: BackboneConfig, shape: Shape, make_block: Callable[[int, float], TransformerBlock] | None = None
+    ) -> None:
+        """`make_block` makes a block of its index and drop path rate; by default one of ours of the shape."""
         super().__init__()
         self.config, self.shape, self.dim, self.compat = config, shape, shape.dim, "fixed"
         depth = shape.num_blocks if config.num_blocks is None else config.num_blocks
         if depth > shape.num_blocks:
             raise ValueError(f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}")
         self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(shape, config.attention_dropout, rate) for rate in self.drop_path_rates)
+        make = make_block or (lambda index, rate: Block(shape, config.attention_dropout, rate))
+        self.blocks = nn.ModuleList(make(index, rate) for index, rate in enumerate(self.drop_path_rates))
         self.widths = [shape.dim] * max(depth, 1)  # of each block's tokens; without blocks, of those that the norm gets
         self.scale_starts = [0]  # the blocks at which tokens are made anew of fewer, wider ones; the first always
         self.norm = make_norm(shape)
@@ -234,9 +286,20 @@ class Backbone(nn.Module):
         None where the source has none but in its attention (T5).
         """
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor | None:
-        """Return what block `index` and those of its scale add to the attention logits, (B, H or 1, N, N); None for nothing."""
+    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
+        """Return what block `index` and those of its scale add to the attention logits, (B, H or 1, N, N); None for nothing.
+
+        A block of a library may take positions of another form.
+        """
         return None
+
+    def marks(self) -> tuple[str, ...]:
+        """What a table must say of the backbone beside a number."""
+        return ()
+
+    def describe(self) -> str:
+        """Return what the plan says of a backbone that is found and not written down; empty for one that is."""
+        return ""
 
     def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and centres of the scale that begins at block `index` > 0, of those of the scale before."""
@@ -305,6 +368,10 @@ class Backbone(nn.Module):
             changes.append(float((standardised(tokens) - before).norm() / before.norm()))
         self.train(was_training)
         return sum(changes) / len(changes)
+
+    def flat_parameters(self, prefix: str = "") -> list[str]:
+        """Return names of parameters of a library's layers whose gradient is zero by construction; those of ours are known by name."""
+        return []
 
     @classmethod
     def check(cls, config: BackboneConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pointsweep.config.methods import AdapterConfig
-from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
 from pointsweep.models.layers import Bottleneck
 from pointsweep.models.methods.base import Method
 
@@ -37,11 +37,12 @@ class Adapter(Method):
         self.scale = config.scale if config.scale is not None else (0.1 if parallel else 1.0)
         self.own = nn.ModuleList()
         for block, width in zip(backbone.blocks, backbone.widths, strict=True):
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             made = self._bottleneck(width)
             self.own.append(made)
             if config.kind == "houlsby":
-                block.attn = Behind(block.attn, self._bottleneck(width), self.scale)
+                owner, name = block.attention()
+                setattr(owner, name, Behind(getattr(owner, name), self._bottleneck(width), self.scale))
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
         return output + self.scale * self.own[index](inputs if self.config.kind == "adaptformer" else output)

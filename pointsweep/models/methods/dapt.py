@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.config.methods import DAPTConfig
-from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
 from pointsweep.models.layers import Dropout, insert_tokens
 from pointsweep.models.methods.base import Method
 from pointsweep.models.methods.ssf import Shift, shift_norm, shift_outputs
@@ -52,7 +52,7 @@ class DAPT(Method):
             self.prompt_shifts = nn.ModuleList(Shift(width) for width in backbone.widths)
         if config.shifts:
             for block in backbone.blocks:
-                assert isinstance(block, Block)
+                assert isinstance(block, TransformerBlock)
                 shift_outputs(block)
             shift_norm(backbone)
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
 from pointsweep.models.methods.base import Method
-from pointsweep.models.methods.lora import LowRank, place
+from pointsweep.models.methods.lora import LowRank
 
 
 class Decomposed(LowRank):
@@ -48,10 +48,10 @@ class DoRA(Method):
         config = self.config
         alpha = config.alpha if config.alpha is not None else float(config.rank)
         for block in backbone.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             for target in config.targets:
-                owner, name = place(block, target)
-                setattr(owner, name, Decomposed(getattr(owner, name), config.rank, alpha, config.detach_norm))
+                for owner, name in block.projections(target):
+                    setattr(owner, name, Decomposed(getattr(owner, name), config.rank, alpha, config.detach_norm))
 
 
 def row_norms(weight: Tensor) -> Tensor:

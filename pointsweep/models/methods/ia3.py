@@ -3,7 +3,7 @@
 Source: Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning (arXiv 2205.05638),
 section 3.3: softmax(Q (l_k * K)^T / sqrt(d)) (l_v * V), and (l_ff * activation(W1 x)) W2. All vectors start at one, so the
 model starts as it was. Where the feed-forward branch is gated, as in T0, the program scales the other factor, which is
-the same; no backbone here is.
+the same.
 Letters: C channels, D width of the hidden layer.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pointsweep.models.backbones.base import Attention, Backbone, Block
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
+from pointsweep.models.layers import Chain
 from pointsweep.models.methods.base import Method
 
 
@@ -32,14 +33,13 @@ class IA3(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         for block in backbone.blocks:
-            assert isinstance(block, Block)
-            assert isinstance(block.attn, Attention)
-            assert isinstance(block.ffn, nn.Sequential)
-            for name in ("k", "v"):
-                if name in self.config.targets:
-                    layer: nn.Linear = getattr(block.attn, name)
-                    setattr(block.attn, name, nn.Sequential(layer, Rescaled(layer.out_features)))
+            assert isinstance(block, TransformerBlock)
+            for target in ("k", "v"):
+                if target in self.config.targets:
+                    for owner, name in block.projections(target):
+                        layer: nn.Linear = getattr(owner, name)
+                        setattr(owner, name, Chain(layer, Rescaled(layer.out_features)))
             if "ffn" in self.config.targets:
-                last = block.ffn[2]
-                assert isinstance(last, nn.Linear)
-                block.ffn[2] = nn.Sequential(Rescaled(last.in_features), last)
+                for owner, name in block.projections("fc2"):
+                    last: nn.Linear = getattr(owner, name)
+                    setattr(owner, name, Chain(Rescaled(last.in_features), last))

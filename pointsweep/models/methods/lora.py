@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsweep.models.backbones.base import Backbone, Block
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
 from pointsweep.models.methods.base import Method
 
 
@@ -26,6 +26,11 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(frozen.out_features, rank))  # B
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen matrix; T5's layers ask for its type."""
+        return self.frozen.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return self.frozen(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
 
@@ -36,13 +41,7 @@ class LoRA(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         alpha = self.config.alpha if self.config.alpha is not None else float(self.config.rank)
         for block in backbone.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             for target in self.config.targets:
-                owner, name = place(block, target)
-                setattr(owner, name, LowRank(getattr(owner, name), self.config.rank, alpha))
-
-
-def place(block: Block, target: str) -> tuple[nn.Module, str]:
-    """The module that holds a projection, and its name there."""
-    places = {"fc1": "0", "fc2": "2"}
-    return (block.ffn, places[target]) if target in places else (block.attn, target)
+                for owner, name in block.projections(target):
+                    setattr(owner, name, LowRank(getattr(owner, name), self.config.rank, alpha))

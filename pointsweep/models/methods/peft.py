@@ -7,27 +7,18 @@ a trial are the tensors that train, and everything else of a tuner follows from 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from pointsweep.config.peft_tuners import TUNERS, Tuner
-from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
 from pointsweep.models.backbones.timm_import import declare_torchvision_operators
 from pointsweep.models.methods.base import Method
 
-# Where a block of ours holds what a target names.
-PLACES = {
-    "q": "attn.q",
-    "k": "attn.k",
-    "v": "attn.v",
-    "out": "attn.out",
-    "fc1": "ffn.0",
-    "fc2": "ffn.2",
-    "norm1": "norm1",
-    "norm2": "norm2",
-}
+NORMS = ("norm1", "norm2")
 
 
 class PEFT(Method):
@@ -36,8 +27,10 @@ class PEFT(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         tuner = TUNERS[self.config.tuner]
         self.starts_from_weights = tuner.starts_from_weights
-        places = [PLACES[name] for name in self.config.target or tuner.targets]
-        layers = [layer for name, layer in backbone.blocks.named_modules() if name.partition(".")[2] in places]
+        targets = self.config.target or tuner.targets
+        paths = paths_of(backbone, {*targets, "fc2"})
+        places = [path for target in targets for path in paths[target]]
+        layers = [backbone.blocks.get_submodule(path) for path in places]
         if tuner.rewrites_weights:
             _take_own_weights(layers)
         on_meta = any(parameter.is_meta for layer in layers for parameter in layer.parameters())
@@ -46,21 +39,23 @@ class PEFT(Method):
                 with torch.device("cpu"):
                     for layer in layers:
                         layer.to_empty(device="cpu")
-                    self._inject(tuner, places, layers, backbone)
+                    self._inject(tuner, places, layers, backbone, paths)
                 backbone.blocks.to("meta")
             else:
-                self._inject(tuner, places, layers, backbone)
+                self._inject(tuner, places, layers, backbone, paths)
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-            text = f"method: peft's {self.config.tuner} cannot be put into {', '.join(places)} of {backbone.config.name}"
+            text = f"method: peft's {self.config.tuner} cannot be put into {', '.join(targets)} of {backbone.config.name}"
             raise ValueError(f"{text}: {error}") from error
 
-    def _inject(self, tuner: Tuner, places: list[str], layers: list[nn.Module], backbone: Backbone) -> None:
+    def _inject(
+        self, tuner: Tuner, places: list[str], layers: list[nn.Module], backbone: Backbone, paths: Mapping[str, list[str]]
+    ) -> None:
         declare_torchvision_operators()
         import peft
 
         settings = dict(tuner.settings)
         if tuner.kind == "IA3":
-            settings["feedforward_modules"] = [place for place in places if place == PLACES["fc2"]]
+            settings["feedforward_modules"] = [place for place in places if place in paths["fc2"]]
         if tuner.kind == "GLORA" and any(getattr(layer, "bias", None) is None for layer in layers):
             settings["config_D_E"] = "none"  # its scale of the bias would train nothing
         if self.config.r is not None:
@@ -77,6 +72,18 @@ class PEFT(Method):
             return int(tuner.ratio * self.config.r)
         alpha: float = self.config.alpha
         return int(alpha) if alpha.is_integer() else alpha
+
+
+def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
+    """Where all blocks together hold what each target names. Raises ValueError for a target that a block does not have."""
+    names = {module: name for name, module in backbone.blocks.named_modules()}
+    found: dict[str, list[str]] = {}
+    for block in backbone.blocks:
+        assert isinstance(block, TransformerBlock)
+        for target in sorted(targets):
+            own = [block.norms()[NORMS.index(target)]] if target in NORMS else block.projections(target)
+            found.setdefault(target, []).extend(names[getattr(owner, name)] for owner, name in own)
+    return found
 
 
 def _take_own_weights(layers: list[nn.Module]) -> None:

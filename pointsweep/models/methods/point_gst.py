@@ -102,7 +102,10 @@ class PointGST(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         for block in backbone.blocks:
-            assert isinstance(block, Block)
+            if not isinstance(block, Block):
+                raise ValueError(
+                    f"method: point_gst works between the branches of a block, which the layers of {backbone.config.name} do not show"
+                )
         self.adapters = nn.ModuleList(SpectralAdapter(width, self.config) for width in backbone.widths)
         backbone.norm.requires_grad_(False)
 

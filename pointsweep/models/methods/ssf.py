@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pointsweep.models.backbones.base import Attention, Backbone, Block
-from pointsweep.models.layers import drawn
+from pointsweep.models.backbones.base import Backbone, TransformerBlock
+from pointsweep.models.layers import Chain, drawn
 from pointsweep.models.methods.base import Method
 
 
@@ -35,7 +35,7 @@ class SSF(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         self.tokens = Shift(backbone.widths[0])
         for block in backbone.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             shift_outputs(block)
         shift_norm(backbone)
 
@@ -43,20 +43,15 @@ class SSF(Method):
         return self.tokens(tokens), None
 
 
-def shift_outputs(block: Block) -> None:
+def shift_outputs(block: TransformerBlock) -> None:
     """Put a scale and a shift behind every linear layer and norm of a block."""
-    attention, ffn = block.attn, block.ffn
-    assert isinstance(attention, Attention)
-    owners: tuple[tuple[nn.Module, tuple[str, ...]], ...] = (
-        (block, ("norm1", "norm2")),
-        (attention, ("q", "k", "v", "out")),
-        (ffn, ("0", "2")),
-    )
-    for owner, names in owners:
-        for name in names:
-            layer = getattr(owner, name)
-            width = layer.out_features if isinstance(layer, nn.Linear) else layer.normalized_shape[0]
-            setattr(owner, name, nn.Sequential(layer, Shift(width)))
+    places = block.norms()
+    for role in ("q", "k", "v", "out", "fc1", "fc2"):
+        places += block.projections(role)
+    for owner, name in places:
+        layer = getattr(owner, name)
+        width = layer.out_features if isinstance(layer, nn.Linear) else layer.weight.shape[0]
+        setattr(owner, name, Chain(layer, Shift(width)))
 
 
 def shift_norm(backbone: Backbone) -> None:

@@ -79,13 +79,15 @@ class SharedBackbone:
         model.weights_origin = self.origin
         model.change_per_block = self.change_per_block
         for index, (block, frozen) in enumerate(zip(model.backbone.blocks, self.whole.blocks, strict=True)):
-            assert isinstance(block, Block)
+            if not isinstance(block, Block):
+                _own_what_trains(block, frozen)
+                continue
             assert isinstance(frozen, Block)
             for order, name in enumerate(("attn", "ffn")):
                 _join((index, order), block, name, getattr(frozen, name))
         # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics and belongs to two parts, nor a
         # library's layers, which do not know it.
-        joins = config.method is not None and config.method.joins
+        joins = config.method is not None and config.method.joins and all(isinstance(block, Block) for block in self.whole.blocks)
         if joins and not config.train.compile and not official.program(config).trains_frozen_norms:
             _meet_in(model, config)
         return model
@@ -116,6 +118,14 @@ def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) ->
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             continue
         layer.forward = JoinedLinear((*place, number), layer, shared)  # type: ignore[method-assign,assignment]
+
+
+def _own_what_trains(block: nn.Module, frozen: nn.Module) -> None:
+    """Give a layer of a library, which members run one after the other, its own copy of a shared matrix that the method trains."""
+    shared = {id(layer.weight) for layer in frozen.modules() if isinstance(layer, nn.Linear)}
+    for layer in block.modules():
+        if isinstance(layer, nn.Linear) and id(layer.weight) in shared and layer.weight.requires_grad:
+            layer.weight = nn.Parameter(layer.weight.detach().clone())
 
 
 def _untouched(part: nn.Module, frozen: nn.Module) -> bool:

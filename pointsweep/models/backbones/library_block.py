@@ -1,0 +1,182 @@
+"""A layer of a library's transformer under the contract of a block; the layer itself runs as the library wrote it.
+
+What a method needs is put in from outside: hooks on the modules that `layer_roles` has found, and matrices that are plain ones.
+Letters: B clouds, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pointsweep.models.backbones.base import TransformerBlock
+from pointsweep.models.backbones.find_call import count_no_front
+from pointsweep.models.backbones.layer_call import LayerCall
+from pointsweep.models.backbones.layer_roles import LayerRoles, first
+from pointsweep.models.layers import DropPath
+
+
+class SplitLinear(nn.Module):
+    """A fused projection as its parts q, k and v, so that a method can reach each of them; the outputs in their old order."""
+
+    order: Tensor | None
+
+    def __init__(self, whole: nn.Linear, rows: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.parts = tuple(rows)
+        for name, own in rows.items():
+            part = nn.Linear(
+                whole.in_features, len(own), bias=whole.bias is not None, device=whole.weight.device, dtype=whole.weight.dtype
+            )
+            with torch.no_grad():
+                part.weight.copy_(whole.weight[own])
+                if whole.bias is not None:
+                    part.bias.copy_(whole.bias[own])
+            setattr(self, name, part)
+        stacked = torch.cat(list(rows.values()))
+        in_order = bool((stacked.diff() == 1).all())
+        self.register_buffer("order", None if in_order else stacked.argsort(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = torch.cat([getattr(self, name)(x) for name in self.parts], dim=-1)
+        return outputs if self.order is None else outputs.index_select(-1, self.order)
+
+
+def plain_linears(layer: nn.Module) -> None:
+    """Put torch's linear layers in the place of GPT-2's, whose matrices (in, out) lie the other way round."""
+    for owner in list(layer.modules()):
+        for name, module in list(owner.named_children()):
+            if type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d):
+                weight, bias = module.weight, module.bias
+                linear = nn.Linear(weight.shape[0], weight.shape[1], device="meta")  # type: ignore[index,arg-type]
+                linear.weight = nn.Parameter(weight.detach().t().contiguous())  # type: ignore[operator]
+                linear.bias = nn.Parameter(bias.detach().clone())  # type: ignore[operator]
+                setattr(owner, name, linear)
+
+
+def without_grid_biases(layer: nn.Module) -> None:
+    """Take biases out that are tied to the places of an image's patches (BEiT): our tokens are not on these places."""
+    for module in layer.modules():
+        if isinstance(getattr(module, "relative_position_bias", None), nn.Module):
+            module.relative_position_bias = None  # type: ignore[assignment]
+            module.has_relative_position_bias = False  # type: ignore[assignment]
+        if getattr(module, "relative_position_bias_table", None) is not None:
+            module.relative_position_bias_table = None  # type: ignore[assignment]
+
+
+def joined_biases(layer: nn.Module) -> None:
+    """Put the biases of queries and values, which BEiT and EVA keep beside their fused matrix, into it."""
+    for module in layer.modules():
+        whole, query, value = (getattr(module, name, None) for name in ("qkv", "q_bias", "v_bias"))
+        if isinstance(whole, nn.Linear) and isinstance(query, Tensor) and isinstance(value, Tensor):
+            key = getattr(module, "k_bias", None)
+            key = torch.zeros_like(query) if key is None else key.to(query.device)
+            whole.bias = nn.Parameter(torch.cat([query.detach(), key.detach(), value.detach()]))
+            for name in ("q_bias", "k_bias", "v_bias"):
+                setattr(module, name, None)
+
+
+def without_noise(layer: nn.Module) -> None:
+    """Turn the library's dropout off: it draws from torch's own generator, which no trial can set back."""
+    for module in layer.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if type(module).__name__ == "DropPath" and hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0  # type: ignore[assignment]
+
+
+def prepare(layer: nn.Module) -> None:
+    """Change what stands in the way of tokens and methods of ours, before a layer is looked at."""
+    plain_linears(layer)
+    joined_biases(layer)
+    without_grid_biases(layer)
+
+
+class LibraryBlock(TransformerBlock):
+    """One layer of a library. `variant`: which of several rotations it takes."""
+
+    def __init__(self, layer: nn.Module, roles: LayerRoles, call: LayerCall, rate: float, variant: int = 0) -> None:
+        super().__init__()
+        prepare(layer)
+        without_noise(layer)
+        for path, rows in roles.fused.items():
+            owner, name = _place(layer, path)
+            setattr(owner, name, SplitLinear(getattr(owner, name), rows))
+        if call.packed:
+            count_no_front(layer)
+        for module in layer.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = call.causal  # type: ignore[assignment]
+        self.layer, self.roles, self.call, self.variant = layer, roles, call, variant
+        self.post_norm = roles.post_norm
+        self.drop_path = DropPath(rate)
+
+    def projections(self, role: str) -> list[tuple[nn.Module, str]]:
+        paths = self.roles.projections.get(role, ())
+        if not paths:
+            known = ", ".join(name for name, there in self.roles.projections.items() if there) or "none"
+            raise ValueError(f"no projection {role} was found in a {type(self.layer).__name__}; found: {known}")
+        places = []
+        for path in paths:
+            split = path in self.roles.fused and role in self.roles.fused[path]
+            places.append((self.layer.get_submodule(path), role) if split else _place(self.layer, path))
+        return places
+
+    def norms(self) -> list[tuple[nn.Module, str]]:
+        return [_place(self.layer, path) for path in self.roles.norms if _has(self.layer, path)]
+
+    def attention(self) -> tuple[nn.Module, str]:
+        return self.projections("out")[0]
+
+    def forward(
+        self,
+        x: Tensor,
+        after_ffn: Callable[[Tensor, Tensor], Tensor],
+        bias: Any = None,
+        after_attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        if after_attention is not None:
+            raise ValueError("a library's layers do not show the stream between their branches")
+        inputs: list[Tensor] = []
+        calls = 0
+
+        def keep(module: nn.Module, args: Any) -> None:
+            inputs.append(args[0])
+
+        def change(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls != self.roles.branch_calls:
+                return output
+            shape = (*x.shape[:2], output.shape[-1])  # OPT's branch has its tokens in one row
+            changed = after_ffn(self.drop_path(output.view(shape)), inputs[-1].view(*x.shape[:2], -1))
+            return changed.view(output.shape)
+
+        handles = [
+            self.layer.get_submodule(self.roles.ffn_input).register_forward_pre_hook(keep),
+            self.layer.get_submodule(self.roles.branch).register_forward_hook(change),
+        ]
+        if self.drop_path.p > 0:
+            owner, name = self.attention()
+            handles.append(getattr(owner, name).register_forward_hook(lambda module, args, output: self.drop_path(output)))
+        try:
+            output = self.layer(x, **self.call.arguments(x, bias, self.variant))
+        finally:
+            for handle in handles:
+                handle.remove()
+        tokens: Tensor = first(output)
+        return tokens
+
+
+def _place(layer: nn.Module, path: str) -> tuple[nn.Module, str]:
+    owner, _, name = path.rpartition(".")
+    return layer.get_submodule(owner), name
+
+
+def _has(layer: nn.Module, path: str) -> bool:
+    """Whether a layer has a norm there: the first of ModernBERT has none in front of its attention."""
+    owner, name = _place(layer, path)
+    return getattr(getattr(owner, name, None), "weight", None) is not None
