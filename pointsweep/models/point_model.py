@@ -155,7 +155,7 @@ class PointModel(nn.Module):
             return SegmentationHead(config.head, widths, extra, categories, num_classes)
         if config.probes:
             return ProbeHead(config.head, backbone.prefix, num_classes)
-        return Head(config.head, backbone.dim, backbone.prefix, self.method, num_classes)
+        return Head(config.head, backbone.dim, backbone.prefix, self.method, num_classes, backbone.blind_class_token)
 
     def _take_class_token(self, backbone: Backbone, std: float) -> None:
         """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pointsweep.config import registry
-from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
+from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig, LibraryBackboneConfig
 from pointsweep.config.parts import TrainConfig
 from pointsweep.config.schema import MODEL_PARTS, TrialConfig
 from pointsweep.errors import Finding
@@ -53,7 +55,8 @@ def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> l
         else:
             probed.append((arm, probe(arm.config)))
     found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters)]
-    found += _near_identities([arm for arm in arms if model_key(arm.config) not in broken])
+    running = [arm for arm in arms if model_key(arm.config) not in broken]
+    found += [*_near_identities(running), *_models_by_name(running)]
     return sorted(found, key=lambda finding: not finding.refuses)
 
 
@@ -202,6 +205,23 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
             f"tokens by {change:.1%}: close to an identity, so a comparison with it is one with no transformer; "
             "weights: shuffled keeps the scales of the pretrained tensors",
         )
+
+
+def _models_by_name(arms: Sequence[Arm]) -> Iterator[Finding]:
+    """What was found of models that a file names: their modality, width, blocks, causality and positions, each once."""
+    by_model: dict[str, list[str]] = {}
+    for arm in arms:
+        if isinstance(arm.config.backbone, LibraryBackboneConfig):
+            by_model.setdefault(_described(arm.config.backbone), []).extend(arm.cells)
+    for said, cells in by_model.items():
+        yield Finding(False, f"{Arm(arms[0].config, tuple(cells)).name}: {said}")
+
+
+@functools.lru_cache(maxsize=64)
+def _described(backbone: BackboneConfig) -> str:
+    with torch.device("meta"):
+        built: Backbone = registry.load("backbones", backbone.name)(backbone)
+    return built.describe()
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from torch import nn
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data import facts
 from pointsweep.data.dataset import Dataset
-from pointsweep.models.point_model import NEAR_IDENTITY, count_parameters
+from pointsweep.models.point_model import NEAR_IDENTITY, PointModel, count_parameters
 from pointsweep.results.events import Event, device_s
 from pointsweep.results.plugin_origin import plugin_origin
 from pointsweep.results.records import Record
@@ -105,11 +105,16 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
         return ()
     if config.backbone.num_blocks == 0:
         return (NO_BLOCKS,)
+    own = model.backbone.marks() if isinstance(model, PointModel) and _uses_own_positions(config) else ()
     frozen = config.method.name != "full" and not config.backbone.stand_in
     change = getattr(model, "change_per_block", None)
     if frozen and change is not None and change < NEAR_IDENTITY:
-        return (f"frozen blocks close to an identity (a change of less than {NEAR_IDENTITY * 100:.0f} % a block)",)
-    return ()
+        return (*own, f"frozen blocks close to an identity (a change of less than {NEAR_IDENTITY * 100:.0f} % a block)")
+    return own
+
+
+def _uses_own_positions(config: TrialConfig) -> bool:
+    return config.positions is not None and config.positions.kind == "virtual"
 
 
 def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str, ...]:

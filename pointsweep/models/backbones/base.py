@@ -370,7 +370,7 @@ class Backbone(nn.Module):
         return sum(changes) / len(changes)
 
     def flat_parameters(self, prefix: str = "") -> list[str]:
-        """Return names of parameters of a library's layers whose gradient is zero by construction; those of ours are known by name."""
+        """Return names of parameters in a library's layers whose gradient is zero by construction."""
         return []
 
     @classmethod

@@ -246,15 +246,21 @@ class LibraryBackbone(Backbone):
         return () if self.has_table or self.attention_positions else (NO_POSITIONS,)
 
     def flat_parameters(self, prefix: str = "") -> list[str]:
-        """Also biases of what a layer does with positions, where it has none: they are the same for every pair of tokens."""
-        found = super().flat_parameters(prefix)
-        if self.anatomy.call.positions == UNPLACED:
-            paths = [path for paths in self.anatomy.roles.projections.values() for path in paths]
-            known = tuple(f".layer.{path}." for path in (*paths, *self.anatomy.roles.norms))
-            found += [
-                f"{prefix}{name}" for name, _ in self.named_parameters()
-                if name.startswith("blocks.") and name.endswith(".bias") and not any(path in name for path in known)
-            ]  # fmt: skip
+        """Return names of biases whose gradient is zero by construction: what is added to every key changes no softmax.
+
+        So do biases of what a layer does with positions, where it has none: they are the same for every pair of tokens.
+        """
+        roles = self.anatomy.roles
+        keys = [f".layer.{path}.k." if path in roles.fused else f".layer.{path}." for path in roles.projections["k"]]
+        known = [f".layer.{path}." for paths in roles.projections.values() for path in (*paths, *roles.norms)]
+        found = []
+        for name, _ in self.named_parameters():
+            if not name.startswith("blocks.") or not name.endswith(("bias", "shift")):
+                continue
+            of_keys = any(path in name for path in keys)
+            of_positions = self.anatomy.call.positions == UNPLACED and not any(path in name for path in known)
+            if of_keys or of_positions:
+                found.append(f"{prefix}{name}")
         return found
 
     def describe(self) -> str:

@@ -111,13 +111,15 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
 
 
 def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: bool) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     cached = _cached(repository, name, config.revision)
     if cached is not None:
         return cached
     try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
         if fetch:
             return Path(hf_hub_download(repository, name, revision=config.revision))
         _names_on_hub(config, repository)

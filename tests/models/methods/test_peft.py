@@ -14,9 +14,20 @@ from pointsweep.config.methods import PEFTConfig
 from pointsweep.config.peft_tuners import REFUSED, TUNERS
 from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.models.backbones.timm_import import declare_torchvision_operators
-from pointsweep.models.methods.peft import PLACES
 from pointsweep.models.point_model import build, count_parameters, load_trained_state, trained_state
 from tests.training.test_pack import assert_same, config, run
+
+# Where a block of ours holds what a target names.
+PLACES = {
+    "q": "attn.q",
+    "k": "attn.k",
+    "v": "attn.v",
+    "out": "attn.out",
+    "fc1": "ffn.0",
+    "fc2": "ffn.2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+}
 
 declare_torchvision_operators()
 peft = pytest.importorskip("peft")
@@ -183,7 +194,7 @@ def test_what_cannot_be_is_refused_by_name(fields, path, text):
 
 
 def test_a_size_that_does_not_fit_the_layer_is_said_in_one_line():
-    with pytest.raises(ValueError, match="method: peft's c3a cannot be put into attn.q, attn.v of tiny: .*factor of the input size"):
+    with pytest.raises(ValueError, match="method: peft's c3a cannot be put into q, v of tiny: .*factor of the input size"):
         model("c3a", r=7)
 
 
