@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
@@ -131,6 +131,9 @@ class Config(BaseModel):
     @functools.cached_property
     def _canonical_json(self) -> str:
         """Sorted, compact JSON of what a key is made of. Parts that several trials share are written once."""
+        return self._json_of_key()
+
+    def _json_of_key(self) -> str:
         entries = [f'"{name}":{text}' for name, text in sorted(self.canonical().items())]
         return "{" + ",".join(entries) + "}"
 
@@ -148,9 +151,12 @@ class Config(BaseModel):
             node["revision"] = json.dumps(self.code_revision)
         return node
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars; `validation.trial_from_dict` is its inverse for trials."""
-        return {name: _plain(value) for name, value in self}
+    def to_dict(self, only: Collection[str] | None = None) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars; `validation.trial_from_dict` is its inverse for trials.
+
+        `only`: of these fields.
+        """
+        return {name: _plain(value) for name, value in self if only is None or name in only}
 
 
 _ALWAYS = object()

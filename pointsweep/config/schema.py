@@ -101,7 +101,8 @@ class TrialConfig(Config):
 
     @functools.cached_property
     def _key(self) -> str:  # asked for again and again by whoever handles thousands of trials
-        return hashlib.sha256(self._canonical_json.encode()).hexdigest()[:16]
+        # The text itself is not kept: with thousands of trials it is most of the memory.
+        return hashlib.sha256(self._json_of_key().encode()).hexdigest()[:16]
 
     def canonical(self) -> dict[str, str]:
         node = super().canonical()

@@ -6,6 +6,9 @@ of parts, which the cells of a sweep share, so that a key costs a few look-ups. 
 
 from __future__ import annotations
 
+import functools
+import json
+
 from pointsweep.config.base import Config, canonical_json
 from pointsweep.config.schema import TrialConfig
 
@@ -29,10 +32,14 @@ def training_key(config: TrialConfig) -> Key:
 
 def _parts(config: TrialConfig) -> Key:
     parts = config.network, config.tokenizer, config.positions, config.method, config.head
-    backbone: Key = ()
-    if config.backbone is not None:
-        backbone = tuple(field for field in config.backbone if field[0] not in OF_WEIGHTS)
-    return (*map(_json, parts), backbone)
+    return (*map(_json, parts), _without_weights(_json(config.backbone)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _without_weights(backbone: str) -> str:
+    """Return the canonical JSON of a backbone without the fields that choose its weights."""
+    fields = json.loads(backbone) if backbone else {}
+    return json.dumps({name: value for name, value in fields.items() if name not in OF_WEIGHTS})
 
 
 def _json(part: Config | None) -> str:

@@ -36,6 +36,7 @@ from pointsweep.sweep.published import mismatch
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.provenance import cpu_flags
 
+WORTH_A_LISTING = 200  # trials: from here on the store is listed before any folder is looked at
 STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
 
 
@@ -257,9 +258,14 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
     states: dict[str, str] = {}
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
-    for trial in sweep.trials():
+    trials = sweep.trials()
+    begun = _begun(store) if len(trials) >= WORTH_A_LISTING else None
+    for trial in trials:
         key = trial.config.key()
         if key in states:
+            continue
+        if begun is not None and key not in begun:
+            states[key] = "new"
             continue
         try:
             record = read_record(store, key)
@@ -278,6 +284,13 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
         records = {key: record for key, record in records.items() if key in asked}
         damaged = {key: problem for key, problem in damaged.items() if key in asked}
     return states, records, damaged
+
+
+def _begun(store: Store) -> set[str] | None:
+    """Return the keys of all trials that have a folder in a store on a disk; None for another store, where a listing takes long."""
+    if folder_of(store) is None:
+        return None
+    return {name.removesuffix("/") for name in store.list("trials")}
 
 
 def _changed_beside(record: Record, store: Store) -> str:
@@ -308,14 +321,15 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
     from pointsweep.planning import audit, dry_run
 
     arms: dict[Key, _Cells] = {}
-    trained: list[dry_run.Arm] = []
+    trained: list[tuple[Key, dry_run.Arm]] = []
     counts: dict[str, Mapping[str, int]] = {}
     for cell in sweep.cells:
         if not cell.trials:
             continue
         first = cell.trials[0]
         name = sweep.cell_name(cell)
-        key = (model_key(first), "" if first.backbone is None else canonical_json(first.backbone))
+        model = model_key(first)
+        key = (model, "" if first.backbone is None else canonical_json(first.backbone))
         if key not in arms:
             arms[key] = _Cells(audit.arm_of(first))
         arm = arms[key]
@@ -324,11 +338,11 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
             arm.published.append(cell.published)
         if first.key() in parameters:
             counts[arm.config.key()] = parameters[first.key()]
-        trained.append(dry_run.Arm(first, name))
+        trained.append((model, dry_run.Arm(first, name)))
     audited = [audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)) for arm in arms.values()]
     found = audit.audit(audited, counts)
     runs = {model_key(arm.config): audit.runs(arm.config) for arm in audited}
-    found += dry_run.dry_run([arm for arm in trained if runs[model_key(arm.config)]])
+    found += dry_run.dry_run([arm for model, arm in trained if runs[model]])
     return tuple(sorted(found, key=lambda finding: not finding.refuses))
 
 

@@ -129,20 +129,21 @@ class LabelAudit:
 
     def compare(self, entries: Sequence[Entry], settings: Settings, config: TrialConfig) -> None:
         """Compare what a cell's labels say with the trial that was made of it."""
-        data = config.to_dict()
-        for entry in entries:
-            for key, value in conditions.flat(entry.settings).items():
-                found = conditions.lookup(data, key)
-                if found == (list(value) if isinstance(value, tuple) else value):
+        said = [(entry, key, value) for entry in entries for key, value in conditions.flat(entry.settings).items()]
+        parts = {key.partition(".")[0] for _, key, _ in said}
+        data = config.to_dict(only={"network", *parts})
+        for entry, key, value in said:
+            found = conditions.lookup(data, key)
+            if found == (list(value) if isinstance(value, tuple) else value):
+                continue
+            if self.reader.profile == "smoke":
+                self._replaced[key.removesuffix(".name")] = None
+            else:
+                place = entry.place(key)
+                if self._is_clash(place):
                     continue
-                if self.reader.profile == "smoke":
-                    self._replaced[key.removesuffix(".name")] = None
-                else:
-                    place = entry.place(key)
-                    if self._is_clash(place):
-                        continue
-                    text = f"says {value!r}, the trial would have {found!r}"
-                    self.reader.own.append(Problem(place.path, text, place.line))
+                text = f"says {value!r}, the trial would have {found!r}"
+                self.reader.own.append(Problem(place.path, text, place.line))
 
     # Keys that are set twice
 

@@ -314,7 +314,8 @@ class Reader:
                 parts["dataset"] = dataset_of_seed(parts["dataset"], first_seed)
             self.readable.append(ReadableCell(name, parts))
             return Cell(row[0], column[0], ())
-        first = with_seed(config, first_seed)
+        trials = tuple(with_seed(config, seed) for seed in seeds)
+        first = trials[0] if trials else with_seed(config, first_seed)
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
@@ -328,7 +329,7 @@ class Reader:
             if of_predictions:
                 has += f"; from predictions: {', '.join(of_predictions)}"
             self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, {has}")
-        return Cell(row[0], column[0], tuple(with_seed(config, seed) for seed in seeds), None, published)
+        return Cell(row[0], column[0], trials, None, published)
 
     def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:
         """The trial of a cell's settings, with the profile and the overrides above them, and what is wrong with it."""
