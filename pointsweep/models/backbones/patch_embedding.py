@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class PatchEmbedding(nn.Module):
     """Groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's maximum beside each point, two layers, maximum.
 
-    While it is frozen its batch norms keep the checkpoint's statistics, in training too. `trains_norms`: they take the batch's
-    statistics in training and move their own, as in the released programs (T46).
+    While two layers are frozen their batch norm keeps the checkpoint's statistics, in training too. `trains_norms`: the norms
+    take the batch's statistics in training and move their own, as in the released programs (T46).
     """
 
     trains_norms = False
@@ -28,8 +28,12 @@ class PatchEmbedding(nn.Module):
         self.second_conv = _two_layers(2 * first[2], *second)
 
     def train(self, mode: bool = True) -> PatchEmbedding:
-        trains = self.trains_norms or any(p.requires_grad for p in self.parameters())
-        return super().train(mode and trains)
+        parts = (self.first_conv, self.second_conv)
+        trains = [self.trains_norms or any(p.requires_grad for p in part.parameters()) for part in parts]
+        super().train(mode and any(trains))
+        for part, part_trains in zip(parts, trains, strict=True):
+            part.train(mode and part_trains)
+        return self
 
     def keep_statistics(self, kept: bool = True) -> None:
         """Say whether the statistics stay the checkpoint's while the embedding is frozen."""

@@ -8,7 +8,8 @@ The three are the same for all blocks, and start from truncated normals of 0.02.
 of the points' tokens and the mean of the prompts. Trained beside them: the MLP of positions, and the first layers of the
 embedding; the final norm is frozen (inferred: the program leaves that to its reader, and with these the count is the 1.04M
 that papers print). Here a prompt's encoding is added before every block, as the program does, whatever
-`positions.injection` says; the program's head has GELU in the place of ReLU.
+`positions.injection` says; the embedding's second norm, which is frozen, keeps the checkpoint's statistics (there: they
+move); the program's head has GELU in the place of ReLU.
 Letters: B clouds, N tokens, C channels, S prompts, K points of a group.
 """
 
@@ -56,9 +57,6 @@ class PPT(Method):
         self.on_prompts = _bottleneck(backbone.dim, width)
         self.beside = _bottleneck(backbone.dim, width)
         self.stem.patches[0].first_conv.requires_grad_(True)  # type: ignore[union-attr]
-        for layer in self.stem.places[0].modules():
-            if isinstance(layer, nn.Linear):  # members of a pack have frozen matrices in common: from here on it is the trial's own
-                layer.weight = nn.Parameter(layer.weight.detach().clone())
         self.stem.places[0].requires_grad_(True)
         backbone.norm.requires_grad_(False)
 

@@ -94,12 +94,12 @@ class SharedBackbone:
 
 
 def _share(own: Backbone, whole: Backbone) -> None:
-    """Give `own` the matrices of `whole` themselves and copies of all else, which is small and may be thawed."""
+    """Give `own` the matrices of the blocks of `whole` themselves and copies of all else, which is small and may be thawed."""
     theirs = dict(whole.named_modules())
     own.to(next(whole.parameters()).device)
     own.load_state_dict(whole.state_dict())
     for name, module in own.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and name.startswith("blocks."):
             module.weight = theirs[name].weight  # type: ignore[assignment]
 
 

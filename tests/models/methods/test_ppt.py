@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pointsweep.cli.run import main
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.point_model import build, count_parameters
 from tests.models.methods.test_published_counts import MAE
@@ -80,3 +81,23 @@ def test_members_of_a_pack_train_encodings_of_their_own(tmp_path):
     configs = [config(method, "3d"), config(method, "3d", seed=1), config("head_only", "3d", seed=2)]
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         assert_same(alone, packed)
+
+
+SWEEP = """
+name: newer
+base:
+  dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 24, test_limit: 12}
+  tokenizer: {name: patch, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 3d}
+  positions: {injection: each_block}
+  train: {epochs: 1, batch_size: 8, warmup_epochs: 0}
+rows: {method: [ppt, point_gst, ssf, dora, ia3]}
+seeds: 1
+"""
+
+
+def test_the_newer_methods_pass_the_audit_of_a_plan(tmp_path, capsys):
+    """Which looks at frozen statistics, thawed tensors, starts and steps of every arm."""
+    (tmp_path / "newer.yaml").write_text(SWEEP)
+    arguments = ["--plan", "--inline", "--tracking-uri", "none", "--store", str(tmp_path / "store")]
+    assert main([str(tmp_path / "newer.yaml"), *arguments]) == 0, capsys.readouterr().err
