@@ -16,11 +16,12 @@ import typer
 from pointsweep.cli.command import Program, Version
 from pointsweep.errors import BadStore, StoreFailed
 from pointsweep.reporting import build as tables
+from pointsweep.reporting.cell_metrics import cell_metrics
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import FileStore
 from pointsweep.storage.stores import on_disk, open_store
 from pointsweep.tracking.mirroring import tracking_uri
-from pointsweep.tracking.mlflow_client import finish, prepare, reachable
+from pointsweep.tracking.mlflow_client import finish, prepare, publish, reachable
 from pointsweep.tracking.target import TrackerAway, TrialTags, uri_mistake
 from pointsweep.utils.cli_exit import BROKEN_OFF, INVALID
 from pointsweep.utils.masking import masked
@@ -90,9 +91,13 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
 
 def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     """Mirror one sweep with the trials that have begun; return their number. Raises TrackerAway and ValueError."""
-    layout, _, _ = tables.read(store, name)
+    layout, records, failures = tables.read(store, name)
     begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
-    finish(prepare(uri, store, layout), store, begun)
+    target = prepare(uri, store, layout)
+    missing = finish(target, store, begun)
+    publish(target, tables.files_of(store, name), cell_metrics(tables.build(layout, records, failures)))
+    if missing:
+        raise TrackerAway(f"MLflow at {masked(uri)} has all runs and metrics, but {missing}")
     return len(begun)
 
 

@@ -18,6 +18,7 @@ from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
 from pointsweep.planning.plan import Plan, look, make_plan
 from pointsweep.reporting import build as tables
+from pointsweep.reporting.cell_metrics import cell_metrics
 from pointsweep.reporting.formats.text import render_for
 from pointsweep.reporting.table import Table
 from pointsweep.results.events import read_failure_kind
@@ -88,7 +89,10 @@ def execute(plans: Sequence[Plan], store: Store, options: LaunchOptions, display
     with after_launch():
         for plan in plans:
             mirror_lines = mirrors[plan.sweep.name].lines()
-            conclusions.append(conclude(plan.sweep, store, mirror_lines, outcomes, options, display))
+            concluded = conclude(plan.sweep, store, mirror_lines, outcomes, options, display)
+            conclusions.append(concluded)
+            if plan.sweep.whole is None:
+                mirrors[plan.sweep.name].publish(tables.files_of(store, plan.sweep.name), cell_metrics(concluded.table))
     return conclusions
 
 

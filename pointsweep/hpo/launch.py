@@ -11,6 +11,8 @@ from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
 from pointsweep.execution.session import FAILED, Conclusion, conclude, execute, launch_all, places_of
 from pointsweep.planning.plan import Plan
+from pointsweep.reporting.build import files_of
+from pointsweep.reporting.cell_metrics import cell_metrics
 from pointsweep.reporting.stale import set_aside
 from pointsweep.results.record_index import trial_status
 from pointsweep.results.trial_dir import TrialFolder
@@ -93,6 +95,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, d
         ray_cluster.leave()
         mirror.layout = found.layout()
     concluded = conclude(found, store, mirror.lines(), (), options, display)
+    mirror.publish(files_of(store, found.name), cell_metrics(concluded.table))
     if tuning.failed():
         return Conclusion(concluded.table, max(concluded.code, FAILED))
     return concluded

@@ -333,6 +333,16 @@ def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None
     store.write(f"sweeps/{table.name}/report.html", report.encode())
 
 
+def files_of(store: Store, name: str) -> dict[str, bytes]:
+    """Return the files of a sweep that others want to see: its table in every format, report, file and layout."""
+    files = {}
+    for entry in store.list(f"sweeps/{name}"):
+        if entry.startswith("table.") or entry in ("report.html", "sweep.yaml"):
+            files[entry] = store.read(f"sweeps/{name}/{entry}")
+    files["layout.json"] = read_layout(store, name).to_json().encode()
+    return files
+
+
 def every_format(table: Table) -> dict[str, bytes]:
     """Return the table's files by name: table.txt, table.md and so on."""
     files = {}

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import Store
+from pointsweep.tracking.artifacts import artifact_mode
 from pointsweep.tracking.background import drain
-from pointsweep.tracking.mlflow_client import finish, prepare, require_usable
+from pointsweep.tracking.mlflow_client import finish, prepare, publish, require_usable
 from pointsweep.tracking.payload import runs_page
 from pointsweep.tracking.target import Target, TrackerAway, TrialTags, default_uri
 from pointsweep.utils.masking import masked
@@ -38,6 +39,7 @@ class Mirroring:
     target: Target | None = None
     problem: str = ""
     skipped: bool = False
+    files_problem: str = ""  # why files of trials are missing there, though their runs and metrics are there
     _file: tuple[int, int] | None = None
     _mirrored_experiment: str = ""
 
@@ -64,16 +66,32 @@ class Mirroring:
             self._require_same_file()
             # Once more: the experiment may have been deleted meanwhile, the database mended.
             self.target = prepare(self.uri, self.store, self.layout)
-            finish(self.target, self.store, self.places)
+            self.files_problem = finish(self.target, self.store, self.places)
             self._require_same_file()
-            self.store.write(self._mark, self._level())
+            if not self.files_problem:
+                self.store.write(self._mark, self._level())
         except TrackerAway as error:
             self.problem = str(error)
+
+    def publish(self, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+        """Send a sweep's table, report and file, and the numbers of its cells, where its trials were sent; else do nothing."""
+        if self.skipped or self.problem or self.target is None:
+            return
+        try:
+            publish(self.target, files, metrics)
+        except TrackerAway as error:
+            print(f"MLflow has no table and report of {self.layout.name}: {error}", file=sys.stderr, flush=True)
 
     def lines(self) -> list[str]:
         """Return what a launch says of MLflow at its end: where it is, or why it is behind and how that is mended."""
         if self.uri == "none":
             return []
+        if self.files_problem:
+            again = sync_command(self.store, self.uri)
+            return [*self._place(), f"         has all runs and metrics, but {self.files_problem}; then: {again}"]
+        return self._place()
+
+    def _place(self) -> list[str]:
         if self.problem:
             return [f"MLflow   is behind: {self.problem}; then: {sync_command(self.store, self.uri)}"]
         shown = shlex.quote(masked(self.uri))
@@ -111,7 +129,7 @@ class Mirroring:
         return json.dumps({**self._sent(), "experiment": self.experiment_id}).encode()
 
     def _sent(self) -> dict[str, object]:
-        return {"uri": masked(self.uri), "keys": sorted(self.places), "version": MIRROR_VERSION}
+        return {"uri": masked(self.uri), "keys": sorted(self.places), "version": MIRROR_VERSION, "files": artifact_mode()}
 
     def _is_level(self) -> bool:
         """Return whether everything has been sent to this MLflow, and its database, if it is a file, is still there."""

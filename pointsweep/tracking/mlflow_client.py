@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 
 from pointsweep.errors import BadRecord
 from pointsweep.results.events import Event, epochs_of
-from pointsweep.results.records import Layout, Record
+from pointsweep.results.records import HISTORY, PREDICTIONS, WEIGHTS, Layout, Record, from_json
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import read_folder
 from pointsweep.storage.base import FileStore, Store
 from pointsweep.storage.stores import folder_of
+from pointsweep.tracking.artifacts import SENT, artifact_mode, mark_of, send_sweep, send_trial
 from pointsweep.tracking.payload import (
     CHUNK,
     LAYOUT_DIGEST,
@@ -60,6 +61,7 @@ PATIENCE_S = 15.0  # after which no new attempt begins
 BATCH = 1000  # metrics in one call, MLflow's limit
 TAG_BATCH = 100  # tags in one call, MLflow's limit
 PYTHON = shlex.quote(sys.executable)
+MOST_REFUSED = 3  # trials whose files MLflow does not take, before no more are tried
 STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 
@@ -402,9 +404,13 @@ def _record_of(folder: TrialFolder) -> Record | None:
         return None
 
 
-def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
-    """End a sweep: send what is not there yet, and close the parent run. Raises TrackerAway."""
+def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> str:
+    """End a sweep: send what is not there yet, and close the parent run. Raises TrackerAway.
+
+    Return why some trials' files are not there, "" if they all are: runs and metrics do not depend on them.
+    """
     with tracker_errors(target.uri):
+        mode = artifact_mode()
         require_usable(target.uri)
         runs = Runs(target)
         _patiently(lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri), target.uri)
@@ -412,7 +418,40 @@ def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> None:
         for key, place in tags.items():
             if key not in done and (folder := read_folder(store, key)).events():
                 _patiently(functools.partial(sync_trial, runs, folder, place), target.uri)
+        problem = _send_artifacts(runs, store, tags, mode) if mode != "none" else ""
         _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"), target.uri)
+        return problem
+
+
+def _send_artifacts(runs: Runs, store: Store, tags: Mapping[str, TrialTags], mode: str) -> str:
+    """Send the files of finished trials that are not there yet; return why some are missing."""
+    missing: list[str] = []
+    reason = ""
+    for run in list(trial_runs(runs.target.uri, runs.target.experiment_id)):
+        key, text = run.data.tags["pointsweep.key"], joined(run.data.tags)
+        if key not in tags or not text:
+            continue
+        record = from_json(text)
+        if run.data.tags.get(SENT) == mark_of(record, mode):
+            continue
+        if len(missing) >= MOST_REFUSED:
+            missing.append(key)
+            continue
+        try:
+            folder = read_folder(store, key, HISTORY, PREDICTIONS, WEIGHTS)
+            send_trial(runs.client, (runs.target.experiment_id, run.info.run_id), folder, record, mode)
+        except Exception as error:  # each artifact store of MLflow raises its own; the end of the launch says it
+            missing.append(key)
+            words = " ".join(scrubbed(str(error), runs.target.uri).split())[:200]
+            reason = reason or f"{type(error).__name__}: {words}"
+    return f"{len(missing)} trials have no files there: {reason}" if missing else ""
+
+
+def publish(target: Target, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+    """Send a sweep's files and the numbers of its cells to its run. Raises TrackerAway."""
+    with tracker_errors(target.uri):
+        wanted = files if artifact_mode() != "none" else {}
+        send_sweep(connected(target.uri), target.parent_run_id, wanted, metrics)
 
 
 def _done(runs: Runs) -> set[str]:
