@@ -122,7 +122,7 @@ def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
     modality = backbone.get("modality") or getattr(named, "modality", None) or "1d"
     weights = backbone.get("weights")
     kind = f"-{weights}" if weights in DRAWN_WEIGHTS else ""
-    model = "".join(f" {backbone[field]}" for field in OF_A_MODEL if backbone.get(field))
+    model = "".join(f" {field} {backbone[field]}" for field in OF_A_MODEL if backbone.get(field) not in (None, ""))
     made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{model}{kind}"}
     if kind and "weights_seed" in backbone:
         made["weights_seed"] = backbone["weights_seed"]

@@ -272,6 +272,7 @@ NUMBERS = {
     "point_peft_prompts": 60,
     "point_peft_tuning": 21,
     "appt_parts": 81,
+    "any_modality": 180,
 }
 
 

@@ -267,3 +267,23 @@ def test_members_warm_up_by_steps_as_they_do_alone(tmp_path, double):
     configs = [config("lora", seed=seed, lr=lr, warmup_epochs=10, warmup_fraction=0.4) for seed, lr in ((0, 2e-3), (1, 5e-3))]
     for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
         assert_same(alone, packed)
+
+
+NAMED = {
+    "llama": {"name": "transformers", "model_type": "llama", "sizes": ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "num_key_value_heads=2", "intermediate_size=64"]},
+    "dinov2": {"name": "timm", "model": "vit_small_patch14_dinov2", "image_size": 56, "sizes": ["depth=2", "embed_dim=32", "num_heads=4"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_members_over_a_model_by_name_give_bit_for_bit_what_they_give_alone(tmp_path, name):
+    """They share its frozen matrices, and run one after the other."""
+    given = dict(NAMED[name], weights="random")
+    named = registry.config_class("backbones", given["name"]).model_validate(given)
+    methods = [{"name": "lora", "targets": ["q", "v", "fc2"]}, {"name": "dapt", "bottleneck": 4}, "any2point"]
+    configs = [config(method, seed=seed, epochs=2).replace(backbone=named) for seed, method in enumerate(methods)]
+    assert len({shared_part(one) for one in configs}) == 1
+    for alone, packed in zip(run(configs, tmp_path / "a", False), run(configs, tmp_path / "b", True), strict=True):
+        assert alone.failure() is None, alone.failure()
+        assert (alone.path / "weights.safetensors").read_bytes() == (packed.path / "weights.safetensors").read_bytes()
+        assert [e["metrics"] for e in alone.epochs()] == [e["metrics"] for e in packed.epochs()]

@@ -83,6 +83,25 @@ def test_a_resumed_trial_gives_the_same_bits_as_an_undisturbed_one(tmp_path, met
         assert TrialFolder(path).attempts() == 2
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"name": "transformers", "model_type": "gpt2", "sizes": ["n_embd=32", "n_layer=2", "n_head=4"]},
+        {"name": "timm", "model": "eva02_tiny_patch14_224", "image_size": 56, "sizes": ["depth=2", "embed_dim=32", "num_heads=4"]},
+    ],
+    ids=["gpt2", "eva02"],
+)
+def test_a_resumed_trial_over_a_model_by_name_gives_the_same_bits_as_an_undisturbed_one(tmp_path, backbone):
+    """The libraries' own dropout, whose noise no trial can set back, is off."""
+    given = registry.config_class("backbones", backbone["name"]).model_validate(backbone | {"weights": "random"})
+    one = config("any2point", "1d").replace(backbone=given)
+    run(one, TrialFolder(tmp_path / "whole"))
+    run(one, TrialFolder(tmp_path / "cut"), stop_after=2)
+    run(one, TrialFolder(tmp_path / "cut"))
+    assert outcome(TrialFolder(tmp_path / "cut")) == outcome(TrialFolder(tmp_path / "whole"))
+    assert "sha256" not in TrialFolder(tmp_path / "cut").record().weights_origin
+
+
 def test_another_seed_gives_other_numbers(tmp_path):
     for seed in (0, 1):
         run(config(seed=seed), TrialFolder(tmp_path / str(seed)))

@@ -138,6 +138,17 @@ def test_a_section_that_makes_no_sense_is_refused_when_it_is_read(fields, messag
         config(**fields)
 
 
+def test_a_large_vocabulary_with_its_padding_at_the_end_is_no_obstacle():
+    """As ModernBERT's and many language models'; the copy that is looked at has few words."""
+    sizes = [
+        f"{key}={json.dumps(value)}"
+        for key, value in BY_NAME["modernbert"].sizes.items()
+        if key not in ("vocab_size", "pad_token_id")
+    ]
+    made, _ = make(model_type="modernbert", weights="random", sizes=[*sizes, "vocab_size=5000", "pad_token_id=4999"])
+    assert made.attention_positions == "rotary"
+
+
 def test_towers_of_a_model_are_taken_by_name():
     sizes = [f"{key}={json.dumps(value)}" for key, value in BY_NAME["clip_vision_model"].sizes.items()]
     made, _ = make(model_type="clip", tower="vision", weights="random", sizes=sizes)
