@@ -19,7 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, Version
+from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Version
+from pointsweep.config.plugins import Source, adopt
 from pointsweep.errors import ConfigError, Unfit
 from pointsweep.execution import ray_cluster
 from pointsweep.storage import remote_lease
@@ -50,6 +51,7 @@ class Wanted:
     store: str
     tracking_uri: str
     trials: tuple[Mapping[str, Any], ...] = ()  # one config of each data set and backbone of a sweep
+    plugins: tuple[Source, ...] = ()  # of the sweep
 
 
 def look(wanted: Wanted) -> list[Finding]:
@@ -127,6 +129,7 @@ def _data(wanted: Wanted) -> list[Finding]:
     found = [Finding("data root", root or "not set", "" if there else "set POINTSWEEP_DATA on this node to the folder of the data")]
     if not wanted.trials:
         return found if root else []
+    adopt(wanted.plugins)
     inputs = needed([trial_from_dict(trial) for trial in wanted.trials], fetch=False)
     lacking = [*inputs.missing, *inputs.to_fetch]
     if not lacking:
@@ -170,7 +173,7 @@ def _timed_look(wanted: Wanted) -> tuple[float, list[Finding]]:
     return time.time(), look(wanted)
 
 
-def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> Wanted:
+def wanted_by(file: str | None, store: str | None, tracking_uri: str | None, allow_plugins: bool = False) -> Wanted:
     """Return what a sweep needs; without a file, what every sweep needs. Raises ConfigError."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     url = open_store(store).url
@@ -178,8 +181,9 @@ def wanted_by(file: str | None, store: str | None, tracking_uri: str | None) -> 
         return Wanted(url, uri)
     from pointsweep.sweep.sweep import load
 
-    arms = {(str(trial.config.dataset), str(trial.config.backbone)): trial.config.to_dict() for trial in load(file).trials()}
-    return Wanted(url, uri, tuple(arms.values()))
+    loaded = load(file, allow_plugins=allow_plugins)
+    arms = {(str(trial.config.dataset), str(trial.config.backbone)): trial.config.to_dict() for trial in loaded.trials()}
+    return Wanted(url, uri, tuple(arms.values()), loaded.plugins)
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ class DoctorOptions:
     address: str | None = None
     store: str | None = None
     tracking_uri: str | None = None
+    allow_plugins: bool = False
 
 
 def doctor(
@@ -206,13 +211,14 @@ def doctor(
         str | None,
         typer.Option("--tracking-uri", metavar="URI", help="MLflow server (default: $MLFLOW_TRACKING_URI; else not looked for)"),
     ] = None,
+    allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
     """Look at every node of a cluster before a long sweep.
 
     exit codes: 0 all is well, 1 something must be mended, 2 there is no cluster
     """
-    return report(DoctorOptions(sweep, address, store, tracking_uri))
+    return report(DoctorOptions(sweep, address, store, tracking_uri, allow_plugins))
 
 
 main = Program("doctor", doctor, examples=("", "any2point_table1 --address 10.0.0.1:6379"))
@@ -223,7 +229,7 @@ def report(options: DoctorOptions) -> int:
     if options.address:
         os.environ["RAY_ADDRESS"] = options.address
     try:
-        reports = examine(wanted_by(options.sweep, options.store, options.tracking_uri))
+        reports = examine(wanted_by(options.sweep, options.store, options.tracking_uri, options.allow_plugins))
     except (ConfigError, Unfit, ConnectionError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2

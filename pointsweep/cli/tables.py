@@ -85,7 +85,7 @@ class TablesOptions:
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", metavar="M", help="metric shown, such as balanced_accuracy or val/accuracy (default: the file's)"),
+    typer.Option("--metric", metavar="M", help="macro_f1, val/accuracy, ... (default: the file's)"),
 ]
 ProtocolOption = Annotated[
     str | None,
@@ -121,7 +121,7 @@ def tables(
     ] = DEFAULTS.mark,
     drop: Annotated[
         list[str] | None,
-        typer.Option("--drop", metavar="NAME", help="leave out a column, or params, paper, ... of all; again for more"),
+        typer.Option("--drop", metavar="NAME", help="leave out a column, or params, paper; again for more"),
     ] = None,
     no_notes: Annotated[bool, typer.Option("--no-notes", help="leave out the notes under the table")] = False,
     label: Annotated[str, typer.Option("--label", metavar="NAME", help="LaTeX's label (default: tab:SWEEP)", parser=read_label)] = "",
@@ -138,7 +138,7 @@ def tables(
     ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option("--bundle", metavar="FILE", help="write table, configs, predictions and checksums into one file"),
+        typer.Option("--bundle", metavar="FILE", help="write the table and all that stands behind it"),
     ] = None,
     allow_plugins: AllowPluginsOption = False,
     version: Version = False,

@@ -250,7 +250,8 @@ def summary(file: str, data: bytes, found: Contents) -> str:
     if unread:
         lines.append(f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it are not compared")
     if found.same_code:
-        lines.append("keys, parameter counts and the table in every format: made anew by the same code, and equal")
+        others = "keys and parameter counts of the other trials, and the table" if unread else "keys, parameter counts and the table"
+        lines.append(f"{others} in every format: made anew by the same code, and equal")
     else:
         lines.append(f"made by other code (tree {found.tree}, here {tree_digest()}): keys, parameter counts and wording not compared")
     return "\n".join([*lines, "verified"])

@@ -401,6 +401,12 @@ def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]
 # Digests
 
 
+def plugin_of(kind: str, name: str) -> Source | None:
+    """Return the plug-in that a component came from; None for ours and for those of installed packages."""
+    source = _active.get(registry.source_of(kind, name))
+    return source if source is not None and not source.is_installed else None
+
+
 def digest_of(name: str) -> str:
     """Return the digest of the code that a top-level module of somebody else's has in this process."""
     source = _active.get(name)

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter
 from pointsweep.config import backbones, contract, datasets, methods, networks, tokenizers
 from pointsweep.config.base import NamedConfig
 from pointsweep.errors import PluginError
+from pointsweep.utils import entry_points
 
 KINDS = ("datasets", "tokenizers", "backbones", "methods", "networks")
 
@@ -107,9 +108,7 @@ def discover(kind: str, name: str) -> bool:
 
     Raises PluginError where there is one that cannot be used.
     """
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group=f"pointsweep.{kind}", name=name):
+    for point in entry_points.offered(kind, name):
         try:
             found = point.load()
         except Exception as error:  # whatever another package's import raises: said with its words
@@ -124,9 +123,7 @@ def discover(kind: str, name: str) -> bool:
 
 def offered(kind: str) -> list[str]:
     """Return all names of a kind: the registered ones and those that installed packages offer, sorted."""
-    from importlib.metadata import entry_points
-
-    return sorted({*_REGISTERED[kind], *entry_points(group=f"pointsweep.{kind}").names})
+    return sorted({*_REGISTERED[kind], *(point.name for point in entry_points.offered(kind))})
 
 
 def names(kind: str) -> list[str]:

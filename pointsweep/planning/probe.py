@@ -33,7 +33,9 @@ SMALL: dict[str, Any] = {
 # to all channels is taken out by each norm. Rounding alone decides whether such a gradient is exactly zero.
 WITHOUT_GRADIENT = ("k.bias", "k.1.shift", "method.mix.bias")
 PLACE = 0.01  # of its own movement: what another place in the batch may do to a cloud's logits, by rounding
-LOOKS = 4  # at the gradients of parts of tensors: what a first look finds without one, another may reach
+# At the gradients of parts of tensors: what a first look finds without one, another may reach. A ReLU behind what is pooled over a
+# cloud is shut for all clouds of a look, half of the time; looks end as soon as every part is reached.
+LOOKS = 16
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pointsweep.errors import PluginError
+from pointsweep.utils import entry_points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,9 +111,7 @@ def register(metric: Metric, place: str) -> None:
 
 def discover(name: str) -> bool:
     """Register the metric of this name that an installed package offers; tell whether there is one. Raises PluginError."""
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group="pointsweep.metrics", name=name):
+    for point in entry_points.offered("metrics", name):
         try:
             found = point.load()
         except Exception as error:  # whatever another package's import raises: said with its words

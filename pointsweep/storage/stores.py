@@ -2,7 +2,8 @@
 
 A store is a folder that every node sees (`FileStore`), or lies on a server (`RemoteStore`: S3). No other package asks which
 one it has by its class: `folder_of` and `remote_of` say it. A further store is a file with a class that implements
-`RemoteStore`, and a line in `SCHEMES`; the contract tests run over every scheme.
+`RemoteStore`, and a line in `SCHEMES`; the contract tests run over every scheme. An installed package offers one by an entry
+point of the group `pointsweep.stores`, called as its scheme.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import cast
 
 from pointsweep.errors import BadStore
 from pointsweep.storage.base import FileStore, RemoteStore, Store, path_problem
+from pointsweep.utils import entry_points
 
 # The scheme of an address, and the class that is called with the address.
 SCHEMES = {"s3": "pointsweep.storage.s3:S3Store"}
@@ -28,7 +30,16 @@ def register(scheme: str, target: str) -> None:
 
 def is_address(text: str | None) -> bool:
     """Return whether a text is the address of something on a server, s3://bucket/prefix for example, and no path."""
-    return bool(text) and str(text).partition("://")[0] in SCHEMES and "://" in str(text)
+    scheme, found, _ = str(text or "").partition("://")
+    return bool(found) and (scheme in SCHEMES or _discover(scheme))
+
+
+def _discover(scheme: str) -> bool:
+    """Register the kind of store that an installed package offers for a scheme; tell whether there is one."""
+    for point in entry_points.offered("stores", scheme):
+        register(scheme, point.value)
+        return True
+    return False
 
 
 def open_store(url: str | None = None) -> Store:

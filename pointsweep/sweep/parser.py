@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep.config import scalars
-from pointsweep.config.plugins import Source
-from pointsweep.config.schema import TrialConfig, dataset_of_seed, with_seed
+from pointsweep.config.plugins import Source, plugin_of
+from pointsweep.config.schema import PARTS, TrialConfig, dataset_of_seed, with_seed
 from pointsweep.config.validation import KnownParts, check_trial, sound_parts
 from pointsweep.errors import ConfigError, Problem, unknown
 from pointsweep.results.metrics import DEFAULT, of_dataset, table_metrics
@@ -314,6 +314,7 @@ class Reader:
                 parts["dataset"] = dataset_of_seed(parts["dataset"], first_seed)
             self.readable.append(ReadableCell(name, parts))
             return Cell(row[0], column[0], ())
+        self._refuse_unlisted(config)
         trials = tuple(with_seed(config, seed) for seed in seeds)
         first = trials[0] if trials else with_seed(config, first_seed)
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
@@ -330,6 +331,16 @@ class Reader:
                 has += f"; from predictions: {', '.join(of_predictions)}"
             self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, {has}")
         return Cell(row[0], column[0], trials, None, published)
+
+    def _refuse_unlisted(self, config: TrialConfig) -> None:
+        """Complain of a component of a plug-in that another file has brought into this process: alone this file would not know it."""
+        listed = {source.name for source in self.plugins}
+        for part, kind in PARTS.items():
+            component = getattr(config, part)
+            source = plugin_of(kind, component.name) if component is not None else None
+            if source is not None and source.name not in listed:
+                text = f"{component.name} comes from the plug-in {source.shown}, which this file does not list; add it to plugins:"
+                self.own.append(Problem(part, text))
 
     def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:
         """The trial of a cell's settings, with the profile and the overrides above them, and what is wrong with it."""

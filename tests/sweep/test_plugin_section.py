@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from jsonschema import Draft7Validator
 
 from pointsweep.cli.run import main
 from pointsweep.config import plugins, registry
 from pointsweep.errors import ConfigError
 from pointsweep.results import metrics
+from pointsweep.sweep.json_schema import sweep_schema
 from pointsweep.sweep.sweep import load
 
 METHOD = """
@@ -279,6 +283,90 @@ def test_a_metric_has_a_name_of_its_own():
 def test_an_unknown_field_of_an_own_method_is_refused_as_that_of_any():
     text = SWEEP.replace("[shift]", "[{name: shift, strat: 1.0}]")
     assert "shift has no field 'strat'. Did you mean 'start'? Fields: start" in said(text)
+
+
+def test_a_file_that_does_not_list_a_plug_in_cannot_use_what_another_file_brought():
+    load("own.yaml", allow_plugins=True)
+    line = said(SWEEP.replace("plugins: [shifts.py]\n", ""))
+    assert "shift comes from the plug-in shifts.py, which this file does not list" in line
+
+
+def test_the_schema_for_editors_takes_plug_ins_and_import_paths():
+    validator = Draft7Validator(sweep_schema())
+    for text, good in {
+        "plugins: [shifts.py]": True,
+        "plugins: shifts.py": False,
+        'base: {method: "mine.shifts:Shift"}': True,
+        'base: {method: {name: "mine.shifts:Shift", start: 0.5}}': True,
+        'rows: {method.name: ["mine.shifts:Shift", lora]}': True,
+        'metric: "worst_class:worst_class"': True,
+        "base: {method: mine.shifts}": False,
+        "base: {method: lorra}": False,
+    }.items():
+        assert validator.is_valid(yaml.safe_load(text)) == good, text
+
+
+# What installed packages offer
+
+
+@pytest.fixture
+def installed(tmp_path) -> Path:
+    """A folder with an installed package: a method, a metric and a format under entry points."""
+    folder = tmp_path / "site"
+    (folder / "their_package").mkdir(parents=True)
+    (folder / "their_package" / "__init__.py").write_text("print('imported')\n" + METHOD)
+    (folder / "their_package" / "more.py").write_text(
+        "from pointsweep.reporting.formats.base import Format\n"
+        "from pointsweep.results.metrics import computed_metric\n"
+        "always = computed_metric('always', 'one', lambda predicted, labels: 1.0)\n"
+        "FORMAT = Format('names', lambda table, options: table.name + chr(10))\n"
+    )
+    about = folder / "their_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[pointsweep.methods]\nshift = their_package:Shift\nwrong = their_package:Shift\n"
+        "[pointsweep.metrics]\nalways = their_package.more:always\n"
+        "[pointsweep.formats]\nnames = their_package.more:FORMAT\n"
+    )
+    return folder
+
+
+def ran(*words: str, cwd: Path, path: Path | None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(path) if path else "", "POINTSWEEP_STORE": str(cwd / "store")}
+    line = [sys.executable, "-m", f"pointsweep.{words[0]}", *words[1:]]
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_an_installed_package_offers_needs_no_list_and_no_permission(installed, tmp_path):
+    text = SWEEP.replace("plugins: [shifts.py]\n", "metric: test/always\n")
+    Path("own.yaml").write_text(text)
+    ended = ran("run", "own.yaml", "--inline", "--tracking-uri", "none", cwd=tmp_path, path=installed)
+    assert ended.returncode == 0, ended.stderr
+    assert "100.0" in ended.stdout
+    [record] = records()
+    assert len(record["origin"]["plugin.their_package"]) == 16
+    shown = ran("tables", "own", "--format", "names", cwd=tmp_path, path=installed)
+    assert shown.stdout.splitlines()[-1] == "own"
+
+
+def test_a_package_that_lies_in_the_current_folder_is_not_installed(installed):
+    """`python -m` looks there, so that a folder from somebody else could offer anything."""
+    (installed / "own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", ""))
+    for path in (None, installed):
+        ended = ran("run", "own.yaml", "--plan", cwd=installed, path=path)
+        assert ended.returncode == 2
+        assert "unknown method 'shift'" in ended.stderr
+        assert "imported" not in ended.stdout
+
+
+def test_an_entry_point_that_is_something_else_is_refused_with_its_name(installed, tmp_path):
+    Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", "").replace("[shift]", "[wrong]"))
+    ended = ran("run", "own.yaml", "--plan", cwd=tmp_path, path=installed)
+    assert ended.returncode == 2
+    assert (
+        "rows.method[0] (line 8): the entry point pointsweep.methods wrong = their_package:Shift is methods 'shift'" in ended.stderr
+    )
 
 
 # The record

@@ -2,6 +2,7 @@
 
 To add a format: a file beside this one with its function and its `Format`, and one line here. The choices and the help of
 `tables --format`, the files at a launch's end and the contract tests follow from it. A module is imported when its format is used.
+An installed package offers a format by an entry point of the group `pointsweep.formats`, for `tables --format`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 from pointsweep.errors import unknown
 from pointsweep.reporting.formats.base import DEFAULTS, Format, TableOptions
 from pointsweep.reporting.table import Table
+from pointsweep.utils import entry_points
 
 FORMATS = {
     "text": "pointsweep.reporting.formats.text:FORMAT",
@@ -37,7 +39,10 @@ def format_name(text: str) -> str:
     for name in FORMATS:
         if load(name).suffix == text:
             return name
-    raise ValueError(unknown("format", text, FORMATS, "Allowed"))
+    for point in entry_points.offered("formats", text):
+        FORMATS[text] = point.value
+        return text
+    raise ValueError(unknown("format", text, [*FORMATS, *(point.name for point in entry_points.offered("formats"))], "Allowed"))
 
 
 def render(table: Table, name: str, options: TableOptions = DEFAULTS) -> str:
