@@ -123,7 +123,7 @@ FAULTS = [
     ("a start of its own every time", "models.point_model:start_of", 'torch.manual_seed(generator_for(seed, f"start of {part}").initial_seed())', "torch.seed()", "same seed starts again", {}),
     ("accuracy of the least likely class", "training.loop:score", "logits.argmax", "logits.argmin", "accuracy", {}),
     ("an evaluation's order is lost", "training.loop:evaluate", "torch.cat(logits)[back]", "torch.cat(logits)", "test/loss", {"dataset__test_order": "shuffled"}),
-    ("a frozen matrix trains", "models.methods.lora:LoRA.attach", "owner, name = _place(block, target)", "owner, name = _place(block, target); getattr(owner, name).weight.requires_grad_(True)", "frozen backbone", {"method": "lora"}),
+    ("a frozen matrix trains", "models.methods.lora:LoRA.attach", "setattr(owner, name, LowRank(", "getattr(owner, name).weight.requires_grad_(True); setattr(owner, name, LowRank(", "frozen backbone", {"method": "lora"}),
     ("half of the prompts is zero", "models.methods.prompt:Prompt.before_block", "self.prompts[index]", "(self.prompts[index] * (self.prompts[index].new_ones(len(self.prompts[index]), 1).cumsum(0) < 6))", "method.prompts", {"method": "prompt"}),
     ("a norm of the backbone trains", "models.methods.prompt:Prompt.attach", "self.deep =", "backbone.blocks[0].norm1.requires_grad_(True); self.deep =", "frozen backbone", {"method": "prompt"}),
     ("the head is frozen after three epochs", "training.loop:train_epoch", "model.train()", "model.train(); [p.requires_grad_(epoch <= 3) for name, p in model.named_parameters() if name.startswith('head.')]", "in epoch 6 of 6: head.", {}),
