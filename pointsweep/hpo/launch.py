@@ -82,6 +82,7 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, d
             launch_all([rest], store, targets, places_of(batch), options, display, limits)
 
         tuning = Tuning(sweep, store)
+        tuning.trial_page = mirror.trial_page
         with working(tuning.url):
             tuning.run(train, display.say)
             places.update(places_of(tuning.everything()))

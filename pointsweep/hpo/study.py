@@ -110,6 +110,8 @@ class Study:
         self.directions = [StudyDirection[direction.upper()] for direction in search.objectives.values()]
         with opening(url):
             self.log = optuna.create_study(storage=_storage(url), study_name=name, directions=self.directions, load_if_exists=True)
+            if self.log.metric_names != list(search.objectives):
+                self.log.set_metric_names(list(search.objectives))
         self.note = ""
         self.live: optuna.Study | None = None
         self.open: dict[int, optuna.trial.Trial] = {}  # number in the log -> the trial in memory that is not told yet
@@ -131,7 +133,7 @@ class Study:
         told = {tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)}
         for drawn, values, keys, curve in known:
             if tuple(keys) not in told:
-                self._add(drawn, {"known": True, "keys": list(keys)}, values, curve if self.search.scheduler else NOTHING)
+                self._add(drawn, {"known": True, "keys": list(keys)}, values, curve if self.search.has_curves else NOTHING)
         self.log.set_user_attr("objectives", list(self.search.objectives))
         self.log.set_user_attr("started", True)
 
@@ -161,7 +163,13 @@ class Study:
             self._open(self._add(drawn, {"batch": batch, "keys": keys}), trial)
         return [item for item in self.suggestions() if item.open]
 
-    def tell(self, results: Results, curves: Mapping[int, Curve] = NOTHING, stopped: Collection[int] = ()) -> None:
+    def tell(
+        self,
+        results: Results,
+        curves: Mapping[int, Curve] = NOTHING,
+        stopped: Collection[int] = (),
+        facts: Mapping[int, Mapping[str, Any]] = NOTHING,
+    ) -> None:
         """The values of a whole batch by number, None for what has none, and what a scheduler is to know: a curve for each.
 
         What was `stopped` waits, under a scheduler that lets it; the rest without values has failed. Each is told once, whatever
@@ -171,6 +179,8 @@ class Study:
         for number in sorted(number for number in results if items[number].open):
             curve, values = curves.get(number, NOTHING), results[number]
             writer = self._writer(number)
+            for name, value in facts.get(number, {}).items():
+                writer.set_user_attr(name, value)
             for epoch in sorted(curve.keys() - items[number].curve.keys()):
                 writer.report(curve[epoch], epoch)
             if number in stopped and self.search.scheduler in LETS_WAIT:

@@ -18,7 +18,7 @@ class Suggestion:
     batches: tuple[int, ...]  # in which it trained: that of its suggestion, and those in which it went on
     state: str  # running, complete, failed, stopped
     values: tuple[float, ...] = ()
-    curve: Curve = field(default_factory=dict)  # under a scheduler: its validation accuracy by epoch
+    curve: Curve = field(default_factory=dict)  # its validation accuracy by epoch, where that is what the search aims at
     known: bool = False
     waits: Mapping[int, int] = field(default_factory=dict)  # batch in which a scheduler let it wait -> after which epoch
 

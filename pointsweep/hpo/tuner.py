@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ class Tuning:
         assert sweep.search is not None
         self.sweep, self.search, self.store = sweep, sweep.search, store
         self.cells = [cell for cell in sweep.cells if cell.arm is not None]
+        self.trial_page: Callable[[str], str] = lambda key: ""  # the page of a trial's run in MLflow, where there is one
         path = store.path(f"sweeps/{sweep.name}/study.db")
         if not self.search.storage:
             require_sound(path)
@@ -112,8 +114,24 @@ class Tuning:
         results = {number: values_of(each, self.search, self.sweep.protocol, self.store) for number, each in keys.items()}
         stopped = [number for number, values in results.items() if values is None and self._stopped(keys[number])]
         told = [number for number, values in results.items() if values is not None or number in stopped]
-        scheduled = self.search.scheduler is not None
-        study.tell(results, {number: curve_of(keys[number], self.store) for number in told} if scheduled else {}, stopped)
+        curves = {number: curve_of(keys[number], self.store) for number in told} if self.search.has_curves else {}
+        facts = {number: self._facts(study, each) for number, each in keys.items()}
+        study.tell(results, curves, stopped, facts)
+
+    def _facts(self, study: Study, keys: Sequence[str]) -> dict[str, Any]:
+        """Return what Optuna's pages show of a suggestion beside its values: its cell, its time, and where MLflow has it.
+
+        The keys of its trials stand there from its begin on.
+        """
+        names = {id(each): name for name, each in self.by_arm().items()}
+        facts: dict[str, Any] = {
+            "cell": names[id(study)],
+            "seconds": math.fsum(seconds_of(key, self.store) for key in keys),
+        }
+        pages = [page for key in keys if (page := self.trial_page(key))]
+        if pages:
+            facts["mlflow"] = pages
+        return facts
 
     def _stopped(self, keys: Sequence[str]) -> bool:
         """Return whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""

@@ -396,3 +396,11 @@ class Search:
     def single(self) -> bool:
         """Whether there is one objective, so that there is one best trial."""
         return len(self.objectives) == 1
+
+    @property
+    def has_curves(self) -> bool:
+        """Return whether a study shows each trial's validation accuracy by epoch: a scheduler's, or that of its one objective.
+
+        Optuna has no intermediate values of several objectives.
+        """
+        return self.scheduler is not None or list(self.objectives) == ["val/accuracy"]

@@ -15,7 +15,7 @@ from pointsweep.storage.base import Store
 from pointsweep.tracking.artifacts import artifact_mode
 from pointsweep.tracking.background import drain
 from pointsweep.tracking.mlflow_client import finish, prepare, publish, require_usable
-from pointsweep.tracking.payload import runs_page
+from pointsweep.tracking.payload import runs_page, trial_page
 from pointsweep.tracking.target import Target, TrackerAway, TrialTags, default_uri
 from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import sqlite_path
@@ -102,6 +102,13 @@ class Mirroring:
         if self.uri.startswith(("http:", "https:")):
             return [f"MLflow   {masked(self.uri).rstrip('/')}{page}"]
         return [f"MLflow   {masked(self.uri)}"]
+
+    def trial_page(self, key: str) -> str:
+        """Return the address of the page that shows a trial's run; "" where there is no MLflow."""
+        if not self.experiment_id:
+            return ""
+        server = masked(self.uri).rstrip("/") if self.uri.startswith(("http:", "https:")) else UI_ADDRESS
+        return f"{server}{trial_page(self.experiment_id, key)}"
 
     @property
     def experiment_id(self) -> str:

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from pointsweep.results.events import Event
 from pointsweep.results.metrics import RECORDED_FRACTIONS
@@ -151,3 +152,9 @@ def joined(tags: Mapping[str, str]) -> str:
     """The record in the tags of a run; empty if there is none."""
     names = sorted((name for name in tags if name.startswith("pointsweep.record.")), key=lambda name: int(name.rpartition(".")[2]))
     return "".join(tags[name] for name in names)
+
+
+def trial_page(experiment: str, key: str) -> str:
+    """Return the part of an address behind a server's name that opens an experiment with the run of one trial."""
+    found = quote(f"tags.`pointsweep.key` = '{key}'")
+    return f"/#/experiments/{experiment}/runs?searchFilter={found}&workflowType=machine_learning"

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from pointsweep.cli.run import main
 from pointsweep.hpo.pruners import bracket_of, limits_of, rungs
 from pointsweep.hpo.suggestion import Suggestion
 from pointsweep.hpo.tuner import Tuning, chosen
 from pointsweep.hpo.warm_start import objective
 from pointsweep.results.records import Record
+from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
 from pointsweep.sweep.search_space import WARMUP, Search
 from pointsweep.sweep.sweep import load
@@ -132,3 +134,40 @@ def test_nobody_is_judged_inside_the_warm_up_of_the_training(warmup):
     median = Search(scheduler="median", schedule={"warmup_epochs": 1, "min_trials": 1, WARMUP: warmup})
     curves = [{epoch: 0.1 * epoch for epoch in range(1, 9)}]
     assert min(limits_of(curves, median, 9)) == warmup + 1
+
+
+COURSE = """
+name: t
+base:
+  dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 32, test_limit: 16, val_fraction: 0.25}
+  tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
+  backbone: {name: tiny, modality: 1d}
+  method: lora
+  train: {epochs: 2, batch_size: 16, warmup_epochs: 0}
+search:
+  space: {train.lr: {float: [1e-4, 1e-2], log: true}}
+  sampler: random
+  trials: 2
+  seed: 1
+"""
+
+
+def test_optuna_shows_objectives_by_name_each_trials_course_and_where_it_is(store, tmp_path):
+    """Without a scheduler too: what the study's database gives to anybody's dashboard."""
+    file = tmp_path / "t.yaml"
+    file.write_text(COURSE)
+    assert main([str(file), "--inline"]) == 0
+    [name] = optuna.get_all_study_names(f"sqlite:///{store}/sweeps/t/study.db")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{store}/sweeps/t/study.db")
+    assert study.metric_names == ["val/accuracy"]
+    assert len(study.trials) == 2
+    for trial in study.trials:
+        [key] = trial.user_attrs["keys"]
+        epochs = TrialFolder(store / "trials" / key).epochs()
+        assert len(epochs) == 2
+        assert trial.intermediate_values == {line["epoch"]: line["metrics"]["val/accuracy"] for line in epochs}
+        assert trial.user_attrs["cell"] == "t"
+        assert trial.user_attrs["seconds"] == pytest.approx(sum(line["seconds"] for line in epochs), rel=1e-6)
+        [page] = trial.user_attrs["mlflow"]
+        assert page.startswith("http://127.0.0.1:5000/#/experiments/")
+        assert key in page
