@@ -208,7 +208,7 @@ class PEFTConfig(MethodConfig):
     name: Literal["peft"] = "peft"
     tuner: Annotated[
         Literal[
-            "lora", "dora", "rslora", "pissa", "olora", "beft", "boft", "c3a", "delora",
+            "lora", "dora", "rslora", "pissa", "olora", "beft", "c3a", "delora",
             "fourierft", "glora", "gralora", "hira", "hra", "ia3", "ln_tuning", "loha", "lokr",
             "miss", "oft", "peanut", "psoft", "randlora", "road", "shira", "supertuning",
             "waveft",

@@ -46,7 +46,6 @@ TUNERS: dict[str, Tuner] = {
     "pissa": Tuner("LORA", alpha=LORA, settings=(("init_lora_weights", "pissa"),), rewrites_weights=True, starts_from_weights=True),
     "olora": Tuner("LORA", alpha=LORA, settings=(("init_lora_weights", "olora"),), rewrites_weights=True, starts_from_weights=True),
     "beft": Tuner("BEFT", size=None),
-    "boft": Tuner("BOFT", size="boft_block_size", reads_weights=True),
     "c3a": Tuner("C3A", size="block_size"),
     "delora": Tuner("DELORA"),
     "fourierft": Tuner("FOURIERFT", size="n_frequency"),
@@ -74,6 +73,7 @@ _SHARED = "its layers share tensors that lie on the library's own model class, w
 _PROMPTS = "it works on the text prompts, embeddings or layers of a language model, which a point cloud has not"
 
 REFUSED: dict[str, str] = {
+    "boft": "it builds a CUDA extension when it is made, which not every machine can",
     "adalora": "it moves rank between layers after every step and adds a term to the loss: calls that this training loop does "
     "not make, without which it is LoRA with a fixed rank; take lora",
     "adamss": "how much it trains depends on the values of the weights, so a plan cannot count it",

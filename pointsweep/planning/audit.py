@@ -109,15 +109,14 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of the model in which two arms differ."""
     a, b = (flat({k: v for k, v in c.to_dict().items() if k in (*MODEL_PARTS, "network", "compat")}) for c in (first, second))
-    of_weights = {f"backbone.{name}" for name in OF_WEIGHTS}  # no probe sees them
-    different = [key for key in a | b if key not in of_weights and a.get(key) != b.get(key)]
-    return {key: (a.get(key), b.get(key)) for key in different}
+    return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
 
 
 def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
     for (first, seen), (second, also) in _alike(probed):
         knobs = _knobs(first.config, second.config)
-        if not knobs or seen.differs(also):
+        of_weights = any(f"backbone.{name}" in knobs for name in OF_WEIGHTS)  # a probe draws its own
+        if not knobs or of_weights or seen.differs(also):
             continue
         # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused it is looked at in full.
         if probe(first.config, whole=True).differs(probe(second.config, whole=True)):

@@ -86,7 +86,12 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
         return
     here = folder.as_uri()
     with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
-        for table, column, key in (("experiments", "artifact_location", "experiment_id"), ("runs", "artifact_uri", "run_uuid")):
+        places = (
+            ("experiments", "artifact_location", "experiment_id"),
+            ("runs", "artifact_uri", "run_uuid"),
+            ("logged_models", "artifact_location", "model_id"),
+        )
+        for table, column, key in places:
             rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
             for number, place in rows:
                 before, own, rest = str(place).rpartition("/mlartifacts")

@@ -140,7 +140,7 @@ def test_the_keyword_transformer_starts_truncated_at_two_deviations():
     assert float(weights.std()) == pytest.approx(0.8796 * 0.02, rel=0.01)
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names("backbones") if name != "tiny"])
+@pytest.mark.parametrize("name", [name for name in registry.names("backbones") if name not in ("tiny", "transformers", "timm")])
 def test_every_backbone_can_be_reinitialised(name):
     first, other = (backbone(name, "reinitialised", num_blocks=1, weights_seed=seed).state_dict() for seed in (0, 1))
     again = backbone(name, "reinitialised", num_blocks=1).state_dict()

@@ -208,7 +208,7 @@ def test_missing_weights_name_the_hub_id_the_cache_and_the_key(tmp_path):
     code = """
 from pointsweep.config import registry
 from pointsweep.errors import MissingWeights
-for name in registry.names("backbones"):
+for name in set(registry.names("backbones")) - {"transformers", "timm"}:
     try:
         registry.load("backbones", name).locate(registry.config_class("backbones", name)(name=name))
     except MissingWeights as error:

@@ -33,7 +33,7 @@ declare_torchvision_operators()
 peft = pytest.importorskip("peft")
 
 # Widths of 48 and 96 allow smaller sizes than the library's defaults.
-SIZES = {"c3a": 16, "oft": 8, "road": 16, "fourierft": 50, "waveft": 50, "miss": 8, "boft": 4}
+SIZES = {"c3a": 16, "oft": 8, "road": 16, "fourierft": 50, "waveft": 50, "miss": 8}
 # These do not start as the frozen model: c3a and fourierft draw their update.
 DRAWS_ITS_UPDATE = ("c3a", "fourierft")
 
