@@ -19,9 +19,17 @@ from pointsweep.config import registry
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import build, load_trained_state, trained_state
+from pointsweep.testing.model_checks import (
+    CLASSES,
+    carried_over,
+    one_model_a_seed,
+    order_of_points,
+    own_cloud_alone,
+    random_clouds,
+    settled,
+)
 from pointsweep.testing.pytest_cases import Check
 
-CLASSES = 5
 POINTS = 40
 # Weights whose gradient is zero by construction: what is added to every key adds the same to every logit of a softmax, and what is
 # added to every channel, or in front of a batch normalisation, is taken out by it (APPT's published model trains one that is dead).
@@ -77,31 +85,12 @@ def model(method: str, modality: str, seed: int = 0, **fields: Any) -> nn.Module
 
 def points(count: int = 4, seed: int = 0) -> Tensor:
     """Return clouds (B, P, 3)."""
-    return torch.randn(count, POINTS, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+    return random_clouds(count, POINTS, seed)
 
 
-def settled(made: nn.Module) -> nn.Module:
-    """Give batch norms statistics of real batches, and weights values that are not a special start."""
-    made.train()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        for seed in range(3):
-            made(points(8, seed))
-    return made.eval()
-
-
-@torch.no_grad()
 def independent_of_others(method: str, modality: str, **fields: Any) -> None:
     """No prediction depends on another cloud of the batch."""
-    made, clouds = settled(model(method, modality, **fields)), points()
-    before = made(clouds)
-    clouds[2] = 3 * torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(3))
-    after = made(clouds)
-    others = [0, 1, 3]
-    torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(after[2], before[2], atol=1e-3), "its own cloud does not move a prediction"
+    own_cloud_alone(settled(model(method, modality, **fields), POINTS), points())
 
 
 def every_weight_trains(method: str, modality: str, without_gradient: str = "", **fields: Any) -> None:
@@ -132,30 +121,21 @@ def every_weight_trains(method: str, modality: str, without_gradient: str = "", 
     assert not moved, f"a step moves the frozen {moved}"
 
 
-@torch.no_grad()
 def same_seed_same_model(method: str, modality: str, **fields: Any) -> None:
     """The same seed builds the same model, and another seed another one."""
     first, again, other = (trained_state(model(method, modality, seed, **fields)) for seed in (0, 0, 1))
-    assert all(torch.equal(first[name], again[name]) for name in first), "one seed gives two models"
-    assert any(not torch.equal(first[name], other[name]) for name in first), "two seeds give one model"
+    one_model_a_seed(first, again, other)
 
 
-@torch.no_grad()
 def state_carries_over(method: str, modality: str, **fields: Any) -> None:
     """What training changes is all that a checkpoint needs: a model of another seed with it gives the same."""
-    made = settled(model(method, modality, **fields))
-    copy = model(method, modality, seed=5, **fields).eval()
-    load_trained_state(copy, {name: value.clone() for name, value in trained_state(made).items()})
-    assert torch.equal(made(points()), copy(points())), "something that changes the output is in no parameter"
+    made, copy = settled(model(method, modality, **fields), POINTS), model(method, modality, seed=5, **fields).eval()
+    carried_over(made, copy, points())
 
 
-@torch.no_grad()
 def order_does_not_matter(method: str, modality: str, **fields: Any) -> None:
     """The order of a cloud's points does not matter behind the first, where sampling begins."""
-    made, clouds = settled(model(method, modality, **fields)), points()
-    rest = 1 + torch.randperm(POINTS - 1, generator=torch.Generator().manual_seed(2))
-    order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
-    torch.testing.assert_close(made(clouds[:, order]), made(clouds), atol=1e-4, rtol=1e-4)
+    order_of_points(settled(model(method, modality, **fields), POINTS), points())
 
 
 @torch.no_grad()

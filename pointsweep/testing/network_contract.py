@@ -17,10 +17,18 @@ from torch.nn import functional as F
 from pointsweep.config import registry
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.layers import set_noise
-from pointsweep.models.point_model import build, count_parameters, load_trained_state, trained_state
+from pointsweep.models.point_model import build, count_parameters, trained_state
+from pointsweep.testing.model_checks import (
+    CLASSES,
+    carried_over,
+    one_model_a_seed,
+    order_of_points,
+    own_cloud_alone,
+    random_clouds,
+    settled,
+)
 from pointsweep.testing.pytest_cases import Check
 
-CLASSES = 5
 POINTS = 128  # of a cloud, as in the smoke profile
 SMALL = {"neighbours": 8, "embed_dim": 12, "width": 8}  # where a network has such a field
 
@@ -53,35 +61,18 @@ def network(name: str, seed: int = 0, **fields: Any) -> nn.Module:
 
 def points(count: int = 4, seed: int = 0) -> Tensor:
     """Return clouds (B, P, 3)."""
-    return torch.randn(count, POINTS, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+    return random_clouds(count, POINTS, seed)
 
 
-def settled(made: nn.Module) -> nn.Module:
-    """Give batch norms statistics of real batches, and weights values that are not a special start."""
-    made.train()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        for seed in range(3):
-            made(points(8, seed))
-    return made.eval()
-
-
-@torch.no_grad()
 def independent_of_others(name: str, **fields: Any) -> None:
     """No prediction depends on another cloud of the batch."""
-    made, clouds = settled(network(name, **fields)), points()
-    before = made(clouds)
-    clouds[2] = 3 * torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(3))
-    after = made(clouds)
-    torch.testing.assert_close(after[[0, 1, 3]], before[[0, 1, 3]], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(after[2], before[2], atol=1e-3), "its own cloud does not move a prediction"
+    own_cloud_alone(settled(network(name, **fields), POINTS), points())
 
 
 @torch.no_grad()
 def alone_as_in_a_batch(name: str, **fields: Any) -> None:
     """A cloud alone gets the logits that it gets in a batch."""
-    made, clouds = settled(network(name, **fields)), points()
+    made, clouds = settled(network(name, **fields), POINTS), points()
     torch.testing.assert_close(made(clouds[1:2]), made(clouds)[1:2], atol=1e-4, rtol=1e-4)
 
 
@@ -112,29 +103,20 @@ def every_weight_trains(name: str, **fields: Any) -> None:
     assert not still, f"a step does not move {sorted(still)}"
 
 
-@torch.no_grad()
 def same_seed_same_network(name: str, **fields: Any) -> None:
     """The same seed builds the same network, and another seed another one."""
     first, again, other = (trained_state(network(name, seed, **fields)) for seed in (0, 0, 1))
-    assert all(torch.equal(first[key], again[key]) for key in first), "one seed gives two networks"
-    assert any(not torch.equal(first[key], other[key]) for key in first), "two seeds give one network"
+    one_model_a_seed(first, again, other)
 
 
-@torch.no_grad()
 def state_carries_over(name: str, **fields: Any) -> None:
     """What training changes is all that a checkpoint needs."""
-    made, copy = settled(network(name, **fields)), network(name, seed=5, **fields).eval()
-    load_trained_state(copy, {key: value.clone() for key, value in trained_state(made).items()})
-    assert torch.equal(made(points()), copy(points())), "something that changes the output is in no parameter"
+    carried_over(settled(network(name, **fields), POINTS), network(name, seed=5, **fields).eval(), points())
 
 
-@torch.no_grad()
 def order_does_not_matter(name: str, **fields: Any) -> None:
     """The order of a cloud's points does not matter behind the first, where sampling begins."""
-    made, clouds = settled(network(name, **fields)), points()
-    rest = 1 + torch.randperm(POINTS - 1, generator=torch.Generator().manual_seed(2))
-    order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
-    torch.testing.assert_close(made(clouds[:, order]), made(clouds), atol=1e-4, rtol=1e-4)
+    order_of_points(settled(network(name, **fields), POINTS), points())
 
 
 def dropout_draws_from_the_trials_noise(name: str, **fields: Any) -> None:

@@ -9,7 +9,8 @@ from pointsweep.config import registry
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.point_model import build
-from pointsweep.testing.method_contract import points, settled
+from pointsweep.testing.method_contract import POINTS, points
+from pointsweep.testing.model_checks import settled
 
 LIGHT = {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6}
 CASES = [  # what is built, and whether its official form leaks
@@ -28,7 +29,7 @@ def moved(config: TrialConfig) -> float:
     torch.manual_seed(0)
     made = build(config, 5)
     made.method.prepare(made, [points(8, number) for number in range(3)])
-    made, clouds = settled(made), points()
+    made, clouds = settled(made, POINTS), points()
     with torch.no_grad():
         before = made(clouds)
         clouds[0] = 3 * torch.randn(40, 3, generator=torch.Generator().manual_seed(7))
