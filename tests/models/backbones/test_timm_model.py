@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from torch.nn import functional as F
 
 from pointsweep.config import registry
-from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.backbones.library_backbone import NO_POSITIONS
-from pointsweep.models.layers import set_noise
-from pointsweep.models.point_model import build
-from tests.models.backbones.test_transformers_model import METHODS, library_run, own_places, points, run_blocks, some_places
+from tests.models.backbones.library_runs import (
+    METHODS,
+    in_double,
+    library_run,
+    own_places,
+    run_blocks,
+    same_blocks,
+    some_places,
+    two_steps,
+    with_method,
+)
 
 SIZES = ["depth=2", "embed_dim=32", "num_heads=4"]
 TABLE, GRID, BOTH, NONE = "table", "rotary on a grid", "table and rotary on a grid", ""
@@ -59,24 +63,14 @@ def make(name: str, **fields):
 @each
 def test_blocks_and_positions_equal_the_librarys_own_forward(name):
     kind, config = registry.load("backbones", "timm"), config_of(name)
-    torch.manual_seed(3)
-    theirs = kind.drawn(config).double().eval()
-    for parameter in theirs.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    ours = kind(config, copy.deepcopy(theirs)).double().eval()
+    theirs, ours = in_double(kind, config)
     found = ours.anatomy
     hidden, expected = library_run(theirs, found.stack, kind.empty(config).inputs())
     places = own_places(ours, hidden.shape[1] - found.num_front)
     if MODELS[name][1] == NONE:
         assert ours.marks() == (NO_POSITIONS,)
         return  # the library's own forward has biases that are tied to its grid
-    bias = ours.attention_bias(0, hidden, places[None, None])
-    tokens = hidden
-    with torch.no_grad():
-        for block in ours.blocks:
-            tokens = block(tokens, lambda branch, inputs: branch, bias)
-    torch.testing.assert_close(tokens, expected, atol=1e-6, rtol=1e-6)
-    assert bool((expected - hidden).abs().max() > 0.01)
+    same_blocks(ours, hidden, expected, places)
     if ours.has_table:
         table = dict(theirs.named_parameters())[found.table.name].detach().reshape(-1, ours.dim)
         torch.testing.assert_close(ours.positions(places), table[-len(places) :])
@@ -101,30 +95,7 @@ def test_what_is_found_is_what_is_known_of_the_architecture(name):
 
 @pytest.mark.parametrize(("name", "number"), [(name, i % len(METHODS)) for i, name in enumerate(MODELS)])
 def test_two_steps_move_every_trained_weight_and_no_frozen_one(name, number):
-    config = trial_from_dict({
-        "dataset": "synthetic",
-        "tokenizer": {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6},
-        "backbone": section(name),
-        "positions": {"num_views": 2},
-        "method": METHODS[number],
-    })  # fmt: skip
-    made = build(config, 5).double().train()
-    set_noise(made, torch.Generator().manual_seed(0))
-    before = {key: tensor.detach().clone() for key, tensor in made.named_parameters()}
-    trained = {key for key, parameter in made.named_parameters() if parameter.requires_grad}
-    optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        F.cross_entropy(made(points().double()), torch.tensor([0, 1, 2, 3])).backward()
-        optimizer.step()
-    after = dict(made.named_parameters())
-    assert all(after[key].grad is not None for key in trained)
-    largest = max(float(after[key].grad.abs().max()) for key in trained)
-    flat = {key for key in trained if float(after[key].grad.abs().max()) <= 1e-12 * largest}
-    keys = made.backbone.flat_parameters("backbone.")
-    assert all(key in keys or "norm" in key.lower() or key.startswith("tokenizer.") for key in flat), flat - set(keys)
-    assert not {key for key in trained - flat if torch.equal(after[key], before[key])}
-    assert all(torch.equal(after[key], before[key]) for key in before.keys() - trained)
+    two_steps(with_method(section(name), METHODS[number]))
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,23 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from pointsweep.config import registry
-from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.library_backbone import NO_POSITIONS
-from pointsweep.models.layers import set_noise
-from pointsweep.models.point_model import build
 from tests.models.backbones.architectures import ARCHITECTURES, BY_NAME, Architecture
+from tests.models.backbones.library_runs import (
+    METHODS,
+    in_double,
+    library_run,
+    own_places,
+    points,
+    run_blocks,
+    same_blocks,
+    some_places,
+    two_steps,
+    with_method,
+)
 
 each = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.name)
 
@@ -29,41 +37,12 @@ def make(architecture: Architecture, **fields) -> Backbone:
     return made.eval()
 
 
-def library_run(module: torch.nn.Module, stack: str, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """What goes into the library's first layer in its own forward, and what comes out of the last."""
-    layers, seen = module.get_submodule(stack), []
-
-    def note(layer, args, kwargs, output):
-        seen.append((args[0] if args else kwargs["hidden_states"], output[0] if isinstance(output, tuple) else output))
-
-    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
-    with torch.no_grad():
-        module(**{name: value.double() if value.is_floating_point() else value for name, value in inputs.items()})
-    for handle in handles:
-        handle.remove()
-    return seen[0][0], seen[-1][1]
-
-
-def own_places(backbone: Backbone, count: int) -> torch.Tensor:
-    """The places of the library's own tokens: 0, 1, 2 ... on a line, the centres of patches on a plane."""
-    if backbone.plane.height == 1:
-        return torch.arange(count, dtype=torch.float64)
-    rows, columns = backbone.anatomy.grid
-    x = torch.arange(columns, dtype=torch.float64) * (backbone.plane.width - 1) / max(columns - 1, 1)
-    y = torch.arange(rows, dtype=torch.float64) * (backbone.plane.height - 1) / max(rows - 1, 1)
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
-
-
 @each
 def test_blocks_and_positions_equal_the_librarys_own_forward(architecture):
     """In double precision; the library computes parts of some models in single precision."""
     kind = registry.load("backbones", "transformers")
     config = config_of(architecture)
-    torch.manual_seed(3)
-    theirs = kind.drawn(config).double().eval()
-    for parameter in theirs.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    ours = kind(config, copy.deepcopy(theirs)).double().eval()
+    theirs, ours = in_double(kind, config)
     found = ours.anatomy
     model = kind.empty(config)
     hidden, expected = library_run(theirs, found.stack, model.inputs())
@@ -73,13 +52,7 @@ def test_blocks_and_positions_equal_the_librarys_own_forward(architecture):
         assert ours.marks() == (NO_POSITIONS,)
         if found.call.positions == "unplaced" or architecture.name == "beit":
             return  # the library's own forward has positions that ours cannot have
-    bias = ours.attention_bias(0, hidden, places[None, None])
-    tokens = hidden
-    with torch.no_grad():
-        for block in ours.blocks:
-            tokens = block(tokens, lambda branch, inputs: branch, bias)
-    torch.testing.assert_close(tokens, expected, atol=1e-6, rtol=1e-6)
-    assert bool((expected - hidden).abs().max() > 0.01)
+    same_blocks(ours, hidden, expected, places)
     if ours.has_table:
         before = table_input(theirs, found, model.inputs())
         without = copy.deepcopy(theirs)
@@ -114,21 +87,6 @@ def test_what_is_found_is_what_is_known_of_the_architecture(architecture):
     assert f"width 32, 2 of 2 {'post' if architecture.post_norm else 'pre'}-norm blocks" in said
     assert ("causal" in said) == architecture.causal
     assert (NO_POSITIONS in said) == (architecture.positions == "")
-
-
-def run_blocks(made: Backbone, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    bias = made.attention_bias(0, torch.zeros(len(tokens), places.shape[1], 3), places.unsqueeze(1))
-    encodings = made.positions(places)
-    tokens = made.start(tokens if encodings is None else tokens + encodings)
-    for block in made.blocks:
-        tokens = block(tokens, lambda branch, inputs: branch, bias)
-    return tokens
-
-
-def some_places(made: Backbone, seed: int = 0) -> torch.Tensor:
-    size = (2, 7) if made.plane.height == 1 else (2, 7, 2)
-    numbers = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-    return numbers * (torch.tensor([made.plane.width, made.plane.height])[: len(size) - 1] - 1.0).squeeze()
 
 
 @each
@@ -176,32 +134,8 @@ def test_a_model_that_looks_back_by_itself_is_not_made_to_look_ahead():
 # Methods
 
 
-def model(architecture: Architecture, method: dict, **fields) -> torch.nn.Module:
-    config = trial_from_dict({
-        "dataset": "synthetic",
-        "tokenizer": {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6},
-        "backbone": {**architecture.config, **fields},
-        "positions": {"num_views": 2},
-        "method": method,
-    })  # fmt: skip
-    made = build(config, 5)
-    set_noise(made, torch.Generator().manual_seed(0))
-    return made
-
-
-def points(count: int = 4, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 40, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
-
-
-METHODS = [
-    {"name": "lora", "rank": 2, "targets": ["q", "k", "v", "out", "fc1", "fc2"]},
-    {"name": "adapter", "kind": "houlsby"},
-    {"name": "dapt", "bottleneck": 4, "dynamic_scale": False},
-    {"name": "any2point", "bottleneck": 4, "attn_dim": 8, "attn_heads": 2},
-    {"name": "bitfit"},
-    {"name": "prompt", "num_prompts": 2},
-    {"name": "full"},
-]
+def model(architecture: Architecture, method: dict) -> torch.nn.Module:
+    return with_method(architecture.config, method)
 
 
 @pytest.mark.parametrize(("architecture", "number"), [(a, n % len(METHODS)) for i, a in enumerate(ARCHITECTURES) for n in (i, i + 3)])
@@ -213,24 +147,7 @@ def test_two_steps_move_every_trained_weight_and_no_frozen_one(architecture, num
         with pytest.raises(ValueError, match="bitfit trains the biases of a backbone, and transformers has none"):
             model(architecture, method)
         return
-    made = model(architecture, method).double().train()
-    before = {name: tensor.detach().clone() for name, tensor in made.state_dict().items()}
-    trained = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
-    optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        F.cross_entropy(made(points().double()), torch.tensor([0, 1, 2, 3])).backward()
-        optimizer.step()
-    parameters = dict(made.named_parameters())
-    assert all(parameters[name].grad is not None for name in trained), [n for n in trained if parameters[n].grad is None]
-    largest = max(float(parameters[name].grad.abs().max()) for name in trained)
-    flat = {name for name in trained if float(parameters[name].grad.abs().max()) <= 1e-12 * largest}
-    keys = tuple(made.backbone.flat_parameters("backbone."))
-    assert all(name in keys or "norm" in name.lower() or name.startswith("tokenizer.") for name in flat), flat - set(keys)
-    assert not {name for name in trained - flat if torch.equal(parameters[name], before[name])}
-    after = made.state_dict()
-    statistics = {name for name in before if "running_" in name or name.endswith("num_batches_tracked")}
-    assert all(torch.equal(after[name], before[name]) for name in before.keys() - trained - statistics)
+    two_steps(model(architecture, method))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[::3], ids=lambda architecture: architecture.name)
