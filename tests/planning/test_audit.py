@@ -40,9 +40,20 @@ def config(modality: str, method: Any, settings: dict[str, Any]):
     return arm_of(trial_from_dict(data))
 
 
-def refusals(*configs) -> list[str]:
+@pytest.fixture(autouse=True)
+def nothing_is_remembered():
+    """A model that was looked at with a planted fault in it must not be another test's answer."""
+    yield
+    forget()
+
+
+def forget() -> None:
     probe.cache_clear()
     _broken.cache_clear()
+
+
+def refusals(*configs) -> list[str]:
+    forget()
     arms = [Arm(one, (f"arm {number}",)) for number, one in enumerate(configs)]
     return [finding.text for finding in audit(arms, {}) if finding.refuses]
 

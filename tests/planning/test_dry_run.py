@@ -15,6 +15,7 @@ from pointsweep.config.validation import trial_from_dict
 from pointsweep.planning.audit import Arm as Model
 from pointsweep.planning.audit import _broken, audit
 from pointsweep.planning.dry_run import Arm, dry_run
+from pointsweep.planning.dry_run_reference import Moments, adamw_step
 from pointsweep.planning.probe import probe
 from pointsweep.training import runner as trial
 
@@ -178,3 +179,20 @@ def test_a_rate_at_which_trials_diverge_is_no_fault_of_the_code(method, settings
 
 def test_a_warm_up_by_steps_is_what_its_settings_say():
     assert said(config(train__warmup_epochs=10, train__warmup_fraction=0.3)) == []
+
+
+def test_the_step_that_training_is_compared_with_is_torchs_adamw():
+    """Five steps of two rates, in double precision, against torch.optim.AdamW."""
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.nn.Parameter(torch.randn(4, 3, generator=generator, dtype=torch.float64))
+    theirs = torch.nn.Parameter(ours.detach().clone())
+    optimiser = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.05, eps=1e-6)
+    moments = Moments(torch.zeros_like(ours), torch.zeros_like(ours))
+    for step in range(5):
+        gradient = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        rate = 1e-2 if step < 3 else 4e-3
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+        adamw_step(ours, moments, rate, 0.05, 1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
