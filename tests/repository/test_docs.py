@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pointsweep import __version__
+from pointsweep.config import registry
 from pointsweep.sweep.sweep import load
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,14 @@ def test_the_commands_of_the_tutorial_run(tmp_path):
     for line in shown.splitlines()[3:]:
         label, params = line.split()[0], line.split()[-1]
         assert re.search(rf"^{label} .* {re.escape(params)}$", table, re.M), line
+
+
+def test_the_readme_counts_what_is_registered():
+    """By their names: what takes any model or tuner of a library is said apart."""
+    text = (ROOT / "README.md").read_text()
+    by_name = {"backbones": {"transformers", "timm"}, "methods": {"peft"}, "networks": set()}
+    for kind, general in by_name.items():
+        assert f"{len(set(registry.names(kind)) - general)} {kind}" in text
 
 
 def test_the_readme_is_read_in_three_minutes_and_its_sweep_is_one(tmp_path):

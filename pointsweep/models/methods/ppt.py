@@ -48,9 +48,10 @@ class PPT(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         if len(backbone.scale_starts) > 1 or not prefix:
             raise ValueError(f"method: ppt's prompts walk through all blocks beside a class token; {backbone.config.name} has scales")
-        for block in backbone.blocks:
-            assert isinstance(block, Block)
-        assert isinstance(backbone.stem, Stem)
+        if not isinstance(backbone.stem, Stem) or not all(isinstance(block, Block) for block in backbone.blocks):
+            raise ValueError(
+                f"method: ppt thaws a part of the embedding of a 3d checkpoint (point_mae, ...); {backbone.config.name} has none"
+            )
         self.prefix, self.stem = prefix, backbone.stem
         width = self.config.bottleneck
         self.on_points = _bottleneck(backbone.dim, width)
