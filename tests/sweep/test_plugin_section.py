@@ -18,6 +18,7 @@ from pointsweep.errors import ConfigError
 from pointsweep.results import metrics
 from pointsweep.sweep.json_schema import sweep_schema
 from pointsweep.sweep.sweep import load
+from tests.support import shelf_store
 
 METHOD = """
 from typing import Literal
@@ -311,7 +312,7 @@ def test_the_schema_for_editors_takes_plug_ins_and_import_paths():
 
 @pytest.fixture
 def installed(tmp_path) -> Path:
-    """A folder with an installed package: a method, a metric and a format under entry points."""
+    """A folder with an installed package: a method, a metric, a format and a kind of store under entry points."""
     folder = tmp_path / "site"
     (folder / "their_package").mkdir(parents=True)
     (folder / "their_package" / "__init__.py").write_text("print('imported')\n" + METHOD)
@@ -321,6 +322,7 @@ def installed(tmp_path) -> Path:
         "always = computed_metric('always', 'one', lambda predicted, labels: 1.0)\n"
         "FORMAT = Format('names', lambda table, options: table.name + chr(10))\n"
     )
+    (folder / "their_package" / "shelf.py").write_text(Path(shelf_store.__file__).read_text())
     about = folder / "their_package-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
@@ -328,6 +330,7 @@ def installed(tmp_path) -> Path:
         "[pointsweep.methods]\nshift = their_package:Shift\nwrong = their_package:Shift\n"
         "[pointsweep.metrics]\nalways = their_package.more:always\n"
         "[pointsweep.formats]\nnames = their_package.more:FORMAT\n"
+        "[pointsweep.stores]\nshelf = their_package.shelf:ShelfStore\n"
     )
     return folder
 
@@ -348,6 +351,17 @@ def test_what_an_installed_package_offers_needs_no_list_and_no_permission(instal
     assert len(record["origin"]["plugin.their_package"]) == 16
     shown = ran("tables", "own", "--format", "names", cwd=tmp_path, path=installed)
     assert shown.stdout.splitlines()[-1] == "own"
+
+
+def test_an_installed_package_offers_a_kind_of_store(installed, tmp_path):
+    Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", "").replace("shift", "head_only"))
+    address = f"shelf://{tmp_path}/shelf.sqlite"
+    ended = ran("run", "own.yaml", "--inline", "--tracking-uri", "none", "--store", address, cwd=tmp_path, path=installed)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 finished, 0 to run" in ran("run", "own.yaml", "--plan", "--store", address, cwd=tmp_path, path=installed).stdout
+    without = ran("tables", "own", "--store", address, cwd=tmp_path, path=None)
+    assert without.returncode == 2
+    assert "shelf:// is not a store this version knows" in without.stderr
 
 
 def test_a_package_that_lies_in_the_current_folder_is_not_installed(installed):
