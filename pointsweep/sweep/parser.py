@@ -152,8 +152,8 @@ class Reader:
 
     def parts(self) -> dict[str, Any]:
         """The fields of a Sweep; worth something only if there are no problems after it."""
-        for key, text in drop_misshapen(self.data):  # after the overrides
-            self.complain((key,), text)
+        for path, text in drop_misshapen(self.data):  # after the overrides
+            self.complain(path, text)
         for key in self.data:
             if key not in KEYS:
                 self.complain((key,), self._unknown(key))

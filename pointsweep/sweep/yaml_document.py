@@ -122,8 +122,8 @@ def read(path: Path) -> Document:
         raise ConfigError(str(path), [Problem("", "must be a mapping with name, base, rows ...")])
 
     document.data = data
-    for key, message in drop_misshapen(data):
-        document.problems.append(Problem(key, message, document.line((key,))))
+    for place, message in drop_misshapen(data):
+        document.problems.append(Problem(".".join(place), message, document.line(place)))
     return document
 
 
@@ -155,10 +155,21 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
     return Problem("", f"not YAML: {message}", line)
 
 
-def drop_misshapen(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Take out the parts of a file that are no list or mapping where one belongs; yield what to say of each."""
+def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Take out the parts of a file that are no list or mapping where one belongs; return what to say of each, by its path."""
     wrong = [key for key, (kind, _) in SHAPES.items() if data.get(key) is not None and not isinstance(data[key], kind)]
-    return [(key, f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong]
+    found: list[tuple[tuple[str, ...], str]] = [((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong]
+    profiles = data.get("profiles") or {}
+    for name, settings in list(profiles.items()):
+        path = ("profiles", str(name))
+        if not str(name):
+            found.append((path, "a profile needs a name, got ''"))
+        elif settings is not None and not isinstance(settings, dict):
+            found.append((path, f"must be a mapping of settings, got {settings!r}"))
+        else:
+            continue
+        del profiles[name]
+    return found
 
 
 class _Builder:

@@ -91,7 +91,10 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
             ("runs", "artifact_uri", "run_uuid"),
             ("logged_models", "artifact_location", "model_id"),
         )
+        there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for table, column, key in places:
+            if table not in there:  # MLflow before version 3 knows no logged models
+                continue
             rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
             for number, place in rows:
                 before, own, rest = str(place).rpartition("/mlartifacts")
