@@ -19,7 +19,9 @@ from pointsweep.tracking.mlflow_client import connected
 
 
 def main(url: str, sweep: str) -> None:
-    """Send every trial of a sweep into a fresh database and print the share of its time that this took."""
+    """Send every trial of a sweep into a fresh database and print the share of its time that this
+    took.
+    """
     store = FileStore(Path(url))
     _, records, _ = read(store, sweep)
     with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +37,10 @@ def main(url: str, sweep: str) -> None:
                 send_trial(client, (experiment, run), trial, record, mode)
                 seconds.append(time.perf_counter() - begun)
                 shares.append(seconds[-1] / record.seconds["total"])
-            share = f"{100 * statistics.median(shares):.2f} % of its trial's time (median of {len(shares)})"
+            share = (
+                f"{100 * statistics.median(shares):.2f} % of its trial's time (median of"
+                f" {len(shares)})"
+            )
             print(f"{mode:6} {1000 * statistics.median(seconds):.0f} ms a trial, {share}")
 
 

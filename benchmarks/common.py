@@ -1,4 +1,6 @@
-"""What the benchmarks share: sides in interleaved rounds, medians, CPU seconds, and the machine that they ran on."""
+"""What the benchmarks share: sides in interleaved rounds, medians, CPU seconds, and the machine
+that they ran on.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 @dataclass(frozen=True)
 class Measured(Generic[T]):
-    """What a side gave, and what it cost: seconds on the clock, and of processors in this process and all that it started."""
+    """What a side gave, and what it cost: seconds on the clock, and of processors in this process
+    and all that it started.
+    """
 
     value: T
     wall_s: float
@@ -34,10 +38,15 @@ class Measured(Generic[T]):
 def machine() -> str:
     """One line: day, processor, cores, load."""
     found = [
-        line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
     ]
     name = found[0] if found else platform.machine()
-    return f"{date.today()}, {name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    return (
+        f"{date.today()}, {name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python"
+        f" {platform.python_version()}"
+    )
 
 
 def measure(work: Callable[[], T]) -> Measured[T]:
@@ -47,16 +56,26 @@ def measure(work: Callable[[], T]) -> Measured[T]:
         value = work()
         wall_s = time.perf_counter() - begun
         _reap()
-    waited_s, seen_s = _cpu_s() - cpu_s, sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - descendants.own_s + descendants.cpu_s()
-    # Both are too low: the one misses what nobody waited for (Ray's daemon ignores its workers' ends), the other last moments.
+    waited_s, seen_s = (
+        _cpu_s() - cpu_s,
+        sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - descendants.own_s + descendants.cpu_s(),
+    )
+    # Both are too low: the one misses what nobody waited for (Ray's daemon ignores its workers'
+    # ends), the other last moments.
     return Measured(value, wall_s, max(waited_s, seen_s))
 
 
 class Descendants:
-    """A thread that looks at all processes below this one, and keeps the processor seconds of each as last seen."""
+    """A thread that looks at all processes below this one, and keeps the processor seconds of each
+    as last seen.
+    """
 
     def __init__(self, period_s: float = 0.1) -> None:
-        self.period_s, self.ended, self.last = period_s, threading.Event(), dict[tuple[int, int], int]()
+        self.period_s, self.ended, self.last = (
+            period_s,
+            threading.Event(),
+            dict[tuple[int, int], int](),
+        )
         self.own_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         self.before = self._look()
 
@@ -95,7 +114,8 @@ class Descendants:
 
 def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[Measured[T]]]:
     """Every side once a round, ABAB, so that what else the machine does meets all of them."""
-    # What outlives the process that started it (Ray's workers) becomes a child of this one, and its time is counted.
+    # What outlives the process that started it (Ray's workers) becomes a child of this one, and its
+    # time is counted.
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     found: dict[str, list[Measured[T]]] = {name: [] for name in sides}
     for _ in range(rounds):
@@ -105,7 +125,9 @@ def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, 
 
 
 def table(found: Mapping[str, list[Measured[T]]], count: int, ours: str) -> str:
-    """Median cost per trial of every side, and its ratio to ours: by the clock, and by processor seconds."""
+    """Median cost per trial of every side, and its ratio to ours: by the clock, and by processor
+    seconds.
+    """
     wall = {name: statistics.median(each.wall_s for each in sides) for name, sides in found.items()}
     cpu = {name: statistics.median(each.cpu_s for each in sides) for name, sides in found.items()}
     lines = [
@@ -117,15 +139,23 @@ def table(found: Mapping[str, list[Measured[T]]], count: int, ours: str) -> str:
 
 
 def python(*arguments: object, **environment: str) -> str:
-    """Runs this interpreter on arguments; its output. Raises CalledProcessError with what it said."""
+    """Runs this interpreter on arguments; its output. Raises CalledProcessError with what it
+    said.
+    """
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment}
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
     )
     return done.stdout
 
 
 def _cpu_s() -> float:
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def _reap(wait_s: float = 10.0) -> None:

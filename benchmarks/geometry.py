@@ -1,10 +1,13 @@
-"""Farthest points and neighbours against a plain torch loop and fpsample, on the clouds of ModelNet40 or drawn ones.
+"""Farthest points and neighbours against a plain torch loop and fpsample, on the clouds of
+ModelNet40 or drawn ones.
 
     python benchmarks/geometry.py [--rounds 5]
 
-One thread. Plain: farthest points as PointNet++'s programs have them, cdist and topk for neighbours. The compiled path needs numba
-(extra `fast`), QuickFPS needs `pip install fpsample`; what is absent is left out. Rounds are interleaved; the medians of CPU seconds
-are compared, and a ratio is void unless the indices are equal (of QuickFPS, which breaks ties otherwise, they need not be).
+One thread. Plain: farthest points as PointNet++'s programs have them, cdist and topk for
+neighbours. The compiled path needs numba (extra `fast`), QuickFPS needs `pip install fpsample`;
+what is absent is left out. Rounds are interleaved; the medians of CPU seconds are compared, and a
+ratio is void unless the indices are equal (of QuickFPS, which breaks ties otherwise, they need not
+be).
 """
 
 from __future__ import annotations
@@ -46,7 +49,10 @@ def clouds() -> tuple[str, Tensor]:
 def plain_farthest(points: Tensor, count: int) -> Tensor:
     """As PointNet++'s programs have it."""
     size, rows = points.shape[1], torch.arange(len(points))
-    chosen, distance = torch.zeros(len(points), count, dtype=torch.long), torch.full((len(points), size), 1e10)
+    chosen, distance = (
+        torch.zeros(len(points), count, dtype=torch.long),
+        torch.full((len(points), size), 1e10),
+    )
     farthest = torch.zeros(len(points), dtype=torch.long)
     for step in range(count):
         chosen[:, step] = farthest
@@ -99,7 +105,9 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - begun
 
 
-def compare(title: str, sides: dict[str, Callable[[], Any]], rounds: int, same: Callable[[Any, Any], bool]) -> None:
+def compare(
+    title: str, sides: dict[str, Callable[[], Any]], rounds: int, same: Callable[[Any, Any], bool]
+) -> None:
     """Prints every side's median and its ratio to the first one's."""
     results = {name: work() for name, work in sides.items()}  # also warms up
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -129,9 +137,13 @@ def without_compiler(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def equal_neighbours(queries: Tensor, points: Tensor, first: Tensor, second: Tensor) -> bool:
-    """The same ones, but where distances are equal as cdist rounds them: its root makes ties that squares do not have."""
+    """The same ones, but where distances are equal as cdist rounds them: its root makes ties that
+    squares do not have.
+    """
     distance = exact_cdist(queries, points)
-    return torch.equal(distance.gather(2, first).sort(dim=2).values, distance.gather(2, second).sort(dim=2).values)
+    return torch.equal(
+        distance.gather(2, first).sort(dim=2).values, distance.gather(2, second).sort(dim=2).values
+    )
 
 
 def equal_stages(points: Tensor, first: list[Tensor], second: list[Tensor]) -> bool:
@@ -142,7 +154,9 @@ def equal_stages(points: Tensor, first: list[Tensor], second: list[Tensor]) -> b
     for stage in range(len(STAGES)):
         chosen, near = first[1 + 2 * stage], first[2 + 2 * stage]
         centers = geometry.gather(places, chosen)
-        if not torch.equal(chosen, second[1 + 2 * stage]) or not equal_neighbours(centers, places, near, second[2 + 2 * stage]):
+        if not torch.equal(chosen, second[1 + 2 * stage]) or not equal_neighbours(
+            centers, places, near, second[2 + 2 * stage]
+        ):
             return False
         places = centers
     return True
@@ -150,12 +164,17 @@ def equal_stages(points: Tensor, first: list[Tensor], second: list[Tensor]) -> b
 
 def main() -> None:
     """Prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     kind, points = clouds()
-    print(f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}; {kind}\n")
+    print(
+        f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch"
+        f" {torch.__version__}; {kind}\n"
+    )
     print("| what, batch of 32 | CPU time | plain / this |\n| --- | --- | --- |")
     has_numba = geometry.compiled("cpu") is not None
     for size, count in ((2048, 1200), (1024, 512)):
@@ -164,14 +183,20 @@ def main() -> None:
         def ours(part: Tensor = part, count: int = count) -> Tensor:
             return geometry.farthest_points(part, count)
 
-        sides = {"plain torch": lambda part=part, count=count: plain_farthest(part, count), "no compiler": without_compiler(ours)}
+        sides = {
+            "plain torch": lambda part=part, count=count: plain_farthest(part, count),
+            "no compiler": without_compiler(ours),
+        }
         if has_numba:
             sides["compiled"] = ours
         if importlib.util.find_spec("fpsample"):
             import fpsample
 
             def quick(part: Tensor = part, count: int = count) -> list[Any]:
-                return [fpsample.bucket_fps_kdline_sampling(cloud, count, h=7, start_idx=0) for cloud in part.numpy()]
+                return [
+                    fpsample.bucket_fps_kdline_sampling(cloud, count, h=7, start_idx=0)
+                    for cloud in part.numpy()
+                ]
 
             sides["QuickFPS"] = quick
         compare(f"farthest points {size} -> {count}", sides, rounds, torch.equal)
@@ -182,14 +207,29 @@ def main() -> None:
             return geometry.nearest(queries, part, NEIGHBOURS)
 
         sides = {
-            "plain torch": lambda queries=queries, part=part: plain_nearest(queries, part, NEIGHBOURS),
+            "plain torch": lambda queries=queries, part=part: plain_nearest(
+                queries, part, NEIGHBOURS
+            ),
             "no compiler": without_compiler(near),
         } | ({"compiled": near} if has_numba else {})
-        compare(f"{NEIGHBOURS} neighbours of {count} among {size}", sides, rounds, partial(equal_neighbours, queries, part))
-    whole = {"plain torch": lambda: plain_tokenizer(points), "no compiler": without_compiler(lambda: our_tokenizer(points))}
+        compare(
+            f"{NEIGHBOURS} neighbours of {count} among {size}",
+            sides,
+            rounds,
+            partial(equal_neighbours, queries, part),
+        )
+    whole = {
+        "plain torch": lambda: plain_tokenizer(points),
+        "no compiler": without_compiler(lambda: our_tokenizer(points)),
+    }
     if has_numba:
         whole["compiled"] = lambda: our_tokenizer(points)
-    compare("the tokenizer's geometry, 4 samplings and 3 searches", whole, rounds, partial(equal_stages, points))
+    compare(
+        "the tokenizer's geometry, 4 samplings and 3 searches",
+        whole,
+        rounds,
+        partial(equal_stages, points),
+    )
 
 
 if __name__ == "__main__":

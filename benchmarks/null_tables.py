@@ -1,11 +1,14 @@
-"""How often tables without a difference claim one, and what is found where there are differences, by simulation.
+"""How often tables without a difference claim one, and what is found where there are differences,
+by simulation.
 
 python -m benchmarks.null_tables [--tables 4000] [--seed 1]
 
-Every rate is the share of simulated tables in which at least one pair of rows is told apart. Nulls: all rows have the same
-mean. `collapse`: a fifth of the runs of one row, or of all rows, ends far below (20 standard deviations). The other rows have
-the mean of its usual runs, so the claim would be one about runs that do not collapse. `paid back`: the usual runs of the one
-row are so much better that the means are equal, which no test can know before a run has collapsed: 0.8^n of the tables.
+Every rate is the share of simulated tables in which at least one pair of rows is told apart. Nulls:
+all rows have the same mean. `collapse`: a fifth of the runs of one row, or of all rows, ends far
+below (20 standard deviations). The other rows have the mean of its usual runs, so the claim would
+be one about runs that do not collapse. `paid back`: the usual runs of the one row are so much
+better that the means are equal, which no test can know before a run has collapsed: 0.8^n of the
+tables.
 """
 
 from __future__ import annotations
@@ -83,7 +86,9 @@ def collapse(all_rows: bool = False, paid_back: bool = False) -> Draw:
 
 
 def grouped(shared: float) -> Draw:
-    """Accuracies on 120 objects of five clouds each, which share a part of what makes a cloud hard; the same clouds for all."""
+    """Accuracies on 120 objects of five clouds each, which share a part of what makes a cloud hard;
+    the same clouds for all.
+    """
 
     def draw(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
         accuracies = np.empty((tables, rows, seeds))
@@ -119,7 +124,9 @@ NOT_HELD: dict[str, Draw] = {"20 % collapse, paid back": collapse(paid_back=True
 
 
 def told_apart(values: np.ndarray) -> np.ndarray:
-    """values (tables, rows, seeds) -> which pairs the table would tell apart, bool (tables, pairs), as `compare` does."""
+    """values (tables, rows, seeds) -> which pairs the table would tell apart, bool (tables, pairs),
+    as `compare` does.
+    """
     tables, rows, _ = values.shape
     first, second = np.triu_indices(rows, 1)
     found = np.zeros((tables, len(first)), dtype=bool)
@@ -137,8 +144,12 @@ def told_apart(values: np.ndarray) -> np.ndarray:
         half = all_pairs.half_widths(some, one, other, rows)
         differences = some[:, one] - some[:, other]
         apart = np.abs(differences.mean(axis=2)) > half
-        apart &= np.ptp(differences, axis=2) > 1e-9  # the same with every seed: no spread to judge by
-        place = {pair: number for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True))}
+        # the same with every seed: no spread to judge by
+        apart &= np.ptp(differences, axis=2) > 1e-9
+        place = {
+            pair: number
+            for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True))
+        }
         columns = [place[int(kept[a]), int(kept[b])] for a, b in zip(one, other, strict=True)]
         found[np.ix_(mine, columns)] = apart
     return found
@@ -163,9 +174,11 @@ def holm_paired(values: np.ndarray) -> np.ndarray:
 
 
 def told_apart_adaptive(values: np.ndarray) -> np.ndarray:
-    """values (tables, rows, seeds) -> whether a row is told apart from the first one at some look, bool (tables, 1).
+    """values (tables, rows, seeds) -> whether a row is told apart from the first one at some look,
+    bool (tables, 1).
 
-    Holm's first step with every row still open at every look, which is where a first false claim is made.
+    Holm's first step with every row still open at every look, which is where a first false claim is
+    made.
     """
     from scipy.special import stdtr
 
@@ -181,7 +194,9 @@ def told_apart_adaptive(values: np.ndarray) -> np.ndarray:
         spread = seen.std(axis=2, ddof=1)
         t = np.abs(seen.mean(axis=2)) * np.sqrt(seeds) / np.where(spread > 1e-9, spread, np.inf)
         p = 2 * stdtr(seeds - 1, -t)
-        strongest = np.minimum(strongest, np.where(spread > 1e-9, p / (seeds / most) ** GROWTH, np.inf))
+        strongest = np.minimum(
+            strongest, np.where(spread > 1e-9, p / (seeds / most) ** GROWTH, np.inf)
+        )
     p_values = np.array([sequential_p(each, least, most) for each in strongest.min(axis=1)])
     claimed: np.ndarray = (p_values * (rows - 1) < ALPHA)[:, None]
     return claimed
@@ -199,9 +214,16 @@ def adaptive_rate(draw: Draw, rows: int, tables: int, seed: int) -> float:
     return float(told_apart_adaptive(values).any(axis=1).mean())
 
 
-def power(rows: int, seeds: int, step: float, tables: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Return, by procedure, the chance of telling best from worst and the number of pairs told apart; steps in sd."""
-    values = normal(np.random.default_rng(seed), tables, rows, seeds) - step * np.arange(rows)[None, :, None]
+def power(
+    rows: int, seeds: int, step: float, tables: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return, by procedure, the chance of telling best from worst and the number of pairs told
+    apart; steps in sd.
+    """
+    values = (
+        normal(np.random.default_rng(seed), tables, rows, seeds)
+        - step * np.arange(rows)[None, :, None]
+    )
     first, second = np.triu_indices(rows, 1)
     ends = (first == 0) & (second == rows - 1)
     found = {}
@@ -220,18 +242,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     null_evidence(*ADAPTIVE)
     print(f"tables without a difference that show one, in % of {args.tables:,}, seed {args.seed}\n")
     cases = [(rows, seeds) for seeds in (3, 5) for rows in (2, 3, 4, 5, 10)]
-    print("| | " + " | ".join(f"{rows} rows, {seeds} seeds" for rows, seeds in cases) + " | 5 rows, 3-10 seeds |")
+    print(
+        "| | "
+        + " | ".join(f"{rows} rows, {seeds} seeds" for rows, seeds in cases)
+        + " | 5 rows, 3-10 seeds |"
+    )
     print("| --- |" + " ---: |" * (len(cases) + 1))
     for name, draw in (NULLS | NOT_HELD).items():
         rates = [rate(draw, rows, seeds, args.tables, args.seed) for rows, seeds in cases]
         rates.append(adaptive_rate(draw, 5, args.tables, args.seed))
-        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in rates) + " |", flush=True)
+        print(
+            f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in rates) + " |", flush=True
+        )
     print("\nfive rows, four steps of 1.5 sd: best told from worst, and pairs told apart of 10\n")
-    print("| seeds | all pairs | pairs | paired t-tests, Holm | pairs |\n| ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| seeds | all pairs | pairs | paired t-tests, Holm | pairs |\n| ---: | ---: | ---: | ---:"
+        " | ---: |"
+    )
     for seeds in (3, 5, 10):
         found = power(5, seeds, 1.5, args.tables, args.seed)
         (ours, pairs), (theirs, their_pairs) = found.values()
-        print(f"| {seeds} | {100 * ours:.1f} % | {pairs:.1f} | {100 * theirs:.1f} % | {their_pairs:.1f} |")
+        print(
+            f"| {seeds} | {100 * ours:.1f} % | {pairs:.1f} | {100 * theirs:.1f} % |"
+            f" {their_pairs:.1f} |"
+        )
 
 
 if __name__ == "__main__":

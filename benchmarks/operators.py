@@ -1,11 +1,15 @@
-"""How many operators a training step of a pack of 8 takes, against 8 steps of a trial alone: what a small trial on a GPU waits for.
+"""How many operators a training step of a pack of 8 takes, against 8 steps of a trial alone: what a
+small trial on a GPU waits for.
 
-    python -m benchmarks.operators [--members 8] [--rows any2point adapter lora appt point_peft prompt dapt]
+    python -m benchmarks.operators [--members 8] [--rows any2point adapter lora appt point_peft
+    prompt dapt]
 
-Counted on a CPU in the twin of what runs on a GPU: forward, backward, clipping and optimiser, tiny shapes, all blocks, every member
-another seed and another learning rate. An operator is counted if its result is memory of its own, so views are not; one may be
-several kernels, or on a GPU a fused one. The geometry that is compiled on either device is no operator of torch's.
-`--peak` prints instead the peak memory of a process that takes two steps of a pack, with 8 clouds, 64 tokens and two blocks.
+Counted on a CPU in the twin of what runs on a GPU: forward, backward, clipping and optimiser, tiny
+shapes, all blocks, every member another seed and another learning rate. An operator is counted if
+its result is memory of its own, so views are not; one may be several kernels, or on a GPU a fused
+one. The geometry that is compiled on either device is no operator of torch's. `--peak` prints
+instead the peak memory of a process that takes two steps of a pack, with 8 clouds, 64 tokens and
+two blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ from pointsweep.training.fusion.pack import SharedBackbone
 SOURCE = {"name": "clip_text", "weights": "random"}
 POINTS = {"name": "point_mae", "weights": "random"}
 LIGHT = {"name": "point_pn_light", "num_tokens": 8, "neighbours": 8}
-ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the backbone and the tokenizer of each method
+# the backbone and the tokenizer of each method
+ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "any2point": (SOURCE, LIGHT),
     "adapter": (SOURCE, LIGHT),
     "lora": (SOURCE, LIGHT),
@@ -47,8 +52,13 @@ class Operators(TorchDispatchMode):
 
     count = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        views = any(found.alias_info is not None and not found.alias_info.is_write for found in function._schema.returns)
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        views = any(
+            found.alias_info is not None and not found.alias_info.is_write
+            for found in function._schema.returns
+        )
         self.count += not views and function.overloadpacket.__name__ != "_unsafe_view"
         return function(*args, **(kwargs or {}))
 
@@ -58,7 +68,8 @@ def trial(arm: str, seed: int, peak: bool = False) -> TrialConfig:
     if peak:
         backbone, tokenizer = backbone | {"num_blocks": 2}, tokenizer | {"num_tokens": 64}
     return trial_from_dict({
-        "dataset": {"name": "synthetic", "num_points": 512 if peak else 128, "presample": 512 if peak else 128},
+        "dataset": {"name": "synthetic", "num_points": 512 if peak else 128,
+        "presample": 512 if peak else 128},
         "tokenizer": tokenizer,
         "backbone": backbone,
         "method": arm,
@@ -77,7 +88,9 @@ def operators(shared: SharedBackbone, configs: list[TrialConfig], steps: int) ->
                 pass
 
     with counted(counters):  # the thread that runs the pack
-        run_together([functools.partial(body, config) for config in configs], torch.get_num_threads())
+        run_together(
+            [functools.partial(body, config) for config in configs], torch.get_num_threads()
+        )
     return sum(counter.count for counter in counters)
 
 
@@ -96,7 +109,9 @@ def a_step(shared: SharedBackbone, configs: list[TrialConfig]) -> int:
 
 def main() -> None:
     """Prints one row for each arm."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--rows", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--peak", action="store_true")
@@ -108,11 +123,16 @@ def main() -> None:
         assert configs[0].backbone is not None
         shared = SharedBackbone(configs[0].backbone, torch.device("cpu"))
         if args.peak:
-            run_together([functools.partial(list, train_steps(config, shared, 2)) for config in configs], 1)
+            run_together(
+                [functools.partial(list, train_steps(config, shared, 2)) for config in configs], 1
+            )
             print(f"{arm}: {own_bytes()[0] / 1e6:.0f} MB")
             continue
         alone, pack = a_step(shared, configs[:1]), a_step(shared, configs)
-        print(f"| {arm} | {args.members * alone} | {pack} | {args.members * alone / pack:.1f}x |", flush=True)
+        print(
+            f"| {arm} | {args.members * alone} | {pack} | {args.members * alone / pack:.1f}x |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

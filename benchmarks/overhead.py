@@ -1,11 +1,13 @@
-"""What a sweep adds to its trials: everything on (lease, checkpoints, history, mirror to MLflow) against the bare training loop.
+"""What a sweep adds to its trials: everything on (lease, checkpoints, history, mirror to MLflow)
+against the bare training loop.
 
     python benchmarks/overhead.py [--rounds 5] [--epochs 8] [--clouds 384] [--trials 2]
 
-Both sides train the same trials from the same seeds, one after the other in one process; the rounds are interleaved, the order within
-a round alternates, and the medians are printed. The bare side builds the model and calls the same train_epoch and evaluate, nothing
-else: it writes no byte. Of the sweep side the time until MLflow is level, once the trials have ended, is told apart. The ratios are
-void unless both give equal numbers.
+Both sides train the same trials from the same seeds, one after the other in one process; the rounds
+are interleaved, the order within a round alternates, and the medians are printed. The bare side
+builds the model and calls the same train_epoch and evaluate, nothing else: it writes no byte. Of
+the sweep side the time until MLflow is level, once the trials have ended, is told apart. The ratios
+are void unless both give equal numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from pointsweep.training.runner import Job, Task, load_dataset, run_pack
 
 @dataclass(frozen=True)
 class Side:
-    """Seconds of wall and processor time of one side of a round, and every trial's last test loss."""
+    """Seconds of wall and processor time of one side of a round, and every trial's last test
+    loss.
+    """
 
     wall_s: float
     cpu_s: float
@@ -76,13 +80,23 @@ def bare(configs: Sequence[TrialConfig]) -> Side:
 
 
 def swept(configs: Sequence[TrialConfig], store: FileStore, empty: Path) -> tuple[Side, float]:
-    """The same through a pack's worker with all that keeps it safe; and the seconds until MLflow is level, after the trials."""
+    """The same through a pack's worker with all that keeps it safe; and the seconds until MLflow is
+    level, after the trials.
+    """
     store.root.mkdir()
     shutil.copy(empty, store.path("mlflow.db"))
-    cells = tuple(CellLayout(number, 0, ((config.seed, config.key()),)) for number, config in enumerate(configs))
+    cells = tuple(
+        CellLayout(number, 0, ((config.seed, config.key()),))
+        for number, config in enumerate(configs)
+    )
     rows = tuple((str(config.seed),) for config in configs)
-    target = prepare(default_uri(store), store, Layout("overhead", "", ("seed",), rows, ("lora",), cells))
-    places = {config.key(): TrialTags("overhead", str(config.seed), "lora", config.seed) for config in configs}
+    target = prepare(
+        default_uri(store), store, Layout("overhead", "", ("seed",), rows, ("lora",), cells)
+    )
+    places = {
+        config.key(): TrialTags("overhead", str(config.seed), "lora", config.seed)
+        for config in configs
+    }
     job, wall, cpu = Job(store.url, {"overhead": target}), time.perf_counter(), time.process_time()
     for config in configs:
         outcomes = run_pack([Task(config, places[config.key()])], job, lambda result: None)
@@ -92,12 +106,21 @@ def swept(configs: Sequence[TrialConfig], store: FileStore, empty: Path) -> tupl
     finish(target, store, places)
     after_s = time.perf_counter() - begun
     records = [TrialFolder(store.path(f"trials/{config.key()}")).record() for config in configs]
-    return Side(wall, cpu, [record.metrics["last"]["test/loss"] for record in records if record is not None]), after_s
+    return (
+        Side(
+            wall,
+            cpu,
+            [record.metrics["last"]["test/loss"] for record in records if record is not None],
+        ),
+        after_s,
+    )
 
 
 def main() -> None:
     """Prints the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--clouds", type=int, default=384)
@@ -110,24 +133,39 @@ def main() -> None:
         store = FileStore(Path(folder, "empty"))
         prepare(default_uri(store), store, Layout("empty", "", ("m",), (("a",),), ("b",), ()))
         empty = store.path("mlflow.db")
-        bare(configs), swept(configs, FileStore(Path(folder, "first")), empty)  # imports, the data's cache, compiled queries
+        # imports, the data's cache, compiled queries
+        bare(configs), swept(configs, FileStore(Path(folder, "first")), empty)
         pairs = []
         for number in range(args.rounds):
             first = bare(configs) if number % 2 else None
             through, after_s = swept(configs, FileStore(Path(folder, str(number))), empty)
             pairs.append((first or bare(configs), through, after_s))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    )
     epoch_s = statistics.median(plain.wall_s for plain, _, _ in pairs) / args.trials / args.epochs
     print(f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     print(f"{args.trials} trials of {args.epochs} epochs of {epoch_s:.2f} s")
     for name in ("wall_s", "cpu_s"):
         shares = [getattr(through, name) / getattr(plain, name) - 1 for plain, through, _ in pairs]
         rounds = ", ".join(f"{share:+.1%}" for share in shares)
-        print(f"added {name.removesuffix('_s')} time: {statistics.median(shares):+.1%} (rounds {rounds})")
-    print(f"until MLflow is level, after the trials: {statistics.median(after for _, _, after in pairs):.2f} s")
+        print(
+            f"added {name.removesuffix('_s')} time: {statistics.median(shares):+.1%} (rounds"
+            f" {rounds})"
+        )
+    print(
+        "until MLflow is level, after the trials:"
+        f" {statistics.median(after for _, _, after in pairs):.2f} s"
+    )
     print(
         "equal numbers: "
-        + ("yes" if all(plain.losses == through.losses for plain, through, _ in pairs) else "NO, the ratios are void")
+        + (
+            "yes"
+            if all(plain.losses == through.losses for plain, through, _ in pairs)
+            else "NO, the ratios are void"
+        )
     )
 
 

@@ -1,6 +1,7 @@
 """Any2Point's layers as the public program has them: what the GPU rows compare with.
 
-Source: the program of Any2Point (arXiv 2404.07989), written anew. Letters: B clouds, N tokens, C channels, M views, H heads.
+Source: the program of Any2Point (arXiv 2404.07989), written anew. Letters: B clouds, N tokens, C
+channels, M views, H heads.
 """
 
 from __future__ import annotations
@@ -19,30 +20,55 @@ from pointsweep.models.methods.any2point import Any2Point, Cells, Neighbourhoods
 from pointsweep.training import prefetch as ahead
 
 
-def looped_after_block(self: Any2Point, index: int, tokens: Tensor, context: Neighbourhoods | None) -> Tensor:
-    """`Any2Point.after_block` as the public program has it: one view after the other. The same numbers but for rounding."""
+def looped_after_block(
+    self: Any2Point, index: int, tokens: Tensor, context: Neighbourhoods | None
+) -> Tensor:
+    """`Any2Point.after_block` as the public program has it: one view after the other. The same
+    numbers but for rounding.
+    """
     assert context is not None
     classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]
     views = [_one_view(self, index, view, t, context) for view in range(self.num_views)]
     together = torch.stack(views, dim=1)  # (B, M, N, C)
-    return torch.cat([classes, t + self.config.coef_pro * self._ensemble(self.voxel_norms[index], together, t, context)], dim=1)
+    return torch.cat(
+        [
+            classes,
+            t
+            + self.config.coef_pro * self._ensemble(self.voxel_norms[index], together, t, context),
+        ],
+        dim=1,
+    )
 
 
-def _one_view(method: Any2Point, index: int, view: int, t: Tensor, context: Neighbourhoods) -> Tensor:
+def _one_view(
+    method: Any2Point, index: int, view: int, t: Tensor, context: Neighbourhoods
+) -> Tensor:
     """(B, N, C) -> (B, N, C)."""
     attention, heads, y = method.attention, method.attention.num_heads, t
     part = slice(view, view + 1)
     rows = slice(view * attention.dim, (view + 1) * attention.dim)
-    x = nn.functional.layer_norm(t, (attention.dim,), attention.norm_weight[rows], attention.norm_bias[rows])
+    x = nn.functional.layer_norm(
+        t, (attention.dim,), attention.norm_weight[rows], attention.norm_bias[rows]
+    )
     qkv = x @ attention.qkv_weight[view] + attention.qkv_bias.view(method.num_views, -1)[view]
     q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, middle / H) each
-    weights = (q @ k.transpose(-2, -1) * attention.out_weight.shape[1] ** -0.5 + context.far[:, view]).softmax(dim=-1)
-    y = t + (weights @ v).transpose(1, 2).flatten(2) @ attention.out_weight[view] + attention.out_bias[rows]
+    weights = (
+        q @ k.transpose(-2, -1) * attention.out_weight.shape[1] ** -0.5 + context.far[:, view]
+    ).softmax(dim=-1)
+    y = (
+        t
+        + (weights @ v).transpose(1, 2).flatten(2) @ attention.out_weight[view]
+        + attention.out_bias[rows]
+    )
     cells = Cells(context.cells.first[:, part], context.cells.share[:, part], context.cells.count)
     pooled = cells.mean(y.unsqueeze(1))  # (B, 1, N, C)
     norm = method.cell_norms[index]
     # Running statistics of all views lie in one tensor: a single view's are computed and dropped.
-    own = SimpleNamespace(momentum=0.1, running_mean=torch.zeros_like(norm.bias[rows]), running_var=torch.zeros_like(norm.bias[rows]))
+    own = SimpleNamespace(
+        momentum=0.1,
+        running_mean=torch.zeros_like(norm.bias[rows]),
+        running_var=torch.zeros_like(norm.bias[rows]),
+    )
     mean, var = any2point.CellNorm._statistics(own, pooled.float(), cells)  # type: ignore[arg-type]
     scale = norm.weight[rows] * torch.rsqrt(var + norm.eps)
     return nn.functional.gelu(pooled * scale + (norm.bias[rows] - mean * scale)).squeeze(1)
@@ -50,7 +76,9 @@ def _one_view(method: Any2Point, index: int, view: int, t: Tensor, context: Neig
 
 @contextmanager
 def public_layers() -> Iterator[None]:
-    """Views in a loop, the usual loop of farthest points, and nothing made ahead, as in the public program."""
+    """Views in a loop, the usual loop of farthest points, and nothing made ahead, as in the public
+    program.
+    """
     before = Any2Point.after_block, tokenizers.farthest_points
     any2point.Any2Point.after_block = looped_after_block  # type: ignore[method-assign]
     tokenizers.farthest_points = plain_farthest_points  # type: ignore[assignment]

@@ -1,4 +1,5 @@
-"""A small vision transformer with random weights, as wide as DeiT-Ti: for benchmarks alone, so it stands in no sweep's registry.
+"""A small vision transformer with random weights, as wide as DeiT-Ti: for benchmarks alone, so it
+stands in no sweep's registry.
 
 Source of the shape: DeiT (arXiv 2012.12877), table 1: width 192, 12 blocks, 3 heads.
 """

@@ -1,9 +1,11 @@
-"""CPU seconds of what starts again and again: --help, a second --plan, a fresh MLflow store, a second trial in a warm worker.
+"""CPU seconds of what starts again and again: --help, a second --plan, a fresh MLflow store, a
+second trial in a warm worker.
 
     python benchmarks/startup.py [--rounds 5] [--sweep sweeps/quickstart.yaml]
 
-The command runs in processes of its own, with bytecode in a cache as an installed package has it; medians over the rounds. The second
-trial is timed from the first one's record to its own first optimiser step, in one process.
+The command runs in processes of its own, with bytecode in a cache as an installed package has it;
+medians over the rounds. The second trial is timed from the first one's record to its own first
+optimiser step, in one process.
 """
 
 from __future__ import annotations
@@ -49,13 +51,15 @@ AdamW.step = lambda self, *rest: (step(self, *rest), steps.append(time.process_t
 with tempfile.TemporaryDirectory() as folder:
     for seed in range(6):
         config = trial_from_dict({
-            "dataset": {"name": "synthetic", "num_points": 128, "presample": 128, "train_limit": 32, "test_limit": 16},
+            "dataset": {"name": "synthetic", "num_points": 128, "presample": 128,
+                        "train_limit": 32, "test_limit": 16},
             "tokenizer": {"name": "point_pn_light", "num_tokens": 16, "neighbours": 8},
             "backbone": {"name": "tiny", "modality": "1d"}, "method": "any2point",
             "train": {"epochs": 1, "batch_size": 8, "warmup_epochs": 0}, "seed": seed,
         })
         ends.append((len(steps), time.process_time()))
-        [outcome] = run_pack([Task(config, TrialTags("s", "r", "c", seed))], Job(f"file://{folder}"), lambda result: None)
+        task = Task(config, TrialTags("s", "r", "c", seed))
+        [outcome] = run_pack([task], Job(f"file://{folder}"), lambda result: None)
         assert outcome.status == "finished", outcome
 print(statistics.median(steps[at] - begun for at, begun in ends[1:]))
 """
@@ -71,19 +75,32 @@ def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
 
 def printed(code: str, environment: dict[str, str], *arguments: str) -> float:
     """The number that a program prints."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return float(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     """Prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sweep", default=str(SWEEP))
     args = parser.parse_args()
-    print(f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n")
+    print(
+        f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python"
+        f" {platform.python_version()}\n"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        }
         environment |= {
             "POINTSWEEP_CACHE": f"{folder}/cache",
             "POINTSWEEP_STORE": f"{folder}/store",
@@ -95,11 +112,18 @@ def main() -> None:
         rows = {f"--plan of {Path(args.sweep).name}, the first": first}
         for name, command in {"--help": [*run, "--help"], "--plan, again": plan}.items():
             cpu_seconds(command, environment)
-            rows[name] = statistics.median(cpu_seconds(command, environment) for _ in range(args.rounds))
-        times = [printed(FRESH_STORE, environment, args.sweep, f"{folder}/mlflow{number}") for number in range(args.rounds + 1)]
+            rows[name] = statistics.median(
+                cpu_seconds(command, environment) for _ in range(args.rounds)
+            )
+        times = [
+            printed(FRESH_STORE, environment, args.sweep, f"{folder}/mlflow{number}")
+            for number in range(args.rounds + 1)
+        ]
         rows["MLflow ready on a fresh store, the first of the machine"] = times[0]
         rows["MLflow ready on a fresh store, again"] = statistics.median(times[1:])
-        rows["first optimiser step of a second trial after the first one's end"] = printed(SECOND_TRIAL, environment)
+        rows["first optimiser step of a second trial after the first one's end"] = printed(
+            SECOND_TRIAL, environment
+        )
     print("| what | seconds |\n| --- | --- |")
     for name, value in rows.items():
         print(f"| {name} | {value:.3f} |")

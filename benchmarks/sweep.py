@@ -2,10 +2,11 @@
 
     python -m benchmarks.sweep [--seeds 6] [--rounds 1] [--pack 1] [--sides plain reused ours]
 
-`ours` is the command `python -m pointsweep.run`, from its start to its end, of arms that were not planned before. `plain` (P1) is Ray
-Tune as its documentation shows: a fresh worker for every trial, the loop in eager fp32, farthest points by the usual loop in torch,
-torch's own AdamW, one MLflow call per value. `reused` (P1b) reuses the workers and has our own kernels. Both train the same trials
-from the same seeds, and the ratios are void unless the losses are equal.
+`ours` is the command `python -m pointsweep.run`, from its start to its end, of arms that were not
+planned before. `plain` (P1) is Ray Tune as its documentation shows: a fresh worker for every trial,
+the loop in eager fp32, farthest points by the usual loop in torch, torch's own AdamW, one MLflow
+call per value. `reused` (P1b) reuses the workers and has our own kernels. Both train the same
+trials from the same seeds, and the ratios are void unless the losses are equal.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from pointsweep.utils.array_cache import cache_folder
 SWEEP: dict[str, Any] = {
     "name": "benchmark",
     "base": {
-        "dataset": {"name": "synthetic", "num_points": 512, "presample": 600, "train_limit": 64, "test_limit": 32},
+        "dataset": {
+            "name": "synthetic",
+            "num_points": 512,
+            "presample": 600,
+            "train_limit": 64,
+            "test_limit": 32,
+        },
         "tokenizer": {"name": "point_pn_light", "num_tokens": 32, "neighbours": 16},
         "backbone": {"name": "tiny", "modality": "1d"},
         "train": {"epochs": 3, "batch_size": 16, "warmup_epochs": 1, "lr": 1e-3},
@@ -38,7 +45,9 @@ SWEEP: dict[str, Any] = {
 
 
 def plain_farthest_points(points: Any, count: int, skip_near_origin: bool = False) -> Any:
-    """The loop that public programs of the field share: points (B, P, 3) -> indices (B, count), starting from index 0."""
+    """The loop that public programs of the field share: points (B, P, 3) -> indices (B, count),
+    starting from index 0.
+    """
     import torch
 
     batch = torch.arange(len(points), device=points.device)
@@ -108,8 +117,12 @@ def ray_tune(args: argparse.Namespace, plain: bool) -> dict[str, float]:
     trials = [json.dumps(trial.config.to_dict()) for trial in load(folder / "sweep.yaml").trials()]
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     # Of several workers that open a fresh database at once all but one fail.
-    MlflowClient(uri).create_experiment("benchmark", artifact_location=(folder / "artifacts").as_uri())
-    ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    MlflowClient(uri).create_experiment(
+        "benchmark", artifact_location=(folder / "artifacts").as_uri()
+    )
+    ray.init(
+        num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", include_dashboard=False
+    )
     space = {"trial": tune.grid_search(trials), "uri": uri, "plain": plain, "folder": str(folder)}
     results = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
@@ -122,10 +135,21 @@ def ray_tune(args: argparse.Namespace, plain: bool) -> dict[str, float]:
 
 def ours(folder: Path) -> dict[str, float]:
     """The command; key -> the last training loss."""
-    # Its arms are planned as if they were never seen; only what this machine remembers of plans is forgotten for that.
+    # Its arms are planned as if they were never seen; only what this machine remembers of plans is
+    # forgotten for that.
     shutil.rmtree(cache_folder() / "plans", ignore_errors=True)
-    python("-m", "pointsweep.run", folder / "sweep.yaml", "--store", folder / "store", "--workers", os.cpu_count())
-    records = [json.loads(path.read_text()) for path in (folder / "store" / "trials").glob("*/record.json")]
+    python(
+        "-m",
+        "pointsweep.run",
+        folder / "sweep.yaml",
+        "--store",
+        folder / "store",
+        "--workers",
+        os.cpu_count(),
+    )
+    records = [
+        json.loads(path.read_text()) for path in (folder / "store" / "trials").glob("*/record.json")
+    ]
     return {record["key"]: record["metrics"]["last"]["train/loss"] for record in records}
 
 
@@ -134,24 +158,43 @@ def side(name: str, args: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         resources = {"cpus": 1, "pack": args.pack}
-        folder.joinpath("sweep.yaml").write_text(yaml.safe_dump({**SWEEP, "seeds": args.seeds, "resources": resources}))
+        folder.joinpath("sweep.yaml").write_text(
+            yaml.safe_dump({**SWEEP, "seeds": args.seeds, "resources": resources})
+        )
         if name == "ours":
             return ours(folder)
-        said = python("-m", "benchmarks.sweep", "--side", name, "--folder", folder, RAY_USAGE_STATS_ENABLED="0")
+        said = python(
+            "-m",
+            "benchmarks.sweep",
+            "--side",
+            name,
+            "--folder",
+            folder,
+            RAY_USAGE_STATS_ENABLED="0",
+        )
         return dict(json.loads(said.splitlines()[-1]))
 
 
 def main() -> None:
     """Prints the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--pack", type=int, default=1)
-    parser.add_argument("--sides", nargs="+", default=["plain", "reused", "ours"], choices=["plain", "reused", "ours"])
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        default=["plain", "reused", "ours"],
+        choices=["plain", "reused", "ours"],
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.update(OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0")
+    os.environ.update(
+        OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0"
+    )
     if args.side:
         print("\n" + json.dumps(ray_tune(args, args.side == "plain")))
         return
@@ -160,12 +203,17 @@ def main() -> None:
     print(machine())
     count = 6 * args.seeds
     print(f"{count} trials, {args.rounds} rounds; per trial:")
-    found = interleaved({name: (lambda name=name: side(name, args)) for name in args.sides}, args.rounds)
+    found = interleaved(
+        {name: lambda name=name: side(name, args) for name in args.sides}, args.rounds
+    )
     print(table(found, count, args.sides[-1]))
     results = [each.value for sides in found.values() for each in sides]
     worst = max(abs(one[key] / results[0][key] - 1) for one in results for key in results[0])
     complete = all(one.keys() == results[0].keys() and len(one) == count for one in results)
-    print(f"equal losses: {'yes' if complete and worst < 1e-5 else 'NO, the ratios are void'} (largest difference {worst:.1e})")
+    print(
+        f"equal losses: {'yes' if complete and worst < 1e-5 else 'NO, the ratios are void'}"
+        f" (largest difference {worst:.1e})"
+    )
 
 
 if __name__ == "__main__":

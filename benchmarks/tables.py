@@ -1,10 +1,12 @@
-"""A table over 10,000 trials against mlflow.search_runs + pandas over the same trials, and again after 10 more.
+"""A table over 10,000 trials against mlflow.search_runs + pandas over the same trials, and again
+after 10 more.
 
     python benchmarks/tables.py [--records 10000] [--rounds 3] [--folder FOLDER]
 
-Both sides print mean, sd and n of every cell; the ratio is void unless these are equal. Every measurement is a fresh process, the
-sides alternate, medians are printed. Times are those of the work alone, without the imports (which would favour this side: mlflow's
-take longer), memory is the highest of the whole process. `cold`: without the index, and the records not in the page cache.
+Both sides print mean, sd and n of every cell; the ratio is void unless these are equal. Every
+measurement is a fresh process, the sides alternate, medians are printed. Times are those of the
+work alone, without the imports (which would favour this side: mlflow's take longer), memory is the
+highest of the whole process. `cold`: without the index, and the records not in the page cache.
 """
 
 from __future__ import annotations
@@ -41,17 +43,22 @@ Clocks = tuple[float, float]  # seconds by the wall, and of this process on a CP
 def config(row: int, column: int) -> TrialConfig:
     """One arm: a LoRA of another rank in each row, on another number of tokens in each column."""
     return trial_from_dict({
-        "dataset": "scanobjectnn", "tokenizer": {"name": "point_pn_light", "num_tokens": 64 + column},
-        "backbone": {"name": "vit_in21k"}, "method": {"name": "lora", "rank": row + 1}, "train": {"epochs": 300}, "seed": 0,
+        "dataset": "scanobjectnn",
+        "tokenizer": {"name": "point_pn_light", "num_tokens": 64 + column},
+        "backbone": {"name": "vit_in21k"}, "method": {"name": "lora", "rank": row + 1},
+        "train": {"epochs": 300}, "seed": 0,
     })  # fmt: skip
 
 
 def record(made: TrialConfig, generator: np.random.Generator) -> Record:
-    """A finished trial as `trial.py` writes it: two protocols, which of 2,882 objects were right in each, origin and all."""
+    """A finished trial as `trial.py` writes it: two protocols, which of 2,882 objects were right in
+    each, origin and all.
+    """
     right = [generator.random(OBJECTS) < 0.8 for _ in range(2)]
     metrics = {
         name: {
-            "epoch": 300 - 7 * i, "test/accuracy": int(bits.sum()) / OBJECTS, "test/loss": float(generator.random()),
+            "epoch": 300 - 7 * i, "test/accuracy": int(bits.sum()) / OBJECTS,
+            "test/loss": float(generator.random()),
             "train/accuracy": float(generator.random()), "train/loss": float(generator.random()),
         }
         for i, (name, bits) in enumerate(zip(("last", "best_test"), right, strict=True))
@@ -59,22 +66,29 @@ def record(made: TrialConfig, generator: np.random.Generator) -> Record:
     rank = made.method.rank  # type: ignore[union-attr]
     return Record(
         key=made.key(), config=made.to_dict(), metrics=metrics,
-        parameters={"trainable": 500_000 + 9 * rank, "trainable_without_head": 9 * rank, "total": 86_000_000 + 9 * rank},
+        parameters={"trainable": 500_000 + 9 * rank, "trainable_without_head": 9 * rank,
+        "total": 86_000_000 + 9 * rank},
         dataset={
-            "name": "scanobjectnn", "digest": "d" * 64, "num_train": 11416, "num_val": 0, "num_test": OBJECTS, "num_classes": 15,
+            "name": "scanobjectnn", "digest": "d" * 64, "num_train": 11416, "num_val": 0,
+            "num_test": OBJECTS, "num_classes": 15,
         },
-        weights_origin="vit_in21k, sha256 " + "e" * 64, seconds={"total": 3600 * float(generator.random()), "train": 3000.0},
+        weights_origin="vit_in21k, sha256 " + "e" * 64,
+        seconds={"total": 3600 * float(generator.random()), "train": 3000.0},
         peak_memory_bytes=2**31, clouds_per_s=900 * float(generator.random()),
         origin={
-            "tree": "1" * 16, "code": "c" * 40, "device": "cuda", "cpus": "16", "python": "3.11.7", "platform": "Linux",
-            "version.torch": "2.13.0", "version.numpy": "2.4.6", "version.ray": "2.60.0", "version.mlflow": "3.17.2",
+            "tree": "1" * 16, "code": "c" * 40, "device": "cuda", "cpus": "16", "python": "3.11.7",
+            "platform": "Linux",
+            "version.torch": "2.13.0", "version.numpy": "2.4.6", "version.ray": "2.60.0",
+            "version.mlflow": "3.17.2",
         },
         correct={name: packed(bits) for name, bits in zip(metrics, right, strict=True)},
     )  # fmt: skip
 
 
 def fill(folder: Path, count: int) -> list[tuple[str, str, int, Record]]:
-    """The store: its plan, `count` records; MORE of them lie aside, to be moved in later. Returns (row, column, seed, record)."""
+    """The store: its plan, `count` records; MORE of them lie aside, to be moved in later. Returns
+    (row, column, seed, record).
+    """
     generator, rows = np.random.default_rng(0), count // (COLUMNS * SEEDS)
     cells, found = [], []
     for row in range(rows):
@@ -89,9 +103,18 @@ def fill(folder: Path, count: int) -> list[tuple[str, str, int, Record]]:
         NAME, "A large table", ("method",), tuple((f"rank {row + 1}",) for row in range(rows)),
         tuple(f"{64 + column} tokens" for column in range(COLUMNS)), tuple(cells),
     )  # fmt: skip
-    write(folder / f"store/sweeps/{NAME}/plan.json", json.dumps({"layout": json.loads(layout.to_json())}))
+    write(
+        folder / f"store/sweeps/{NAME}/plan.json",
+        json.dumps({"layout": json.loads(layout.to_json())}),
+    )
     for i, (*_, made) in enumerate(found):
-        write(folder / ("later" if i >= len(found) - MORE else "store/trials") / made.key / "record.json", made.to_json())
+        write(
+            folder
+            / ("later" if i >= len(found) - MORE else "store/trials")
+            / made.key
+            / "record.json",
+            made.to_json(),
+        )
     return found
 
 
@@ -102,10 +125,12 @@ def write(path: Path, text: str) -> None:
 
 
 def log(folder: Path, found: list[tuple[str, str, int, Record]]) -> None:
-    """The same trials as runs of MLflow in SQLite: one by its client, the others as copies of its rows with their own values.
+    """The same trials as runs of MLflow in SQLite: one by its client, the others as copies of its
+    rows with their own values.
 
-    A run holds what any sweep logs: its configuration as params, metrics, and tags for its place. What pointsweep keeps there beside
-    (the whole record, as tags) is left out; it would only slow the baseline.
+    A run holds what any sweep logs: its configuration as params, metrics, and tags for its place.
+    What pointsweep keeps there beside (the whole record, as tags) is left out; it would only slow
+    the baseline.
     """
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
@@ -124,7 +149,10 @@ def log(folder: Path, found: list[tuple[str, str, int, Record]]) -> None:
     )
     with sqlite3.connect(folder / "mlflow.db") as base:
         base.row_factory = sqlite3.Row
-        rows = {table: base.execute(f"SELECT * FROM {table}").fetchall() for table in ("runs", "params", "latest_metrics", "tags")}
+        rows = {
+            table: base.execute(f"SELECT * FROM {table}").fetchall()
+            for table in ("runs", "params", "latest_metrics", "tags")
+        }
         for table, lines in rows.items():
             marks = ", ".join("?" * len(lines[0].keys()))
             copies = (copy(dict(line), made) for made in found[1:] for line in lines)
@@ -133,7 +161,11 @@ def log(folder: Path, found: list[tuple[str, str, int, Record]]) -> None:
 
 def values(made: Record) -> dict[str, float]:
     """What a run's metrics are."""
-    found = {f"{protocol}/{name}": float(value) for protocol, all_of in made.metrics.items() for name, value in all_of.items()}
+    found = {
+        f"{protocol}/{name}": float(value)
+        for protocol, all_of in made.metrics.items()
+        for name, value in all_of.items()
+    }
     return found | {f"parameters/{name}": float(value) for name, value in made.parameters.items()}
 
 
@@ -167,9 +199,15 @@ def by_mlflow(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     begun = clocks()
     runs = mlflow.search_runs(experiment_names=[NAME], max_results=100_000)
-    grouped = runs.groupby(["tags.row", "tags.column"])["metrics.last/test/accuracy"].agg(["mean", "std", "count"])
+    grouped = runs.groupby(["tags.row", "tags.column"])["metrics.last/test/accuracy"].agg(
+        ["mean", "std", "count"]
+    )
     grouped.to_string()
-    return begun, clocks(), {f"{row} / {column}": tuple(line) for (row, column), *line in grouped.itertuples()}
+    return (
+        begun,
+        clocks(),
+        {f"{row} / {column}": tuple(line) for (row, column), *line in grouped.itertuples()},
+    )
 
 
 def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
@@ -182,7 +220,11 @@ def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     begun = clocks()
     table = build(*read(open_store(str(folder / "store")), NAME))
     render(table, "text")
-    return begun, clocks(), {table.place(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells}
+    return (
+        begun,
+        clocks(),
+        {table.place(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells},
+    )
 
 
 def side(folder: Path, name: str) -> None:
@@ -194,11 +236,17 @@ def side(folder: Path, name: str) -> None:
 
 
 def peak_bytes() -> int:
-    """The highest resident memory of this program. `ru_maxrss` would be that of whoever started it, where that is higher."""
+    """The highest resident memory of this program. `ru_maxrss` would be that of whoever started it,
+    where that is higher.
+    """
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in status.read_text().splitlines()
+        if line.startswith("VmHWM:")
+    )
 
 
 def clocks() -> Clocks:
@@ -210,7 +258,10 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
     """One side in a fresh process, with the wall time of all of it."""
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, __file__, "--folder", str(folder), "--side", name], capture_output=True, text=True, check=True
+        [sys.executable, __file__, "--folder", str(folder), "--side", name],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.perf_counter() - begun}
 
@@ -227,7 +278,9 @@ def cool(folder: Path) -> None:
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether both sides have the same cells, to 1e-12."""
-    return one.keys() == other.keys() and all(np.allclose(one[name], other[name], rtol=0, atol=1e-12) for name in one)
+    return one.keys() == other.keys() and all(
+        np.allclose(one[name], other[name], rtol=0, atol=1e-12) for name in one
+    )
 
 
 def compare(folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -238,10 +291,15 @@ def compare(folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
         found["cold"].append(measured(folder, "pointsweep"))
         found["mlflow"].append(measured(folder, "mlflow"))
         found["warm"].append(measured(folder, "pointsweep"))
-        moved = [Path(shutil.move(path, folder / "store/trials" / path.name)) for path in sorted((folder / "later").iterdir())]
+        moved = [
+            Path(shutil.move(path, folder / "store/trials" / path.name))
+            for path in sorted((folder / "later").iterdir())
+        ]
         assert len(moved) == MORE
         found["10 more"].append(measured(folder, "pointsweep"))
-        assert same(found["mlflow"][-1]["cells"], found["10 more"][-1]["cells"]), "void: the sides differ"
+        assert same(found["mlflow"][-1]["cells"], found["10 more"][-1]["cells"]), (
+            "void: the sides differ"
+        )
         for path in moved:
             shutil.move(path, folder / "later" / path.name)
     return found
@@ -249,7 +307,9 @@ def compare(folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
 
 def main() -> None:
     """Prints the medians and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="made if it does not exist, and then kept")
@@ -263,15 +323,19 @@ def main() -> None:
         if not folder.exists():
             log(folder, fill(folder, args.records))
         found = compare(folder, args.rounds)
-    print(f"{args.records} trials, {args.rounds} rounds, {os.cpu_count()} CPUs, {platform.machine()}, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{args.records} trials, {args.rounds} rounds, {os.cpu_count()} CPUs, {platform.machine()},"
+        f" load {os.getloadavg()[0]:.1f}"
+    )
     fields = ("wall", "cpu", "whole", "peak")
     slow = {field: statistics.median(one[field] for one in found["mlflow"]) for field in fields}
     for name, runs in found.items():
         here = {field: statistics.median(one[field] for one in runs) for field in fields}
         ratio = {field: f"({slow[field] / here[field]:.1f}x)" for field in fields}
         print(
-            f"{name:8} {here['wall']:7.2f} s {ratio['wall']:8} {here['cpu']:7.2f} s of CPU {ratio['cpu']:8} "
-            f"whole process {here['whole']:6.2f} s {ratio['whole']:8} peak {here['peak'] / 2**20:5.0f} MiB {ratio['peak']}"
+            f"{name:8} {here['wall']:7.2f} s {ratio['wall']:8} {here['cpu']:7.2f} s of CPU"
+            f" {ratio['cpu']:8} whole process {here['whole']:6.2f} s {ratio['whole']:8} peak"
+            f" {here['peak'] / 2**20:5.0f} MiB {ratio['peak']}"
         )
 
 

@@ -1,11 +1,14 @@
-"""Runs per second that an MLflow server takes from several writers: pointsweep's mirror against plain logging, call by call.
+"""Runs per second that an MLflow server takes from several writers: pointsweep's mirror against
+plain logging, call by call.
 
-    python benchmarks/tracking_server.py --tracking-uri http://127.0.0.1:5000 --workers 8 --runs 5 --epochs 20
+    python benchmarks/tracking_server.py --tracking-uri http://127.0.0.1:5000 --workers 8 --runs 5
+    --epochs 20
 
-Every writer is a process. `mirror` sends finished trial folders as pointsweep.tracking does: parameters in one call, metrics in
-batches, config, data set and record beside them. `plain` logs the same parameters and metrics by mlflow.log_param and
-mlflow.log_metric, one call per value; `batched` by mlflow.log_params and one mlflow.log_metrics per epoch. These two cannot be
-continued after a kill, and keep no record. Each round writes experiments of its own.
+Every writer is a process. `mirror` sends finished trial folders as pointsweep.tracking does:
+parameters in one call, metrics in batches, config, data set and record beside them. `plain` logs
+the same parameters and metrics by mlflow.log_param and mlflow.log_metric, one call per value;
+`batched` by mlflow.log_params and one mlflow.log_metrics per epoch. These two cannot be continued
+after a kill, and keep no record. Each round writes experiments of its own.
 """
 
 from __future__ import annotations
@@ -29,15 +32,19 @@ from pointsweep.tracking.target import Target, TrialTags
 from pointsweep.training.runner import Job, Task, run_pack
 
 TRIAL = {
-    "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 32, "test_limit": 16},
+    "dataset": {"name": "synthetic", "num_points": 64, "presample": 64, "train_limit": 32,
+    "test_limit": 16},
     "tokenizer": {"name": "point_pn_light", "num_tokens": 8, "neighbours": 8},
-    "backbone": {"name": "tiny", "modality": "1d"}, "method": {"name": "lora"}, "train": {"batch_size": 16, "warmup_epochs": 0},
+    "backbone": {"name": "tiny", "modality": "1d"}, "method": {"name": "lora"},
+    "train": {"batch_size": 16, "warmup_epochs": 0},
 }  # fmt: skip
 
 
 def trial(epochs: int, seed: int) -> TrialConfig:
     """A trial of seconds, with as many epochs as the runs are to have."""
-    config, problems = check_trial(TRIAL | {"train": {**TRIAL["train"], "epochs": epochs}, "seed": seed})
+    config, problems = check_trial(
+        TRIAL | {"train": {**TRIAL["train"], "epochs": epochs}, "seed": seed}
+    )
     assert config is not None, problems
     return config
 
@@ -82,7 +89,11 @@ def _fluent(folders: Sequence[Path], target: Target, batched: bool) -> None:
                         mlflow.log_metric(name, value, step=event["epoch"])
 
 
-WAYS: dict[str, Callable[[Sequence[Path], Target], None]] = {"mirror": mirror, "batched": batched, "plain": plain}
+WAYS: dict[str, Callable[[Sequence[Path], Target], None]] = {
+    "mirror": mirror,
+    "batched": batched,
+    "plain": plain,
+}
 
 
 def work(way: str, folders: Sequence[Path], target: Target, gate: object) -> None:
@@ -99,7 +110,9 @@ def measure(way: str, source: Path, args: argparse.Namespace, folder: Path) -> f
     from pointsweep.storage.base import FileStore
 
     name = f"bench_{way}_{uuid.uuid4().hex[:8]}"
-    layout = Layout(name=name, title=name, row_headers=("row",), rows=(("row",),), columns=("column",), cells=())
+    layout = Layout(
+        name=name, title=name, row_headers=("row",), rows=(("row",),), columns=("column",), cells=()
+    )
     target = prepare(args.tracking_uri, FileStore(folder), layout)
     shares = [[copied(source, folder) for _ in range(args.runs)] for _ in range(args.workers)]
     context = get_context("spawn")
@@ -129,27 +142,44 @@ def copied(source: Path, folder: Path) -> Path:
 
 def main() -> None:
     """Prints one line per way, and the ratios."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--tracking-uri", required=True, help="of the MLflow server")
     made.add_argument("--workers", type=int, default=8, help="writers at once (default: 8)")
     made.add_argument("--runs", type=int, default=5, help="of each writer (default: 5)")
     made.add_argument("--epochs", type=int, default=20, help="of each run (default: 20)")
-    made.add_argument("--rounds", type=int, default=3, help="of all ways in turn; the best of each counts (default: 3)")
+    made.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="of all ways in turn; the best of each counts (default: 3)",
+    )
     args = made.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         config = trial(args.epochs, 0)
-        [ended] = run_pack([Task(config, TrialTags("bench", "row", "column", 0))], Job(place), lambda result: None)
+        [ended] = run_pack(
+            [Task(config, TrialTags("bench", "row", "column", 0))], Job(place), lambda result: None
+        )
         assert ended.status == "finished", ended.reason
         source = folder / "trials" / config.key()
         events = TrialFolder(source).epochs()
-        turns = [{way: measure(way, source, args, folder) for way in WAYS} for _ in range(args.rounds)]
+        turns = [
+            {way: measure(way, source, args, folder) for way in WAYS} for _ in range(args.rounds)
+        ]
     best = {way: max(turn[way] for turn in turns) for way in WAYS}
-    print(f"{args.workers} writers, {args.runs} runs each, {args.epochs} epochs of {len(events[0]['metrics'])} metrics")
+    print(
+        f"{args.workers} writers, {args.runs} runs each, {args.epochs} epochs of"
+        f" {len(events[0]['metrics'])} metrics"
+    )
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for way, rate in best.items():
         every = ", ".join(f"{turn[way]:.2f}" for turn in turns)
-        print(f"{way:8} {rate:6.2f} runs/s (rounds: {every}); the mirror is {best['mirror'] / rate:.2f} times as fast")
+        print(
+            f"{way:8} {rate:6.2f} runs/s (rounds: {every}); the mirror is"
+            f" {best['mirror'] / rate:.2f} times as fast"
+        )
 
 
 if __name__ == "__main__":

@@ -32,11 +32,14 @@ TITLES = {
     "methods": "Methods",
     "networks": "Networks",
 }
-NOT_FIELDS = "canonical, model_config, model_copy, model_post_init, problems, replace, revision, to_dict"
+NOT_FIELDS = (
+    "canonical, model_config, model_copy, model_post_init, problems, replace, revision, to_dict"
+)
 HEAD = """# Components and their fields
 
-What a sweep file can name, and the fields of each with their defaults: `method: {name: lora, rank: 8}`. Where the numbers come from,
-[the page on models](../models.md) says.
+What a sweep file can name, and the fields of each with their defaults:
+`method: {name: lora, rank: 8}`. [The page on models](../models.md) says where the numbers come
+from.
 """
 
 
@@ -48,7 +51,9 @@ def fields_of(config: type) -> list[str]:
 
 
 def write_components(app: Sphinx) -> None:
-    """Write the page of all registered components: a new one is documented once it is registered."""
+    """Write the page of all registered components: a new one is documented once it is
+    registered.
+    """
     lines = [HEAD]
     for kind, title in TITLES.items():
         lines.append(f"## {title}\n")

@@ -1,7 +1,7 @@
 """pointsweep: a YAML file that is the paper's table, and the command that fills it.
 
-For programs and notebooks: `load`, `plan`, `run`, `read_table`, `read_records` and `open_store`, described in api.py and in
-docs/python.md. They are imported when they are first used.
+For programs and notebooks: `load`, `plan`, `run`, `read_table`, `read_records` and `open_store`,
+described in api.py and in docs/python.md. They are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING, Any

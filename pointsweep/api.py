@@ -4,7 +4,8 @@
     table = pointsweep.run(sweep, inline=True)
     table.to_pandas()
 
-Nothing here ends the process: what is wrong is raised, as one of pointsweep.errors where a user can mend it.
+Nothing here ends the process: what is wrong is raised, as one of pointsweep.errors where a user can
+mend it.
 """
 
 from __future__ import annotations
@@ -50,30 +51,38 @@ __all__ = [
 ]
 
 
-def load(path_or_name: str | Path, *overrides: str, only: Iterable[str] = (), allow_plugins: bool = False) -> Sweep:
+def load(
+    path_or_name: str | Path, *overrides: str, only: Iterable[str] = (), allow_plugins: bool = False
+) -> Sweep:
     """Read a sweep file and check it; nothing is trained.
 
-    `path_or_name` is a path, or the name of a file here, in ./sweeps or among the sweeps that come with pointsweep.
-    `overrides` are those of the command line ("train.epochs=2", "seeds=[0,1]", "profile=smoke"), `only` keeps a part of the
-    table ("row=lora", "seed=0"). `allow_plugins` lets the Python code that the file names be imported. Raises ConfigError with
-    everything that is wrong in the file.
+    `path_or_name` is a path, or the name of a file here, in ./sweeps or among the sweeps that come
+    with pointsweep. `overrides` are those of the command line ("train.epochs=2", "seeds=[0,1]",
+    "profile=smoke"), `only` keeps a part of the table ("row=lora", "seed=0"). `allow_plugins` lets
+    the Python code that the file names be imported. Raises ConfigError with everything that is
+    wrong in the file.
     """
     return load_file(path_or_name, list(overrides), list(only), allow_plugins)
 
 
 def open_store(path: str | Path | None = None) -> Store:
-    """Open a store: a folder, or s3://bucket/prefix; by default $POINTSWEEP_STORE, else ~/pointsweep. Nothing is created.
+    """Open a store: a folder, or s3://bucket/prefix; by default $POINTSWEEP_STORE, else
+    ~/pointsweep. Nothing is created.
 
     Raises BadStore for what can be no store.
     """
     return open_store_at(None if path is None else str(path))
 
 
-def plan(sweep: Sweep | str | Path, *, store: Store | str | Path | None = None, rerun_stale: bool = False) -> Plan:
-    """Look at a sweep and a store: what is finished, what would run, and, in `refused`, why it would not be launched.
+def plan(
+    sweep: Sweep | str | Path, *, store: Store | str | Path | None = None, rerun_stale: bool = False
+) -> Plan:
+    """Look at a sweep and a store: what is finished, what would run, and, in `refused`, why it
+    would not be launched.
 
-    Reads data and weights and builds every arm once; nothing is trained and nothing is fetched. Of a search it is the plan of
-    some points of every arm. Raises ConfigError for a file with problems and BadStore for a store that cannot be read.
+    Reads data and weights and builds every arm once; nothing is trained and nothing is fetched. Of
+    a search it is the plan of some points of every arm. Raises ConfigError for a file with problems
+    and BadStore for a store that cannot be read.
     """
     return make_plan(_sweep(sweep).probe(), _store(store), rerun_stale=rerun_stale)
 
@@ -90,18 +99,21 @@ def run(
     replace: bool = False,
     progress: bool = True,
 ) -> Table:
-    """Train what is not finished and return the table, as `pointsweep run` does. The same call again continues.
+    """Train what is not finished and return the table, as `pointsweep run` does. The same call
+    again continues.
 
-    `inline` trains in this process, without Ray; `workers` is the most trials at once (0: as many as fit), `threads` the CPU
-    threads of each. `tracking_uri` names an MLflow server ("none": no MLflow; by default $MLFLOW_TRACKING_URI, else a database in
-    the store). `rerun_stale` trains again what other data or weights made; `replace` takes the place of another file's table
-    of this name. With `progress`, lines on standard output tell what happens.
+    `inline` trains in this process, without Ray; `workers` is the most trials at once (0: as many
+    as fit), `threads` the CPU threads of each. `tracking_uri` names an MLflow server ("none": no
+    MLflow; by default $MLFLOW_TRACKING_URI, else a database in the store). `rerun_stale` trains
+    again what other data or weights made; `replace` takes the place of another file's table of this
+    name. With `progress`, lines on standard output tell what happens.
 
-    A trial that fails ends nothing: its cell's status is "failed" and its `failures` have the reason. Raises ConfigError for
-    a file with problems and for what data, weights, machine or audit do not allow (nothing was launched); BadStore where the
-    store cannot be used or another process holds it; Unfit where Ray's machines cannot run it; SearchFailedError where no
-    suggestion of a search finished; StoreFailed or another OSError where a disk or a service failed on the way, and RayLost
-    where Ray did: what is done is kept, and the same call continues.
+    A trial that fails ends nothing: its cell's status is "failed" and its `failures` have the
+    reason. Raises ConfigError for a file with problems and for what data, weights, machine or audit
+    do not allow (nothing was launched); BadStore where the store cannot be used or another process
+    holds it; Unfit where Ray's machines cannot run it; SearchFailedError where no suggestion of a
+    search finished; StoreFailed or another OSError where a disk or a service failed on the way, and
+    RayLost where Ray did: what is done is kept, and the same call continues.
     """
     asked = _sweep(sweep)
     place = _store(store)
@@ -113,12 +125,19 @@ def run(
         raise ConfigError(asked.source, [Problem("name", other)])
 
     with _display(progress) as display:
-        display.phase(f"planning {asked.name}: reading data and weights, building and auditing its arms")
+        display.phase(
+            f"planning {asked.name}: reading data and weights, building and auditing its arms"
+        )
         planned = make_plan(asked.probe(), place, fetch=True, rerun_stale=rerun_stale)
         if planned.refused:
             raise ConfigError(asked.source, [Problem("", text) for text in planned.refused])
         display.say(f"{asked.name}: {asked.searched() if asked.search else planned.counts()}")
-        options = LaunchOptions(launcher="inline" if inline else "ray", workers=workers, threads=threads, tracking_uri=tracking_uri)
+        options = LaunchOptions(
+            launcher="inline" if inline else "ray",
+            workers=workers,
+            threads=threads,
+            tracking_uri=tracking_uri,
+        )
         try:
             [concluded] = launch([asked], [planned], place, options, display, rerun_stale)
         except Held as error:
@@ -145,18 +164,21 @@ def read_table(
     tracking_uri: str | None = None,
     allow_plugins: bool = False,
 ) -> Table:
-    """Return a sweep's table from what is finished, as `pointsweep tables` prints it. Nothing is trained.
+    """Return a sweep's table from what is finished, as `pointsweep tables` prints it. Nothing is
+    trained.
 
-    `name_or_path` is a sweep's name in the store, or its file (ending in .yaml). `metric` is what the table shows
-    (balanced_accuracy, val/accuracy), `protocol` names the epoch that counts (last, best_val or best_test); by default both are
-    the file's. With `source="mlflow"` everything is read from MLflow alone. `allow_plugins` lets the Python code be imported that
-    the file names, or that the metric is. Raises
-    ConfigError for a file with problems, BadStore or another ValueError where there is no such table, and TrackerAway where
-    MLflow does not answer.
+    `name_or_path` is a sweep's name in the store, or its file (ending in .yaml). `metric` is what
+    the table shows (balanced_accuracy, val/accuracy), `protocol` names the epoch that counts (last,
+    best_val or best_test); by default both are the file's. With `source="mlflow"` everything is
+    read from MLflow alone. `allow_plugins` lets the Python code be imported that the file names, or
+    that the metric is. Raises ConfigError for a file with problems, BadStore or another ValueError
+    where there is no such table, and TrackerAway where MLflow does not answer.
     """
     place = _store(store)
     found = _read(name_or_path, place, source, tracking_uri, allow_plugins)
-    layout, records, failures = stored.by_metric(found, metric, place if source == "store" else None)
+    layout, records, failures = stored.by_metric(
+        found, metric, place if source == "store" else None
+    )
     layout, compared = stored.compared(layout, records, place)
     return build(with_changes(layout, protocol=protocol or layout.protocol), compared, failures)
 
@@ -169,7 +191,8 @@ def read_records(
     tracking_uri: str | None = None,
     allow_plugins: bool = False,
 ) -> pandas.DataFrame:
-    """Return the trials behind a sweep's table with a line each: cell, seed, status, all metrics, parameters, seconds.
+    """Return the trials behind a sweep's table with a line each: cell, seed, status, all metrics,
+    parameters, seconds.
 
     Takes and raises what `read_table` does; frames.record_frame describes the columns.
     """
@@ -178,7 +201,13 @@ def read_records(
     return record_frame(*_read(name_or_path, _store(store), source, tracking_uri, allow_plugins))
 
 
-def _read(name_or_path: str | Path, store: Store, source: str, tracking_uri: str | None, allow_plugins: bool) -> stored.Stored:
+def _read(
+    name_or_path: str | Path,
+    store: Store,
+    source: str,
+    tracking_uri: str | None,
+    allow_plugins: bool,
+) -> stored.Stored:
     if source not in stored.SOURCES:
         raise ValueError(unknown("source", source, stored.SOURCES, "Allowed"))
     return stored.read_stored(str(name_or_path), store, source, tracking_uri, allow_plugins)

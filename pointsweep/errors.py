@@ -1,4 +1,6 @@
-"""Errors a user can act on: every problem of an input at once, each with the nearest allowed name."""
+"""Errors a user can act on: every problem of an input at once, each with the nearest allowed
+name.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with an input: where it stands, what is wrong, and on which line of the file (1-based) if known."""
+    """One thing wrong with an input: where it stands, what is wrong, and on which line of the file
+    (1-based) if known.
+    """
 
     path: str
     message: str
@@ -27,16 +31,21 @@ class ConfigError(ValueError):
         self.source = source
         self.problems = list(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"{source}: {count}, nothing was launched", *(f"  {problem}" for problem in problems)]
+        lines = [
+            f"{source}: {count}, nothing was launched",
+            *(f"  {problem}" for problem in problems),
+        ]
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, list[Problem]]]:
-        # An exception is made again from its arguments; those of ValueError hold the whole text alone.
+        # An exception is made again from its arguments; those of ValueError hold the whole text
+        # alone.
         return type(self), (self.source, self.problems)
 
 
 class PluginError(ValueError):
-    """Somebody else's component cannot be used; the message names it, its file and line, and what it lacks.
+    """Somebody else's component cannot be used; the message names it, its file and line, and what
+    it lacks.
 
     `plugin` is the name of the plug-in, where it is one.
     """
@@ -58,23 +67,33 @@ class NotAFile(BadStore):
 
 
 class BadRecord(BadStore):
-    """A record that cannot be believed: damaged, edited, of another trial, or at odds with the files beside it."""
+    """A record that cannot be believed: damaged, edited, of another trial, or at odds with the
+    files beside it.
+    """
 
 
 class ComputedMetricError(BadStore):
-    """A metric that stored predictions do not give; the message names the trials and what is missing."""
+    """A metric that stored predictions do not give; the message names the trials and what is
+    missing.
+    """
 
 
 class LaterRecord(BadStore):
-    """A record that a later version of pointsweep wrote: it is whole, and this version cannot read it."""
+    """A record that a later version of pointsweep wrote: it is whole, and this version cannot read
+    it.
+    """
 
 
 class StoreFailed(OSError):
-    """The store's disk refuses a write: full, read-only, not allowed. The message says which file and why."""
+    """The store's disk refuses a write: full, read-only, not allowed. The message says which file
+    and why.
+    """
 
 
 class Unfit(ValueError):
-    """The machines at hand cannot run the sweep: a trial would wait for ever for what they have not."""
+    """The machines at hand cannot run the sweep: a trial would wait for ever for what they have
+    not.
+    """
 
 
 class RayLost(RuntimeError):
@@ -82,7 +101,9 @@ class RayLost(RuntimeError):
 
 
 class SearchFailedError(RuntimeError):
-    """Every suggestion of a search failed, so it found nothing; the message says where the reasons are."""
+    """Every suggestion of a search failed, so it found nothing; the message says where the reasons
+    are.
+    """
 
 
 class MissingPackageError(ValueError):
@@ -90,11 +111,15 @@ class MissingPackageError(ValueError):
 
 
 class MissingData(ValueError):
-    """A data set is not at hand; the message says where it was looked for and where it is obtained."""
+    """A data set is not at hand; the message says where it was looked for and where it is
+    obtained.
+    """
 
 
 class MissingWeights(ValueError):
-    """Pretrained weights are not at hand; the message names the hub id, the expected cache and the `weights:` key."""
+    """Pretrained weights are not at hand; the message names the hub id, the expected cache and the
+    `weights:` key.
+    """
 
 
 class WeightsToFetch(MissingWeights):
@@ -102,7 +127,9 @@ class WeightsToFetch(MissingWeights):
 
 
 def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> str:
-    """The message for a name that is not allowed, e.g. unknown("backbone", "dino", names, "Known")."""
+    """The message for a name that is not allowed, e.g. unknown("backbone", "dino", names,
+    "Known").
+    """
     names = sorted(allowed)
     near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.5)
     near += difflib.get_close_matches(str(found).lower(), names, n=1, cutoff=0.5)

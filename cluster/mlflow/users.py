@@ -1,7 +1,9 @@
-"""Makes the MLflow user that sweeps log as, or gives it the password of the environment. Repeated, it changes nothing.
+"""Makes the MLflow user that sweeps log as, or gives it the password of the environment. Repeated,
+it changes nothing.
 
-The server's administrator asks for it: MLFLOW_TRACKING_URI, MLFLOW_AUTH_ADMIN_PASSWORD, and for the user SWEEPS_USERNAME
-and SWEEPS_PASSWORD. The user may make experiments, and change those that it made; others it may read.
+The server's administrator asks for it: MLFLOW_TRACKING_URI, MLFLOW_AUTH_ADMIN_PASSWORD, and for the
+user SWEEPS_USERNAME and SWEEPS_PASSWORD. The user may make experiments, and change those that it
+made; others it may read.
 """
 
 from __future__ import annotations

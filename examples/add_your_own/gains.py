@@ -1,7 +1,7 @@
 """Gains: every channel of a frozen feed-forward branch is multiplied by a learned factor.
 
-Source: the feed-forward part of (IA)3, Liu et al., NeurIPS 2022 (arXiv 2205.05638), put behind the branch.
-Letters: B clouds, N tokens, C channels.
+Source: the feed-forward part of (IA)3, Liu et al., NeurIPS 2022 (arXiv 2205.05638), put behind the
+branch. Letters: B clouds, N tokens, C channels.
 """
 
 from typing import Any, Literal
@@ -29,9 +29,13 @@ class Gains(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         """Make the trained tensors, one of each kind a block."""
-        self.factors = nn.ParameterList(nn.Parameter(torch.ones(width)) for width in backbone.widths)
+        self.factors = nn.ParameterList(
+            nn.Parameter(torch.ones(width)) for width in backbone.widths
+        )
         if self.config.shift:
-            self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in backbone.widths)
+            self.shifts = nn.ParameterList(
+                nn.Parameter(torch.zeros(width)) for width in backbone.widths
+            )
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
         """Change what the feed-forward branch of block `index` gives, (B, prefix + N, C)."""

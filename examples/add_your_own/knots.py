@@ -1,4 +1,5 @@
-"""Torus knots: a class is a pair (p, q), the turns around the two axes of a torus. Made from a seed.
+"""Torus knots: a class is a pair (p, q), the turns around the two axes of a torus. Made from a
+seed.
 
 Letters: P points.
 """
@@ -39,7 +40,10 @@ class Knots(Dataset):
     def __init__(self, config: KnotsConfig) -> None:
         generator = np.random.default_rng(config.data_seed)
         arrays = {}
-        for split, per_class in (("train", config.train_per_class), ("test", config.test_per_class)):
+        for split, per_class in (
+            ("train", config.train_per_class),
+            ("test", config.test_per_class),
+        ):
             labels = np.arange(per_class * len(KNOTS)) % len(KNOTS)
             clouds = [knot(label, config, generator) for label in labels]
             arrays[f"{split}_points"] = np.stack(clouds).astype(np.float32)
@@ -53,5 +57,7 @@ def knot(label: int, config: KnotsConfig, generator: np.random.Generator) -> np.
     p, q = list(KNOTS.values())[label]
     angle = generator.uniform(0, 2 * np.pi, config.presample)
     radius = 2 + np.cos(q * angle)
-    points = np.stack([radius * np.cos(p * angle), radius * np.sin(p * angle), -np.sin(q * angle)], axis=1)
+    points = np.stack(
+        [radius * np.cos(p * angle), radius * np.sin(p * angle), -np.sin(q * angle)], axis=1
+    )
     return points + generator.normal(0, config.noise, points.shape)

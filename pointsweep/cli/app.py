@@ -38,7 +38,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chaos": ("pointsweep.testing.chaos", "kill a small sweep again and again"),
 }
 SUBTITLE = "Sweeps over ways to tune models of 3D point clouds: the YAML file is the table."
-OUTLIVE_THEIR_READER = ("run", "chaos")  # they work on to their end when nobody reads their output any more
+# they work on to their end when nobody reads their output any more
+OUTLIVE_THEIR_READER = ("run", "chaos")
 ASKED_BY_SHELL = "_POINTSWEEP_COMPLETE"  # the variable by which a shell asks for completions
 
 
@@ -65,7 +66,9 @@ class LazyCommands(typer.core.TyperGroup):
         return name, command, following
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the completions of a word in the place of a command, without importing the commands."""
+        """Return the completions of a word in the place of a command, without importing the
+        commands.
+        """
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         found = []

@@ -1,7 +1,8 @@
-"""What all commands share: how their words are parsed, how their help looks, and what is printed of a mistake in them.
+"""What all commands share: how their words are parsed, how their help looks, and what is printed of
+a mistake in them.
 
-A command is a function whose typed parameters are its arguments and options, for typer. `Program` makes of it what
-`pointsweep NAME` and `python -m pointsweep.NAME` run.
+A command is a function whose typed parameters are its arguments and options, for typer. `Program`
+makes of it what `pointsweep NAME` and `python -m pointsweep.NAME` run.
 """
 
 from __future__ import annotations
@@ -35,27 +36,40 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, hidden=True)]
+Version = Annotated[
+    bool, typer.Option("--version", callback=print_version, is_eager=True, hidden=True)
+]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="FOLDER", help="all trials (default: $POINTSWEEP_STORE, ~/pointsweep)")
+    str | None,
+    typer.Option(
+        "--store", metavar="FOLDER", help="all trials (default: $POINTSWEEP_STORE, ~/pointsweep)"
+    ),
 ]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, store); none")
+    str | None,
+    typer.Option(
+        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, store); none"
+    ),
 ]
 
-AllowPluginsOption = Annotated[bool, typer.Option("--allow-plugins", help="import the Python code that the sweep names")]
+AllowPluginsOption = Annotated[
+    bool, typer.Option("--allow-plugins", help="import the Python code that the sweep names")
+]
 
 
 def whole_number(text: str) -> int:
     """Read the value of an option that is a whole number from 0 on. Raises typer.BadParameter."""
     try:
-        return scalars.whole_argument(str(text))  # typer gives it the default too, which is a number already
+        # typer gives it the default too, which is a number already
+        return scalars.whole_argument(str(text))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
 def one_of(what: str, allowed: Callable[[], Sequence[str]]) -> Callable[[str], str]:
-    """Return the reader of an option that takes one of some names; it refuses others with the nearest one."""
+    """Return the reader of an option that takes one of some names; it refuses others with the
+    nearest one.
+    """
 
     def read(text: str) -> str:
         if text not in allowed():
@@ -66,7 +80,9 @@ def one_of(what: str, allowed: Callable[[], Sequence[str]]) -> Callable[[str], s
 
 
 def complete_file(incomplete: str) -> list[str]:
-    """Return what a shell offers for a sweep file: the sweeps that come with pointsweep, and files and folders here."""
+    """Return what a shell offers for a sweep file: the sweeps that come with pointsweep, and files
+    and folders here.
+    """
     from pointsweep.sweep.yaml_document import shipped_names
 
     found = [name for name in shipped_names() if name.startswith(incomplete)]
@@ -99,7 +115,9 @@ def _yaml_files(incomplete: str) -> list[str]:
 
 
 class CompactCommand(typer.core.TyperCommand):
-    """A command whose help is short enough for one screen: usage, description, a line each option, examples."""
+    """A command whose help is short enough for one screen: usage, description, a line each option,
+    examples.
+    """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help text."""
@@ -123,9 +141,15 @@ class CompactCommand(typer.core.TyperCommand):
                 formatter.write(text + "\n")
 
     def shown_params(self, ctx: Any) -> list[Any]:
-        """Return the arguments and options that the help lists: all but -h and --version, which the usage has."""
+        """Return the arguments and options that the help lists: all but -h and --version, which the
+        usage has.
+        """
         params: list[Any] = self.get_params(ctx)
-        return [param for param in params if not param.hidden and not set(param.opts) & set(HELP_OPTIONS)]
+        return [
+            param
+            for param in params
+            if not param.hidden and not set(param.opts) & set(HELP_OPTIONS)
+        ]
 
     def usage(self, ctx: Any) -> str:
         """Return what follows the command's name."""
@@ -152,7 +176,8 @@ def _name_in_help(param: Any) -> str:
 class Program:
     """A command as typer runs it. `function` returns its exit code.
 
-    Its docstring is the help: the first paragraph above the options, the others, as they are, below them.
+    Its docstring is the help: the first paragraph above the options, the others, as they are, below
+    them.
     """
 
     name: str
@@ -165,7 +190,9 @@ class Program:
         lines = [f"  pointsweep {self.name} {words}".rstrip() for words in self.examples]
         epilog = "\n".join(["examples:", *lines]) if lines else None
         settings = {"help_option_names": HELP_OPTIONS, "max_content_width": WIDEST}
-        app.command(self.name, cls=CompactCommand, epilog=epilog, context_settings=settings)(self.function)
+        app.command(self.name, cls=CompactCommand, epilog=epilog, context_settings=settings)(
+            self.function
+        )
         command = typer.main.get_command(app)
         command.context_settings["token_normalize_func"] = _full_names(command.params)
         return command
@@ -177,7 +204,9 @@ class Program:
 
 
 def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
-    """Return what gives an option that is written in part its full name, if no other begins so: --track is --tracking-uri."""
+    """Return what gives an option that is written in part its full name, if no other begins so:
+    --track is --tracking-uri.
+    """
     known = {name.lstrip("-") for param in params for name in param.opts} | {"h", "help"}
 
     def full_name(name: str) -> str:
@@ -190,7 +219,9 @@ def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
 
 
 def run(command: Any, name: str, words: Sequence[str]) -> int:
-    """Run a command of typer's with these words; return its exit code: 2, after a line, if it does not understand them."""
+    """Run a command of typer's with these words; return its exit code: 2, after a line, if it does
+    not understand them.
+    """
     try:
         with command.make_context(name, list(words)) as context:
             code: int = command.invoke(context)

@@ -1,9 +1,11 @@
-"""The command data: say of every data set whether it is here, where it comes from, and what is wrong.
+"""The command data: say of every data set whether it is here, where it comes from, and what is
+wrong.
 
-`add FOLDER` looks at a folder of somebody's own clouds and prints the section of a sweep file that reads it.
+`add FOLDER` looks at a folder of somebody's own clouds and prints the section of a sweep file that
+reads it.
 
-Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, no set in it, nothing to convert, or a
-folder that cannot be added.
+Exit codes: 0 all that is here is sound; 1 something is wrong; 2 there is no data root, no set in
+it, nothing to convert, or a folder that cannot be added.
 """
 
 from __future__ import annotations
@@ -41,26 +43,47 @@ class DataOptions:
 def data(
     root: Annotated[
         str | None,
-        typer.Argument(metavar="ROOT", help="the folder that holds the data sets (default: $POINTSWEEP_DATA), or: add"),
+        typer.Argument(
+            metavar="ROOT",
+            help="the folder that holds the data sets (default: $POINTSWEEP_DATA), or: add",
+        ),
     ] = None,
     folder: Annotated[
         str | None,
-        typer.Argument(metavar="FOLDER", help="behind add: print the section of a sweep file that reads this folder, and stop"),
+        typer.Argument(
+            metavar="FOLDER",
+            help="behind add: print the section of a sweep file that reads this folder, and stop",
+        ),
     ] = None,
     allow_parts: Annotated[
-        bool, typer.Option("--allow-parts", help="a set with fewer clouds or classes than were published is sound too")
+        bool,
+        typer.Option(
+            "--allow-parts",
+            help="a set with fewer clouds or classes than were published is sound too",
+        ),
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="compare every byte of the data cache ($POINTSWEEP_CACHE) with its digests, and stop"),
+        typer.Option(
+            "--verify",
+            help=(
+                "compare every byte of the data cache ($POINTSWEEP_CACHE) with its digests, and"
+                " stop"
+            ),
+        ),
     ] = False,
     convert_fewshot: Annotated[
         str | None,
-        typer.Option("--convert-fewshot", metavar="FOLDER", help="make npz files of Point-BERT's pickles in FOLDER, and stop"),
+        typer.Option(
+            "--convert-fewshot",
+            metavar="FOLDER",
+            help="make npz files of Point-BERT's pickles in FOLDER, and stop",
+        ),
     ] = None,
     version: Version = False,
 ) -> int:
-    """Check the data sets below a data root: present, complete, sound, without overlap of training and test clouds.
+    """Check the data sets below a data root: present, complete, sound, without overlap of training
+    and test clouds.
 
     exit codes: 0 all that is here is sound, 1 something is wrong, 2 no data root,
     no data set in it, nothing to convert, or a folder that cannot be added
@@ -104,7 +127,10 @@ def check(options: DataOptions) -> int:
         print(f"  {line}")
     print(f"\n{sound} sound, {faulty} wrong")
     if not places:
-        print(f"no data set found in {root}: the layouts that are read stand in docs/data.md", file=sys.stderr)
+        print(
+            f"no data set found in {root}: the layouts that are read stand in docs/data.md",
+            file=sys.stderr,
+        )
         return NOTHING
     return WRONG if faulty else SOUND
 
@@ -119,7 +145,9 @@ def _add(folder: Path) -> int:
 
 
 def _verify_cache() -> int:
-    """Compare all entries of the cache in full; damaged ones are removed, as the next use makes them again."""
+    """Compare all entries of the cache in full; damaged ones are removed, as the next use makes
+    them again.
+    """
     whole = damaged = 0
     for folder in entries():
         try:
@@ -135,7 +163,11 @@ def _verify_cache() -> int:
 
 def lines(report: Report) -> list[str]:
     """Return what is printed of one copy."""
-    texts = [*report.facts, *(f"part: {text}" for text in report.parts), *(f"wrong: {text}" for text in report.wrong)]
+    texts = [
+        *report.facts,
+        *(f"part: {text}" for text in report.parts),
+        *(f"wrong: {text}" for text in report.wrong),
+    ]
     return [f"  {report.place}", *(f"    {text}" for text in texts)]
 
 

@@ -1,10 +1,12 @@
 """The command gc: list what of a store nobody needs any more, and delete it when asked to.
 
-That is: checkpoints of trials that have a record, files that a killed process left half written, what a killed launch left of its
-own state, and parts of uploads that were never completed. Records, histories, predictions and weights are never touched.
+That is: checkpoints of trials that have a record, files that a killed process left half written,
+what a killed launch left of its own state, and parts of uploads that were never completed. Records,
+histories, predictions and weights are never touched.
 
-Only a store that carries its marker (store.MARKER) is looked at, only at the places where a store keeps such things, and only at
-what has the names that pointsweep itself gives. Links are neither followed nor deleted. Exit codes: 0 listed or deleted; 2 no store.
+Only a store that carries its marker (store.MARKER) is looked at, only at the places where a store
+keeps such things, and only at what has the names that pointsweep itself gives. Links are neither
+followed nor deleted. Exit codes: 0 listed or deleted; 2 no store.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,13 +39,18 @@ RECORD = "record.json"
 TRIAL_NAME = re.compile(r"[0-9a-f]{16}")
 LAUNCH_NAME = re.compile(r"[0-9a-f]{12}")
 LAUNCH_FOLDERS = ("ray", "launches")
-# ".record.json.1f2e3d4c.tmp", ".lease.<32 hex digits>.claim.tmp": the names that store.py and lease.py give.
-TEMPORARY_NAME = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9_.-]*\.(?:[a-z0-9_]{8}|[0-9a-f]{32}|[0-9a-f]{32}\.claim)\.tmp")
+# ".record.json.1f2e3d4c.tmp", ".lease.<32 hex digits>.claim.tmp": the names that store.py and
+# lease.py give.
+TEMPORARY_NAME = re.compile(
+    r"\.[A-Za-z0-9][A-Za-z0-9_.-]*\.(?:[a-z0-9_]{8}|[0-9a-f]{32}|[0-9a-f]{32}\.claim)\.tmp"
+)
 
 
 @dataclass(frozen=True)
 class Waste:
-    """One thing to remove. `remove` says why it was left, or returns an empty string once it is gone."""
+    """One thing to remove. `remove` says why it was left, or returns an empty string once it is
+    gone.
+    """
 
     kind: str
     name: str
@@ -50,7 +58,9 @@ class Waste:
 
 
 def waste(store: Store, age_s: float) -> Iterator[Waste]:
-    """Yield what can be removed. Files that a living process may still be writing must be older than `age_s`."""
+    """Yield what can be removed. Files that a living process may still be writing must be older
+    than `age_s`.
+    """
     folder, remote = folder_of(store), remote_of(store)
     if folder is not None:
         yield from _folder_waste(folder, age_s)
@@ -95,7 +105,7 @@ def _remote_waste(store: RemoteStore, age_s: float) -> Iterator[Waste]:
         for file in CHECKPOINTS:
             if file in files:
                 name = f"trials/{key}/{file}"
-                yield Waste("checkpoint of a finished trial", name, lambda name=name: _delete(store, name))  # type: ignore[misc]
+                yield Waste("checkpoint of a finished trial", name, partial(_delete, store, name))
     for name, upload, begun in store.uploads():
         if time.time() - begun.timestamp() > age_s:
             kind = "upload never completed"
@@ -120,7 +130,9 @@ def _name(root: Path, path: Path) -> str:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder that is no link; none if there is no such folder or it may not be read."""
+    """Return the entries of a folder that is no link; none if there is no such folder or it may not
+    be read.
+    """
     if folder.is_symlink() or not folder.is_dir():
         return []
     try:
@@ -157,7 +169,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _is_finished(folder: Path) -> bool:
-    """Tell whether the trial has a record that is whole: a damaged one is trained again, perhaps from its checkpoint."""
+    """Tell whether the trial has a record that is whole: a damaged one is trained again, perhaps
+    from its checkpoint.
+    """
     path = folder / RECORD
     if not _is_file(path):
         return False
@@ -244,16 +258,26 @@ class GcOptions:
 def gc(
     store: Annotated[
         str | None,
-        typer.Argument(metavar="STORE", help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)"),
+        typer.Argument(
+            metavar="STORE",
+            help="folder or s3://bucket/prefix (default: $POINTSWEEP_STORE, else ~/pointsweep)",
+        ),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="delete it; without this nothing is changed")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="delete it; without this nothing is changed")
+    ] = False,
     age_hours: Annotated[
         float,
-        typer.Option("--age-hours", metavar="HOURS", help="half written files and uploads must be older (default: 24)"),
+        typer.Option(
+            "--age-hours",
+            metavar="HOURS",
+            help="half written files and uploads must be older (default: 24)",
+        ),
     ] = 24.0,
     version: Version = False,
 ) -> int:
-    """List what of a store nobody needs any more: checkpoints of finished trials, half written files.
+    """List what of a store nobody needs any more: checkpoints of finished trials, half written
+    files.
 
     exit codes: 0 listed or deleted, 2 there is no store
     """

@@ -1,4 +1,6 @@
-"""The command ls: list the sweeps of a store, and how many trials of each are done, failed and open."""
+"""The command ls: list the sweeps of a store, and how many trials of each are done, failed and
+open.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,19 @@ def show(url: str | None) -> int:
     first, *numbers = [max(width(line[i]) for line in lines) for i in range(4)]
     columns = columns_of(sys.stdout)
     for name, *counts, title in lines:
-        cells = [left(name, first), *(right(text, size) for text, size in zip(counts, numbers, strict=True))]
+        cells = [
+            left(name, first),
+            *(right(text, size) for text, size in zip(counts, numbers, strict=True)),
+        ]
         text = "  ".join([*cells, title])
         print((shortened(text, columns) if columns else text).rstrip())
     return 0
 
 
 def _line(store: Store, name: str) -> tuple[str, str, str, str, str]:
-    """Return the name, the counts and the title of a sweep; in place of a title, what is wrong with it."""
+    """Return the name, the counts and the title of a sweep; in place of a title, what is wrong with
+    it.
+    """
     if not store.exists(f"sweeps/{name}/plan.json"):
         return name, "-", "-", "-", "no table yet: a search that has not ended"
     try:
@@ -56,4 +63,10 @@ def _line(store: Store, name: str) -> tuple[str, str, str, str, str]:
     except ValueError as error:
         return name, "-", "-", "-", one_line(str(error))
     still_open = found.count("open") + found.count("running")
-    return name, str(found.count("finished")), str(found.count("failed")), str(still_open), one_line(found.title)
+    return (
+        name,
+        str(found.count("finished")),
+        str(found.count("failed")),
+        str(still_open),
+        one_line(found.title),
+    )

@@ -20,10 +20,13 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,80}")  # of a sweep, as parser.py has i
 
 
 def new(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="what to write (default: first_sweep.yaml)")] = f"{TEMPLATE}.yaml",
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="what to write (default: first_sweep.yaml)")
+    ] = f"{TEMPLATE}.yaml",
     version: Version = False,
 ) -> int:
-    """Write a first sweep file that runs on any machine within a minute; an existing file is never replaced.
+    """Write a first sweep file that runs on any machine within a minute; an existing file is never
+    replaced.
 
     exit codes: 0 written, 2 there is such a file already, or it cannot be written
     """
@@ -34,8 +37,12 @@ main = Program("new", new, examples=("", "sweeps/my_table.yaml"))
 
 
 def template(name: str) -> str:
-    """Return the text of a first sweep with this name; its first line names the schema to editors."""
-    text = resources.files("pointsweep.cli").joinpath(f"{TEMPLATE}.yaml").read_text(encoding="utf-8")
+    """Return the text of a first sweep with this name; its first line names the schema to
+    editors.
+    """
+    text = (
+        resources.files("pointsweep.cli").joinpath(f"{TEMPLATE}.yaml").read_text(encoding="utf-8")
+    )
     return f"# yaml-language-server: $schema={shipped_file()}\n{text.replace(TEMPLATE, name)}"
 
 
@@ -44,12 +51,19 @@ def write(path: Path) -> int:
     if path.suffix not in (".yaml", ".yml"):
         path = path.with_name(f"{path.name}.yaml")
     if not NAME.fullmatch(path.stem):
-        print(f"{path}: the sweep is named after the file; allowed are small letters, digits, _ and -", file=sys.stderr)
+        print(
+            f"{path}: the sweep is named after the file; allowed are small letters, digits, _"
+            " and -",
+            file=sys.stderr,
+        )
         return INVALID
     try:
         _write(path)
     except FileExistsError:
-        print(f"{path}: is there already and stays as it is; name another file: pointsweep new FILE", file=sys.stderr)
+        print(
+            f"{path}: is there already and stays as it is; name another file: pointsweep new FILE",
+            file=sys.stderr,
+        )
         return INVALID
     except OSError as error:
         print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
@@ -59,7 +73,9 @@ def write(path: Path) -> int:
 
 
 def _write(path: Path) -> None:
-    """Write the file. Raises FileExistsError if anything is there, a link too, and another OSError if it cannot be written."""
+    """Write the file. Raises FileExistsError if anything is there, a link too, and another OSError
+    if it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:  # of something that is no folder

@@ -1,4 +1,6 @@
-"""The command plan: what a launch of sweep files would do. It is `run --plan` under a name of its own."""
+"""The command plan: what a launch of sweep files would do. It is `run --plan` under a name of its
+own.
+"""
 
 from __future__ import annotations
 

@@ -26,11 +26,19 @@ class PublishedOptions:
 def published(
     csv: Annotated[
         str | None,
-        typer.Option("--csv", metavar="FILE", help="another file of the same columns (default: the one that comes with the package)"),
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="another file of the same columns (default: the one that comes with the package)",
+        ),
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option("--table", metavar="FILE", help="a table.json of a sweep, whose parameter counts are compared; repeatable"),
+        typer.Option(
+            "--table",
+            metavar="FILE",
+            help="a table.json of a sweep, whose parameter counts are compared; repeatable",
+        ),
     ] = None,
     version: Version = False,
 ) -> int:
@@ -41,7 +49,9 @@ def published(
     return check(PublishedOptions(csv, tuple(table or ())))
 
 
-main = Program("published", published, examples=("", "--table ~/pointsweep/sweeps/any2point_table1/table.json"))
+main = Program(
+    "published", published, examples=("", "--table ~/pointsweep/sweeps/any2point_table1/table.json")
+)
 
 
 def check(options: PublishedOptions) -> int:

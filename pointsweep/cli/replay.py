@@ -1,8 +1,9 @@
 """The command replay: train the trials of one cell again and compare.
 
-They run in a scratch store from their recorded configuration; the sweep's store is only read. Of each trial one line says: `equal`,
-every prediction and every metric is the recorded one, bit for bit, as it must be on a CPU with the same code; `within the interval`
-in which a further run of the cell is to be expected; or `outside`. Exit codes: 0 equal or within; 1 a trial outside, failed or on
+They run in a scratch store from their recorded configuration; the sweep's store is only read. Of
+each trial one line says: `equal`, every prediction and every metric is the recorded one, bit for
+bit, as it must be on a CPU with the same code; `within the interval` in which a further run of the
+cell is to be expected; or `outside`. Exit codes: 0 equal or within; 1 a trial outside, failed or on
 other data (with --exact: not equal); 2 there is nothing to replay.
 """
 
@@ -20,7 +21,15 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Version, complete_sweep, one_of, whole_number
+from pointsweep.cli.command import (
+    AllowPluginsOption,
+    Program,
+    StoreOption,
+    Version,
+    complete_sweep,
+    one_of,
+    whole_number,
+)
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import ConfigError, unknown
@@ -42,7 +51,8 @@ from pointsweep.utils.numbers import percent
 
 DEVICES = ("cpu", "cuda")
 EQUAL, WITHIN, OUTSIDE = "equal", "within the interval", "outside"
-SAME = ("tree", "device", "version.torch", "platform")  # of an origin: what a difference in the numbers may come from
+# of an origin: what a difference in the numbers may come from
+SAME = ("tree", "device", "version.torch", "platform")
 
 
 @dataclass(frozen=True)
@@ -77,19 +87,29 @@ class Replay:
 
 
 def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]) -> Replay:
-    """Compare two runs of one configuration; `expected` holds the limits between which a further run's value lies."""
+    """Compare two runs of one configuration; `expected` holds the limits between which a further
+    run's value lies.
+    """
     values = [value(run.record, layout.protocol, layout.metric) for run in (before, now)]
-    differing = {name: _differing(array, now.arrays.get(name)) for name, array in before.arrays.items()}
-    metrics = sum(before.record.metrics[name] != now.record.metrics.get(name) for name in before.record.metrics)
+    differing = {
+        name: _differing(array, now.arrays.get(name)) for name, array in before.arrays.items()
+    }
+    metrics = sum(
+        before.record.metrics[name] != now.record.metrics.get(name)
+        for name in before.record.metrics
+    )
     shown = f"{layout.metric} {percent(values[1])}"
     if not any(differing.values()) and not metrics and before.arrays.keys() == now.arrays.keys():
-        count = sum(len(array) for name, array in before.arrays.items() if name in before.record.metrics)
+        count = sum(
+            len(array) for name, array in before.arrays.items() if name in before.record.metrics
+        )
         return Replay(EQUAL, f"{shown}, all {count:,} predictions and every metric bit for bit")
     inside = expected[0] <= values[1] <= expected[1]
     flips = differing.get(layout.protocol, 0)
     words = (
-        f"{shown}, recorded {percent(values[0])}; {flips} of {before.record.dataset['num_test']} predictions differ; "
-        f"95 % of further runs are expected from {percent(expected[0])} to {percent(expected[1])}"
+        f"{shown}, recorded {percent(values[0])}; {flips} of {before.record.dataset['num_test']}"
+        f" predictions differ; 95 % of further runs are expected from {percent(expected[0])} to"
+        f" {percent(expected[1])}"
     )
     return Replay(WITHIN if inside else OUTSIDE, words)
 
@@ -103,9 +123,10 @@ def _differing(one: np.ndarray, other: np.ndarray | None) -> int:
 def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     """Return the limits between which one further run of a cell is to be expected, 95 %.
 
-    The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991, Statistical Intervals, 4.7). Of
-    one seed, or of seeds without spread, Wilson's interval over the test objects; of a mean IoU that is wider than it need be, for
-    no number in [0, 1] varies more than one that is 0 or 1.
+    The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991,
+    Statistical Intervals, 4.7). Of one seed, or of seeds without spread, Wilson's interval over the
+    test objects; of a mean IoU that is wider than it need be, for no number in [0, 1] varies more
+    than one that is 0 or 1.
     """
     from scipy.special import stdtrit
 
@@ -116,20 +137,30 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     return found.mean - half, found.mean + half
 
 
-def run_again(config: TrialConfig, tags: TrialTags, device: str, threads: int, metric: str = DEFAULT) -> Run:
-    """Train a trial in a scratch store that is removed afterwards. Raises ValueError with the reason if it fails."""
+def run_again(
+    config: TrialConfig, tags: TrialTags, device: str, threads: int, metric: str = DEFAULT
+) -> Run:
+    """Train a trial in a scratch store that is removed afterwards. Raises ValueError with the
+    reason if it fails.
+    """
     from pointsweep.training.runner import Job, Task, run_pack
 
     with tempfile.TemporaryDirectory(prefix="pointsweep-replay-") as folder:
         scratch = FileStore(Path(folder))
-        [outcome] = run_pack([Task(config, tags)], Job(scratch.url, threads=threads, device=device), lambda result: None)
+        [outcome] = run_pack(
+            [Task(config, tags)],
+            Job(scratch.url, threads=threads, device=device),
+            lambda result: None,
+        )
         if outcome.status != "finished":
             raise ValueError(f"{outcome.status}: {outcome.reason}")
         return kept(scratch, config.key(), metric)
 
 
 def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
-    """Return a finished trial as its store has it, with the table's metric. Raises ValueError naming what is missing."""
+    """Return a finished trial as its store has it, with the table's metric. Raises ValueError
+    naming what is missing.
+    """
     try:
         record = with_metric(store, {key: read_record(store, key)}, metric)[key]
         return Run(record, arrays_of(store.read(f"trials/{key}/predictions.npz")))
@@ -139,11 +170,23 @@ def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
         raise ValueError(f"{store.place(f'trials/{key}/predictions.npz')}: {error}") from error
 
 
-def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: TrialTags, options: ReplayOptions) -> Replay:
-    """Train one trial again and compare. A run that cannot be compared is `outside`, and the words say why."""
+def replay(
+    before: Run,
+    layout: Layout,
+    expected: tuple[float, float],
+    tags: TrialTags,
+    options: ReplayOptions,
+) -> Replay:
+    """Train one trial again and compare. A run that cannot be compared is `outside`, and the words
+    say why.
+    """
     config, wrong = check_trial(dict(before.record.config))
     if config is None or wrong or config.key() != before.record.key:
-        return Replay(OUTSIDE, "this version of the code reads its configuration as another trial's; use the version that made it")
+        return Replay(
+            OUTSIDE,
+            "this version of the code reads its configuration as another trial's; use the version"
+            " that made it",
+        )
     device = str(options.device or before.record.origin.get("device", "auto")).partition(":")[0]
     try:
         now = run_again(config, tags, device, options.threads, layout.metric)
@@ -151,21 +194,36 @@ def replay(before: Run, layout: Layout, expected: tuple[float, float], tags: Tri
         return Replay(OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}")
     digests = [run.record.dataset.get("digest") for run in (before, now)]
     if digests[0] != digests[1]:
-        return Replay(OUTSIDE, f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}")
+        return Replay(
+            OUTSIDE, f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}"
+        )
     found = compare(before, now, layout, expected)
-    return found if found.verdict == EQUAL else Replay(found.verdict, found.words + _origins(before.record, now.record))
+    return (
+        found
+        if found.verdict == EQUAL
+        else Replay(found.verdict, found.words + _origins(before.record, now.record))
+    )
 
 
 def _origins(before: Record, now: Record) -> str:
     """Return what else differs between two runs and may explain different numbers."""
     names = [*SAME, *(name for name in before.origin if name.startswith(PREFIX))]
-    pairs = [(name.removeprefix("version."), before.origin.get(name), now.origin.get(name)) for name in names]
+    pairs = [
+        (name.removeprefix("version."), before.origin.get(name), now.origin.get(name))
+        for name in names
+    ]
     words = [f"{name} {here} (recorded {there})" for name, there, here in pairs if here != there]
-    return f"; different too: {', '.join(words)}" if words else "; same code, torch, device and platform"
+    return (
+        f"; different too: {', '.join(words)}"
+        if words
+        else "; same code, torch, device and platform"
+    )
 
 
 def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Replay]]:
-    """Yield seed, key and verdict of every finished trial of the cell that is asked for. Raises ValueError if there is none."""
+    """Yield seed, key and verdict of every finished trial of the cell that is asked for. Raises
+    ValueError if there is none.
+    """
     name = options.sweep
     if Path(name).suffix in (".yaml", ".yml"):
         from pointsweep.sweep.sweep import load
@@ -178,25 +236,43 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     done = {seed: key for seed, key in cell.keys if key in records}
     if not done:
         command = shlex.join(["pointsweep", "tables", name])
-        raise ValueError(f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why")
+        raise ValueError(
+            f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why"
+        )
     if options.seed is not None and options.seed not in done:
-        raise ValueError(f"{table.place(cell)}: {unknown('seed', options.seed, map(str, done), 'Finished')}")
+        raise ValueError(
+            f"{table.place(cell)}: {unknown('seed', options.seed, map(str, done), 'Finished')}"
+        )
     values = [found for _, found in cell.values]
     for seed, key in done.items():
         if options.seed in (None, seed):
             before = kept(store, key, layout.metric)
             expected = further(values, independent_clouds(before.record, layout.protocol))
-            tags = TrialTags(name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed)
+            tags = TrialTags(
+                name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed
+            )
             yield seed, key, replay(before, layout, expected, tags, options)
 
 
 def replay_cell(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)],
-    row: Annotated[str, typer.Argument(metavar="ROW", help="the row's name, parts joined by ' / '")],
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep
+        ),
+    ],
+    row: Annotated[
+        str, typer.Argument(metavar="ROW", help="the row's name, parts joined by ' / '")
+    ],
     column: Annotated[str, typer.Argument(metavar="COLUMN", help="the column's name")],
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="N", parser=whole_number, help="this seed alone (default: every finished one)"),
+        typer.Option(
+            "--seed",
+            metavar="N",
+            parser=whole_number,
+            help="this seed alone (default: every finished one)",
+        ),
     ] = None,
     store: StoreOption = None,
     device: Annotated[
@@ -210,7 +286,12 @@ def replay_cell(
     ] = None,
     threads: Annotated[
         int,
-        typer.Option("--threads", metavar="N", parser=whole_number, help="CPU threads (default: 1, as a sweep's trials have)"),
+        typer.Option(
+            "--threads",
+            metavar="N",
+            parser=whole_number,
+            help="CPU threads (default: 1, as a sweep's trials have)",
+        ),
     ] = 1,
     exact: Annotated[bool, typer.Option("--exact", help="only equal is good enough")] = False,
     allow_plugins: AllowPluginsOption = False,
@@ -221,7 +302,9 @@ def replay_cell(
     exit codes: 0 equal, or within the interval of a further run; 1 a trial is
     outside, failed or is on other data (--exact: not equal); 2 nothing to replay
     """
-    return compare_cell(ReplayOptions(sweep, row, column, seed, store, device, threads, exact, allow_plugins))
+    return compare_cell(
+        ReplayOptions(sweep, row, column, seed, store, device, threads, exact, allow_plugins)
+    )
 
 
 main = Program("replay", replay_cell, examples=('quickstart "head only" MiniLM --seed 0',))

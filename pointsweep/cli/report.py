@@ -36,7 +36,10 @@ class ReportOptions:
 def report(
     sweep: SweepArgument,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="where to write it (default: NAME.html here)")
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="where to write it (default: NAME.html here)"
+        ),
     ] = None,
     metric: MetricOption = None,
     protocol: ProtocolOption = None,
@@ -50,7 +53,9 @@ def report(
 
     exit codes: 0 written, 2 there is no such table
     """
-    return write(ReportOptions(sweep, output, metric, protocol, store, source, tracking_uri, allow_plugins))
+    return write(
+        ReportOptions(sweep, output, metric, protocol, store, source, tracking_uri, allow_plugins)
+    )
 
 
 main = Program("report", report, examples=("quickstart", "quickstart -o /tmp/report.html"))
@@ -60,10 +65,14 @@ def write(options: ReportOptions) -> int:
     """Write the report and print where it is; return the exit code."""
     try:
         store = open_store(options.store)
-        stored = read_stored(options.sweep, store, options.source, options.tracking_uri, options.allow_plugins)
+        stored = read_stored(
+            options.sweep, store, options.source, options.tracking_uri, options.allow_plugins
+        )
         stored = by_metric(stored, options.metric, store if options.source == "store" else None)
         layout, records = compared(stored[0], stored[1], store)
-        table = build(replace(layout, protocol=options.protocol or layout.protocol), records, stored[2])
+        table = build(
+            replace(layout, protocol=options.protocol or layout.protocol), records, stored[2]
+        )
     except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
         print(error, file=sys.stderr)
         return INVALID

@@ -1,9 +1,11 @@
-"""The commands run and plan: check sweep files, plan them, skip what is finished, launch the rest, print the tables.
+"""The commands run and plan: check sweep files, plan them, skip what is finished, launch the rest,
+print the tables.
 
-Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is not fit, nothing was launched;
-3 interrupted, the same command continues; 4 the budget is used up and nothing failed: the same command with a larger one continues;
-5 an internal error, whose traceback is in the log file that is named; 6 the store or the machine failed on the way, what is done is
-kept; 7 nothing failed, and another command still works on some of the trials.
+Exit codes: 0 the tables are complete; 1 finished with failed trials; 2 the file or this machine is
+not fit, nothing was launched; 3 interrupted, the same command continues; 4 the budget is used up
+and nothing failed: the same command with a larger one continues; 5 an internal error, whose
+traceback is in the log file that is named; 6 the store or the machine failed on the way, what is
+done is kept; 7 nothing failed, and another command still works on some of the trials.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class RunOptions:
 
 
 def words_of(file: str, more: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the files among the words of a command line, and the rest: overrides, or what is refused as none."""
+    """Return the files among the words of a command line, and the rest: overrides, or what is
+    refused as none.
+    """
     files = [text for text in more if is_file_name(text)]
     overrides = [text for text in more if text not in files]
     return (file, *files), tuple(overrides)
@@ -76,21 +80,42 @@ def words_of(file: str, more: Sequence[str]) -> tuple[tuple[str, ...], tuple[str
 
 FileArgument = Annotated[
     str,
-    typer.Argument(metavar="FILE...", help="a sweep file, or its name: quickstart", autocompletion=complete_file),
+    typer.Argument(
+        metavar="FILE...",
+        help="a sweep file, or its name: quickstart",
+        autocompletion=complete_file,
+    ),
 ]
 MoreArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", autocompletion=complete_file, help="overrides: train.epochs=2 seeds=[0,1] profile=smoke"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        autocompletion=complete_file,
+        help="overrides: train.epochs=2 seeds=[0,1] profile=smoke",
+    ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="PATTERN", help="a row, row=.., column=.., seed=N; with * and ?"),
+    typer.Option(
+        "--only", metavar="PATTERN", help="a row, row=.., column=.., seed=N; with * and ?"
+    ),
 ]
-ReplaceOption = Annotated[bool, typer.Option("--replace", help="take the place of another file's table of this name")]
-RerunOption = Annotated[bool, typer.Option("--rerun-stale", help="train again what other data or weights than here made")]
-CfgOption = Annotated[bool, typer.Option("--cfg", help="print the configuration of every cell; stop")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="print the final table and errors only")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="print a line for every start and epoch too")]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="take the place of another file's table of this name")
+]
+RerunOption = Annotated[
+    bool,
+    typer.Option("--rerun-stale", help="train again what other data or weights than here made"),
+]
+CfgOption = Annotated[
+    bool, typer.Option("--cfg", help="print the configuration of every cell; stop")
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="print the final table and errors only")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="print a line for every start and epoch too")
+]
 LogFormatOption = Annotated[
     str,
     typer.Option(
@@ -105,7 +130,9 @@ LogFormatOption = Annotated[
 def run(
     file: FileArgument,
     more: MoreArgument = None,
-    plan: Annotated[bool, typer.Option("--plan", help="check, print the skeleton and what would run; stop")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="check, print the skeleton and what would run; stop")
+    ] = False,
     cfg: CfgOption = False,
     only: OnlyOption = None,
     replace: ReplaceOption = False,
@@ -113,17 +140,34 @@ def run(
     tracking_uri: TrackingOption = None,
     notify: Annotated[
         list[str] | None,
-        typer.Option("--notify", metavar="TARGET", help="at the end: URL or command that gets the table as JSON"),
+        typer.Option(
+            "--notify",
+            metavar="TARGET",
+            help="at the end: URL or command that gets the table as JSON",
+        ),
     ] = None,
     rerun_stale: RerunOption = False,
     allow_plugins: AllowPluginsOption = False,
-    inline: Annotated[bool, typer.Option("--inline", help="run in this process, without Ray")] = False,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="run in this process, without Ray")
+    ] = False,
     workers: Annotated[
         int,
-        typer.Option("--workers", metavar="N", parser=whole_number, help="trials at once (default: as many as fit)"),
+        typer.Option(
+            "--workers",
+            metavar="N",
+            parser=whole_number,
+            help="trials at once (default: as many as fit)",
+        ),
     ] = 0,
     threads: Annotated[
-        int, typer.Option("--threads", metavar="N", parser=whole_number, help="CPU threads of a trial (default: 1)")
+        int,
+        typer.Option(
+            "--threads",
+            metavar="N",
+            parser=whole_number,
+            help="CPU threads of a trial (default: 1)",
+        ),
     ] = 1,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -147,9 +191,13 @@ def run(
         rerun_stale=rerun_stale,
         allow_plugins=allow_plugins,
         store=store,
-        launch=LaunchOptions("inline" if inline else "ray", workers, threads, tracking_uri, tuple(targets)),
+        launch=LaunchOptions(
+            "inline" if inline else "ray", workers, threads, tracking_uri, tuple(targets)
+        ),
     )
-    return checked_and_run(options, Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan))
+    return checked_and_run(
+        options, Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan)
+    )
 
 
 main = Program(
@@ -166,7 +214,9 @@ def checked_and_run(options: RunOptions, display: Display) -> int:
         if problem:
             print(f"--notify: {problem}", file=sys.stderr)
             return INVALID
-    mistake = uri_mistake(options.launch.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none")
+    mistake = uri_mistake(
+        options.launch.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
+    )
     if mistake:
         print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
@@ -180,7 +230,9 @@ def checked_and_run(options: RunOptions, display: Display) -> int:
 
 
 def load_all(options: RunOptions) -> list[Sweep]:
-    """Return the sweeps of all files. Raises ConfigError with everything that is wrong in all of them."""
+    """Return the sweeps of all files. Raises ConfigError with everything that is wrong in all of
+    them.
+    """
     sweeps, wrong = [], []
     for file in options.files:
         try:
@@ -190,14 +242,30 @@ def load_all(options: RunOptions) -> list[Sweep]:
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:
-        problems = [replace(problem, path=f"{error.source}: {problem.path}") for error in wrong for problem in error.problems]
+        problems = [
+            replace(problem, path=f"{error.source}: {problem.path}")
+            for error in wrong
+            for problem in error.problems
+        ]
         raise ConfigError(", ".join(error.source for error in wrong), problems)
     names = [sweep.name for sweep in sweeps]
-    problems = [Problem("name", f"{name!r} is the name of several files") for name in dict.fromkeys(names) if names.count(name) > 1]
+    problems = [
+        Problem("name", f"{name!r} is the name of several files")
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
     searches = [sweep.name for sweep in sweeps if sweep.search is not None]
     if searches and len(sweeps) > 1:
-        problems.append(Problem("search", f"{', '.join(searches)}: a search runs alone, not together with other files"))
-    problems += [Problem("plugins", f"{name!r} is another plug-in in each of several files") for name in clashing(sweeps)]
+        problems.append(
+            Problem(
+                "search",
+                f"{', '.join(searches)}: a search runs alone, not together with other files",
+            )
+        )
+    problems += [
+        Problem("plugins", f"{name!r} is another plug-in in each of several files")
+        for name in clashing(sweeps)
+    ]
     if problems:
         raise ConfigError(", ".join(options.files), problems)
     return sweeps
@@ -249,14 +317,19 @@ def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: D
             return planned(sweeps, store, options, display)
     except RayLost as error:
         interruption.check()  # a signal to the whole group of processes may have reached Ray first
-        print(f"{error}: all that is done is kept in {store.url}; the same command continues", file=sys.stderr)
+        print(
+            f"{error}: all that is done is kept in {store.url}; the same command continues",
+            file=sys.stderr,
+        )
         print(f"the traceback is in {log_traceback(error)}", file=sys.stderr)
         display.end(BROKEN_OFF)
         ray_cluster.end_without_ray(BROKEN_OFF)
 
 
 def tell_inputs(options: RunOptions) -> None:
-    """Print what is wrong with the data, weights and models of files that have problems of their own."""
+    """Print what is wrong with the data, weights and models of files that have problems of their
+    own.
+    """
     for file in options.files:
         found = input_problems(readable_cells(file, options.overrides, options.allow_plugins))
         if found:
@@ -279,8 +352,12 @@ def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display:
     plans = []
     for sweep in sweeps:
         interruption.check()
-        display.phase(f"planning {sweep.name}: reading data and weights, building and auditing its arms")
-        plans.append(make_plan(sweep.probe(), store, fetch=not options.plan, rerun_stale=options.rerun_stale))
+        display.phase(
+            f"planning {sweep.name}: reading data and weights, building and auditing its arms"
+        )
+        plans.append(
+            make_plan(sweep.probe(), store, fetch=not options.plan, rerun_stale=options.rerun_stale)
+        )
     code = tell(sweeps, plans, store, options, display)
     if code is not None:
         return code
@@ -290,8 +367,16 @@ def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display:
         ray_cluster.leave()
 
 
-def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, options: RunOptions, display: Display) -> int | None:
-    """Print the plans. Return the exit code if nothing is to be launched: they were all that was asked for, or they refuse."""
+def tell(
+    sweeps: Sequence[Sweep],
+    plans: Sequence[Plan],
+    store: Store,
+    options: RunOptions,
+    display: Display,
+) -> int | None:
+    """Print the plans. Return the exit code if nothing is to be launched: they were all that was
+    asked for, or they refuse.
+    """
     for sweep, plan in zip(sweeps, plans, strict=True):
         display.say(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}")
         for cells in sweep.identical_cells():
@@ -300,11 +385,19 @@ def tell(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, options: 
             display.say(f"{sweep.source}: {remark}")
     for plan in plans:
         for problem in plan.damaged.values():
-            print(f"damaged: {problem}; a launch sets it aside, deletes nothing, and trains the trial again", file=sys.stderr)
+            print(
+                f"damaged: {problem}; a launch sets it aside, deletes nothing, and trains the trial"
+                " again",
+                file=sys.stderr,
+            )
     if len(plans) > 1:
         display.say(f"all {len(plans)} together: {together(plans)}")
     if options.plan:
-        display.answer("\n\n".join(skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)))
+        display.answer(
+            "\n\n".join(
+                skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)
+            )
+        )
     unfit = [plan for plan in plans if not fit(plan, display)]  # each says why
     if unfit:
         return INVALID
@@ -315,11 +408,16 @@ def together(plans: Sequence[Plan]) -> str:
     """One line: "96 trials of cells are 66 distinct ones, 66 to run"."""
     shown = sum(len(cell.trials) for plan in plans for cell in plan.sweep.cells)
     distinct = len({key for plan in plans for key in plan.states})
-    return f"{shown} trials of cells are {distinct} distinct ones, {sum(map(len, to_run(plans).values()))} to run"
+    return (
+        f"{shown} trials of cells are {distinct} distinct ones,"
+        f" {sum(map(len, to_run(plans).values()))} to run"
+    )
 
 
 def fit(plan: Plan, display: Display) -> bool:
-    """Tell whether this machine, the data and the audit let a sweep be launched; print everything that does not."""
+    """Tell whether this machine, the data and the audit let a sweep be launched; print everything
+    that does not.
+    """
     if plan.refused:
         print(refusal(plan.sweep.source, plan.refused), file=sys.stderr)
         return False
@@ -328,10 +426,18 @@ def fit(plan: Plan, display: Display) -> bool:
     return True
 
 
-def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, options: RunOptions, display: Display) -> int:
+def launched(
+    sweeps: Sequence[Sweep],
+    plans: Sequence[Plan],
+    store: Store,
+    options: RunOptions,
+    display: Display,
+) -> int:
     """Launch sweeps, or a search, and return the exit code."""
     try:
-        return exit_code_of(launch(sweeps, plans, store, options.launch, display, options.rerun_stale))
+        return exit_code_of(
+            launch(sweeps, plans, store, options.launch, display, options.rerun_stale)
+        )
     except SearchFailedError as error:
         print(error, file=sys.stderr)
         return FAILED
@@ -345,7 +451,9 @@ def launched(sweeps: Sequence[Sweep], plans: Sequence[Plan], store: Store, optio
 
 
 def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
-    """Return what --plan prints: the table so far, the time left, and what a launch would lack; of a search its arms."""
+    """Return what --plan prints: the table so far, the time left, and what a launch would lack; of
+    a search its arms.
+    """
     if sweep.search is not None:
         parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
         parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]

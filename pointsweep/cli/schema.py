@@ -1,4 +1,6 @@
-"""The command schema: print the JSON Schema of a sweep file, by which an editor completes and checks one."""
+"""The command schema: print the JSON Schema of a sweep file, by which an editor completes and
+checks one.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,15 @@ from pointsweep.utils.cli_exit import INVALID
 def schema(
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FILE", help="write it there (default: standard output)"),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="write it there (default: standard output)"
+        ),
     ] = None,
     path: Annotated[
         bool,
-        typer.Option("--path", help="print where the schema that comes with pointsweep lies instead; stop"),
+        typer.Option(
+            "--path", help="print where the schema that comes with pointsweep lies instead; stop"
+        ),
     ] = False,
     version: Version = False,
 ) -> int:

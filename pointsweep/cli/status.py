@@ -19,7 +19,12 @@ from pointsweep.utils.console import one_line
 
 
 def status(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)],
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep
+        ),
+    ],
     store: StoreOption = None,
     version: Version = False,
 ) -> int:
@@ -63,8 +68,13 @@ def lines(found: SweepStanding, store: Store) -> Iterator[str]:
     for trial in found.of("running"):
         yield one_line(f"running  {trial.place}: epoch {trial.epoch}, {trial.worker}")
     for trial in found.of("failed"):
-        yield one_line(f"failed   {trial.place}: {trial.reason}  log: {store.place(f'trials/{trial.key}/history.jsonl')}")
+        yield one_line(
+            f"failed   {trial.place}: {trial.reason}  log:"
+            f" {store.place(f'trials/{trial.key}/history.jsonl')}"
+        )
     begun = [trial for trial in found.of("open") if trial.epoch]
     for trial in begun:
-        yield one_line(f"open     {trial.place}: interrupted after epoch {trial.epoch}, continues there")
+        yield one_line(
+            f"open     {trial.place}: interrupted after epoch {trial.epoch}, continues there"
+        )
     yield f"report   {store.place(f'sweeps/{found.name}/report.html')}"

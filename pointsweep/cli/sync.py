@@ -1,7 +1,7 @@
 """The command sync: mirror a store's sweeps to MLflow, an empty one too.
 
-Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 2 the store, or a sweep in it, is unfit;
-6 MLflow is away or refuses.
+Called again it changes nothing. Exit codes: 0 MLflow has all that the store has; 2 the store, or a
+sweep in it, is unfit; 6 MLflow is away or refuses.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def sync(
     store: Annotated[str, typer.Argument(metavar="STORE", help="folder of all trials")],
     tracking_uri: Annotated[
         str | None,
-        typer.Option("--tracking-uri", metavar="URI", help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)"),
+        typer.Option(
+            "--tracking-uri",
+            metavar="URI",
+            help="MLflow server (default: $MLFLOW_TRACKING_URI, else sqlite in the store)",
+        ),
     ] = None,
     version: Version = False,
 ) -> int:
@@ -58,7 +62,11 @@ def mirror_store(options: SyncOptions) -> int:
     """Mirror every sweep of a store; return the exit code."""
     try:
         store = on_disk(open_store(options.store), "its trials are read in place")
-        names = [entry.rstrip("/") for entry in store.list("sweeps") if store.exists(f"sweeps/{entry}plan.json")]
+        names = [
+            entry.rstrip("/")
+            for entry in store.list("sweeps")
+            if store.exists(f"sweeps/{entry}plan.json")
+        ]
         if not names:
             raise BadStore(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
         uri = tracking_uri(options.tracking_uri, store)
@@ -75,7 +83,10 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
     code = 0
     for name in names:
         try:
-            print(f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}", flush=True)
+            print(
+                f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}",
+                flush=True,
+            )
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = max(code, INVALID)
@@ -90,12 +101,16 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
 
 
 def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
-    """Mirror one sweep with the trials that have begun; return their number. Raises TrackerAway and ValueError."""
+    """Mirror one sweep with the trials that have begun; return their number. Raises TrackerAway and
+    ValueError.
+    """
     layout, records, failures = tables.read(store, name)
     begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
     target = prepare(uri, store, layout)
     missing = finish(target, store, begun)
-    publish(target, tables.files_of(store, name), cell_metrics(tables.build(layout, records, failures)))
+    publish(
+        target, tables.files_of(store, name), cell_metrics(tables.build(layout, records, failures))
+    )
     if missing:
         raise TrackerAway(f"MLflow at {masked(uri)} has all runs and metrics, but {missing}")
     return len(begun)
@@ -106,5 +121,13 @@ def places(layout: Layout) -> dict[str, TrialTags]:
     found: dict[str, TrialTags] = {}
     for cell in layout.cells:
         for seed, key in cell.keys:
-            found.setdefault(key, TrialTags(layout.name, " / ".join(layout.rows[cell.row]), layout.columns[cell.column], seed))
+            found.setdefault(
+                key,
+                TrialTags(
+                    layout.name,
+                    " / ".join(layout.rows[cell.row]),
+                    layout.columns[cell.column],
+                    seed,
+                ),
+            )
     return found

@@ -1,8 +1,9 @@
 """The command tables: print a sweep's table from what is finished, or what stands behind it.
 
--o FILE writes it into a file. --mark, --drop, --no-notes, --label and --template say how it looks in a paper.
---diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as it is (compare.py), --bundle FILE writes one
-file with all that stands behind the table (bundle.py), which `pointsweep verify FILE` checks.
+-o FILE writes it into a file. --mark, --drop, --no-notes, --label and --template say how it looks
+in a paper. --diff ROW_A ROW_B says what differs between two arms, --why ROW COLUMN why a cell is as
+it is (compare.py), --bundle FILE writes one file with all that stands behind the table (bundle.py),
+which `pointsweep verify FILE` checks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, TrackingOption, Version, complete_sweep, one_of
+from pointsweep.cli.command import (
+    AllowPluginsOption,
+    Program,
+    StoreOption,
+    TrackingOption,
+    Version,
+    complete_sweep,
+    one_of,
+)
 from pointsweep.errors import ConfigError, StoreFailed
 from pointsweep.reporting.best_cells import MARKS
 from pointsweep.reporting.build import build, every_format
@@ -53,12 +62,19 @@ def read_format(text: str) -> str:
 def read_label(text: str) -> str:
     """Read the value of --label. Raises typer.BadParameter."""
     if not LABEL.fullmatch(text):
-        raise typer.BadParameter(f"{text!r} is no label of LaTeX; allowed are letters, digits and : . _ / -")
+        raise typer.BadParameter(
+            f"{text!r} is no label of LaTeX; allowed are letters, digits and : . _ / -"
+        )
     return text
 
 
 LABEL = re.compile(r"[A-Za-z0-9:._/-]*")
-OPTION_OF = {"mark": "--mark", "notes": "--no-notes", "label": "--label", "without": "--drop of what every column shows"}
+OPTION_OF = {
+    "mark": "--mark",
+    "notes": "--no-notes",
+    "label": "--label",
+    "without": "--drop of what every column shows",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,12 @@ class TablesOptions:
     allow_plugins: bool = False
 
 
-SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep)]
+SweepArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep
+    ),
+]
 MetricOption = Annotated[
     str | None,
     typer.Option("--metric", metavar="M", help="macro_f1, val/accuracy, ... (default: the file's)"),
@@ -98,7 +119,12 @@ ProtocolOption = Annotated[
 ]
 SourceOption = Annotated[
     str,
-    typer.Option("--source", metavar="S", parser=one_of("source", lambda: SOURCES), help="read the store, or mlflow: MLflow alone"),
+    typer.Option(
+        "--source",
+        metavar="S",
+        parser=one_of("source", lambda: SOURCES),
+        help="read the store, or mlflow: MLflow alone",
+    ),
 ]
 
 
@@ -116,29 +142,49 @@ def tables(
     mark: Annotated[
         str,
         typer.Option(
-            "--mark", metavar="M", parser=one_of("mark", lambda: MARKS), help="best and second by tests (default), mean, none"
+            "--mark",
+            metavar="M",
+            parser=one_of("mark", lambda: MARKS),
+            help="best and second by tests (default), mean, none",
         ),
     ] = DEFAULTS.mark,
     drop: Annotated[
         list[str] | None,
-        typer.Option("--drop", metavar="NAME", help="leave out a column, or params, paper; again for more"),
+        typer.Option(
+            "--drop", metavar="NAME", help="leave out a column, or params, paper; again for more"
+        ),
     ] = None,
-    no_notes: Annotated[bool, typer.Option("--no-notes", help="leave out the notes under the table")] = False,
-    label: Annotated[str, typer.Option("--label", metavar="NAME", help="LaTeX's label (default: tab:SWEEP)", parser=read_label)] = "",
+    no_notes: Annotated[
+        bool, typer.Option("--no-notes", help="leave out the notes under the table")
+    ] = False,
+    label: Annotated[
+        str,
+        typer.Option(
+            "--label", metavar="NAME", help="LaTeX's label (default: tab:SWEEP)", parser=read_label
+        ),
+    ] = "",
     template: Annotated[
-        str | None, typer.Option("--template", metavar="FILE", help="print it by a template of Jinja2 instead")
+        str | None,
+        typer.Option("--template", metavar="FILE", help="print it by a template of Jinja2 instead"),
     ] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="write it into a file")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="write it into a file")
+    ] = None,
     diff: Annotated[
-        tuple[str, str] | None, typer.Option("--diff", metavar="ROW_A ROW_B", help="what differs between two rows")
+        tuple[str, str] | None,
+        typer.Option("--diff", metavar="ROW_A ROW_B", help="what differs between two rows"),
     ] = None,
     why: Annotated[
         tuple[str, str] | None,
-        typer.Option("--why", metavar="ROW COLUMN", help="why a cell failed, is missing or is not complete"),
+        typer.Option(
+            "--why", metavar="ROW COLUMN", help="why a cell failed, is missing or is not complete"
+        ),
     ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option("--bundle", metavar="FILE", help="write the table and all that stands behind it"),
+        typer.Option(
+            "--bundle", metavar="FILE", help="write the table and all that stands behind it"
+        ),
     ] = None,
     allow_plugins: AllowPluginsOption = False,
     version: Version = False,
@@ -171,7 +217,11 @@ def tables(
 main = Program(
     "tables",
     tables,
-    examples=("quickstart --format latex --drop params", 'quickstart --why "head only" MiniLM', "quickstart --bundle quickstart.zip"),
+    examples=(
+        "quickstart --format latex --drop params",
+        'quickstart --why "head only" MiniLM',
+        "quickstart --bundle quickstart.zip",
+    ),
 )
 
 
@@ -179,8 +229,12 @@ def show(options: TablesOptions) -> int:
     """Print or write what is asked for; return the exit code."""
     try:
         store = open_store(options.store)
-        stored = read_stored(options.sweep, store, options.source, options.tracking_uri, options.allow_plugins)
-        layout, records, failures = by_metric(stored, options.metric, store if options.source == "store" else None)
+        stored = read_stored(
+            options.sweep, store, options.source, options.tracking_uri, options.allow_plugins
+        )
+        layout, records, failures = by_metric(
+            stored, options.metric, store if options.source == "store" else None
+        )
         layout = replace(layout, protocol=options.protocol or layout.protocol)
         if options.bundle:
             # What is shown to others is compared with no machine's data.
@@ -211,14 +265,20 @@ def write_bundle(file: str, store: Store, stored: Stored) -> None:
 
 
 def html(table: Table, records: Mapping[str, Record], store: Store | None) -> str:
-    """Return the report page; with curves, predictions and clouds where the store of the trials is at hand."""
+    """Return the report page; with curves, predictions and clouds where the store of the trials is
+    at hand.
+    """
     if store is None:
         return page(table, records, {}, Evidence())
     return page(table, records, curves(store, table), gather(store, table, records))
 
 
-def printed(table: Table, records: Mapping[str, Record], store: Store, options: TablesOptions) -> str | bytes:
-    """Return the table as the options ask for it. Raises ValueError for options that change nothing of it."""
+def printed(
+    table: Table, records: Mapping[str, Record], store: Store, options: TablesOptions
+) -> str | bytes:
+    """Return the table as the options ask for it. Raises ValueError for options that change nothing
+    of it.
+    """
     table, without = left_out(table, options.drop)
     look = replace(options.look, without=without)
     if options.template is not None:
@@ -227,7 +287,10 @@ def printed(table: Table, records: Mapping[str, Record], store: Store, options: 
     unheeded = form.unheeded(look)
     if unheeded:
         others = [name for name in FORMATS if unheeded[0] in load(name).options]
-        raise ValueError(f"{OPTION_OF[unheeded[0]]} changes nothing of {options.form}; it does of {', '.join(others)}")
+        raise ValueError(
+            f"{OPTION_OF[unheeded[0]]} changes nothing of {options.form}; it does of"
+            f" {', '.join(others)}"
+        )
     if options.form == "html":
         return html(table, records, store if options.source == "store" else None)
     if options.output is not None:

@@ -1,9 +1,12 @@
-"""The command verify: check a bundle, and compute every number of its table anew from its predictions.
+"""The command verify: check a bundle, and compute every number of its table anew from its
+predictions.
 
-Given a store (a folder, or s3://bucket/prefix) in place of a bundle it looks through all of its trials (verify_store.py).
+Given a store (a folder, or s3://bucket/prefix) in place of a bundle it looks through all of its
+trials (verify_store.py).
 
-It needs the file alone: no store, no sweep file, no data. What a paper published is taken from the bundle as it is; parameters are
-counted by building every arm anew, without weights. Exit codes: 0 verified; 1 something is not as it should be; 2 no such file.
+It needs the file alone: no store, no sweep file, no data. What a paper published is taken from the
+bundle as it is; parameters are counted by building every arm anew, without weights. Exit codes: 0
+verified; 1 something is not as it should be; 2 no such file.
 """
 
 from __future__ import annotations
@@ -26,7 +29,15 @@ from pointsweep.config.validation import check_trial
 from pointsweep.errors import BadStore, PluginError
 from pointsweep.planning.plan import count_arms
 from pointsweep.reporting.build import build, every_format
-from pointsweep.reporting.bundle import FORMAT, MANIFEST, BadBundle, arrays_of, chosen, recomputed, unpack
+from pointsweep.reporting.bundle import (
+    FORMAT,
+    MANIFEST,
+    BadBundle,
+    arrays_of,
+    chosen,
+    recomputed,
+    unpack,
+)
 from pointsweep.reporting.table import Table
 from pointsweep.results.kept_plugins import from_members, import_all, other_code
 from pointsweep.results.metrics import METRICS
@@ -38,8 +49,28 @@ from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.provenance import tree_digest
 
 T = TypeVar("T")
-FIELDS = ("mean", "sd", "n", "expected", "low", "high", "values", "optimism", "interval", "parameters")  # numbers of a cell
-HOSTILE = (ValueError, TypeError, AttributeError, LookupError, RecursionError, ArithmeticError, UnicodeError)
+# numbers of a cell
+FIELDS = (
+    "mean",
+    "sd",
+    "n",
+    "expected",
+    "low",
+    "high",
+    "values",
+    "optimism",
+    "interval",
+    "parameters",
+)
+HOSTILE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    ArithmeticError,
+    UnicodeError,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +85,9 @@ class Contents:
 
     @property
     def same_code(self) -> bool:
-        """Tell whether the code that runs now made the bundle. Other code may count, name and print otherwise, and be right."""
+        """Tell whether the code that runs now made the bundle. Other code may count, name and print
+        otherwise, and be right.
+        """
         return self.tree == tree_digest()
 
 
@@ -66,7 +99,10 @@ def contents(data: bytes) -> Contents:
     if found != FORMAT:
         raise BadBundle(f"{MANIFEST}: format {found!r}, this version reads {FORMAT}")
     keys = [str(key) for key in about["trials"]] if isinstance(about.get("trials"), list) else []
-    records = {key: _parsed(members, f"trials/{key}/record.json", lambda text: from_json(text)) for key in keys}
+    records = {
+        key: _parsed(members, f"trials/{key}/record.json", lambda text: from_json(text))
+        for key in keys
+    }
     layout = _parsed(members, "layout.json", layout_from_json)
     failures = _parsed(members, "failures.json", lambda text: dict(json.loads(text)))
     return Contents(members, str(about.get("tree")), layout, records, failures)
@@ -78,7 +114,9 @@ def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -
     try:
         return read(members[name].decode())
     except HOSTILE as error:
-        raise BadBundle(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise BadBundle(
+            f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def problems(found: Contents) -> list[str]:
@@ -127,10 +165,16 @@ def config_of(record: Record) -> TrialConfig | None:
 
 
 def _sizes(found: Contents) -> list[str]:
-    """Return the trials whose model, built anew, has another number of parameters. Other code may well build others."""
+    """Return the trials whose model, built anew, has another number of parameters. Other code may
+    well build others.
+    """
     if not found.same_code:
         return []
-    configs = {key: config for key, record in found.records.items() if (config := config_of(record)) is not None}
+    configs = {
+        key: config
+        for key, record in found.records.items()
+        if (config := config_of(record)) is not None
+    }
     counted = count_arms(configs)
     return [
         f"trial {key}: {dict(found.records[key].parameters)} parameters, built anew {dict(sizes)}"
@@ -154,18 +198,25 @@ def _numbers(found: Contents, table: Table) -> list[str]:
 
 
 def _formats(found: Contents, table: Table) -> list[str]:
-    """Return the formats whose bytes are not those that this code prints; other code's words are not compared."""
+    """Return the formats whose bytes are not those that this code prints; other code's words are
+    not compared.
+    """
     if not found.same_code:
         return []
     return [
-        f"{name}: not what the predictions print" for name, data in every_format(table).items() if found.members.get(name) != data
+        f"{name}: not what the predictions print"
+        for name, data in every_format(table).items()
+        if found.members.get(name) != data
     ]
 
 
 def verify(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="what `tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix"),
+        typer.Argument(
+            metavar="FILE",
+            help="what `tables NAME --bundle FILE` wrote, or a store: a folder, s3://bucket/prefix",
+        ),
     ],
     allow_plugins: AllowPluginsOption = False,
     version: Version = False,
@@ -206,7 +257,8 @@ def check(file: str, allow_plugins: bool = False) -> int:
 
 
 def import_plugins(file: str, found: Contents, allowed: bool) -> None:
-    """Import the code in a bundle, where the user allows it. Raises PluginError where nothing can be checked without it.
+    """Import the code in a bundle, where the user allows it. Raises PluginError where nothing can
+    be checked without it.
 
     Without it the keys and parameter counts of the trials that ran it are not compared.
     """
@@ -224,7 +276,9 @@ def check_store(url: str) -> int:
     try:
         store = open_store(url)
         if not (has_marker(store) or store.list("trials")):
-            raise BadStore(f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial")
+            raise BadStore(
+                f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial"
+            )
         found = verify_store(store)
     except BadStore as error:
         print(error, file=sys.stderr)
@@ -234,24 +288,52 @@ def check_store(url: str) -> int:
     if found.problems:
         print("\n  ".join([f"{url}: not verified", *found.problems]), file=sys.stderr)
         return 1
-    print(f"{url}: {found.finished} finished trials: every accuracy and chosen epoch computed anew from predictions and histories")
+    print(
+        f"{url}: {found.finished} finished trials: every accuracy and chosen epoch computed anew"
+        " from predictions and histories"
+    )
     print("verified" if not found.unverified else f"verified, but for {len(found.unverified)}")
     return 0
 
 
 def summary(file: str, data: bytes, found: Contents) -> str:
     """Describe what was verified."""
-    objects = sum(record.dataset["num_test"] * len(record.metrics) for record in found.records.values())
+    objects = sum(
+        record.dataset["num_test"] * len(record.metrics) for record in found.records.values()
+    )
     lines = [
-        f"{file}: {len(found.members)} members, each with its checksum; sha256 of the file {hashlib.sha256(data).hexdigest()}",
-        f"{len(found.records)} trials: every accuracy, chosen epoch and cell computed anew from {objects:,} predictions, and equal",
+        (
+            f"{file}: {len(found.members)} members, each with its checksum; sha256 of the file"
+            f" {hashlib.sha256(data).hexdigest()}"
+        ),
+        (
+            f"{len(found.records)} trials: every accuracy, chosen epoch and cell computed anew from"
+            f" {objects:,} predictions, and equal"
+        ),
     ]
-    unread = sorted({name for record in found.records.values() if config_of(record) is None for name in runs_plugins(record.origin)})
+    unread = sorted(
+        {
+            name
+            for record in found.records.values()
+            if config_of(record) is None
+            for name in runs_plugins(record.origin)
+        }
+    )
     if unread:
-        lines.append(f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it are not compared")
+        lines.append(
+            f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it"
+            " are not compared"
+        )
     if found.same_code:
-        others = "keys and parameter counts of the other trials, and the table" if unread else "keys, parameter counts and the table"
+        others = (
+            "keys and parameter counts of the other trials, and the table"
+            if unread
+            else "keys, parameter counts and the table"
+        )
         lines.append(f"{others} in every format: made anew by the same code, and equal")
     else:
-        lines.append(f"made by other code (tree {found.tree}, here {tree_digest()}): keys, parameter counts and wording not compared")
+        lines.append(
+            f"made by other code (tree {found.tree}, here {tree_digest()}): keys, parameter counts"
+            " and wording not compared"
+        )
     return "\n".join([*lines, "verified"])

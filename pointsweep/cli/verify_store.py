@@ -1,7 +1,9 @@
-"""Looks through a whole store: every record against its checksum, its configuration, its predictions and its history.
+"""Looks through a whole store: every record against its checksum, its configuration, its
+predictions and its history.
 
-`tables` and `run` compare checksums and sizes, whenever they read a record. Here every byte beside it is read as well, accuracies are
-computed anew from the predictions, and the chosen epochs from the history. Nothing is written.
+`tables` and `run` compare checksums and sizes, whenever they read a record. Here every byte beside
+it is read as well, accuracies are computed anew from the predictions, and the chosen epochs from
+the history. Nothing is written.
 """
 
 from __future__ import annotations
@@ -19,20 +21,31 @@ from pointsweep.reporting.bundle import BadBundle, arrays_of, chosen, recomputed
 from pointsweep.results.events import epochs_of, parse
 from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import read_record
-from pointsweep.results.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, Record, digests_problem, layout_from_plan
+from pointsweep.results.records import (
+    FIRST_WITH_CHECKSUM,
+    HISTORY,
+    PREDICTIONS,
+    Record,
+    digests_problem,
+    layout_from_plan,
+)
 from pointsweep.storage.base import Store
 from pointsweep.utils.provenance import tree_digest
 
-MEASURES = ("test/instance_miou", PER_OBJECT)  # what predictions give, the one of part segmentation first
+# what predictions give, the one of part segmentation first
+MEASURES = ("test/instance_miou", PER_OBJECT)
 
 
 @dataclass
 class Verified:
-    """The result of verifying a store: the number of finished trials, and in words what is wrong with which."""
+    """The result of verifying a store: the number of finished trials, and in words what is wrong
+    with which.
+    """
 
     finished: int = 0
     problems: list[str] = field(default_factory=list)
-    unverified: list[str] = field(default_factory=list)  # nothing speaks against these, and too little for them
+    # nothing speaks against these, and too little for them
+    unverified: list[str] = field(default_factory=list)
 
 
 def verify_store(store: Store) -> Verified:
@@ -58,18 +71,26 @@ def _verify_trial(store: Store, key: str, found: Verified) -> None:
         found.problems.append(f"trial {key}: {error}")
         return
     found.finished += 1
-    problems = [*_changed_files(store, record), *_config_problems(record), *_result_problems(store, record)]
+    problems = [
+        *_changed_files(store, record),
+        *_config_problems(record),
+        *_result_problems(store, record),
+    ]
     for problem in problems:
         found.problems.append(f"trial {key}: {problem}")
     if not problems and record.schema < FIRST_WITH_CHECKSUM:
         why = _unverifiable(store, record)
         if why:
-            found.unverified.append(f"trial {key}: its record has no checksum (older version), and {why}")
+            found.unverified.append(
+                f"trial {key}: its record has no checksum (older version), and {why}"
+            )
 
 
 def _changed_files(store: Store, record: Record) -> Iterator[str]:
     """The file beside a record that has other bytes than when it was written, whatever its size."""
-    problem = digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"), math.inf)
+    problem = digests_problem(
+        record, lambda name: store.read(f"trials/{record.key}/{name}"), math.inf
+    )
     if problem:
         yield problem
 

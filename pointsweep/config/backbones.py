@@ -7,10 +7,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Strict
 
-from pointsweep.config.base import Count, Modality, NamedConfig, Natural, Positive, Share, TwoCounts, Whole
+from pointsweep.config.base import (
+    Count,
+    Modality,
+    NamedConfig,
+    Natural,
+    Positive,
+    Share,
+    TwoCounts,
+    Whole,
+)
 
-# Values of `backbone.weights` besides a file's path. What is drawn depends on `weights_seed`; `random`
-# and `reinitialised` read no checkpoint.
+# Values of `backbone.weights` besides a file's path. What is drawn depends on `weights_seed`;
+# `random` and `reinitialised` read no checkpoint.
 WEIGHT_KINDS = ("pretrained", "random", "shuffled", "reinitialised")
 DRAWN_WEIGHTS = ("random", "shuffled", "reinitialised")
 WITHOUT_CHECKPOINT = ("random", "reinitialised")
@@ -20,8 +29,8 @@ class BackboneConfig(NamedConfig):
     """Fields every backbone has.
 
     `weights`: `pretrained`, a file's path, or a control, which every record and table marks:
-    `shuffled` (the values of each pretrained tensor permuted), `reinitialised` (as the architecture's
-    own program starts it), `random` (N(0, 0.02) at any width).
+    `shuffled` (the values of each pretrained tensor permuted), `reinitialised` (as the
+    architecture's own program starts it), `random` (N(0, 0.02) at any width).
     """
 
     class_token: ClassVar[bool] = True  # false: no token stands before those of the points
@@ -48,7 +57,9 @@ class BackboneConfig(NamedConfig):
 
     @property
     def reads_files(self) -> bool:
-        """Whether files are needed to build it: a checkpoint, or what says how the network is built."""
+        """Whether files are needed to build it: a checkpoint, or what says how the network is
+        built.
+        """
         return self.weights not in WITHOUT_CHECKPOINT
 
 
@@ -216,7 +227,9 @@ class ViTMNISTConfig(BackboneConfig):
 
 
 class LibraryBackboneConfig(BackboneConfig):
-    """A model of a library of models, by its id or its folder. What is not set here is found of the model itself."""
+    """A model of a library of models, by its id or its folder. What is not set here is found of the
+    model itself.
+    """
 
     max_blocks: ClassVar[int] = 1_000_000  # how many a model has is found when it is built
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
@@ -240,17 +253,32 @@ class LibraryBackboneConfig(BackboneConfig):
         yield from super().problems()
         if self.weights not in WEIGHT_KINDS:
             allowed = f"allowed: {', '.join(WEIGHT_KINDS)}"
-            yield "weights", f"weights of your own are named by their folder, as `model:`; {allowed}, got {self.weights!r}"
+            yield (
+                "weights",
+                (
+                    f"weights of your own are named by their folder, as `model:`; {allowed}, got"
+                    f" {self.weights!r}"
+                ),
+            )
         for entry in self.sizes:
             key, _, value = entry.partition("=")
             if not key.isidentifier() or not value:
                 yield "sizes", f"an entry is KEY=VALUE, as in num_hidden_layers=2, got {entry!r}"
         if self.sizes and self.weights not in WITHOUT_CHECKPOINT:
-            yield "sizes", f"another network than the checkpoint's needs drawn weights: {' or '.join(WITHOUT_CHECKPOINT)}"
+            yield (
+                "sizes",
+                (
+                    "another network than the checkpoint's needs drawn weights:"
+                    f" {' or '.join(WITHOUT_CHECKPOINT)}"
+                ),
+            )
         if self.attention_dropout:
             yield (
                 "attention_dropout",
-                f"a library's attention has noise of its own, which cannot be repeated; allowed of {self.name}: 0",
+                (
+                    "a library's attention has noise of its own, which cannot be repeated; allowed"
+                    f" of {self.name}: 0"
+                ),
             )
 
 
@@ -259,16 +287,27 @@ class TransformersConfig(LibraryBackboneConfig):
 
     name: Literal["transformers"] = "transformers"
     model_type: str = ""
-    """In place of `model`: an architecture of the library (bert, llama), with its usual sizes and drawn weights."""
+    """In place of `model`: an architecture of the library (bert, llama), with its usual sizes and
+    drawn weights.
+    """
     tower: str = ""
     """Of a model with several networks the one that is taken: text, vision, audio."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if bool(self.model) == bool(self.model_type):
-            yield "model", "either model (a hub id or a folder) or model_type (an architecture of the library) must be set"
+            yield (
+                "model",
+                (
+                    "either model (a hub id or a folder) or model_type (an architecture of the"
+                    " library) must be set"
+                ),
+            )
         if self.model_type and self.weights not in WITHOUT_CHECKPOINT:
-            text = f"an architecture has no pretrained weights; allowed with model_type: {', '.join(WITHOUT_CHECKPOINT)}"
+            text = (
+                "an architecture has no pretrained weights; allowed with model_type:"
+                f" {', '.join(WITHOUT_CHECKPOINT)}"
+            )
             yield "weights", f"{text}, got {self.weights!r}"
         if self.model_type and self.revision:
             yield "revision", "is one of a model on the hub; model_type has none"
@@ -289,4 +328,7 @@ class TimmConfig(LibraryBackboneConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if not self.model:
-            yield "model", "a name of timm, as vit_small_patch14_dinov2.lvd142m, or a folder must be set"
+            yield (
+                "model",
+                "a name of timm, as vit_small_patch14_dinov2.lvd142m, or a folder must be set",
+            )

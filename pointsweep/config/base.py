@@ -1,6 +1,8 @@
-"""The base of all configurations: frozen pydantic models with strict types, and the canonical JSON that keys are made of.
+"""The base of all configurations: frozen pydantic models with strict types, and the canonical JSON
+that keys are made of.
 
-Nothing below `pointsweep.config` imports torch, so sweeps are checked and tables are printed without it.
+Nothing below `pointsweep.config` imports torch, so sweeps are checked and tables are printed
+without it.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ MOST_WHOLE = 2**63 - 1  # seeds and sizes are 64-bit numbers in torch and numpy
 
 def _in_64_bits(value: int) -> int:
     if abs(value) > MOST_WHOLE:
-        raise PydanticCustomError("too_many_bits", "must be a whole number of at most {most}", {"most": MOST_WHOLE})
+        raise PydanticCustomError(
+            "too_many_bits", "must be a whole number of at most {most}", {"most": MOST_WHOLE}
+        )
     return value
 
 
@@ -44,7 +48,9 @@ def _exact_float(value: Any) -> Any:
     except OverflowError:
         number = math.inf
     if number != value and math.isfinite(number):
-        text = "{value} has more digits than a floating-point number keeps; the nearest is {nearest}"
+        text = (
+            "{value} has more digits than a floating-point number keeps; the nearest is {nearest}"
+        )
         raise PydanticCustomError("inexact", text, {"value": value, "nearest": int(number)})
     return number
 
@@ -72,7 +78,8 @@ Modality = Literal["1d", "2d", "3d"]
 
 T = TypeVar("T")
 AFTER_FIRST_KEYS = "left out of keys at its default"
-# A field that came after trials had been stored: left out of the key while it has its default, so old keys stay.
+# A field that came after trials had been stored: left out of the key while it has its default, so
+# old keys stay.
 Added = Annotated[T, AFTER_FIRST_KEYS]
 
 
@@ -122,7 +129,9 @@ class Config(BaseModel):
         return type(self)(**(dict(self) | changes))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values, unchecked; what was computed of the old ones is dropped."""
+        """Return a copy with other values, unchecked; what was computed of the old ones is
+        dropped.
+        """
         copied = super().model_copy(update=update, deep=deep)
         for name in ("_canonical_json", "_key"):
             vars(copied).pop(name, None)
@@ -130,7 +139,9 @@ class Config(BaseModel):
 
     @functools.cached_property
     def _canonical_json(self) -> str:
-        """Sorted, compact JSON of what a key is made of. Parts that several trials share are written once."""
+        """Sorted, compact JSON of what a key is made of. Parts that several trials share are
+        written once.
+        """
         return self._json_of_key()
 
     def _json_of_key(self) -> str:
@@ -140,7 +151,8 @@ class Config(BaseModel):
     def canonical(self) -> dict[str, str]:
         """Return what a key is made of: the JSON of every field.
 
-        `Added` fields at their default are left out, a code revision above 1 is put in as `revision`.
+        `Added` fields at their default are left out, a code revision above 1 is put in as
+        `revision`.
         """
         node = {}
         for name, default in _fields_of_keys(type(self)):
@@ -152,7 +164,8 @@ class Config(BaseModel):
         return node
 
     def to_dict(self, only: Collection[str] | None = None) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars; `validation.trial_from_dict` is its inverse for trials.
+        """Return plain dicts, lists and scalars; `validation.trial_from_dict` is its inverse for
+        trials.
 
         `only`: of these fields.
         """
@@ -197,8 +210,8 @@ class NamedConfig(Config):
     """The configuration of a registered component.
 
     A subclass narrows `name` to its own: it tells the classes of a kind apart, in the registry, the
-    YAML file and the table. `implementation` is for a plug-in whose code is not to be imported with its
-    configuration: "module:Class".
+    YAML file and the table. `implementation` is for a plug-in whose code is not to be imported with
+    its configuration: "module:Class".
     """
 
     implementation: ClassVar[str] = ""

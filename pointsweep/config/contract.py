@@ -1,4 +1,6 @@
-"""What a component of somebody else's must have, so that what it lacks is said in a line before anything uses it."""
+"""What a component of somebody else's must have, so that what it lacks is said in a line before
+anything uses it.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,10 @@ def config_problem(config: type[NamedConfig]) -> str:
         return f"gives its name no default: `name: Literal[{name!r}] = {name!r}`"
     for field, about in config.model_fields.items():
         if about.is_required():
-            return f"gives its field {field} no default; every field needs one, so that `{name}` alone is a configuration"
+            return (
+                f"gives its field {field} no default; every field needs one, so that `{name}` alone"
+                " is a configuration"
+            )
     if kind in STATED:
         attribute, meaning = STATED[kind]
         if attribute not in config.model_fields and not hasattr(config, attribute):

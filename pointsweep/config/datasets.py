@@ -27,8 +27,8 @@ class DatasetConfig(NamedConfig):
     """Fields every data set has; augmentation follows each paper's program (spec 2.9, 4.4).
 
     A training cloud is cut to `presample` points by farthest point sampling, then to a random
-    `num_points` of those; a test cloud is cut to `num_points` by farthest point sampling. Lengths are
-    in the data set's own units, angles in radians.
+    `num_points` of those; a test cloud is cut to `num_points` by farthest point sampling. Lengths
+    are in the data set's own units, angles in radians.
     """
 
     # Of every split; the first says which epoch is best.
@@ -39,7 +39,9 @@ class DatasetConfig(NamedConfig):
     num_points: NumPoints = 1024
     """Points of a cloud that a model sees."""
     presample: Whole = 1200
-    """Points that farthest point sampling leaves of a training cloud, of which num_points are drawn."""
+    """Points that farthest point sampling leaves of a training cloud, of which num_points are
+    drawn.
+    """
     scale: TwoPositives = (1.0, 1.0)
     """Each axis of a training cloud is scaled by a uniform factor from this range."""
     translate: NonNegative = 0.0
@@ -51,7 +53,8 @@ class DatasetConfig(NamedConfig):
     unit_sphere: bool = False
     """Divide by the largest norm, after centring."""
     heights: Added[bool] = False
-    """A fourth channel: the height above the cloud's lowest point, after scaling, before centring."""
+    """A fourth channel: the height above the cloud's lowest point, after scaling, before centring.
+    """
     val_fraction: Share = 0.0
     """The share of every class of the training split that is kept out for validation."""
     test_order: Added[Literal["file", "by_class", "shuffled"]] = "file"
@@ -64,7 +67,9 @@ class DatasetConfig(NamedConfig):
     test_limit: Count | None = None
     """At most so many test clouds; null: all."""
     allow_overlap: Added[bool] = False
-    """True: test or validation clouds that are training clouds too are trained on, and every table says so."""
+    """True: test or validation clouds that are training clouds too are trained on, and every table
+    says so.
+    """
 
     @property
     def has_validation(self) -> bool:
@@ -103,7 +108,9 @@ class FilesConfig(DatasetConfig):
     num_classes: Whole = 0
     """Decides the head's size; `pointsweep data add FOLDER` counts them."""
     train: str = "train"
-    """The training split, below root: a folder, a list of names, a file of arrays (or a pattern of several)."""
+    """The training split, below root: a folder, a list of names, a file of arrays (or a pattern of
+    several).
+    """
     test: str | None = "test"
     """The test split, below root; null: test_fraction of train."""
     val: str | None = None
@@ -146,12 +153,20 @@ class FilesConfig(DatasetConfig):
         if self.num_classes < 2:
             yield (
                 "num_classes",
-                f"must be at least 2, got {self.num_classes}: the number of classes, which decides the head's size; "
-                "`pointsweep data add FOLDER` counts them",
+                (
+                    f"must be at least 2, got {self.num_classes}: the number of classes, which"
+                    " decides the head's size; `pointsweep data add FOLDER` counts them"
+                ),
             )
         if self.features != ("xyz",):
             asked = ", ".join(name for name in self.features if name != "xyz") or "no xyz"
-            yield "features", f"every model takes coordinates alone, {asked} cannot be given to it; allowed: [xyz]"
+            yield (
+                "features",
+                (
+                    f"every model takes coordinates alone, {asked} cannot be given to it; allowed:"
+                    " [xyz]"
+                ),
+            )
         if self.test is None and self.test_fraction == 0:
             yield "test", "null leaves nothing to test on; set test, or test_fraction above 0"
         if self.test is not None and self.test_fraction > 0:
@@ -159,7 +174,10 @@ class FilesConfig(DatasetConfig):
         if self.val is not None and self.val_fraction > 0:
             yield "val_fraction", "val names a validation split of its own; set one of the two"
         if self.stored_points < self.num_points:
-            yield "stored_points", f"must be at least num_points ({self.num_points}), got {self.stored_points}"
+            yield (
+                "stored_points",
+                f"must be at least num_points ({self.num_points}), got {self.stored_points}",
+            )
 
 
 class ModelNet40Config(DatasetConfig):
@@ -179,7 +197,9 @@ class ModelNet40Config(DatasetConfig):
 
 
 class ModelNet40FewshotConfig(DatasetConfig):
-    """Few-shot ModelNet40: `way` classes, `shot` training shapes and 20 test shapes of each, ten folds."""
+    """Few-shot ModelNet40: `way` classes, `shot` training shapes and 20 test shapes of each, ten
+    folds.
+    """
 
     code_revision: ClassVar[int] = 3  # as that of ModelNet40Config
     num_classes: ClassVar[int] = 40
@@ -194,7 +214,9 @@ class ModelNet40FewshotConfig(DatasetConfig):
     source: Literal["generated", "point_bert"] = "generated"
     """Episodes drawn here, or those that Point-BERT published."""
     folder: str | None = None
-    """Below POINTSWEEP_DATA; null: modelnet40_ply_hdf5_2048 (generated) or ModelNetFewshot (point_bert)."""
+    """Below POINTSWEEP_DATA; null: modelnet40_ply_hdf5_2048 (generated) or ModelNetFewshot
+    (point_bert).
+    """
     scale: TwoPositives = (2 / 3, 3 / 2)
     translate: NonNegative = 0.2
     center: bool = False
@@ -310,7 +332,9 @@ class ShapeNetPartConfig(PartDatasetConfig):
 
 
 class SyntheticConfig(DatasetConfig):
-    """Synthetic shapes: parametric classes whose proportions overlap, seen from one side, with noise."""
+    """Synthetic shapes: parametric classes whose proportions overlap, seen from one side, with
+    noise.
+    """
 
     name: Literal["synthetic"] = "synthetic"
     num_classes: Annotated[int, Field(ge=2, le=12)] = 10

@@ -8,7 +8,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
 
-from pointsweep.config.base import Count, Counts, NamedConfig, Natural, NonNegative, Positive, Real, Share
+from pointsweep.config.base import (
+    Count,
+    Counts,
+    NamedConfig,
+    Natural,
+    NonNegative,
+    Positive,
+    Real,
+    Share,
+)
 from pointsweep.config.peft_tuners import REFUSED, TUNERS
 
 
@@ -21,8 +30,10 @@ class MethodConfig(NamedConfig):
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
     needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
-    joins: ClassVar[bool] = True  # false: in a pack on a GPU its models do not run as one, they share the frozen weights alone
-    package: ClassVar[str | None] = None  # a package that its code needs and pointsweep brings as an extra of the same name
+    # false: in a pack on a GPU its models do not run as one, they share the frozen weights alone
+    joins: ClassVar[bool] = True
+    # a package that its code needs and pointsweep brings as an extra of the same name
+    package: ClassVar[str | None] = None
 
 
 class AdapterConfig(MethodConfig):
@@ -37,7 +48,9 @@ class AdapterConfig(MethodConfig):
 
 
 class Any2PointConfig(MethodConfig):
-    """Any2Point. Defaults: the program for CLIP's text tower on ScanObjectNN; spec 2.8 lists those of the others."""
+    """Any2Point. Defaults: the program for CLIP's text tower on ScanObjectNN; spec 2.8 lists those
+    of the others.
+    """
 
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d")
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
@@ -97,7 +110,10 @@ class APPTConfig(MethodConfig):
         if self.prompt_source != "shared" and self.prompt_update == "per_block":
             yield (
                 "prompt_update",
-                f"per_block makes shared prompts anew; with prompt_source {self.prompt_source} allowed: static",
+                (
+                    f"per_block makes shared prompts anew; with prompt_source {self.prompt_source}"
+                    " allowed: static"
+                ),
             )
 
 
@@ -120,16 +136,22 @@ class DAPTConfig(MethodConfig):
 
 
 class DoRAConfig(MethodConfig):
-    """DoRA: low-rank updates of the direction of frozen projections, and a trained length of their rows."""
+    """DoRA: low-rank updates of the direction of frozen projections, and a trained length of their
+    rows.
+    """
 
     name: Literal["dora"] = "dora"
     rank: Count = 16
     alpha: Real | None = None
     """null: the rank."""
-    targets: Annotated[tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)] = ("q", "v")
+    targets: Annotated[
+        tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)
+    ] = ("q", "v")
     """The projections that get an update."""
     detach_norm: bool = True
-    """No gradient flows through the norm of the updated rows (section 4.3); false: as equation 5 says."""
+    """No gradient flows through the norm of the updated rows (section 4.3); false: as equation 5
+    says.
+    """
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.targets)) < len(self.targets):
@@ -154,7 +176,11 @@ class IA3Config(MethodConfig):
     """(IA)3: keys, values and hidden activations rescaled by trained vectors."""
 
     name: Literal["ia3"] = "ia3"
-    targets: Annotated[tuple[Literal["k", "v", "ffn"], ...], Strict(False), Field(min_length=1)] = ("k", "v", "ffn")
+    targets: Annotated[tuple[Literal["k", "v", "ffn"], ...], Strict(False), Field(min_length=1)] = (
+        "k",
+        "v",
+        "ffn",
+    )
     """What is rescaled: keys, values, the hidden layer of the feed-forward branch."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -178,7 +204,9 @@ class LoRAConfig(MethodConfig):
     rank: Count = 16
     alpha: Real | None = None
     """null: the rank."""
-    targets: Annotated[tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)] = ("q", "v")
+    targets: Annotated[
+        tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)
+    ] = ("q", "v")
     """The projections that get an update."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -218,9 +246,12 @@ class PEFTConfig(MethodConfig):
     r: Count | None = None
     """Its size: a rank, the width of a block or the number of values; null: the library's own."""
     alpha: Positive | None = None
-    """Of tuners whose update is scaled by alpha over r; null: as the library's own defaults are to each other."""
+    """Of tuners whose update is scaled by alpha over r; null: as the library's own defaults are to
+    each other.
+    """
     target: Annotated[
-        tuple[Literal["q", "k", "v", "out", "fc1", "fc2", "norm1", "norm2"], ...], Strict(False), Field(min_length=1)
+        tuple[Literal["q", "k", "v", "out", "fc1", "fc2", "norm1", "norm2"], ...], Strict(False),
+        Field(min_length=1)
     ] | None = None  # fmt: skip
     """What it is put into; null: q and v, of ia3 k, v and fc2, of ln_tuning both norms."""
 
@@ -230,11 +261,20 @@ class PEFTConfig(MethodConfig):
             yield "r", f"{self.tuner} has no size, so this would have no effect; leave it out"
         if self.alpha is not None and tuner.alpha is None:
             scaled = ", ".join(name for name, other in TUNERS.items() if other.alpha is not None)
-            yield "alpha", f"{self.tuner} has none, so this would have no effect; those that have one: {scaled}"
+            yield (
+                "alpha",
+                (
+                    f"{self.tuner} has none, so this would have no effect; those that have one:"
+                    f" {scaled}"
+                ),
+            )
         target = self.target or ()
         wrong = [name for name in target if name not in tuner.allowed]
         if wrong:
-            yield "target", f"{self.tuner} goes into {', '.join(tuner.allowed)}, got {', '.join(wrong)}"
+            yield (
+                "target",
+                f"{self.tuner} goes into {', '.join(tuner.allowed)}, got {', '.join(wrong)}",
+            )
         if len(set(target)) < len(target):
             yield "target", "must name nothing twice"
 
@@ -295,12 +335,17 @@ class PointPEFTConfig(MethodConfig):
         if self.bank and self.num_prompts < 3:
             yield (
                 "num_prompts",
-                f"must be at least 3 with a bank (query, mixture and a column), else 1, got {self.num_prompts}",
+                (
+                    "must be at least 3 with a bank (query, mixture and a column), else 1, got"
+                    f" {self.num_prompts}"
+                ),
             )
 
 
 class PPTConfig(MethodConfig):
-    """PPT: further groups of points as prompts with positions of their own, and three shared bottlenecks."""
+    """PPT: further groups of points as prompts with positions of their own, and three shared
+    bottlenecks.
+    """
 
     modalities: ClassVar[tuple[str, ...]] = ("3d",)
     joins: ClassVar[bool] = False  # the embedding that it trains makes tokens and prompts

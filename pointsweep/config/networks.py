@@ -1,4 +1,6 @@
-"""Configurations of networks that are trained from scratch. Their code is in pointsweep/models/networks."""
+"""Configurations of networks that are trained from scratch. Their code is in
+pointsweep/models/networks.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class DGCNNConfig(NetworkConfig):
     widths: Counts = (64, 64, 128, 256)
     embed_dim: Count = 1024
     dynamic: bool = True
-    """False: the neighbours among the points stay those of every layer, as in the paper's ablation."""
+    """False: the neighbours among the points stay those of every layer, as in the paper's ablation.
+    """
     dropout: Share = 0.5
 
 
@@ -62,7 +65,9 @@ class PointNNConfig(NetworkConfig):
     alpha: Real = 1000.0
     beta: Real = 100.0
     skip_near_origin: Added[bool | None] = None
-    """Farthest points are never within 0.0316 of the origin, as in the program; null: under `compat: official`."""
+    """Farthest points are never within 0.0316 of the origin, as in the program; null: under
+    `compat: official`.
+    """
 
 
 class PointPNConfig(NetworkConfig):

@@ -1,7 +1,9 @@
-"""What a released program does, where that depends on the backbone and the data set: `compat: official` alone chooses it.
+"""What a released program does, where that depends on the backbone and the data set: `compat:
+official` alone chooses it.
 
-Settings that a file leaves out get the program's values (`with_defaults`), so that they stand in the trial's configuration. What
-no setting says is a `Program`, which the model reads. Sources: the programs themselves, as spec 2.1, 2.8, 3.4 and 4.4 list them.
+Settings that a file leaves out get the program's values (`with_defaults`), so that they stand in
+the trial's configuration. What no setting says is a `Program`, which the model reads. Sources: the
+programs themselves, as spec 2.1, 2.8, 3.4 and 4.4 list them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pointsweep.config.schema import TrialConfig
 
-# Any2Point: where a program adds the encodings, by backbone, on ScanObjectNN and on ModelNet40 (T43). DeiT follows DINOv2.
+# Any2Point: where a program adds the encodings, by backbone, on ScanObjectNN and on ModelNet40
+# (T43). DeiT follows DINOv2.
 INJECTIONS = {
     "clip_text": ("twice_then_each", "once"),
     "dinov2": ("each_block", "each_block"),
@@ -24,16 +27,23 @@ VISION_AND_AUDIO = ("dinov2", "deit", "imagebind_audio", "ssast")
 
 @dataclass(frozen=True)
 class Program:
-    """What a released program does that no setting says; the defaults are those of `compat: fixed`."""
+    """What a released program does that no setting says; the defaults are those of `compat:
+    fixed`.
+    """
 
     block_eps: float | None = None  # of the blocks' layer norms; null = the backbone's own
     final_eps: float | None = None  # of the norm behind the blocks
-    skips_near_origin: bool = False  # its operator for farthest points never picks what is within 0.0316 of the origin
+    # its operator for farthest points never picks what is within 0.0316 of the origin
+    skips_near_origin: bool = False
     drops_attention: bool = True  # drop path acts on the attention branch too
-    drops_groups: bool = False  # Point-PEFT's local attention has drop path, drawn for every group (T46)
-    drops_each_token: bool = False  # the drop path of local attention is drawn for every token and view (T44)
-    trains_frozen_norms: bool = False  # the frozen embedding's batch norms take the batch's statistics in training (T46)
-    norms_prompts: bool = True  # prompts beside the tokens are normed before they meet the frozen keys and values (T48)
+    # Point-PEFT's local attention has drop path, drawn for every group (T46)
+    drops_groups: bool = False
+    # the drop path of local attention is drawn for every token and view (T44)
+    drops_each_token: bool = False
+    # the frozen embedding's batch norms take the batch's statistics in training (T46)
+    trains_frozen_norms: bool = False
+    # prompts beside the tokens are normed before they meet the frozen keys and values (T48)
+    norms_prompts: bool = True
 
 
 def program(config: TrialConfig) -> Program:
@@ -63,7 +73,9 @@ def program(config: TrialConfig) -> Program:
 
 
 def with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's plain data with the program's value for every setting of these that it leaves out."""
+    """Return a trial's plain data with the program's value for every setting of these that it
+    leaves out.
+    """
     filled = dict(data)
     method, backbone = _name(data.get("method")), _name(data.get("backbone"))
     dataset = _name(data.get("dataset"))
@@ -88,7 +100,9 @@ def _is_modelnet(dataset: str) -> bool:
 
 
 def _name(part: Any) -> str:
-    """Return the name of a part of a trial: a text, a mapping or a configuration; empty where it has none."""
+    """Return the name of a part of a trial: a text, a mapping or a configuration; empty where it
+    has none.
+    """
     name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", part)
     return name if isinstance(name, str) else ""
 

@@ -26,9 +26,10 @@ from pointsweep.config.base import (
 class PositionsConfig(Config):
     """Positional encoding of the tokens (Any2Point, spec 2.1-2.4 and the `pe` row of 2.10).
 
-    `virtual`: the source encodings at the places where the centres fall on `num_views` virtual lines
-    (1d) or planes (2d), averaged over the views; on a 3d backbone its own encoding of the centres. The
-    projection also says which tokens share a cell in Any2Point's adapter, whatever `kind` is.
+    `virtual`: the source encodings at the places where the centres fall on `num_views` virtual
+    lines (1d) or planes (2d), averaged over the views; on a 3d backbone its own encoding of the
+    centres. The projection also says which tokens share a cell in Any2Point's adapter, whatever
+    `kind` is.
     """
 
     kind: Literal["virtual", "none", "sinusoidal", "learnable"] = "virtual"
@@ -68,13 +69,22 @@ class HeadConfig(Config):
     hidden: Count = 256
     dropout: Share = 0.5
     pool: Added[Literal["class_max", "mean_max", "mean_plus_max"] | None] = None
-    """null: class_max where there is a class token, else mean_max; mean_plus_max: their sum, one token wide."""
+    """null: class_max where there is a class token, else mean_max; mean_plus_max: their sum, one
+    token wide.
+    """
     kind: Added[Literal["two_layers", "one_layer", "svm", "knn"]] = "two_layers"
-    """Hidden layers; one_layer: Point-BERT's, without batch norm; svm and knn: probes of the frozen features, without training."""
+    """Hidden layers; one_layer: Point-BERT's, without batch norm; svm and knn: probes of the frozen
+    features, without training.
+    """
     last_hidden: Added[Count | None] = None
     """Of the second hidden layer; null: hidden."""
     input_dropout: Added[Share] = 0.0
-    segmentation_widths: Added[Annotated[tuple[Count, Count, Count, Count], Strict(False)]] = (1536, 1024, 512, 256)
+    segmentation_widths: Added[Annotated[tuple[Count, Count, Count, Count], Strict(False)]] = (
+        1536,
+        1024,
+        512,
+        256,
+    )
     """Two layers to spread features, two behind."""
     svm_c: Added[Positive] = 1.0
     """Of the linear SVM: how much a wrong training cloud weighs."""
@@ -84,7 +94,10 @@ class HeadConfig(Config):
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, kind in (("svm_c", "svm"), ("neighbours", "knn")):
             if self.kind != kind and getattr(self, name) != type(self).model_fields[name].default:
-                yield name, f"has an effect with kind: {kind} alone, got kind: {self.kind}; leave it out"
+                yield (
+                    name,
+                    f"has an effect with kind: {kind} alone, got kind: {self.kind}; leave it out",
+                )
 
 
 PAPER_WARMUP = 10  # the default of `warmup_epochs`
@@ -94,8 +107,8 @@ class TrainConfig(Config):
     """Optimisation (spec 2.8): AdamW, linear warm-up then cosine without a shift.
 
     The papers have one learning rate an epoch, and the first epoch of a warm-up trains at `min_lr`.
-    With `warmup_fraction` the rate changes with every step and rises from the first step on, over that
-    share of all steps: for short trainings.
+    With `warmup_fraction` the rate changes with every step and rises from the first step on, over
+    that share of all steps: for short trainings.
     """
 
     epochs: Count = 300
@@ -103,7 +116,9 @@ class TrainConfig(Config):
     """At least 2 (batch normalisation)."""
     eval_batch_size: Count = 64
     votes: Added[Count] = 1
-    """Test predictions are the mean over so many copies, all but the first augmented as in training."""
+    """Test predictions are the mean over so many copies, all but the first augmented as in
+    training.
+    """
     lr: NonNegative = 5e-4
     """The highest learning rate."""
     min_lr: NonNegative = 1e-6
@@ -116,7 +131,9 @@ class TrainConfig(Config):
     weight_decay: NonNegative = 0.05
     """Of what `decayed` says."""
     decayed: Added[Literal["matrices", "all"]] = "matrices"
-    """matrices: not biases and other 1-D parameters; all: everything that trains, as in APPT's program."""
+    """matrices: not biases and other 1-D parameters; all: everything that trains, as in APPT's
+    program.
+    """
     adam_eps: Added[Positive] = 1e-8
     """Of AdamW; 1e-4 in APPT's program."""
     decay_tokens: bool = True

@@ -1,7 +1,9 @@
-"""Plug-ins: Python files and packages of a user's own that add components, read as text and imported from that text.
+"""Plug-ins: Python files and packages of a user's own that add components, read as text and
+imported from that text.
 
-So the digest that a record keeps is that of the code that ran, and workers that do not see the user's folder import
-the same code under the same name: the text travels with the job. Only files ending in .py travel.
+So the digest that a record keeps is that of the code that ran, and workers that do not see the
+user's folder import the same code under the same name: the text travels with the job. Only files
+ending in .py travel.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ BUILT_INTO_PYTHON = ("built-in", "frozen")  # origins of modules that are no fil
 
 @dataclass(frozen=True)
 class Source:
-    """The code of one plug-in. `name` is what it is imported as, `files` are (path, text): ("mine.py", ...).
+    """The code of one plug-in. `name` is what it is imported as, `files` are (path, text):
+    ("mine.py", ...).
 
-    `folder` is where the files lie on this machine; of an installed package there are no files, and every machine has its own.
+    `folder` is where the files lie on this machine; of an installed package there are no files, and
+    every machine has its own.
     """
 
     name: str
@@ -82,12 +86,16 @@ def _digest(files: Iterable[tuple[str, str]]) -> str:
 
 
 def read_source(path: Path) -> Source:
-    """Read a plug-in: a file NAME.py, or a folder NAME with an __init__.py. Nothing is imported. Raises PluginError."""
+    """Read a plug-in: a file NAME.py, or a folder NAME with an __init__.py. Nothing is imported.
+    Raises PluginError.
+    """
     if path.is_file() and path.suffix != ".py":
         raise PluginError(f"{path.name} is no Python file: its name must end in .py")
     name = path.stem if path.suffix == ".py" else path.name
     if not name.isidentifier():
-        raise PluginError(f"{path.name} cannot be imported: {name!r} is not a Python name; rename it")
+        raise PluginError(
+            f"{path.name} cannot be imported: {name!r} is not a Python name; rename it"
+        )
     if path.is_file() and path.suffix == ".py":
         return Source(name, ((path.name, _text(path)),), str(path.parent.resolve()))
     if path.is_dir() and (path / "__init__.py").is_file():
@@ -98,7 +106,10 @@ def read_source(path: Path) -> Source:
                 files.append((f"{name}/{inner.as_posix()}", _text(file)))
         size = sum(len(text) for _, text in files)
         if size > MOST_BYTES:
-            raise PluginError(f"{path.name}/ holds {size:,} bytes of Python; at most {MOST_BYTES:,} travel with a launch")
+            raise PluginError(
+                f"{path.name}/ holds {size:,} bytes of Python; at most {MOST_BYTES:,} travel with a"
+                " launch"
+            )
         return Source(name, tuple(files), str(path.parent.resolve()))
     if path.is_dir():
         raise PluginError(f"the folder {path.name} is no package: it has no __init__.py")
@@ -108,7 +119,11 @@ def read_source(path: Path) -> Source:
 def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
-    there = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file())
+    there = sorted(
+        entry.name
+        for entry in path.parent.iterdir()
+        if entry.suffix == ".py" or (entry / "__init__.py").is_file()
+    )
     near = difflib.get_close_matches(path.name, there, n=1, cutoff=0.5)
     hint = f". Did you mean '{near[0]}'?" if near else ""
     return f"{hint or '.'} Python files in that folder: {', '.join(there) or 'none'}"
@@ -117,7 +132,10 @@ def _near(path: Path) -> str:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise PluginError(f"{path.name} has more than {MOST_BYTES:,} bytes, which is the most that travels with a launch")
+            raise PluginError(
+                f"{path.name} has more than {MOST_BYTES:,} bytes, which is the most that travels"
+                " with a launch"
+            )
         return importlib.util.decode_source(path.read_bytes())
     except OSError as error:
         raise PluginError(f"{path.name} cannot be read: {error.strerror}") from error
@@ -126,7 +144,8 @@ def _text(path: Path) -> str:
 
 
 def locate(name: str, folder: Path) -> Source | None:
-    """Return the source of a top-level module: beside the sweep file, else where Python finds it; None if nowhere.
+    """Return the source of a top-level module: beside the sweep file, else where Python finds it;
+    None if nowhere.
 
     Nothing is imported. Raises PluginError for what is no plug-in.
     """
@@ -142,7 +161,10 @@ def locate(name: str, folder: Path) -> Source | None:
     if _is_below(origin, SITE):
         return Source(name)
     if _is_below(origin, INSTALLED) or name == "pointsweep":
-        raise PluginError(f"{name} is no plug-in: it comes with {'pointsweep' if name == 'pointsweep' else 'Python'}")
+        raise PluginError(
+            f"{name} is no plug-in: it comes with"
+            f" {'pointsweep' if name == 'pointsweep' else 'Python'}"
+        )
     return read_source(origin.parent if origin.name == "__init__.py" else origin)
 
 
@@ -153,11 +175,16 @@ def _is_below(path: Path, names: Iterable[str]) -> bool:
 # Permission
 
 ALLOW_VARIABLE = "POINTSWEEP_ALLOW_PLUGINS"
-HOW_TO_ALLOW = f"--allow-plugins allows it once, {ALLOW_VARIABLE}=1 always, {ALLOW_VARIABLE}=FOLDER for what lies below a folder"
+HOW_TO_ALLOW = (
+    f"--allow-plugins allows it once, {ALLOW_VARIABLE}=1 always, {ALLOW_VARIABLE}=FOLDER for what"
+    " lies below a folder"
+)
 
 
 def is_allowed(source: Source, asked: bool) -> bool:
-    """Tell whether a plug-in may be imported: it was asked for, or the user's environment allows it."""
+    """Tell whether a plug-in may be imported: it was asked for, or the user's environment allows
+    it.
+    """
     if asked or source.is_installed:
         return True
     said = os.environ.get(ALLOW_VARIABLE, "")
@@ -166,7 +193,9 @@ def is_allowed(source: Source, asked: bool) -> bool:
     if said == "1":
         return True
     folders = [Path(part).expanduser().resolve() for part in said.split(os.pathsep) if part]
-    return bool(source.folder) and any(Path(source.folder).resolve().is_relative_to(folder) for folder in folders)
+    return bool(source.folder) and any(
+        Path(source.folder).resolve().is_relative_to(folder) for folder in folders
+    )
 
 
 # Importing
@@ -212,7 +241,8 @@ _finder = _Finder()
 
 
 def adopt(sources: Iterable[Source]) -> dict[str, ModuleType]:
-    """Import plug-ins and register their components; return their modules by name. What is there already stays.
+    """Import plug-ins and register their components; return their modules by name. What is there
+    already stays.
 
     Raises PluginError, with file and line, for one that cannot be imported or lacks something.
     """
@@ -270,20 +300,29 @@ def forget(name: str) -> None:
 
 
 def _refuse_taken(source: Source) -> None:
-    """Refuse a plug-in that would hide a module of Python, of an installed package, or one that is loaded."""
+    """Refuse a plug-in that would hide a module of Python, of an installed package, or one that is
+    loaded.
+    """
     if source.is_installed:
         return
     loaded = sys.modules.get(source.name)
     if loaded is not None:
         place = getattr(loaded, "__file__", None)
-        if place is not None and Path(place).resolve() in {Path(source.folder, file).resolve() for file in source.texts}:
+        if place is not None and Path(place).resolve() in {
+            Path(source.folder, file).resolve() for file in source.texts
+        }:
             return
     else:
         spec = importlib.util.find_spec(source.name)
         place = spec.origin if spec is not None else None
-        if place is None or not (place in BUILT_INTO_PYTHON or _is_below(Path(place).resolve(), INSTALLED)):
+        if place is None or not (
+            place in BUILT_INTO_PYTHON or _is_below(Path(place).resolve(), INSTALLED)
+        ):
             return
-    raise PluginError(f"{source.shown}: the name {source.name} is that of another module here ({place or 'no file'}); rename it")
+    raise PluginError(
+        f"{source.shown}: the name {source.name} is that of another module here"
+        f" ({place or 'no file'}); rename it"
+    )
 
 
 def imported(source: Source, module: str) -> ModuleType:
@@ -291,11 +330,17 @@ def imported(source: Source, module: str) -> ModuleType:
     before = set(sys.modules)
     try:
         found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises: said with its words
-        raise PluginError(f"{_where(source, error)}: {_words(error)}{_beside(source, error)}") from error
+    except (Exception, SystemExit) as error:
+        # whatever somebody else's code raises: said with its words
+        raise PluginError(
+            f"{_where(source, error)}: {_words(error)}{_beside(source, error)}"
+        ) from error
     for other in sorted(sys.modules.keys() - before):
         if "." not in other and other not in _active and _lies_beside(other, source):
-            text = f"imports {other}, which lies beside it and does not travel to workers: list it under plugins: too"
+            text = (
+                f"imports {other}, which lies beside it and does not travel to workers: list it"
+                " under plugins: too"
+            )
             raise PluginError(f"{source.shown} {text}")
     return found
 
@@ -348,7 +393,11 @@ def _register(source: Source, module: ModuleType) -> None:
     implemented = set()
     for found in own:
         config = vars(found).get("Config")
-        if isinstance(config, type) and issubclass(config, NamedConfig) and not issubclass(found, NamedConfig):
+        if (
+            isinstance(config, type)
+            and issubclass(config, NamedConfig)
+            and not issubclass(found, NamedConfig)
+        ):
             _register_one(source, found)
             implemented.add(config)
     for found in own:
@@ -384,14 +433,23 @@ def place_of(source: Source, found: type) -> str:
 
 
 def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]:
-    """Return the kind and name of the component that "module:Class" names, registered. Raises PluginError."""
+    """Return the kind and name of the component that "module:Class" names, registered. Raises
+    PluginError.
+    """
     loaded = imported(source, module)
     found = getattr(loaded, attribute, None)
     if not isinstance(found, type):
-        classes = sorted(name for name, value in vars(loaded).items() if isinstance(value, type) and "Config" in vars(value))
+        classes = sorted(
+            name
+            for name, value in vars(loaded).items()
+            if isinstance(value, type) and "Config" in vars(value)
+        )
         near = difflib.get_close_matches(attribute, classes, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise PluginError(f"{module} has no class {attribute}.{hint} Classes with a Config: {', '.join(classes) or 'none'}")
+        raise PluginError(
+            f"{module} has no class {attribute}.{hint} Classes with a Config:"
+            f" {', '.join(classes) or 'none'}"
+        )
     try:
         return registry.register_class(found, source.name)
     except PluginError as error:
@@ -402,13 +460,17 @@ def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]
 
 
 def plugin_of(kind: str, name: str) -> Source | None:
-    """Return the plug-in that a component came from; None for ours and for those of installed packages."""
+    """Return the plug-in that a component came from; None for ours and for those of installed
+    packages.
+    """
     source = _active.get(registry.source_of(kind, name))
     return source if source is not None and not source.is_installed else None
 
 
 def digest_of(name: str) -> str:
-    """Return the digest of the code that a top-level module of somebody else's has in this process."""
+    """Return the digest of the code that a top-level module of somebody else's has in this
+    process.
+    """
     source = _active.get(name)
     if source is not None and not source.is_installed:
         return source.digest
@@ -425,7 +487,9 @@ def _installed_digest(name: str) -> str:
 
 
 def digests(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the digest of every plug-in behind some components, each (kind, name), and of those that they import."""
+    """Return the digest of every plug-in behind some components, each (kind, name), and of those
+    that they import.
+    """
     pending = [name for kind, component in parts if (name := registry.source_of(kind, component))]
     found: dict[str, str] = {}
     while pending:

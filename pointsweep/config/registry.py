@@ -1,9 +1,10 @@
 """Registered components: the name of each, its configuration class and where its code is.
 
-A configuration class is imported with this module and needs no torch; `load` imports the code, and with
-it torch. To add a component: a configuration class in the module of its kind, a file with its code, and
-one line here. Components of others come from plug-ins (plugins.py) and from installed packages, whose entry
-points `pointsweep.methods` and so on are read when a name is asked for that is not known here.
+A configuration class is imported with this module and needs no torch; `load` imports the code, and
+with it torch. To add a component: a configuration class in the module of its kind, a file with its
+code, and one line here. Components of others come from plug-ins (plugins.py) and from installed
+packages, whose entry points `pointsweep.methods` and so on are read when a name is asked for that
+is not known here.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ _REGISTERED: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
 def register(kind: str, config: type[NamedConfig], code: str, source: str = "") -> None:
     """Add a component under the name that its configuration class states.
 
-    `code` is "module:Class". Raises ValueError for an unknown kind, a class that states no name, and a
-    name that another class has.
+    `code` is "module:Class". Raises ValueError for an unknown kind, a class that states no name,
+    and a name that another class has.
     """
     if kind not in _REGISTERED:
         raise ValueError(f"no kind of component {kind!r}; known: {', '.join(KINDS)}")
@@ -53,7 +54,9 @@ def register(kind: str, config: type[NamedConfig], code: str, source: str = "") 
         raise ValueError(f"{config.__module__}.{config.__qualname__} {text}")
     known = _REGISTERED[kind].get(name)
     if known is not None and known.config is not config:
-        raise ValueError(f"two components of {kind} are called {name!r}: {known.code} and {code}; rename one")
+        raise ValueError(
+            f"two components of {kind} are called {name!r}: {known.code} and {code}; rename one"
+        )
     _REGISTERED[kind][name] = Component(config, code, source)
     union.cache_clear()
 
@@ -61,8 +64,9 @@ def register(kind: str, config: type[NamedConfig], code: str, source: str = "") 
 def register_class(found: type, source: str = "") -> tuple[str, str]:
     """Add a component of somebody else's by one of its two classes; return its kind and name.
 
-    `found` is an implementation, whose `Config` names its configuration class, or a configuration class,
-    whose `implementation` names its code as "module:Class". Raises PluginError for what it lacks.
+    `found` is an implementation, whose `Config` names its configuration class, or a configuration
+    class, whose `implementation` names its code as "module:Class". Raises PluginError for what it
+    lacks.
     """
     is_config = issubclass(found, NamedConfig)
     config = found if is_config else getattr(found, "Config", None)
@@ -76,7 +80,10 @@ def register_class(found: type, source: str = "") -> tuple[str, str]:
     if is_config:
         code = config.implementation
         if not code:
-            text = f'{shown} names no implementation: set `implementation = "module:Class"`, or `Config = {found.__name__}` in it'
+            text = (
+                f'{shown} names no implementation: set `implementation = "module:Class"`, or'
+                f" `Config = {found.__name__}` in it"
+            )
             raise PluginError(text)
     else:
         code = f"{found.__module__}:{found.__qualname__}"
@@ -93,7 +100,9 @@ def register_class(found: type, source: str = "") -> tuple[str, str]:
 def forget(source: str) -> None:
     """Take out all components that came from somebody else's module."""
     for kind, components in _REGISTERED.items():
-        _REGISTERED[kind] = {name: component for name, component in components.items() if component.source != source}
+        _REGISTERED[kind] = {
+            name: component for name, component in components.items() if component.source != source
+        }
     union.cache_clear()
 
 
@@ -104,7 +113,8 @@ def source_of(kind: str, name: str) -> str:
 
 
 def discover(kind: str, name: str) -> bool:
-    """Register the component of this name that an installed package offers; tell whether there is one.
+    """Register the component of this name that an installed package offers; tell whether there is
+    one.
 
     Raises PluginError where there is one that cannot be used.
     """
@@ -112,17 +122,24 @@ def discover(kind: str, name: str) -> bool:
         try:
             found = point.load()
         except Exception as error:  # whatever another package's import raises: said with its words
-            raise PluginError(f"{kind} {name!r} of {point.value}: {type(error).__name__}: {error}") from error
+            raise PluginError(
+                f"{kind} {name!r} of {point.value}: {type(error).__name__}: {error}"
+            ) from error
         registered = register_class(found, source=point.module.partition(".")[0])
         if registered != (kind, name):
-            text = f"the entry point pointsweep.{kind} {name} = {point.value} is {registered[0]} {registered[1]!r}; give it that name"
+            text = (
+                f"the entry point pointsweep.{kind} {name} = {point.value} is {registered[0]}"
+                f" {registered[1]!r}; give it that name"
+            )
             raise PluginError(text)
         return True
     return False
 
 
 def offered(kind: str) -> list[str]:
-    """Return all names of a kind: the registered ones and those that installed packages offer, sorted."""
+    """Return all names of a kind: the registered ones and those that installed packages offer,
+    sorted.
+    """
     return sorted({*_REGISTERED[kind], *(point.name for point in entry_points.offered(kind))})
 
 
@@ -142,14 +159,18 @@ def load(kind: str, name: str) -> type:
 
 
 def _load_of_others(kind: str, component: Component) -> type:
-    """Return the class of somebody else's component. Raises PluginError for what is wrong with it."""
+    """Return the class of somebody else's component. Raises PluginError for what is wrong with
+    it.
+    """
     module, _, attribute = component.code.partition(":")
     try:
         loaded: type | None = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:  # whatever somebody else's import raises: said with its words
         raise PluginError(f"{component.code}: {type(error).__name__}: {error}") from error
     if loaded is None:
-        raise PluginError(f"{module} has no {attribute}, which {component.config.__name__}.implementation names")
+        raise PluginError(
+            f"{module} has no {attribute}, which {component.config.__name__}.implementation names"
+        )
     problem = contract.implementation_problem(kind, loaded)
     if problem:
         raise PluginError(f"{component.code} {problem}")
@@ -207,7 +228,9 @@ OWN: dict[str, dict[type[NamedConfig], str]] = {
         backbones.CLIPVisionConfig: "pointsweep.models.backbones.clip_vision:CLIPVision",
         backbones.DeiTConfig: "pointsweep.models.backbones.vit:DeiT",
         backbones.DINOv2Config: "pointsweep.models.backbones.dinov2:DINOv2",
-        backbones.ImageBindAudioConfig: "pointsweep.models.backbones.imagebind_audio:ImageBindAudio",
+        backbones.ImageBindAudioConfig: (
+            "pointsweep.models.backbones.imagebind_audio:ImageBindAudio"
+        ),
         backbones.KWT1Config: "pointsweep.models.backbones.kwt1:KWT1",
         backbones.MiniLMConfig: "pointsweep.models.backbones.minilm:MiniLM",
         backbones.PointBERTConfig: "pointsweep.models.backbones.point_bert:PointBERT",
@@ -218,7 +241,9 @@ OWN: dict[str, dict[type[NamedConfig], str]] = {
         backbones.T5Config: "pointsweep.models.backbones.t5:T5",
         backbones.TimmConfig: "pointsweep.models.backbones.timm_model:TimmBackbone",
         backbones.TinyConfig: "pointsweep.models.backbones.tiny:Tiny",
-        backbones.TransformersConfig: "pointsweep.models.backbones.transformers_model:TransformersBackbone",
+        backbones.TransformersConfig: (
+            "pointsweep.models.backbones.transformers_model:TransformersBackbone"
+        ),
         backbones.ViTConfig: "pointsweep.models.backbones.vit:ViT",
         backbones.ViTMNISTConfig: "pointsweep.models.backbones.vit_mnist:ViTMNIST",
     },

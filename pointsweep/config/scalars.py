@@ -1,7 +1,9 @@
-"""The words of a sweep file and of the command line as values: YAML 1.2.2, core schema (section 10.3.2).
+"""The words of a sweep file and of the command line as values: YAML 1.2.2, core schema (section
+10.3.2).
 
-A file and an override read the same text alike. Numbers that another reader would take for another number
-(010 is 8 in YAML 1.1 and 10 in YAML 1.2) stay texts, which are refused wherever a number is needed.
+A file and an override read the same text alike. Numbers that another reader would take for another
+number (010 is 8 in YAML 1.1 and 10 in YAML 1.2) stay texts, which are refused wherever a number is
+needed.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def kind_of(text: str) -> str:
 def value_of(text: str, kind: str | None = None) -> Any:
     """Return the value of an unquoted text, as the given kind or as the one that it has.
 
-    Raises ValueError for a text that is not of that kind, and for a number that a float cannot hold.
+    Raises ValueError for a text that is not of that kind, and for a number that a float cannot
+    hold.
     """
     found = kind_of(text)
     if kind is None:
@@ -78,12 +81,16 @@ def _decimal(text: str) -> float:
         raise ValueError(f"{text} is beyond the largest number, about 1.8e308")
     mantissa = re.split("[eE]", text)[0]
     if value == 0 and re.search("[1-9]", mantissa):
-        raise ValueError(f"{text} is so small that it would be read as 0; write 0, or a number above 1e-307")
+        raise ValueError(
+            f"{text} is so small that it would be read as 0; write 0, or a number above 1e-307"
+        )
     return value
 
 
 def hint(value: object) -> str:
-    """Return what to write in place of a value that is no number here, in brackets; empty if nothing is known."""
+    """Return what to write in place of a value that is no number here, in brackets; empty if
+    nothing is known.
+    """
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f" (a whole number is written {int(value)})"
     if not isinstance(value, str):
@@ -93,7 +100,11 @@ def hint(value: object) -> str:
     zeros = LEADING_ZERO.fullmatch(value)
     if zeros:
         sign, digits = zeros[1], zeros[2]
-        octal = f", or 0o{digits} for {int(digits, 8)}" if re.fullmatch("[1-7][0-7]*", digits) and not sign else ""
+        octal = (
+            f", or 0o{digits} for {int(digits, 8)}"
+            if re.fullmatch("[1-7][0-7]*", digits) and not sign
+            else ""
+        )
         return f" (with a leading zero it is a text: write {sign}{digits}{octal})"
     if "_" in value and UNDERSCORES.fullmatch(value):
         return f" (with _ it is a text: write {value.replace('_', '')})"
@@ -127,7 +138,9 @@ def respelled(text: str) -> str:
 
 
 def whole_argument(text: str) -> int:
-    """Read an option of a command that is a whole number from 0 on, as a file has it. Raises ValueError."""
+    """Read an option of a command that is a whole number from 0 on, as a file has it. Raises
+    ValueError.
+    """
     value = value_of(text)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"must be a whole number from 0 on, got {text}{hint(value)}")

@@ -27,13 +27,19 @@ PARTS = {
     "backbone": "backbones",
     "method": "methods",
 }
-UNNAMED: dict[str, type[Config]] = {"positions": PositionsConfig, "head": HeadConfig, "train": TrainConfig}
+UNNAMED: dict[str, type[Config]] = {
+    "positions": PositionsConfig,
+    "head": HeadConfig,
+    "train": TrainConfig,
+}
 MODEL_PARTS = ("tokenizer", "backbone", "positions", "method", "head")
 PROGRAMS = 2  # raised whenever `compat: official` of a backbone with a method gives other numbers
 
 
 def component(kind: str, value: Any) -> Any:
-    """Return a component's configuration from one, from plain data with its name, or from its name alone."""
+    """Return a component's configuration from one, from plain data with its name, or from its name
+    alone.
+    """
     if isinstance(value, NamedConfig):
         return value
     if isinstance(value, str):
@@ -126,7 +132,10 @@ class TrialConfig(Config):
             possible = ("1d", "2d") if modality is None else (modality,)
             if not set(possible) & set(method.modalities):
                 needed = " or ".join(method.modalities)
-                text = f"{method.name} needs a {needed} backbone; {backbone.name} is {' or '.join(possible)}"
+                text = (
+                    f"{method.name} needs a {needed} backbone; {backbone.name} is"
+                    f" {' or '.join(possible)}"
+                )
                 yield "method", text
         if backbone is not None and backbone.num_blocks == 0:
             yield from self._without_blocks()
@@ -135,10 +144,16 @@ class TrialConfig(Config):
                 allowed = ", ".join(part.compats)
                 yield "compat", f"{part.name} has no {self.compat} form here; allowed: {allowed}"
         if dataset.num_categories and network is not None:
-            text = f"{network.name} classifies whole clouds; {dataset.name} needs a backbone and a method"
+            text = (
+                f"{network.name} classifies whole clouds; {dataset.name} needs a backbone and a"
+                " method"
+            )
             yield "network", text
         if dataset.num_categories and self.compat != "fixed":
-            text = f"the published programs are those of classification; allowed on {dataset.name}: fixed"
+            text = (
+                f"the published programs are those of classification; allowed on {dataset.name}:"
+                " fixed"
+            )
             yield "compat", text
         if dataset.heights and (self.tokenizer is None or self.tokenizer.name != "point_pn"):
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
@@ -146,18 +161,30 @@ class TrialConfig(Config):
         if self.probes:
             yield from self._probe_misfits()
         if self.head and backbone and self.head.pool == "class_max" and not backbone.class_token:
-            yield "head.pool", f"{backbone.name} has no class token; allowed: mean_max, mean_plus_max"
+            yield (
+                "head.pool",
+                f"{backbone.name} has no class token; allowed: mean_max, mean_plus_max",
+            )
 
     def _probe_misfits(self) -> Iterator[tuple[str, str]]:
         """Yield what a probe of frozen features cannot be taken of."""
         assert self.head and self.tokenizer and self.backbone and self.positions and self.method
         kind = self.head.kind
         if self.method.name != "head_only":
-            text = f"{self.method.name} trains, and head.kind: {kind} trains nothing; allowed: head_only"
+            text = (
+                f"{self.method.name} trains, and head.kind: {kind} trains nothing; allowed:"
+                " head_only"
+            )
             yield "method", text
         if registry.modality(self.backbone) != "3d" or self.tokenizer.name != "patch":
-            text = f"{kind} looks at pretrained features, and the tokenizer {self.tokenizer.name} starts new before"
-            yield "head.kind", f"{text} {self.backbone.name}; allowed: the tokenizer patch of a 3d backbone"
+            text = (
+                f"{kind} looks at pretrained features, and the tokenizer {self.tokenizer.name}"
+                " starts new before"
+            )
+            yield (
+                "head.kind",
+                f"{text} {self.backbone.name}; allowed: the tokenizer patch of a 3d backbone",
+            )
         if self.positions.kind == "learnable":
             yield "positions.kind", f"learnable needs training, and head.kind: {kind} has none"
         if self.dataset.num_categories or self.compat != "fixed":
@@ -170,17 +197,25 @@ class TrialConfig(Config):
             able = [name for name, kind in methods.items() if not kind.needs_blocks]  # type: ignore[attr-defined]
             yield (
                 "method",
-                f"{self.method.name} works in the blocks, backbone.num_blocks: 0 leaves none; allowed: {', '.join(able)}",
+                (
+                    f"{self.method.name} works in the blocks, backbone.num_blocks: 0 leaves none;"
+                    f" allowed: {', '.join(able)}"
+                ),
             )
         if self.dataset.num_categories:
             yield (
                 "backbone.num_blocks",
-                f"0 leaves no block for the head of parts to read; allowed on {self.dataset.name}: 1 or more, null",
+                (
+                    "0 leaves no block for the head of parts to read; allowed on"
+                    f" {self.dataset.name}: 1 or more, null"
+                ),
             )
 
 
 def missing_or_extra(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (part, message) for parts that a trial must have, and for those that a network takes the place of."""
+    """Yield (part, message) for parts that a trial must have, and for those that a network takes
+    the place of.
+    """
     if data.get("network") is not None:
         for part in MODEL_PARTS:
             if data.get(part):

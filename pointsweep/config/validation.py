@@ -1,7 +1,7 @@
 """Plain data -> TrialConfig: pydantic checks it, and what it finds is said in our words.
 
-Every wrong name, type and value is reported with its dotted path, what was found, what is allowed and
-the nearest name, all of a trial together.
+Every wrong name, type and value is reported with its dotted path, what was found, what is allowed
+and the nearest name, all of a trial together.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def trial_from_dict(data: Mapping[str, Any]) -> TrialConfig:
     return config
 
 
-def check_trial(data: Mapping[str, Any], known: KnownParts | None = None) -> tuple[TrialConfig | None, list[PathAndText]]:
+def check_trial(
+    data: Mapping[str, Any], known: KnownParts | None = None
+) -> tuple[TrialConfig | None, list[PathAndText]]:
     """Return the trial, or None, and all (dotted path, message) that are wrong with it.
 
     `known` remembers parts from call to call.
@@ -95,7 +97,9 @@ def _remember(given: Mapping[str, Any], config: TrialConfig, known: KnownParts) 
 
 
 def problems_of(error: ValidationError, model: type[Config], path: str = "") -> list[PathAndText]:
-    """Return (dotted path, message) for everything that pydantic found wrong with a model's data."""
+    """Return (dotted path, message) for everything that pydantic found wrong with a model's
+    data.
+    """
     found: dict[PathAndText, None] = {}
     for item in error.errors(include_url=False):
         owner, where, field = _located(model, item["loc"])
@@ -106,7 +110,9 @@ def problems_of(error: ValidationError, model: type[Config], path: str = "") -> 
 
 
 def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], str, str]:
-    """Return the configuration class that an error is about, its dotted path, and the field in that class."""
+    """Return the configuration class that an error is about, its dotted path, and the field in that
+    class.
+    """
     names = list(loc)
     owner = model
     path = ""
@@ -138,7 +144,11 @@ def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], s
 def _nested(owner: type[Config], name: str) -> type[Config] | None:
     """Return the class of a field that is a configuration itself."""
     field = owner.model_fields.get(name)
-    if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+    if (
+        field is not None
+        and isinstance(field.annotation, type)
+        and issubclass(field.annotation, Config)
+    ):
         return field.annotation
     return None
 
@@ -159,7 +169,9 @@ class _Place:
         return self.path, self._of_a_name(kind, item) or self._of_a_value(kind, value, item["msg"])
 
     def _of_a_name(self, kind: str, item: Any) -> str:
-        """Return the message for a wrong or missing name of a field or a component; empty for another error."""
+        """Return the message for a wrong or missing name of a field or a component; empty for
+        another error.
+        """
         if kind == "extra_forbidden":
             return self._no_field(str(item["loc"][-1]))
         if kind == "union_tag_invalid":
@@ -207,7 +219,8 @@ class _Place:
             return unknown("part", key, TrialConfig.model_fields, "Parts")
         stated = self.owner.model_fields.get("name")
         owner = stated.default if stated is not None else ""
-        section = self.path.removesuffix(key).rstrip(".")  # a key may be empty, or have points in it
+        # a key may be empty, or have points in it
+        section = self.path.removesuffix(key).rstrip(".")
         owner = owner or section.rpartition(".")[2]
         names = [name for name in self.owner.model_fields if name != "name"]
         text = unknown("field", key, names, "Fields")
@@ -243,7 +256,9 @@ def _is_union(schema: Mapping[str, Any]) -> bool:
 
 
 def _choices(schema: Mapping[str, Any]) -> list[str]:
-    """Return in words what each option of a union allows, null left out: "auto", "a number of at least 0"."""
+    """Return in words what each option of a union allows, null left out: "auto", "a number of at
+    least 0".
+    """
     words: dict[str, None] = {}
     options = _options(schema)
     kinds = {option.get("type") for option in options}
@@ -266,7 +281,9 @@ def _limit(schema: Mapping[str, Any]) -> str:
 
 
 def described(schema: Mapping[str, Any]) -> str:
-    """Return in words which numbers a JSON Schema allows: "must be at least 1 or null"; empty if it does not say."""
+    """Return in words which numbers a JSON Schema allows: "must be at least 1 or null"; empty if it
+    does not say.
+    """
     options = _options(schema)
     nullable = " or null" if {"type": "null"} in options else ""
     for option in options:
@@ -322,12 +339,17 @@ def field_problems(cls: type[Config], name: str, value: Any) -> list[str]:
         _field_validator(cls, name).validate_python(value)
     except ValidationError as error:
         items = error.errors(include_url=False)
-        return [_Place(cls, name, name).problem({**item, "loc": (name, *item["loc"])})[1] for item in items]
+        return [
+            _Place(cls, name, name).problem({**item, "loc": (name, *item["loc"])})[1]
+            for item in items
+        ]
     return []
 
 
 def field_types(cls: type[Config], name: str) -> set[type]:
-    """Return the types that one field's value may have, None left out; of a literal those of its values."""
+    """Return the types that one field's value may have, None left out; of a literal those of its
+    values.
+    """
     return set(_types(cls.model_fields[name].annotation))
 
 
@@ -345,7 +367,9 @@ def _types(hint: Any) -> Iterator[type]:
 
 
 def component_problems(name: str, data: Any) -> list[PathAndText]:
-    """Return (dotted path, message) for what is wrong with one part of a trial, looked at by itself."""
+    """Return (dotted path, message) for what is wrong with one part of a trial, looked at by
+    itself.
+    """
     return _part(name, data)[1]
 
 

@@ -1,4 +1,5 @@
-"""Random changes of training clouds, each per sample and per axis; all noise comes from the generator handed in.
+"""Random changes of training clouds, each per sample and per axis; all noise comes from the
+generator handed in.
 
 Source: the data pipelines of spec 2.9 and 4.4. Letters: B clouds, P points.
 """
@@ -15,10 +16,12 @@ from pointsweep.ops.point_ops import to_device, with_height
 
 
 def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -> Tensor:
-    """points (B, P, 3) -> (B, P, 3): scale, centre, unit sphere, rotation, translation, each as the config says.
+    """points (B, P, 3) -> (B, P, 3): scale, centre, unit sphere, rotation, translation, each as the
+    config says.
 
-    What is random is drawn on the CPU, wherever the points are: the same for every device. Heights are a fourth channel, taken
-    after scaling where the config asks for them; those that the points have already are scaled with the y axis.
+    What is random is drawn on the CPU, wherever the points are: the same for every device. Heights
+    are a fourth channel, taken after scaling where the config asks for them; those that the points
+    have already are scaled with the y axis.
     """
     low, high = config.scale
     if (low, high) != (1.0, 1.0):
@@ -39,7 +42,8 @@ def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -
 
 
 def normalise(points: Tensor, config: DatasetConfig) -> Tensor:
-    """points (B, P, 3): the mean subtracted and the largest norm made 1, where the config says so; no randomness.
+    """points (B, P, 3): the mean subtracted and the largest norm made 1, where the config says so;
+    no randomness.
 
     Heights, where the config asks for them or the points have them, are those before: (B, P, 4).
     """

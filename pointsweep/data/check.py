@@ -1,8 +1,9 @@
-"""Is what lies below a data root sound? Every copy of every data set is read afresh, past the cache.
+"""Is what lies below a data root sound? Every copy of every data set is read afresh, past the
+cache.
 
-A copy is `wrong` if its reader refuses it (damaged, not finite, empty, labels out of range, classes out of order), if
-it has more clouds than were published, or one cloud twice, in whatever order its points are; it is a `part` if it merely
-has fewer clouds or classes than were published.
+A copy is `wrong` if its reader refuses it (damaged, not finite, empty, labels out of range, classes
+out of order), if it has more clouds than were published, or one cloud twice, in whatever order its
+points are; it is a `part` if it merely has fewer clouds or classes than were published.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def check(copy: Copy) -> Report:
         report.wrong.append(str(error))
         return report
     splits = [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]
-    report.facts.append(", ".join(f"{split} {len(arrays[f'{split}_labels'])}" for split in splits) + f"; {sizes(arrays, splits)}")
+    report.facts.append(
+        ", ".join(f"{split} {len(arrays[f'{split}_labels'])}" for split in splits)
+        + f"; {sizes(arrays, splits)}"
+    )
     report.facts.append(f"digest {content_digest(arrays)}")
     for split in splits:
         _count(report, split, len(arrays[f"{split}_labels"]), copy)
@@ -59,7 +63,11 @@ def check(copy: Copy) -> Report:
 def sizes(arrays: Mapping[str, np.ndarray], splits: list[str]) -> str:
     """Return how many points the clouds have, in words."""
     counts = [len(cloud) for split in splits for cloud in clouds(arrays, split)]
-    return f"{min(counts)} points a cloud" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} points a cloud"
+    return (
+        f"{min(counts)} points a cloud"
+        if min(counts) == max(counts)
+        else f"{min(counts)} to {max(counts)} points a cloud"
+    )
 
 
 def clouds(arrays: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:
@@ -79,14 +87,21 @@ def _count(report: Report, split: str, count: int, copy: Copy) -> None:
 
 
 def _classes(report: Report, split: str, labels: np.ndarray, copy: Copy) -> None:
-    """Readers refuse labels out of range and names out of order; what is left is a class without a cloud."""
+    """Readers refuse labels out of range and names out of order; what is left is a class without a
+    cloud.
+    """
     empty = [name for number, name in enumerate(copy.class_names) if not (labels == number).any()]
     if empty:
-        report.parts.append(f"{split} holds no cloud of {', '.join(empty)} ({len(copy.class_names) - len(empty)} classes present)")
+        report.parts.append(
+            f"{split} holds no cloud of {', '.join(empty)} ({len(copy.class_names) - len(empty)}"
+            " classes present)"
+        )
 
 
 def _overlap(report: Report, groups: Mapping[str, np.ndarray]) -> None:
-    """Yield copies of a cloud in one split or in two (`duplicates.py`); another sample of the same surface is not seen."""
+    """Yield copies of a cloud in one split or in two (`duplicates.py`); another sample of the same
+    surface is not seen.
+    """
     for split, numbers in groups.items():
         twice = len(numbers) - len(np.unique(numbers))
         if twice:
@@ -103,7 +118,9 @@ def _overlap(report: Report, groups: Mapping[str, np.ndarray]) -> None:
 
 
 def check_root(root: Path) -> Iterator[tuple[str, list[Report], str]]:
-    """Every data set's name, the reports of its copies, and where it comes from if there is none."""
+    """Every data set's name, the reports of its copies, and where it comes from if there is
+    none.
+    """
     found: dict[str, bool] = {}
     for name, reader in readers():
         reports = [check(copy) for copy in reader.copies(root)]  # type: ignore[attr-defined]
@@ -125,15 +142,22 @@ KNOWN_FOLDERS = (
     "main_split", "main_split_nobg", "h5_files", "modelnet_c", "scanobjectnn_c", "train_test_split",
     "5way_10shot", "5way_20shot", "10way_10shot", "10way_20shot",
 )  # fmt: skip
-KNOWN_FILES = ("train_files.txt", "modelnet40_train.txt", "synsetoffset2category.txt", "modelnet40_normal_resampled.tar.xz")
-INNER_FOLDERS = ("main_split", "main_split_nobg", "h5_files", "train_test_split")  # a set's own, below the one to name
+KNOWN_FILES = (
+    "train_files.txt",
+    "modelnet40_train.txt",
+    "synsetoffset2category.txt",
+    "modelnet40_normal_resampled.tar.xz",
+)
+# a set's own, below the one to name
+INNER_FOLDERS = ("main_split", "main_split_nobg", "h5_files", "train_test_split")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
 OTHER_FOLDERS = ("weights",)  # read by backbones
 MAX_FOLDERS = 2000  # that are looked into for a hint
 
 
 def unread(root: Path, places: Iterable[str]) -> list[str]:
-    """Return a line on everything in a data root that no reader has taken, with a hint where there is one.
+    """Return a line on everything in a data root that no reader has taken, with a hint where there
+    is one.
 
     `places` are those of the copies that were found.
     """
@@ -166,7 +190,10 @@ def _hint(folder: Path, root: Path) -> str:
     found = _marker_below(folder)
     if found is not None:
         place = found.parent.relative_to(root)
-        return f"{found.name} lies at {place}, too deep to be found; give {root / place.parent} as the root"
+        return (
+            f"{found.name} lies at {place}, too deep to be found; give {root / place.parent} as the"
+            " root"
+        )
     names = sorted(entry.name for entry in folder.iterdir())
     archives = [name for name in names if name.lower().endswith(ARCHIVES)]
     if archives:

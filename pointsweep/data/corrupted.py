@@ -1,13 +1,16 @@
-"""ModelNet-C and ScanObjectNN-C: the training split of the parent data set, and for testing one corruption at one severity.
+"""ModelNet-C and ScanObjectNN-C: the training split of the parent data set, and for testing one
+corruption at one severity.
 
-Sources: ModelNet-C, arXiv 2202.03377; ScanObjectNN-C: the same corruptions of PB_T50_RS's test clouds; layout of spec 6.5: one h5
-file per test split, `clean` and `<corruption>_<0..4>`, keys data and label. `published` reads such files as they are; `generated`
-makes the test split from the clean test clouds at hand (`corruptions.py` states every parameter).
+Sources: ModelNet-C, arXiv 2202.03377; ScanObjectNN-C: the same corruptions of PB_T50_RS's test
+clouds; layout of spec 6.5: one h5 file per test split, `clean` and `<corruption>_<0..4>`, keys data
+and label. `published` reads such files as they are; `generated` makes the test split from the clean
+test clouds at hand (`corruptions.py` states every parameter).
 
-Test clouds are given whole, as in ModelNet-C's evaluation: a farthest point sample would take every added point first and hide what
-was dropped, so `num_points` cuts training clouds only. A test cloud with fewer points than `min_points` is filled up by
-repeating its points in order, because a tokenizer needs as many points as it makes centres (512 in Any2Point's); this stands
-for the repeated centres that the published samplers return then.
+Test clouds are given whole, as in ModelNet-C's evaluation: a farthest point sample would take every
+added point first and hide what was dropped, so `num_points` cuts training clouds only. A test cloud
+with fewer points than `min_points` is filled up by repeating its points in order, because a
+tokenizer needs as many points as it makes centres (512 in Any2Point's); this stands for the
+repeated centres that the published samplers return then.
 """
 
 from __future__ import annotations
@@ -43,15 +46,29 @@ class Corrupted(Dataset):
             made, _ = cached_arrays(key, lambda: self._make(parent, config))
         else:
             path = self.split_file(config)
-            made, _ = arrays_of_files("corrupted", [path], lambda: read_split(path, len(self.classes)), self.name)
+            made, _ = arrays_of_files(
+                "corrupted", [path], lambda: read_split(path, len(self.classes)), self.name
+            )
         arrays = {name: parent[name] for name in ("train_points", "train_labels")} | made
         arrays["test_points"] = fill(made["test_points"], config.min_points)
-        super().__init__(config, self.classes, arrays, content_digest(arrays), self.parent_objects(config, parent))
-        self.marks = ("generated corruption",) if config.source == "generated" and config.corruption != "clean" else ()
+        super().__init__(
+            config,
+            self.classes,
+            arrays,
+            content_digest(arrays),
+            self.parent_objects(config, parent),
+        )
+        self.marks = (
+            ("generated corruption",)
+            if config.source == "generated" and config.corruption != "clean"
+            else ()
+        )
 
     @classmethod
     def folders(cls, config: Any) -> list[Path]:
-        """See `Dataset.folders`: of the parent's clouds, and of the published files where they are read."""
+        """See `Dataset.folders`: of the parent's clouds, and of the published files where they are
+        read.
+        """
         found = [data_folder(cls.name, config.folder, cls.origin)]
         if config.source == "published":
             found.append(data_folder(cls.name, config.corrupted_folder, cls.origin))
@@ -59,17 +76,24 @@ class Corrupted(Dataset):
 
     @classmethod
     def preview(cls, config: Any) -> Dataset:
-        """See `Dataset.preview`: without the corruption that trials make, and so without a digest."""
+        """See `Dataset.preview`: without the corruption that trials make, and so without a
+        digest.
+        """
         if config.source == "published":
             return super().preview(config)
         parent, _ = cls.parent(config)
-        corrupt(parent["test_points"][:1], config.corruption, config.severity)  # refuses clouds of too few points
+        # refuses clouds of too few points
+        corrupt(parent["test_points"][:1], config.corruption, config.severity)
         arrays = parent | {"test_points": fill(parent["test_points"], config.min_points)}
         return Dataset(config, cls.classes, arrays, "", cls.parent_objects(config, parent))
 
     @classmethod
-    def parent_objects(cls, config: Any, parent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-        """Return which object each of the parent's clouds is of; the corrupted test clouds stand in the same order."""
+    def parent_objects(
+        cls, config: Any, parent: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray] | None:
+        """Return which object each of the parent's clouds is of; the corrupted test clouds stand in
+        the same order.
+        """
         return None
 
     @classmethod
@@ -97,8 +121,17 @@ class Corrupted(Dataset):
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
-        names = ["clean", *(split_name(corruption, severity) for corruption in CORRUPTIONS for severity in range(NUM_SEVERITIES))]
-        for folder in (above / cls.default_folder for above in folders_with(root, cls.default_folder)):
+        names = [
+            "clean",
+            *(
+                split_name(corruption, severity)
+                for corruption in CORRUPTIONS
+                for severity in range(NUM_SEVERITIES)
+            ),
+        ]
+        for folder in (
+            above / cls.default_folder for above in folders_with(root, cls.default_folder)
+        ):
             for name in names:
                 path = folder / f"{name}.h5"
                 yield Copy(
@@ -144,8 +177,16 @@ class ModelNet40C(Corrupted):
 class ScanObjectNNC(Corrupted):
     """ScanObjectNN-C: the training objects of ScanObjectNN."""
 
-    name, classes, num_test, default_folder = "scanobjectnn_c", scanobjectnn.CLASSES, 2882, "scanobjectnn_c"
-    origin = "ScanObjectNN-C's files come from the authors of AdaptPoint (github.com/Roywangj/AdaptPoint)."
+    name, classes, num_test, default_folder = (
+        "scanobjectnn_c",
+        scanobjectnn.CLASSES,
+        2882,
+        "scanobjectnn_c",
+    )
+    origin = (
+        "ScanObjectNN-C's files come from the authors of AdaptPoint"
+        " (github.com/Roywangj/AdaptPoint)."
+    )
     made_from = "scanobjectnn"
 
     @classmethod
@@ -160,11 +201,17 @@ class ScanObjectNNC(Corrupted):
 
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
-        return scanobjectnn.stored(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+        return scanobjectnn.stored(
+            data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant
+        )
 
     @classmethod
-    def parent_objects(cls, config: Any, parent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-        files = scanobjectnn.split_files(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+    def parent_objects(
+        cls, config: Any, parent: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray] | None:
+        files = scanobjectnn.split_files(
+            data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant
+        )
         return scanobjectnn.objects_of(files, parent, config.copies_in_a_row)
 
     @classmethod
@@ -173,7 +220,9 @@ class ScanObjectNNC(Corrupted):
 
     @classmethod
     def available(cls, config: Any) -> None:
-        scanobjectnn.split_files(data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant)
+        scanobjectnn.split_files(
+            data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant
+        )
         if config.source == "published":
             cls.split_file(config)
 
@@ -189,7 +238,9 @@ def split_name(corruption: str, severity: int) -> str:
 
 
 def read_split(path: Path, num_classes: int) -> dict[str, np.ndarray]:
-    """test_points (n, P, 3) float32 and test_labels (n,) int64 as stored. Raises ValueError naming the file and what is wrong."""
+    """test_points (n, P, 3) float32 and test_labels (n,) int64 as stored. Raises ValueError naming
+    the file and what is wrong.
+    """
     if not path.is_file():
         raise MissingData(f"no file {path}")
     points, labels = read_h5(path, num_classes, "file of corrupted clouds")

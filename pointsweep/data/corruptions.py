@@ -1,19 +1,22 @@
-"""The seven corruptions of ModelNet-C at five severities, for clouds in the unit sphere: made again from their published parameters.
+"""The seven corruptions of ModelNet-C at five severities, for clouds in the unit sphere: made again
+from their published parameters.
 
-Source: Benchmarking and Analyzing Point Cloud Classification under Corruptions (arXiv 2202.03377) and its program; l = severity 0..4.
+Source: Benchmarking and Analyzing Point Cloud Classification under Corruptions (arXiv 2202.03377)
+and its program; l = severity 0..4.
 
-    scale           every axis times U(1/s, s), s = 1.6, 1.7, 1.8, 1.9, 2.0; then centred and scaled to the unit sphere
-    jitter          every coordinate plus N(0, 0.01 (l + 1))
-    rotate          about x, y and z by U(-a, a) each, a = 6 (l + 1) degrees; points (as rows) times Rz Ry Rx
-    dropout_global  a random 25, 37.5, 50, 62.5, 75 % of the points dropped
-    dropout_local   100 (l + 1) points dropped in 1 to 7 clusters of random sizes, each the points nearest to a random point
-    add_global      10 (l + 1) points added, uniform in the unit ball
-    add_local       100 (l + 1) points added in 1 to 7 clusters of random sizes, each N(a random point, sd U(0.075, 0.125));
+    scale           every axis times U(1/s, s), s = 1.6, 1.7, 1.8, 1.9, 2.0; then centred and scaled
+    to the unit sphere jitter          every coordinate plus N(0, 0.01 (l + 1)) rotate
+    about x, y and z by U(-a, a) each, a = 6 (l + 1) degrees; points (as rows) times Rz Ry Rx
+    dropout_global  a random 25, 37.5, 50, 62.5, 75 % of the points dropped dropout_local   100 (l +
+    1) points dropped in 1 to 7 clusters of random sizes, each the points nearest to a random point
+    add_global      10 (l + 1) points added, uniform in the unit ball add_local       100 (l + 1)
+    points added in 1 to 7 clusters of random sizes, each N(a random point, sd U(0.075, 0.125));
                     a point p that falls outside the unit sphere goes to p / |p|^2
 
-The published files were made with one stream of random numbers over all clouds and files; here every cloud has a generator of its
-own, seeded by (corruption, severity, cloud), so a cloud stays the same whatever is done before it. The numbers are therefore drawn
-from the same distributions as ModelNet-C's but are not those of its files. Letters: P points.
+The published files were made with one stream of random numbers over all clouds and files; here
+every cloud has a generator of its own, seeded by (corruption, severity, cloud), so a cloud stays
+the same whatever is done before it. The numbers are therefore drawn from the same distributions as
+ModelNet-C's but are not those of its files. Letters: P points.
 """
 
 from __future__ import annotations
@@ -82,7 +85,9 @@ def add_local(points: np.ndarray, severity: int, random: np.random.Generator) ->
     sizes = cluster_sizes(severity, random)
     centers = points[random.choice(len(points), len(sizes), replace=False)]
     spread = random.uniform(0.075, 0.125, len(sizes))
-    added = np.repeat(centers, sizes, axis=0) + np.repeat(spread, sizes)[:, None] * random.standard_normal((sum(sizes), 3))
+    added = np.repeat(centers, sizes, axis=0) + np.repeat(spread, sizes)[
+        :, None
+    ] * random.standard_normal((sum(sizes), 3))
     squared = (added**2).sum(axis=1, keepdims=True)
     return np.concatenate([points, np.where(squared > 1, added / squared, added)])
 
@@ -90,25 +95,32 @@ def add_local(points: np.ndarray, severity: int, random: np.random.Generator) ->
 def cluster_sizes(severity: int, random: np.random.Generator) -> list[int]:
     """1 to 7 sizes, together 100 (severity + 1); each point belongs to any cluster alike."""
     number = int(random.integers(1, 8))
-    sizes: list[int] = np.bincount(random.integers(number, size=100 * (severity + 1)), minlength=number).tolist()
+    sizes: list[int] = np.bincount(
+        random.integers(number, size=100 * (severity + 1)), minlength=number
+    ).tolist()
     return sizes
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "scale": scale, "jitter": jitter, "rotate": rotate, "dropout_global": dropout_global, "dropout_local": dropout_local,
+    "scale": scale, "jitter": jitter, "rotate": rotate, "dropout_global": dropout_global,
+    "dropout_local": dropout_local,
     "add_global": add_global, "add_local": add_local,
 }  # fmt: skip
 
 
 def corrupt(points: np.ndarray, corruption: str, severity: int) -> np.ndarray:
-    """Clouds (n, P, 3) -> (n, P', 3) float32, the first NUM_POINTS of each corrupted; `clean` gives those as they are.
+    """Clouds (n, P, 3) -> (n, P', 3) float32, the first NUM_POINTS of each corrupted; `clean` gives
+    those as they are.
 
-    The parameters are meant for clouds in the unit sphere, so a cloud is corrupted in the frame in which the whole of it has mean 0
-    and largest norm 1, and goes back to its own place and size. For ModelNet40, stored like that, this changes nothing.
-    Raises ValueError if a cloud has fewer points than are needed.
+    The parameters are meant for clouds in the unit sphere, so a cloud is corrupted in the frame in
+    which the whole of it has mean 0 and largest norm 1, and goes back to its own place and size.
+    For ModelNet40, stored like that, this changes nothing. Raises ValueError if a cloud has fewer
+    points than are needed.
     """
     if points.shape[1] < NUM_POINTS:
-        raise ValueError(f"corruptions need clouds of {NUM_POINTS} points, these have {points.shape[1]}")
+        raise ValueError(
+            f"corruptions need clouds of {NUM_POINTS} points, these have {points.shape[1]}"
+        )
     if corruption == "clean":
         return np.array(points[:, :NUM_POINTS], dtype=np.float32)
     change, number = CORRUPTIONS[corruption], list(CORRUPTIONS).index(corruption)
@@ -118,5 +130,7 @@ def corrupt(points: np.ndarray, corruption: str, severity: int) -> np.ndarray:
         center = cloud.mean(axis=0)
         radius = np.linalg.norm(cloud - center, axis=1).max()
         random = np.random.default_rng([number, severity, index])
-        made.append(change((cloud[:NUM_POINTS] - center) / radius, severity, random) * radius + center)
+        made.append(
+            change((cloud[:NUM_POINTS] - center) / radius, severity, random) * radius + center
+        )
     return np.stack(made).astype(np.float32)

@@ -1,4 +1,5 @@
-"""What a data set is: clouds and labels in memory maps, the batches made of them, and a digest of the content.
+"""What a data set is: clouds and labels in memory maps, the batches made of them, and a digest of
+the content.
 
 Letters: B clouds, P points.
 """
@@ -28,34 +29,41 @@ from pointsweep.utils.array_cache import cached_arrays
 
 CPU = torch.device("cpu")
 CHUNK = 64  # clouds whose evaluation samples are made at once
-# The variant of farthest point sampling, in its cache's key: from index 0, no point skipped (T40), each square rounded.
+# The variant of farthest point sampling, in its cache's key: from index 0, no point skipped (T40),
+# each square rounded.
 SAMPLING = "fps-first-0-unfused"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Clouds (n, P, 3) float32, read-only, the labels (n,) int64, and which of the stored clouds they are."""
+    """Clouds (n, P, 3) float32, read-only, the labels (n,) int64, and which of the stored clouds
+    they are.
+    """
 
     name: str
     points: np.ndarray
     labels: np.ndarray
     index: np.ndarray  # (n,) rows of `points`
-    # Clouds of one object share a number (n,); None: every cloud is an object of its own, or it is not known.
+    # Clouds of one object share a number (n,); None: every cloud is an object of its own, or it is
+    # not known.
     groups: np.ndarray | None = field(default=None, kw_only=True)
 
     def take(self, rows: np.ndarray, name: str) -> Split:
         """A part of this split, in file order."""
         rows = np.sort(rows)
         groups = None if self.groups is None else self.groups[rows]
-        return dataclasses.replace(self, name=name, labels=self.labels[rows], index=self.index[rows], groups=groups)
+        return dataclasses.replace(
+            self, name=name, labels=self.labels[rows], index=self.index[rows], groups=groups
+        )
 
 
 @dataclass(frozen=True)
 class Copy:
     """Stored clouds found below a data root, for `pointsweep data`.
 
-    `read` gives {split}_points (n, P, 3), or (total, 3) with {split}_starts (n + 1,) where clouds differ in size, and {split}_labels;
-    it raises ValueError. `published`: split -> the numbers of clouds that were published; none where no number is known.
+    `read` gives {split}_points (n, P, 3), or (total, 3) with {split}_starts (n + 1,) where clouds
+    differ in size, and {split}_labels; it raises ValueError. `published`: split -> the numbers of
+    clouds that were published; none where no number is known.
     """
 
     place: str  # below the root, and which part
@@ -65,15 +73,17 @@ class Copy:
 
 
 class Dataset:
-    """A training and a test split, and a validation split: its own, or taken from the training one where the config asks for it.
+    """A training and a test split, and a validation split: its own, or taken from the training one
+    where the config asks for it.
 
     `digest` covers the stored content; `marks` are what a table must say about it.
     """
 
-    # Whether augmentation comes before sampling (the ScanObjectNN program) or after it (the ModelNet program).
+    # Whether augmentation comes before sampling (the ScanObjectNN program) or after it (the
+    # ModelNet program).
     augment_first = True
-    # A training cloud's points are shuffled before they are sampled (the ModelNet program): another sample in every epoch, so
-    # that all stored points are seen, and not only the farthest ones.
+    # A training cloud's points are shuffled before they are sampled (the ModelNet program): another
+    # sample in every epoch, so that all stored points are seen, and not only the farthest ones.
     shuffles = False
     origin = ""  # where the data are obtained
     made_from = ""  # the data set, or the seed, that this one can be made from
@@ -86,20 +96,29 @@ class Dataset:
         digest: str,
         groups: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """`groups`: of each stored split, which object a cloud is of (n,); numbers of two splits are comparable."""
+        """`groups`: of each stored split, which object a cloud is of (n,); numbers of two splits
+        are comparable.
+        """
         self.config, self.class_names, self.digest = config, tuple(class_names), digest
         self.num_classes = len(class_names)
         self._sampled: dict[str, np.ndarray] = {}
         self.marks: tuple[str, ...] = ()
-        self.num_taken: dict[str, int] = {}  # clouds of each stored split after its limit, before validation is held out
+        # clouds of each stored split after its limit, before validation is held out
+        self.num_taken: dict[str, int] = {}
         splits = {}
-        for name, limit in (("train", config.train_limit), ("val", None), ("test", config.test_limit)):
+        for name, limit in (
+            ("train", config.train_limit),
+            ("val", None),
+            ("test", config.test_limit),
+        ):
             if f"{name}_labels" not in arrays:
                 continue  # most sets have no validation split of their own
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
             whole = self._whole(name, arrays, labels)
             if groups is not None:
-                whole = dataclasses.replace(whole, groups=checked_groups(groups[name], labels, name))
+                whole = dataclasses.replace(
+                    whole, groups=checked_groups(groups[name], labels, name)
+                )
             splits[name] = whole.take(in_turn(labels)[:limit], name) if limit else whole
             if name != "val":
                 self.num_taken[name] = len(splits[name].labels)
@@ -118,27 +137,37 @@ class Dataset:
 
     @classmethod
     def holds_copies(cls, config: DatasetConfig) -> bool:
-        """Return whether the published set has several clouds of one object. Without `groups` it is not known which they are."""
+        """Return whether the published set has several clouds of one object. Without `groups` it is
+        not known which they are.
+        """
         return False
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
-        """Raise MissingData if this machine lacks the files; say where they were looked for and where they come from."""
+        """Raise MissingData if this machine lacks the files; say where they were looked for and
+        where they come from.
+        """
 
     @classmethod
     def folders(cls, config: DatasetConfig) -> list[Path]:
-        """The folders whose files this data set is read from; none if it is made. Raises MissingData."""
+        """The folders whose files this data set is read from; none if it is made. Raises
+        MissingData.
+        """
         folder = getattr(config, "folder", None)
         return [data_folder(config.name, folder, cls.origin)] if folder else []
 
     @classmethod
     def published_sizes(cls, config: DatasetConfig) -> Mapping[str, Sequence[int]]:
-        """The numbers of clouds that were published of the splits train and test; nothing where none is known."""
+        """The numbers of clouds that were published of the splits train and test; nothing where
+        none is known.
+        """
         return {}
 
     @classmethod
     def preview(cls, config: DatasetConfig) -> Dataset:
-        """The data set as far as it can be read without making anything that trials make on their nodes."""
+        """The data set as far as it can be read without making anything that trials make on their
+        nodes.
+        """
         make: Callable[[DatasetConfig], Dataset] = cls  # type: ignore[assignment]  # a subclass takes its config alone
         return make(config)
 
@@ -147,11 +176,14 @@ class Dataset:
         """Yield what lies below a data root in this data set's layouts, wherever it lies."""
         yield from ()
 
-    def train_batch(self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU) -> tuple[Tensor, ...]:
-        """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec 2.9).
+    def train_batch(
+        self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU
+    ) -> tuple[Tensor, ...]:
+        """Rows of the training split -> augmented points (B, num_points, 3) and labels (B,) (spec
+        2.9).
 
-        In general what a model takes, the points first, and last the labels. On a GPU sampling is done there: what it gives is on
-        `device`, or still on the CPU.
+        In general what a model takes, the points first, and last the labels. On a GPU sampling is
+        done there: what it gives is on `device`, or still on the CPU.
         """
         points = self._points(self.train, index)
         if self.augment_first:
@@ -168,7 +200,9 @@ class Dataset:
         return points.contiguous(), torch.from_numpy(self.train.labels[index])
 
     def evaluation_order(self, split: Split) -> np.ndarray:
-        """Rows (n,) of a split in the order in which evaluation goes through them: `test_order` for the test split."""
+        """Rows (n,) of a split in the order in which evaluation goes through them: `test_order` for
+        the test split.
+        """
         rows = np.arange(len(split.labels))
         if split.name != "test" or self.config.test_order == "file":
             return rows
@@ -181,17 +215,22 @@ class Dataset:
         return augment(points, self.config, generator)
 
     def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
-        """Rows of a split -> points (B, num_points, 3), farthest point samples of the stored clouds, and labels (B,)."""
+        """Rows of a split -> points (B, num_points, 3), farthest point samples of the stored
+        clouds, and labels (B,).
+        """
         rows = split.index[index]
         whole = self._samples(split)
         points = normalise(torch.from_numpy(np.array(whole[rows])), self.config)
         return points, torch.from_numpy(split.labels[index])
 
     def _points(self, split: Split, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(split.points[split.index[index]], dtype=np.float32))  # a copy: the map is read-only
+        # a copy: the map is read-only
+        return torch.from_numpy(np.array(split.points[split.index[index]], dtype=np.float32))
 
     def _samples(self, split: Split) -> np.ndarray:
-        """The farthest point samples (n, num_points, 3) of all stored clouds of a split, made once per node."""
+        """The farthest point samples (n, num_points, 3) of all stored clouds of a split, made once
+        per node.
+        """
         count = self.config.num_points
         if count >= split.points.shape[1]:
             return split.points
@@ -200,7 +239,11 @@ class Dataset:
 
         def make() -> dict[str, np.ndarray]:
             parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
-            return {"points": np.concatenate([sample(torch.from_numpy(np.array(p)), count).numpy() for p in parts])}
+            return {
+                "points": np.concatenate(
+                    [sample(torch.from_numpy(np.array(p)), count).numpy() for p in parts]
+                )
+            }
 
         if stored not in self._sampled:
             key = f"samples-{SAMPLING}-{self.digest[:24]}-{stored}-{count}"
@@ -209,16 +252,21 @@ class Dataset:
 
 
 def checked_groups(groups: np.ndarray, labels: np.ndarray, split: str) -> np.ndarray:
-    """Return the groups (n,) as they are. Raises ValueError for another number of them, or for an object of two classes."""
+    """Return the groups (n,) as they are. Raises ValueError for another number of them, or for an
+    object of two classes.
+    """
     if groups.shape != labels.shape:
-        raise ValueError(f"objects of {groups.size} {split} clouds are given, the split has {len(labels)}")
+        raise ValueError(
+            f"objects of {groups.size} {split} clouds are given, the split has {len(labels)}"
+        )
     order = np.lexsort((labels, groups))
     same = groups[order][1:] == groups[order][:-1]
     mixed = np.flatnonzero(same & (labels[order][1:] != labels[order][:-1]))
     if len(mixed):
         first, second = order[mixed[0]], order[mixed[0] + 1]
         raise ValueError(
-            f"{split} clouds {min(first, second)} and {max(first, second)} are given as one object and have different labels"
+            f"{split} clouds {min(first, second)} and {max(first, second)} are given as one object"
+            " and have different labels"
         )
     return groups
 
@@ -230,7 +278,9 @@ def shuffled(points: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sample(points: Tensor, count: int) -> Tensor:
-    """Farthest point samples (B, count, 3) of points (B, P, 3); all points, as they are, where there are no more."""
+    """Farthest point samples (B, count, 3) of points (B, P, 3); all points, as they are, where
+    there are no more.
+    """
     if count >= points.shape[1]:
         return points
     return gather(points, farthest_points(points[:, :, :3], count))
@@ -243,16 +293,25 @@ def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Pat
     """
     root = os.environ.get("POINTSWEEP_DATA")
     if not root:
-        raise MissingData(f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds {folder}/. {origin}")
+        raise MissingData(
+            f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds"
+            f" {folder}/. {origin}"
+        )
     if is_address(root):
         root = str(_from_s3(name, root, folder, origin))
-    # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file may not.
+    # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file
+    # may not.
     if Path(folder).is_absolute() or ".." in Path(folder).parts:
-        raise MissingData(f"dataset.{key}: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it")
+        raise MissingData(
+            f"dataset.{key}: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it"
+        )
     path = Path(root).expanduser() / folder
     if not path.is_dir():
         reason = "a broken link" if path.is_symlink() else "no folder"
-        raise MissingData(f"data set {name}: {reason} {path} (dataset.{key} below POINTSWEEP_DATA).{_similar(path)} {origin}")
+        raise MissingData(
+            f"data set {name}: {reason} {path} (dataset.{key} below"
+            f" POINTSWEEP_DATA).{_similar(path)} {origin}"
+        )
     return path
 
 
@@ -273,9 +332,11 @@ def _from_s3(name: str, root: str, folder: str, origin: str) -> Path:
 
 
 def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:
-    """Return the folders below `root`, at most `depth` deep, and `root` itself, in which `marker` is found; sorted.
+    """Return the folders below `root`, at most `depth` deep, and `root` itself, in which `marker`
+    is found; sorted.
 
-    Links are followed; a folder that is reached in several ways, say by a link to one above it, is given once.
+    Links are followed; a folder that is reached in several ways, say by a link to one above it, is
+    given once.
     """
     found: dict[Path, Path] = {}
     for level in range(depth + 1):

@@ -1,8 +1,9 @@
-"""Copies of a cloud, found in whatever order their points are, moved, scaled, and rounded to float32.
+"""Copies of a cloud, found in whatever order their points are, moved, scaled, and rounded to
+float32.
 
-Every cloud is moved to its mean and scaled to the unit sphere in float64. Candidates are pairs of clouds whose second
-and third moments agree, for moments do not depend on the order of the points. A candidate counts as a copy only if
-each of its points has a partner in the other cloud.
+Every cloud is moved to its mean and scaled to the unit sphere in float64. Candidates are pairs of
+clouds whose second and third moments agree, for moments do not depend on the order of the points. A
+candidate counts as a copy only if each of its points has a partner in the other cloud.
 
 Another sample of the same surface is no copy. Letters: P points.
 """
@@ -15,7 +16,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 from scipy.spatial import KDTree
 
-# Rounding coordinates of the unit sphere to float32 moves them by 1e-7; to five decimals, as text files do, by 5e-6.
+# Rounding coordinates of the unit sphere to float32 moves them by 1e-7; to five decimals, as text
+# files do, by 5e-6.
 POINT_TOLERANCE = 2e-5
 MOMENT_TOLERANCE = 1e-4
 CHUNK = 256  # clouds whose moments are computed at once
@@ -26,7 +28,8 @@ MONOMIALS = [
 
 
 def copy_groups(clouds: Sequence[np.ndarray]) -> np.ndarray:
-    """Return a group number (n,) for clouds (P, 3) of any sizes: two clouds are copies if they share a number.
+    """Return a group number (n,) for clouds (P, 3) of any sizes: two clouds are copies if they
+    share a number.
 
     The number is the index of the group's first cloud.
     """
@@ -57,8 +60,15 @@ def groups_of_splits(clouds_by_split: Mapping[str, Sequence[np.ndarray]]) -> dic
 
 
 def _join_copies(clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.ndarray) -> None:
-    """Give copies among clouds of one size the group of the first of them; `numbers` are their places in `groups`."""
-    moments = np.concatenate([_moments(_normalised(clouds[start : start + CHUNK])) for start in range(0, len(clouds), CHUNK)])
+    """Give copies among clouds of one size the group of the first of them; `numbers` are their
+    places in `groups`.
+    """
+    moments = np.concatenate(
+        [
+            _moments(_normalised(clouds[start : start + CHUNK]))
+            for start in range(0, len(clouds), CHUNK)
+        ]
+    )
     tree = KDTree(moments)
     for row in range(len(clouds)):
         if groups[numbers[row]] != numbers[row]:
@@ -71,7 +81,9 @@ def _join_copies(clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.n
 
 
 def are_copies(first: np.ndarray, second: np.ndarray) -> bool:
-    """Return whether each point of one cloud has a partner in the other, both clouds moved and scaled to the unit sphere."""
+    """Return whether each point of one cloud has a partner in the other, both clouds moved and
+    scaled to the unit sphere.
+    """
     if len(first) != len(second):
         return False
     one, other = _normalised([first, second])
@@ -83,7 +95,9 @@ def are_copies(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _normalised(clouds: Sequence[np.ndarray]) -> np.ndarray:
-    """Return clouds (n, P, 3) of one size in the unit sphere, float64; a cloud of one place becomes zeros."""
+    """Return clouds (n, P, 3) of one size in the unit sphere, float64; a cloud of one place becomes
+    zeros.
+    """
     points = np.array(clouds, dtype=np.float64)
     points -= points.mean(axis=1, keepdims=True)
     radius = np.linalg.norm(points, axis=2).max(axis=1)

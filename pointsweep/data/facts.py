@@ -1,7 +1,9 @@
-"""What a data set holds on this machine, against what a configuration asks for and what was published.
+"""What a data set holds on this machine, against what a configuration asks for and what was
+published.
 
-Facts are taken from the clouds, never from the configuration. They are remembered in the cache beside a stamp of the
-files that they were taken from, so that a second look needs neither torch nor the clouds. Importing this is free of torch.
+Facts are taken from the clouds, never from the configuration. They are remembered in the cache
+beside a stamp of the files that they were taken from, so that a second look needs neither torch nor
+the clouds. Importing this is free of torch.
 """
 
 from __future__ import annotations
@@ -37,29 +39,39 @@ NOT_STORED = (
 MADE = ("synthetic", "synthetic_parts")  # from a seed: what they hold stands in the configuration
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
 DIGITS = 12  # of a digest, in messages
-# The unit of tests is then a cloud. No deviation from a paper's protocol, so no reason against a verdict.
-COPIES_UNKNOWN = "several clouds of an object, not known which: intervals and tests over objects take each cloud for one"
+# The unit of tests is then a cloud. No deviation from a paper's protocol, so no reason against a
+# verdict.
+COPIES_UNKNOWN = (
+    "several clouds of an object, not known which: intervals and tests over objects take each cloud"
+    " for one"
+)
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What was found. Splits are `train`, `val` and `test`; a split that there is not has no entry."""
+    """What was found. Splits are `train`, `val` and `test`; a split that there is not has no
+    entry.
+    """
 
     place: str = ""  # the folder that was read
     digest: str = ""  # of the stored clouds; empty where trials make them
     sizes: Mapping[str, int] = field(default_factory=dict)  # clouds of a split
-    taken: Mapping[str, int] = field(default_factory=dict)  # of train and test, before validation is held out
+    # of train and test, before validation is held out
+    taken: Mapping[str, int] = field(default_factory=dict)
     published: Mapping[str, Sequence[int]] = field(default_factory=dict)
     fewest_points: Mapping[str, int] = field(default_factory=dict)  # of a cloud of the split
     most_points: Mapping[str, int] = field(default_factory=dict)
     num_classes: int = 0  # that the split should hold
     classes: Mapping[str, int] = field(default_factory=dict)  # with a cloud in the split
-    # "val" and "test": how many of their clouds are training clouds, "both": how many test clouds are validation clouds.
+    # "val" and "test": how many of their clouds are training clouds, "both": how many test clouds
+    # are validation clouds.
     shared: Mapping[str, int] = field(default_factory=dict)
-    # As `shared`: clouds whose object has clouds in the other split too, where the objects are known.
+    # As `shared`: clouds whose object has clouds in the other split too, where the objects are
+    # known.
     shared_objects: Mapping[str, int] = field(default_factory=dict)
-    objects: Mapping[str, int] = field(default_factory=dict)  # of a split; empty where every cloud is one, or none is known
+    # of a split; empty where every cloud is one, or none is known
+    objects: Mapping[str, int] = field(default_factory=dict)
     copies_unknown: bool = False  # there are several clouds of an object, and nothing says which
 
 
@@ -71,7 +83,8 @@ class UnreadableDataError(ValueError):
 
 
 def known(section: Mapping[str, Any], digest: bool = False) -> DataFacts | None:
-    """Return what is remembered of a data set's section of a configuration; None if its files have changed since.
+    """Return what is remembered of a data set's section of a configuration; None if its files have
+    changed since.
 
     `digest`: only facts that have one.
     """
@@ -94,7 +107,9 @@ def is_here(section: Mapping[str, Any]) -> bool:
 
 
 def _folders(section: Mapping[str, Any]) -> list[Path]:
-    """Return where a section of a configuration looks for data, links followed: the parent's clouds first; none on S3."""
+    """Return where a section of a configuration looks for data, links followed: the parent's clouds
+    first; none on S3.
+    """
     root = os.environ.get("POINTSWEEP_DATA", "")
     if not root or is_address(root):
         return []
@@ -121,7 +136,9 @@ def _path(section: Mapping[str, Any]) -> Path:
 
 
 def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
-    """Return the stamps of a data set's folders; none of one that is made, or on S3. Raises MissingData."""
+    """Return the stamps of a data set's folders; none of one that is made, or on S3. Raises
+    MissingData.
+    """
     if config.name in MADE or is_address(os.environ.get("POINTSWEEP_DATA")):
         return ()
     maker: Any = registry.load("datasets", config.name)
@@ -129,7 +146,9 @@ def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
 
 
 def folder_stamp(folder: Path) -> str:
-    """Return a digest of the names, sizes and times of all files below a folder; links are followed."""
+    """Return a digest of the names, sizes and times of all files below a folder; links are
+    followed.
+    """
     return _stamp_and_time(folder)[0]
 
 
@@ -166,7 +185,8 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
 def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
     """Return the facts of a data set: computed, remembered, or read.
 
-    `whole`: with a digest even where that needs clouds that trials make. Raises MissingData, UnreadableDataError.
+    `whole`: with a digest even where that needs clouds that trials make. Raises MissingData,
+    UnreadableDataError.
     """
     if config.name in MADE:
         return made_facts(config)
@@ -204,7 +224,9 @@ def section_of(config: DatasetConfig) -> dict[str, Any]:
 
 
 def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFacts:
-    """Return the facts of an open data set; without `overlap` nothing is said of clouds that splits share."""
+    """Return the facts of an open data set; without `overlap` nothing is said of clouds that splits
+    share.
+    """
     maker: Any = registry.load("datasets", config.name)
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.val is not None:
@@ -221,14 +243,22 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
         classes={name: len(np.unique(split.labels)) for name, split in splits.items()},
         shared=shared_counts(splits) if overlap else {},
         shared_objects=_shared_objects(splits),
-        objects={name: len(np.unique(split.groups)) for name, split in splits.items() if split.groups is not None},
+        objects={
+            name: len(np.unique(split.groups))
+            for name, split in splits.items()
+            if split.groups is not None
+        },
         copies_unknown=maker.holds_copies(config) and dataset.test.groups is None,
     )
 
 
 def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for name, split, other in (("test", "test", "train"), ("val", "val", "train"), ("both", "test", "val")):
+    for name, split, other in (
+        ("test", "test", "train"),
+        ("val", "val", "train"),
+        ("both", "test", "val"),
+    ):
         if split not in splits or other not in splits:
             continue
         mine, theirs = splits[split].groups, splits[other].groups
@@ -260,7 +290,9 @@ def _clouds(split: Split) -> list[np.ndarray]:
 
 
 def shared_counts(splits: Mapping[str, Split]) -> dict[str, int]:
-    """Return how many clouds of a split are those of another, in whatever order their points are; see DataFacts."""
+    """Return how many clouds of a split are those of another, in whatever order their points are;
+    see DataFacts.
+    """
     from pointsweep.data.duplicates import groups_of_splits, shared_clouds
 
     groups = groups_of_splits({name: _clouds(split) for name, split in splits.items()})
@@ -286,15 +318,24 @@ def made_facts(config: Any) -> DataFacts:
             kept, held = hold_out(labels, config.val_fraction)
             sizes |= {"train": len(kept), "val": len(held)}
     points = dict.fromkeys(sizes, config.source_points)
-    return DataFacts(sizes=sizes, taken=taken, fewest_points=points, most_points=points, num_classes=kinds)
+    return DataFacts(
+        sizes=sizes, taken=taken, fewest_points=points, most_points=points, num_classes=kinds
+    )
 
 
 # What they mean
 
 
 def marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> tuple[str, ...]:
-    """Return what a table must say of the data beside a number; `trains`: the model learns from batches."""
-    found = (*_size_marks(facts), *_class_marks(facts), *_shared_marks(facts, config), *_point_marks(facts, config, trains))
+    """Return what a table must say of the data beside a number; `trains`: the model learns from
+    batches.
+    """
+    found = (
+        *_size_marks(facts),
+        *_class_marks(facts),
+        *_shared_marks(facts, config),
+        *_point_marks(facts, config, trains),
+    )
     return (*found, COPIES_UNKNOWN) if facts.copies_unknown else found
 
 
@@ -307,17 +348,24 @@ def _size_marks(facts: DataFacts) -> Iterator[str]:
         if found < min(published):
             yield f"part of the set: {found:,} of {min(published):,} {objects}"
         else:
-            yield f"another set: {found:,} {objects}, published {' or '.join(f'{count:,}' for count in published)}"
+            yield (
+                f"another set: {found:,} {objects}, published"
+                f" {' or '.join(f'{count:,}' for count in published)}"
+            )
 
 
 def _class_marks(facts: DataFacts) -> Iterator[str]:
     for split in ("test", "train"):
         if split in facts.classes and facts.classes[split] < facts.num_classes:
-            yield f"{facts.classes[split]} of {facts.num_classes} classes have {NAMES[split]} objects"
+            yield (
+                f"{facts.classes[split]} of {facts.num_classes} classes have {NAMES[split]} objects"
+            )
 
 
 def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
-    """Return the marks of clouds that two splits share. Without permission the launch is refused: no table can have such a mark."""
+    """Return the marks of clouds that two splits share. Without permission the launch is refused:
+    no table can have such a mark.
+    """
     if config.allow_overlap:
         yield from (f"{text} (allowed by dataset.allow_overlap)" for text in overlaps(facts))
 
@@ -325,22 +373,32 @@ def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
 def overlaps(facts: DataFacts) -> list[str]:
     """Return a sentence for each pair of splits that share clouds."""
     found = []
-    for name, of, other in (("test", "test", "training"), ("val", "validation", "training"), ("both", "test", "validation")):
+    for name, of, other in (
+        ("test", "test", "training"),
+        ("val", "validation", "training"),
+        ("both", "test", "validation"),
+    ):
         size = facts.sizes.get("test" if name == "both" else name, 0)
         shared = facts.shared.get(name, 0)
         if shared:
             found.append(f"{shared:,} of {size:,} {of} clouds are {other} clouds")
         copies = facts.shared_objects.get(name, 0)
         if copies:
-            found.append(f"{copies:,} of {size:,} {of} clouds are of objects that have {other} clouds too")
+            found.append(
+                f"{copies:,} of {size:,} {of} clouds are of objects that have {other} clouds too"
+            )
     if facts.copies_unknown and "val" in facts.sizes:
-        found.append("validation clouds may be of objects that have training clouds too, for which clouds are copies is not known")
+        found.append(
+            "validation clouds may be of objects that have training clouds too, for which clouds"
+            " are copies is not known"
+        )
     return found
 
 
 def _point_marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> Iterator[str]:
     stored = facts.most_points.get("train")
-    drawn = isinstance(config, PartDatasetConfig)  # points are drawn of every cloud, without a presample
+    # points are drawn of every cloud, without a presample
+    drawn = isinstance(config, PartDatasetConfig)
     if trains and not drawn and stored is not None and stored < config.presample:
         yield f"training clouds of {stored:,} points, presample asks for {config.presample:,}"
 
@@ -355,11 +413,13 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
     num_train = facts.sizes["train"]
     if batch is not None and batch > num_train:
         found.append(
-            f"train.batch_size: {batch} is more than the {num_train} training clouds of {place}: at most {num_train} make a batch"
+            f"train.batch_size: {batch} is more than the {num_train} training clouds of {place}: at"
+            f" most {num_train} make a batch"
         )
     if not data.allow_overlap:
         found += [
-            f"{place}: {text}{_what_to_do(text)}, or set dataset.allow_overlap: true, and every table says so"
+            f"{place}: {text}{_what_to_do(text)}, or set dataset.allow_overlap: true, and every"
+            " table says so"
             for text in overlaps(facts)
         ]
     return found
@@ -368,8 +428,8 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
 def _what_to_do(text: str) -> str:
     if "not known" in text:
         return (
-            ": leave out dataset.val_fraction, take a variant with one cloud an object (obj_bg, obj_only), name the objects in "
-            "text files beside the data (docs/models.md)"
+            ": leave out dataset.val_fraction, take a variant with one cloud an object (obj_bg,"
+            " obj_only), name the objects in text files beside the data (docs/models.md)"
         )
     if "objects" in text:
         return ": mend the data, or the files that name the objects"
@@ -377,12 +437,18 @@ def _what_to_do(text: str) -> str:
 
 
 def _too_few_points(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:
-    """A cloud of parts may have fewer points than are drawn of it, as in the published programs, but not all of them."""
-    splits = ["train"] if hasattr(data, "corruption") else ["train", "test"]  # corrupted test clouds are given whole
+    """A cloud of parts may have fewer points than are drawn of it, as in the published programs,
+    but not all of them.
+    """
+    # corrupted test clouds are given whole
+    splits = ["train"] if hasattr(data, "corruption") else ["train", "test"]
     counts = [facts.most_points[split] for split in splits]
     most = max(counts) if isinstance(data, PartDatasetConfig) else min(counts)
     if data.num_points > most:
-        yield f"dataset.num_points: {data.num_points} asked for, the clouds of {place} have {most} points: at most {most}"
+        yield (
+            f"dataset.num_points: {data.num_points} asked for, the clouds of {place} have {most}"
+            f" points: at most {most}"
+        )
 
 
 def _too_few_clouds(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:
@@ -392,14 +458,19 @@ def _too_few_clouds(facts: DataFacts, data: DatasetConfig, place: str) -> Iterat
         there = facts.taken.get(split)
         if limit is not None and there is not None and limit > there:
             yield (
-                f"dataset.{split}_limit: {limit} asked for, there are {there} {NAMES[split]} clouds in {place}: "
-                f"at most {there}, or leave it out to take all"
+                f"dataset.{split}_limit: {limit} asked for, there are {there} {NAMES[split]} clouds"
+                f" in {place}: at most {there}, or leave it out to take all"
             )
 
 
 def differs(recorded: Mapping[str, Any], facts: DataFacts) -> str:
-    """Return how the data of a record differ from those that are here; empty if they do not, or if it is not known."""
+    """Return how the data of a record differ from those that are here; empty if they do not, or if
+    it is not known.
+    """
     before = str(recorded.get("digest") or "")
     if not before or not facts.digest or before == facts.digest:
         return ""
-    return f"data changed since: {recorded.get('name')} was {before[:DIGITS]}, here it is {facts.digest[:DIGITS]}"
+    return (
+        f"data changed since: {recorded.get('name')} was {before[:DIGITS]}, here it is"
+        f" {facts.digest[:DIGITS]}"
+    )

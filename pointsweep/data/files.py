@@ -1,9 +1,10 @@
 """Anybody's clouds: a folder of files or arrays, described in the sweep file.
 
-A split is a folder with a folder for each class, a folder of its name in each class's folder, a list of file names, or h5
-and npz files of arrays. Every cloud is brought to one number of points: of a larger one a random part is kept, a smaller
-one is filled up with its own points, a mesh is sampled on its surface. The choice depends on the cloud alone, so that it
-is the same on every machine, and a copy of a cloud stays a copy.
+A split is a folder with a folder for each class, a folder of its name in each class's folder, a
+list of file names, or h5 and npz files of arrays. Every cloud is brought to one number of points:
+of a larger one a random part is kept, a smaller one is filled up with its own points, a mesh is
+sampled on its surface. The choice depends on the cloud alone, so that it is the same on every
+machine, and a copy of a cloud stays a copy.
 
 Letters: n clouds, P points.
 """
@@ -23,12 +24,21 @@ from pointsweep.data.dataset import Dataset, data_folder
 from pointsweep.data.readers.cloud_arrays import Keys, names_in, read_arrays
 from pointsweep.data.readers.cloud_files import read_cloud
 from pointsweep.data.readers.clouds import as_stored, unit_sphere, whole_labels
-from pointsweep.data.readers.file_splits import SplitFiles, contents, names_of, one_kind, split_files
+from pointsweep.data.readers.file_splits import (
+    SplitFiles,
+    contents,
+    names_of,
+    one_kind,
+    split_files,
+)
 from pointsweep.data.splits import hold_out
 from pointsweep.errors import MissingData, unknown
 from pointsweep.utils.array_cache import arrays_of_files
 
-ORIGIN = "Any folder of clouds: `pointsweep data add FOLDER` prints the section that reads it (docs/data.md)."
+ORIGIN = (
+    "Any folder of clouds: `pointsweep data add FOLDER` prints the section that reads it"
+    " (docs/data.md)."
+)
 SPLITS = ("train", "val", "test")
 REVISION = 1  # of what is made of the same files; part of the cache's key
 
@@ -58,7 +68,9 @@ class Files(Dataset):
 
 @dataclass(frozen=True)
 class Stored:
-    """The clouds of a folder: {split}_points (n, P, 3) float32, _labels (n,), _sizes (n,) as found, perhaps _groups (n,)."""
+    """The clouds of a folder: {split}_points (n, P, 3) float32, _labels (n,), _sizes (n,) as found,
+    perhaps _groups (n,).
+    """
 
     arrays: Mapping[str, np.ndarray]
     digest: str
@@ -71,14 +83,19 @@ def folder_of(config: FilesConfig) -> Path:
 
 
 def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
-    """Return the files of each split that the configuration names. Raises MissingData, ValueError."""
+    """Return the files of each split that the configuration names. Raises MissingData,
+    ValueError.
+    """
     found = {}
     for split in SPLITS:
         value = getattr(config, split)
         if value is not None:
             found[split] = split_files(root, split, value, config.pattern)
     if len({bool(files.arrays) for files in found.values()}) > 1:
-        kinds = ", ".join(f"{split}: {'arrays' if files.arrays else 'a cloud a file'}" for split, files in found.items())
+        kinds = ", ".join(
+            f"{split}: {'arrays' if files.arrays else 'a cloud a file'}"
+            for split, files in found.items()
+        )
         raise ValueError(f"{root}: the splits must be of one kind, found {kinds}")
     one_kind(list(found.values()), config.pattern)
     return found
@@ -96,40 +113,76 @@ def stored(config: FilesConfig, root: Path) -> Stored:
         files.append(names_file)
         listed = names_of(names_file)
     # A cloud's class may be its folder, which the digest of its content does not cover.
-    places = {split: [str(path.relative_to(root)) for path in found.files] for split, found in splits.items()}
-    settings = [REVISION, config.num_classes, config.stored_points, config.keep_units, config.test_fraction, *_keys(config)]
-    key = json.dumps([places, settings, {split: [name for _, name in found.clouds] for split, found in splits.items()}])
+    places = {
+        split: [str(path.relative_to(root)) for path in found.files]
+        for split, found in splits.items()
+    }
+    settings = [
+        REVISION,
+        config.num_classes,
+        config.stored_points,
+        config.keep_units,
+        config.test_fraction,
+        *_keys(config),
+    ]
+    key = json.dumps(
+        [
+            places,
+            settings,
+            {split: [name for _, name in found.clouds] for split, found in splits.items()},
+        ]
+    )
 
     class_names = _class_names(config, splits, listed)
-    arrays, digest = arrays_of_files("files", files, lambda: _read(config, splits, class_names), key)
+    arrays, digest = arrays_of_files(
+        "files", files, lambda: _read(config, splits, class_names), key
+    )
     if "class_names" in arrays:  # of arrays whose labels are names
         class_names = tuple(map(str, arrays["class_names"]))
     return Stored(arrays, digest, class_names)
 
 
 def _keys(config: FilesConfig) -> tuple[str | None, ...]:
-    return (config.points_key, config.labels_key, config.offsets_key, config.groups_key, config.split_key)
+    return (
+        config.points_key,
+        config.labels_key,
+        config.offsets_key,
+        config.groups_key,
+        config.split_key,
+    )
 
 
-def _class_names(config: FilesConfig, splits: Mapping[str, SplitFiles], listed: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the classes in the order of their numbers; of arrays without a file of names, numbers."""
+def _class_names(
+    config: FilesConfig, splits: Mapping[str, SplitFiles], listed: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the classes in the order of their numbers; of arrays without a file of names,
+    numbers.
+    """
     arrays = [path for found in splits.values() for path in found.arrays]
     if arrays:
-        named = listed or names_in(arrays[0], config.num_classes) or map(str, range(config.num_classes))
+        named = (
+            listed or names_in(arrays[0], config.num_classes) or map(str, range(config.num_classes))
+        )
         return checked_names((), tuple(named), config.num_classes)
     names = sorted({name for found in splits.values() for _, name in found.clouds})
     return checked_names(names, listed, config.num_classes)
 
 
-def checked_names(found: Sequence[str], listed: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    """Return the classes in the order of their numbers. Raises ValueError unless there are `num_classes`, all of them listed."""
+def checked_names(
+    found: Sequence[str], listed: Sequence[str] | None, num_classes: int
+) -> tuple[str, ...]:
+    """Return the classes in the order of their numbers. Raises ValueError unless there are
+    `num_classes`, all of them listed.
+    """
     for name in found:
         if listed is not None and name not in listed:
             raise ValueError(unknown("class", name, listed, "dataset.class_names lists"))
     names = tuple(found if listed is None else listed)
     if len(names) != num_classes:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise ValueError(f"dataset.num_classes: {num_classes} asked for, {len(names)} are there: {shown}")
+        raise ValueError(
+            f"dataset.num_classes: {num_classes} asked for, {len(names)} are there: {shown}"
+        )
     return names
 
 
@@ -138,7 +191,9 @@ def checked_names(found: Sequence[str], listed: Sequence[str] | None, num_classe
 
 @dataclass(frozen=True)
 class _Clouds:
-    """Clouds (P, 3) of any sizes, at most `stored_points`; how many points each had; numbers or names of classes."""
+    """Clouds (P, 3) of any sizes, at most `stored_points`; how many points each had; numbers or
+    names of classes.
+    """
 
     clouds: list[np.ndarray]
     sizes: list[int]
@@ -146,7 +201,9 @@ class _Clouds:
     groups: np.ndarray | None
 
 
-def _read(config: FilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _read(
+    config: FilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     found: dict[str, _Clouds] = {}
     for split, files in splits.items():
         if files.arrays:
@@ -160,13 +217,19 @@ def _read(config: FilesConfig, splits: Mapping[str, SplitFiles], class_names: tu
     if config.test is None:
         found["train"], found["test"] = _parted(found["train"], config.test_fraction)
     if any(clouds.groups is not None for clouds in found.values()):
-        names_of_groups = np.unique(np.concatenate([np.asarray(clouds.groups) for clouds in found.values()]))
+        names_of_groups = np.unique(
+            np.concatenate([np.asarray(clouds.groups) for clouds in found.values()])
+        )
         for split, clouds in found.items():
-            arrays[f"{split}_groups"] = np.searchsorted(names_of_groups, np.asarray(clouds.groups)).astype(np.int64)
+            arrays[f"{split}_groups"] = np.searchsorted(
+                names_of_groups, np.asarray(clouds.groups)
+            ).astype(np.int64)
     size = max(len(cloud) for clouds in found.values() for cloud in clouds.clouds)
     for split, clouds in found.items():
         points = np.stack([resized(cloud, size) for cloud in clouds.clouds])
-        arrays[f"{split}_points"] = as_stored(points, f"dataset.{split}") if config.keep_units else unit_sphere(points)
+        arrays[f"{split}_points"] = (
+            as_stored(points, f"dataset.{split}") if config.keep_units else unit_sphere(points)
+        )
         arrays[f"{split}_labels"] = clouds.labels.astype(np.int64)
         arrays[f"{split}_sizes"] = np.array(clouds.sizes, dtype=np.int64)
     return arrays
@@ -200,7 +263,9 @@ def _read_arrays(config: FilesConfig, split: str, files: SplitFiles) -> _Clouds:
             labels.append(content.labels)
         if content.groups is not None:
             groups.append(content.groups)
-    return _Clouds(clouds, sizes, np.concatenate(labels), np.concatenate(groups) if groups else None)
+    return _Clouds(
+        clouds, sizes, np.concatenate(labels), np.concatenate(groups) if groups else None
+    )
 
 
 def _numbered(
@@ -209,7 +274,10 @@ def _numbered(
     """Return the clouds with numbers in place of names of classes, and the names."""
     for split, clouds in found.items():
         if clouds.labels.dtype.kind != "U":
-            raise ValueError(f"dataset.{split}: labels are numbers, those of another split are names; one kind is allowed")
+            raise ValueError(
+                f"dataset.{split}: labels are numbers, those of another split are names; one kind"
+                " is allowed"
+            )
     present = sorted({str(name) for clouds in found.values() for name in clouds.labels})
     listed = class_names if config.class_names is not None else None
     names = checked_names(present, listed, config.num_classes)
@@ -230,7 +298,12 @@ def _parted(clouds: _Clouds, fraction: float) -> tuple[_Clouds, _Clouds]:
 
 def _taken(clouds: _Clouds, rows: np.ndarray) -> _Clouds:
     groups = None if clouds.groups is None else clouds.groups[rows]
-    return _Clouds([clouds.clouds[row] for row in rows], [clouds.sizes[row] for row in rows], clouds.labels[rows], groups)
+    return _Clouds(
+        [clouds.clouds[row] for row in rows],
+        [clouds.sizes[row] for row in rows],
+        clouds.labels[rows],
+        groups,
+    )
 
 
 def _at_most(cloud: np.ndarray, count: int) -> np.ndarray:
@@ -238,10 +311,11 @@ def _at_most(cloud: np.ndarray, count: int) -> np.ndarray:
 
 
 def resized(cloud: np.ndarray, count: int) -> np.ndarray:
-    """Return a cloud (count, 3): a random part of a larger one (P, 3), a smaller one with points of its own repeated.
+    """Return a cloud (count, 3): a random part of a larger one (P, 3), a smaller one with points of
+    its own repeated.
 
-    What is drawn depends on P alone, and a larger cloud's points are sorted first: the same points in another order, moved
-    or scaled, give the same part.
+    What is drawn depends on P alone, and a larger cloud's points are sorted first: the same points
+    in another order, moved or scaled, give the same part.
     """
     size = len(cloud)
     if size == count:
@@ -261,6 +335,6 @@ def _marks(arrays: Mapping[str, np.ndarray], config: FilesConfig) -> Iterator[st
         short = int((sizes < config.num_points).sum())
         if short:
             yield (
-                f"{short:,} of {len(sizes):,} {name} clouds have fewer than {config.num_points:,} points "
-                f"(the fewest {sizes.min():,}) and are filled up with their own"
+                f"{short:,} of {len(sizes):,} {name} clouds have fewer than {config.num_points:,}"
+                f" points (the fewest {sizes.min():,}) and are filled up with their own"
             )

@@ -1,6 +1,8 @@
-"""The data and weights that trials need, as they are on this machine: read as a trial reads them, and remembered.
+"""The data and weights that trials need, as they are on this machine: read as a trial reads them,
+and remembered.
 
-A second look at unchanged files needs neither torch nor the files' content. Importing this is free of torch.
+A second look at unchanged files needs neither torch nor the files' content. Importing this is free
+of torch.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class WeightFacts:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found. `missing`: what is not here or cannot be used; `to_fetch`: weights that a launch gets first."""
+    """What was found. `missing`: what is not here or cannot be used; `to_fetch`: weights that a
+    launch gets first.
+    """
 
     data: Mapping[DatasetConfig, DataFacts]
     weights: Mapping[BackboneConfig, WeightFacts]
@@ -53,7 +57,9 @@ def needed(configs: Iterable[TrialConfig], fetch: bool) -> Inputs:
     return read_all(datasets, backbones, fetch)
 
 
-def read_all(datasets: Iterable[DatasetConfig], backbones: Iterable[BackboneConfig], fetch: bool) -> Inputs:
+def read_all(
+    datasets: Iterable[DatasetConfig], backbones: Iterable[BackboneConfig], fetch: bool
+) -> Inputs:
     """Read data sets and weights; see `needed`."""
     data: dict[DatasetConfig, DataFacts] = {}
     weights: dict[BackboneConfig, WeightFacts] = {}
@@ -79,7 +85,9 @@ def read_all(datasets: Iterable[DatasetConfig], backbones: Iterable[BackboneConf
 
 
 def parts_of(configs: Iterable[TrialConfig]) -> tuple[list[DatasetConfig], list[BackboneConfig]]:
-    """Return the distinct data sets, and the distinct backbones that files are read for, in order."""
+    """Return the distinct data sets, and the distinct backbones that files are read for, in
+    order.
+    """
     datasets: dict[DatasetConfig, None] = {}
     backbones: dict[BackboneConfig, None] = {}
     for config in configs:
@@ -106,7 +114,8 @@ def on_server() -> bool:
 
 
 def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
-    """Return the checkpoint of a backbone, remembered or read and compared with the backbone's names and shapes.
+    """Return the checkpoint of a backbone, remembered or read and compared with the backbone's
+    names and shapes.
 
     Raises MissingWeights, and ValueError for a checkpoint that cannot be used.
     """
@@ -128,7 +137,9 @@ def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
 
 
 def known_weights(section: Mapping[str, Any]) -> WeightFacts | None:
-    """Return what is remembered of a backbone's section of a configuration; None if its file has changed since."""
+    """Return what is remembered of a backbone's section of a configuration; None if its file has
+    changed since.
+    """
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(_path(section).read_text())
         facts = WeightFacts(**kept["facts"])

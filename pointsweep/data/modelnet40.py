@@ -1,7 +1,8 @@
 """ModelNet40: 12,311 CAD shapes of 40 classes.
 
-Source: arXiv 1406.5670; layouts of spec 6.2: hdf5 (`modelnet40_ply_hdf5_2048`) and text (`modelnet40_normal_resampled`), the latter
-also packed as one .tar.xz beside its own name. Every cloud is moved to its mean and scaled to the unit sphere when it is read.
+Source: arXiv 1406.5670; layouts of spec 6.2: hdf5 (`modelnet40_ply_hdf5_2048`) and text
+(`modelnet40_normal_resampled`), the latter also packed as one .tar.xz beside its own name. Every
+cloud is moved to its mean and scaled to the unit sphere when it is read.
 """
 
 from __future__ import annotations
@@ -24,16 +25,26 @@ from pointsweep.errors import MissingData
 from pointsweep.utils.array_cache import arrays_of_files
 
 CLASSES = (
-    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone", "cup", "curtain", "desk", "door",
-    "dresser", "flower_pot", "glass_box", "guitar", "keyboard", "lamp", "laptop", "mantel", "monitor", "night_stand", "person",
-    "piano", "plant", "radio", "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
+    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone",
+    "cup", "curtain", "desk", "door",
+    "dresser", "flower_pot", "glass_box", "guitar", "keyboard", "lamp", "laptop", "mantel",
+    "monitor", "night_stand", "person",
+    "piano", "plant", "radio", "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent",
+    "toilet", "tv_stand", "vase",
     "wardrobe", "xbox",
 )  # fmt: skip
 COLUMNS = (3, 6)  # of the text layout: x, y, z, and the normal
-ORIGIN = "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
+ORIGIN = (
+    "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
+)
 NUM_TEST = 2468  # published test shapes
-# What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec 6.2).
-MARKERS = {"train_files.txt": 9840, "modelnet40_normal_resampled.tar.xz": 9843, "modelnet40_train.txt": 9843}
+# What tells a layout -> its published number of training shapes: the hdf5 files lack three (spec
+# 6.2).
+MARKERS = {
+    "train_files.txt": 9840,
+    "modelnet40_normal_resampled.tar.xz": 9843,
+    "modelnet40_train.txt": 9843,
+}
 
 
 class ModelNet40(Dataset):
@@ -68,7 +79,9 @@ class ModelNet40(Dataset):
 
 
 def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingData,
+    ValueError.
+    """
     files, read = layout(folder)
     return arrays_of_files("modelnet40", files(), read)
 
@@ -76,7 +89,8 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[str, np.ndarray]]]:
     """Return two functions of a folder's layout: one lists all files that are read, one reads them.
 
-    Raises MissingData if the folder has neither layout, or if a list or one of the hdf5 files is absent.
+    Raises MissingData if the folder has neither layout, or if a list or one of the hdf5 files is
+    absent.
     """
     packed = folder / "modelnet40_normal_resampled.tar.xz"
     if (folder / "train_files.txt").is_file():
@@ -87,7 +101,8 @@ def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[st
     if (folder / "modelnet40_train.txt").is_file():
         return lambda: text_files(folder), lambda: read_text(folder)
     raise MissingData(
-        f"data set modelnet40: {folder} holds neither train_files.txt (hdf5 layout) nor modelnet40_train.txt (text layout). {ORIGIN}"
+        f"data set modelnet40: {folder} holds neither train_files.txt (hdf5 layout) nor"
+        f" modelnet40_train.txt (text layout). {ORIGIN}"
     )
 
 
@@ -103,7 +118,11 @@ def hdf5_files(folder: Path) -> list[Path]:
 
 def text_files(folder: Path) -> list[Path]:
     """Return all files that `read_text` reads from a folder. Raises MissingData, ValueError."""
-    files = [folder / "modelnet40_shape_names.txt", folder / "modelnet40_train.txt", folder / "modelnet40_test.txt"]
+    files = [
+        folder / "modelnet40_shape_names.txt",
+        folder / "modelnet40_train.txt",
+        folder / "modelnet40_test.txt",
+    ]
     for file in files[1:]:
         for name, shape in shape_ids(_text(file), str(file)):
             files.append(folder / name / f"{shape}.txt")
@@ -114,7 +133,9 @@ def text_files(folder: Path) -> list[Path]:
 
 
 def listed(folder: Path, split: str) -> list[Path]:
-    """The h5 files that `<split>_files.txt` names; only their last part counts, the lists hold paths of the maker's machine."""
+    """The h5 files that `<split>_files.txt` names; only their last part counts, the lists hold
+    paths of the maker's machine.
+    """
     list_file = folder / f"{split}_files.txt"
     files = [folder / last_part(name) for name in lines_of(_text(list_file))]
     if not files:
@@ -126,7 +147,9 @@ def listed(folder: Path, split: str) -> list[Path]:
 
 
 def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
-    """All splits: {train,test}_points (n, P, 3) float32 and _labels (n,) int64. Raises ValueError naming file and cloud."""
+    """All splits: {train,test}_points (n, P, 3) float32 and _labels (n,) int64. Raises ValueError
+    naming file and cloud.
+    """
     check_names(_text(folder / "shape_names.txt"), str(folder / "shape_names.txt"))
     arrays = {}
     for split in ("train", "test"):
@@ -136,7 +159,9 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
             stored_points, stored_labels = read_h5(file, len(CLASSES), "ModelNet40 file")
             if points and stored_points.shape[1] != points[0].shape[1]:
                 size = stored_points.shape[1]
-                raise ValueError(f"{file}: clouds of {size} points, those before have {points[0].shape[1]}")
+                raise ValueError(
+                    f"{file}: clouds of {size} points, those before have {points[0].shape[1]}"
+                )
             points.append(unit_sphere(stored_points))
             labels.append(stored_labels)
         arrays[f"{split}_points"] = np.concatenate(points)
@@ -145,7 +170,9 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_text(source: Path) -> dict[str, np.ndarray]:
-    """The text layout from a folder or a .tar.xz: x, y, z of every shape that the lists name, in their order."""
+    """The text layout from a folder or a .tar.xz: x, y, z of every shape that the lists name, in
+    their order.
+    """
     with _open_text(source) as read:
         check_names(read("modelnet40_shape_names.txt"), f"{source}: modelnet40_shape_names.txt")
         arrays: dict[str, np.ndarray] = {}
@@ -153,15 +180,23 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
         for split in ("train", "test"):
             clouds: list[np.ndarray] = []
             labels: list[int] = []
-            for name, shape in shape_ids(read(f"modelnet40_{split}.txt"), f"{source}: modelnet40_{split}.txt"):
-                file = f"{source / name / shape}.txt" if source.is_dir() else f"{source}: {name}/{shape}.txt"
+            for name, shape in shape_ids(
+                read(f"modelnet40_{split}.txt"), f"{source}: modelnet40_{split}.txt"
+            ):
+                file = (
+                    f"{source / name / shape}.txt"
+                    if source.is_dir()
+                    else f"{source}: {name}/{shape}.txt"
+                )
                 rows = number_rows(read(f"{name}/{shape}.txt"), file, columns)
                 columns = (rows.shape[1],)  # all files have as many as the first
                 cloud = rows[None, :, :3]
                 label = CLASSES.index(name)
                 check_clouds(cloud, np.array([label]), len(CLASSES), file)
                 if clouds and len(rows) != len(clouds[0]):
-                    raise ValueError(f"{file}: {len(rows)} points, those before have {len(clouds[0])}")
+                    raise ValueError(
+                        f"{file}: {len(rows)} points, those before have {len(clouds[0])}"
+                    )
                 clouds.append(unit_sphere(cloud)[0])
                 labels.append(label)
             arrays[f"{split}_points"] = np.stack(clouds)
@@ -170,7 +205,9 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
 
 
 def shape_ids(text: str, source: str) -> list[tuple[str, str]]:
-    """Return class and id of the shapes in a list. Raises ValueError naming the list and the first bad one."""
+    """Return class and id of the shapes in a list. Raises ValueError naming the list and the first
+    bad one.
+    """
     found = []
     for line in lines_of(text):
         shape = last_part(line).removesuffix(".txt")
@@ -196,7 +233,9 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is not None:
-                    members[member.name.partition("modelnet40_normal_resampled/")[2] or member.name] = file.read()
+                    members[
+                        member.name.partition("modelnet40_normal_resampled/")[2] or member.name
+                    ] = file.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise ValueError(f"{source}: not a readable .tar.xz of texts: {error}") from error
 
@@ -215,10 +254,18 @@ def _text(path: Path) -> str:
 
 
 def check_names(text: str, source: str) -> None:
-    """Raise ValueError unless the names are the 40 classes in alphabetical order, as the labels assume."""
+    """Raise ValueError unless the names are the 40 classes in alphabetical order, as the labels
+    assume.
+    """
     names = tuple(text.split())
     if names != CLASSES:
-        first = next((i for i, (a, b) in enumerate(zip(names, CLASSES, strict=False)) if a != b), min(len(names), len(CLASSES)))
+        first = next(
+            (i for i, (a, b) in enumerate(zip(names, CLASSES, strict=False)) if a != b),
+            min(len(names), len(CLASSES)),
+        )
         found = names[first] if first < len(names) else "nothing"
         expected = CLASSES[first] if first < len(CLASSES) else "nothing"
-        raise ValueError(f"{source}: class {first} is {found}, expected {expected} (40 classes in alphabetical order)")
+        raise ValueError(
+            f"{source}: class {first} is {found}, expected {expected} (40 classes in alphabetical"
+            " order)"
+        )

@@ -1,16 +1,20 @@
-"""Few-shot ModelNet40: `way` classes, `shot` training shapes and 20 test shapes of each, ten folds of every kind.
+"""Few-shot ModelNet40: `way` classes, `shot` training shapes and 20 test shapes of each, ten folds
+of every kind.
 
-Source: the protocol of Point-BERT (arXiv 2111.14819), used by Point-MAE (arXiv 2203.06604); spec 6.3. Labels are those of the
-episode, 0 to way - 1; the head keeps ModelNet40's 40 outputs, as in the papers' programs, so outputs from `way` on are never right.
+Source: the protocol of Point-BERT (arXiv 2111.14819), used by Point-MAE (arXiv 2203.06604); spec
+6.3. Labels are those of the episode, 0 to way - 1; the head keeps ModelNet40's 40 outputs, as in
+the papers' programs, so outputs from `way` on are never right.
 
-`generated` draws the folds from the ModelNet40 at hand, so few-shot works wherever ModelNet40 is. The draw is no random generator's
-but an order by sha256, so it is the same for everybody and for ever: of the text "<way>way_<shot>shot/<fold>/class/<name>" for the
-classes (the first `way` make the episode, in this order) and of ".../<split>/<name>/<k>" for the k-th shape of a class in file order.
-As in Point-BERT's program the training shapes come from the training split and the test shapes from the test split. The two layouts
-of ModelNet40 list their shapes in different order, so they give different shapes (of the same classes); the digest tells.
+`generated` draws the folds from the ModelNet40 at hand, so few-shot works wherever ModelNet40 is.
+The draw is no random generator's but an order by sha256, so it is the same for everybody and for
+ever: of the text "<way>way_<shot>shot/<fold>/class/<name>" for the classes (the first `way` make
+the episode, in this order) and of ".../<split>/<name>/<k>" for the k-th shape of a class in file
+order. As in Point-BERT's program the training shapes come from the training split and the test
+shapes from the test split. The two layouts of ModelNet40 list their shapes in different order, so
+they give different shapes (of the same classes); the digest tells.
 
-`point_bert` reads Point-BERT's own folds, once `pointsweep data --convert-fewshot FOLDER` has made npz files of its
-pickles. A pickle is never read here.
+`point_bert` reads Point-BERT's own folds, once `pointsweep data --convert-fewshot FOLDER` has made
+npz files of its pickles. A pickle is never read here.
 """
 
 from __future__ import annotations
@@ -34,11 +38,16 @@ KINDS = [(way, shot) for way in (5, 10) for shot in (10, 20)]
 NUM_FOLDS = 10
 TEST_PER_CLASS = 20
 ARRAYS = ("train_points", "train_labels", "test_points", "test_labels", "classes")
-FOLDS_ORIGIN = "Point-BERT's folds come with its program (ModelNetFewshot); convert them: pointsweep data --convert-fewshot"
+FOLDS_ORIGIN = (
+    "Point-BERT's folds come with its program (ModelNetFewshot); convert them: pointsweep data"
+    " --convert-fewshot"
+)
 
 
 class ModelNet40Fewshot(Dataset):
-    """One episode. `class_names` begins with the episode's classes, in the order of their labels; the others follow."""
+    """One episode. `class_names` begins with the episode's classes, in the order of their labels;
+    the others follow.
+    """
 
     augment_first = False
     shuffles = True
@@ -52,12 +61,18 @@ class ModelNet40Fewshot(Dataset):
         if config.source == "generated":
             shapes, shapes_digest = stored(folder)
             key = text_digest(f"{shapes_digest} {episode_name(config.way, config.shot, fold)}")
-            arrays, digest = cached_arrays(f"fewshot-{key}", lambda: draw(shapes, config.way, config.shot, fold))
+            arrays, digest = cached_arrays(
+                f"fewshot-{key}", lambda: draw(shapes, config.way, config.shot, fold)
+            )
         else:
             path = fold_file(folder, config.way, config.shot, fold)
-            arrays, digest = arrays_of_files("fewshot", [path], lambda: read_npz(path, config.way, config.shot), "point_bert")
+            arrays, digest = arrays_of_files(
+                "fewshot", [path], lambda: read_npz(path, config.way, config.shot), "point_bert"
+            )
         chosen = [CLASSES[number] for number in arrays["classes"]]
-        super().__init__(config, [*chosen, *(name for name in CLASSES if name not in chosen)], arrays, digest)
+        super().__init__(
+            config, [*chosen, *(name for name in CLASSES if name not in chosen)], arrays, digest
+        )
         self.marks = ("generated folds",) if config.source == "generated" else ()
 
     @classmethod
@@ -81,7 +96,9 @@ class ModelNet40Fewshot(Dataset):
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         for folder in folders_with(root, "*way_*shot"):
-            for way, shot in (kind for kind in KINDS if (folder / "{}way_{}shot".format(*kind)).is_dir()):
+            for way, shot in (
+                kind for kind in KINDS if (folder / "{}way_{}shot".format(*kind)).is_dir()
+            ):
                 for fold in range(NUM_FOLDS):
                     yield Copy(
                         f"{folder.relative_to(root)}/{episode_name(way, shot, fold)}",
@@ -94,22 +111,31 @@ class ModelNet40Fewshot(Dataset):
 def source_folder(config: ModelNet40FewshotConfig) -> Path:
     """The folder of ModelNet40 or of the converted folds. Raises MissingData."""
     if config.source == "generated":
-        return data_folder("modelnet40_fewshot", config.folder or "modelnet40_ply_hdf5_2048", ORIGIN)
+        return data_folder(
+            "modelnet40_fewshot", config.folder or "modelnet40_ply_hdf5_2048", ORIGIN
+        )
     return data_folder("modelnet40_fewshot", config.folder or "ModelNetFewshot", FOLDS_ORIGIN)
 
 
 def episode_name(way: int, shot: int, fold: int) -> str:
-    """5way_10shot/0: the name of Point-BERT's files, and what the draw of `generated` depends on."""
+    """5way_10shot/0: the name of Point-BERT's files, and what the draw of `generated` depends
+    on.
+    """
     return f"{way}way_{shot}shot/{fold}"
 
 
 def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:
-    """The converted file of a fold. Raises MissingData, which says if the pickle waits to be converted."""
+    """The converted file of a fold. Raises MissingData, which says if the pickle waits to be
+    converted.
+    """
     path = folder / f"{episode_name(way, shot, fold)}.npz"
     if path.is_file():
         return path
     if path.with_suffix(".pkl").is_file():
-        raise MissingData(f"{path.with_suffix('.pkl')} is not converted: run pointsweep data --convert-fewshot {folder}")
+        raise MissingData(
+            f"{path.with_suffix('.pkl')} is not converted: run pointsweep data --convert-fewshot"
+            f" {folder}"
+        )
     raise MissingData(f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}")
 
 
@@ -119,28 +145,42 @@ def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> di
     Raises ValueError naming the classes that have too few shapes.
     """
     name = episode_name(way, shot, fold)
-    classes = sorted(range(len(CLASSES)), key=lambda number: text_digest(f"{name}/class/{CLASSES[number]}"))[:way]
+    classes = sorted(
+        range(len(CLASSES)), key=lambda number: text_digest(f"{name}/class/{CLASSES[number]}")
+    )[:way]
     check_shapes_suffice(arrays, classes, name, {"train": shot, "test": TEST_PER_CLASS})
     episode = {"classes": np.array(classes, dtype=np.int64)}
     for split, count in (("train", shot), ("test", TEST_PER_CLASS)):
         chosen: list[tuple[str, int, int]] = []  # order, row of the stored clouds, label
         for label, number in enumerate(classes):
             rows = np.flatnonzero(arrays[f"{split}_labels"] == number)
-            order = ((text_digest(f"{name}/{split}/{CLASSES[number]}/{k}"), int(row), label) for k, row in enumerate(rows))
+            order = (
+                (text_digest(f"{name}/{split}/{CLASSES[number]}/{k}"), int(row), label)
+                for k, row in enumerate(rows)
+            )
             chosen += sorted(order)[:count]
-        # The classes are mixed, as in Point-BERT's files: a program that mixes the clouds of a batch would profit from their order.
+        # The classes are mixed, as in Point-BERT's files: a program that mixes the clouds of a
+        # batch would profit from their order.
         chosen.sort()
-        episode[f"{split}_points"] = np.stack([arrays[f"{split}_points"][row] for _, row, _ in chosen])
+        episode[f"{split}_points"] = np.stack(
+            [arrays[f"{split}_points"][row] for _, row, _ in chosen]
+        )
         episode[f"{split}_labels"] = np.array([label for _, _, label in chosen], dtype=np.int64)
     return episode
 
 
-def check_shapes_suffice(arrays: Mapping[str, np.ndarray], classes: Sequence[int], name: str, needed: Mapping[str, int]) -> None:
+def check_shapes_suffice(
+    arrays: Mapping[str, np.ndarray], classes: Sequence[int], name: str, needed: Mapping[str, int]
+) -> None:
     """Raise ValueError unless the episode's classes have the shapes that it takes of each."""
     lacking = []
     for split, count in needed.items():
         stored = np.bincount(arrays[f"{split}_labels"], minlength=len(CLASSES))
-        short = [f"{CLASSES[number]} has {stored[number]}" for number in classes if stored[number] < count]
+        short = [
+            f"{CLASSES[number]} has {stored[number]}"
+            for number in classes
+            if stored[number] < count
+        ]
         if short:
             lacking.append(f"{count} {split} shapes of a class are needed, here {', '.join(short)}")
     if lacking:
@@ -148,28 +188,55 @@ def check_shapes_suffice(arrays: Mapping[str, np.ndarray], classes: Sequence[int
 
 
 def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
-    """A converted fold, every cloud in the unit sphere. Raises ValueError naming the file and what is wrong with it."""
+    """A converted fold, every cloud in the unit sphere. Raises ValueError naming the file and what
+    is wrong with it.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a converted few-shot fold with {', '.join(ARRAYS)}: {error}") from error
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(
+            f"{path}: not a converted few-shot fold with {', '.join(ARRAYS)}: {error}"
+        ) from error
     check_episode(arrays, way, shot, str(path))
-    return {name: unit_sphere(array) if name.endswith("points") else array.astype(np.int64) for name, array in arrays.items()}
+    return {
+        name: unit_sphere(array) if name.endswith("points") else array.astype(np.int64)
+        for name, array in arrays.items()
+    }
 
 
 def check_episode(arrays: Mapping[str, np.ndarray], way: int, shot: int, source: str) -> None:
-    """Raise ValueError unless there are `way` classes of ModelNet40 with `shot` and 20 sound clouds each."""
+    """Raise ValueError unless there are `way` classes of ModelNet40 with `shot` and 20 sound clouds
+    each.
+    """
     classes = arrays["classes"]
     if classes.shape != (way,) or classes.dtype.kind not in "iu" or len(np.unique(classes)) != way:
-        raise ValueError(f"{source}: classes must be {way} different numbers, found {classes.dtype} {classes.tolist()}")
+        raise ValueError(
+            f"{source}: classes must be {way} different numbers, found {classes.dtype}"
+            f" {classes.tolist()}"
+        )
     if classes.min() < 0 or classes.max() >= len(CLASSES):
-        raise ValueError(f"{source}: classes must be from 0 to {len(CLASSES) - 1}, found {classes.tolist()}")
+        raise ValueError(
+            f"{source}: classes must be from 0 to {len(CLASSES) - 1}, found {classes.tolist()}"
+        )
     for split, count in (("train", shot), ("test", TEST_PER_CLASS)):
         labels = arrays[f"{split}_labels"]
         if labels.dtype.kind not in "iu":
-            raise ValueError(f"{source}: {split}_labels must be whole numbers, found {labels.dtype}")
+            raise ValueError(
+                f"{source}: {split}_labels must be whole numbers, found {labels.dtype}"
+            )
         check_clouds(arrays[f"{split}_points"], labels, way, f"{source}: {split}")
         found = np.bincount(labels, minlength=way)
         if (found != count).any():
-            raise ValueError(f"{source}: {split} must hold {count} clouds of each of {way} classes, found {found.tolist()}")
+            raise ValueError(
+                f"{source}: {split} must hold {count} clouds of each of {way} classes, found"
+                f" {found.tolist()}"
+            )

@@ -1,4 +1,5 @@
-"""What a data set of part segmentation is: clouds of any size in categories, every point with the number of its part.
+"""What a data set of part segmentation is: clouds of any size in categories, every point with the
+number of its part.
 
 Letters: B clouds, P points.
 """
@@ -19,7 +20,9 @@ from pointsweep.data.dataset import CPU, Dataset, Split
 
 @dataclass(frozen=True)
 class PartSplit(Split):
-    """Stored shape i has rows starts[i] to starts[i + 1] of points (total, 3) and of parts (total,); `labels` are categories."""
+    """Stored shape i has rows starts[i] to starts[i + 1] of points (total, 3) and of parts
+    (total,); `labels` are categories.
+    """
 
     parts: np.ndarray
     starts: np.ndarray  # (stored shapes + 1,)
@@ -30,8 +33,11 @@ class PartSplit(Split):
         rows = slice(int(self.starts[stored]), int(self.starts[stored + 1]))
         return self.points[rows], self.parts[rows], int(self.labels[row])
 
-    def batch(self, rows: np.ndarray, num_points: int, random: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray]:
-        """Random points (B, num_points, 3) and their parts (B, num_points), each shape's from a generator of its own.
+    def batch(
+        self, rows: np.ndarray, num_points: int, random: Sequence[np.random.Generator]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Random points (B, num_points, 3) and their parts (B, num_points), each shape's from a
+        generator of its own.
 
         No point is taken twice, except of shapes with fewer points than `num_points`.
         """
@@ -46,7 +52,8 @@ class PartSplit(Split):
 
 
 class PartDataset(Dataset):
-    """A batch is points (B, P, 3), categories (B,) and parts (B, P). `parts` lists the numbers of every category's parts.
+    """A batch is points (B, P, 3), categories (B,) and parts (B, P). `parts` lists the numbers of
+    every category's parts.
 
     In training the points are drawn anew every time; in evaluation a shape's are always the same.
     """
@@ -68,17 +75,29 @@ class PartDataset(Dataset):
         points, parts, starts = stored
         return PartSplit(name, points, labels, np.arange(len(labels)), parts, starts)
 
-    def train_batch(self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU) -> tuple[Tensor, ...]:
+    def train_batch(
+        self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU
+    ) -> tuple[Tensor, ...]:
         seeds = torch.randint(2**62, (len(index),), generator=generator).tolist()
-        points, *rest = self._drawn(self.train, index, [np.random.default_rng(seed) for seed in seeds])
+        points, *rest = self._drawn(
+            self.train, index, [np.random.default_rng(seed) for seed in seeds]
+        )
         return augment(points, self.config, generator).contiguous(), *rest
 
     def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
-        generators = [np.random.default_rng([int(split.index[row]), split.name == "test"]) for row in index]
+        generators = [
+            np.random.default_rng([int(split.index[row]), split.name == "test"]) for row in index
+        ]
         points, *rest = self._drawn(split, index, generators)
         return normalise(points, self.config), *rest
 
-    def _drawn(self, split: Split, index: np.ndarray, random: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor, Tensor]:
+    def _drawn(
+        self, split: Split, index: np.ndarray, random: Sequence[np.random.Generator]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(split, PartSplit)
         points, parts = split.batch(index, self.config.num_points, random)
-        return torch.from_numpy(points), torch.from_numpy(split.labels[index]), torch.from_numpy(parts.astype(np.int64))
+        return (
+            torch.from_numpy(points),
+            torch.from_numpy(split.labels[index]),
+            torch.from_numpy(parts.astype(np.int64)),
+        )

@@ -1,4 +1,5 @@
-"""Part segmentation's numbers: the IoU of a shape, and its mean over shapes (instance mIoU) and over categories (class mIoU).
+"""Part segmentation's numbers: the IoU of a shape, and its mean over shapes (instance mIoU) and
+over categories (class mIoU).
 
 Source: ShapeNetPart's evaluation as of PointNet (arXiv 1612.00593). Letters: P points.
 """
@@ -13,7 +14,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PartScore:
-    """Fractions in [0, 1]. `by_category` holds the mean over a category's shapes, for the categories that have any."""
+    """Fractions in [0, 1]. `by_category` holds the mean over a category's shapes, for the
+    categories that have any.
+    """
 
     instance_miou: float
     class_miou: float
@@ -24,11 +27,15 @@ class PartScore:
 def shape_iou(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) -> float:
     """The mean IoU over the parts of the shape's category; predicted, truth (P,) hold part numbers.
 
-    A part that is in neither counts 1. A point predicted as a part of another category is wrong, like any other wrong point.
-    Raises ValueError if the two differ in size, are empty, or the truth holds a part of another category.
+    A part that is in neither counts 1. A point predicted as a part of another category is wrong,
+    like any other wrong point. Raises ValueError if the two differ in size, are empty, or the truth
+    holds a part of another category.
     """
     if predicted.shape != truth.shape or truth.ndim != 1 or not len(truth):
-        raise ValueError(f"predicted and true parts must be (P,) alike and not empty, got {predicted.shape} and {truth.shape}")
+        raise ValueError(
+            f"predicted and true parts must be (P,) alike and not empty, got {predicted.shape} and"
+            f" {truth.shape}"
+        )
     if not np.isin(truth, parts).all():
         strange = sorted(set(truth.tolist()) - set(parts))
         raise ValueError(f"the shape holds part {strange[0]}, its category has {list(parts)}")
@@ -40,14 +47,24 @@ def shape_iou(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) ->
 
 
 def part_score(
-    predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray], category: Sequence[int], parts: Sequence[Sequence[int]]
+    predicted: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    category: Sequence[int],
+    parts: Sequence[Sequence[int]],
 ) -> PartScore:
-    """One predicted and one true (P,) and a category per shape; `parts` lists the parts of every category. Raises ValueError."""
+    """One predicted and one true (P,) and a category per shape; `parts` lists the parts of every
+    category. Raises ValueError.
+    """
     if not len(predicted) == len(truth) == len(category) or not len(truth):
         raise ValueError(
-            f"{len(predicted)} predictions, {len(truth)} shapes, {len(category)} categories: must be as many, at least 1"
+            f"{len(predicted)} predictions, {len(truth)} shapes, {len(category)} categories: must"
+            " be as many, at least 1"
         )
     ious = [shape_iou(p, t, parts[c]) for p, t, c in zip(predicted, truth, category, strict=True)]
     numbers = np.asarray(category)
-    by_category = {int(c): float(np.mean(np.asarray(ious)[numbers == c])) for c in np.unique(numbers)}
-    return PartScore(float(np.mean(ious)), float(np.mean(list(by_category.values()))), by_category, tuple(ious))
+    by_category = {
+        int(c): float(np.mean(np.asarray(ious)[numbers == c])) for c in np.unique(numbers)
+    }
+    return PartScore(
+        float(np.mean(ious)), float(np.mean(list(by_category.values()))), by_category, tuple(ious)
+    )

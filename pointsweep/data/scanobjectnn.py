@@ -19,7 +19,8 @@ from pointsweep.errors import MissingData
 from pointsweep.utils.array_cache import arrays_of_files
 
 CLASSES = (
-    "bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table", "bed", "pillow", "sink", "sofa", "toilet",
+    "bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table", "bed",
+    "pillow", "sink", "sofa", "toilet",
 )  # fmt: skip
 VARIANTS = {  # variant -> folder, ending of the file names
     "pb_t50_rs": ("main_split", "_augmentedrot_scale75"),
@@ -29,18 +30,24 @@ VARIANTS = {  # variant -> folder, ending of the file names
     "obj_bg": ("main_split", ""),
     "obj_only": ("main_split_nobg", ""),
 }
-PUBLISHED = {"pb_t50_rs": (11416, 2882), "obj_bg": (2309, 581), "obj_only": (2309, 581)}  # training and test objects (spec 6.1)
+# training and test objects (spec 6.1)
+PUBLISHED = {"pb_t50_rs": (11416, 2882), "obj_bg": (2309, 581), "obj_only": (2309, 581)}
 ONE_CLOUD_AN_OBJECT = ("obj_bg", "obj_only")
-OBJECTS_FILE = "_objects.txt"  # beside a split's file, with its stem: the object of each cloud, one a line
+# beside a split's file, with its stem: the object of each cloud, one a line
+OBJECTS_FILE = "_objects.txt"
 RANDOM_ORDERS = 199  # that an order of copies is compared with
-ORIGIN = "ScanObjectNN is handed out after a terms-of-use form by its authors (hkust-vgd.github.io/scanobjectnn)."
+ORIGIN = (
+    "ScanObjectNN is handed out after a terms-of-use form by its authors"
+    " (hkust-vgd.github.io/scanobjectnn)."
+)
 
 
 class ScanObjectNN(Dataset):
     """2,048 points a cloud, not normalised; augmented before it is sampled (spec 2.9).
 
-    The perturbed variants (PB_...) have about five clouds of each object, which differ in crop, rotation and scale. No
-    published file says which these are, and in the files the classes of neighbouring clouds differ: see `objects_of`.
+    The perturbed variants (PB_...) have about five clouds of each object, which differ in crop,
+    rotation and scale. No published file says which these are, and in the files the classes of
+    neighbouring clouds differ: see `objects_of`.
     """
 
     origin = ORIGIN
@@ -65,7 +72,11 @@ class ScanObjectNN(Dataset):
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
-        markers = [f"{inner}{folder}" for inner in ("", "h5_files/") for folder in ("main_split", "main_split_nobg")]
+        markers = [
+            f"{inner}{folder}"
+            for inner in ("", "h5_files/")
+            for folder in ("main_split", "main_split_nobg")
+        ]
         found = set()
         for marker in markers:
             for path in folders_with(root, marker):
@@ -73,7 +84,11 @@ class ScanObjectNN(Dataset):
                 found.add(path.parent if path.name == "h5_files" and path != root else path)
         for folder in sorted(found):
             for variant in VARIANTS:
-                if any(path.is_file() for places in candidates(folder, variant).values() for path in places):
+                if any(
+                    path.is_file()
+                    for places in candidates(folder, variant).values()
+                    for path in places
+                ):
                     yield Copy(
                         f"{folder.relative_to(root)} ({variant})",
                         lambda folder=folder, variant=variant: read(folder, variant),  # type: ignore[misc]
@@ -83,13 +98,17 @@ class ScanObjectNN(Dataset):
 
 
 def published_sizes(variant: str) -> dict[str, Sequence[int]]:
-    """The published numbers of training and test objects of a variant; nothing for a variant without known ones."""
+    """The published numbers of training and test objects of a variant; nothing for a variant
+    without known ones.
+    """
     counts = PUBLISHED.get(variant)
     return {"train": (counts[0],), "test": (counts[1],)} if counts else {}
 
 
 def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
-    """All clouds and labels of a variant, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    """All clouds and labels of a variant, memory-mapped, and their digest. Raises MissingData,
+    ValueError.
+    """
     files = list(split_files(folder, variant).values())
     names = folder / "shape_names.txt"
     if names.is_file():
@@ -98,10 +117,15 @@ def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
 
 
 def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
-    """{train,test}_points (n, 2048, 3) float32 and _labels (n,) int64. Raises MissingData, ValueError."""
+    """{train,test}_points (n, 2048, 3) float32 and _labels (n,) int64. Raises MissingData,
+    ValueError.
+    """
     names = folder / "shape_names.txt"
     if names.is_file() and tuple(read_text(names).split()) != CLASSES:
-        raise ValueError(f"{names}: not the {len(CLASSES)} classes in the order of their labels: {', '.join(CLASSES)}")
+        raise ValueError(
+            f"{names}: not the {len(CLASSES)} classes in the order of their labels:"
+            f" {', '.join(CLASSES)}"
+        )
     arrays = {}
     for split, file in split_files(folder, variant).items():
         points, labels = read_h5(file, len(CLASSES), "ScanObjectNN file")
@@ -113,19 +137,26 @@ def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
 def objects_of(
     files: Mapping[str, Path], arrays: Mapping[str, np.ndarray], copies_in_a_row: int | None
 ) -> dict[str, np.ndarray] | None:
-    """Return which object each cloud is of, by split; None where it is not known. Raises ValueError.
+    """Return which object each cloud is of, by split; None where it is not known. Raises
+    ValueError.
 
-    Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the configuration claims.
+    Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the
+    configuration claims.
     """
     texts = {split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()}
     there = [path for path in texts.values() if path.is_file()]
     if there:
         missing = [str(path) for path in texts.values() if not path.is_file()]
         if missing:
-            raise ValueError(f"{there[0]} says which clouds are of one object, {missing[0]} is not there")
+            raise ValueError(
+                f"{there[0]} says which clouds are of one object, {missing[0]} is not there"
+            )
         names = {split: read_text(path).split() for split, path in texts.items()}
         numbers = {name: number for number, name in enumerate(sorted(set().union(*names.values())))}
-        return {split: np.array([numbers[name] for name in own], dtype=np.int64) for split, own in names.items()}
+        return {
+            split: np.array([numbers[name] for name in own], dtype=np.int64)
+            for split, own in names.items()
+        }
     if copies_in_a_row is None:
         return None
     found: dict[str, np.ndarray] = {}
@@ -139,14 +170,23 @@ def objects_of(
     return found
 
 
-def _require_copies(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, copies: int, split: str) -> None:
-    """Raise ValueError unless the clouds of a row are of one class, and more alike than clouds of a class in any other order."""
+def _require_copies(
+    points: np.ndarray, labels: np.ndarray, groups: np.ndarray, copies: int, split: str
+) -> None:
+    """Raise ValueError unless the clouds of a row are of one class, and more alike than clouds of a
+    class in any other order.
+    """
     claim = f"dataset.copies_in_a_row: {copies}, but"
     if len(labels) % copies:
         raise ValueError(f"{claim} the {len(labels)} {split} clouds are no multiple of it")
     if (labels.reshape(-1, copies) != labels[::copies, None]).any():
-        row = int(np.flatnonzero((labels.reshape(-1, copies) != labels[::copies, None]).any(axis=1))[0])
-        raise ValueError(f"{claim} {split} clouds {row * copies} to {row * copies + copies - 1} are of different classes")
+        row = int(
+            np.flatnonzero((labels.reshape(-1, copies) != labels[::copies, None]).any(axis=1))[0]
+        )
+        raise ValueError(
+            f"{claim} {split} clouds {row * copies} to {row * copies + copies - 1} are of different"
+            " classes"
+        )
     shapes = np.stack([_shape(cloud) for cloud in points])  # (n, 3)
     spread = _spread_in_groups(shapes, copies)
     generator = np.random.default_rng(0)
@@ -159,13 +199,17 @@ def _require_copies(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
         order[by_class] = shuffled
         at_random.append(_spread_in_groups(shapes[order], copies))
     if spread >= min(at_random):
-        raise ValueError(f"{claim} {split} clouds in a row are no more alike than others of their class")
+        raise ValueError(
+            f"{claim} {split} clouds in a row are no more alike than others of their class"
+        )
 
 
 def _shape(points: np.ndarray) -> np.ndarray:
     """Return what turning a cloud (P, 3) leaves: the extents along its own axes, sorted (3,)."""
     centred = points.astype(np.float64) - points.mean(axis=0)
-    extents: np.ndarray = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(points)), 0.0))
+    extents: np.ndarray = np.sqrt(
+        np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(points)), 0.0)
+    )
     return extents
 
 
@@ -175,10 +219,15 @@ def _spread_in_groups(shapes: np.ndarray, copies: int) -> float:
 
 
 def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
-    """Return where the training and the test file of a variant may lie: below the folder, or below h5_files/ in it."""
+    """Return where the training and the test file of a variant may lie: below the folder, or below
+    h5_files/ in it.
+    """
     inner, ending = VARIANTS[variant]
     stems = {"train": "training_objectdataset", "test": "test_objectdataset"}
-    return {split: [folder / above / inner / f"{stem}{ending}.h5" for above in (".", "h5_files")] for split, stem in stems.items()}
+    return {
+        split: [folder / above / inner / f"{stem}{ending}.h5" for above in (".", "h5_files")]
+        for split, stem in stems.items()
+    }
 
 
 def split_files(folder: Path, variant: str) -> dict[str, Path]:
@@ -187,6 +236,9 @@ def split_files(folder: Path, variant: str) -> dict[str, Path]:
     for split, places in candidates(folder, variant).items():
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise MissingData(f"data set scanobjectnn, variant {variant}: no file {places[0]}, nor below h5_files/. {ORIGIN}")
+            raise MissingData(
+                f"data set scanobjectnn, variant {variant}: no file {places[0]}, nor below"
+                f" h5_files/. {ORIGIN}"
+            )
         files[split] = found
     return files

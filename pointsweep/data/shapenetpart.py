@@ -1,16 +1,18 @@
 """ShapeNetPart: 16,881 shapes of 16 categories, every point labelled with one of 50 parts.
 
-Source: A Scalable Active Framework for Region Annotation (Yi et al. 2016); text layout of spec 6.4: `synsetoffset2category.txt`,
-`<synset>/<id>.txt` with rows x y z nx ny nz part, `train_test_split/shuffled_{train,val,test}_file_list.json`. Every cloud is moved
-to its mean and scaled to the unit sphere when it is read. Shapes differ in their number of points, so arrays lie end to end.
-As in the published programs (Point-MAE, arXiv 2203.06604) one trains on the training and the validation list together.
-Letters: B shapes, P points.
+Source: A Scalable Active Framework for Region Annotation (Yi et al. 2016); text layout of spec 6.4:
+`synsetoffset2category.txt`, `<synset>/<id>.txt` with rows x y z nx ny nz part,
+`train_test_split/shuffled_{train,val,test}_file_list.json`. Every cloud is moved to its mean and
+scaled to the unit sphere when it is read. Shapes differ in their number of points, so arrays lie
+end to end. As in the published programs (Point-MAE, arXiv 2203.06604) one trains on the training
+and the validation list together. Letters: B shapes, P points.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -24,18 +26,27 @@ from pointsweep.errors import MissingData
 from pointsweep.utils.array_cache import arrays_of_files
 
 CATEGORIES = (
-    "airplane", "bag", "cap", "car", "chair", "earphone", "guitar", "knife", "lamp", "laptop", "motorbike", "mug", "pistol", "rocket",
+    "airplane", "bag", "cap", "car", "chair", "earphone", "guitar", "knife", "lamp", "laptop",
+    "motorbike", "mug", "pistol", "rocket",
     "skateboard", "table",
 )  # fmt: skip
 FIRST_PARTS = (0, 4, 6, 8, 12, 16, 19, 22, 24, 28, 30, 36, 38, 41, 44, 47)
 NUM_PARTS = 50
-PARTS = tuple(range(first, end) for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True))  # by category
+# by category
+PARTS = tuple(
+    range(first, end) for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True)
+)
 PUBLISHED = {"train": 12137, "val": 1870, "test": 2874}
-ORIGIN = "ShapeNetPart (shapenetcore_partanno_segmentation_benchmark_v0_normal) comes from Stanford; ShapeNet's terms of use apply."
+ORIGIN = (
+    "ShapeNetPart (shapenetcore_partanno_segmentation_benchmark_v0_normal) comes from Stanford;"
+    " ShapeNet's terms of use apply."
+)
 
 
 class ShapeNetPart(PartDataset):
-    """16 categories, 50 parts. Validation shapes, where a trial asks for them, are held out of the two lists' shapes."""
+    """16 categories, 50 parts. Validation shapes, where a trial asks for them, are held out of the
+    two lists' shapes.
+    """
 
     origin = ORIGIN
 
@@ -57,7 +68,12 @@ class ShapeNetPart(PartDataset):
         """See `Dataset.copies`."""
         for folder in folders_with(root, "synsetoffset2category.txt"):
             counts = {split: (count,) for split, count in PUBLISHED.items()}
-            yield Copy(str(folder.relative_to(root)), lambda folder=folder: read(folder), CATEGORIES, counts)  # type: ignore[misc]
+            yield Copy(
+                str(folder.relative_to(root)),
+                partial(read, folder),
+                CATEGORIES,
+                counts,
+            )
 
 
 def listed_files(folder: Path) -> list[Path]:
@@ -66,14 +82,22 @@ def listed_files(folder: Path) -> list[Path]:
     files = [folder / f"{entry}.txt" for entries in lists.values() for entry in entries]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise MissingData(f"data set shapenetpart: no file {missing[0]} ({len(missing)} such shapes of {len(files)}). {ORIGIN}")
+        raise MissingData(
+            f"data set shapenetpart: no file {missing[0]} ({len(missing)} such shapes of"
+            f" {len(files)}). {ORIGIN}"
+        )
     return files
 
 
 def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays of `training`, memory-mapped, and their digest. Raises MissingData, ValueError."""
-    lists = [folder / "synsetoffset2category.txt", *(list_file(folder, split) for split in PUBLISHED)]
-    return arrays_of_files("shapenetpart-trainval", [*listed_files(folder), *lists], lambda: training(read(folder)))
+    lists = [
+        folder / "synsetoffset2category.txt",
+        *(list_file(folder, split) for split in PUBLISHED),
+    ]
+    return arrays_of_files(
+        "shapenetpart-trainval", [*listed_files(folder), *lists], lambda: training(read(folder))
+    )
 
 
 def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,7 +110,8 @@ def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
-    """{train,val,test}_points (total, 3), _parts (total,), _starts (n + 1,) and _labels (n,), the categories.
+    """{train,val,test}_points (total, 3), _parts (total,), _starts (n + 1,) and _labels (n,), the
+    categories.
 
     Raises MissingData, and ValueError naming the file and what is wrong with it.
     """
@@ -94,7 +119,10 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for split, entries in split_lists(folder, categories).items():
         labels = [categories[entry.partition("/")[0]] for entry in entries]
-        shapes = [read_shape(folder / f"{entry}.txt", label) for entry, label in zip(entries, labels, strict=True)]
+        shapes = [
+            read_shape(folder / f"{entry}.txt", label)
+            for entry, label in zip(entries, labels, strict=True)
+        ]
         arrays |= {
             f"{split}_points": np.concatenate([points for points, _ in shapes]),
             f"{split}_parts": np.concatenate([parts for _, parts in shapes]),
@@ -110,8 +138,13 @@ def synsets(folder: Path) -> dict[str, int]:
     if not path.is_file():
         raise MissingData(f"data set shapenetpart: no file {path}. {ORIGIN}")
     pairs = [line.split() for line in lines_of(read_text(path))]
-    if any(len(pair) != 2 for pair in pairs) or tuple(sorted(pair[0].lower() for pair in pairs)) != CATEGORIES:
-        raise ValueError(f"{path}: must give a synset to each of {', '.join(CATEGORIES)}, found {pairs}")
+    if (
+        any(len(pair) != 2 for pair in pairs)
+        or tuple(sorted(pair[0].lower() for pair in pairs)) != CATEGORIES
+    ):
+        raise ValueError(
+            f"{path}: must give a synset to each of {', '.join(CATEGORIES)}, found {pairs}"
+        )
     return {synset: CATEGORIES.index(name.lower()) for name, synset in pairs}
 
 
@@ -121,7 +154,9 @@ def list_file(folder: Path, split: str) -> Path:
 
 
 def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[str]]:
-    """Split -> `<synset>/<id>` of its shapes, in the list's order. Raises MissingData, ValueError."""
+    """Split -> `<synset>/<id>` of its shapes, in the list's order. Raises MissingData,
+    ValueError.
+    """
     lists: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
     for split in PUBLISHED:
@@ -129,7 +164,9 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
         if not path.is_file():
             raise MissingData(f"data set shapenetpart: no file {path}. {ORIGIN}")
         try:
-            entries = ["/".join(PureWindowsPath(entry).parts[-2:]) for entry in json.loads(read_text(path))]
+            entries = [
+                "/".join(PureWindowsPath(entry).parts[-2:]) for entry in json.loads(read_text(path))
+            ]
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{path}: not a list of prefix/synset/id: {error}") from error
         for entry in entries:
@@ -145,7 +182,9 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
 
 
 def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
-    """points (P, 3) float32 in the unit sphere and parts (P,) int64. Raises MissingData, ValueError naming the file."""
+    """points (P, 3) float32 in the unit sphere and parts (P,) int64. Raises MissingData, ValueError
+    naming the file.
+    """
     if not path.is_file():
         raise MissingData(f"data set shapenetpart: no file {path}")
     rows = number_rows(read_text(path), str(path), (7,))
@@ -154,5 +193,7 @@ def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
     bad = np.flatnonzero(~np.isin(rows[:, 6], allowed))
     if len(bad):
         names = f"{CATEGORIES[category]} has {allowed[0]} to {allowed[-1]}"
-        raise ValueError(f"{path}: point {bad[0]} has part {rows[bad[0], 6]:g}, {names} ({len(bad)} such points)")
+        raise ValueError(
+            f"{path}: point {bad[0]} has part {rows[bad[0], 6]:g}, {names} ({len(bad)} such points)"
+        )
     return unit_sphere(rows[None, :, :3])[0], rows[:, 6].astype(np.int64)

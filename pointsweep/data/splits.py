@@ -1,4 +1,6 @@
-"""Which clouds of a stored split are taken: a limit's, and those that are held out for validation. Free of torch."""
+"""Which clouds of a stored split are taken: a limit's, and those that are held out for validation.
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import numpy as np
 
 
 def in_turn(labels: np.ndarray) -> np.ndarray:
-    """Return row numbers: the first of every class in turn, then the second of every class, and so on."""
+    """Return row numbers: the first of every class in turn, then the second of every class, and so
+    on.
+    """
     rank = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -14,8 +18,11 @@ def in_turn(labels: np.ndarray) -> np.ndarray:
     return np.lexsort((labels, rank))
 
 
-def hold_out(labels: np.ndarray, fraction: float, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows kept and rows held out: `fraction` of every class (at least one), the same in every trial.
+def hold_out(
+    labels: np.ndarray, fraction: float, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows kept and rows held out: `fraction` of every class (at least one), the same in
+    every trial.
 
     `groups` (n,) says which clouds are of one object: its clouds are all kept or all held out.
     """
@@ -34,7 +41,9 @@ def hold_out(labels: np.ndarray, fraction: float, groups: np.ndarray | None = No
     return np.setdiff1d(np.arange(len(labels)), held_rows), held_rows
 
 
-def _whole_groups(rows: np.ndarray, groups: np.ndarray, wanted: int, generator: np.random.Generator) -> np.ndarray:
+def _whole_groups(
+    rows: np.ndarray, groups: np.ndarray, wanted: int, generator: np.random.Generator
+) -> np.ndarray:
     """Rows of whole groups, drawn until there are at least `wanted`."""
     taken: list[np.ndarray] = []
     count = 0

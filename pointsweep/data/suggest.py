@@ -1,4 +1,6 @@
-"""Look at a folder of clouds and write the section of a sweep file that reads it: `pointsweep data add FOLDER`."""
+"""Look at a folder of clouds and write the section of a sweep file that reads it: `pointsweep data
+add FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,16 @@ NAMES = {  # of splits, in the order in which they are looked for
 }
 NAMES_OF_CLASSES = re.compile(r"(shape|class|category|label)_?(es)?_?names?", re.IGNORECASE)
 TEST_FRACTION = 0.2  # where there is no test split
-YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # no texts without quotes
+# no texts without quotes
+YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 SHOWN = 10  # names of classes that are printed
 
 
 def suggest(folder: Path) -> list[str]:
     """Return the lines of the section that reads a folder, with what it holds as comments.
 
-    Everything is read, as a trial reads it. Raises MissingData, ValueError saying why the folder cannot be read.
+    Everything is read, as a trial reads it. Raises MissingData, ValueError saying why the folder
+    cannot be read.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -52,7 +56,13 @@ def suggest(folder: Path) -> list[str]:
         small["presample"] = largest
     if largest < config.num_points:
         small["num_points"] = largest
-    section = {"name": "files", "root": folder.name, "num_classes": config.num_classes, **fields, **small}
+    section = {
+        "name": "files",
+        "root": folder.name,
+        "num_classes": config.num_classes,
+        **fields,
+        **small,
+    }
     problems = component_problems("dataset", section)
     if problems:
         texts = [f"{path.removeprefix('dataset.')}: {message}" for path, message in problems]
@@ -60,15 +70,24 @@ def suggest(folder: Path) -> list[str]:
     root, notes = _root(folder)
     section["root"] = root
     comments = [*notes, *_counts(found), *_not_read(config, folder)]
-    return [*(f"# {line}" for line in comments), "dataset:", *(f"  {key}: {_yaml(value)}" for key, value in section.items())]
+    return [
+        *(f"# {line}" for line in comments),
+        "dataset:",
+        *(f"  {key}: {_yaml(value)}" for key, value in section.items()),
+    ]
 
 
 def _root(folder: Path) -> tuple[str, list[str]]:
-    """Return the folder's name below POINTSWEEP_DATA, and what has to be set for it to lie there."""
+    """Return the folder's name below POINTSWEEP_DATA, and what has to be set for it to lie
+    there.
+    """
     base = os.environ.get("POINTSWEEP_DATA", "")
     if base and not is_address(base) and folder.is_relative_to(Path(base).expanduser().resolve()):
         return folder.relative_to(Path(base).expanduser().resolve()).as_posix(), []
-    return folder.name, [f"export POINTSWEEP_DATA={folder.parent}  (or link {folder.name} into the folder that it names)"]
+    return folder.name, [
+        f"export POINTSWEEP_DATA={folder.parent}  (or link {folder.name} into the folder that it"
+        " names)"
+    ]
 
 
 def _counts(found: Stored) -> Iterator[str]:
@@ -79,7 +98,11 @@ def _counts(found: Stored) -> Iterator[str]:
         if f"{split}_labels" not in found.arrays:
             continue
         sizes = found.arrays[f"{split}_sizes"]
-        span = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+        span = (
+            f"{sizes.min():,}"
+            if sizes.min() == sizes.max()
+            else f"{sizes.min():,} to {sizes.max():,}"
+        )
         present = len(np.unique(found.arrays[f"{split}_labels"]))
         yield f"{split}: {len(sizes):,} clouds of {present} classes, {span} points each"
 
@@ -88,11 +111,19 @@ def _not_read(config: FilesConfig, folder: Path) -> Iterator[str]:
     """Yield a line on the arrays that a file holds beside those that are read."""
     files = split_files(folder, "train", config.train, config.pattern).arrays
     if files:
-        usual = (*POINT_KEYS, *cloud_arrays.LABEL_KEYS, *cloud_arrays.OFFSET_KEYS, *cloud_arrays.NAME_KEYS)
+        usual = (
+            *POINT_KEYS,
+            *cloud_arrays.LABEL_KEYS,
+            *cloud_arrays.OFFSET_KEYS,
+            *cloud_arrays.NAME_KEYS,
+        )
         asked = [key.replace("{split}", split) for split in SPLITS for key in _asked_keys(config)]
         others = [key for key in keys_of(files[0]) if key.lower() not in usual and key not in asked]
         if others:
-            yield f"not read of {files[0].name}: {', '.join(others)}; groups_key may name the one that numbers the objects"
+            yield (
+                f"not read of {files[0].name}: {', '.join(others)}; groups_key may name the one"
+                " that numbers the objects"
+            )
 
 
 def _asked_keys(config: FilesConfig) -> list[str]:
@@ -105,12 +136,16 @@ def _yaml(value: Any) -> str:
         return "null"
     if isinstance(value, (int, float)):
         return str(value)
-    is_plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None and value.lower() not in YAML_WORDS
+    is_plain = (
+        re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None and value.lower() not in YAML_WORDS
+    )
     return str(value) if is_plain else json.dumps(value, ensure_ascii=False)
 
 
 def _fields(folder: Path) -> dict[str, Any]:
-    """Return the fields that say where the splits are. Raises MissingData naming what was looked for."""
+    """Return the fields that say where the splits are. Raises MissingData naming what was looked
+    for.
+    """
     for look in (_folders, _lists, _arrays, _classes):
         fields = look(folder)
         if fields:
@@ -118,9 +153,10 @@ def _fields(folder: Path) -> dict[str, Any]:
                 fields |= {"test": None, "test_fraction": TEST_FRACTION}
             return fields | _pattern(folder, fields)
     raise MissingData(
-        f"{folder}: no layout that is read. Looked for: lists (*train*.txt) of files, folders train/CLASS or CLASS/train, "
-        f"files of arrays ({', '.join(cloud_arrays.SUFFIXES)}) called *train*, one such file, folders of classes with clouds "
-        f"({', '.join(cloud_files.SUFFIXES)}). {contents(folder)}"
+        f"{folder}: no layout that is read. Looked for: lists (*train*.txt) of files, folders"
+        f" train/CLASS or CLASS/train, files of arrays ({', '.join(cloud_arrays.SUFFIXES)}) called"
+        " *train*, one such file, folders of classes with clouds"
+        f" ({', '.join(cloud_files.SUFFIXES)}). {contents(folder)}"
     )
 
 
@@ -131,23 +167,30 @@ def _named(names: list[str], split: str) -> list[str]:
 
 
 def _lists(folder: Path) -> dict[str, Any]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in LISTS)
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in LISTS
+    )
     named = _named(names, "train")
     if not named:
         return {}
-    # Of several (modelnet10_train.txt, modelnet40_train.txt) the longest, and what is called as it is.
+    # Of several (modelnet10_train.txt, modelnet40_train.txt) the longest, and what is called as it
+    # is.
     fields: dict[str, Any] = {"train": max(named, key=lambda name: len(names_of(folder / name)))}
     before = fields["train"].lower().partition("train")[0]
     for split in ("test", "val"):
         named = [name for name in _named(names, split) if name.lower().startswith(before)]
         if named:
             fields[split] = named[0]
-    classes = [name for name in names if NAMES_OF_CLASSES.search(name) and name.lower().startswith(before)]
+    classes = [
+        name for name in names if NAMES_OF_CLASSES.search(name) and name.lower().startswith(before)
+    ]
     return fields | ({"class_names": classes[0]} if len(classes) == 1 else {})
 
 
 def _folders(folder: Path) -> dict[str, Any]:
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    below = sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     # A class may be called train too; a split has folders of its own.
     own = [path.name for path in below if any(child.is_dir() for child in path.iterdir())]
     inner = sorted({path.name for place in below for path in place.iterdir() if path.is_dir()})
@@ -163,7 +206,9 @@ def _folders(folder: Path) -> dict[str, Any]:
 
 
 def _arrays(folder: Path) -> dict[str, Any]:
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in cloud_arrays.SUFFIXES)
+    names = sorted(
+        path.name for path in folder.iterdir() if path.suffix.lower() in cloud_arrays.SUFFIXES
+    )
     fields: dict[str, Any] = {}
     for split in ("train", "test", "val"):
         named = _named(names, split)
@@ -177,7 +222,9 @@ def _arrays(folder: Path) -> dict[str, Any]:
 
 
 def _one_file(path: Path) -> dict[str, Any]:
-    """Return the fields of one file that holds all splits, under keys of their own (train_data, test_data) or not."""
+    """Return the fields of one file that holds all splits, under keys of their own (train_data,
+    test_data) or not.
+    """
     keys = keys_of(path)
     fields: dict[str, Any] = {"train": path.name}
     for field, usual in (
@@ -200,7 +247,9 @@ def _one_file(path: Path) -> dict[str, Any]:
 
 
 def _class_list(folder: Path) -> dict[str, Any]:
-    names = [path.name for path in sorted(folder.glob("*.txt")) if NAMES_OF_CLASSES.search(path.name)]
+    names = [
+        path.name for path in sorted(folder.glob("*.txt")) if NAMES_OF_CLASSES.search(path.name)
+    ]
     return {"class_names": names[0]} if len(names) == 1 else {}
 
 
@@ -218,7 +267,9 @@ def _classes(folder: Path) -> dict[str, Any]:
 
 
 def _pattern(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the pattern of the most frequent kind where files of several kinds lie in the folders of classes."""
+    """Return the pattern of the most frequent kind where files of several kinds lie in the folders
+    of classes.
+    """
     counts: dict[str, int] = {}
     for split in SPLITS:
         if fields.get(split) is None:

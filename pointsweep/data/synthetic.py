@@ -1,7 +1,8 @@
-"""Synthetic shapes: twelve parametric classes whose proportions overlap, seen from one side, with noise, in any turn about gravity.
+"""Synthetic shapes: twelve parametric classes whose proportions overlap, seen from one side, with
+noise, in any turn about gravity.
 
-Made from a seed, so that the quick start, the tests and the smoke runs need no data. Records and tables that hold such clouds say so.
-y is up. Letters: P points.
+Made from a seed, so that the quick start, the tests and the smoke runs need no data. Records and
+tables that hold such clouds say so. y is up. Letters: P points.
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ class Synthetic(Dataset):
 
 
 def make_arrays(config: SyntheticConfig) -> dict[str, np.ndarray]:
-    """{train,test}_points (n, source_points, 3) float32 and _labels (n,), each cloud from a generator of its own."""
+    """{train,test}_points (n, source_points, 3) float32 and _labels (n,), each cloud from a
+    generator of its own.
+    """
     arrays: dict[str, np.ndarray] = {}
     makers = list(SHAPES.values())[: config.num_classes]
-    for part, (split, per_class) in enumerate((("train", config.train_per_class), ("test", config.test_per_class))):
+    for part, (split, per_class) in enumerate(
+        (("train", config.train_per_class), ("test", config.test_per_class))
+    ):
         labels = np.arange(per_class * config.num_classes) % config.num_classes
         clouds = [
-            make_cloud(makers[label], config, np.random.default_rng([config.data_seed, part, i])) for i, label in enumerate(labels)
+            make_cloud(makers[label], config, np.random.default_rng([config.data_seed, part, i]))
+            for i, label in enumerate(labels)
         ]
         arrays |= {f"{split}_points": np.stack(clouds), f"{split}_labels": labels.astype(np.int64)}
     return arrays
@@ -47,7 +53,9 @@ Part = tuple[list[float], list[float]]  # centre and size of a box
 
 
 def make_cloud(maker: Maker, config: SyntheticConfig, random: np.random.Generator) -> np.ndarray:
-    """One cloud (P, 3) float32: shape, turn, one side cut away, noise, clutter, unit sphere, shuffled."""
+    """One cloud (P, 3) float32: shape, turn, one side cut away, noise, clutter, unit sphere,
+    shuffled.
+    """
     count = config.source_points
     points = maker(random, 4 * count)
     points = points - points.mean(axis=0)
@@ -86,12 +94,22 @@ def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.nda
     sizes = np.array([size for _, size in parts])
     areas = sizes[:, 0] * sizes[:, 1] + sizes[:, 1] * sizes[:, 2] + sizes[:, 0] * sizes[:, 2]
     numbers = random.multinomial(count, areas / areas.sum())
-    made = [box(random, n, np.array(size)) + center for n, (center, size) in zip(numbers, parts, strict=True)]
+    made = [
+        box(random, n, np.array(size)) + center
+        for n, (center, size) in zip(numbers, parts, strict=True)
+    ]
     return np.concatenate(made)
 
 
-def revolved(random: np.random.Generator, count: int, radius: Callable[[np.ndarray], np.ndarray], height: float) -> np.ndarray:
-    """A surface of revolution about y; radius(t) for t in [0, 1] from bottom to top, points by circumference."""
+def revolved(
+    random: np.random.Generator,
+    count: int,
+    radius: Callable[[np.ndarray], np.ndarray],
+    height: float,
+) -> np.ndarray:
+    """A surface of revolution about y; radius(t) for t in [0, 1] from bottom to top, points by
+    circumference.
+    """
     t = random.uniform(0, 1, 8 * count)
     weight = np.maximum(radius(t), 1e-3)
     t = random.choice(t, count, p=weight / weight.sum())
@@ -139,44 +157,76 @@ def _torus(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
-    corners = [(sx * (width - thick) / 2, sz * (depth - thick) / 2) for sx in (-1, 1) for sz in (-1, 1)]
+    corners = [
+        (sx * (width - thick) / 2, sz * (depth - thick) / 2) for sx in (-1, 1) for sz in (-1, 1)
+    ]
     return [([x, -height / 2, z], [thick, height, thick]) for x, z in corners]
 
 
 def _table(random: np.random.Generator, count: int) -> np.ndarray:
-    width, depth, height = random.uniform(1.2, 1.8), random.uniform(0.8, 1.6), random.uniform(0.7, 1.2)
-    return _boxes(random, count, [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)])
+    width, depth, height = (
+        random.uniform(1.2, 1.8),
+        random.uniform(0.8, 1.6),
+        random.uniform(0.7, 1.2),
+    )
+    return _boxes(
+        random, count, [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)]
+    )
 
 
 def _chair(random: np.random.Generator, count: int) -> np.ndarray:
-    width, depth, height = random.uniform(0.8, 1.1), random.uniform(0.8, 1.1), random.uniform(0.6, 1.0)
+    width, depth, height = (
+        random.uniform(0.8, 1.1),
+        random.uniform(0.8, 1.1),
+        random.uniform(0.6, 1.0),
+    )
     back = random.uniform(0.6, 1.1)
-    parts: list[Part] = [([0, 0, 0], [width, 0.1, depth]), ([0, back / 2, -depth / 2], [width, back, 0.1])]
+    parts: list[Part] = [
+        ([0, 0, 0], [width, 0.1, depth]),
+        ([0, back / 2, -depth / 2], [width, back, 0.1]),
+    ]
     return _boxes(random, count, [*parts, *legs(width, depth, height, 0.15)])
 
 
 def _mug(random: np.random.Generator, count: int) -> np.ndarray:
     height, handle = random.uniform(1.0, 1.8), count // 6
     wall = revolved(random, count - handle, lambda t: np.full_like(t, 0.6), height)
-    angle, around = random.uniform(-np.pi / 2, np.pi / 2, handle), random.uniform(-np.pi, np.pi, handle)
+    angle, around = (
+        random.uniform(-np.pi / 2, np.pi / 2, handle),
+        random.uniform(-np.pi, np.pi, handle),
+    )
     reach = 0.4 + 0.08 * np.cos(around)
-    loop = np.stack([0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1)
+    loop = np.stack(
+        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1
+    )
     return np.concatenate([wall, loop])
 
 
 def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
-    width, height, boards = random.uniform(0.8, 1.2), random.uniform(1.4, 2.0), int(random.integers(2, 5))
+    width, height, boards = (
+        random.uniform(0.8, 1.2),
+        random.uniform(1.4, 2.0),
+        int(random.integers(2, 5)),
+    )
     sides = [([sx * width / 2, 0.0, 0.0], [0.08, height, 0.5]) for sx in (-1, 1)]
-    shelves = [([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5]) for i in range(boards)]
+    shelves = [
+        ([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5]) for i in range(boards)
+    ]
     return _boxes(random, count, [*sides, *shelves])
 
 
 def _bracket(random: np.random.Generator, count: int) -> np.ndarray:
     long, high = random.uniform(1.2, 1.8), random.uniform(0.8, 1.6)
-    return _boxes(random, count, [([0, 0, 0], [long, 0.3, 0.6]), ([-long / 2 + 0.15, high / 2, 0], [0.3, high, 0.6])])
+    return _boxes(
+        random,
+        count,
+        [([0, 0, 0], [long, 0.3, 0.6]), ([-long / 2 + 0.15, high / 2, 0], [0.3, high, 0.6])],
+    )
 
 
 SHAPES: dict[str, Maker] = {
-    "cylinder": _cylinder, "mug": _mug, "cone": _cone, "pyramid": _pyramid, "table": _table, "chair": _chair,
-    "crate": _crate, "capsule": _capsule, "ellipsoid": _ellipsoid, "torus": _torus, "shelf": _shelf, "bracket": _bracket,
+    "cylinder": _cylinder, "mug": _mug, "cone": _cone, "pyramid": _pyramid, "table": _table,
+    "chair": _chair,
+    "crate": _crate, "capsule": _capsule, "ellipsoid": _ellipsoid, "torus": _torus, "shelf": _shelf,
+    "bracket": _bracket,
 }  # fmt: skip

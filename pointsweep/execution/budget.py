@@ -13,9 +13,15 @@ from pointsweep.storage.base import Store
 
 
 def seconds_of(key: str, store: Store) -> float:
-    """Return what a trial took, whatever became of it: of a finished one the whole, else its epochs."""
+    """Return what a trial took, whatever became of it: of a finished one the whole, else its
+    epochs.
+    """
     record, epochs = _told(key, store)
-    return record.seconds.get("total", 0.0) if record else math.fsum(event["seconds"] for event in epochs)
+    return (
+        record.seconds.get("total", 0.0)
+        if record
+        else math.fsum(event["seconds"] for event in epochs)
+    )
 
 
 def device_hours_of(key: str, store: Store) -> float:
@@ -36,7 +42,12 @@ class Spending:
 
     def __init__(self, plan: Plan, store: Store) -> None:
         resources = plan.sweep.resources
-        self.name, self.store, self.budget, self.unit = plan.sweep.name, store, resources.budget, resources.unit()
+        self.name, self.store, self.budget, self.unit = (
+            plan.sweep.name,
+            store,
+            resources.budget,
+            resources.unit(),
+        )
         self.limit = self.budget.limit_hours()
         # Without a limit nobody asks, and a large sweep's histories need not be read.
         keys = plan.states if math.isfinite(self.limit) else ()

@@ -1,11 +1,22 @@
-"""The plainest launcher: one pack after the other in this process, for debugging, tests, and machines without Ray."""
+"""The plainest launcher: one pack after the other in this process, for debugging, tests, and
+machines without Ray.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pointsweep.execution.launchers import Event, Listener, Pack, Resources, always, end_event, epoch_event, not_started
+from pointsweep.execution.launchers import (
+    Event,
+    Listener,
+    Pack,
+    Resources,
+    always,
+    end_event,
+    epoch_event,
+    not_started,
+)
 from pointsweep.training.runner import Job, run_pack
 from pointsweep.training.supervisor import Outcome
 
@@ -16,9 +27,16 @@ class InlineLauncher:
     divides = False
 
     def run(
-        self, packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+        self,
+        packs: Sequence[Pack],
+        job: Job,
+        resources: Resources,
+        listen: Listener,
+        may_start: Callable[[], bool] = always,
     ) -> list[Outcome]:
-        """Run the packs one after the other; what `resources` asks for is not kept apart within one process."""
+        """Run the packs one after the other; what `resources` asks for is not kept apart within one
+        process.
+        """
         outcomes = []
         for pack in packs:
             if not may_start():

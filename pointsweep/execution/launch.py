@@ -1,4 +1,6 @@
-"""One launch: what several sweeps have not finished yet, each trial once, in packs over one backbone where a sweep asks for them."""
+"""One launch: what several sweeps have not finished yet, each trial once, in packs over one
+backbone where a sweep asks for them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ WAIT_S = 60.0  # for trials that others hold, after everything else is done
 
 @dataclass
 class Launch:
-    """What a launch holds. `job` is what all its packs share; `places` says of every trial where it stands in the tables."""
+    """What a launch holds. `job` is what all its packs share; `places` says of every trial where it
+    stands in the tables.
+    """
 
     plans: Sequence[Plan]
     store: Store
@@ -53,10 +57,19 @@ class Launch:
         self.keys = {key for plan in self.plans for key in plan.states}
 
     def run(self, groups: Mapping[tuple[Asked, str], Sequence[TrialConfig]]) -> list[Outcome]:
-        """Run the trials, by what their sweep gives each and the sweep whose budget counts; return how they ended."""
+        """Run the trials, by what their sweep gives each and the sweep whose budget counts; return
+        how they ended.
+        """
         outcomes: list[Outcome] = []
         try:
-            with Progress(self.display, self._labels(), len(self.records), len(self.keys), self._value, self._tables) as progress:
+            with Progress(
+                self.display,
+                self._labels(),
+                len(self.records),
+                len(self.keys),
+                self._value,
+                self._tables,
+            ) as progress:
                 self._rank_finished(progress)
                 for (asked, name), configs in groups.items():
                     outcomes += self._group(asked, name, configs, progress)
@@ -67,12 +80,16 @@ class Launch:
         return outcomes
 
     def _labels(self) -> dict[str, Label]:
-        """Return what is said of every trial: its place, and the number that its sweep's table prints."""
+        """Return what is said of every trial: its place, and the number that its sweep's table
+        prints.
+        """
         metrics = {plan.sweep.name: plan.sweep.metric for plan in self.plans}
         labels = {}
         for key, place in self.places.items():
             metric = metrics.get(place.sweep, "")
-            labels[key] = Label(place.cell, metric, place.sweep, place.row, place.column, place.seed)
+            labels[key] = Label(
+                place.cell, metric, place.sweep, place.row, place.column, place.seed
+            )
         return labels
 
     def _value(self, key: str) -> float | None:
@@ -105,8 +122,12 @@ class Launch:
             made.append(tables.build(plan.sweep.layout(), own, self.failures, plan.parameters))
         return made
 
-    def _group(self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress) -> list[Outcome]:
-        spending = Spending(next(plan for plan in self.plans if plan.sweep.name == name), self.store)
+    def _group(
+        self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress
+    ) -> list[Outcome]:
+        spending = Spending(
+            next(plan for plan in self.plans if plan.sweep.name == name), self.store
+        )
         say = self.display.say
         say(spending.text())
         launcher = launchers.load(self.options.launcher)
@@ -124,27 +145,49 @@ class Launch:
             return launcher.run(packs, job, resources, listen, may_start)
 
         processes = asked.processes if launcher.divides else 1
-        job = replace(self.job, recompute=asked.recompute, devices=resources.gpus or resources.cpus, processes=processes)
+        job = replace(
+            self.job,
+            recompute=asked.recompute,
+            devices=resources.gpus or resources.cpus,
+            processes=processes,
+        )
         return run_all(packs, job, run, say)
 
-    def _packs(self, asked: Asked, configs: Sequence[TrialConfig], launcher: Launcher) -> tuple[Resources, list[list[Task]]]:
-        gpus = 1.0 if asked.gpus == "auto" else asked.gpus  # with which is measured what is to be measured
+    def _packs(
+        self, asked: Asked, configs: Sequence[TrialConfig], launcher: Launcher
+    ) -> tuple[Resources, list[list[Task]]]:
+        # with which is measured what is to be measured
+        gpus = 1.0 if asked.gpus == "auto" else asked.gpus
         resources = Resources(asked.cpus, gpus, asked.processes, self.options.workers)
         if "auto" in (asked.pack, asked.gpus):
             self.display.phase("measuring how trials fit on this machine")
-        size = asked.pack if isinstance(asked.pack, int) else functools.partial(_pack_size, launcher, resources, self.job)
-        packs = [[Task(config, self.places[config.key()]) for config in pack] for pack in packs_of(configs, size)]
+        size = (
+            asked.pack
+            if isinstance(asked.pack, int)
+            else functools.partial(_pack_size, launcher, resources, self.job)
+        )
+        packs = [
+            [Task(config, self.places[config.key()]) for config in pack]
+            for pack in packs_of(configs, size)
+        ]
         if asked.gpus == "auto" and launcher.divides:
-            resources = replace(resources, gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say))
+            resources = replace(
+                resources, gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say)
+            )
         return resources, packs
 
 
 def run_all(
-    packs: Sequence[Pack], job: Job, run: Callable[[Sequence[Pack], Job], list[Outcome]], say: Callable[[str], None]
+    packs: Sequence[Pack],
+    job: Job,
+    run: Callable[[Sequence[Pack], Job], list[Outcome]],
+    say: Callable[[str], None],
 ) -> list[Outcome]:
     """Run the packs; those that another process works on come last, when it may be done or gone."""
     outcomes = {outcome.key: outcome for outcome in run(packs, job)}
-    held = [pack for pack in packs if any(outcomes[task.config.key()].status == "held" for task in pack)]
+    held = [
+        pack for pack in packs if any(outcomes[task.config.key()].status == "held" for task in pack)
+    ]
     if held:
         for pack in held:
             say(f"waiting for {outcomes[pack[0].config.key()].reason}")
@@ -154,7 +197,9 @@ def run_all(
 
 @dataclass(frozen=True)
 class Measured:
-    """What a worker measures: packs of a trial, as plain data, since the worker imports plug-ins before it reads a trial."""
+    """What a worker measures: packs of a trial, as plain data, since the worker imports plug-ins
+    before it reads a trial.
+    """
 
     config: Mapping[str, Any]
     size: int
@@ -168,16 +213,28 @@ class Measured:
 
 def _pack_size(launcher: Launcher, resources: Resources, job: Job, config: TrialConfig) -> int:
     """Return the size of a pack for `pack: auto`: as it is measured, once, where packs will run."""
-    found: int = launcher.measure(_pack_size_of, Measured(config.to_dict(), 1, job.plugins), resources)
+    found: int = launcher.measure(
+        _pack_size_of, Measured(config.to_dict(), 1, job.plugins), resources
+    )
     return found
 
 
-def _gpu_share(launcher: Launcher, resources: Resources, packs: Sequence[Pack], job: Job, say: Callable[[str], None]) -> float:
-    """Return the share of a GPU for `gpus: auto`: what the pack with the most memory needs, measured where packs will run."""
+def _gpu_share(
+    launcher: Launcher,
+    resources: Resources,
+    packs: Sequence[Pack],
+    job: Job,
+    say: Callable[[str], None],
+) -> float:
+    """Return the share of a GPU for `gpus: auto`: what the pack with the most memory needs,
+    measured where packs will run.
+    """
     arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
     found: list[float] = []
     for (_, size), config in arms.items():
-        found.append(launcher.measure(_share_of, Measured(config.to_dict(), size, job.plugins), resources))
+        found.append(
+            launcher.measure(_share_of, Measured(config.to_dict(), size, job.plugins), resources)
+        )
     say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
     return max(found)
 

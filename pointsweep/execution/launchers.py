@@ -1,7 +1,8 @@
 """Launchers: what runs packs of trials, each by its name. A launch knows none of them by its class.
 
-A further launcher (a batch system, a pool of processes) is a file with a class that holds `Launcher`, and a line in
-`LAUNCHERS`; tests/contracts/test_launchers.py runs the same trials through every one.
+A further launcher (a batch system, a pool of processes) is a file with a class that holds
+`Launcher`, and a line in `LAUNCHERS`; tests/contracts/test_launchers.py runs the same trials
+through every one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pointsweep.training.supervisor import Outcome
 
 @dataclass(frozen=True)
 class Event:
-    """What happens in a launch: a trial has `started`, ended an `epoch`, or has ended itself (`finished`, `failed`, `stopped`).
+    """What happens in a launch: a trial has `started`, ended an `epoch`, or has ended itself
+    (`finished`, `failed`, `stopped`).
 
     A `phase` is of no trial: its reason says what the launch is busy with.
     """
@@ -54,17 +56,24 @@ class Launcher(Protocol):
     """Runs packs, and says on the way what happens."""
 
     divides: bool
-    """Whether one trial may have several processes, and packs share a GPU by what they are measured to need."""
+    """Whether one trial may have several processes, and packs share a GPU by what they are measured
+    to need.
+    """
 
     def run(
-        self, packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+        self,
+        packs: Sequence[Pack],
+        job: Job,
+        resources: Resources,
+        listen: Listener,
+        may_start: Callable[[], bool] = always,
     ) -> list[Outcome]:
         """Run the packs, each once `may_start` is true; return how each trial ended, in any order.
 
-        `listen` hears of each trial that it started, of its epochs (of quick ones the last), and that it ended; but not of
-        one that another process holds, whose outcome is `held`. A pack that `may_start` forbids ends as `not_started`.
-        Raises Interrupted after the trials under way have saved their checkpoints, and a class of pointsweep.errors where
-        the machines fail.
+        `listen` hears of each trial that it started, of its epochs (of quick ones the last), and
+        that it ended; but not of one that another process holds, whose outcome is `held`. A pack
+        that `may_start` forbids ends as `not_started`. Raises Interrupted after the trials under
+        way have saved their checkpoints, and a class of pointsweep.errors where the machines fail.
         """
 
     def measure(self, function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
@@ -96,7 +105,11 @@ def phase(doing: str) -> Event:
 
 def epoch_event(result: Mapping[str, Any]) -> Event:
     """Return the event of what a trial reports at the end of an epoch."""
-    metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, (int, float))}
+    metrics = {
+        name: value
+        for name, value in result.items()
+        if "/" in name and isinstance(value, (int, float))
+    }
     return Event("epoch", result["key"], result["epoch"], result["epochs"], metrics)
 
 

@@ -1,6 +1,7 @@
 """What a sweep tells at its end, and whom: JSON to a URL by POST, or to a command's standard input.
 
-Whether anybody listens never changes how a sweep has ended. A URL may hold a secret: of it only the host is ever printed.
+Whether anybody listens never changes how a sweep has ended. A URL may hold a secret: of it only the
+host is ever printed.
 """
 
 from __future__ import annotations
@@ -22,11 +23,20 @@ STATES = {0: "complete", 1: "failed", 4: "budget used up", 7: "held by another c
 def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: str) -> None:
     """Tell every target how a sweep has ended; who cannot be told is named on stderr.
 
-    The message has `sweep`, `status` (of STATES), `exit_code`, `counts`, `table`, and `text` with all of it for chat services.
+    The message has `sweep`, `status` (of STATES), `exit_code`, `counts`, `table`, and `text` with
+    all of it for chat services.
     """
     status, table = STATES[code], table.rstrip("\n")
-    message = {"sweep": sweep, "status": status, "exit_code": code, "counts": counts, "table": table}
-    body = json.dumps({**message, "text": f"{sweep}: {status}, {counts}\n```\n{table}\n```"}).encode()
+    message = {
+        "sweep": sweep,
+        "status": status,
+        "exit_code": code,
+        "counts": counts,
+        "table": table,
+    }
+    body = json.dumps(
+        {**message, "text": f"{sweep}: {status}, {counts}\n```\n{table}\n```"}
+    ).encode()
     for target in targets:
         url = target.startswith(("http://", "https://"))
         problem = _post(target, body) if url else _run(target, body)
@@ -44,13 +54,19 @@ def problem_of(target: str) -> str:
             host = None
         return "" if host else "its URL names no host"
     try:
-        return "" if shlex.split(target) else "it is empty; allowed: a URL, http:// or https://, or a command"
+        return (
+            ""
+            if shlex.split(target)
+            else "it is empty; allowed: a URL, http:// or https://, or a command"
+        )
     except ValueError as error:
         return f"its command cannot be read: {error}"
 
 
 def _post(url: str, body: bytes) -> str:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json", "User-Agent": "pointsweep"})
+    request = urllib.request.Request(
+        url, body, {"Content-Type": "application/json", "User-Agent": "pointsweep"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=LIMIT_S):
             return ""
@@ -62,7 +78,9 @@ def _post(url: str, body: bytes) -> str:
 
 def _run(command: str, body: bytes) -> str:
     try:
-        done = subprocess.run(shlex.split(command), input=body, stdout=subprocess.DEVNULL, timeout=LIMIT_S)
+        done = subprocess.run(
+            shlex.split(command), input=body, stdout=subprocess.DEVNULL, timeout=LIMIT_S
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return type(error).__name__
     return f"it ended with exit code {done.returncode}" if done.returncode else ""

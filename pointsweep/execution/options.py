@@ -9,8 +9,10 @@ from dataclasses import dataclass
 class LaunchOptions:
     """What a launch needs beside its plans and its store."""
 
-    launcher: str = "ray"  # a name in execution/launchers.py; "inline": in this process, without Ray
+    # a name in execution/launchers.py; "inline": in this process, without Ray
+    launcher: str = "ray"
     workers: int = 0  # trials at once; 0: as many as fit
     threads: int = 1  # CPU threads of a trial
-    tracking_uri: str | None = None  # default: $MLFLOW_TRACKING_URI, else sqlite in the store; "none": no MLflow
+    # default: $MLFLOW_TRACKING_URI, else sqlite in the store; "none": no MLflow
+    tracking_uri: str | None = None
     notify: tuple[str, ...] = ()  # who is told at the end: URLs and commands

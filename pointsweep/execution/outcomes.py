@@ -1,4 +1,6 @@
-"""How the trials of a launch ended, as their packs tell it. In the driver; what one result costs does not grow with the launch."""
+"""How the trials of a launch ended, as their packs tell it. In the driver; what one result costs
+does not grow with the launch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pointsweep.execution.launchers import Event, Listener, Pack, end_event, epoch_event, not_started
+from pointsweep.execution.launchers import (
+    Event,
+    Listener,
+    Pack,
+    end_event,
+    epoch_event,
+    not_started,
+)
 from pointsweep.execution.prometheus import Gauges
 from pointsweep.results.failures import POLICIES, Failure
 from pointsweep.results.working_copy import work_folder
@@ -17,18 +26,23 @@ from pointsweep.tracking.target import Target
 from pointsweep.training.runner import Job
 from pointsweep.training.supervisor import Outcome, note_loss
 
-RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries  # of a pack whose worker ended, for whatever reason
+# of a pack whose worker ended, for whatever reason
+RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries
 
 
-REPORT_S = 1.0  # between two reports of a pack: each waits for the driver, and longer if that is busy
+# between two reports of a pack: each waits for the driver, and longer if that is busy
+REPORT_S = 1.0
 
 
 class Told:
-    """In a pack's worker: what its trials report, passed on by `report` in a form that `Ends` takes; quick epochs together."""
+    """In a pack's worker: what its trials report, passed on by `report` in a form that `Ends`
+    takes; quick epochs together.
+    """
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
         self.report, self.said_at = report, time.monotonic()
-        self.epochs: dict[str, dict[str, Any]] = {}  # the last one of each trial that is not passed on yet
+        # the last one of each trial that is not passed on yet
+        self.epochs: dict[str, dict[str, Any]] = {}
 
     def __call__(self, result: dict[str, Any]) -> None:
         """The end of an epoch."""
@@ -43,12 +57,18 @@ class Told:
 
     def _say(self, outcomes: Sequence[Outcome] = ()) -> None:
         # Texts: Tune would take nested values apart.
-        self.report({"epochs": json.dumps(list(self.epochs.values())), "outcomes": json.dumps([vars(one) for one in outcomes])})
+        self.report(
+            {
+                "epochs": json.dumps(list(self.epochs.values())),
+                "outcomes": json.dumps([vars(one) for one in outcomes]),
+            }
+        )
         self.epochs, self.said_at = {}, time.monotonic()
 
 
 class Ends:
-    """Collects how the trials of all packs ended, and passes events on. `show` is called where the gauges may have changed.
+    """Collects how the trials of all packs ended, and passes events on. `show` is called where the
+    gauges may have changed.
 
     `targets`: where this process mirrors trials to, by sweep, as their workers do not.
     """
@@ -71,7 +91,14 @@ class Ends:
     def result(self, result: Mapping[str, Any]) -> None:
         """What a pack reports: epochs of its trials, and how these ended."""
         for epoch in json.loads(result["epochs"]):
-            self.gauges.epoch({**epoch, "tracker_lag_s": max(epoch.get("tracker_lag_s", 0.0), self._mirror(epoch["key"]))})
+            self.gauges.epoch(
+                {
+                    **epoch,
+                    "tracker_lag_s": max(
+                        epoch.get("tracker_lag_s", 0.0), self._mirror(epoch["key"])
+                    ),
+                }
+            )
             self.show()
             self.listen(epoch_event(epoch))
         for item in json.loads(result["outcomes"]):
@@ -89,7 +116,9 @@ class Ends:
         self.show()
 
     def lost(self, pack: Pack, error: str) -> None:
-        """Ray has given a pack up. The worker could not say so in the histories of its trials, so it is said here."""
+        """Ray has given a pack up. The worker could not say so in the histories of its trials, so
+        it is said here.
+        """
         for task in pack:
             key = task.config.key()
             if key in self.ended:
@@ -112,15 +141,24 @@ class Ends:
         return [key for key in self.tags if key not in self.ended]
 
     def outcomes(self, may_start: Callable[[], bool]) -> list[Outcome]:
-        """Return how each trial ended; what was not begun waits for a larger budget, or was lost with Ray."""
+        """Return how each trial ended; what was not begun waits for a larger budget, or was lost
+        with Ray.
+        """
         left = may_start()
         return [
-            self.ended.get(key) or (Outcome(key, "failed", "Ray ended before it ran", "lost_node") if left else not_started(key))
+            self.ended.get(key)
+            or (
+                Outcome(key, "failed", "Ray ended before it ran", "lost_node")
+                if left
+                else not_started(key)
+            )
             for key in self.tags
         ]
 
     def _mirror(self, key: str) -> float:
-        """Tell this process' writer that a trial's folder has changed; return for how long MLflow has been behind."""
+        """Tell this process' writer that a trial's folder has changed; return for how long MLflow
+        has been behind.
+        """
         target = self.targets.get(self.tags[key].sweep)
         if target is None:
             return 0.0

@@ -1,7 +1,9 @@
-"""What a command shows while it works: on a terminal a live table, in a log plain lines, or one JSON object a line.
+"""What a command shows while it works: on a terminal a live table, in a log plain lines, or one
+JSON object a line.
 
-Every line of a trial has its value, the best so far, how long it took, and the time left of the whole sweep or search. A
-heartbeat by the clock says what goes on when nothing else does, before the first epoch too.
+Every line of a trial has its value, the best so far, how long it took, and the time left of the
+whole sweep or search. A heartbeat by the clock says what goes on when nothing else does, before the
+first epoch too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from rich.text import Text
 from pointsweep.reporting.formats.registry import render
 from pointsweep.reporting.formats.text import half_filled
 from pointsweep.reporting.table import Table
-from pointsweep.utils.console import USUAL, SafeStream, encodable, encoding_of, one_line, shortened, visible
+from pointsweep.utils.console import (
+    USUAL,
+    SafeStream,
+    encodable,
+    encoding_of,
+    one_line,
+    shortened,
+    visible,
+)
 from pointsweep.utils.numbers import percent
 
 if TYPE_CHECKING:
@@ -60,7 +70,8 @@ class Running:
     epoch: int = 0
     epochs: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)  # of each metric, over the epochs seen here
+    # of each metric, over the epochs seen here
+    best: dict[str, float] = field(default_factory=dict)
 
     @property
     def fraction(self) -> float:
@@ -70,7 +81,9 @@ class Running:
 
 @dataclass(frozen=True)
 class Whole:
-    """How far a search is, whose batches are launches of their own: trials ended and in all; the used part of its hours."""
+    """How far a search is, whose batches are launches of their own: trials ended and in all; the
+    used part of its hours.
+    """
 
     ended: int
     total: int  # 0 where hours alone end it
@@ -132,15 +145,25 @@ class Display:
 
     def _go_live(self) -> None:
         file: Any = self.stream.plain() if isinstance(self.stream, SafeStream) else self.stream
-        # A path in a message of another library stays in one piece; what is drawn here is cut already.
+        # A path in a message of another library stays in one piece; what is drawn here is cut
+        # already.
         console = Console(file=file, highlight=False, soft_wrap=True)
         self.live = Live(
-            get_renderable=self._screen, console=console, refresh_per_second=2, transient=True, redirect_stderr=sys.stderr.isatty()
+            get_renderable=self._screen,
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stderr=sys.stderr.isatty(),
         )
         self.live.start()
         console.show_cursor(True)  # a process that is killed would leave it hidden
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.closed.set()
         if self.live is not None:
             self.live.stop()
@@ -209,11 +232,17 @@ class Display:
         new = not running and self.spoken < self.phase_begun < now - PATIENCE_S
         if quiet_s < HEARTBEAT_S and not new:
             return
-        doing = self.progress.running_line() if self.progress is not None and running else self.doing
+        doing = (
+            self.progress.running_line() if self.progress is not None and running else self.doing
+        )
         if doing:
             count = self.progress.count() if self.progress is not None else ""
             times = self.times()
-            data = {"event": "heartbeat", "doing": doing, **(self.progress.numbers() if self.progress is not None else {})}
+            data = {
+                "event": "heartbeat",
+                "doing": doing,
+                **(self.progress.numbers() if self.progress is not None else {}),
+            }
             self._line(f"{count}{doing}  ({times})", data)
 
     def left_s(self) -> float | None:
@@ -239,7 +268,9 @@ class Display:
     # The screen
 
     def _screen(self) -> Group:
-        """Compose what stands on the terminal; in the thread of rich, without the lock, which its own lock might wait for."""
+        """Compose what stands on the terminal; in the thread of rich, without the lock, which its
+        own lock might wait for.
+        """
         columns, lines = self.live.console.size if self.live is not None else (USUAL, 24)
         encoding = encoding_of(self.stream)
 
@@ -248,13 +279,22 @@ class Display:
 
         progress = self.progress
         if progress is None:
-            return Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold")) if self.doing else Group()
-        below = [Text(fitted(text), style=style) for text, style in progress.status()][: max(lines - 2, 1)]
+            return (
+                Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold"))
+                if self.doing
+                else Group()
+            )
+        below = [Text(fitted(text), style=style) for text, style in progress.status()][
+            : max(lines - 2, 1)
+        ]
         above = progress.drawn(columns, encoding)
         room = max(lines - 2 - len(below), 0)
         if len(above) > room:
             cut = len(above) - room + 1
-            above = [*above[: max(room - 1, 0)], f"... {cut} more lines; the whole table comes at the end"][:room]
+            above = [
+                *above[: max(room - 1, 0)],
+                f"... {cut} more lines; the whole table comes at the end",
+            ][:room]
         return Group(*[Text(line, no_wrap=True, overflow="crop") for line in above], *below)
 
 
@@ -275,7 +315,8 @@ def _finite(value: Any) -> Any:
 class Progress:
     """A listener for one launch.
 
-    `labels` are of its trials, by key; `value` reads a finished trial's number; `tables` are what is there so far.
+    `labels` are of its trials, by key; `value` reads a finished trial's number; `tables` are what
+    is there so far.
     """
 
     def __init__(
@@ -306,7 +347,12 @@ class Progress:
             self._draw()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with self.display.lock:
             self.display.progress = None
 
@@ -340,7 +386,11 @@ class Progress:
         now = time.monotonic()
         self.begun = self.begun or now
         trial = self.running.setdefault(event.key, Running(now))
-        trial.epoch, trial.epochs, trial.metrics = event.epoch, event.epochs, dict(event.metrics or {})
+        trial.epoch, trial.epochs, trial.metrics = (
+            event.epoch,
+            event.epochs,
+            dict(event.metrics or {}),
+        )
         for name, value in trial.metrics.items():
             trial.best[name] = max(value, trial.best.get(name, value))
         if self.display.verbose or self.display.form == "json":
@@ -352,27 +402,44 @@ class Progress:
         label = self._label(event.key)
         trial = self.running.pop(event.key, None)
         self.begun = self.begun or now
-        self.ended, self.waiting, self.done_here = self.ended + 1, self.waiting - 1, self.done_here + 1
+        self.ended, self.waiting, self.done_here = (
+            self.ended + 1,
+            self.waiting - 1,
+            self.done_here + 1,
+        )
         took_s = now - trial.begun if trial is not None else None
         if event.kind == "failed":
             self.failures.append(f"{label.cell}: {event.reason}")
-        value = self.value(event.key) if event.kind == "finished" and not self.display.quiet else None
+        value = (
+            self.value(event.key) if event.kind == "finished" and not self.display.quiet else None
+        )
         found = f"  {self._ranked(label, value)}" if value is not None else ""
         reason = f": {event.reason}" if event.reason else ""
-        data = {"value": value, "trial_s": took_s, "reason": event.reason or None, "metrics": trial.metrics if trial else None}
+        data = {
+            "value": value,
+            "trial_s": took_s,
+            "reason": event.reason or None,
+            "metrics": trial.metrics if trial else None,
+        }
         self._say(event.kind, event.key, f"{reason}{found}", took_s, data)
         if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
             self._draw()
 
     def _ranked(self, label: Label, value: float) -> str:
-        """Return "test/accuracy 48.7 %, best so far 52.8 % (lora / vit / seed 0)"; enters the value."""
+        """Return "test/accuracy 48.7 %, best so far 52.8 % (lora / vit / seed 0)"; enters the
+        value.
+        """
         before = self.display.best.get(label.metric)
         self._rank(label, value)
         shown = f"{label.metric} {percent(value)} %"
         if before is None:
             return shown
         best, cell = self.display.best[label.metric]
-        return f"{shown}, the best so far" if value > before[0] else f"{shown}, best so far {percent(best)} % ({cell})"
+        return (
+            f"{shown}, the best so far"
+            if value > before[0]
+            else f"{shown}, best so far {percent(best)} % ({cell})"
+        )
 
     def _rank(self, label: Label, value: float) -> None:
         known = self.display.best.get(label.metric)
@@ -385,19 +452,37 @@ class Progress:
         if value is None or not math.isfinite(value):
             return ""
         best = trial.best[label.metric]
-        return f", {label.metric} {percent(value)} %" + (f", best {percent(best)} %" if best > value else "")
+        return f", {label.metric} {percent(value)} %" + (
+            f", best {percent(best)} %" if best > value else ""
+        )
 
-    def _say(self, kind: str, key: str, text: str, took_s: float | None = None, more: Mapping[str, Any] | None = None) -> None:
+    def _say(
+        self,
+        kind: str,
+        key: str,
+        text: str,
+        took_s: float | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         shown = self.display
         if shown.quiet or (shown.live is not None and not shown.verbose):
             return
         label, trial = self._label(key), self.running.get(key)
         took = f"{duration(took_s)}; " if took_s is not None else ""
-        data: dict[str, Any] = {"event": kind, "key": key, "cell": label.cell, "sweep": label.sweep, "row": label.row}
+        data: dict[str, Any] = {
+            "event": kind,
+            "key": key,
+            "cell": label.cell,
+            "sweep": label.sweep,
+            "row": label.row,
+        }
         data |= {"column": label.column, "seed": label.seed, "metric": label.metric}
         if trial is not None:
             data |= {"epoch": trial.epoch, "epochs": trial.epochs, "metrics": trial.metrics}
-        shown._line(f"{self.count()}{kind}  {label.cell}{text}  ({took}{shown.times()})", data | dict(more or {}) | self.numbers())
+        shown._line(
+            f"{self.count()}{kind}  {label.cell}{text}  ({took}{shown.times()})",
+            data | dict(more or {}) | self.numbers(),
+        )
 
     def count(self) -> str:
         """Return "[3/9] "."""
@@ -430,20 +515,26 @@ class Progress:
 
     def running_line(self) -> str:
         """Return what trains now, in one line."""
-        named = [self._running(key, trial) for key, trial in list(self.running.items())[:MOST_RUNNING]]
+        named = [
+            self._running(key, trial) for key, trial in list(self.running.items())[:MOST_RUNNING]
+        ]
         more = len(self.running) - len(named)
         return f"running  {'; '.join(named)}" + (f"; and {more} more" if more > 0 else "")
 
     def _running(self, key: str, trial: Running) -> str:
         label = self._label(key)
         if not trial.epoch:
-            return f"{label.cell}: before its first epoch, {duration(time.monotonic() - trial.begun)}"
+            return (
+                f"{label.cell}: before its first epoch, {duration(time.monotonic() - trial.begun)}"
+            )
         return f"{label.cell}: epoch {trial.epoch} of {trial.epochs}{self._told(label, trial)}"
 
     # On a terminal
 
     def _draw(self) -> None:
-        """The table of thousands of trials takes longer than some of them: then not every one of them redraws it."""
+        """The table of thousands of trials takes longer than some of them: then not every one of
+        them redraws it.
+        """
         if self.display.live is None:
             return
         begun = time.monotonic()

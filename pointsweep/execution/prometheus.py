@@ -1,7 +1,8 @@
-"""The numbers that a launch shows to Prometheus, from what its trials tell. ray_tune.py hands them to Ray's metrics.
+"""The numbers that a launch shows to Prometheus, from what its trials tell. ray_tune.py hands them
+to Ray's metrics.
 
-Ray puts `ray_` before each name. Every number carries the name of its sweep: a launch may hold several, and a cluster several
-launches.
+Ray puts `ray_` before each name. Every number carries the name of its sweep: a launch may hold
+several, and a cluster several launches.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ GAUGES: Mapping[str, tuple[str, str]] = {  # name -> label beside `sweep`, descr
     "pointsweep_trials": ("state", "trials of this launch: waiting, running, finished, failed"),
     "pointsweep_cells": ("state", "cells of the table with trials in this launch: complete, open"),
     "pointsweep_epochs": ("", "epochs trained since the launch began"),
-    "pointsweep_clouds_per_second": ("", "training clouds per second of all running trials together"),
+    "pointsweep_clouds_per_second": (
+        "",
+        "training clouds per second of all running trials together",
+    ),
     "pointsweep_tracker_lag_seconds": (
         "",
         "age of the oldest change that MLflow has not got, over the workers",

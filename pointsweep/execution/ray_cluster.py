@@ -1,4 +1,5 @@
-"""Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; asks its nodes. With launch.py the files with ray.
+"""Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; asks its nodes. With
+launch.py the files with ray.
 
 Ray is started and left in the main thread, one after the other with everything else.
 """
@@ -20,18 +21,21 @@ from pointsweep.utils.cli_exit import look_less_for_garbage
 from pointsweep.utils.masking import masked
 
 SETTINGS = {
-    # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store is the state.
+    # Usage statistics and Tune's own loggers and snapshots cost time and are never read: the store
+    # is the state.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interruption.py has the handlers
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    # Tune asks the head for resources that nothing here uses, and would hang in that call when the head is away.
+    # Tune asks the head for resources that nothing here uses, and would hang in that call when the
+    # head is away.
     "TUNE_STATE_REFRESH_PERIOD": "86400",
     # A worker for every core, which Tune cannot use: it asks for an environment of its own.
     "RAY_prestart_worker_first_driver": "0",
-    # Attempts to speak with what listens at a cluster's address, of 41 s each if it is something else.
+    # Attempts to speak with what listens at a cluster's address, of 41 s each if it is something
+    # else.
     "RAY_NUM_REDIS_GET_RETRIES": "1",
 }
 # Ray reads some of them when it is imported.
@@ -39,7 +43,9 @@ for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 WAIT_VARIABLE = "POINTSWEEP_RAY_WAIT_S"
-WAIT_S = 30.0  # for a cluster that does not answer; a start on this machine is tried twice, however long that takes
+# for a cluster that does not answer; a start on this machine is tried twice, however long that
+# takes
+WAIT_S = 30.0
 LOOK_S = 0.5  # between two looks whether Ray is still there
 HEAD_S = 40.0  # that the head of a cluster may be away
 VITAL = ("gcs_server", "raylet")
@@ -55,7 +61,8 @@ _lost = False
 
 
 def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (a Ray job sets it), else start Ray on this machine for this command.
+    """Join the cluster that RAY_ADDRESS names (a Ray job sets it), else start Ray on this machine
+    for this command.
 
     Raises Unfit if that cannot be done.
     """
@@ -81,12 +88,13 @@ def leave() -> None:
     import ray
 
     _joined_here = False
-    # What is left of Tune holds Ray's objects in cycles. They must be freed before Ray is left, or never: a thread that
-    # frees one meanwhile ends the process.
+    # What is left of Tune holds Ray's objects in cycles. They must be freed before Ray is left, or
+    # never: a thread that frees one meanwhile ends the process.
     if interruption.received() is None:
         gc.collect()
     else:
-        # Freeing takes a second, in which no other thread runs. `ray job stop` kills 3 s after SIGTERM.
+        # Freeing takes a second, in which no other thread runs. `ray job stop` kills 3 s after
+        # SIGTERM.
         gc.disable()
         gc.freeze()
     with interruption.handlers_kept():
@@ -101,19 +109,25 @@ def lost(reason: str) -> RayLost:
 
 
 def end_without_ray(code: int) -> NoReturn:
-    """End the process when Ray has been lost: leaving it would wait 60 s for what is gone, and then end with Ray's code."""
+    """End the process when Ray has been lost: leaving it would wait 60 s for what is gone, and then
+    end with Ray's code.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def elsewhere() -> bool:
-    """Tell whether Ray is a cluster that is there already: workers may be on other machines, and it may still grow."""
+    """Tell whether Ray is a cluster that is there already: workers may be on other machines, and it
+    may still grow.
+    """
     return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 
 def _start() -> None:
-    """Start Ray on this machine. A busy machine may be too slow for Ray's patience of 30 s: it is tried again."""
+    """Start Ray on this machine. A busy machine may be too slow for Ray's patience of 30 s: it is
+    tried again.
+    """
     import ray
 
     begun = time.monotonic()
@@ -133,8 +147,9 @@ def _start() -> None:
         took_s = time.monotonic() - begun
         if attempt >= 2 and took_s >= _wait_s(default=0.0):
             raise Unfit(
-                f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s: {why}. If the machine is "
-                f"busy, {WAIT_VARIABLE}=300 goes on trying for 300 s; {WITHOUT}"
+                f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s:"
+                f" {why}. If the machine is busy, {WAIT_VARIABLE}=300 goes on trying for 300 s;"
+                f" {WITHOUT}"
             )
         print(f"Ray did not start: {why}; trying again", file=sys.stderr, flush=True)
         attempt += 1
@@ -148,13 +163,17 @@ def _join(address: str) -> None:
     if address != "auto":
         host, port = _host_and_port(address)
         _wait_for(host, port)
-    print(f"joining the Ray cluster at {masked(address)} (RAY_ADDRESS)", file=sys.stderr, flush=True)
+    print(
+        f"joining the Ray cluster at {masked(address)} (RAY_ADDRESS)", file=sys.stderr, flush=True
+    )
     try:
         _init()
     except Exception as error:  # of many kinds; each ends in Unfit
         ray.shutdown()
         interruption.check()
-        raise Unfit(f"RAY_ADDRESS={masked(address)}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}") from error
+        raise Unfit(
+            f"RAY_ADDRESS={masked(address)}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}"
+        ) from error
 
 
 def _init(**options: Any) -> None:
@@ -169,11 +188,14 @@ def _host_and_port(address: str) -> tuple[str, int]:
     shown = masked(address)
     scheme, found, _ = address.partition("://")
     if found and scheme in ("http", "https"):
-        raise Unfit(f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes; {ALLOWED}; {WITHOUT}")
+        raise Unfit(
+            f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes;"
+            f" {ALLOWED}; {WITHOUT}"
+        )
     if found:
         raise Unfit(
-            f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job submit`), not through "
-            f"{scheme}://; {ALLOWED}; {WITHOUT}"
+            f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job"
+            f" submit`), not through {scheme}://; {ALLOWED}; {WITHOUT}"
         )
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -183,7 +205,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _wait_for(host: str, port: int) -> None:
-    """Wait until something listens at the address. Raises Unfit after POINTSWEEP_RAY_WAIT_S seconds."""
+    """Wait until something listens at the address. Raises Unfit after POINTSWEEP_RAY_WAIT_S
+    seconds.
+    """
     wait_s = _wait_s()
     deadline = time.monotonic() + wait_s
     told = False
@@ -197,13 +221,14 @@ def _wait_for(host: str, port: int) -> None:
         interruption.check()
         if time.monotonic() + PAUSE_S > deadline:
             raise Unfit(
-                f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why}); {ALLOWED}; "
-                f"{WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
+                f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why});"
+                f" {ALLOWED}; {WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
             )
         if not told:
             told = True
             print(
-                f"waiting up to {wait_s:.0f} s for the Ray cluster at {host}:{port} (RAY_ADDRESS): {why}",
+                f"waiting up to {wait_s:.0f} s for the Ray cluster at {host}:{port} (RAY_ADDRESS):"
+                f" {why}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -224,7 +249,9 @@ def _wait_s(default: float = WAIT_S) -> float:
 def _reason(error: BaseException) -> str:
     """Say why a cluster could not be joined."""
     causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+    while (
+        cause := causes[-1].__cause__ or causes[-1].__context__
+    ) is not None and cause not in causes:
         causes.append(cause)
     text = ": ".join(dict.fromkeys(_one_line(each) for each in causes))
     if "authentication token" in text.lower():
@@ -237,7 +264,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return what an exception says in one line, without the tracebacks that Ray puts into its texts."""
+    """Return what an exception says in one line, without the tracebacks that Ray puts into its
+    texts.
+    """
     text, traced, trace = str(error).partition("Traceback (most recent call last)")
     if traced:
         text = f"{text} {trace.strip().splitlines()[-1]}"
@@ -252,7 +281,9 @@ class Watch:
         self.silent_since: float | None = None
 
     def check(self) -> None:
-        """Raise RayLost if Ray has ended: its processes on this machine, or the head of the cluster."""
+        """Raise RayLost if Ray has ended: its processes on this machine, or the head of the
+        cluster.
+        """
         if time.monotonic() - self.looked_at < LOOK_S:
             return
         self.looked_at = time.monotonic()
@@ -262,12 +293,18 @@ class Watch:
         import ray
 
         node = ray._private.worker._global_node
-        dead = [kind for kind, _ in node.dead_processes() if kind in VITAL] if node is not None else ["connection"]
+        dead = (
+            [kind for kind, _ in node.dead_processes() if kind in VITAL]
+            if node is not None
+            else ["connection"]
+        )
         if dead:
             raise lost(f"Ray's {' and '.join(dead)} ended while trials ran")
 
     def _check_head(self) -> None:
-        """Ask whether the head still listens. It may be started again, and Ray waits 60 s before it ends this process."""
+        """Ask whether the head still listens. It may be started again, and Ray waits 60 s before it
+        ends this process.
+        """
         import ray
 
         address = ray.get_runtime_context().gcs_address
@@ -278,7 +315,10 @@ class Watch:
             now = time.monotonic()
             self.silent_since = self.silent_since or now
             if now - self.silent_since > HEAD_S:
-                raise lost(f"the head of the Ray cluster at {address} has been away for {HEAD_S:.0f} s: {error}") from error
+                raise lost(
+                    f"the head of the Ray cluster at {address} has been away for {HEAD_S:.0f} s:"
+                    f" {error}"
+                ) from error
         else:
             self.silent_since = None
 
@@ -293,9 +333,12 @@ def check_fits(cpus: float, gpus: float) -> None:
     for name, asked in (("cpus", cpus), ("gpus", gpus)):
         has = there.get(name.removesuffix("s").upper(), 0)
         if asked > has:
-            hint = f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
+            hint = (
+                f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
+            )
             raise Unfit(
-                f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint}, or name a cluster by RAY_ADDRESS"
+                f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint},"
+                " or name a cluster by RAY_ADDRESS"
             )
 
 
@@ -308,8 +351,12 @@ class Answer:
     value: Any
 
 
-def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float = 120) -> dict[str, Answer]:
-    """function(argument) on each living node of the cluster, by the node's name. Raises ConnectionError if there is none."""
+def on_every_node(
+    function: Callable[[Any], Any], argument: Any, wait_s: float = 120
+) -> dict[str, Answer]:
+    """function(argument) on each living node of the cluster, by the node's name. Raises
+    ConnectionError if there is none.
+    """
     connect()
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -323,7 +370,8 @@ def on_every_node(function: Callable[[Any], Any], argument: Any, wait_s: float =
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(function)
         gpus = f", {node['Resources']['GPU']:g} GPUs" if "GPU" in node["Resources"] else ""
         name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}{gpus}"
-        # A first call starts the node's worker and imports; the second one's times are those of the answer alone.
+        # A first call starts the node's worker and imports; the second one's times are those of the
+        # answer alone.
         try:
             ray.get(task.remote(argument), timeout=wait_s)
             asked = time.time()

@@ -1,6 +1,7 @@
 """Runs packs as a list of Ray Tune trials, on what ray_cluster.py has joined.
 
-Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker (guard.py).
+Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker
+(guard.py).
 """
 
 from __future__ import annotations
@@ -52,12 +53,19 @@ SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
 
 
 class RayLauncher:
-    """Runs packs as trials of Ray Tune, on this machine or on the cluster that RAY_ADDRESS names."""
+    """Runs packs as trials of Ray Tune, on this machine or on the cluster that RAY_ADDRESS
+    names.
+    """
 
     divides = True
 
     def run(
-        self, packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+        self,
+        packs: Sequence[Pack],
+        job: Job,
+        resources: Resources,
+        listen: Listener,
+        may_start: Callable[[], bool] = always,
     ) -> list[Outcome]:
         """Run the packs, as many at once as the cluster has room for."""
         return run_ray(packs, job, resources, listen, may_start)
@@ -68,12 +76,17 @@ class RayLauncher:
 
 
 def run_ray(
-    packs: Sequence[Pack], job: Job, resources: Resources, listen: Listener, may_start: Callable[[], bool] = always
+    packs: Sequence[Pack],
+    job: Job,
+    resources: Resources,
+    listen: Listener,
+    may_start: Callable[[], bool] = always,
 ) -> list[Outcome]:
-    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one started here.
+    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one
+    started here.
 
-    Once `may_start` says no, those that run are trained to their end, and one that waits for a worker.
-    Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
+    Once `may_start` says no, those that run are trained to their end, and one that waits for a
+    worker. Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
     """
     listen(phase("starting Ray"))
     ray_cluster.connect()
@@ -87,7 +100,10 @@ def run_ray(
     name = uuid.uuid4().hex[:12]
     disk = folder_of(store)
     folder = (disk.path("ray") if disk is not None else cache_folder() / "ray") / name
-    share = {"CPU": resources.cpus / resources.processes, "GPU": resources.gpus / resources.processes}
+    share = {
+        "CPU": resources.cpus / resources.processes,
+        "GPU": resources.gpus / resources.processes,
+    }
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
     running = _running[name] = _Running(ends, may_start)
@@ -120,7 +136,9 @@ def run_ray(
         raise left.reason from None
     except tune.TuneError as error:
         if running.error is None:
-            raise ray_cluster.lost(f"Ray Tune failed while trials ran: {_last_line(error)}") from error
+            raise ray_cluster.lost(
+                f"Ray Tune failed while trials ran: {_last_line(error)}"
+            ) from error
         raise running.error from None
     except ray.exceptions.RayError as error:
         raise ray_cluster.lost(f"Ray failed while trials ran: {_last_line(error)}") from error
@@ -159,7 +177,9 @@ def _end_workers(ends: Ends, store: Store) -> None:
 
 
 def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
-    """The job, and where this process mirrors trials to: with all workers on its machine and a store on a disk it does so alone."""
+    """The job, and where this process mirrors trials to: with all workers on its machine and a
+    store on a disk it does so alone.
+    """
     if folder_of(store) is not None and not ray_cluster.elsewhere():
         return replace(job, tracking={}), dict(job.tracking)
     return job, {}
@@ -195,8 +215,8 @@ class _Running:
             raise
 
 
-# Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing else; the rest,
-# a terminal and open databases among it, is looked up here.
+# Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing
+# else; the rest, a terminal and open databases among it, is looked up here.
 _running: dict[str, _Running] = {}
 
 
@@ -216,7 +236,9 @@ class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
 
 
 class _TuneLeft(BaseException):
-    """Ends Tune's loop as it stands: what Tune does after an Exception waits for a Ray that is no more."""
+    """Ends Tune's loop as it stands: what Tune does after an Exception waits for a Ray that is no
+    more.
+    """
 
     def __init__(self, reason: RayLost) -> None:
         super().__init__(reason)
@@ -224,7 +246,9 @@ class _TuneLeft(BaseException):
 
 
 class _Callback(tune.Callback):  # type: ignore[misc]
-    """Passes on what Tune reports, and looks at every step of Tune's whether the command is to end."""
+    """Passes on what Tune reports, and looks at every step of Tune's whether the command is to
+    end.
+    """
 
     def __init__(self, launch: str) -> None:
         self.launch = launch
@@ -249,7 +273,9 @@ class _Callback(tune.Callback):  # type: ignore[misc]
             for task in _decode(trial.config["pack"]):
                 running.ends.wait(task.config.key())
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
         interruption.check()
         running = _running[self.launch]
         with running.keeping_errors():
@@ -262,7 +288,9 @@ class _Callback(tune.Callback):  # type: ignore[misc]
 
 
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
-    """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries lost workers only."""
+    """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries
+    lost workers only.
+    """
     _settled()
     told = Told(tune.report)
     told.end(run_encoded(config["pack"], job, told, _gather if job.processes > 1 else alone))
@@ -271,8 +299,9 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
 def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
     """Run a pack that `_encode` has made, and return how its trials ended.
 
-    An exception beside those of a trial, such as a setting that this worker's code does not know, ends the trials of the pack in
-    its own words. Raised, Ray would take it for a lost worker and try again.
+    An exception beside those of a trial, such as a setting that this worker's code does not know,
+    ends the trials of the pack in its own words. Raised, Ray would take it for a lost worker and
+    try again.
     """
     try:
         plugins.adopt(job.plugins)
@@ -299,13 +328,17 @@ def _settled() -> None:
 
 @contextmanager
 def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
-    """Start the trial's other processes, each in a bundle of its own of what Tune has reserved for the trial, and join them."""
+    """Start the trial's other processes, each in a bundle of its own of what Tune has reserved for
+    the trial, and join them.
+    """
     reserved = ray.util.get_current_placement_group()
     host = ray.util.get_node_ip_address()
     store = meeting(host, job.processes)
     started = []
     for rank, bundle in enumerate(reserved.bundle_specs[1:], start=1):
-        task = ray.remote(num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), max_retries=0)(follow)
+        task = ray.remote(
+            num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), max_retries=0
+        )(follow)
         place = PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=rank)
         options = task.options(scheduling_strategy=place)
         started.append(options.remote(config.to_dict(), job, rank, job.processes, host, store.port))
@@ -318,13 +351,19 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
 
 
 def _encode(pack: Pack) -> str:
-    # One string: Tune would read dicts of its search space in its own way. The first trial's key stands before, for the pack's name.
-    tasks = [{"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)} for task in pack]
+    # One string: Tune would read dicts of its search space in its own way. The first trial's key
+    # stands before, for the pack's name.
+    tasks = [
+        {"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)}
+        for task in pack
+    ]
     return f"{pack[0].config.key()} {json.dumps(tasks)}"
 
 
 def _decode(text: str) -> list[Task]:
-    return [Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in _items(text)]
+    return [
+        Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in _items(text)
+    ]
 
 
 def _items(text: str) -> list[dict[str, Any]]:
@@ -348,7 +387,9 @@ class _Exported:
             self.made[name] = Gauge(name, text, tag_keys=tags)
 
     def soon(self) -> None:
-        """As often as Prometheus could notice: of thousands of quick trials a call for each would take longer than some of them."""
+        """As often as Prometheus could notice: of thousands of quick trials a call for each would
+        take longer than some of them.
+        """
         if time.monotonic() - self.shown_at > SHOW_S:
             self()
 

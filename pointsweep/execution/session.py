@@ -1,4 +1,6 @@
-"""Sweeps as one launch: what is not finished trains, each trial once however many tables show it; then every table is printed."""
+"""Sweeps as one launch: what is not finished trains, each trial once however many tables show it;
+then every table is printed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ COMPLETE, FAILED, SPENT, HELD = 0, 1, 4, 7
 
 @contextmanager
 def after_launch() -> Iterator[None]:
-    """Turn BadStore into StoreFailed: what a store refuses once trials train is no mistake that nothing was launched for."""
+    """Turn BadStore into StoreFailed: what a store refuses once trials train is no mistake that
+    nothing was launched for.
+    """
     try:
         yield
     except BadStore as error:
@@ -44,7 +48,9 @@ def after_launch() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a launch made of one sweep: its table, and the exit code that says how complete it is."""
+    """What a launch made of one sweep: its table, and the exit code that says how complete it
+    is.
+    """
 
     table: Table
     code: int
@@ -56,11 +62,16 @@ def exit_code_of(conclusions: Sequence[Conclusion]) -> int:
     return FAILED if FAILED in codes else max(codes)
 
 
-def execute(plans: Sequence[Plan], store: Store, options: LaunchOptions, display: Display) -> list[Conclusion]:
-    """Launch what is not finished, mirror it to MLflow, write and print the tables. Return what became of each sweep."""
+def execute(
+    plans: Sequence[Plan], store: Store, options: LaunchOptions, display: Display
+) -> list[Conclusion]:
+    """Launch what is not finished, mirror it to MLflow, write and print the tables. Return what
+    became of each sweep.
+    """
     uri = tracking_uri(options.tracking_uri, store)
     owns = {plan.sweep.name: _asked(plan) for plan in plans}
-    # A trial that several sweeps show is seen live in the first one's experiment; the others have it at the end.
+    # A trial that several sweeps show is seen live in the first one's experiment; the others have
+    # it at the end.
     places = {key: place for own in reversed(owns.values()) for key, place in own.items()}
     with ExitStack() as stack:
         mirrors: dict[str, Mirroring] = {}
@@ -69,14 +80,20 @@ def execute(plans: Sequence[Plan], store: Store, options: LaunchOptions, display
             name = plan.sweep.name
             note(plan.sweep, store)
             display.phase("preparing MLflow" if uri != "none" else "")
-            mirror = stack.enter_context(mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run)))
+            mirror = stack.enter_context(
+                mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run))
+            )
             mirrors[name] = mirror
             if mirror.target is not None:
                 targets[name] = mirror.target
         outcomes = launch_all(plans, store, targets, places, options, display)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
-            further = [fresh for plan in plans if (fresh := _further(plan, store, tried[plan.sweep.name], display))]
+            further = [
+                fresh
+                for plan in plans
+                if (fresh := _further(plan, store, tried[plan.sweep.name], display))
+            ]
             if not further:
                 break
             for fresh in further:
@@ -92,7 +109,9 @@ def execute(plans: Sequence[Plan], store: Store, options: LaunchOptions, display
             concluded = conclude(plan.sweep, store, mirror_lines, outcomes, options, display)
             conclusions.append(concluded)
             if plan.sweep.whole is None:
-                mirrors[plan.sweep.name].publish(tables.files_of(store, plan.sweep.name), cell_metrics(concluded.table))
+                mirrors[plan.sweep.name].publish(
+                    tables.files_of(store, plan.sweep.name), cell_metrics(concluded.table)
+                )
     return conclusions
 
 
@@ -102,26 +121,38 @@ def waiting(outcomes: Sequence[Outcome]) -> set[str]:
 
 
 def _asked(plan: Plan) -> dict[str, TrialTags]:
-    """The places of those of a sweep's trials that are asked for as yet: with adaptive seeds not all of them."""
+    """The places of those of a sweep's trials that are asked for as yet: with adaptive seeds not
+    all of them.
+    """
     return {key: place for key, place in places_of(plan.sweep).items() if key in plan.states}
 
 
 def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Plan | None:
-    """Return what the records now ask for, of a sweep with adaptive seeds; None if nothing new. Adds to `tried`."""
+    """Return what the records now ask for, of a sweep with adaptive seeds; None if nothing new.
+    Adds to `tried`.
+    """
     if plan.sweep.adaptive is None:
         return None
     states, records = look(plan.sweep, store)
     if not states.keys() - tried:  # what failed in this launch is left to the next one
         return None
-    fresh = replace(plan, states={k: s for k, s in states.items() if s == "finished" or k not in tried}, records=records)
+    fresh = replace(
+        plan,
+        states={k: s for k, s in states.items() if s == "finished" or k not in tried},
+        records=records,
+    )
     tried.update(states)
-    display.say(f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open")
+    display.say(
+        f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open"
+    )
     return fresh
 
 
 def places_of(sweep: Sweep) -> dict[str, TrialTags]:
     """Return what MLflow is to say of every trial, by key."""
-    return {trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()}
+    return {
+        trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()
+    }
 
 
 def launch_all(
@@ -133,14 +164,18 @@ def launch_all(
     display: Display,
     limits: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[Outcome]:
-    """Run every trial that has no record, once, in packs over one backbone where the sweep asks for them; return how they ended."""
+    """Run every trial that has no record, once, in packs over one backbone where the sweep asks for
+    them; return how they ended.
+    """
     groups = to_run(plans)
     if not groups:
         return []
     from pointsweep.execution.launch import Launch
     from pointsweep.training.runner import Job
 
-    job = Job(store.url, targets, threads=options.threads, limits=limits or {}, plugins=sources_of(plans))
+    job = Job(
+        store.url, targets, threads=options.threads, limits=limits or {}, plugins=sources_of(plans)
+    )
     launch = Launch(plans, store, places, options, display, job)
     with after_launch():
         return launch.run(groups)
@@ -153,7 +188,8 @@ def sources_of(plans: Sequence[Plan]) -> tuple[Source, ...]:
 
 
 def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:
-    """The distinct trials without a record, by what their sweep gives each: those are launched one after the other.
+    """The distinct trials without a record, by what their sweep gives each: those are launched one
+    after the other.
 
     The name is that of the sweep whose budget counts; sweeps without one are launched together.
     """
@@ -171,7 +207,9 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
 
 
 def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
-    """Show a table at its end, and where everything lies; `mirror`: what is said of MLflow; `part`: of a larger table."""
+    """Show a table at its end, and where everything lies; `mirror`: what is said of MLflow; `part`:
+    of a larger table.
+    """
     report = store.place(f"sweeps/{table.name}/report.html")
     whole = [f"whole    pointsweep tables {table.name}"] if part else []
     lines = ["", f"report   {report}", f"store    {store.url}", *whole, *mirror]
@@ -195,7 +233,11 @@ def conclude(
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     own = [outcome for outcome in outcomes if outcome.key in plan.states]
-    told = {outcome.key: outcome for outcome in own if outcome.status == "failed" and outcome.key not in plan.records}
+    told = {
+        outcome.key: outcome
+        for outcome in own
+        if outcome.status == "failed" and outcome.key not in plan.records
+    }
     failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     if sweep.whole is None:
@@ -210,14 +252,23 @@ def conclude(
     beyond = waiting(outcomes).intersection(missing)
     for key in [key for key in missing if key not in beyond]:
         log = store.place(f"trials/{key}/history.jsonl")
-        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (told[key].kind if key in told else "lost_node")
+        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (
+            told[key].kind if key in told else "lost_node"
+        )
         if key in held and key not in plan.failures:
             print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
         else:
-            print(f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}", file=sys.stderr)
+            print(
+                f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}",
+                file=sys.stderr,
+            )
     if beyond:
         used = Spending(plan, store).text()
-        print(f"{used}; {len(beyond)} trials were not started. The same command with a larger one continues", file=sys.stderr)
+        print(
+            f"{used}; {len(beyond)} trials were not started. The same command with a larger one"
+            " continues",
+            file=sys.stderr,
+        )
     elsewhere = {key for key in missing if key in held and key not in plan.failures}
     if not missing:
         code = COMPLETE

@@ -1,6 +1,7 @@
 """The batches of a study: which suggestions train next, and at which epochs their trials halt.
 
-Judged by earlier batches alone: it does not matter who of a batch is first, and a search that was killed within one makes the same.
+Judged by earlier batches alone: it does not matter who of a batch is first, and a search that was
+killed within one makes the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Batches:
         self.epochs: dict[int, int] = {}  # of a suggestion's trials, by its number
 
     def ask(self, spent: bool = False) -> list[Suggestion]:
-        """The suggestions of the next batch, or of the open one: those that go on, then new ones. None once the search is over.
+        """The suggestions of the next batch, or of the open one: those that go on, then new ones.
+        None once the search is over.
 
         `spent`: its hours are. Then one goes on to its end, if none has come to it.
         """
@@ -44,17 +46,32 @@ class Batches:
                 curves.setdefault(self._bracket(item), {})[item.number] = curve
             if state == "waiting":
                 waiting.add(item.number)
-        found = [each for bracket, seen in curves.items() for each in promotable(seen, waiting, self.search, bracket)]
+        found = [
+            each
+            for bracket, seen in curves.items()
+            for each in promotable(seen, waiting, self.search, bracket)
+        ]
         return [number for _, number in sorted(found, key=lambda each: -each[0])]
 
     def limits(self, item: Suggestion) -> Limits:
-        """Return where the trials of a suggestion of the open batch halt; where it halted before it does not again."""
+        """Return where the trials of a suggestion of the open batch halt; where it halted before it
+        does not again.
+        """
         if self.search.scheduler is None:
             return {}
         batch, bracket = item.batches[-1], self._bracket(item)
-        rivals = [each for each in self.study.suggestions() if each.number != item.number and self._bracket(each) == bracket]
+        rivals = [
+            each
+            for each in self.study.suggestions()
+            if each.number != item.number and self._bracket(each) == bracket
+        ]
         seen = [each.before(batch) for each in rivals]
-        limits = limits_of([curve for state, curve in seen if state != "failed"], self.search, self._epochs(item), bracket)
+        limits = limits_of(
+            [curve for state, curve in seen if state != "failed"],
+            self.search,
+            self._epochs(item),
+            bracket,
+        )
         passed = max(item.before(batch)[1], default=0)
         return {epoch: limit for epoch, limit in limits.items() if epoch > passed}
 

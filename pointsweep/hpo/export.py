@@ -1,4 +1,6 @@
-"""What a search has seen -> sweeps/<name>/search.json, from which the report draws it without Optuna and without the database."""
+"""What a search has seen -> sweeps/<name>/search.json, from which the report draws it without
+Optuna and without the database.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,19 @@ from pointsweep.sweep.sweep import Sweep
 
 
 def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> None:
-    """Write every suggestion that was told, the space it is of, and the importances. `studies`: by the name of their arm."""
+    """Write every suggestion that was told, the space it is of, and the importances. `studies`: by
+    the name of their arm.
+    """
     assert sweep.search is not None
     data = {
         "objectives": dict(sweep.search.objectives),
         "parameters": [
-            {"key": parameter.key, "kind": parameter.kind, "log": parameter.log, "labels": parameter.labels}
+            {
+                "key": parameter.key,
+                "kind": parameter.kind,
+                "log": parameter.log,
+                "labels": parameter.labels,
+            }
             for parameter in sweep.search.space
         ],
         "arms": [{"name": name, **_arm(study)} for name, study in studies.items()],
@@ -30,7 +39,13 @@ def _arm(study: Study) -> dict[str, Any]:
         "study": study.name,
         "importances": study.importances(),
         "suggestions": [
-            {"number": item.number, "state": item.state, "drawn": dict(item.drawn), "values": list(item.values), "known": item.known}
+            {
+                "number": item.number,
+                "state": item.state,
+                "drawn": dict(item.drawn),
+                "values": list(item.values),
+                "known": item.known,
+            }
             | ({"curve": list(item.curve.items())} if item.curve else {})
             for item in told
         ],

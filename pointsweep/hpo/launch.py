@@ -9,7 +9,14 @@ from pointsweep.errors import SearchFailedError
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
-from pointsweep.execution.session import FAILED, Conclusion, conclude, execute, launch_all, places_of
+from pointsweep.execution.session import (
+    FAILED,
+    Conclusion,
+    conclude,
+    execute,
+    launch_all,
+    places_of,
+)
 from pointsweep.planning.plan import Plan
 from pointsweep.reporting.build import files_of
 from pointsweep.reporting.cell_metrics import cell_metrics
@@ -35,8 +42,8 @@ def launch(
 ) -> list[Conclusion]:
     """Train what is not finished, and return what became of each sweep. A search is launched alone.
 
-    Raises BadStore, Unfit or Held where nothing can be launched, SearchFailedError where all of a search fails, and
-    StoreFailed or another OSError where a disk or a service fails on the way.
+    Raises BadStore, Unfit or Held where nothing can be launched, SearchFailedError where all of a
+    search fails, and StoreFailed or another OSError where a disk or a service fails on the way.
     """
     establish(store)
     if rerun_stale:
@@ -54,12 +61,19 @@ def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
             try:
                 set_runs_aside(uri, plan.sweep.name, plan.stale)
             except TrackerAway as error:
-                print(f"{error}\nthe runs of stale trials there keep their old epochs", file=sys.stderr)
+                print(
+                    f"{error}\nthe runs of stale trials there keep their old epochs",
+                    file=sys.stderr,
+                )
     set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
 
 
-def search(sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, display: Display) -> Conclusion:
-    """Run the searches of a sweep, their suggestions as ordinary trials, then what they found as an ordinary sweep."""
+def search(
+    sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, display: Display
+) -> Conclusion:
+    """Run the searches of a sweep, their suggestions as ordinary trials, then what they found as an
+    ordinary sweep.
+    """
     from pointsweep.hpo.export import write_searched
     from pointsweep.hpo.study import working
     from pointsweep.hpo.tuner import Tuning
@@ -75,7 +89,10 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, d
 
         def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
             places.update(places_of(batch))
-            states = {trial.config.key(): trial_status(store, trial.config.key()) for trial in batch.trials()}
+            states = {
+                trial.config.key(): trial_status(store, trial.config.key())
+                for trial in batch.trials()
+            }
             display.expect(*tuning.extent())
             rest = Plan(batch, states, {}, {}, {}, ())
             targets = {batch.name: target} if target is not None else {}
@@ -88,7 +105,9 @@ def search(sweep: Sweep, plan: Plan, store: FileStore, options: LaunchOptions, d
             places.update(places_of(tuning.everything()))
             found = tuning.found()
         if found is None:
-            raise SearchFailedError(f"{sweep.name}: every suggestion failed; {store.path('trials')} says why")
+            raise SearchFailedError(
+                f"{sweep.name}: every suggestion failed; {store.path('trials')} says why"
+            )
         note(found, store)
         with working(tuning.url):
             write_searched(sweep, tuning.by_arm(), store)

@@ -16,8 +16,16 @@ def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:
         return trial.suggest_categorical(parameter.key, parameter.labels)
     if parameter.kind == "int":
         step = int(parameter.step or 1)
-        return trial.suggest_int(parameter.key, int(parameter.low), int(parameter.ends()[1]), log=parameter.log, step=step)
-    value = trial.suggest_float(parameter.key, parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step)
+        return trial.suggest_int(
+            parameter.key,
+            int(parameter.low),
+            int(parameter.ends()[1]),
+            log=parameter.log,
+            step=step,
+        )
+    value = trial.suggest_float(
+        parameter.key, parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step
+    )
     return parameter.nearest(value)
 
 
@@ -27,12 +35,17 @@ def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
         return optuna.distributions.CategoricalDistribution(parameter.labels)
     if parameter.kind == "int":
         step = int(parameter.step or 1)
-        return optuna.distributions.IntDistribution(int(parameter.low), int(parameter.ends()[1]), log=parameter.log, step=step)
-    return optuna.distributions.FloatDistribution(parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step)
+        return optuna.distributions.IntDistribution(
+            int(parameter.low), int(parameter.ends()[1]), log=parameter.log, step=step
+        )
+    return optuna.distributions.FloatDistribution(
+        parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step
+    )
 
 
 def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that a search names. A grid's points are start points, so nothing is left to its sampler.
+    """The sampler that a search names. A grid's points are start points, so nothing is left to its
+    sampler.
 
     Raises Unfit for options that do not go together.
     """

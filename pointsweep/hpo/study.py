@@ -1,9 +1,12 @@
-"""A study of Optuna behind an arm: ask, tell, and continue after any end. With samplers.py the only file with optuna.
+"""A study of Optuna behind an arm: ask, tell, and continue after any end. With samplers.py the only
+file with optuna.
 
-Two studies stand behind one. The log, in a database, gets every suggestion whole, in one transaction, and later its values in
-another; it is what dashboards open. The sampler works on a study in memory, which is replayed from the log when a search continues:
-asked again for every suggestion and told every value, in the order of the first time. So a search that was killed makes the same
-suggestions as one that was not, whatever state a sampler keeps, and the same as plain Optuna with that seed.
+Two studies stand behind one. The log, in a database, gets every suggestion whole, in one
+transaction, and later its values in another; it is what dashboards open. The sampler works on a
+study in memory, which is replayed from the log when a search continues: asked again for every
+suggestion and told every value, in the order of the first time. So a search that was killed makes
+the same suggestions as one that was not, whatever state a sampler keeps, and the same as plain
+Optuna with that seed.
 """
 
 from __future__ import annotations
@@ -33,12 +36,20 @@ from pointsweep.utils.sqlite_files import set_aside_name, sqlite_path, sqlite_pr
 
 NOTHING: Mapping[int, Any] = MappingProxyType({})
 REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
-Found = tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]  # of a finished trial: drawn, values, keys, curve
-Results = Mapping[int, tuple[float, ...] | None]  # number of a suggestion -> its values, if it has any
+# of a finished trial: drawn, values, keys, curve
+Found = tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]
+# number of a suggestion -> its values, if it has any
+Results = Mapping[int, tuple[float, ...] | None]
 LOCK_WAIT_S = 60.0  # for another process that has locked the study's database
 STARTUP = 10  # trials before Optuna's samplers learn, where they are not told how many
-LEAST_TRIALS = 20  # finished, before importances say anything: the best tenth of them is set against all
-STATES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
+# finished, before importances say anything: the best tenth of them is set against all
+LEAST_TRIALS = 20
+STATES = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "stopped",
+}
 BLIND = ("random", "grid", "qmc")  # samplers that do not look at what they are told
 
 optuna.logging.set_verbosity(logging.ERROR)
@@ -55,13 +66,18 @@ def require_sound(path: Path) -> None:
     elif "read-only" in problem or "cannot be" in problem:
         mend = "give this user the right to read and write it"
     else:
-        mend = f"its trials are in the store; set it aside and the same command makes it anew: mv {_aside(path)}"
+        mend = (
+            "its trials are in the store; set it aside and the same command makes it anew: mv"
+            f" {_aside(path)}"
+        )
     raise BadStore(f"the search's study {path} {problem}; {mend}")
 
 
 @contextmanager
 def opening(url: str | None) -> Iterator[None]:
-    """Turn what Optuna and its database layer raise over a study that cannot be opened into BadStore, without secrets."""
+    """Turn what Optuna and its database layer raise over a study that cannot be opened into
+    BadStore, without secrets.
+    """
     try:
         yield
     except Exception as error:  # of Optuna, SQLAlchemy, Alembic or a database's driver
@@ -70,13 +86,20 @@ def opening(url: str | None) -> Iterator[None]:
         words = " ".join(scrubbed(str(error), url or "").split())[:300]
         mend = "if another version of Optuna made it, use that version"
         if path is not None:
-            mend += f"; or set it aside, and the same command makes it anew from the trials: mv {_aside(path)}"
-        raise BadStore(f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; {mend}") from error
+            mend += (
+                "; or set it aside, and the same command makes it anew from the trials: mv"
+                f" {_aside(path)}"
+            )
+        raise BadStore(
+            f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; {mend}"
+        ) from error
 
 
 @contextmanager
 def working(url: str | None) -> Iterator[None]:
-    """Turn what a study's database raises while a search runs into StoreFailed: locked by another process, or damaged."""
+    """Turn what a study's database raises while a search runs into StoreFailed: locked by another
+    process, or damaged.
+    """
     try:
         yield
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -86,8 +109,13 @@ def working(url: str | None) -> Iterator[None]:
         words = " ".join(scrubbed(str(cause), url or "").split())[:300]
         mend = ""
         if path is not None and "locked" not in words:
-            mend = f"; if that stays so, set it aside, and it is made anew from the trials: mv {_aside(path)}"
-        raise StoreFailed(f"the search's study {where} cannot be read or written: {words}{mend}") from error
+            mend = (
+                "; if that stays so, set it aside, and it is made anew from the trials: mv"
+                f" {_aside(path)}"
+            )
+        raise StoreFailed(
+            f"the search's study {where} cannot be read or written: {words}{mend}"
+        ) from error
 
 
 def _aside(path: Path) -> str:
@@ -107,14 +135,22 @@ class Study:
     def __init__(self, url: str | None, name: str, arm: Arm, search: Search) -> None:
         self.arm, self.search, self.name = arm, search, name
         sampler(search, search.seed)  # its options are looked at before anything is launched
-        self.directions = [StudyDirection[direction.upper()] for direction in search.objectives.values()]
+        self.directions = [
+            StudyDirection[direction.upper()] for direction in search.objectives.values()
+        ]
         with opening(url):
-            self.log = optuna.create_study(storage=_storage(url), study_name=name, directions=self.directions, load_if_exists=True)
+            self.log = optuna.create_study(
+                storage=_storage(url),
+                study_name=name,
+                directions=self.directions,
+                load_if_exists=True,
+            )
             if self.log.metric_names != list(search.objectives):
                 self.log.set_metric_names(list(search.objectives))
         self.note = ""
         self.live: optuna.Study | None = None
-        self.open: dict[int, optuna.trial.Trial] = {}  # number in the log -> the trial in memory that is not told yet
+        # number in the log -> the trial in memory that is not told yet
+        self.open: dict[int, optuna.trial.Trial] = {}
         self.places: dict[int, int] = {}  # number in the log -> number in memory
 
     def suggestions(self) -> list[Suggestion]:
@@ -127,25 +163,39 @@ class Study:
         return bool(self.log.user_attrs.get("started"))
 
     def start(self, known: Iterable[Found]) -> None:
-        """Begin, before the first suggestion: finished trials of the store become trials of the study."""
+        """Begin, before the first suggestion: finished trials of the store become trials of the
+        study.
+        """
         if self.started:
             return
         told = {tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)}
         for drawn, values, keys, curve in known:
             if tuple(keys) not in told:
-                self._add(drawn, {"known": True, "keys": list(keys)}, values, curve if self.search.has_curves else NOTHING)
+                self._add(
+                    drawn,
+                    {"known": True, "keys": list(keys)},
+                    values,
+                    curve if self.search.has_curves else NOTHING,
+                )
         self.log.set_user_attr("objectives", list(self.search.objectives))
         self.log.set_user_attr("started", True)
 
     def next_batch(self) -> int:
         """The number of the batch that is open, else of the one to come."""
         items = [item for item in self.suggestions() if not item.known]
-        return next((item.batches[-1] for item in items if item.open), max((item.batches[-1] for item in items), default=-1) + 1)
+        return next(
+            (item.batches[-1] for item in items if item.open),
+            max((item.batches[-1] for item in items), default=-1) + 1,
+        )
 
-    def ask(self, count: int, fresh: int | None = None, promoted: Sequence[int] = ()) -> list[Suggestion]:
-        """The open suggestions of a batch of `count`: of those that wait the `promoted`, by number, and new ones, at most `fresh`.
+    def ask(
+        self, count: int, fresh: int | None = None, promoted: Sequence[int] = ()
+    ) -> list[Suggestion]:
+        """The open suggestions of a batch of `count`: of those that wait the `promoted`, by number,
+        and new ones, at most `fresh`.
 
-        Fewer where a grid is used up. Asked again for a batch that is open, of which a part may have been told, it is the same.
+        Fewer where a grid is used up. Asked again for a batch that is open, of which a part may
+        have been told, it is the same.
         """
         self._replay()
         batch, before = self.next_batch(), self.suggestions()
@@ -170,10 +220,11 @@ class Study:
         stopped: Collection[int] = (),
         facts: Mapping[int, Mapping[str, Any]] = NOTHING,
     ) -> None:
-        """The values of a whole batch by number, None for what has none, and what a scheduler is to know: a curve for each.
+        """The values of a whole batch by number, None for what has none, and what a scheduler is to
+        know: a curve for each.
 
-        What was `stopped` waits, under a scheduler that lets it; the rest without values has failed. Each is told once, whatever
-        happens in between.
+        What was `stopped` waits, under a scheduler that lets it; the rest without values has
+        failed. Each is told once, whatever happens in between.
         """
         items, batch = self.suggestions(), self.next_batch()
         for number in sorted(number for number in results if items[number].open):
@@ -186,7 +237,13 @@ class Study:
             if number in stopped and self.search.scheduler in LETS_WAIT:
                 writer.set_user_attr("waits", {**items[number].waits, batch: max(curve)})
             else:
-                state = TrialState.COMPLETE if values else TrialState.PRUNED if number in stopped else TrialState.FAIL
+                state = (
+                    TrialState.COMPLETE
+                    if values
+                    else TrialState.PRUNED
+                    if number in stopped
+                    else TrialState.FAIL
+                )
                 self.log.tell(number, values=values, state=state)
         self._tell_live(batch)
 
@@ -197,23 +254,32 @@ class Study:
                 self.log.tell(item.number, state=TrialState.PRUNED)
 
     def importances(self) -> dict[str, dict[str, float]]:
-        """objective -> key -> its share in what sets the best trials apart (PED-ANOVA, arXiv 2304.10255); of too few none."""
+        """objective -> key -> its share in what sets the best trials apart (PED-ANOVA, arXiv
+        2304.10255); of too few none.
+        """
         done = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         found = {}
         for index, (name, direction) in enumerate(self.search.objectives.items()):
-            sign = -1.0 if direction == "maximize" else 1.0  # of what it is given, the least counts as the best
+            # of what it is given, the least counts as the best
+            sign = -1.0 if direction == "maximize" else 1.0
             costs = {trial.number: sign * trial.values[index] for trial in done}
             if len(done) >= LEAST_TRIALS and len(set(costs.values())) > 1:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
                 with warnings.catch_warnings():  # it warns that the least counts as the best
                     warnings.simplefilter("ignore", UserWarning)
-                    found[name] = optuna.importance.get_param_importances(self.log, evaluator=evaluator, target=_costs_of(costs))
+                    found[name] = optuna.importance.get_param_importances(
+                        self.log, evaluator=evaluator, target=_costs_of(costs)
+                    )
         return found
 
     # The log
 
     def _add(
-        self, drawn: Mapping[str, Any], attributes: Mapping[str, Any], values: tuple[float, ...] | None = None, curve: Curve = NOTHING
+        self,
+        drawn: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        values: tuple[float, ...] | None = None,
+        curve: Curve = NOTHING,
     ) -> int:
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING if values is None else TrialState.COMPLETE,
@@ -223,7 +289,8 @@ class Study:
             user_attrs=dict(attributes),
             intermediate_values=dict(curve),
         )
-        number = len(self.log.get_trials(deepcopy=False))  # one process at a time adds to it: the sweep's folder is locked
+        # one process at a time adds to it: the sweep's folder is locked
+        number = len(self.log.get_trials(deepcopy=False))
         self.log.add_trial(trial)
         return number
 
@@ -232,24 +299,41 @@ class Study:
 
     # The sampler's study
 
-    def _distributions(self, drawn: Mapping[str, Any]) -> dict[str, optuna.distributions.BaseDistribution]:
-        return {parameter.key: distribution(parameter) for parameter in self.arm.parameters if parameter.key in drawn}
+    def _distributions(
+        self, drawn: Mapping[str, Any]
+    ) -> dict[str, optuna.distributions.BaseDistribution]:
+        return {
+            parameter.key: distribution(parameter)
+            for parameter in self.arm.parameters
+            if parameter.key in drawn
+        }
 
     def _fresh(self, seed: int, told: Iterable[Suggestion]) -> None:
         """A study in memory that knows nothing but what was told."""
         self.open.clear()
         self.places.clear()
-        self.live = optuna.create_study(sampler=sampler(self.search, seed), directions=self.directions)
+        self.live = optuna.create_study(
+            sampler=sampler(self.search, seed), directions=self.directions
+        )
         for item in told:
             self.places[item.number] = len(self.places)
-            self.live.add_trial(self._frozen(item, item.values if item.state == "complete" else None))
+            self.live.add_trial(
+                self._frozen(item, item.values if item.state == "complete" else None)
+            )
         used = [self.arm.settled(item.drawn) for item in told if not item.known]
         for point in self.arm.enqueue:
             if not any(point.items() <= drawn.items() for drawn in used):
                 self.live.enqueue_trial(dict(point))
 
-    def _frozen(self, item: Suggestion, values: Sequence[float] | None, attributes: Mapping[str, Any] | None = None) -> FrozenTrial:
-        """Return a trial with these values for the sampler; without any one that it does not look at."""
+    def _frozen(
+        self,
+        item: Suggestion,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> FrozenTrial:
+        """Return a trial with these values for the sampler; without any one that it does not look
+        at.
+        """
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if values else TrialState.FAIL,
             values=values,
@@ -272,7 +356,8 @@ class Study:
             for item in (item for item in own if item.batch == batch):
                 found = self._draw()
                 if found is None or found[1] != self.arm.settled(item.drawn):
-                    # Another version of Optuna drew the log: the sampler is given its trials, and a seed of its own.
+                    # Another version of Optuna drew the log: the sampler is given its trials, and a
+                    # seed of its own.
                     since = f"so from suggestion {len(own)} on it has another random state"
                     self.note = f"{self.name}: the sampler could not be replayed, {since}"
                     self._fresh(self.search.seed + len(own), items)
@@ -281,7 +366,9 @@ class Study:
             self._tell_live(batch)
 
     def _tell_live(self, batch: int) -> None:
-        """Tell the sampler a batch, once the log knows all its ends: the order does not depend on who was first."""
+        """Tell the sampler a batch, once the log knows all its ends: the order does not depend on
+        who was first.
+        """
         assert self.live is not None
         items = self.suggestions()
         if any(item.open and item.batches[-1] == batch for item in items):
@@ -295,14 +382,20 @@ class Study:
                 self.live.tell(trial, state=TrialState.PRUNED)
             else:
                 told = state == "complete"
-                self.live.tell(trial, list(item.values) if told else None, state=None if told else TrialState.FAIL)
+                self.live.tell(
+                    trial,
+                    list(item.values) if told else None,
+                    state=None if told else TrialState.FAIL,
+                )
         if self.search.scheduler in LETS_WAIT and self.search.sampler not in BLIND:
             self._tell_again(items, batch)
 
     def _tell_again(self, items: Sequence[Suggestion], batch: int) -> None:
-        """Tell the sampler what all trials had at the rung that counts by now, or at their end; of the others that there is nothing.
+        """Tell the sampler what all trials had at the rung that counts by now, or at their end; of
+        the others that there is nothing.
 
-        Optuna closes a trial that was told. So they go into a new study, in their order, and the sampler goes over to it.
+        Optuna closes a trial that was told. So they go into a new study, in their order, and the
+        sampler goes over to it.
         """
         assert self.live is not None
         trials = self.live.get_trials(deepcopy=False)
@@ -321,10 +414,14 @@ class Study:
         self.live.add_trials(trials)
 
     def _draw(self) -> tuple[optuna.trial.Trial, dict[str, Any], TrialConfig] | None:
-        """The next suggestion that is a valid trial; None where a grid is used up. Raises Unfit if there seems to be none."""
+        """The next suggestion that is a valid trial; None where a grid is used up. Raises Unfit if
+        there seems to be none.
+        """
         assert self.live is not None
         for _ in range(REJECTIONS):
-            if self.search.sampler == "grid" and not self.live.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if self.search.sampler == "grid" and not self.live.get_trials(
+                deepcopy=False, states=(TrialState.WAITING,)
+            ):
                 return None
             trial = self.live.ask()
             drawn: dict[str, Any] = {}
@@ -335,7 +432,10 @@ class Study:
             if config is not None:
                 return trial, drawn, config
             self.live.tell(trial, state=TrialState.FAIL)
-        raise Unfit(f"{self.name}: {REJECTIONS} suggestions in a row break a constraint; widen the space or the constraints")
+        raise Unfit(
+            f"{self.name}: {REJECTIONS} suggestions in a row break a constraint; widen the space or"
+            " the constraints"
+        )
 
 
 def _costs_of(costs: Mapping[int, float]) -> Callable[[FrozenTrial], float]:
@@ -348,5 +448,8 @@ def _suggestion(trial: FrozenTrial) -> Suggestion:
     curve = dict(sorted(trial.intermediate_values.items()))
     known = bool(attributes.get("known"))
     batches = () if known else (attributes["batch"], *attributes.get("promoted", ()))
-    waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}  # JSON has words for keys
-    return Suggestion(trial.number, trial.params, batches, STATES[trial.state], values, curve, known, waits)
+    # JSON has words for keys
+    waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}
+    return Suggestion(
+        trial.number, trial.params, batches, STATES[trial.state], values, curve, known, waits
+    )

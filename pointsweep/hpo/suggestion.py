@@ -1,4 +1,6 @@
-"""One suggestion of a search: what was drawn, and what became of it in each batch that it was a part of."""
+"""One suggestion of a search: what was drawn, and what became of it in each batch that it was a
+part of.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,21 @@ from pointsweep.hpo.pruners import Curve
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One trial of a study: drawn values, and once it is told its values, one an objective. `known`: found finished in the store."""
+    """One trial of a study: drawn values, and once it is told its values, one an objective.
+    `known`: found finished in the store.
+    """
 
     number: int
     drawn: Mapping[str, Any]
-    batches: tuple[int, ...]  # in which it trained: that of its suggestion, and those in which it went on
+    # in which it trained: that of its suggestion, and those in which it went on
+    batches: tuple[int, ...]
     state: str  # running, complete, failed, stopped
     values: tuple[float, ...] = ()
-    curve: Curve = field(default_factory=dict)  # its validation accuracy by epoch, where that is what the search aims at
+    # its validation accuracy by epoch, where that is what the search aims at
+    curve: Curve = field(default_factory=dict)
     known: bool = False
-    waits: Mapping[int, int] = field(default_factory=dict)  # batch in which a scheduler let it wait -> after which epoch
+    # batch in which a scheduler let it wait -> after which epoch
+    waits: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -38,7 +45,9 @@ class Suggestion:
         return self.state == "running" and not self.waiting
 
     def before(self, batch: int) -> tuple[str, Curve]:
-        """Its state when a batch was put together, and what had been seen of it: a part of which may have come in that batch."""
+        """Its state when a batch was put together, and what had been seen of it: a part of which
+        may have come in that batch.
+        """
         if self.known:
             return self.state, self.curve
         last = max((each for each in self.batches if each < batch), default=None)
@@ -47,4 +56,6 @@ class Suggestion:
         ended = self.state != "running" and last == self.batches[-1]
         if last not in self.waits:
             return (self.state, self.curve) if ended else ("running", {})
-        return "stopped" if ended else "waiting", {epoch: value for epoch, value in self.curve.items() if epoch <= self.waits[last]}
+        return "stopped" if ended else "waiting", {
+            epoch: value for epoch, value in self.curve.items() if epoch <= self.waits[last]
+        }

@@ -1,7 +1,9 @@
-"""Arms -> batches of ordinary trials -> what was found, as a Sweep that is trained and printed as any other.
+"""Arms -> batches of ordinary trials -> what was found, as a Sweep that is trained and printed as
+any other.
 
-A search is nothing but a Sweep whose cells are not known beforehand. Its studies say which trials come next; what these are, where
-their results lie and how they are continued is the same for a suggestion as for a cell that somebody wrote down.
+A search is nothing but a Sweep whose cells are not known beforehand. Its studies say which trials
+come next; what these are, where their results lie and how they are continued is the same for a
+suggestion as for a cell that somebody wrote down.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
 
-Train = Callable[[Sweep, Mapping[str, Limits]], None]  # trains every trial of a sweep that has no record; limits by key
+# trains every trial of a sweep that has no record; limits by key
+Train = Callable[[Sweep, Mapping[str, Limits]], None]
 MISSING = "·"  # in a table: a key that its row does not have
 
 
@@ -43,19 +46,25 @@ class Tuning:
         assert sweep.search is not None
         self.sweep, self.search, self.store = sweep, sweep.search, store
         self.cells = [cell for cell in sweep.cells if cell.arm is not None]
-        self.trial_page: Callable[[str], str] = lambda key: ""  # the page of a trial's run in MLflow, where there is one
+        # the page of a trial's run in MLflow, where there is one
+        self.trial_page: Callable[[str], str] = lambda key: ""
         path = store.path(f"sweeps/{sweep.name}/study.db")
         if not self.search.storage:
             require_sound(path)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self.search.storage and not path.exists():
-                open_append(path).close()  # SQLite itself would leave a group's right to write out, whatever the umask
+                # SQLite itself would leave a group's right to write out, whatever the umask
+                open_append(path).close()
         self.url = url = self.search.storage or sqlite_uri(path)
-        self.studies = [Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells]
+        self.studies = [
+            Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells
+        ]
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
-        """Ask, train and tell, batch by batch, until every study has its number of finished trials, or its hours are spent."""
+        """Ask, train and tell, batch by batch, until every study has its number of finished trials,
+        or its hours are spent.
+        """
         for study in self.studies:
             if not study.started:
                 study.start(self._first_told(study))
@@ -81,8 +90,8 @@ class Tuning:
     def _first_told(self, study: Study) -> list[Finished]:
         """Return the finished trials that a study begins with, and keep which they are.
 
-        A study whose database was lost begins with the same ones. So it makes the same suggestions again, whose trials the store
-        has, and nothing is trained twice.
+        A study whose database was lost begins with the same ones. So it makes the same suggestions
+        again, whose trials the store has, and nothing is trained twice.
         """
         if not self.search.use_finished:
             return []
@@ -90,7 +99,9 @@ class Tuning:
         name = f"sweeps/{self.sweep.name}/told_first.json"
         kept = self._kept_lists(name)
         if study.name in kept:
-            by_keys = {" ".join(keys): (drawn, values, keys, curve) for drawn, values, keys, curve in found}
+            by_keys = {
+                " ".join(keys): (drawn, values, keys, curve) for drawn, values, keys, curve in found
+            }
             return [by_keys[keys] for keys in kept[study.name] if keys in by_keys]
         kept[study.name] = [" ".join(keys) for _, _, keys, _ in found]
         self.store.write(name, json.dumps(kept, indent=1).encode())
@@ -111,15 +122,29 @@ class Tuning:
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
         keys = {item.number: self._keys(study, item) for item in batch}
-        results = {number: values_of(each, self.search, self.sweep.protocol, self.store) for number, each in keys.items()}
-        stopped = [number for number, values in results.items() if values is None and self._stopped(keys[number])]
-        told = [number for number, values in results.items() if values is not None or number in stopped]
-        curves = {number: curve_of(keys[number], self.store) for number in told} if self.search.has_curves else {}
+        results = {
+            number: values_of(each, self.search, self.sweep.protocol, self.store)
+            for number, each in keys.items()
+        }
+        stopped = [
+            number
+            for number, values in results.items()
+            if values is None and self._stopped(keys[number])
+        ]
+        told = [
+            number for number, values in results.items() if values is not None or number in stopped
+        ]
+        curves = (
+            {number: curve_of(keys[number], self.store) for number in told}
+            if self.search.has_curves
+            else {}
+        )
         facts = {number: self._facts(study, each) for number, each in keys.items()}
         study.tell(results, curves, stopped, facts)
 
     def _facts(self, study: Study, keys: Sequence[str]) -> dict[str, Any]:
-        """Return what Optuna's pages show of a suggestion beside its values: its cell, its time, and where MLflow has it.
+        """Return what Optuna's pages show of a suggestion beside its values: its cell, its time,
+        and where MLflow has it.
 
         The keys of its trials stand there from its begin on.
         """
@@ -134,9 +159,13 @@ class Tuning:
         return facts
 
     def _stopped(self, keys: Sequence[str]) -> bool:
-        """Return whether a scheduler has stopped a suggestion, and nothing else has ended a trial of it."""
+        """Return whether a scheduler has stopped a suggestion, and nothing else has ended a trial
+        of it.
+        """
         lacking = [key for key in keys if sound_record(self.store, key) is None]
-        return bool(lacking) and all(TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking)
+        return bool(lacking) and all(
+            TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking
+        )
 
     def progress(self) -> str:
         """One line: "5 of 12 suggestions finished, 3 waiting"."""
@@ -144,10 +173,15 @@ class Tuning:
         number = sum(item.waiting for study in self.studies for item in study.suggestions())
         waiting = f", {number} waiting" if number else ""
         spent = "" if self.search.hours is None else f", {self._hours()}"
-        return f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions finished{waiting}{spent}"
+        return (
+            f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions"
+            f" finished{waiting}{spent}"
+        )
 
     def extent(self) -> tuple[int, int, float]:
-        """Return how many trials of the whole search have ended, how many there are in all, and the used part of its hours."""
+        """Return how many trials of the whole search have ended, how many there are in all, and the
+        used part of its hours.
+        """
         ended = total = 0
         for study in self.studies:
             seeds = len(study.arm.seeds)
@@ -166,12 +200,22 @@ class Tuning:
 
     def _hours_of(self, study: Study) -> float:
         """Hours of the trials that a study was told of."""
-        told = [item for item in study.suggestions() if not item.known and (item.state != "running" or item.curve)]
-        return sum(seconds_of(key, self.store) for item in told for key in self._keys(study, item)) / 3600
+        told = [
+            item
+            for item in study.suggestions()
+            if not item.known and (item.state != "running" or item.curve)
+        ]
+        return (
+            sum(seconds_of(key, self.store) for item in told for key in self._keys(study, item))
+            / 3600
+        )
 
     def _hours(self) -> str:
         each = " of each arm" if len(self.studies) > 1 else ""
-        return f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{each} spent"
+        return (
+            f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{each}"
+            " spent"
+        )
 
     def everything(self) -> Sweep:
         """All suggestions so far as a sweep: what MLflow is to show."""
@@ -198,12 +242,17 @@ class Tuning:
 
     def by_arm(self) -> dict[str, Study]:
         """The studies by the names of their arms."""
-        names = [self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell) for cell in self.cells]
+        names = [
+            self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell)
+            for cell in self.cells
+        ]
         return dict(zip(names, self.studies, strict=True))
 
     def failed(self) -> bool:
         """Return whether an arm has no finished suggestion at all."""
-        return any(all(item.state != "complete" for item in study.suggestions()) for study in self.studies)
+        return any(
+            all(item.state != "complete" for item in study.suggestions()) for study in self.studies
+        )
 
     def _keys(self, study: Study, item: Suggestion) -> list[str]:
         config = study.arm.config(item.drawn)
@@ -212,8 +261,13 @@ class Tuning:
     # What was found
 
     def found(self) -> Sweep | None:
-        """The sweep of the result: the best trials or the front; per arm the winners with fresh seeds. None if nothing finished."""
-        told = [[item for item in study.suggestions() if item.state == "complete"] for study in self.studies]
+        """The sweep of the result: the best trials or the front; per arm the winners with fresh
+        seeds. None if nothing finished.
+        """
+        told = [
+            [item for item in study.suggestions() if item.state == "complete"]
+            for study in self.studies
+        ]
         if self.search.then_seeds is not None:
             return self._winners(told)
         items = chosen(told[0], self.search) if told else []
@@ -222,7 +276,11 @@ class Tuning:
         arm = self.studies[0].arm
         keys = [parameter.key for parameter in self.search.space]
         rows = tuple(
-            (f"#{item.number}", *(short(item.drawn[key]) if key in item.drawn else MISSING for key in keys)) for item in items
+            (
+                f"#{item.number}",
+                *(short(item.drawn[key]) if key in item.drawn else MISSING for key in keys),
+            )
+            for item in items
         )
         cells = []
         for index, item in enumerate(items):
@@ -230,7 +288,8 @@ class Tuning:
             cells.append(Cell(index, 0, tuple(arm.trials(config)) if config else ()))
         kind = "best trials" if self.search.single else "Pareto front"
         return replace(
-            self.sweep, row_headers=("trial", *headers(keys)), rows=rows, columns=(kind,), cells=tuple(cells), search=None,
+            self.sweep, row_headers=("trial", *headers(keys)), rows=rows, columns=(kind,),
+            cells=tuple(cells), search=None,
             metric="val/accuracy", notes=(*self.sweep.notes, *self._notes(items)),
         )  # fmt: skip
 
@@ -239,11 +298,16 @@ class Tuning:
         if self.search.single:
             yield f"chosen: trial #{items[0].number}: {drawn_text(items[0].drawn)}"
         else:
-            aims = " and ".join(f"{name} ({direction})" for name, direction in self.search.objectives.items())
+            aims = " and ".join(
+                f"{name} ({direction})" for name, direction in self.search.objectives.items()
+            )
             yield f"the trials that no other one beats in {aims}"
         number = sum(item.known for study in self.studies for item in study.suggestions())
         if number:
-            yield f"{number} finished trials of the store lay in the space and were told to the search first"
+            yield (
+                f"{number} finished trials of the store lay in the space and were told to the"
+                " search first"
+            )
         yield from self._failures()
 
     def _budget(self) -> str:
@@ -251,7 +315,10 @@ class Tuning:
         hours = "" if self.search.hours is None else f", {self._hours()}"
         aims = ", ".join(self.search.objectives)
         protocol = f"protocol {self.sweep.protocol}"
-        return f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at {aims} ({protocol}){hours}"
+        return (
+            f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at"
+            f" {aims} ({protocol}){hours}"
+        )
 
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
@@ -259,33 +326,55 @@ class Tuning:
             where = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
             stopped = sum(item.state == "stopped" for item in study.suggestions())
             if stopped:
-                yield f"{where}{stopped} suggestions were stopped early by {self.search.scheduler}; they count and are not ranked"
+                yield (
+                    f"{where}{stopped} suggestions were stopped early by {self.search.scheduler};"
+                    " they count and are not ranked"
+                )
             if number:
-                yield f"{where}{number} suggestions failed; they count in the budget and are not ranked"
+                yield (
+                    f"{where}{number} suggestions failed; they count in the budget and are not"
+                    " ranked"
+                )
 
     def _winners(self, told: Sequence[Sequence[Suggestion]]) -> Sweep:
         assert self.search.then_seeds is not None
         found: dict[tuple[int, int], Cell] = {}
-        notes = [f"every row was tuned with the same budget: {self._budget()}; space: {space_text(self.search)}"]
+        notes = [
+            f"every row was tuned with the same budget: {self._budget()}; space:"
+            f" {space_text(self.search)}"
+        ]
         first = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
         seeds = range(first, first + self.search.then_seeds)
         whole = self.search.then_on == "train_and_val"
         clouds = "on the training and the validation clouds" if whole else "on the training clouds"
-        notes.append(f"the winner of every row was then trained {clouds} with fresh seeds: {', '.join(map(str, seeds))}")
+        notes.append(
+            f"the winner of every row was then trained {clouds} with fresh seeds:"
+            f" {', '.join(map(str, seeds))}"
+        )
         for cell, study, items in zip(self.cells, self.studies, told, strict=True):
             best = chosen(items, self.search)[:1]
             config = study.arm.config(best[0].drawn) if best else None
             if config is None:
-                found[cell.row, cell.column] = replace(cell, arm=None, excluded=f"all {self.search.trials} suggestions failed")
+                found[cell.row, cell.column] = replace(
+                    cell, arm=None, excluded=f"all {self.search.trials} suggestions failed"
+                )
                 continue
             if whole:
                 config = config.replace(dataset=config.dataset.replace(val_fraction=0.0))
             trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
             found[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
             value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"
-            notes.append(f"{self.sweep.cell_name(cell)}: {drawn_text(best[0].drawn)} ({value}, trial {best[0].number})")
+            notes.append(
+                f"{self.sweep.cell_name(cell)}: {drawn_text(best[0].drawn)} ({value}, trial"
+                f" {best[0].number})"
+            )
         cells = tuple(found.get((cell.row, cell.column), cell) for cell in self.sweep.cells)
-        return replace(self.sweep, cells=cells, search=None, notes=(*self.sweep.notes, *notes, *self._failures()))
+        return replace(
+            self.sweep,
+            cells=cells,
+            search=None,
+            notes=(*self.sweep.notes, *notes, *self._failures()),
+        )
 
 
 def arm_of(cell: Cell) -> Arm:
@@ -295,16 +384,21 @@ def arm_of(cell: Cell) -> Arm:
 
 
 def study_name(sweep: Sweep, cell: Cell) -> str:
-    """The sweep's name, that of the cell, and a digest of all that changes what is suggested or what comes of it.
+    """The sweep's name, that of the cell, and a digest of all that changes what is suggested or
+    what comes of it.
 
     A changed space is another study. More trials or another batch size continue the one there is.
     """
     arm, search = arm_of(cell), sweep.search
     assert search is not None
-    settings = next((config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), "")
+    settings = next(
+        (config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), ""
+    )
     parts = [
-        [parameter.identity() for parameter in search.space], [rule.text for rule in search.constraints], search.sampler,
-        dict(search.options), search.scheduler, dict(search.schedule), search.seed, dict(search.objectives),
+        [parameter.identity() for parameter in search.space],
+        [rule.text for rule in search.constraints], search.sampler,
+        dict(search.options), search.scheduler, dict(search.schedule), search.seed,
+        dict(search.objectives),
         [dict(point) for point in search.enqueue], arm.seeds,
         sweep.protocol, settings,
     ]  # fmt: skip
@@ -314,16 +408,23 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
 
 
 def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
-    """The best first, as many as the table has rows; of several objectives those that no other beats, the best of the first ahead."""
+    """The best first, as many as the table has rows; of several objectives those that no other
+    beats, the best of the first ahead.
+    """
     signs = [-1 if direction == "maximize" else 1 for direction in search.objectives.values()]
-    costs = {item.number: tuple(sign * value for sign, value in zip(signs, item.values, strict=True)) for item in items}
+    costs = {
+        item.number: tuple(sign * value for sign, value in zip(signs, item.values, strict=True))
+        for item in items
+    }
     ordered = sorted(items, key=lambda item: (costs[item.number], item.number))
     if search.single:
         return ordered[: search.top]
     front: list[Suggestion] = []
     for item in ordered:  # in this order nothing later can beat what is on the front already
         mine = costs[item.number]
-        if not any(all(a <= b for a, b in zip(costs[other.number], mine, strict=True)) for other in front):
+        if not any(
+            all(a <= b for a, b in zip(costs[other.number], mine, strict=True)) for other in front
+        ):
             front.append(item)
     return front
 
@@ -346,5 +447,9 @@ def drawn_text(drawn: Mapping[str, Any]) -> str:
 
 def space_text(search: Search) -> str:
     """The space in words."""
-    rules = f"; only {', '.join(rule.text for rule in search.constraints)}" if search.constraints else ""
+    rules = (
+        f"; only {', '.join(rule.text for rule in search.constraints)}"
+        if search.constraints
+        else ""
+    )
     return ", ".join(parameter.text() for parameter in search.space) + rules

@@ -1,4 +1,6 @@
-"""What the finished trials of a store tell a search: the values of a suggestion, what lies in the space already."""
+"""What the finished trials of a store tell a search: the values of a suggestion, what lies in the
+space already.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ from pointsweep.storage.base import FileStore
 from pointsweep.sweep.search_space import Arm, Search
 
 
-def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileStore) -> tuple[float, ...] | None:
-    """The objectives' means over a suggestion's seeds; None unless all have finished with a number."""
+def values_of(
+    keys: Sequence[str], search: Search, protocol: str, store: FileStore
+) -> tuple[float, ...] | None:
+    """The objectives' means over a suggestion's seeds; None unless all have finished with a
+    number.
+    """
     records = []
     for key in keys:
         record = sound_record(store, key)
@@ -24,12 +30,17 @@ def values_of(keys: Sequence[str], search: Search, protocol: str, store: FileSto
         records.append(record)
     if not records:
         return None
-    values = tuple(math.fsum(objective(record, name, protocol) for record in records) / len(records) for name in search.objectives)
+    values = tuple(
+        math.fsum(objective(record, name, protocol) for record in records) / len(records)
+        for name in search.objectives
+    )
     return values if all(map(math.isfinite, values)) else None
 
 
 def objective(record: Record, name: str, protocol: str) -> float:
-    """One objective of a finished trial. `parameters` are those that the table prints: trainable, without the head."""
+    """One objective of a finished trial. `parameters` are those that the table prints: trainable,
+    without the head.
+    """
     if name == "parameters":
         return float(record.parameters["trainable_without_head"])
     assert name.startswith("val/"), name
@@ -37,16 +48,26 @@ def objective(record: Record, name: str, protocol: str) -> float:
 
 
 def curve_of(keys: Sequence[str], store: FileStore) -> dict[int, float]:
-    """Validation accuracy by epoch: the mean over a suggestion's seeds, as far as all of them have come."""
+    """Validation accuracy by epoch: the mean over a suggestion's seeds, as far as all of them have
+    come.
+    """
     epochs = [TrialFolder(store.path(f"trials/{key}")).epochs() for key in keys]
-    curves = [{event["epoch"]: event["metrics"]["val/accuracy"] for event in each} for each in epochs]
-    return {epoch: math.fsum(each[epoch] for each in curves) / len(curves) for epoch in curves[0] if all(epoch in e for e in curves)}
+    curves = [
+        {event["epoch"]: event["metrics"]["val/accuracy"] for event in each} for each in epochs
+    ]
+    return {
+        epoch: math.fsum(each[epoch] for each in curves) / len(curves)
+        for epoch in curves[0]
+        if all(epoch in e for e in curves)
+    }
 
 
 def known(
     arm: Arm, search: Search, protocol: str, store: FileStore
 ) -> Iterator[tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]]:
-    """Finished trials of the store that lie in the space: their drawn values, values, keys and curve."""
+    """Finished trials of the store that lie in the space: their drawn values, values, keys and
+    curve.
+    """
     keys = [name.rstrip("/") for name in store.list("trials")]
     for key in keys:
         record = sound_record(store, key)
@@ -56,6 +77,10 @@ def known(
         config = arm.config(drawn) if drawn is not None else None
         trials = [each.key() for each in arm.trials(config)] if config is not None else []
         # Only what would be the very same trial counts: all that the space leaves open must agree.
-        if trials and trials[0] == key and (values := values_of(trials, search, protocol, store)) is not None:
+        if (
+            trials
+            and trials[0] == key
+            and (values := values_of(trials, search, protocol, store)) is not None
+        ):
             assert drawn is not None
             yield drawn, values, trials, curve_of(trials, store)

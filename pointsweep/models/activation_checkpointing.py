@@ -1,7 +1,9 @@
-"""A tokenizer whose stages are computed again in the backward pass in place of being kept: less memory, the same numbers.
+"""A tokenizer whose stages are computed again in the backward pass in place of being kept: less
+memory, the same numbers.
 
-The stages' activations over (B, D, G, K) are most of what a training step keeps: about 11 GB in bf16 of a trial of 32 clouds with
-81 neighbours. Source of the method: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
+The stages' activations over (B, D, G, K) are most of what a training step keeps: about 11 GB in
+bf16 of a trial of 32 clouds with 81 neighbours. Source of the method: Training Deep Nets with
+Sublinear Memory Cost (arXiv 1604.06174).
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_stages(tokenizer: nn.Module) -> None:
-    """Make every stage of a tokenizer compute again what it does not keep. One without stages stays as it is."""
+    """Make every stage of a tokenizer compute again what it does not keep. One without stages stays
+    as it is.
+    """
     tokenizer.recomputed = True  # type: ignore[assignment]
     for stage in getattr(tokenizer, "stages", ()):
         stage.forward = functools.partial(_forward, stage, stage.forward)
@@ -27,19 +31,29 @@ def _forward(stage: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -
         return forward(x)
     contexts = functools.partial(_contexts, stage)
     # Nothing in a stage draws noise, so no state of a generator has to be kept.
-    found: Tensor = checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    found: Tensor = checkpoint(
+        forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+    )
     return found
 
 
-def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _contexts(
+    stage: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _counted_already(stage)
 
 
 @contextmanager
 def _counted_already(stage: nn.Module) -> Iterator[None]:
     """The running statistics have seen this batch in the forward pass."""
-    norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    kept = [(module, name, buffer) for module in norms for name, buffer in module.named_buffers(recurse=False)]
+    norms = [
+        module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    kept = [
+        (module, name, buffer)
+        for module in norms
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     for module, name, buffer in kept:
         setattr(module, name, buffer.clone())
     try:

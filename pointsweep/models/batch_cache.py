@@ -1,8 +1,11 @@
-"""What several trials work out of the same batch of clouds, worked out once per process: batches, neighbourhoods, projections.
+"""What several trials work out of the same batch of clouds, worked out once per process: batches,
+neighbourhoods, projections.
 
-Members of a pack with the same seed see the same batches, and every evaluation sees the same clouds again. A value is found under the
-memory of the tensors that it was made of, which the entry keeps alive, so that it is another tensor's never: the same numbers come
-out as without. The least recently used values are dropped first. What was made on one stream of a GPU is waited for on another.
+Members of a pack with the same seed see the same batches, and every evaluation sees the same clouds
+again. A value is found under the memory of the tensors that it was made of, which the entry keeps
+alive, so that it is another tensor's never: the same numbers come out as without. The least
+recently used values are dropped first. What was made on one stream of a GPU is waited for on
+another.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from pointsweep.data.dataset import Dataset, Split
 from pointsweep.ops.point_ops import to_device
 from pointsweep.ops.vmap import current, for_each, tensors
 
-# Of all values together, on a CPU and on a GPU, where those of every member's next batch are there too.
+# Of all values together, on a CPU and on a GPU, where those of every member's next batch are there
+# too.
 LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 SHARE = 4  # a value larger than this part of the limit is not kept
 
@@ -27,7 +31,9 @@ T = TypeVar("T")
 
 
 class Kept:
-    """Values by key, the least recently used first: their bytes, where they were made, and what must live for the key to hold."""
+    """Values by key, the least recently used first: their bytes, where they were made, and what
+    must live for the key to hold.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.bytes = limit_bytes, 0
@@ -41,7 +47,9 @@ class Kept:
             return arrive(found, where)  # type: ignore[no-any-return]
         value = make()
         size = sum(tensor.nbytes for tensor in tensors((value, alive)))
-        if size * SHARE > self.limit_bytes or any(tensor.requires_grad for tensor in tensors(value)):
+        if size * SHARE > self.limit_bytes or any(
+            tensor.requires_grad for tensor in tensors(value)
+        ):
             return value
         self.entries[key] = value, size, made(value), alive
         self.bytes += size
@@ -64,7 +72,9 @@ def made(value: Any) -> Any:
 
 
 def arrive(value: T, where: Any) -> T:
-    """The value, for use on the current stream: not before it is there, and its memory is not given away while it is used."""
+    """The value, for use on the current stream: not before it is there, and its memory is not given
+    away while it is used.
+    """
     if where is not None:
         stream, event = where
         here = torch.cuda.current_stream(stream.device)
@@ -76,16 +86,24 @@ def arrive(value: T, where: Any) -> T:
     return value
 
 
-def once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T], as_one: bool = False) -> T:
-    """`make(*made_of)`, a function of these tensors and of what `name` tells alone; nobody may change in place what it gives.
+def once(
+    made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T], as_one: bool = False
+) -> T:
+    """`make(*made_of)`, a function of these tensors and of what `name` tells alone; nobody may
+    change in place what it gives.
 
-    Members that run as one find each their own, made alone or ahead; `as_one`: it is made for all of them at once.
+    Members that run as one find each their own, made alone or ahead; `as_one`: it is made for all
+    of them at once.
     """
     joint = current()
     if joint is None:
         return _once(made_of, name, make)
     each = None if as_one else joint.parts(made_of)
-    return make(*made_of) if each is None else for_each(joint, lambda: [_once(own, name, make) for own in each])
+    return (
+        make(*made_of)
+        if each is None
+        else for_each(joint, lambda: [_once(own, name, make) for own in each])
+    )
 
 
 def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> T:
@@ -94,15 +112,21 @@ def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> 
     kind = made_of[0].device.type
     # Products are rounded otherwise under autocast.
     modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return _kept[kind].get((name, modes, *map(_identity, made_of)), lambda: make(*made_of), tuple(made_of))
+    return _kept[kind].get(
+        (name, modes, *map(_identity, made_of)), lambda: make(*made_of), tuple(made_of)
+    )
 
 
-def train_batch(dataset: Dataset, index: np.ndarray, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
+def train_batch(
+    dataset: Dataset, index: np.ndarray, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, ...]:
     """`dataset.train_batch` on a device; the generator moves on as if it had drawn."""
     key = ("train", id(dataset), index.tobytes(), generator.get_state().numpy().tobytes(), device)
 
     def make() -> tuple[tuple[Tensor, ...], Tensor]:
-        batch = tuple(to_device(tensor, device) for tensor in dataset.train_batch(index, generator, device))
+        batch = tuple(
+            to_device(tensor, device) for tensor in dataset.train_batch(index, generator, device)
+        )
         return batch, generator.get_state()
 
     batch, state = _kept[device.type].get(key, make, dataset)
@@ -112,14 +136,29 @@ def train_batch(dataset: Dataset, index: np.ndarray, generator: torch.Generator,
 
 def eval_batch(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Tensor, ...]:
     """`dataset.eval_batch`."""
-    return _kept["cpu"].get(("eval", id(dataset), split.name, rows.tobytes()), lambda: dataset.eval_batch(split, rows), dataset)
+    return _kept["cpu"].get(
+        ("eval", id(dataset), split.name, rows.tobytes()),
+        lambda: dataset.eval_batch(split, rows),
+        dataset,
+    )
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, the same one every time, so that what is made of it is found again."""
-    return tensor if tensor.device == device else once([tensor], ("on", device), lambda own: to_device(own, device))
+    return (
+        tensor
+        if tensor.device == device
+        else once([tensor], ("on", device), lambda own: to_device(own, device))
+    )
 
 
 def _identity(tensor: Tensor) -> Hashable:
     """Its memory, and how often that was written to: views of the same values are the same."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor._version
+    return (
+        tensor.data_ptr(),
+        tensor.shape,
+        tensor.stride(),
+        tensor.dtype,
+        tensor.device,
+        tensor._version,
+    )

@@ -1,9 +1,12 @@
-"""`train.compile`: the parts that move the most memory in many small kernels, compiled: a tokenizer's stages, Any2Point's views.
+"""`train.compile`: the parts that move the most memory in many small kernels, compiled: a
+tokenizer's stages, Any2Point's views.
 
-Compiled kernels round otherwise, above all in bf16, where what they fuse is not rounded in between: so the setting is part of a
-trial's key. Each part is compiled by itself, once for all blocks, and works alone and in a pack; frozen products are left as they
-are, and so is what draws noise from a trial's own generator. CUDA graphs are not used: a pack's threads take turns within a step.
-Source of the method: regional compilation, https://docs.pytorch.org/tutorials/recipes/regional_compilation.html.
+Compiled kernels round otherwise, above all in bf16, where what they fuse is not rounded in between:
+so the setting is part of a trial's key. Each part is compiled by itself, once for all blocks, and
+works alone and in a pack; frozen products are left as they are, and so is what draws noise from a
+trial's own generator. CUDA graphs are not used: a pack's threads take turns within a step. Source
+of the method: regional compilation,
+https://docs.pytorch.org/tutorials/recipes/regional_compilation.html.
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
     """Compiles a model's parts in place. Raises ValueError where there is no GPU."""
     backend = BACKENDS.get(device.type)
     if backend is None:
-        raise ValueError("train.compile: true needs a GPU, this trial runs on a CPU; set resources.gpus, or leave train.compile out")
+        raise ValueError(
+            "train.compile: true needs a GPU, this trial runs on a CPU; set resources.gpus, or"
+            " leave train.compile out"
+        )
     for stage in getattr(getattr(model, "tokenizer", None), "stages", ()):
         stage.forward = torch.compile(stage.forward, backend=backend, dynamic=False)
     method: Any = getattr(model, "method", None)
-    if hasattr(method, "aggregate") and not any(isinstance(module, DropPath) and module.p > 0 for module in method.modules()):
+    if hasattr(method, "aggregate") and not any(
+        isinstance(module, DropPath) and module.p > 0 for module in method.modules()
+    ):
         method.aggregate = torch.compile(method.aggregate, backend=backend, dynamic=False)

@@ -1,6 +1,7 @@
 """Pieces used by several methods, backbones and networks.
 
-Letters: B clouds, P points, N tokens, G centres, K neighbours, C channels, D width of a layer, S prompts.
+Letters: B clouds, P points, N tokens, G centres, K neighbours, C channels, D width of a layer, S
+prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pointsweep.ops.vmap import uniform
 class Dropout(nn.Module):
     """Dropout whose masks come from a generator that `seed_noise` sets before every step.
 
-    A step's masks then depend on the trial's seed and the step alone: a resumed trial and a trial of a pack draw the same ones.
+    A step's masks then depend on the trial's seed and the step alone: a resumed trial and a trial
+    of a pack draw the same ones.
     """
 
     def __init__(self, p: float) -> None:
@@ -35,9 +37,11 @@ class Dropout(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a whole residual branch of a sample in training (stochastic depth, arXiv 1603.09382); see `Dropout` for its noise.
+    """Drops a whole residual branch of a sample in training (stochastic depth, arXiv 1603.09382);
+    see `Dropout` for its noise.
 
-    `lead`: how many of the first axes have a draw for each of their entries; 1 is a draw for each sample.
+    `lead`: how many of the first axes have a draw for each of their entries; 1 is a draw for each
+    sample.
     """
 
     lead = 1
@@ -63,7 +67,9 @@ def set_noise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def drawn(std: float, *shape: int) -> Tensor:
-    """std * torch.randn(shape). On the meta device, where a model is only counted, both would load torch's compiler: seconds."""
+    """std * torch.randn(shape). On the meta device, where a model is only counted, both would load
+    torch's compiler: seconds.
+    """
     made = torch.empty(shape)
     return made if made.is_meta else made.normal_().mul_(std)
 
@@ -86,14 +92,20 @@ class Chain(nn.Sequential):
 
 
 class Bottleneck(nn.Sequential):
-    """Linear C -> d, QuickGELU, dropout, linear d -> C, without a residual of its own (spec 2.5)."""
+    """Linear C -> d, QuickGELU, dropout, linear d -> C, without a residual of its own (spec
+    2.5).
+    """
 
     def __init__(self, dim: int, width: int, dropout: float = 0.1) -> None:
-        super().__init__(nn.Linear(dim, width), QuickGELU(), Dropout(dropout), nn.Linear(width, dim))
+        super().__init__(
+            nn.Linear(dim, width), QuickGELU(), Dropout(dropout), nn.Linear(width, dim)
+        )
         self.start("xavier")
 
     def start(self, kind: str) -> None:
-        """Biases zero; matrices Xavier-uniform, truncated normal 0.02 (`trunc_normal`), or such that nothing is added (`zero_up`)."""
+        """Biases zero; matrices Xavier-uniform, truncated normal 0.02 (`trunc_normal`), or such
+        that nothing is added (`zero_up`).
+        """
         for layer in (self[0], self[3]):
             assert isinstance(layer, nn.Linear)
             init_matrix(layer.weight, kind)
@@ -117,9 +129,11 @@ class Residual(nn.Module):
 
 
 class PairLinear(nn.Linear):
-    """A linear layer without bias over concat(neighbour, centre), or concat(neighbour - centre, centre) where `relative`.
+    """A linear layer without bias over concat(neighbour, centre), or concat(neighbour - centre,
+    centre) where `relative`.
 
-    A product of a concatenation is a sum of products, so there is one per point and one per centre instead of one per pair.
+    A product of a concatenation is a sum of products, so there is one per point and one per centre
+    instead of one per pair.
     """
 
     def __init__(self, dim: int, width: int, relative: bool = False) -> None:
@@ -127,16 +141,21 @@ class PairLinear(nn.Linear):
         self.relative = relative
 
     def forward(self, x: Tensor, own: Tensor, near: Tensor) -> Tensor:  # type: ignore[override]
-        """Features x (B, P, C), those of the centres own (B, G, C), indices near (B, G, K) -> (B, D, G, K)."""
+        """Features x (B, P, C), those of the centres own (B, G, C), indices near (B, G, K) -> (B,
+        D, G, K).
+        """
         neighbour, center = self.weight.chunk(2, dim=1)  # (D, C) each
         if self.relative:
             center = center - neighbour
-        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(2)  # (B, G, K, D)
+        # (B, G, K, D)
+        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(2)
         return pairs.permute(0, 3, 1, 2)
 
 
 def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Sequential:
-    """The same layers at every place of (B, C, P), `axes` 1, or (B, C, G, K), `axes` 2: linear, batch normalisation, ReLU."""
+    """The same layers at every place of (B, C, P), `axes` 1, or (B, C, G, K), `axes` 2: linear,
+    batch normalisation, ReLU.
+    """
     convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -144,16 +163,27 @@ def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Seque
     return nn.Sequential(*layers)
 
 
-def fully_connected(widths: Sequence[int], dropout: float = 0.0, bias: bool = True) -> nn.Sequential:
-    """Linear, batch normalisation, ReLU and dropout over (B, C), once for every width behind the first."""
+def fully_connected(
+    widths: Sequence[int], dropout: float = 0.0, bias: bool = True
+) -> nn.Sequential:
+    """Linear, batch normalisation, ReLU and dropout over (B, C), once for every width behind the
+    first.
+    """
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after, bias=bias), nn.BatchNorm1d(after), nn.ReLU(), Dropout(dropout)]
+        layers += [
+            nn.Linear(before, after, bias=bias),
+            nn.BatchNorm1d(after),
+            nn.ReLU(),
+            Dropout(dropout),
+        ]
     return nn.Sequential(*layers)
 
 
 def init_matrix(weight: Tensor, kind: str) -> None:
-    """In place: truncated normal 0.02 for `trunc_normal` (the ModelNet program), else Xavier-uniform (the ScanObjectNN program)."""
+    """In place: truncated normal 0.02 for `trunc_normal` (the ModelNet program), else
+    Xavier-uniform (the ScanObjectNN program).
+    """
     if kind == "trunc_normal":
         nn.init.trunc_normal_(weight, std=0.02)
     else:
@@ -161,7 +191,9 @@ def init_matrix(weight: Tensor, kind: str) -> None:
 
 
 def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:
-    """tokens (B, N, C) and new (S, C) or (B, S, C) -> (B, N + S, C), the new ones from index `at` on."""
+    """tokens (B, N, C) and new (S, C) or (B, S, C) -> (B, N + S, C), the new ones from index `at`
+    on.
+    """
     if new.dim() == 2:
         new = new.expand(len(tokens), -1, -1)
     return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)

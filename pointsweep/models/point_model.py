@@ -25,15 +25,18 @@ from pointsweep.models.positional_encoding import Positions
 from pointsweep.models.probe_head import ProbeHead
 from pointsweep.models.segmentation_head import Level, SegmentationHead, levels
 
-NEAR_IDENTITY = 0.05  # a stack whose blocks change the stream by less, each, is called close to an identity
+# a stack whose blocks change the stream by less, each, is called close to an identity
+NEAR_IDENTITY = 0.05
 
 
 @contextmanager
 def start_of(part: str, seed: int) -> Iterator[None]:
-    """Give the random start of one part a stream of its own, which depends on the trial's seed and the part's name.
+    """Give the random start of one part a stream of its own, which depends on the trial's seed and
+    the part's name.
 
-    Arms of one seed so share what they have in common: the head, the tokenizer and the class token start alike, whatever
-    the method or the number of blocks draws. Paired comparisons are then of the arms, not of their luck.
+    Arms of one seed so share what they have in common: the head, the tokenizer and the class token
+    start alike, whatever the method or the number of blocks draws. Paired comparisons are then of
+    the arms, not of their luck.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(seed, f"start of {part}").initial_seed())
@@ -41,7 +44,9 @@ def start_of(part: str, seed: int) -> Iterator[None]:
 
 
 def start_layers(module: nn.Module, part: str, seed: int) -> None:
-    """Draw each layer of a new module again, by its name: a wider first layer then changes no other."""
+    """Draw each layer of a new module again, by its name: a wider first layer then changes no
+    other.
+    """
     for name, layer in module.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not layer.weight.is_meta:
             with start_of(f"{part}.{name}", seed):
@@ -49,32 +54,48 @@ def start_layers(module: nn.Module, part: str, seed: int) -> None:
 
 
 class Head(nn.Module):
-    """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768, 15 classes: 463,631 values."""
+    """The pooled tokens, with what the method pools beside them -> logits (spec 2.6). At width 768,
+    15 classes: 463,631 values.
+    """
 
     def __init__(
-        self, config: HeadConfig, dim: int, prefix: int, method: Method, num_classes: int, blind_class_token: bool = False
+        self,
+        config: HeadConfig,
+        dim: int,
+        prefix: int,
+        method: Method,
+        num_classes: int,
+        blind_class_token: bool = False,
     ) -> None:
         super().__init__()
         if config.pool == "class_max" and blind_class_token:
             raise ValueError(
-                "head.pool: class_max takes the class token, and in a causal model this first token sees no point; "
-                "allowed: mean_max, mean_plus_max, or backbone.causal: false"
+                "head.pool: class_max takes the class token, and in a causal model this first token"
+                " sees no point; allowed: mean_max, mean_plus_max, or backbone.causal: false"
             )
         by_class_token = prefix > 0 and not blind_class_token
-        self.pool, self.prefix = config.pool or ("class_max" if by_class_token else "mean_max"), prefix
+        self.pool, self.prefix = (
+            config.pool or ("class_max" if by_class_token else "mean_max"),
+            prefix,
+        )
         self.max_first = config.order == "max_cls"
         self.takes_first_mean = method.takes_first_mean
         inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + method.extra_features)
         wide, last = config.hidden, config.last_hidden or config.hidden
         self.dropout = Dropout(config.input_dropout)
         self.layers = nn.Sequential(
-            nn.Linear(inputs, wide, bias=config.bias), nn.BatchNorm1d(wide), nn.ReLU(), Dropout(config.dropout),
-            nn.Linear(wide, last, bias=config.bias), nn.BatchNorm1d(last), nn.ReLU(), Dropout(config.dropout),
+            nn.Linear(inputs, wide, bias=config.bias), nn.BatchNorm1d(wide), nn.ReLU(),
+            Dropout(config.dropout),
+            nn.Linear(wide, last, bias=config.bias), nn.BatchNorm1d(last), nn.ReLU(),
+            Dropout(config.dropout),
             nn.Linear(last, num_classes),
         )  # fmt: skip
         if config.kind == "one_layer":
             self.layers = nn.Sequential(
-                nn.Linear(inputs, wide, bias=config.bias), nn.ReLU(), Dropout(config.dropout), nn.Linear(wide, num_classes)
+                nn.Linear(inputs, wide, bias=config.bias),
+                nn.ReLU(),
+                Dropout(config.dropout),
+                nn.Linear(wide, num_classes),
             )
 
     def forward(self, tokens: Tensor, extra: list[Tensor]) -> Tensor:
@@ -93,16 +114,27 @@ class Head(nn.Module):
 
 
 class PointModel(nn.Module):
-    """A frozen backbone behind a tokenizer and in front of a trained head, with a method in it. Loads it, unless one is given.
+    """A frozen backbone behind a tokenizer and in front of a trained head, with a method in it.
+    Loads it, unless one is given.
 
-    Trained in every model: tokenizer (not a 3d backbone's own), class token and its position, the final norm, the head (spec 2.7).
+    Trained in every model: tokenizer (not a 3d backbone's own), class token and its position, the
+    final norm, the head (spec 2.7).
     """
 
-    def __init__(self, config: TrialConfig, num_classes: int, backbone: Backbone | None = None) -> None:
+    def __init__(
+        self, config: TrialConfig, num_classes: int, backbone: Backbone | None = None
+    ) -> None:
         super().__init__()
-        assert config.tokenizer and config.backbone and config.positions and config.method and config.head
+        assert (
+            config.tokenizer
+            and config.backbone
+            and config.positions
+            and config.method
+            and config.head
+        )
         self.weights_origin = "none"
-        self.change_per_block: float | None = None  # of the frozen blocks as loaded (Backbone.change_per_block)
+        # of the frozen blocks as loaded (Backbone.change_per_block)
+        self.change_per_block: float | None = None
         if backbone is None:
             backbone = registry.load("backbones", config.backbone.name)(config.backbone)
             # On the meta device there is nothing to load: the model is only counted.
@@ -117,23 +149,30 @@ class PointModel(nn.Module):
             backbone.prefix = 0  # a class token that starts new says nothing
         prefix = backbone.prefix
         with start_of("tokenizer", config.seed):
-            self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(config.tokenizer, backbone, config.compat)
+            self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(
+                config.tokenizer, backbone, config.compat
+            )
         self.tokenizer.skips_near_origin = program.skips_near_origin
         with start_of("positions", config.seed):
-            self.positions = Positions(config.positions, backbone, self.tokenizer.num_tokens, config.compat)
+            self.positions = Positions(
+                config.positions, backbone, self.tokenizer.num_tokens, config.compat
+            )
         own_class_token = backbone.cls_token is not None
         if prefix:
             with start_of("class token", config.seed):
                 self._take_class_token(backbone, config.positions.init_std)
         backbone.norm.requires_grad_(True)
-        self.method: Method = registry.load("methods", config.method.name)(config.method, config.compat)
+        self.method: Method = registry.load("methods", config.method.name)(
+            config.method, config.compat
+        )
         self.method.program = program
         with start_of("method", config.seed):
             self.method.attach(backbone, prefix, config.positions.num_views)
         if own_class_token and not self.method.trains_class_token:
             self.cls_token.requires_grad_(False)
         if backbone.stem is not None and not self.tokenizer.uses_stem:
-            backbone.stem.patches[0].requires_grad_(False)  # it makes no token here, so there is nothing to tune
+            # it makes no token here, so there is nothing to tune
+            backbone.stem.patches[0].requires_grad_(False)
         self.norm = backbone.norm
         backbone.norm = nn.Identity()  # type: ignore[assignment]
         self.head = self._make_head(config, num_classes)
@@ -155,10 +194,19 @@ class PointModel(nn.Module):
             return SegmentationHead(config.head, widths, extra, categories, num_classes)
         if config.probes:
             return ProbeHead(config.head, backbone.prefix, num_classes)
-        return Head(config.head, backbone.dim, backbone.prefix, self.method, num_classes, backbone.blind_class_token)
+        return Head(
+            config.head,
+            backbone.dim,
+            backbone.prefix,
+            self.method,
+            num_classes,
+            backbone.blind_class_token,
+        )
 
     def _take_class_token(self, backbone: Backbone, std: float) -> None:
-        """The class token and its position become the model's, and train; they start as the checkpoint's, where it has them."""
+        """The class token and its position become the model's, and train; they start as the
+        checkpoint's, where it has them.
+        """
         self.cls_token = nn.Parameter(drawn(0.02, 1, 1, backbone.dim))
         if backbone.cls_token is not None:
             self.cls_token = nn.Parameter(backbone.cls_token.detach().clone())
@@ -170,7 +218,9 @@ class PointModel(nn.Module):
 
     @torch.no_grad()
     def _init_as_modelnet_program(self, seed: int) -> None:
-        """Truncated normals of 0.02 in every linear and 1D convolution that is new; a method has a setting of its own (spec 2.8)."""
+        """Truncated normals of 0.02 in every linear and 1D convolution that is new; a method has a
+        setting of its own (spec 2.8).
+        """
         frozen = set(self.backbone.modules())
         for part, whole in (("tokenizer", self.tokenizer), ("head", self.head)):
             for name, module in whole.named_modules():
@@ -180,14 +230,21 @@ class PointModel(nn.Module):
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
 
-    def forward(self, points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        points: Tensor,
+        category: Tensor | None = None,
+        made: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """points (B, P, 3), or (B, P, 4) with heights -> logits (B, classes).
 
-        On a data set of parts with category (B,) -> (B, parts, P). `made` is what the tokenizer gave for these points, where
-        it has been run already.
+        On a data set of parts with category (B,) -> (B, parts, P). `made` is what the tokenizer
+        gave for these points, where it has been run already.
         """
         tokens, extra, found = self._encode(points, made)
-        logits: Tensor = self.head(points, category, found, extra) if found else self.head(tokens, extra)
+        logits: Tensor = (
+            self.head(points, category, found, extra) if found else self.head(tokens, extra)
+        )
         return logits
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -202,8 +259,12 @@ class PointModel(nn.Module):
             labels.append(own)
         self.head.fit(torch.cat(features), torch.cat(labels))
 
-    def _encode(self, points: Tensor, made: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, list[Tensor], list[Level]]:
-        """Return the normed tokens that the head pools, features (B, C) beside them, and what a head of parts takes."""
+    def _encode(
+        self, points: Tensor, made: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Level]]:
+        """Return the normed tokens that the head pools, features (B, C) beside them, and what a
+        head of parts takes.
+        """
         tokens, centers = self.tokenizer(points) if made is None else made  # (B, N, C), (B, N, 3)
         tokens, seen = self.method.observe(points[:, :, :3], tokens)
         context, encoding, bias = None, None, None
@@ -230,20 +291,28 @@ class PointModel(nn.Module):
         return tokens, extra, found
 
     def geometry(self, points: Tensor) -> None:
-        """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep: neighbourhoods, projections, cells."""
+        """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep:
+        neighbourhoods, projections, cells.
+        """
         centers = self.tokenizer.geometry(points)
         self.method.geometry(centers, self.positions.places(centers))
 
     def _without_blocks(self, tokens: Tensor, centers: Tensor) -> Tensor:
-        """Tokens (B, N, C) with class token and positions: what a first block would get; encodings are added once."""
+        """Tokens (B, N, C) with class token and positions: what a first block would get; encodings
+        are added once.
+        """
         encoding = self._encoding(0, tokens, centers, self.positions.places(centers))
         tokens = self._start(tokens, encoding)
         return tokens if self.positions.at_start else self._add(tokens, encoding)
 
     def _level(self, tokens: Tensor, centers: Tensor) -> Level:
-        """The N point tokens, which stand last, and their centres; normed where they are as wide as the last block's."""
+        """The N point tokens, which stand last, and their centres; normed where they are as wide as
+        the last block's.
+        """
         of_points = tokens[:, -centers.shape[1] :]  # (B, N, C)
-        return self.norm(of_points) if of_points.shape[2] == self.backbone.dim else of_points, centers
+        return (
+            self.norm(of_points) if of_points.shape[2] == self.backbone.dim else of_points
+        ), centers
 
     def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
         if self.backbone.prefix:
@@ -252,7 +321,9 @@ class PointModel(nn.Module):
             tokens = tokens + encoding
         return self.backbone.start(tokens)
 
-    def _encoding(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None) -> Tensor:
+    def _encoding(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None
+    ) -> Tensor:
         """Return the encoding of the class token, where there is one, and of the N point tokens."""
         found = self.positions(centers, places, index)
         points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2]) if found is None else found
@@ -261,7 +332,9 @@ class PointModel(nn.Module):
         return torch.cat([self.cls_position.expand(len(tokens), -1, -1), points], dim=1)
 
     def _add(self, tokens: Tensor, encoding: Tensor) -> Tensor:
-        """Encodings on the class token and the last N tokens; prompts that walk along between them have none."""
+        """Encodings on the class token and the last N tokens; prompts that walk along between them
+        have none.
+        """
         between = tokens.shape[1] - encoding.shape[1]
         if between == 0:
             return tokens + encoding
@@ -294,9 +367,13 @@ class ParameterCounts:
 
 
 def build(config: TrialConfig, num_classes: int) -> nn.Module:
-    """The trial's model: trained weights new, frozen ones loaded. Under `torch.device("meta")`: only its structure, to count."""
+    """The trial's model: trained weights new, frozen ones loaded. Under `torch.device("meta")`:
+    only its structure, to count.
+    """
     if config.network is not None:
-        network: nn.Module = registry.load("networks", config.network.name)(config.network, num_classes, config.compat)
+        network: nn.Module = registry.load("networks", config.network.name)(
+            config.network, num_classes, config.compat
+        )
         return network
     return PointModel(config, num_classes)
 
@@ -310,19 +387,27 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes, by name: trainable parameters and the statistics of batch normalisation. Detached, not copied."""
+    """Return what training changes, by name: trainable parameters and the statistics of batch
+    normalisation. Detached, not copied.
+    """
     state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     for prefix, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            state |= {f"{prefix}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)}
+            state |= {
+                f"{prefix}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)
+            }
     return state
 
 
 @torch.no_grad()
 def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `trained_state`, in place. Raises ValueError if a name or a shape does not fit."""
+    """The inverse of `trained_state`, in place. Raises ValueError if a name or a shape does not
+    fit.
+    """
     own = trained_state(model)
-    wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    wrong = sorted(own.keys() ^ state.keys()) or [
+        name for name in own if own[name].shape != state[name].shape
+    ]
     if wrong:
         raise ValueError(f"saved weights do not fit the model: {', '.join(wrong[:10])}")
     for name, tensor in own.items():

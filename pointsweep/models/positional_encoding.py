@@ -1,6 +1,8 @@
-"""The positional encoding that every method shares: the source backbone's own encodings at projected places, or an alternative.
+"""The positional encoding that every method shares: the source backbone's own encodings at
+projected places, or an alternative.
 
-Source: Any2Point (arXiv 2404.07989), equations 1-2 and Table 4; spec 2.1-2.4, 2.10. Letters: B clouds, N tokens, C channels, M views.
+Source: Any2Point (arXiv 2404.07989), equations 1-2 and Table 4; spec 2.1-2.4, 2.10. Letters: B
+clouds, N tokens, C channels, M views.
 """
 
 from __future__ import annotations
@@ -15,26 +17,36 @@ from pointsweep.config.parts import PositionsConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.batch_cache import once
 from pointsweep.models.layers import drawn
-from pointsweep.ops.point_ops import project_lines, project_planes, rotations, uniform_lines, view_lines
+from pointsweep.ops.point_ops import (
+    project_lines,
+    project_planes,
+    rotations,
+    uniform_lines,
+    view_lines,
+)
 
 
 class Positions(nn.Module):
-    """centers (B, N, 3) -> places on the virtual lines or planes of the backbone, and encodings (B, N, C).
+    """centers (B, N, 3) -> places on the virtual lines or planes of the backbone, and encodings (B,
+    N, C).
 
-    Places are in the units of `backbone.plane`: (B, M, N) on a line, pixels (B, M, N, 2) on a plane. Raises ValueError for
-    `view_set: uniform` on a plane, which has no such views.
+    Places are in the units of `backbone.plane`: (B, M, N) on a line, pixels (B, M, N, 2) on a
+    plane. Raises ValueError for `view_set: uniform` on a plane, which has no such views.
     """
 
     views: Tensor
     table: Tensor
 
-    def __init__(self, config: PositionsConfig, backbone: Backbone, num_tokens: int, compat: str) -> None:
+    def __init__(
+        self, config: PositionsConfig, backbone: Backbone, num_tokens: int, compat: str
+    ) -> None:
         super().__init__()
         self.config, self.plane, self.compat = config, backbone.plane, compat
         self.encode, self.bias = backbone.positions_at, backbone.attention_bias
         if config.kind in ("learnable", "sinusoidal") and len(backbone.scale_starts) > 1:
             raise ValueError(
-                f"positions.kind: {config.kind} needs one scale, {backbone.config.name} has several; allowed: virtual, none"
+                f"positions.kind: {config.kind} needs one scale, {backbone.config.name} has"
+                " several; allowed: virtual, none"
             )
         self.at_start = config.injection in ("once", "twice_then_each")
         self.at_every_block = config.injection in ("each_block", "twice_then_each")
@@ -42,18 +54,24 @@ class Positions(nn.Module):
         if config.kind == "learnable":
             self.table = nn.Parameter(drawn(config.init_std, 1, num_tokens, backbone.dim))
         elif config.kind == "sinusoidal":
-            self.register_buffer("table", sine_table(num_tokens, backbone.dim).unsqueeze(0), persistent=False)
+            self.register_buffer(
+                "table", sine_table(num_tokens, backbone.dim).unsqueeze(0), persistent=False
+            )
 
     def _views(self) -> Tensor:
         """Directions (M, 3) of the lines, or matrices (M, 3, 3) of the planes' views."""
         config = self.config
         if self.plane is None:
             return torch.empty(0)
-        # Views are constants: they are made on the CPU even while a model is built on the meta device.
+        # Views are constants: they are made on the CPU even while a model is built on the meta
+        # device.
         with torch.device("cpu"):
             if self.plane.height > 1:
                 if config.view_set == "uniform":
-                    raise ValueError("positions.view_set: uniform views exist on lines (1d backbones) only; allowed here: pointclip")
+                    raise ValueError(
+                        "positions.view_set: uniform views exist on lines (1d backbones) only;"
+                        " allowed here: pointclip"
+                    )
                 return rotations(config.num_views)
             if config.view_set == "uniform":
                 return uniform_lines(config.num_views)
@@ -75,14 +93,22 @@ class Positions(nn.Module):
         return project_planes(centers, self.views, self.config.translation, size, stretch)
 
     def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
-        """Return what the backbone adds to the attention logits of the scale that begins at block `index`, (B, H or 1, N, N).
+        """Return what the backbone adds to the attention logits of the scale that begins at block
+        `index`, (B, H or 1, N, N).
 
-        On a line it is T5's positional encoding, so it is there with `virtual` only; on a 3d backbone it belongs to the attention.
+        On a line it is T5's positional encoding, so it is there with `virtual` only; on a 3d
+        backbone it belongs to the attention.
         """
-        return self.bias(index, centers, places) if self.plane is None or self.config.kind == "virtual" else None
+        return (
+            self.bias(index, centers, places)
+            if self.plane is None or self.config.kind == "virtual"
+            else None
+        )
 
     def forward(self, centers: Tensor, places: Tensor | None, index: int = 0) -> Tensor | None:
-        """Encodings (B, N, C) for the scale that begins at block `index`, averaged over the views; None without any."""
+        """Encodings (B, N, C) for the scale that begins at block `index`, averaged over the views;
+        None without any.
+        """
         if self.config.kind == "none":
             return None
         if self.config.kind in ("learnable", "sinusoidal"):
@@ -92,17 +118,21 @@ class Positions(nn.Module):
         if self.plane.height == 1 and self.compat == "official":
             found = self._official_line(index, places)
         elif self.plane.height == 1:
-            # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the batch's extremes (T5).
+            # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the
+            # batch's extremes (T5).
             found = self.encode(index, places * (self.plane.width - 1) / self.plane.width)
         else:
             found = self.encode(index, places)
             if found is not None and self.compat == "official":
-                # The program has (C, N) a view and reshapes it to (N, C) where it should transpose (T41).
+                # The program has (C, N) a view and reshapes it to (N, C) where it should transpose
+                # (T41).
                 found = found.transpose(2, 3).reshape(found.shape)
         return None if found is None else found.mean(dim=1)
 
     def _official_line(self, index: int, places: Tensor) -> Tensor | None:
-        """The published interpolation: stretched by the whole batch's extremes (T5), weights that vanish at whole numbers (T8)."""
+        """The published interpolation: stretched by the whole batch's extremes (T5), weights that
+        vanish at whole numbers (T8).
+        """
         assert self.plane is not None
         last = self.plane.width - 1
         at = places * last / (places.max() - places.min())
@@ -114,7 +144,9 @@ class Positions(nn.Module):
 
 
 def sine_table(length: int, dim: int) -> Tensor:
-    """The usual table (length, dim) of sines and cosines, base 10000 (arXiv 1706.03762, section 3.5)."""
+    """The usual table (length, dim) of sines and cosines, base 10000 (arXiv 1706.03762, section
+    3.5).
+    """
     rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
     angles = torch.arange(length).unsqueeze(1) * rates
     table = torch.zeros(length, dim)

@@ -1,10 +1,11 @@
-"""Probes of frozen features: a linear SVM and a k-NN of scikit-learn in the place of a trained head.
+"""Probes of frozen features: a linear SVM and a k-NN of scikit-learn in the place of a trained
+head.
 
-Source: the ModelNet40 protocol of Point-BERT's family (arXiv 2111.14819, 2203.06604) and of earlier self-supervised
-learning on point clouds: features of every training cloud from the frozen encoder, and a LinearSVC on them, once; test
-clouds are classified by it. k-NN: the classes of the nearest training clouds vote. Nothing is drawn: every seed gives the
-same number.
-Letters: B clouds, N tokens, C channels, n training clouds, F features of a cloud.
+Source: the ModelNet40 protocol of Point-BERT's family (arXiv 2111.14819, 2203.06604) and of earlier
+self-supervised learning on point clouds: features of every training cloud from the frozen encoder,
+and a LinearSVC on them, once; test clouds are classified by it. k-NN: the classes of the nearest
+training clouds vote. Nothing is drawn: every seed gives the same number. Letters: B clouds, N
+tokens, C channels, n training clouds, F features of a cloud.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ UNSEEN = -1e4  # score of a class that no training cloud has
 class ProbeHead(nn.Module):
     """Tokens (B, prefix + N, C) -> scores (B, classes) of a classifier that `fit` has fitted.
 
-    Features as the other heads have them: the class token and the maximum, the mean and the maximum (without class token),
-    or the sum of the last two (`head.pool: mean_plus_max`). A class token counts where the checkpoint has one.
+    Features as the other heads have them: the class token and the maximum, the mean and the maximum
+    (without class token), or the sum of the last two (`head.pool: mean_plus_max`). A class token
+    counts where the checkpoint has one.
     """
 
     def __init__(self, config: HeadConfig, prefix: int, num_classes: int) -> None:
@@ -32,7 +34,10 @@ class ProbeHead(nn.Module):
         self.config, self.prefix, self.num_classes = config, prefix, num_classes
         self.pool = config.pool or ("class_max" if prefix else "mean_max")
         if self.pool == "class_max" and not prefix:
-            raise ValueError("head.pool: this checkpoint has no class token to probe; allowed: mean_max, mean_plus_max")
+            raise ValueError(
+                "head.pool: this checkpoint has no class token to probe; allowed: mean_max,"
+                " mean_plus_max"
+            )
         self.classifier: Any = None  # scikit-learn's, once it is fitted
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -45,7 +50,9 @@ class ProbeHead(nn.Module):
         return torch.cat([mean, largest], dim=1)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """features (n, F), labels (n,). Raises ValueError where a k-NN has fewer clouds than neighbours, and for one class alone."""
+        """features (n, F), labels (n,). Raises ValueError where a k-NN has fewer clouds than
+        neighbours, and for one class alone.
+        """
         from sklearn.neighbors import KNeighborsClassifier
         from sklearn.svm import LinearSVC
 
@@ -57,13 +64,16 @@ class ProbeHead(nn.Module):
         else:
             if self.config.neighbours > count:
                 raise ValueError(
-                    f"head.neighbours: must be at most the number of training clouds ({count}), got {self.config.neighbours}"
+                    f"head.neighbours: must be at most the number of training clouds ({count}), got"
+                    f" {self.config.neighbours}"
                 )
             self.classifier = KNeighborsClassifier(n_neighbors=self.config.neighbours)
         self.classifier.fit(_array(features), labels.cpu().numpy())
 
     def forward(self, tokens: Tensor, extra: list[Tensor]) -> Tensor:
-        """tokens (B, prefix + N, C) -> scores (B, classes): distances from the planes, or shares of the votes."""
+        """tokens (B, prefix + N, C) -> scores (B, classes): distances from the planes, or shares of
+        the votes.
+        """
         features = self.features(tokens)
         scores = np.full((len(features), self.num_classes), UNSEEN)
         scores[:, self.classifier.classes_] = self._scores(_array(features))

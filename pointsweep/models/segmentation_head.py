@@ -1,11 +1,13 @@
-"""The head of part segmentation: what a transformer knows after three of its blocks, spread to all points.
+"""The head of part segmentation: what a transformer knows after three of its blocks, spread to all
+points.
 
-Source: the part segmentation of Point-MAE (arXiv 2203.06604) and its program, whose head takes blocks 4, 8 and 12: maximum and mean
-over the tokens and the category's embedding for the whole cloud, features spread from the centres to the points as in PointNet++
-(arXiv 1706.02413), a classifier of every point. Fractions of the depth stand for its blocks, each with its own centres, so that
-backbones of another depth, or with scales, have the same head. What a method pools beside the tokens goes to the whole cloud's
-features. The published programs of APPT's segmentation are no source: they do not run (spec 8, T36).
-Letters: B clouds, P points, N tokens, C channels.
+Source: the part segmentation of Point-MAE (arXiv 2203.06604) and its program, whose head takes
+blocks 4, 8 and 12: maximum and mean over the tokens and the category's embedding for the whole
+cloud, features spread from the centres to the points as in PointNet++ (arXiv 1706.02413), a
+classifier of every point. Fractions of the depth stand for its blocks, each with its own centres,
+so that backbones of another depth, or with scales, have the same head. What a method pools beside
+the tokens goes to the whole cloud's features. The published programs of APPT's segmentation are no
+source: they do not run (spec 8, T36). Letters: B clouds, P points, N tokens, C channels.
 """
 
 from __future__ import annotations
@@ -26,40 +28,66 @@ Level = tuple[Tensor, Tensor]  # features (B, N, C) and their centres (B, N, 3)
 
 
 def levels(num_blocks: int) -> list[int]:
-    """The blocks whose output is taken: those at a third, two thirds and the whole of the depth; 3, 7 and 11 of 12."""
+    """The blocks whose output is taken: those at a third, two thirds and the whole of the depth; 3,
+    7 and 11 of 12.
+    """
     return sorted({math.ceil(num_blocks * third / 3) - 1 for third in (1, 2, 3)})
 
 
 class SegmentationHead(nn.Module):
-    """Points, categories and levels -> logits of every point. Width 384, 12 blocks, 50 parts: 5,238,706 values.
+    """Points, categories and levels -> logits of every point. Width 384, 12 blocks, 50 parts:
+    5,238,706 values.
 
     `widths` are those of the levels; `extra` the width of what a method pools beside the tokens.
     """
 
-    def __init__(self, config: HeadConfig, widths: Sequence[int], extra: int, num_categories: int, num_parts: int) -> None:
+    def __init__(
+        self,
+        config: HeadConfig,
+        widths: Sequence[int],
+        extra: int,
+        num_categories: int,
+        num_parts: int,
+    ) -> None:
         super().__init__()
         self.num_categories = num_categories
-        # The backbone's norm is for the last width; the narrower scales have one of their own, as in Point-M2AE's program.
-        self.norms = nn.ModuleList(nn.Identity() if width == widths[-1] else nn.LayerNorm(width) for width in widths)
-        self.label = nn.Sequential(nn.Linear(num_categories, LABEL_WIDTH, bias=False), nn.BatchNorm1d(LABEL_WIDTH), nn.LeakyReLU(0.2))
+        # The backbone's norm is for the last width; the narrower scales have one of their own, as
+        # in Point-M2AE's program.
+        self.norms = nn.ModuleList(
+            nn.Identity() if width == widths[-1] else nn.LayerNorm(width) for width in widths
+        )
+        self.label = nn.Sequential(
+            nn.Linear(num_categories, LABEL_WIDTH, bias=False),
+            nn.BatchNorm1d(LABEL_WIDTH),
+            nn.LeakyReLU(0.2),
+        )
         first, second, third, fourth = config.segmentation_widths
         self.spread = shared_mlp((3 + sum(widths), first, second), axes=1, bias=True)
         self.mix = nn.Conv1d(second + 2 * sum(widths) + LABEL_WIDTH + extra, third, 1)
         self.layers = nn.Sequential(
             nn.BatchNorm1d(third), nn.ReLU(), Dropout(config.dropout),
-            nn.Conv1d(third, fourth, 1), nn.BatchNorm1d(fourth), nn.ReLU(), nn.Conv1d(fourth, num_parts, 1),
+            nn.Conv1d(third, fourth, 1), nn.BatchNorm1d(fourth), nn.ReLU(),
+            nn.Conv1d(fourth, num_parts, 1),
         )  # fmt: skip
 
-    def forward(self, points: Tensor, category: Tensor, found: Sequence[Level], extra: Sequence[Tensor]) -> Tensor:
-        """points (B, P, 3), category (B,), a level for each of `widths` and features (B, C) -> logits (B, parts, P)."""
+    def forward(
+        self, points: Tensor, category: Tensor, found: Sequence[Level], extra: Sequence[Tensor]
+    ) -> Tensor:
+        """points (B, P, 3), category (B,), a level for each of `widths` and features (B, C) ->
+        logits (B, parts, P).
+        """
         features = [norm(values) for norm, (values, _) in zip(self.norms, found, strict=True)]
         label = self.label(F.one_hot(category, self.num_categories).to(points.dtype))  # (B, 64)
         pooled = [*(f.amax(dim=1) for f in features), *(f.mean(dim=1) for f in features)]
         whole = torch.cat([*pooled, label, *extra], dim=1)  # (B, C)
-        own = self.spread(self._at_points(points, features, [centers for _, centers in found]))  # (B, C, P)
-        # The program puts the cloud's features beside every point's; a product of a concatenation is a sum of products.
+        # (B, C, P)
+        own = self.spread(self._at_points(points, features, [centers for _, centers in found]))
+        # The program puts the cloud's features beside every point's; a product of a concatenation
+        # is a sum of products.
         of_point, of_cloud = self.mix.weight.split([own.shape[1], whole.shape[1]], dim=1)
-        mixed = F.conv1d(own, of_point) + F.linear(whole, of_cloud.squeeze(2), self.mix.bias).unsqueeze(2)
+        mixed = F.conv1d(own, of_point) + F.linear(
+            whole, of_cloud.squeeze(2), self.mix.bias
+        ).unsqueeze(2)
         logits: Tensor = self.layers(mixed)
         return logits
 
@@ -68,7 +96,11 @@ class SegmentationHead(nn.Module):
         """The points' coordinates and the levels' features at them, (B, 3 + C, P)."""
         weights: list[Tensor] = []  # (B, P, N) each
         for number, places in enumerate(centers):
-            known = number > 0 and places is centers[number - 1]  # one scale: all levels have the same centres
+            # one scale: all levels have the same centres
+            known = number > 0 and places is centers[number - 1]
             weights.append(weights[-1] if known else interpolation(points, places))
-        spread = [(weight @ values).transpose(1, 2) for weight, values in zip(weights, features, strict=True)]
+        spread = [
+            (weight @ values).transpose(1, 2)
+            for weight, values in zip(weights, features, strict=True)
+        ]
         return torch.cat([points.transpose(1, 2), *spread], dim=1)

@@ -1,8 +1,9 @@
 """Points -> tokens and their centres.
 
-Sources: the "3D mini-network" of Any2Point (arXiv 2404.07989, spec 1.2), a lightened Point-PN (arXiv 2303.08134); the full-width
-Point-PN of APPT (spec 1.3); the groups of Point-BERT's family (arXiv 2111.14819, spec 1.4).
-Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, D width of a stage.
+Sources: the "3D mini-network" of Any2Point (arXiv 2404.07989, spec 1.2), a lightened Point-PN
+(arXiv 2303.08134); the full-width Point-PN of APPT (spec 1.3); the groups of Point-BERT's family
+(arXiv 2111.14819, spec 1.4). Letters: B clouds, P points, N tokens, G centres, C channels, K
+neighbours, D width of a stage.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from pointsweep.ops.point_ops import farthest_points, gather, nearest, pos_e, wi
 class PointPNLight(nn.Module):
     """points (B, P, 3) -> tokens (B, N, dim), centers (B, N, 3). At width 768: 276,672 parameters.
 
-    Stages of dim/4, dim/2 and dim channels. PosE and the three doublings need a width divisible by 24; where `dim` is not, the
-    stages take the next width that is, and one trained linear layer leads to `dim`.
+    Stages of dim/4, dim/2 and dim channels. PosE and the three doublings need a width divisible by
+    24; where `dim` is not, the stages take the next width that is, and one trained linear layer
+    leads to `dim`.
     """
 
     uses_stem = False
@@ -32,13 +34,24 @@ class PointPNLight(nn.Module):
 
     def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
-        self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
+        self.config, self.num_tokens, self.official = (
+            config,
+            config.num_tokens,
+            compat == "official",
+        )
         dim = backbone.widths[0]
         width = -(-dim // 24) * 24
-        self.embed = nn.Sequential(nn.Conv1d(3, width // 8, 1, bias=False), nn.BatchNorm1d(width // 8), nn.ReLU())
-        plan = ((width // 4, width // 8, 2), (width // 2, width // 4, 1), (width, config.last_width, 1))
+        self.embed = nn.Sequential(
+            nn.Conv1d(3, width // 8, 1, bias=False), nn.BatchNorm1d(width // 8), nn.ReLU()
+        )
+        plan = (
+            (width // 4, width // 8, 2),
+            (width // 2, width // 4, 1),
+            (width, config.last_width, 1),
+        )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(Residual(wide, middle) for _ in range(repeats))) for wide, middle, repeats in plan
+            nn.Sequential(*(Residual(wide, middle) for _ in range(repeats)))
+            for wide, middle, repeats in plan
         )
         self.out = nn.Identity() if width == dim else nn.Linear(width, dim)
 
@@ -55,7 +68,9 @@ class PointPNLight(nn.Module):
         index, around = self._around(points)
         own, centers = gather(features, index), points
         for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
-            own = features = self._stage(stage, gather(features, near), own[:, : centers.shape[1]], relative)
+            own = features = self._stage(
+                stage, gather(features, near), own[:, : centers.shape[1]], relative
+            )
         return self.out(features), centers
 
     def _stage(self, stage: nn.Module, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
@@ -68,11 +83,13 @@ class PointPNLight(nn.Module):
 
 
 class PointPN(nn.Module):
-    """points (B, P, 3 or 4) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96: 3,369,792 parameters.
+    """points (B, P, 3 or 4) -> tokens (B, N, dim), centers (B, N, 3). Four channels, width 96:
+    3,369,792 parameters.
 
-    Four stages of 2, 4, 8 and 8 times `embed_dim` channels. The heights are the fourth channel of the points, where the data set
-    gives one (`dataset.heights`, as the program does), else those of the cloud as it comes, normalised. Where the last stage is
-    not `dim` wide, one trained linear layer leads there.
+    Four stages of 2, 4, 8 and 8 times `embed_dim` channels. The heights are the fourth channel of
+    the points, where the data set gives one (`dataset.heights`, as the program does), else those of
+    the cloud as it comes, normalised. Where the last stage is not `dim` wide, one trained linear
+    layer leads there.
     """
 
     uses_stem = False
@@ -80,12 +97,24 @@ class PointPN(nn.Module):
 
     def __init__(self, config: PointPNTokenizerConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
-        self.config, self.num_tokens, self.official = config, config.num_tokens, compat == "official"
+        self.config, self.num_tokens, self.official = (
+            config,
+            config.num_tokens,
+            compat == "official",
+        )
         width, dim = config.embed_dim, backbone.widths[0]
         self.embed = _layer(4 if config.height else 3, width)
-        plan = ((2 * width, 2 * width, 2), (4 * width, 4 * width, 1), (8 * width, 8 * width, 1), (16 * width, 8 * width, 1))
+        plan = (
+            (2 * width, 2 * width, 2),
+            (4 * width, 4 * width, 1),
+            (8 * width, 8 * width, 1),
+            (16 * width, 8 * width, 1),
+        )
         self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
-        self.stages = nn.ModuleList(nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats))) for _, wide, repeats in plan)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats)))
+            for _, wide, repeats in plan
+        )
         self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
 
     def geometry(self, points: Tensor) -> Tensor:
@@ -103,10 +132,20 @@ class PointPN(nn.Module):
         features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
         index, around = self._around(points)
         own, centers = gather(features, index), points
-        for widen, stage, (centers, near, relative) in zip(self.widen, self.stages, around, strict=True):
+        for widen, stage, (centers, near, relative) in zip(
+            self.widen, self.stages, around, strict=True
+        ):
             neighbour = gather(features, near)
-            pair = torch.cat([neighbour, own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, 2C)
-            wide = widen(pair.flatten(1, 2).transpose(1, 2)).transpose(1, 2).unflatten(1, near.shape[1:])  # (B, G, K, D)
+            # (B, G, K, 2C)
+            pair = torch.cat(
+                [neighbour, own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour)], dim=3
+            )
+            # (B, G, K, D)
+            wide = (
+                widen(pair.flatten(1, 2).transpose(1, 2))
+                .transpose(1, 2)
+                .unflatten(1, near.shape[1:])
+            )
             e = encoded(relative, wide.shape[3], self.config.normalisation, self.official)
             out = stage(((wide + e) * e).permute(0, 3, 1, 2))  # (B, D, G, K)
             own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
@@ -114,13 +153,17 @@ class PointPN(nn.Module):
 
 
 def _layer(dim_in: int, dim_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(dim_in, dim_out, 1, bias=False), nn.BatchNorm1d(dim_out), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv1d(dim_in, dim_out, 1, bias=False), nn.BatchNorm1d(dim_out), nn.ReLU()
+    )
 
 
 class Patch(nn.Module):
-    """points (B, P, 3) -> tokens (B, N, C), centers (B, N, 3): groups of neighbours, each embedded by a small PointNet.
+    """points (B, P, 3) -> tokens (B, N, C), centers (B, N, 3): groups of neighbours, each embedded
+    by a small PointNet.
 
-    A 3d backbone's own pretrained embedding is taken, and stays frozen with it; in front of any other one it is new and trains.
+    A 3d backbone's own pretrained embedding is taken, and stays frozen with it; in front of any
+    other one it is new and trains.
     """
 
     skips_near_origin = False
@@ -133,14 +176,19 @@ class Patch(nn.Module):
         if self.uses_stem:
             self.embed, self.reduce = stem.patches[0], stem.reduce
         else:
-            self.embed, self.reduce = PatchEmbedding((3, 128, 256), (512, backbone.dim)), nn.Identity()
+            self.embed, self.reduce = (
+                PatchEmbedding((3, 128, 256), (512, backbone.dim)),
+                nn.Identity(),
+            )
 
     def geometry(self, points: Tensor) -> Tensor:
         """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
         return self._around(points)[0]
 
     def _around(self, points: Tensor) -> Around:
-        found = neighbourhoods(points, [self.num_tokens], self.config.neighbours, self.skips_near_origin)
+        found = neighbourhoods(
+            points, [self.num_tokens], self.config.neighbours, self.skips_near_origin
+        )
         return found[1][0]
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +196,8 @@ class Patch(nn.Module):
         return self.reduce(self.embed(relative)), centers
 
 
-Around = tuple[Tensor, Tensor, Tensor]  # centres (B, G, 3), their neighbours (B, G, K), relative coordinates (B, G, K, 3)
+# centres (B, G, 3), their neighbours (B, G, K), relative coordinates (B, G, K, 3)
+Around = tuple[Tensor, Tensor, Tensor]
 
 
 def neighbourhoods(
@@ -157,13 +206,16 @@ def neighbourhoods(
     neighbours: int,
     skip_near_origin: bool = False,
 ) -> tuple[Tensor, list[Around]]:
-    """Indices (B, G) of the first stage's centres among points (B, P, 3), and every stage's neighbourhoods.
+    """Indices (B, G) of the first stage's centres among points (B, P, 3), and every stage's
+    neighbourhoods.
 
-    A stage's neighbours are among the centres of the stage before it. `skip_near_origin`: see `farthest_points`.
+    A stage's neighbours are among the centres of the stage before it. `skip_near_origin`: see
+    `farthest_points`.
     """
 
     def make(points: Tensor) -> tuple[Tensor, list[Around]]:
-        # Farthest point sampling is nested: the centres of the later stages are the first ones of this sample.
+        # Farthest point sampling is nested: the centres of the later stages are the first ones of
+        # this sample.
         index = farthest_points(points, counts[0], skip_near_origin)
         order, places, found = gather(points, index), points, []
         for count in counts:
@@ -188,13 +240,15 @@ def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
 def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:
     """Neighbourhood coordinates (B, G, K, 3) at a common scale, every sample by itself (spec 1.1).
 
-    `official` takes one standard deviation over the whole batch for `mn40` (T4): what a cloud gives then depends on the others.
+    `official` takes one standard deviation over the whole batch for `mn40` (T4): what a cloud gives
+    then depends on the others.
     """
     largest = relative.abs().amax(dim=2, keepdim=True)
     if kind == "scan":
         return relative / (largest + 1e-6)
     if kind == "exact_scan":
-        # As Any2Point's program (T42), but for a group that is flat on an axis, of which that makes NaN.
+        # As Any2Point's program (T42), but for a group that is flat on an axis, of which that makes
+        # NaN.
         return relative / torch.where(largest > 0, largest, torch.ones_like(largest))
     if official:
         return relative / (relative.std() + 1e-5)

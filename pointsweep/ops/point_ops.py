@@ -1,8 +1,9 @@
-"""Geometry of point clouds: farthest points, neighbours, position features, and projections to virtual lines and planes.
+"""Geometry of point clouds: farthest points, neighbours, position features, and projections to
+virtual lines and planes.
 
-Tensors in, tensors out, every sample by itself. Sources: Any2Point (arXiv 2404.07989) and its program, PointCLIP (arXiv
-2112.02413) for the views, Point-NN (arXiv 2303.08134) for PosE, PointNet++ (arXiv 1706.02413) for balls; section numbers are
-those of the method specification.
+Tensors in, tensors out, every sample by itself. Sources: Any2Point (arXiv 2404.07989) and its
+program, PointCLIP (arXiv 2112.02413) for the views, Point-NN (arXiv 2303.08134) for PosE,
+PointNet++ (arXiv 1706.02413) for balls; section numbers are those of the method specification.
 Letters: B clouds, P points, N tokens, G centres, C channels, K neighbours, M views.
 """
 
@@ -21,13 +22,16 @@ from torch import Tensor
 
 from pointsweep.ops.vmap import folded
 
-# Clouds whose distances to all centres are held at once: bounds the memory of `nearest`, and on a CPU keeps them in the cache.
+# Clouds whose distances to all centres are held at once: bounds the memory of `nearest`, and on a
+# CPU keeps them in the cache.
 SLICE = {"cpu": 2, "cuda": 32}
 
 
 @functools.cache
 def compiled(device_type: str) -> Any:
-    """The compiled farthest points of a device, and on a CPU neighbours too; None where its compiler is not installed."""
+    """The compiled farthest points of a device, and on a CPU neighbours too; None where its
+    compiler is not installed.
+    """
     name = {"cpu": "numba", "cuda": "triton"}.get(device_type)
     if name is None or importlib.util.find_spec(name) is None:
         return None
@@ -35,14 +39,17 @@ def compiled(device_type: str) -> Any:
 
 
 def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) -> Tensor:
-    """Indices (B, count) of farthest point sampling of points (B, P, 3), starting from index 0 (spec 1.1); of ties the first point.
+    """Indices (B, count) of farthest point sampling of points (B, P, 3), starting from index 0
+    (spec 1.1); of ties the first point.
 
-    The first n of them are the sample of n points. `skip_near_origin` never picks points with |p|^2 <= 1e-3, as
-    pointnet2_ops does. Raises ValueError if there are fewer points than `count`.
+    The first n of them are the sample of n points. `skip_near_origin` never picks points with |p|^2
+    <= 1e-3, as pointnet2_ops does. Raises ValueError if there are fewer points than `count`.
     """
     if count > points.shape[1]:
         raise ValueError(f"cannot sample {count} points from clouds of {points.shape[1]}")
-    return folded(functools.partial(_sampled, count=count, skip_near_origin=skip_near_origin), points.detach())
+    return folded(
+        functools.partial(_sampled, count=count, skip_near_origin=skip_near_origin), points.detach()
+    )
 
 
 def _sampled(points: Tensor, count: int, skip_near_origin: bool) -> Tensor:
@@ -60,7 +67,9 @@ def _sampled(points: Tensor, count: int, skip_near_origin: bool) -> Tensor:
 
 
 def _farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tensor:
-    """Select farthest points without a compiler. Squares are rounded before they are added: fused, they depend on the CPU."""
+    """Select farthest points without a compiler. Squares are rounded before they are added: fused,
+    they depend on the CPU.
+    """
     x, y, z = points.transpose(1, 2).contiguous().unbind(1)  # (B, P) each
     rows = torch.arange(len(points), device=points.device)
     chosen = torch.zeros(len(points), count, dtype=torch.long, device=points.device)
@@ -77,24 +86,32 @@ def _farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tens
 
 
 def pyramid(points: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Indices (B, G) of the centres of the first of several stages among points (B, P, 3), and how many each stage has.
+    """Indices (B, G) of the centres of the first of several stages among points (B, P, 3), and how
+    many each stage has.
 
-    Farthest point sampling is nested: the centres of a later stage are the first ones of the stage before. Raises ValueError if
-    there are too few points for one centre in the last stage.
+    Farthest point sampling is nested: the centres of a later stage are the first ones of the stage
+    before. Raises ValueError if there are too few points for one centre in the last stage.
     """
     counts = [points.shape[1] // math.prod(strides[: stage + 1]) for stage in range(len(strides))]
     if counts[-1] < 1:
-        raise ValueError(f"clouds of {points.shape[1]} points are too small: the stages need at least {math.prod(strides)}")
+        raise ValueError(
+            f"clouds of {points.shape[1]} points are too small: the stages need at least"
+            f" {math.prod(strides)}"
+        )
     return farthest_points(points, counts[0]), counts
 
 
 def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
-    """Indices (B, G, count) of the points (B, P, C) nearest to each query (B, G, C), ascending; of ties the first points.
+    """Indices (B, G, count) of the points (B, P, C) nearest to each query (B, G, C), ascending; of
+    ties the first points.
 
     Points are places (C = 3) or features. Raises ValueError if there are fewer points than `count`.
     """
     if count > points.shape[1]:
-        raise ValueError(f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of neighbours")
+        raise ValueError(
+            f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of"
+            " neighbours"
+        )
     return folded(functools.partial(_neighbours, count=count), queries.detach(), points.detach())
 
 
@@ -108,18 +125,27 @@ def _neighbours(queries: Tensor, points: Tensor, count: int) -> Tensor:
 
 
 def _distances(queries: Tensor, points: Tensor) -> Tensor:
-    """Return the distances of queries (B, G, C) to points (B, P, C), squared where C = 3: (B, G, P)."""
-    # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the other samples.
+    """Return the distances of queries (B, G, C) to points (B, P, C), squared where C = 3: (B, G,
+    P).
+    """
+    # Expanded differences, not |q|^2 - 2qp + |p|^2: exact enough that ties do not depend on the
+    # other samples.
     if queries.shape[2] != 3:
         return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
-    distance, part = (queries[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1))  # (B, G, P) each
+    # (B, G, P) each
+    distance, part = (queries[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1))
     distance.square_().add_(part.square_())
-    return distance.add_(torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=part).square_())
+    return distance.add_(
+        torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=part).square_()
+    )
 
 
 def _least(values: Tensor, count: int) -> Tensor:
-    """Indices (B, G, count), ascending, of the least of values (B, G, P), none negative; of ties the first."""
-    # Floats that are not negative are ordered as their bits are; so is what is not a number, after a divergence.
+    """Indices (B, G, count), ascending, of the least of values (B, G, P), none negative; of ties
+    the first.
+    """
+    # Floats that are not negative are ordered as their bits are; so is what is not a number, after
+    # a divergence.
     keys = values.float().view(torch.int32)
     if keys.device.type != "cpu":
         order = keys.long() << 32 | torch.arange(keys.shape[2], device=keys.device)
@@ -140,10 +166,12 @@ def _least_of_rows(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
-    """Indices (B, G, K) of the points (B, P, 3) within `radius` of each query (B, G, 3), at most `count`; K = min(count, P).
+    """Indices (B, G, K) of the points (B, P, 3) within `radius` of each query (B, G, 3), at most
+    `count`; K = min(count, P).
 
-    Where there are more, the nearest: the program of PointNet++ takes the first by index, so its result depends on the order of
-    the points. Where there are fewer, the nearest one again and again, which no maximum notices.
+    Where there are more, the nearest: the program of PointNet++ takes the first by index, so its
+    result depends on the order of the points. Where there are fewer, the nearest one again and
+    again, which no maximum notices.
     """
     index = nearest(queries, points, min(count, points.shape[1]))
     distance = (gather(points, index) - queries.unsqueeze(2)).square().sum(dim=3)  # (B, G, K)
@@ -152,9 +180,11 @@ def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
 
 
 def interpolation(queries: Tensor, places: Tensor, count: int = 3) -> Tensor:
-    """Weights (B, P, N) that spread values at places (B, N, 3) to queries (B, P, 3): 1 / d^2 of the nearest `count`, in sum 1.
+    """Weights (B, P, N) that spread values at places (B, N, 3) to queries (B, P, 3): 1 / d^2 of the
+    nearest `count`, in sum 1.
 
-    Source: PointNet++ (arXiv 1706.02413), its feature propagation. A matrix, so that its product has a deterministic gradient.
+    Source: PointNet++ (arXiv 1706.02413), its feature propagation. A matrix, so that its product
+    has a deterministic gradient.
     """
     near = nearest(queries, places, min(count, places.shape[1]))  # (B, P, K)
     closeness = 1 / ((gather(places, near) - queries.unsqueeze(2)).square().sum(dim=3) + 1e-8)
@@ -175,9 +205,11 @@ def pos_e(
     beta: float = 100.0,
     interleaved: bool = False,
 ) -> Tensor:
-    """PosE of relative coordinates (..., 3) -> (..., dim): per axis, dim/6 sines, then dim/6 cosines (spec 1.1).
+    """PosE of relative coordinates (..., 3) -> (..., dim): per axis, dim/6 sines, then dim/6
+    cosines (spec 1.1).
 
-    `interleaved`: a sine, its cosine, the next sine and so on, which is the order of Point-NN's program.
+    `interleaved`: a sine, its cosine, the next sine and so on, which is the order of Point-NN's
+    program.
     """
     if dim % 6:
         raise ValueError(f"PosE needs a width divisible by 6, got {dim}")
@@ -185,25 +217,32 @@ def pos_e(
     angles = beta * relative.unsqueeze(-1) / alpha**exponents  # (..., 3, dim / 6)
     if interleaved:
         # A complex number is a pair in memory; this is several times as fast as `stack`.
-        pairs = torch.view_as_real(torch.complex(angles.sin(), angles.cos()))  # (..., 3, dim / 6, 2)
+        # (..., 3, dim / 6, 2)
+        pairs = torch.view_as_real(torch.complex(angles.sin(), angles.cos()))
         return pairs.flatten(-3)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 def with_height(points: Tensor) -> Tensor:
-    """points (B, P, 3) -> (B, P, 4): the height above the cloud's lowest point as a fourth channel; y points up."""
+    """points (B, P, 3) -> (B, P, 4): the height above the cloud's lowest point as a fourth channel;
+    y points up.
+    """
     height = points[:, :, 1:2]
     return torch.cat([points, height - height.amin(dim=1, keepdim=True)], dim=2)
 
 
-POINTCLIP_VIEWS = (  # Euler angles (x, y, z) in units of pi; six faces, then the corners of PointCLIP's few-shot list (spec 2.2)
+# Euler angles (x, y, z) in units of pi; six faces, then the corners of PointCLIP's few-shot list
+# (spec 2.2)
+POINTCLIP_VIEWS = (
     (0, 0, 0.5), (0.5, 0, 0.5), (1, 0, 0.5), (1.5, 0, 0.5), (0, -0.5, 0.5), (0, 0.5, 0.5),
     (1.25, -0.25, 0.5), (1.25, 0.25, 0.5), (1.75, -0.25, 0.5), (1.75, 0.25, 0.5),
 )  # fmt: skip
 
 
 def rotations(num_views: int) -> Tensor:
-    """The first `num_views` of PointCLIP's views as matrices (M, 3, 3) = Rx Ry Rz, for column vectors."""
+    """The first `num_views` of PointCLIP's views as matrices (M, 3, 3) = Rx Ry Rz, for column
+    vectors.
+    """
     if not 1 <= num_views <= len(POINTCLIP_VIEWS):
         raise ValueError(f"there are 1 to {len(POINTCLIP_VIEWS)} views, asked for {num_views}")
     made = [_turn(0, x) @ _turn(1, y) @ _turn(2, z) for x, y, z in POINTCLIP_VIEWS[:num_views]]
@@ -229,7 +268,9 @@ def view_lines(num_views: int, direction: Tensor) -> Tensor:
 
 
 def uniform_lines(num_views: int) -> Tensor:
-    """Directions (M, 3) spread over half a turn about the gravity axis: (cos(pi j / M), 0, sin(pi j / M)) (spec 2.2)."""
+    """Directions (M, 3) spread over half a turn about the gravity axis: (cos(pi j / M), 0, sin(pi j
+    / M)) (spec 2.2).
+    """
     angles = torch.arange(num_views) * math.pi / num_views
     return torch.stack([angles.cos(), torch.zeros(num_views), angles.sin()], dim=1)
 
@@ -237,22 +278,29 @@ def uniform_lines(num_views: int) -> Tensor:
 def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fixed") -> Tensor:
     """Places (B, M, N) of centers (B, N, 3) on lines (M, 3) of `length` units (spec 2.3).
 
-    `fixed` clamps length * u - 0.5 to [0, length - 0.001]; `official` takes it modulo the length, which sends both ends of the
-    line to the same place (T6).
+    `fixed` clamps length * u - 0.5 to [0, length - 0.001]; `official` takes it modulo the length,
+    which sends both ends of the line to the same place (T6).
     """
     along = torch.einsum("bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines)
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     spread = high - low
-    unit = torch.where(spread > 0, (along - low) / spread.clamp(min=torch.finfo(along.dtype).tiny), torch.zeros_like(along))
+    unit = torch.where(
+        spread > 0,
+        (along - low) / spread.clamp(min=torch.finfo(along.dtype).tiny),
+        torch.zeros_like(along),
+    )
     places = length * unit - 0.5
     return places % length if compat == "official" else places.clamp(0, length - 1e-3)
 
 
-def project_planes(centers: Tensor, views: Tensor, translation: float, size: tuple[int, int], stretch: float = 1.0) -> Tensor:
-    """Pixels (B, M, N, 2) = (X, Y) of centers (B, N, 3) seen from views (M, 3, 3) on a plane of size (width, height) (spec 2.4).
+def project_planes(
+    centers: Tensor, views: Tensor, translation: float, size: tuple[int, int], stretch: float = 1.0
+) -> Tensor:
+    """Pixels (B, M, N, 2) = (X, Y) of centers (B, N, 3) seen from views (M, 3, 3) on a plane of
+    size (width, height) (spec 2.4).
 
-    Perspective along z after a shift by `translation`; what falls outside wraps around. `stretch` multiplies y before the
-    scaling to pixels: the audio program's second aspect factor (T13).
+    Perspective along z after a shift by `translation`; what falls outside wraps around. `stretch`
+    multiplies y before the scaling to pixels: the audio program's second aspect factor (T13).
     """
     width, height = size
     x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(-1)  # (B, M, N) each
@@ -268,17 +316,21 @@ def line_cells(places: Tensor, cell: float, length: int) -> tuple[Tensor, int]:
 
 
 def plane_cells(places: Tensor, cell: float, size: tuple[int, int]) -> tuple[Tensor, int]:
-    """Patch ids (B, M, N) = column + row * columns of pixels (B, M, N, 2), and how many patches there are."""
+    """Patch ids (B, M, N) = column + row * columns of pixels (B, M, N, 2), and how many patches
+    there are.
+    """
     columns, rows = math.ceil(size[0] / cell), math.ceil(size[1] / cell)
     place = (places / cell).floor().long()
     return place[..., 0] + place[..., 1] * columns, columns * rows
 
 
 def voxel_ids(centers: Tensor, size: float) -> Tensor:
-    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3): of each the first center that lies in it.
+    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3): of each the first center
+    that lies in it.
 
-    The grid starts at each sample's own minimum (spec 2.5). The voxels are not counted: a number that the batch decides would have to
-    be waited for on a GPU, and shapes that depend on it could not be compiled.
+    The grid starts at each sample's own minimum (spec 2.5). The voxels are not counted: a number
+    that the batch decides would have to be waited for on a GPU, and shapes that depend on it could
+    not be compiled.
     """
     grid = ((centers - centers.amin(dim=1, keepdim=True)) / size).floor().long()  # (B, N, 3)
     same = (grid.unsqueeze(2) == grid.unsqueeze(1)).all(dim=3)  # (B, N, N)
@@ -286,7 +338,9 @@ def voxel_ids(centers: Tensor, size: float) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; from the CPU to a GPU through pinned memory, so that nobody waits for the copy."""
+    """A tensor on a device; from the CPU to a GPU through pinned memory, so that nobody waits for
+    the copy.
+    """
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

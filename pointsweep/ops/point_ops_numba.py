@@ -1,9 +1,11 @@
-"""Farthest points and neighbours compiled by numba for the CPU: the same indices as geometry.py's own, bit for bit.
+"""Farthest points and neighbours compiled by numba for the CPU: the same indices as geometry.py's
+own, bit for bit.
 
-Only imported where numba is (`pip install pointsweep[fast]`). Distances are float32, ((dx dx + dy dy) + dz dz), every step rounded:
-of fast-math only that numbers are finite and zeros have no sign is taken, which contracts nothing to fused products.
-Sources: QuickFPS (Han et al., IEEE TCAD 2023) for the boxes that a new point cannot reach; here exact, ties included.
-Letters: B clouds, P points, G centres, K neighbours.
+Only imported where numba is (`pip install pointsweep[fast]`). Distances are float32, ((dx dx + dy
+dy) + dz dz), every step rounded: of fast-math only that numbers are finite and zeros have no sign
+is taken, which contracts nothing to fused products. Sources: QuickFPS (Han et al., IEEE TCAD 2023)
+for the boxes that a new point cannot reach; here exact, ties included. Letters: B clouds, P points,
+G centres, K neighbours.
 """
 
 from __future__ import annotations
@@ -13,25 +15,33 @@ from numba import njit
 
 FAST = {"nnan", "nsz"}
 LEAF = 32  # points in a box
-BITS = 4  # a box's points share a cell of a grid of 2^BITS a side, or lie in cells next to each other on a Morton curve
+# a box's points share a cell of a grid of 2^BITS a side, or lie in cells next to each other on a
+# Morton curve
+BITS = 4
 
 
 def farthest_points(points: np.ndarray, nearest_chosen: np.ndarray, count: int) -> np.ndarray:
-    """Indices (B, count) int64 of points (B, P, 3) float32; nearest_chosen (B, P) is where the distances start."""
+    """Indices (B, count) int64 of points (B, P, 3) float32; nearest_chosen (B, P) is where the
+    distances start.
+    """
     chosen = np.zeros((len(points), count), dtype=np.int64)
     _farthest(points, nearest_chosen, chosen)
     return chosen
 
 
 def nearest_places(queries: np.ndarray, points: np.ndarray, count: int) -> np.ndarray:
-    """Indices (B, G, count) int64, ascending, of the points (B, P, 3) nearest to queries (B, G, 3), both float32."""
+    """Indices (B, G, count) int64, ascending, of the points (B, P, 3) nearest to queries (B, G, 3),
+    both float32.
+    """
     found = np.empty((*queries.shape[:2], count), dtype=np.int64)
     _nearest(queries, points, found)
     return found
 
 
 def least(keys: np.ndarray, count: int) -> np.ndarray:
-    """Indices (n, count) int64, ascending, of the least of keys (n, P) int32; of equal ones the first."""
+    """Indices (n, count) int64, ascending, of the least of keys (n, P) int32; of equal ones the
+    first.
+    """
     found = np.empty((len(keys), count), dtype=np.int64)
     _least(keys, found)
     return found
@@ -41,9 +51,15 @@ def least(keys: np.ndarray, count: int) -> np.ndarray:
 def _farthest(points, nearest_chosen, chosen):
     clouds, size = points.shape[:2]
     boxes = (size + LEAF - 1) // LEAF
-    # Arrays of their own: of parts of one array the compiler would not know that they do not overlap.
+    # Arrays of their own: of parts of one array the compiler would not know that they do not
+    # overlap.
     room = boxes * LEAF
-    x, y, z, near = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, np.float32)
+    x, y, z, near = (
+        np.empty(room, np.float32),
+        np.empty(room, np.float32),
+        np.empty(room, np.float32),
+        np.empty(room, np.float32),
+    )
     low, high = np.empty((3, boxes), np.float32), np.empty((3, boxes), np.float32)
     top, bound = np.empty(boxes, np.float32), np.empty(boxes, np.float32)
     for b in range(clouds):
@@ -61,12 +77,15 @@ def _farthest(points, nearest_chosen, chosen):
         for step in range(1, chosen.shape[1]):
             _reach(low, high, px, py, pz, bound)
             for k in range(boxes):
-                # Rounding keeps the order of numbers, so no point of the box can be nearer than its bound, as computed.
+                # Rounding keeps the order of numbers, so no point of the box can be nearer than its
+                # bound, as computed.
                 if bound[k] < top[k]:
                     top[k] = _update(x, y, z, near, k * LEAF, px, py, pz)
             at = _first_farthest(top, near, order, size)
             chosen[b, step] = order[at]
-            if near[at] <= 0:  # all the rest lie on chosen points, or are never picked: nothing will change any more
+            if near[at] <= 0:
+                # all the rest lie on chosen points, or are never picked: nothing will change any
+                # more
                 chosen[b, step:] = order[at]
                 break
             px, py, pz = x[at], y[at], z[at]
@@ -108,7 +127,9 @@ def _reach(low, high, px, py, pz, bound):
 
 @njit(cache=True, fastmath=FAST, inline="always")
 def _update(x, y, z, near, start, px, py, pz):
-    """Lowers the distances of one box to the chosen points by a new one; the largest that is left."""
+    """Lowers the distances of one box to the chosen points by a new one; the largest that is
+    left.
+    """
     best = np.float32(-2)
     for j in range(start, start + LEAF):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
@@ -135,7 +156,12 @@ def _first_farthest(top, near, order, size):
 @njit(cache=True, fastmath=FAST)
 def _nearest(queries, points, found):
     clouds, size = points.shape[:2]
-    x, y, z, distance = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    x, y, z, distance = (
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+    )
     taken = np.empty(size + 1, np.int64)
     for b in range(clouds):
         x[:], y[:], z[:] = points[b, :, 0], points[b, :, 1], points[b, :, 2]
@@ -156,7 +182,9 @@ def _least(keys, found):
 
 @njit(cache=True)
 def _select(keys, found, taken):
-    """Fill `found` with where the least keys stand, ascending. Floats that are not negative are ordered as their bits are."""
+    """Fill `found` with where the least keys stand, ascending. Floats that are not negative are
+    ordered as their bits are.
+    """
     count, low, high = len(found), keys.min(), keys.max()
     while low < high:  # to the least limit below which, itself included, there are enough
         middle = low + (high - low) // 2

@@ -1,8 +1,8 @@
 """Farthest points compiled by Triton for CUDA: the same indices as geometry.py's own, bit for bit.
 
-One program a cloud holds all its points in registers, so a step reads nothing but the last chosen point. Products are not fused with
-sums (`enable_fp_fusion`), as nowhere in this package, and of equal distances the first row is taken.
-Letters: B clouds, P points.
+One program a cloud holds all its points in registers, so a step reads nothing but the last chosen
+point. Products are not fused with sums (`enable_fp_fusion`), as nowhere in this package, and of
+equal distances the first row is taken. Letters: B clouds, P points.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ MOST_POINTS = 16_384  # of a cloud: four floats a point in the registers of one 
 
 
 def farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tensor:
-    """Indices (B, count) int64 of points (B, P, 3) float32; nearest_chosen (B, P) is where the distances start."""
+    """Indices (B, count) int64 of points (B, P, 3) float32; nearest_chosen (B, P) is where the
+    distances start.
+    """
     clouds, size = nearest_chosen.shape
     chosen = torch.zeros(clouds, count, dtype=torch.long, device=points.device)
     block = triton.next_power_of_2(size)
@@ -35,7 +37,8 @@ def _farthest(points, nearest_chosen, chosen, size, count, BLOCK: tl.constexpr):
     x = tl.load(points + 3 * row, mask=inside, other=0.0)
     y = tl.load(points + 3 * row + 1, mask=inside, other=0.0)
     z = tl.load(points + 3 * row + 2, mask=inside, other=0.0)
-    near = tl.load(nearest_chosen + cloud * size + row, mask=inside, other=-2.0)  # what is no point is never the farthest
+    # what is no point is never the farthest
+    near = tl.load(nearest_chosen + cloud * size + row, mask=inside, other=-2.0)
     last = tl.zeros((), dtype=tl.int32)
     for step in range(1, count):
         dx = x - tl.load(points + 3 * last)

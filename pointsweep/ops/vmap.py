@@ -1,11 +1,13 @@
-"""Trained modules of equal structure as one: their tensors stacked, run once under vmap for all members of a pack.
+"""Trained modules of equal structure as one: their tensors stacked, run once under vmap for all
+members of a pack.
 
-Where members come to the same part of their models with the same shapes, each operator works on all of them: one product of stacked
-matrices, one batch normalisation with statistics for each, not a small kernel a member. Every member keeps its own parameters,
-statistics and gradients: these are the rows of the stacked tensors. What vmap must not see, because it is the members' own (noise) or
-no operator of torch's (compiled geometry), leaves it: `folded`, `uniform`, `for_each`; so do layers, which stacked.py does better.
-Source: HFTA (arXiv 2102.02344); https://docs.pytorch.org/docs/stable/func.html.
-Letters: K members, B clouds.
+Where members come to the same part of their models with the same shapes, each operator works on all
+of them: one product of stacked matrices, one batch normalisation with statistics for each, not a
+small kernel a member. Every member keeps its own parameters, statistics and gradients: these are
+the rows of the stacked tensors. What vmap must not see, because it is the members' own (noise) or
+no operator of torch's (compiled geometry), leaves it: `folded`, `uniform`, `for_each`; so do
+layers, which stacked.py does better. Source: HFTA (arXiv 2102.02344);
+https://docs.pytorch.org/docs/stable/func.html. Letters: K members, B clouds.
 """
 
 from __future__ import annotations
@@ -32,16 +34,25 @@ Inputs = Sequence[Any]  # of one member: tensors, None, and tuples of these
 
 @dataclass(frozen=True)
 class Joint:
-    """Members that run as one in this thread: their generators, and which tensors of theirs a tensor under vmap stands for."""
+    """Members that run as one in this thread: their generators, and which tensors of theirs a
+    tensor under vmap stands for.
+    """
 
     generators: Sequence[torch.Generator | None]
     counter: Tensor  # 0 to K - 1, one for each member
-    own: dict[int, tuple[Tensor, Sequence[Tensor]]]  # by the id of the tensor under vmap, which the entry keeps alive
+    # by the id of the tensor under vmap, which the entry keeps alive
+    own: dict[int, tuple[Tensor, Sequence[Tensor]]]
 
     def parts(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]] | None:
-        """The members' tensors that these stand for, one tuple for each member; None of what was worked out under vmap."""
+        """The members' tensors that these stand for, one tuple for each member; None of what was
+        worked out under vmap.
+        """
         found = [self.own.get(id(tensor)) for tensor in tensors]
-        return None if None in found else zip(*(entry[1] for entry in found if entry is not None), strict=True)
+        return (
+            None
+            if None in found
+            else zip(*(entry[1] for entry in found if entry is not None), strict=True)
+        )
 
 
 def current() -> Joint | None:
@@ -50,7 +61,9 @@ def current() -> Joint | None:
 
 
 class _Outside(torch.autograd.Function):
-    """`work` on the tensors of all members, (K, ...) each, as vmap holds them; torch differentiates what it does."""
+    """`work` on the tensors of all members, (K, ...) each, as vmap holds them; torch differentiates
+    what it does.
+    """
 
     @staticmethod
     def forward(work: Callable[..., Any], *tensors: Tensor) -> Any:
@@ -61,9 +74,15 @@ class _Outside(torch.autograd.Function):
         raise AssertionError("one tensor is always every member's own")
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[int | None], work: Callable[..., Any], *tensors: Tensor) -> tuple[Any, Any]:
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], work: Callable[..., Any], *tensors: Tensor
+    ) -> tuple[Any, Any]:
         whole = [
-            tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+            (
+                tensor.expand(info.batch_size, *tensor.shape)
+                if axis is None
+                else tensor.movedim(axis, 0)
+            )
             for tensor, axis in zip(tensors, in_dims[1:], strict=True)
         ]
         found = work(*whole[1:])
@@ -82,7 +101,9 @@ def _outside(joint: Joint, work: Callable[..., Any], *tensors: Tensor) -> Any:
 
 
 def folded(work: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
-    """`work(*rows)` of what works on each row (B, ...) alone; of joint members on the rows of all, (K B, ...), outside vmap."""
+    """`work(*rows)` of what works on each row (B, ...) alone; of joint members on the rows of all,
+    (K B, ...), outside vmap.
+    """
     joint = current()
     if joint is None:
         return work(*rows)
@@ -98,18 +119,27 @@ def folded(work: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
     return found
 
 
-def uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+def uniform(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device
+) -> Tensor:
     """Uniform numbers in [0, 1); of joint members each one's own, from its own generator."""
     joint = current()
     if joint is None:
         return torch.rand(shape, generator=generator, device=device)
     # A zero keeps the numbers under vmap; they are made outside it.
-    noise: Tensor = _outside(joint, lambda: torch.stack([torch.rand(shape, generator=g, device=device) for g in joint.generators]))
+    noise: Tensor = _outside(
+        joint,
+        lambda: torch.stack(
+            [torch.rand(shape, generator=g, device=device) for g in joint.generators]
+        ),
+    )
     return noise
 
 
 def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
-    """What `make` gives for every member, of tensors in tuples, lists and dataclasses -> one, of stacked tensors under vmap."""
+    """What `make` gives for every member, of tensors in tuples, lists and dataclasses -> one, of
+    stacked tensors under vmap.
+    """
     made: list[T] = []
     parts: list[list[Tensor]] = []
 
@@ -120,7 +150,9 @@ def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
         return tuple(torch.stack(part) for part in parts)
 
     found = _outside(joint, stacked)
-    joint.own.update({id(tensor): (tensor, part) for tensor, part in zip(found, parts, strict=True)})
+    joint.own.update(
+        {id(tensor): (tensor, part) for tensor, part in zip(found, parts, strict=True)}
+    )
     value: T = rebuilt(made[0], iter(found))
     return value
 
@@ -143,12 +175,16 @@ def rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(rebuilt(part, leaves) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{each.name: rebuilt(getattr(value, each.name), leaves) for each in fields(value)})
+        return type(value)(
+            **{each.name: rebuilt(getattr(value, each.name), leaves) for each in fields(value)}
+        )
     return value
 
 
 class _Rows(torch.autograd.Function):
-    """A tensor (K, ...) whose rows are the memory of K parameters -> itself; its gradient's rows are theirs. Nothing is copied."""
+    """A tensor (K, ...) whose rows are the memory of K parameters -> itself; its gradient's rows
+    are theirs. Nothing is copied.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, *parameters: Tensor) -> Tensor:
@@ -162,7 +198,9 @@ class _Rows(torch.autograd.Function):
 class _Layers(TorchFunctionMode):
     """Takes the functions of layers out of vmap (stacked.py)."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         joint, rule, named = current(), RULES.get(function), kwargs or {}
         if joint is None or rule is None:
             return function(*args, **named)
@@ -173,20 +211,29 @@ class _Layers(TorchFunctionMode):
             filled = [next(given) if isinstance(value, Tensor) else value for value in values]
             return rule(*filled[: len(args)], **dict(zip(named, filled[len(args) :], strict=True)))
 
-        return _outside(joint, all_members, *(value for value in values if isinstance(value, Tensor)))
+        return _outside(
+            joint, all_members, *(value for value in values if isinstance(value, Tensor))
+        )
 
 
 class Part:
-    """A module whose forward may run as one with other members'; `but` is the name of a part of it that is met by itself.
+    """A module whose forward may run as one with other members'; `but` is the name of a part of it
+    that is met by itself.
 
-    Its own tensors are the parameters that train, the statistics of norms that do, and buffers of what `keeps_buffers`.
+    Its own tensors are the parameters that train, the statistics of norms that do, and buffers of
+    what `keeps_buffers`.
     """
 
     def __init__(self, module: nn.Module, but: str | None = None) -> None:
-        self._module, self.but = weakref.ref(module), but  # which refers to this part: its memory must not wait for a collector
+        # which refers to this part: its memory must not wait for a collector
+        self._module, self.but = weakref.ref(module), but
         self.stack: Stack | None = None  # where its own tensors lie since it ran with others
         # Frozen parts are other members' too; they draw nothing.
-        self.noise = [part for part in module.modules() if hasattr(part, "generator") and getattr(part, "p", 0.0) > 0]
+        self.noise = [
+            part
+            for part in module.modules()
+            if hasattr(part, "generator") and getattr(part, "p", 0.0) > 0
+        ]
 
     @property
     def module(self) -> nn.Module:
@@ -207,22 +254,37 @@ class Part:
 
     @cached_property
     def own(self) -> dict[str, Tensor]:
-        """Return this member's tensors by name; looked up at the first forward pass, when everything is in its place."""
-        found: dict[str, Tensor] = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        """Return this member's tensors by name; looked up at the first forward pass, when
+        everything is in its place.
+        """
+        found: dict[str, Tensor] = {
+            name: p for name, p in self.module.named_parameters() if p.requires_grad
+        }
         for prefix, part in self.module.named_modules():
             trains = isinstance(part, nn.modules.batchnorm._BatchNorm) and part.weight.requires_grad
             if trains or getattr(part, "keeps_buffers", False):
-                found |= {f"{prefix}.{name}".lstrip("."): buffer for name, buffer in part.named_buffers(recurse=False)}
-        return {name: tensor for name, tensor in found.items() if self.but is None or not name.startswith(f"{self.but}.")}
+                found |= {
+                    f"{prefix}.{name}".lstrip("."): buffer
+                    for name, buffer in part.named_buffers(recurse=False)
+                }
+        return {
+            name: tensor
+            for name, tensor in found.items()
+            if self.but is None or not name.startswith(f"{self.but}.")
+        }
 
     @cached_property
     def shapes(self) -> tuple[Any, ...]:
-        """What must be equal, beside the modules' code and settings, for two parts to run as one."""
+        """What must be equal, beside the modules' code and settings, for two parts to run as
+        one.
+        """
         return tuple((name, tensor.shape, tensor.dtype) for name, tensor in self.own.items())
 
 
 class Stack:
-    """The own tensors of K parts of equal structure in one memory: rows of tensors (K, ...), whoever reads or writes them."""
+    """The own tensors of K parts of equal structure in one memory: rows of tensors (K, ...),
+    whoever reads or writes them.
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = list(parts)
@@ -236,8 +298,13 @@ class Stack:
             part.stack = self
 
     def state(self) -> dict[str, Tensor]:
-        """Return the stacked tensors for functional_call, through which gradients reach each member's parameters."""
-        return {name: self._traced(name) if self.parts[0].own[name].requires_grad else rows for name, rows in self.rows.items()}
+        """Return the stacked tensors for functional_call, through which gradients reach each
+        member's parameters.
+        """
+        return {
+            name: self._traced(name) if self.parts[0].own[name].requires_grad else rows
+            for name, rows in self.rows.items()
+        }
 
     def _traced(self, name: str) -> Tensor:
         found: Tensor = _Rows.apply(self.rows[name], *(part.own[name] for part in self.parts))  # type: ignore[no-untyped-call]
@@ -247,18 +314,28 @@ class Stack:
 def _stack_of(parts: Sequence[Part]) -> Stack:
     """The stack of exactly these parts, made anew where one of them has come from another."""
     stack = parts[0].stack
-    same = stack is not None and len(stack.parts) == len(parts) and all(part.stack is stack for part in parts)
+    same = (
+        stack is not None
+        and len(stack.parts) == len(parts)
+        and all(part.stack is stack for part in parts)
+    )
     return stack if same and stack is not None and stack.parts == list(parts) else Stack(parts)
 
 
 def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
-    """Return what each part gives for its own inputs, all of equal structure and shapes, as one call of the first."""
+    """Return what each part gives for its own inputs, all of equal structure and shapes, as one
+    call of the first.
+    """
     given = [list(tensors(one)) for one in inputs]
     each = [[one[index] for one in given] for index in range(len(given[0]))]
     generators = [part.generator for part in parts]
 
     def call(state: dict[str, Tensor], counter: Tensor, *values: Tensor) -> Any:
-        _here.joint = Joint(generators, counter, {id(value): (value, own) for value, own in zip(values, each, strict=True)})
+        _here.joint = Joint(
+            generators,
+            counter,
+            {id(value): (value, own) for value, own in zip(values, each, strict=True)},
+        )
         try:
             return functional_call(parts[0].module, state, rebuilt(tuple(inputs[0]), iter(values)))
         finally:

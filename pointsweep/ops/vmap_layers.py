@@ -1,4 +1,5 @@
-"""Layers of K members at once, on stacked tensors: what vmap would take apart into more operators, before autocast has seen it.
+"""Layers of K members at once, on stacked tensors: what vmap would take apart into more operators,
+before autocast has seen it.
 
 A parameter that all members share comes expanded, without memory of its own for each.
 Letters: K members, B clouds, C channels in, D out.
@@ -24,30 +25,64 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if shared(weight) and shared(bias):
         return F.linear(x, weight[0], None if bias is None else bias[0])
     rows, across = x.reshape(len(x), -1, x.shape[-1]), weight.transpose(1, 2)
-    found = torch.bmm(rows, across) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, across)
+    found = (
+        torch.bmm(rows, across) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, across)
+    )
     return found.view(*x.shape[:-1], -1)
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any) -> Tensor:
-    """x (K, B, C, ...), weight (K, D, C, 1, ...), bias (K, D) -> (K, B, D, ...): a product; channels lie last in memory."""
-    assert all(size == 1 for size in weight.shape[3:]), "a kernel of 1 is what all of our layers have"
+    """x (K, B, C, ...), weight (K, D, C, 1, ...), bias (K, D) -> (K, B, D, ...): a product;
+    channels lie last in memory.
+    """
+    assert all(size == 1 for size in weight.shape[3:]), (
+        "a kernel of 1 is what all of our layers have"
+    )
     return linear(x.movedim(2, -1), weight.flatten(2), bias).movedim(-1, 2)
 
 
 def batch_norm(
-    x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None, **settings: Any
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    **settings: Any,
 ) -> Tensor:
-    """x (K, B, C, ...), all others (K, C) -> x's shape: K C channels, each with the statistics of its own member."""
-    mean, var, weight, bias = (None if each is None else each.flatten() for each in (mean, var, weight, bias))
+    """x (K, B, C, ...), all others (K, C) -> x's shape: K C channels, each with the statistics of
+    its own member.
+    """
+    mean, var, weight, bias = (
+        None if each is None else each.flatten() for each in (mean, var, weight, bias)
+    )
     channels = x.transpose(0, 1).flatten(1, 2)
-    return F.batch_norm(channels, mean, var, weight, bias, **settings).unflatten(1, (len(x), -1)).transpose(0, 1)
+    return (
+        F.batch_norm(channels, mean, var, weight, bias, **settings)
+        .unflatten(1, (len(x), -1))
+        .transpose(0, 1)
+    )
 
 
-def layer_norm(x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(
+    x: Tensor,
+    shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
     """x (K, ..., C), weight and bias (K, C) -> x's shape."""
     if shared(weight) and shared(bias):
-        return F.layer_norm(x, shape, None if weight is None else weight[0], None if bias is None else bias[0], eps)
-    normal, grid = F.layer_norm(x, shape, eps=eps), (len(x), *[1] * (x.dim() - 1 - len(shape)), *shape)
+        return F.layer_norm(
+            x, shape, None if weight is None else weight[0], None if bias is None else bias[0], eps
+        )
+    normal, grid = (
+        F.layer_norm(x, shape, eps=eps),
+        (
+            len(x),
+            *[1] * (x.dim() - 1 - len(shape)),
+            *shape,
+        ),
+    )
     assert weight is not None
     assert bias is not None
     return torch.addcmul(bias.view(grid), normal, weight.view(grid)).to(normal.dtype)

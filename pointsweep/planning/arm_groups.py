@@ -1,7 +1,9 @@
-"""Keys of arms: what two trials must have in common to be the same model, or the same training, for the audit.
+"""Keys of arms: what two trials must have in common to be the same model, or the same training, for
+the audit.
 
-A plan of thousands of cells has few models: whatever is expensive is done once for each key. Keys are tuples of the canonical JSON
-of parts, which the cells of a sweep share, so that a key costs a few look-ups. Importing this is free of torch.
+A plan of thousands of cells has few models: whatever is expensive is done once for each key. Keys
+are tuples of the canonical JSON of parts, which the cells of a sweep share, so that a key costs a
+few look-ups. Importing this is free of torch.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pointsweep.config.base import Config, canonical_json
 from pointsweep.config.schema import TrialConfig
 
 Key = tuple[object, ...]
-# Fields of a backbone that choose its weights. The audit draws weights of its own, so it sees none of them.
+# Fields of a backbone that choose its weights. The audit draws weights of its own, so it sees none
+# of them.
 OF_WEIGHTS = ("weights", "sha256", "weights_seed", "like")
 
 
@@ -21,12 +24,20 @@ def model_key(config: TrialConfig) -> Key:
     """Return what the model of a trial depends on, but for the weights of its backbone."""
     dataset = config.dataset
     num_classes: int = dataset.num_classes  # type: ignore[attr-defined]
-    seen_of_data = (dataset.name, dataset.num_points, dataset.heights, dataset.num_categories, num_classes)
+    seen_of_data = (
+        dataset.name,
+        dataset.num_points,
+        dataset.heights,
+        dataset.num_categories,
+        num_classes,
+    )
     return (*_parts(config), config.compat, config.train.init, seen_of_data)
 
 
 def training_key(config: TrialConfig) -> Key:
-    """Return what tells apart two arms whose training is looked at: the model's parts and the kind of data."""
+    """Return what tells apart two arms whose training is looked at: the model's parts and the kind
+    of data.
+    """
     return (*_parts(config), config.compat, config.dataset.name)
 
 

@@ -1,8 +1,9 @@
 """What is wrong with a sweep's arms, found before anything is launched.
 
-An arm is a trial but for its seed and the settings of data and training. Refused: two arms that the table says differ and that do
-not, trained weights that no gradient reaches, a model under `compat: fixed` whose logits depend on the other clouds of a batch. Said:
-the same under `official`, with the amount; counts that do not print as the paper's. data/facts.py looks at the clouds.
+An arm is a trial but for its seed and the settings of data and training. Refused: two arms that the
+table says differ and that do not, trained weights that no gradient reaches, a model under `compat:
+fixed` whose logits depend on the other clouds of a batch. Said: the same under `official`, with the
+amount; counts that do not print as the paper's. data/facts.py looks at the clouds.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> l
             found.append(Finding(True, f"{arm.name}: the model does not run: {message}"))
         else:
             probed.append((arm, probe(arm.config)))
-    found += [*_dead_knobs(probed), *_unreached(probed), *_leaks(probed), *_counts(arms, parameters)]
+    found += [
+        *_dead_knobs(probed),
+        *_unreached(probed),
+        *_leaks(probed),
+        *_counts(arms, parameters),
+    ]
     running = [arm for arm in arms if model_key(arm.config) not in broken]
     found += [*_near_identities(running), *_models_by_name(running)]
     return sorted(found, key=lambda finding: not finding.refuses)
@@ -72,7 +78,9 @@ def _models(arms: Sequence[Arm]) -> dict[Key, Arm]:
 
 
 def model_of(config: TrialConfig) -> TrialConfig:
-    """The trial that stands for its model: training and random changes of clouds at their defaults."""
+    """The trial that stands for its model: training and random changes of clouds at their
+    defaults.
+    """
     dataset = arm_of(config).dataset.replace(scale=(1.0, 1.0), rotate="none", translate=0.0)
     return config.replace(seed=0, dataset=dataset, train=TrainConfig(init=config.train.init))
 
@@ -84,18 +92,25 @@ def runs(config: TrialConfig) -> bool:
 
 @functools.cache
 def _broken(config: TrialConfig) -> str:
-    """Return why a model cannot read clouds of its size (more neighbours than points, say), or cannot be built; empty if it can."""
+    """Return why a model cannot read clouds of its size (more neighbours than points, say), or
+    cannot be built; empty if it can.
+    """
     try:
         run_once(config)
         probe(config)
-    except Exception as error:  # a method of somebody else's may raise anything: the sweep is refused with its words
+    except Exception as error:
+        # a method of somebody else's may raise anything: the sweep is refused with its words
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def arm_of(config: TrialConfig) -> TrialConfig:
-    """The trial that stands for its arm: seed 0, and no more of data and training than a model sees."""
-    dataset = config.dataset.replace(train_limit=None, test_limit=None, test_order="file", val_fraction=0.0)
+    """The trial that stands for its arm: seed 0, and no more of data and training than a model
+    sees.
+    """
+    dataset = config.dataset.replace(
+        train_limit=None, test_limit=None, test_order="file", val_fraction=0.0
+    )
     return config.replace(seed=0, dataset=dataset)
 
 
@@ -103,30 +118,45 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
     """Dotted keys and values of a plain nested config."""
     if not isinstance(config, Mapping):
         return {path: config}
-    return {key: value for name, part in config.items() for key, value in flat(part, f"{path}.{name}" if path else str(name)).items()}
+    return {
+        key: value
+        for name, part in config.items()
+        for key, value in flat(part, f"{path}.{name}" if path else str(name)).items()
+    }
 
 
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of the model in which two arms differ."""
-    a, b = (flat({k: v for k, v in c.to_dict().items() if k in (*MODEL_PARTS, "network", "compat")}) for c in (first, second))
+    a, b = (
+        flat({k: v for k, v in c.to_dict().items() if k in (*MODEL_PARTS, "network", "compat")})
+        for c in (first, second)
+    )
     return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
 
 
 def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
     for (first, seen), (second, also) in _alike(probed):
         knobs = _knobs(first.config, second.config)
-        of_weights = any(f"backbone.{name}" in knobs for name in OF_WEIGHTS)  # a probe draws its own
+        # a probe draws its own
+        of_weights = any(f"backbone.{name}" in knobs for name in OF_WEIGHTS)
         if not knobs or of_weights or seen.differs(also):
             continue
-        # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused it is looked at in full.
+        # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused
+        # it is looked at in full.
         if probe(first.config, whole=True).differs(probe(second.config, whole=True)):
             continue
         said = ", ".join(f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items()))
-        yield Finding(True, f"{first.name} and {second.name} are the same model: {said} changes nothing")
+        yield Finding(
+            True, f"{first.name} and {second.name} are the same model: {said} changes nothing"
+        )
 
 
-def _alike(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[tuple[tuple[Arm, Probe], tuple[Arm, Probe]]]:
-    """The pairs that may be the same model: of equal tensors, and with outputs of an equal sum. No work over all pairs."""
+def _alike(
+    probed: Sequence[tuple[Arm, Probe]],
+) -> Iterator[tuple[tuple[Arm, Probe], tuple[Arm, Probe]]]:
+    """The pairs that may be the same model: of equal tensors, and with outputs of an equal sum. No
+    work over all pairs.
+    """
     groups: dict[Any, list[tuple[float, int]]] = {}
     for number, (_, seen) in enumerate(probed):
         kind = tuple(sorted(seen.trained.items())), seen.starts_at_zero, tuple(seen.outputs.shape)
@@ -136,7 +166,8 @@ def _alike(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[tuple[tuple[Arm, Pro
         own.sort()
         for place, (total, number) in enumerate(own):
             outputs = probed[number][1].outputs
-            close = float((1e-6 + 1e-5 * outputs.abs()).sum())  # what `differs` lets pass, over all outputs
+            # what `differs` lets pass, over all outputs
+            close = float((1e-6 + 1e-5 * outputs.abs()).sum())
             for other_total, other in own[place + 1 :]:
                 if not other_total - total <= close:
                     break
@@ -150,27 +181,45 @@ def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
         names = seen.unreached
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            yield Finding(True, f"{arm.name}: no gradient reaches {', '.join(names[:3])}{more}, which the table counts as trained")
+            yield Finding(
+                True,
+                f"{arm.name}: no gradient reaches {', '.join(names[:3])}{more}, which the table"
+                " counts as trained",
+            )
         idle = seen.idle and _idle_in_full(arm.config, seen)
         if idle:
             parts = f"{', '.join(idle[:3])}{f' and {len(idle) - 3} more' if len(idle) > 3 else ''}"
-            yield Finding(True, f"{arm.name}: no gradient reaches {parts}, which the table counts as trained")
+            yield Finding(
+                True, f"{arm.name}: no gradient reaches {parts}, which the table counts as trained"
+            )
         if seen.thawed:
             more = f" and {len(seen.thawed) - 3} more" if len(seen.thawed) > 3 else ""
             thawed = f"{', '.join(seen.thawed[:3])}{more}"
-            said = "of the frozen backbone would train, and the method does not declare it (Method.thaws)"
+            said = (
+                "of the frozen backbone would train, and the method does not declare it"
+                " (Method.thaws)"
+            )
             yield Finding(True, f"{arm.name}: {thawed} {said}")
         if seen.ignored:
             numbers = ", ".join(map(str, seen.ignored))
-            yield Finding(True, f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud")
+            yield Finding(
+                True,
+                f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud",
+            )
         if not seen.outputs.isfinite().all():
             yield Finding(True, f"{arm.name}: the logits of a small cloud are not finite")
-        if arm.config.backbone is not None and arm.config.trains and not any(name.startswith("head.") for name in seen.trained):
+        if (
+            arm.config.backbone is not None
+            and arm.config.trains
+            and not any(name.startswith("head.") for name in seen.trained)
+        ):
             yield Finding(True, f"{arm.name}: the head is not trained")
 
 
 def _idle_in_full(config: TrialConfig, seen: Probe) -> list[str]:
-    """The tensors with idle parts that have such parts with all tokens and points too: few tokens may leave a part nothing to do."""
+    """The tensors with idle parts that have such parts with all tokens and points too: few tokens
+    may leave a part nothing to do.
+    """
     in_full = {name.partition("[")[0] for name in probe(config, whole=True).idle}
     return [name for name in seen.idle if name.partition("[")[0] in in_full]
 
@@ -179,17 +228,27 @@ def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
     for arm, seen in probed:
         if seen.leak > LEAK:
             fixed = arm.config.compat == "fixed"
-            text = f"{arm.name}: a test cloud's logits depend on the other clouds of its batch ({seen.leak:.1%} of what its own move)"
+            text = (
+                f"{arm.name}: a test cloud's logits depend on the other clouds of its batch"
+                f" ({seen.leak:.1%} of what its own move)"
+            )
             yield Finding(fixed, text + ("" if fixed else ", as in the published program"))
 
 
 def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
-    """Frozen stacks that hardly change the tokens: an arm with one compares with no transformer at all."""
+    """Frozen stacks that hardly change the tokens: an arm with one compares with no transformer at
+    all.
+    """
     by_backbone: dict[BackboneConfig, list[Arm]] = {}
     for arm in arms:
         config = arm.config
-        # What a checkpoint holds is not kept with a plan; of those the record says it (recording.py).
-        if config.backbone is None or config.backbone.weights not in WITHOUT_CHECKPOINT or config.backbone.stand_in:
+        # What a checkpoint holds is not kept with a plan; of those the record says it
+        # (recording.py).
+        if (
+            config.backbone is None
+            or config.backbone.weights not in WITHOUT_CHECKPOINT
+            or config.backbone.stand_in
+        ):
             continue
         if config.method is not None and config.method.name != "full":
             by_backbone.setdefault(config.backbone, []).append(arm)
@@ -200,14 +259,17 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
         cells = tuple(cell for arm in mine for cell in arm.cells)
         yield Finding(
             False,
-            f"{Arm(mine[0].config, cells).name}: each frozen block of {backbone.name} (weights: {backbone.weights}) changes the "
-            f"tokens by {change:.1%}: close to an identity, so a comparison with it is one with no transformer; "
-            "weights: shuffled keeps the scales of the pretrained tensors",
+            f"{Arm(mine[0].config, cells).name}: each frozen block of {backbone.name} (weights:"
+            f" {backbone.weights}) changes the tokens by {change:.1%}: close to an identity, so a"
+            " comparison with it is one with no transformer; weights: shuffled keeps the scales of"
+            " the pretrained tensors",
         )
 
 
 def _models_by_name(arms: Sequence[Arm]) -> Iterator[Finding]:
-    """What was found of models that a file names: their modality, width, blocks, causality and positions, each once."""
+    """What was found of models that a file names: their modality, width, blocks, causality and
+    positions, each once.
+    """
     by_model: dict[str, list[str]] = {}
     for arm in arms:
         if isinstance(arm.config.backbone, LibraryBackboneConfig):
@@ -241,5 +303,7 @@ def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) ->
             if all(round(count / 1e6, digits) != published.params_m for count in both):
                 ours = " or ".join(f"{count / 1e6:.3f}M" for count in both)
                 theirs = f"{published.source} prints {published.params_m}M"
-                yield Finding(False, f"{arm.name}: {ours} trained (without or with the head), {theirs}")
+                yield Finding(
+                    False, f"{arm.name}: {ours} trained (without or with the head), {theirs}"
+                )
                 break

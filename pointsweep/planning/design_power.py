@@ -1,4 +1,5 @@
-"""What a sweep can resolve, said before it runs: the gains that its test objects and seeds would show.
+"""What a sweep can resolve, said before it runs: the gains that its test objects and seeds would
+show.
 
 all_pairs.py and power.py have the formulas; here a plan's numbers are put into them.
 """
@@ -12,7 +13,14 @@ import statistics
 from pointsweep.planning.plan import Plan
 from pointsweep.statistics.all_pairs import detectable_gain
 from pointsweep.statistics.paired_objects import groups_of
-from pointsweep.statistics.power import TARGET, assumed_sd, pooled_sd, power_of_models, power_of_seeds, smallest_gain
+from pointsweep.statistics.power import (
+    TARGET,
+    assumed_sd,
+    pooled_sd,
+    power_of_models,
+    power_of_seeds,
+    smallest_gain,
+)
 from pointsweep.statistics.seeds import DIGITS, LEVEL, summary
 from pointsweep.statistics.sequential import last_level
 from pointsweep.sweep.parser import Cell
@@ -27,7 +35,9 @@ NOT_SEEN = 0.2  # power below which a gain is said not to be seen
 
 
 def resolution(plan: Plan) -> list[str]:
-    """A sentence for each number of test objects in the sweep, least first; none where the number is not known."""
+    """A sentence for each number of test objects in the sweep, least first; none where the number
+    is not known.
+    """
     found: dict[int, list[Cell]] = {}
     for cell in plan.sweep.cells:
         objects = num_test(cell, plan) if cell.trials else None
@@ -37,10 +47,11 @@ def resolution(plan: Plan) -> list[str]:
 
 
 def num_test(cell: Cell, plan: Plan) -> int | None:
-    """The test objects of a cell's trials: what a finished one counted, else what the data that are here have.
+    """The test objects of a cell's trials: what a finished one counted, else what the data that are
+    here have.
 
-    Where the data are not here, the published size of the data set. Of several clouds of an object one counts: how alike they are is
-    known once a trial has run.
+    Where the data are not here, the published size of the data set. Of several clouds of an object
+    one counts: how alike they are is known once a trial has run.
     """
     counted = [plan.records[c.key()] for c in cell.trials if c.key() in plan.records]
     if counted:
@@ -60,7 +71,9 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
 
 
 def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
-    """ "with 2,882 test objects and 3 seeds a gain of 1.7 is seen with 90 % power, 0.2 is not (...)"."""
+    """ "with 2,882 test objects and 3 seeds a gain of 1.7 is seen with 90 % power, 0.2 is not
+    (...)".
+    """
     seeds = statistics.mode(len(cell.trials) for cell in cells)
     accuracy, source = typical_accuracy(plan, cells)
     if seeds < 2:
@@ -86,13 +99,15 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
             level += f" over the {comparisons} comparisons of a column"
     basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     return (
-        f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with {100 * TARGET:.0f} % power, "
-        f"{_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level}; the seeds' differences have sd {100 * sd:.2f} ({basis})"
+        f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with"
+        f" {100 * TARGET:.0f} % power, {_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level};"
+        f" the seeds' differences have sd {100 * sd:.2f} ({basis})"
     )
 
 
 def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float, float, str]:
-    """Return the gain that is seen, the one that is not, and the test, where every pair of rows is compared; sd of differences.
+    """Return the gain that is seen, the one that is not, and the test, where every pair of rows is
+    compared; sd of differences.
 
     Of one row the columns are compared.
     """
@@ -111,12 +126,15 @@ def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float
 
 
 def of_models(objects: int, accuracy: float) -> str:
-    """What one seed shows: as many objects as the variance of the accuracy are taken to be decided otherwise by the other model."""
+    """What one seed shows: as many objects as the variance of the accuracy are taken to be decided
+    otherwise by the other model.
+    """
     discordant = accuracy * (1 - accuracy)
     gain = smallest_gain(lambda gain: power_of_models(gain, objects, discordant))
     return (
-        f"no gain of an arm is seen, for one seed has no spread; between two trained models a gain of {_points(gain)} is seen with "
-        f"{100 * TARGET:.0f} % power, McNemar's test, {100 * discordant:.0f} % of the objects decided otherwise"
+        "no gain of an arm is seen, for one seed has no spread; between two trained models a gain"
+        f" of {_points(gain)} is seen with {100 * TARGET:.0f} % power, McNemar's test,"
+        f" {100 * discordant:.0f} % of the objects decided otherwise"
     )
 
 
@@ -127,18 +145,33 @@ def _points(gain: float | None) -> str:
 def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
     """The accuracy to reckon with, and where it is from."""
     layout = plan.sweep
-    records = [plan.records[config.key()] for cell in cells for config in cell.trials if config.key() in plan.records]
-    done = [value for record in records if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None]
+    records = [
+        plan.records[config.key()]
+        for cell in cells
+        for config in cell.trials
+        if config.key() in plan.records
+    ]
+    done = [
+        value
+        for record in records
+        if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None
+    ]
     if done:
         mean = summary(done).mean
         return mean, f"accuracy {100 * mean:.0f} % as in the finished trials"
-    printed = [cell.published.value / 100 for cell in cells if cell.published and cell.published.value]
+    printed = [
+        cell.published.value / 100 for cell in cells if cell.published and cell.published.value
+    ]
     mean = summary(printed).mean if printed else ACCURACY
-    return mean, f"accuracy {100 * mean:.0f} % as published" if printed else f"accuracy {100 * mean:.0f} %"
+    return mean, (
+        f"accuracy {100 * mean:.0f} % as published" if printed else f"accuracy {100 * mean:.0f} %"
+    )
 
 
 def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
-    """(sd, n) over seeds of the differences between neighbouring rows of each column, as far as trials are finished."""
+    """(sd, n) over seeds of the differences between neighbouring rows of each column, as far as
+    trials are finished.
+    """
     found: list[tuple[float, int]] = []
     columns: dict[int, list[dict[int, float]]] = {}
     for cell in sorted(cells, key=lambda cell: cell.row):
@@ -146,12 +179,25 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
     for arms in columns.values():
         for one, other in itertools.pairwise(arms):
             if len(one.keys() & other.keys()) > 1:
-                apart = summary([round(one[seed] - other[seed], DIGITS) for seed in sorted(one.keys() & other.keys())])
+                apart = summary(
+                    [
+                        round(one[seed] - other[seed], DIGITS)
+                        for seed in sorted(one.keys() & other.keys())
+                    ]
+                )
                 found.append((apart.sd or 0.0, apart.n))
     return found
 
 
 def _values(plan: Plan, cell: Cell) -> dict[int, float]:
-    done = {config.seed: plan.records[config.key()].metrics for config in cell.trials if config.key() in plan.records}
+    done = {
+        config.seed: plan.records[config.key()].metrics
+        for config in cell.trials
+        if config.key() in plan.records
+    }
     name, metric = plan.sweep.protocol, plan.sweep.metric
-    return {seed: metrics[name][metric] for seed, metrics in done.items() if metric in metrics.get(name, {})}
+    return {
+        seed: metrics[name][metric]
+        for seed, metrics in done.items()
+        if metric in metrics.get(name, {})
+    }

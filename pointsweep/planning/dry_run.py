@@ -1,10 +1,13 @@
-"""The dry run of an arm: a small trial through the real optimiser, training loop and evaluation, before anything is launched.
+"""The dry run of an arm: a small trial through the real optimiser, training loop and evaluation,
+before anything is launched.
 
-`audit.py` looks at models; here the training around a model is looked at. Every arm is trained for two epochs of two steps on a few
-clouds, in double precision, by the code that a launch runs. What it gives is compared with the definition of a step, of the learning
-rate and of an evaluation, which are written out once more below with torch's own parts. In double precision both agree to rounding,
-so that whatever else happened (a frozen weight that moved, a setting that was not looked at, labels of other clouds) shows. A step in
-the middle and one at the end of the planned epochs show what changes later (a head that is frozen after three epochs).
+`audit.py` looks at models; here the training around a model is looked at. Every arm is trained for
+two epochs of two steps on a few clouds, in double precision, by the code that a launch runs. What
+it gives is compared with the definition of a step, of the learning rate and of an evaluation, which
+are written out once more below with torch's own parts. In double precision both agree to rounding,
+so that whatever else happened (a frozen weight that moved, a setting that was not looked at, labels
+of other clouds) shows. A step in the middle and one at the end of the planned epochs show what
+changes later (a head that is frozen after three epochs).
 
 Letters: B clouds, P points.
 """
@@ -31,7 +34,9 @@ from pointsweep.results.failures import Diverged
 
 
 def dry_run(arms: Sequence[Arm]) -> list[Finding]:
-    """Look at the training of a sweep's arms; every finding refuses the sweep. Needs the data that are here; made ones for others."""
+    """Look at the training of a sweep's arms; every finding refuses the sweep. Needs the data that
+    are here; made ones for others.
+    """
     texts: dict[str, None] = {}
     trained: set[str] = set()
     threads, random = torch.get_num_threads(), torch.get_rng_state()
@@ -40,7 +45,9 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
         if not arm.config.trains:
             continue
         late = _late_epochs(arm.config, trained, thorough=number == 0)
-        texts |= dict.fromkeys(f"{arm.name}: {text}" for text in look(arm.config, late, thorough=number == 0))
+        texts |= dict.fromkeys(
+            f"{arm.name}: {text}" for text in look(arm.config, late, thorough=number == 0)
+        )
     texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
     torch.set_num_threads(threads)
     torch.set_rng_state(random)
@@ -57,7 +64,8 @@ def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list[int]:
-    """Return the late epochs that are looked at: the last one of the first arm of every method or network, which `trained` remembers.
+    """Return the late epochs that are looked at: the last one of the first arm of every method or
+    network, which `trained` remembers.
 
     Of the first arm of all the middle too.
     """
@@ -72,7 +80,8 @@ def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list
 
 
 def look(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) -> list[str]:
-    """Return everything that is wrong with the training of one arm; `late`: epochs of it to look at besides the first.
+    """Return everything that is wrong with the training of one arm; `late`: epochs of it to look at
+    besides the first.
 
     `thorough`: with what is the same for all arms of a launch.
     """
@@ -84,12 +93,16 @@ def look(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) 
         found += _wrong_training(smaller(config), thorough, late, config.train.epochs)
     except Diverged:
         pass  # the launch says so of each seed, and the table of the cell
-    except Exception as error:  # a method or a data set of somebody else's may raise anything: the sweep is refused with its words
+    except Exception as error:
+        # a method or a data set of somebody else's may raise anything: the sweep is refused with
+        # its words
         found.append(f"a small trial of it does not run: {type(error).__name__}: {error}")
     return list(dict.fromkeys(found))
 
 
-def _wrong_training(config: TrialConfig, thorough: bool, late: Sequence[int], planned: int) -> list[str]:
+def _wrong_training(
+    config: TrialConfig, thorough: bool, late: Sequence[int], planned: int
+) -> list[str]:
     if dataset_of(config.dataset) is None:
         config = config.model_copy(update={"dataset": made_data(config.dataset)})
     dataset = dataset_of(config.dataset)
@@ -101,10 +114,18 @@ def _wrong_training(config: TrialConfig, thorough: bool, late: Sequence[int], pl
         again = Run(config, dataset, Path(folder) / "again")
         found = list(wrong_start(run, again, Run(other, dataset, Path(folder) / "other")))
         # The step last: its definition trains the start itself.
-        found += [*run.wrong_order(), *run.wrong_evaluation(), *run.wrong_choice(), *run.wrong_statistics(), *run.wrong_step()]
+        found += [
+            *run.wrong_order(),
+            *run.wrong_evaluation(),
+            *run.wrong_choice(),
+            *run.wrong_statistics(),
+            *run.wrong_step(),
+        ]
         if thorough:
             same = Run.of(config, dataset, Path(folder) / "same", last_epoch=1)
-            found += wrong_seeds(run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1))
+            found += wrong_seeds(
+                run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1)
+            )
         with suppress(Diverged):  # at a rate that the first epochs have not reached
             found += list(run.wrong_late_epochs(late, planned))
     return found

@@ -19,11 +19,19 @@ from pointsweep.planning.dry_run_trial import EPOCHS
 from pointsweep.planning.probe import POINTS, SMALL
 
 CLIP_NORM = 0.05  # so small that clipping acts in every step
-LARGEST_LR = 0.1  # a trial of a larger rate may diverge, which is its own result and no fault of the code
+# a trial of a larger rate may diverge, which is its own result and no fault of the code
+LARGEST_LR = 0.1
 BLOCKS = 1  # of a backbone: the audit's probe looks at all of them
-SMALLER = {"num_tokens": 4, "neighbours": 3}  # than the audit's probe, which looks at models in more detail
+# than the audit's probe, which looks at models in more detail
+SMALLER = {"num_tokens": 4, "neighbours": 3}
 VIEWS = 2  # of a projection
-MADE = {"train_per_class": 4, "test_per_class": 2, "train_per_category": 4, "test_per_category": 2, "source_points": 2 * POINTS}
+MADE = {
+    "train_per_class": 4,
+    "test_per_class": 2,
+    "train_per_category": 4,
+    "test_per_category": 2,
+    "source_points": 2 * POINTS,
+}
 DEPTHS = ("depth", "prompt_depth")  # fields of methods that count blocks
 PER_FIELD = 3  # values of a training setting that get a dry run of their own
 
@@ -37,7 +45,9 @@ class Arm:
 
 
 def chosen(arms: Sequence[Arm]) -> list[Arm]:
-    """Return one arm of every structure, and of every training setting that varies a few values in the first arm that has them."""
+    """Return one arm of every structure, and of every training setting that varies a few values in
+    the first arm that has them.
+    """
     structures: set[Key] = set()
     trains: set[str] = set()
     values: dict[str, set[Any]] = {name: set() for name in TrainConfig.model_fields}
@@ -60,11 +70,16 @@ def chosen(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def smaller(config: TrialConfig) -> TrialConfig:
-    """Few tokens and blocks, small clouds, two epochs of two steps; all other settings as they are."""
-    dataset = config.dataset.model_copy(update={"num_points": POINTS, "presample": POINTS, "train_limit": None, "test_limit": None})
+    """Few tokens and blocks, small clouds, two epochs of two steps; all other settings as they
+    are.
+    """
+    dataset = config.dataset.model_copy(
+        update={"num_points": POINTS, "presample": POINTS, "train_limit": None, "test_limit": None}
+    )
     train = config.train.replace(
         epochs=EPOCHS, batch_size=BATCH, eval_batch_size=EVAL_BATCH, votes=1, clip_norm=CLIP_NORM,
-        precision="fp32", compile=False, lr=min(config.train.lr, LARGEST_LR), min_lr=min(config.train.min_lr, LARGEST_LR),
+        precision="fp32", compile=False, lr=min(config.train.lr, LARGEST_LR),
+        min_lr=min(config.train.min_lr, LARGEST_LR),
     )  # fmt: skip
     parts: dict[str, Any] = {"dataset": dataset, "train": train}
     for name in ("tokenizer", "network", "backbone", "method"):
@@ -75,13 +90,18 @@ def smaller(config: TrialConfig) -> TrialConfig:
         views = min(config.positions.num_views, VIEWS)
         parts["positions"] = config.positions.model_copy(update={"num_views": views})
     backbone = parts.get("backbone")
-    if backbone is not None and "scales" not in vars(backbone) and config.dataset.num_categories == 0:
+    if (
+        backbone is not None
+        and "scales" not in vars(backbone)
+        and config.dataset.num_categories == 0
+    ):
         parts |= _shallow(backbone, parts["method"])
     return config.model_copy(update=parts)
 
 
 def _shallow(backbone: Any, method: Any) -> dict[str, Any]:
-    """Return backbone and method with few blocks, where so few can be built and there is a single scale.
+    """Return backbone and method with few blocks, where so few can be built and there is a single
+    scale.
 
     A method that works to a certain depth keeps blocks on both sides of it.
     """
@@ -96,7 +116,10 @@ def _shallow(backbone: Any, method: Any) -> dict[str, Any]:
     for name, value in depths.items():
         if isinstance(value, int):
             lowered[name] = blocks if value >= total else min(value, blocks - 1)
-    return {"backbone": backbone.replace(num_blocks=blocks), "method": method.model_copy(update=lowered)}
+    return {
+        "backbone": backbone.replace(num_blocks=blocks),
+        "method": method.model_copy(update=lowered),
+    }
 
 
 def _known(kind: type[Config], values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The clouds of a dry run: a few of a data set, with a memory of what was taken of them, and what is wrong with them."""
+"""The clouds of a dry run: a few of a data set, with a memory of what was taken of them, and what
+is wrong with them.
+"""
 
 from __future__ import annotations
 
@@ -27,27 +29,34 @@ EVAL_BATCH = 3  # so that an evaluation has several batches, the last one smalle
 
 
 class Recording(Dataset):
-    """A few clouds of a data set, which remembers what the loop and the evaluation took of it. Points are doubles."""
+    """A few clouds of a data set, which remembers what the loop and the evaluation took of it.
+    Points are doubles.
+    """
 
     train_calls: list[tuple[np.ndarray, tuple[Tensor, ...]]]
     states: list[bytes]  # of the random numbers of augmentation, before each training batch
 
 
 def small(dataset: Dataset) -> Recording:
-    """A few rows of every split; numbers of clouds that differ, so that a split taken for another shows."""
+    """A few rows of every split; numbers of clouds that differ, so that a split taken for another
+    shows.
+    """
     kind = type(dataset)
 
     class Small(kind, Recording):  # type: ignore[misc,valid-type]
         def __init__(self) -> None:
             self.__dict__.update(dataset.__dict__)
-            self._sampled = {}  # its own: what is kept of a few clouds must never stand for those of the whole set
+            # its own: what is kept of a few clouds must never stand for those of the whole set
+            self._sampled = {}
             self.train_calls, self.states = [], []
             self.train = few(dataset.train, STEPS * BATCH + 1)
             self.test = few(dataset.test, TEST_CLOUDS)
             self.val = None if dataset.val is None else few(dataset.val, VAL_CLOUDS)
             self.digest = f"few-{dataset.digest}"
 
-        def train_batch(self, index: np.ndarray, generator: torch.Generator, *rest: Any, **more: Any) -> tuple[Tensor, ...]:
+        def train_batch(
+            self, index: np.ndarray, generator: torch.Generator, *rest: Any, **more: Any
+        ) -> tuple[Tensor, ...]:
             self.states.append(generator.get_state().numpy().tobytes())
             batch = _double(super().train_batch(index, generator, *rest, **more))
             self.train_calls.append((np.array(index), batch))
@@ -57,7 +66,8 @@ def small(dataset: Dataset) -> Recording:
             return _double(super().eval_batch(split, index))
 
         def _samples(self, split: Split) -> np.ndarray:
-            # Training and validation clouds are stored together in a data set, and apart here: each split has its own samples.
+            # Training and validation clouds are stored together in a data set, and apart here: each
+            # split has its own samples.
             points = torch.from_numpy(np.array(split.points))
             return sample(points, self.config.num_points).numpy()
 
@@ -68,12 +78,18 @@ def small(dataset: Dataset) -> Recording:
 
 
 def few(split: Split, count: int) -> Split:
-    """`count` rows spread over a split, with the stored clouds of these alone where clouds are stored alike."""
-    rows = np.unique(np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(np.int64))
+    """`count` rows spread over a split, with the stored clouds of these alone where clouds are
+    stored alike.
+    """
+    rows = np.unique(
+        np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(np.int64)
+    )
     few = split.take(rows, split.name)
     if few.points.ndim != 3:
         return few
-    return dataclasses.replace(few, points=np.array(few.points[few.index]), index=np.arange(len(rows)))
+    return dataclasses.replace(
+        few, points=np.array(few.points[few.index]), index=np.arange(len(rows))
+    )
 
 
 def _double(batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -81,7 +97,9 @@ def _double(batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def dataset_of(config: DatasetConfig) -> Dataset | None:
-    """The data set, where it can be read here at once; None where it cannot, which the plan says."""
+    """The data set, where it can be read here at once; None where it cannot, which the plan
+    says.
+    """
     loader = registry.load("datasets", config.name)
     if loader.made_from and config.name not in ("synthetic", "synthetic_parts"):  # type: ignore[attr-defined]
         return None
@@ -92,8 +110,12 @@ def dataset_of(config: DatasetConfig) -> Dataset | None:
 
 
 def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
-    """Say what a data set's batches have wrong: labels or points of other clouds, splits that share clouds, changes at random."""
-    if dataset.test.points is dataset.train.points and len(np.intersect1d(dataset.train.index, dataset.test.index)):
+    """Say what a data set's batches have wrong: labels or points of other clouds, splits that share
+    clouds, changes at random.
+    """
+    if dataset.test.points is dataset.train.points and len(
+        np.intersect1d(dataset.train.index, dataset.test.index)
+    ):
         yield "test clouds are training clouds"
     if dataset.val is not None and dataset.val.points is dataset.train.points:
         shared = np.intersect1d(dataset.train.index, dataset.val.index)
@@ -103,7 +125,13 @@ def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
         return
     data = small(dataset)
     plain = small(dataset)
-    unchanged = {"scale": (1.0, 1.0), "rotate": "none", "translate": 0.0, "center": False, "unit_sphere": False}
+    unchanged = {
+        "scale": (1.0, 1.0),
+        "rotate": "none",
+        "translate": 0.0,
+        "center": False,
+        "unit_sphere": False,
+    }
     plain.config = dataset.config.model_copy(update={"heights": False, **unchanged})
     rows = np.arange(len(data.train.labels))[::-1].copy()
     points, labels = plain.train_batch(rows, torch.Generator().manual_seed(0))
@@ -130,7 +158,9 @@ def _of_other_clouds(points: Tensor, split: Split, rows: np.ndarray, name: str) 
 
 
 def _wrong_changes(data: Recording) -> Iterator[str]:
-    """Say which random change of training clouds does nothing, is the same for all clouds, or reaches an evaluation."""
+    """Say which random change of training clouds does nothing, is the same for all clouds, or
+    reaches an evaluation.
+    """
     config = data.config
     neutral: dict[str, Any] = {"scale": (1.0, 1.0), "rotate": "none", "translate": 0.0}
     asked = [name for name, value in neutral.items() if getattr(config, name) != value]

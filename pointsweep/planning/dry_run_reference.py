@@ -1,4 +1,5 @@
-"""The definitions that a dry run compares training with: rate, step and evaluation, written out with torch's own parts.
+"""The definitions that a dry run compares training with: rate, step and evaluation, written out
+with torch's own parts.
 
 Nothing here calls the code that it is compared with.
 """
@@ -24,19 +25,24 @@ from pointsweep.planning.dry_run_data import EVAL_BATCH, STEPS, Recording
 from pointsweep.training.loop import step_rate, stream
 
 BETAS = (0.9, 0.999)
-Batches = Sequence[tuple[np.ndarray, tuple[Tensor, ...]]]  # rows (B,) of each batch, and what the loop took of them
+# rows (B,) of each batch, and what the loop took of them
+Batches = Sequence[tuple[np.ndarray, tuple[Tensor, ...]]]
 
 
 def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
-    """The learning rate of epoch 1, 2, ... (spec 2.8): a line from min_lr up to lr, then half a cosine down to min_lr.
+    """The learning rate of epoch 1, 2, ... (spec 2.8): a line from min_lr up to lr, then half a
+    cosine down to min_lr.
 
-    With `warmup_fraction` that of a step: the line goes over this share of all steps, and the first step is already on its way.
+    With `warmup_fraction` that of a step: the line goes over this share of all steps, and the first
+    step is already on its way.
     """
     done = float(epoch - 1)
     if train.warmup_fraction is not None:
         line = max(round(train.epochs * steps * train.warmup_fraction), 1)
         if steps * (epoch - 1) + step + 1 <= line:
-            return train.min_lr + (train.lr - train.min_lr) * (steps * (epoch - 1) + step + 1) / line
+            return (
+                train.min_lr + (train.lr - train.min_lr) * (steps * (epoch - 1) + step + 1) / line
+            )
         done += step / steps
     elif done < train.warmup_epochs:
         return train.min_lr + (train.lr - train.min_lr) * done / train.warmup_epochs
@@ -50,11 +56,16 @@ def wrong_rates(train: TrainConfig) -> list[str]:
         for step in range(STEPS):
             given, wanted = step_rate(train, epoch, step, STEPS), rate(train, epoch, step, STEPS)
             if not math.isclose(given, wanted, rel_tol=1e-9, abs_tol=1e-15):
-                return [f"the learning rate of epoch {epoch} is {given:.3g}, its settings say {wanted:.3g}"]
+                return [
+                    f"the learning rate of epoch {epoch} is {given:.3g}, its settings say"
+                    f" {wanted:.3g}"
+                ]
     return []
 
 
-def reference(model: nn.Module, config: TrialConfig, epochs: Sequence[Batches], data: Recording) -> tuple[list[float], list[float]]:
+def reference(
+    model: nn.Module, config: TrialConfig, epochs: Sequence[Batches], data: Recording
+) -> tuple[list[float], list[float]]:
     """Prepare `model` and train it in place; see `reference_epochs`."""
     if isinstance(model, PointModel):
         rows = data.evaluation_order(data.train)
@@ -65,7 +76,9 @@ def reference(model: nn.Module, config: TrialConfig, epochs: Sequence[Batches], 
 
 @dataclass
 class Moments:
-    """What AdamW keeps of a parameter: the running means of its gradient and of its square, over `steps`."""
+    """What AdamW keeps of a parameter: the running means of its gradient and of its square, over
+    `steps`.
+    """
 
     mean: Tensor
     square: Tensor
@@ -74,7 +87,9 @@ class Moments:
 
 @torch.no_grad()
 def adamw_step(parameter: Tensor, moments: Moments, lr: float, decay: float, eps: float) -> None:
-    """Change a parameter by one step of AdamW (arXiv 1711.05101, algorithm 2), whose class would load torch's compiler."""
+    """Change a parameter by one step of AdamW (arXiv 1711.05101, algorithm 2), whose class would
+    load torch's compiler.
+    """
     assert parameter.grad is not None
     first, second = BETAS
     moments.steps += 1
@@ -90,7 +105,8 @@ def adamw_step(parameter: Tensor, moments: Moments, lr: float, decay: float, eps
 def reference_epochs(
     model: nn.Module, config: TrialConfig, epochs: Mapping[int, Batches], data: Recording
 ) -> tuple[list[float], list[float]]:
-    """Train `model` in place on the batches of epochs, given by number: cross-entropy, clipping, AdamW.
+    """Train `model` in place on the batches of epochs, given by number: cross-entropy, clipping,
+    AdamW.
 
     Labels are those stored of the clouds. Return each epoch's mean loss and its accuracy.
     """
@@ -109,9 +125,15 @@ def reference_epochs(
         losses = []
         correct = []
         for step, (index, batch) in enumerate(epoch):
-            set_noise(model, torch.Generator().manual_seed(stream(config.seed, "noise", number, step)))
+            set_noise(
+                model, torch.Generator().manual_seed(stream(config.seed, "noise", number, step))
+            )
             model.zero_grad()
-            labels = batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(data.train.labels[index])
+            labels = (
+                batch[-1]
+                if isinstance(data, PartDataset)
+                else torch.from_numpy(data.train.labels[index])
+            )
             logits = model(*inputs_of(batch)).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -121,21 +143,27 @@ def reference_epochs(
                 if parameter.grad is None:
                     continue
                 if parameter not in moments:
-                    moments[parameter] = Moments(torch.zeros_like(parameter), torch.zeros_like(parameter))
+                    moments[parameter] = Moments(
+                        torch.zeros_like(parameter), torch.zeros_like(parameter)
+                    )
                 adamw_step(parameter, moments[parameter], lr, decay, train.adam_eps)
             losses.append(float(loss.detach()))
             correct.append(float((logits.argmax(dim=1) == labels).double().mean()))
         means.append(float(np.mean(losses)))
-        # Of the steps' means: exact of clouds, of parts a number for each point where batches hold clouds of as many points.
+        # Of the steps' means: exact of clouds, of parts a number for each point where batches hold
+        # clouds of as many points.
         accuracies.append(float(np.mean(correct)))
     return means, accuracies
 
 
 @torch.no_grad()
-def measured(model: nn.Module, data: Dataset, split: Split, config: TrialConfig) -> tuple[float, float | None]:
+def measured(
+    model: nn.Module, data: Dataset, split: Split, config: TrialConfig
+) -> tuple[float, float | None]:
     """Return mean loss and accuracy of a split; no accuracy of parts, which categories limit.
 
-    Under `compat: fixed` in one batch, which is another one than the evaluation's: no cloud may see which clouds are beside it.
+    Under `compat: fixed` in one batch, which is another one than the evaluation's: no cloud may see
+    which clouds are beside it.
     """
     model.eval()
     order = data.evaluation_order(split)
@@ -144,7 +172,9 @@ def measured(model: nn.Module, data: Dataset, split: Split, config: TrialConfig)
     for at in range(0, len(order), size):
         rows = order[at : at + size]
         batch = data.eval_batch(split, rows)
-        labels = batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(split.labels[rows])
+        labels = (
+            batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(split.labels[rows])
+        )
         logits = model(*inputs_of(batch)).double()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         hits += int((logits.argmax(dim=1) == labels).sum())

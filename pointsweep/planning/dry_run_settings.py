@@ -19,7 +19,9 @@ from pointsweep.results.failures import Diverged
 
 
 def settings_without_effect(arms: Sequence[Arm]) -> Iterator[str]:
-    """Say which settings of the data that a sweep varies give the same clouds, and the like of `train.init` and `train.votes`."""
+    """Say which settings of the data that a sweep varies give the same clouds, and the like of
+    `train.init` and `train.votes`.
+    """
     yield from _equal_data(arms)
     for name in ("init", "votes"):
         for first, second in _pairs([arm.config.train for arm in arms], name):
@@ -38,10 +40,15 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
     dataset = dataset_of(config.dataset)
     if dataset is None:
         return True
-    first, second = (config.replace(train=config.train.replace(**{name: value})) for value in values)
+    first, second = (
+        config.replace(train=config.train.replace(**{name: value})) for value in values
+    )
     with tempfile.TemporaryDirectory() as folder:
         if name == "init":
-            one, two = (Run(config, dataset, Path(folder) / str(n)).start.state_dict() for n, config in enumerate((first, second)))
+            one, two = (
+                Run(config, dataset, Path(folder) / str(n)).start.state_dict()
+                for n, config in enumerate((first, second))
+            )
             return any(not torch.equal(one[key], two[key]) for key in one)
         losses = []
         for number, config in enumerate((first, second)):
@@ -72,7 +79,9 @@ def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:
     """A few pairs of configs that differ in one field alone."""
     groups: dict[Any, list[Any]] = {}
     for config in dict.fromkeys(configs):
-        rest = tuple(value for key, value in vars(config).items() if key != name and not key.startswith("_"))
+        rest = tuple(
+            value for key, value in vars(config).items() if key != name and not key.startswith("_")
+        )
         groups.setdefault(rest, []).append(config)
     for own in groups.values():
         if len(own) > 1:
@@ -82,14 +91,23 @@ def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _seen(dataset: Dataset) -> tuple[Any, ...]:
-    """Return what a trial sees of a data set: the splits' sizes and rows, a batch of each, and the order of an evaluation."""
+    """Return what a trial sees of a data set: the splits' sizes and rows, a batch of each, and the
+    order of an evaluation.
+    """
     seen: list[Any] = []
     for split in (dataset.train, dataset.val, dataset.test):
         if split is None:
             seen.append(None)
             continue
-        seen += [split.labels.tobytes(), split.index.tobytes(), dataset.evaluation_order(split).tobytes()]
+        seen += [
+            split.labels.tobytes(),
+            split.index.tobytes(),
+            dataset.evaluation_order(split).tobytes(),
+        ]
     few = small(dataset)
-    batches = [few.train_batch(np.arange(2), torch.Generator().manual_seed(0)), few.eval_batch(few.test, np.arange(2))]
+    batches = [
+        few.train_batch(np.arange(2), torch.Generator().manual_seed(0)),
+        few.eval_batch(few.test, np.arange(2)),
+    ]
     seen += [tensor.numpy().tobytes() for batch in batches for tensor in batch]
     return tuple(seen)

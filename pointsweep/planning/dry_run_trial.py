@@ -1,4 +1,5 @@
-"""One small trial of a dry run: trained by the code that a launch runs, and compared with the definitions.
+"""One small trial of a dry run: trained by the code that a launch runs, and compared with the
+definitions.
 
 Letters: B clouds, P points.
 """
@@ -45,10 +46,13 @@ class HistoryAlone(TrialFolder):
 
 
 class Frozen:
-    """What a pack's shared backbone is to a trial: here one of made numbers, whose own tensors are remembered."""
+    """What a pack's shared backbone is to a trial: here one of made numbers, whose own tensors are
+    remembered.
+    """
 
     def __init__(self) -> None:
-        self.tensors: list[tuple[str, Tensor]] = []  # held, so that no other tensor gets the identity of one that is gone
+        # held, so that no other tensor gets the identity of one that is gone
+        self.tensors: list[tuple[str, Tensor]] = []
         self.own: dict[int, str] = {}
 
     def build(self, config: TrialConfig, num_classes: int) -> nn.Module:
@@ -63,9 +67,11 @@ class Frozen:
 
 @dataclass
 class Run:
-    """One small trial: its model as it starts, and, once `of` has trained it, as it ends, with what was taken of the data.
+    """One small trial: its model as it starts, and, once `of` has trained it, as it ends, with what
+    was taken of the data.
 
-    `last_epoch`: after which one it stops. `first_epoch`: what training changes, as it is after the first one.
+    `last_epoch`: after which one it stops. `first_epoch`: what training changes, as it is after the
+    first one.
     """
 
     config: TrialConfig
@@ -82,12 +88,16 @@ class Run:
         self.frozen, self.data = Frozen(), small(self.dataset)
         device = torch.device("cpu")
         shared: Any = self.frozen
-        self.trial = Trial(self.config, HistoryAlone(self.folder), device, self._report, lambda: None, shared)
+        self.trial = Trial(
+            self.config, HistoryAlone(self.folder), device, self._report, lambda: None, shared
+        )
         self.trial.dataset = self.data
         self.start = self.trial.model
 
     @classmethod
-    def of(cls, config: TrialConfig, dataset: Dataset, folder: Path, last_epoch: int = EPOCHS) -> Run:
+    def of(
+        cls, config: TrialConfig, dataset: Dataset, folder: Path, last_epoch: int = EPOCHS
+    ) -> Run:
         """Return a small trial that has run to its end, or to an earlier epoch's."""
         made = cls(config, dataset, folder, last_epoch)
         made.start = copy.deepcopy(made.trial.model.double())
@@ -97,7 +107,9 @@ class Run:
 
     def _report(self, result: Mapping[str, Any]) -> None:
         if result["epoch"] == 1:
-            self.first_epoch = {name: tensor.clone() for name, tensor in trained_state(self.trial.model).items()}
+            self.first_epoch = {
+                name: tensor.clone() for name, tensor in trained_state(self.trial.model).items()
+            }
         if self.last_epoch <= result["epoch"] < EPOCHS:
             raise Stopped(result["epoch"])
 
@@ -108,18 +120,26 @@ class Run:
         return [calls[at : at + size] for at in range(0, len(calls), size)]
 
     def wrong_order(self) -> Iterator[str]:
-        """Say what is wrong with the batches: their size and number, clouds taken twice, an order that does not change."""
+        """Say what is wrong with the batches: their size and number, clouds taken twice, an order
+        that does not change.
+        """
         count = len(self.data.train.labels)
         steps = count // BATCH
         epochs = self.epochs()
         if len(epochs) != EPOCHS or any(len(epoch) != steps for epoch in epochs):
             taken = len(self.data.train_calls)
-            yield f"{taken} batches were made for {EPOCHS} epochs of {steps} steps: batches are used again, or left out"
+            yield (
+                f"{taken} batches were made for {EPOCHS} epochs of {steps} steps: batches are used"
+                " again, or left out"
+            )
             return
         orders = []
         for epoch in epochs:
             if any(len(index) != BATCH for index, _ in epoch):
-                yield f"train.batch_size: batches of {[len(index) for index, _ in epoch]} clouds where {BATCH} were asked for"
+                yield (
+                    f"train.batch_size: batches of {[len(index) for index, _ in epoch]} clouds"
+                    f" where {BATCH} were asked for"
+                )
                 return
             orders.append(np.concatenate([index for index, _ in epoch]))
         for order in orders:
@@ -133,7 +153,9 @@ class Run:
             yield "augmentation draws the same random numbers in every epoch"
 
     def wrong_step(self) -> Iterator[str]:
-        """Say what training gave that its definition does not: of every tensor, trained, frozen, or a statistic."""
+        """Say what training gave that its definition does not: of every tensor, trained, frozen, or
+        a statistic.
+        """
         config = self.config
         begun = {name: value.clone() for name, value in self.start.state_dict().items()}
         model = self.start
@@ -141,18 +163,28 @@ class Run:
         told = [event["metrics"]["train/loss"] for event in self.trial.folder.epochs()]
         hits = [event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()]
         if len(told) == len(losses) and not np.allclose(told, losses, rtol=1e-4):
-            yield f"train/loss is {told[-1]:.6g}, the mean loss of the epoch's clouds {losses[-1]:.6g}"
+            yield (
+                f"train/loss is {told[-1]:.6g}, the mean loss of the epoch's clouds"
+                f" {losses[-1]:.6g}"
+            )
         elif len(hits) == len(accuracies) and not np.allclose(hits, accuracies):
-            yield f"train/accuracy is {hits[-1]:.4f}, that of the training steps is {accuracies[-1]:.4f}"
+            yield (
+                f"train/accuracy is {hits[-1]:.4f}, that of the training steps is"
+                f" {accuracies[-1]:.4f}"
+            )
         yield from _wrong_changes(begun, self.trial.model, model, config.train.lr)
 
     def wrong_late_epochs(self, numbers: Sequence[int], planned: int) -> Iterator[str]:
-        """Say where a step in late epochs of those planned is not the one that its settings describe.
+        """Say where a step in late epochs of those planned is not the one that its settings
+        describe.
 
-        Something may be frozen, thawed or set otherwise after a number of epochs, which the first ones do not show.
-        The trial's own model is trained on, so nothing else may be asked of it afterwards.
+        Something may be frozen, thawed or set otherwise after a number of epochs, which the first
+        ones do not show. The trial's own model is trained on, so nothing else may be asked of it
+        afterwards.
         """
-        config = self.config.model_copy(update={"train": self.config.train.model_copy(update={"epochs": planned})})
+        config = self.config.model_copy(
+            update={"train": self.config.train.model_copy(update={"epochs": planned})}
+        )
         for number in numbers:
             data = small(self.dataset)
             data.train = few(data.train, BATCH)
@@ -163,7 +195,9 @@ class Run:
             train_epoch(model, make_optimizer(model, config.train), data, config, number)
             reference_epochs(expected, config, {number: data.train_calls}, data)
             found = list(_wrong_changes(before, model, expected, config.train.lr))
-            if not found and trains != [parameter.requires_grad for parameter in model.parameters()]:
+            if not found and trains != [
+                parameter.requires_grad for parameter in model.parameters()
+            ]:
                 found = ["other tensors train after it than before it"]
             for text in found:
                 yield f"in epoch {number} of {planned}: {text}"
@@ -171,10 +205,17 @@ class Run:
                 return
 
     def wrong_statistics(self) -> Iterator[str]:
-        """Say which batch statistics stand still though their layer trains, or move though it is frozen."""
+        """Say which batch statistics stand still though their layer trains, or move though it is
+        frozen.
+        """
         stuck, moved = [], []
-        for (name, module), (_, before) in zip(self.trial.model.named_modules(), self.start.named_modules(), strict=True):
-            if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
+        for (name, module), (_, before) in zip(
+            self.trial.model.named_modules(), self.start.named_modules(), strict=True
+        ):
+            if (
+                not isinstance(module, nn.modules.batchnorm._BatchNorm)
+                or module.running_mean is None
+            ):
                 continue
             trains = any(p.requires_grad for p in module.parameters())
             same = bool((module.running_mean == before.running_mean).all())
@@ -183,12 +224,17 @@ class Run:
             if not trains and not same and self.config.compat == "fixed":
                 moved.append(f"{name}.running_mean")
         if stuck:
-            yield f"the statistics {_listed(stuck)} do not follow the training clouds: the layer is not in training mode"
+            yield (
+                f"the statistics {_listed(stuck)} do not follow the training clouds: the layer is"
+                " not in training mode"
+            )
         if moved:
             yield f"the statistics {_listed(moved)} of a frozen layer follow the training clouds"
 
     def wrong_evaluation(self) -> Iterator[str]:
-        """Say where the history's loss and accuracy of a split are not those of the model on that split's clouds."""
+        """Say where the history's loss and accuracy of a split are not those of the model on that
+        split's clouds.
+        """
         epochs = self.trial.folder.epochs()
         if len(epochs) != EPOCHS:
             yield f"{len(epochs)} epochs stand in the history of a trial of {EPOCHS}"
@@ -201,8 +247,9 @@ class Run:
             hits = metrics[f"{split.name}/accuracy"]
             if not math.isclose(told, loss, rel_tol=1e-4, abs_tol=1e-6):
                 yield (
-                    f"{split.name}/loss is {told:.6g}, the model's own loss on the {split.name} clouds is {loss:.6g}: "
-                    "other clouds, an order that got lost, noise or training mode in evaluation"
+                    f"{split.name}/loss is {told:.6g}, the model's own loss on the {split.name}"
+                    f" clouds is {loss:.6g}: other clouds, an order that got lost, noise or"
+                    " training mode in evaluation"
                 )
             elif accuracy is not None and abs(hits - accuracy) > 1e-9:
                 yield f"{split.name}/accuracy is {hits:.4f}, that of the model is {accuracy:.4f}"
@@ -212,14 +259,20 @@ class Run:
             yield f"{_listed(changed)} changed in an evaluation"
 
     def wrong_choice(self) -> Iterator[str]:
-        """Say which protocol takes another epoch than it should, over four made epochs whose best differ."""
+        """Say which protocol takes another epoch than it should, over four made epochs whose best
+        differ.
+        """
         trial = self.trial
         kept = trial.best, trial.predictions
         measure = self.config.dataset.metrics[0]
         test, val, train = (0.2, 0.9, 0.5, 0.9), (0.3, 0.1, 0.8, 0.8), (0.9, 0.1, 0.2, 0.3)
         trial.best, trial.predictions = {}, {}
         for epoch in range(1, 5):
-            metrics = {"train/accuracy": train[epoch - 1], f"test/{measure}": test[epoch - 1], f"val/{measure}": val[epoch - 1]}
+            metrics = {
+                "train/accuracy": train[epoch - 1],
+                f"test/{measure}": test[epoch - 1],
+                f"val/{measure}": val[epoch - 1],
+            }
             marked = Evaluation(1.0, test[epoch - 1], np.full(3, epoch, dtype=np.uint8))
             trial._select(epoch, metrics, marked)
         wanted = {"last": 4, "best_test": 2, "best_val": 3}
@@ -228,17 +281,28 @@ class Run:
         trial.best, trial.predictions = kept
         for name, epoch in wanted.items():
             if taken.get(name) != epoch or shown.get(name) != epoch:
-                yield f"protocol {name} takes epoch {taken.get(name)} with predictions of {shown.get(name)} where {epoch} is its own"
+                yield (
+                    f"protocol {name} takes epoch {taken.get(name)} with predictions of"
+                    f" {shown.get(name)} where {epoch} is its own"
+                )
 
 
 def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
-    """Say what a seed does not decide, or what else does: the start of everything new, and nothing of the frozen backbone."""
+    """Say what a seed does not decide, or what else does: the start of everything new, and nothing
+    of the frozen backbone.
+    """
     first = {name: p.detach().float() for name, p in run.start.named_parameters()}
-    again, second = ({name: p.detach() for name, p in each.start.named_parameters()} for each in (same, other))
+    again, second = (
+        {name: p.detach() for name, p in each.start.named_parameters()} for each in (same, other)
+    )
     changed = [name for name in first if not torch.equal(first[name], again[name])]
     if changed:
         yield f"{_listed(changed)} start otherwise when the same seed starts again"
-    frozen = [name for name, p in other.start.named_parameters() if not p.requires_grad and not torch.equal(p, first[name])]
+    frozen = [
+        name
+        for name, p in other.start.named_parameters()
+        if not p.requires_grad and not torch.equal(p, first[name])
+    ]
     if frozen:
         yield f"{_listed(frozen)} are frozen and differ from seed to seed"
     groups: dict[str, list[bool]] = {}
@@ -246,8 +310,15 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     pretrained = {names[key] for key in run.frozen.own if key in names}
     for name, parameter in run.start.named_parameters():
         constant = bool((parameter == parameter.flatten()[0]).all())
-        if parameter.requires_grad and not constant and name not in pretrained and not name.startswith(("cls_", "norm.")):
-            groups.setdefault(name.partition(".")[0], []).append(torch.equal(first[name], second[name]))
+        if (
+            parameter.requires_grad
+            and not constant
+            and name not in pretrained
+            and not name.startswith(("cls_", "norm."))
+        ):
+            groups.setdefault(name.partition(".")[0], []).append(
+                torch.equal(first[name], second[name])
+            )
     method = getattr(run.trial.model, "method", None)
     if method is not None and method.starts_from_weights:
         groups.pop("backbone", None)
@@ -257,12 +328,16 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
 
 
 def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:
-    """Say what a second run with the same seed, or with another one, should give and does not; an epoch of them shows it."""
+    """Say what a second run with the same seed, or with another one, should give and does not; an
+    epoch of them shows it.
+    """
     first, again = run.first_epoch, same.first_epoch
     if any(not torch.equal(first[name], again[name]) for name in first):
         yield "the same seed gives other weights when it is run again"
     taken = len(other.data.train_calls)
-    orders = [[index.tolist() for index, _ in each.data.train_calls[:taken]] for each in (run, other)]
+    orders = [
+        [index.tolist() for index, _ in each.data.train_calls[:taken]] for each in (run, other)
+    ]
     if orders[0] == orders[1]:
         yield "another seed takes the training clouds in the same order"
     if run.data.states[:1] == other.data.states[:1]:
@@ -274,8 +349,12 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _wrong_changes(before_all: Mapping[str, Tensor], model: nn.Module, reference_model: nn.Module, lr: float) -> Iterator[str]:
-    """Say which tensors of a trained model changed otherwise than those of the reference, from the same start."""
+def _wrong_changes(
+    before_all: Mapping[str, Tensor], model: nn.Module, reference_model: nn.Module, lr: float
+) -> Iterator[str]:
+    """Say which tensors of a trained model changed otherwise than those of the reference, from the
+    same start.
+    """
     expected, given = reference_model.state_dict(), model.state_dict()
     moved, still, other = [], [], []
     noise = TOLERANCE * lr  # the step of a gradient that is zero but for rounding
@@ -295,7 +374,13 @@ def _wrong_changes(before_all: Mapping[str, Tensor], model: nn.Module, reference
     for names, text in (
         (moved, "changed in training, and should not"),
         (still, "did not change in training, and should"),
-        (other, "changed in training otherwise than one step of AdamW after another says (rate, decay, clipping, loss, batch)"),
+        (
+            other,
+            (
+                "changed in training otherwise than one step of AdamW after another says (rate,"
+                " decay, clipping, loss, batch)"
+            ),
+        ),
     ):
         if names:
             yield f"{_listed(names)} {text}"

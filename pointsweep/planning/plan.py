@@ -1,7 +1,9 @@
-"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains, and what it refuses.
+"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains,
+and what it refuses.
 
-Data and weights are read as the trials will read them, and every distinct arm is built on the meta device to count its parameters
-and audited. All of it is remembered (data/facts.py, inputs.py, plan_cache.py), so that a second plan is quick.
+Data and weights are read as the trials will read them, and every distinct arm is built on the meta
+device to count its parameters and audited. All of it is remembered (data/facts.py, inputs.py,
+plan_cache.py), so that a second plan is quick.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to its counts.
+    """A sweep against a store. `states` maps every trial's key to one of STATES, `parameters` to
+    its counts.
 
     Of adaptive seeds, `states` has the trials that the records ask for up to now.
     """
@@ -54,27 +57,40 @@ class Plan:
     parameters: Mapping[str, Mapping[str, int]]
     missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
     findings: tuple[Finding, ...] = ()  # of the data, and of the audit of what is left to run
-    damaged: Mapping[str, str] = field(default_factory=dict)  # what is wrong with records that are not believed, by key
+    # what is wrong with records that are not believed, by key
+    damaged: Mapping[str, str] = field(default_factory=dict)
     to_fetch: tuple[str, ...] = ()  # weights that a launch gets first
-    stale: Mapping[str, str] = field(default_factory=dict)  # finished trials whose data or weights have changed: key -> how
+    # finished trials whose data or weights have changed: key -> how
+    stale: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[DatasetConfig, DataFacts] = field(default_factory=dict)  # of what is left to run
 
     @property
     def refused(self) -> list[str]:
-        """Why a launch would refuse the sweep: what is missing here, then what the data and the audit forbid."""
+        """Why a launch would refuse the sweep: what is missing here, then what the data and the
+        audit forbid.
+        """
         lacking = [f"lacking here: {text}" for text in self.missing]
         return [*lacking, *(finding.text for finding in self.findings if finding.refuses)]
 
     @property
     def to_run(self) -> list[TrialConfig]:
-        """The trials without a record; the first seed of every cell before the second of any: a part of the time fills the table."""
+        """The trials without a record; the first seed of every cell before the second of any: a
+        part of the time fills the table.
+        """
         asked = sorted(self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config))
-        return [trial.config for trial in asked if self.states.get(trial.config.key(), "finished") != "finished"]
+        return [
+            trial.config
+            for trial in asked
+            if self.states.get(trial.config.key(), "finished") != "finished"
+        ]
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""
         number = {state: list(self.states.values()).count(state) for state in STATES}
-        parts = [f"{number['finished']} finished", f"{len(self.states) - number['finished']} to run"]
+        parts = [
+            f"{number['finished']} finished",
+            f"{len(self.states) - number['finished']} to run",
+        ]
         words = {
             "damaged": "with a damaged record",
             "resumable": "to resume",
@@ -82,16 +98,24 @@ class Plan:
             "stale": "stale: to run again",
         }
         extra = [f"{number[state]} {text}" for state, text in words.items() if number[state]]
-        believed = [reason for key, reason in self.stale.items() if self.states.get(key) == "finished"]
+        believed = [
+            reason for key, reason in self.stale.items() if self.states.get(key) == "finished"
+        ]
         if believed:
             what = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
             extra.append(f"{len(believed)} stale: {what}; --rerun-stale trains what is stale again")
         most = len(self.sweep.trials())
-        adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all" if self.sweep.adaptive and self.to_run else ""
+        adaptive = (
+            f"; adaptive seeds: {len(self.states)} to {most} trials in all"
+            if self.sweep.adaptive and self.to_run
+            else ""
+        )
         return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
 
     def time_estimate(self) -> str:
-        """Return how long the rest takes one trial at a time, from finished trials of the same arm or else of the sweep."""
+        """Return how long the rest takes one trial at a time, from finished trials of the same arm
+        or else of the sweep.
+        """
         seconds: dict[str, list[float]] = {}
         for record in self.records.values():
             seconds.setdefault(_arm_of(record), []).append(record.seconds["total"])
@@ -100,7 +124,10 @@ class Plan:
         overall = statistics.median(value for values in seconds.values() for value in values)
         arms = [without_seed(config).key() for config in self.to_run]
         total = sum(statistics.median(seconds[arm]) if arm in seconds else overall for arm in arms)
-        return f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished trials"
+        return (
+            f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished"
+            " trials"
+        )
 
 
 def _arm_of(record: Record) -> str:
@@ -109,21 +136,30 @@ def _arm_of(record: Record) -> str:
 
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False) -> Plan:
-    """Look at the store and at this machine; what a launch would refuse stands in the plan. `fetch`: weights are got first.
+    """Look at the store and at this machine; what a launch would refuse stands in the plan.
+    `fetch`: weights are got first.
 
-    `rerun_stale`: finished trials whose data or weights have changed count as to be run; else they are marked.
+    `rerun_stale`: finished trials whose data or weights have changed count as to be run; else they
+    are marked.
     """
     states, records, damaged = look_closely(sweep, store)
-    configs = {trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states}
+    configs = {
+        trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states
+    }
     stale = find_stale(configs, records)
     if rerun_stale:
         states |= dict.fromkeys(stale, "stale")
     finished = {key: record for key, record in records.items() if states[key] == "finished"}
-    failures = {key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"}
+    failures = {
+        key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"
+    }
     rest = {key: config for key, config in configs.items() if key not in finished}
 
     inputs = needed(rest.values(), fetch)
-    found = [*of_the_data(sweep, rest, inputs.data), *of_the_machine(sweep, rest.values(), cpu_flags())]
+    found = [
+        *of_the_data(sweep, rest, inputs.data),
+        *of_the_machine(sweep, rest.values(), cpu_flags()),
+    ]
     counted = {key: record.parameters for key, record in records.items()}
     lacking = missing_packages(rest.values())
     # Models that need what is not installed cannot be built, so there is nothing to audit.
@@ -153,12 +189,17 @@ def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
     for package, method in needed_by.items():
         if importlib.util.find_spec(package) is None:
             hint = f'pip install "pointsweep[{package}]"'
-            found.append(f"method {method} needs the package {package}, which is not installed: {hint}")
+            found.append(
+                f"method {method} needs the package {package}, which is not installed: {hint}"
+            )
     return tuple(found)
 
 
-def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]) -> Iterator[Finding]:
-    """Yield what the data that are here cannot give the trials that are left, and what the table will have to say of them.
+def of_the_data(
+    sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]
+) -> Iterator[Finding]:
+    """Yield what the data that are here cannot give the trials that are left, and what the table
+    will have to say of them.
 
     Each once, with the first cell that it is about.
     """
@@ -172,11 +213,15 @@ def of_the_data(sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[Dat
             facts = data.get(config.dataset)
             if facts is not None:
                 trains = config.trains
-                for text in refusals(facts, config.dataset, config.train.batch_size if trains else None):
+                for text in refusals(
+                    facts, config.dataset, config.train.batch_size if trains else None
+                ):
                     refused.setdefault(text, {})[name] = None
                 for text in marks(facts, config.dataset, trains):
                     said.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
-            if cell.published is not None and (text := mismatch(cell.published, section_of(config.dataset))):
+            if cell.published is not None and (
+                text := mismatch(cell.published, section_of(config.dataset))
+            ):
                 said.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
     for found, refuses in ((refused, True), (said, False)):
         for text, cells in found.items():
@@ -190,7 +235,8 @@ def _first_of(cells: Mapping[str, None]) -> str:
 
 
 def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
-    """Return what a launch would refuse of data, weights and models, of a file whose own problems stop it before.
+    """Return what a launch would refuse of data, weights and models, of a file whose own problems
+    stop it before.
 
     So that all of them are found in one round. Nothing is fetched.
     """
@@ -222,7 +268,9 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
 
 
 def _batch_of(cell: ReadableCell) -> int | None:
-    """The clouds of a cell's training batch; None where it is not known, or where no batches are trained on."""
+    """The clouds of a cell's training batch; None where it is not known, or where no batches are
+    trained on.
+    """
     train = cell.parts.get("train")
     network = cell.parts.get("network")
     if cell.trial is not None:
@@ -235,15 +283,27 @@ def _batch_of(cell: ReadableCell) -> int | None:
     return batch_size
 
 
-def of_the_machine(sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]) -> Iterator[Finding]:
-    """Yield what trials ask of a CPU that it cannot do, or is slow at; `flags` are this machine's, which may not be the workers'."""
+def of_the_machine(
+    sweep: Sweep, rest: Iterable[TrialConfig], flags: AbstractSet[str]
+) -> Iterator[Finding]:
+    """Yield what trials ask of a CPU that it cannot do, or is slow at; `flags` are this machine's,
+    which may not be the workers'.
+    """
     if sweep.resources.gpus:
         return
     trains = {config.train for config in rest}
     if any(train.compile for train in trains):
-        yield Finding(True, "train.compile: true needs a GPU, resources.gpus is 0: set it, or leave train.compile out")
+        yield Finding(
+            True,
+            "train.compile: true needs a GPU, resources.gpus is 0: set it, or leave"
+            " train.compile out",
+        )
     if any(train.precision == "bf16" for train in trains) and "amx_bf16" not in flags:
-        other = "AVX-512's bf16 alone: faster than fp32, not as on AMX" if "avx512_bf16" in flags else "no bf16: slower than fp32"
+        other = (
+            "AVX-512's bf16 alone: faster than fp32, not as on AMX"
+            if "avx512_bf16" in flags
+            else "no bf16: slower than fp32"
+        )
         yield Finding(False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}")
 
 
@@ -253,8 +313,12 @@ def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]
     return states, records
 
 
-def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record], dict[str, str]]:
-    """Look as `look` does, and say what is wrong with the records of the trials whose state is `damaged`."""
+def look_closely(
+    sweep: Sweep, store: Store
+) -> tuple[dict[str, str], dict[str, Record], dict[str, str]]:
+    """Look as `look` does, and say what is wrong with the records of the trials whose state is
+    `damaged`.
+    """
     states: dict[str, str] = {}
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
@@ -287,20 +351,26 @@ def look_closely(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, 
 
 
 def _begun(store: Store) -> set[str] | None:
-    """Return the keys of all trials that have a folder in a store on a disk; None for another store, where a listing takes long."""
+    """Return the keys of all trials that have a folder in a store on a disk; None for another
+    store, where a listing takes long.
+    """
     if folder_of(store) is None:
         return None
     return {name.removesuffix("/") for name in store.list("trials")}
 
 
 def _changed_beside(record: Record, store: Store) -> str:
-    """Return which file beside a record was changed since, on a disk; objects on S3 carry digests of their own."""
+    """Return which file beside a record was changed since, on a disk; objects on S3 carry digests
+    of their own.
+    """
     if folder_of(store) is None:
         return ""
     return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"))
 
 
-def check(sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]) -> plan_cache.Checked:
+def check(
+    sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]
+) -> plan_cache.Checked:
     """Count and audit the trials that are left; from this machine's memory where it has them.
 
     `counted` are the counts of those that are finished.
@@ -339,7 +409,9 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
         if first.key() in parameters:
             counts[arm.config.key()] = parameters[first.key()]
         trained.append((model, dry_run.Arm(first, name)))
-    audited = [audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)) for arm in arms.values()]
+    audited = [
+        audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)) for arm in arms.values()
+    ]
     found = audit.audit(audited, counts)
     runs = {model_key(arm.config): audit.runs(arm.config) for arm in audited}
     found += dry_run.dry_run([arm for model, arm in trained if runs[model]])

@@ -1,7 +1,9 @@
-"""What the plan found out about a sweep's arms, kept on this machine: a second look at the same sweep needs no torch.
+"""What the plan found out about a sweep's arms, kept on this machine: a second look at the same
+sweep needs no torch.
 
-Kept under a digest of all that it depends on: the package's files, torch, the cells with their trials and published numbers. Of
-data and weights nothing is kept here: data/facts.py and inputs.py do that.
+Kept under a digest of all that it depends on: the package's files, torch, the cells with their
+trials and published numbers. Of data and weights nothing is kept here: data/facts.py and inputs.py
+do that.
 """
 
 from __future__ import annotations
@@ -26,14 +28,18 @@ from pointsweep.utils.provenance import tree_digest
 
 @dataclass(frozen=True)
 class Checked:
-    """Of the trials without a record: the counts of those that can be built, and the audit's findings."""
+    """Of the trials without a record: the counts of those that can be built, and the audit's
+    findings.
+    """
 
     parameters: Mapping[str, Mapping[str, int]]
     findings: tuple[Finding, ...]
 
 
 def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
-    """Return what was kept of the sweep; None if nothing was, or if it does not cover these trials."""
+    """Return what was kept of the sweep; None if nothing was, or if it does not cover these
+    trials.
+    """
     # A damaged file, say after a full disk, is made again.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         kept = json.loads(read_file(_place(sweep)))
@@ -56,7 +62,11 @@ def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
 
 def _place(sweep: Sweep) -> Path:
     cells = [
-        [sweep.cell_name(cell), asdict(cell.published) if cell.published else None, [trial.key() for trial in cell.trials]]
+        [
+            sweep.cell_name(cell),
+            asdict(cell.published) if cell.published else None,
+            [trial.key() for trial in cell.trials],
+        ]
         for cell in sweep.cells
     ]
     code: list[Any] = [tree_digest(), importlib.metadata.version("torch")]

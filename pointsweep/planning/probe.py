@@ -1,9 +1,10 @@
-"""One arm built small and looked at once: what it trains, what it gives, where gradients reach, whether clouds see each other.
+"""One arm built small and looked at once: what it trains, what it gives, where gradients reach,
+whether clouds see each other.
 
-The backbone keeps its width and depth, but its frozen weights are slices of one pool of random numbers, so that twelve wide blocks
-cost no time to fill; tokens are few. Every trained tensor is drawn from its own name, so that two arms whose code does the same give
-the same numbers however many others each of them has.
-Letters: B clouds, P points.
+The backbone keeps its width and depth, but its frozen weights are slices of one pool of random
+numbers, so that twelve wide blocks cost no time to fill; tokens are few. Every trained tensor is
+drawn from its own name, so that two arms whose code does the same give the same numbers however
+many others each of them has. Letters: B clouds, P points.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ from pointsweep.models.point_model import PointModel, build
 CLOUDS, POINTS, CLASSES = 3, 160, 5
 POOL = 1 << 24  # random numbers that frozen weights are cut from
 SMALL: dict[str, Any] = {
-    "num_tokens": 8, "neighbours": 6, "scale_tokens": (6, 4), "scale_neighbours": (4, 4), "bank_groups": 8, "bank_group_size": 8,
+    "num_tokens": 8, "neighbours": 6, "scale_tokens": (6, 4), "scale_neighbours": (4, 4),
+    "bank_groups": 8, "bank_group_size": 8,
 }  # fmt: skip
-# Names of tensors whose gradient is zero by construction: a key's bias adds the same to every logit of a softmax, and what is added
-# to all channels is taken out by each norm. Rounding alone decides whether such a gradient is exactly zero.
+# Names of tensors whose gradient is zero by construction: a key's bias adds the same to every logit
+# of a softmax, and what is added to all channels is taken out by each norm. Rounding alone decides
+# whether such a gradient is exactly zero.
 WITHOUT_GRADIENT = ("k.bias", "k.1.shift", "method.mix.bias")
-PLACE = 0.01  # of its own movement: what another place in the batch may do to a cloud's logits, by rounding
-# At the gradients of parts of tensors: what a first look finds without one, another may reach. A ReLU behind what is pooled over a
-# cloud is shut for all clouds of a look, half of the time; looks end as soon as every part is reached.
+# of its own movement: what another place in the batch may do to a cloud's logits, by rounding
+PLACE = 0.01
+# At the gradients of parts of tensors: what a first look finds without one, another may reach. A
+# ReLU behind what is pooled over a cloud is shut for all clouds of a look, half of the time; looks
+# end as soon as every part is reached.
 LOOKS = 16
 
 
@@ -47,16 +52,21 @@ class Probe:
     outputs: Tensor  # logits in evaluation and in training, (2, B, classes)
     gradients: Mapping[str, float]  # norms
     leak: float  # how far the other clouds' logits move, of what a replaced cloud's own do
-    idle: tuple[str, ...] = ()  # parts of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
-    thawed: tuple[str, ...] = ()  # tensors of the frozen backbone that would train though the method does not say so
-    ignored: tuple[int, ...] = ()  # clouds of the batch whose replacement does not move their own logits
+    # parts of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
+    idle: tuple[str, ...] = ()
+    # tensors of the frozen backbone that would train though the method does not say so
+    thawed: tuple[str, ...] = ()
+    # clouds of the batch whose replacement does not move their own logits
+    ignored: tuple[int, ...] = ()
     flat: frozenset[str] = frozenset()  # trained tensors whose gradient is zero by construction
 
     @property
     def unreached(self) -> list[str]:
         """Trained tensors that no gradient reaches."""
         none = [name for name, norm in self.gradients.items() if norm == 0.0]
-        return [name for name in none if name not in self.flat and not name.endswith(WITHOUT_GRADIENT)]
+        return [
+            name for name in none if name not in self.flat and not name.endswith(WITHOUT_GRADIENT)
+        ]
 
     def differs(self, other: Probe) -> bool:
         """Return whether the two train, start, give or learn anything that is not the same."""
@@ -70,11 +80,15 @@ class Probe:
 
 @functools.lru_cache(maxsize=256)
 def probe(config: TrialConfig, whole: bool = False) -> Probe:
-    """Look at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as the config says."""
+    """Look at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as
+    the config says.
+    """
     config = config if whole else _smaller(config)
     size = config.dataset.num_points if whole else POINTS
     model, thawed = _build(config)
-    zero = frozenset(name for name, p in model.named_parameters() if p.requires_grad and not p.any())
+    zero = frozenset(
+        name for name, p in model.named_parameters() if p.requires_grad and not p.any()
+    )
     _draw_trained(model)
     inputs = _inputs(config, size)
     if not any(p.requires_grad for p in model.parameters()):
@@ -86,25 +100,46 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     logits = model(*inputs)
     F.cross_entropy(logits, _labels(logits)).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()}
+    gradients = {
+        name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()
+    }
     idle = _idle_parts(model, trained, inputs, size) if isinstance(model, PointModel) else ()
     model.eval()
     given, leak, ignored = _look_across(model, inputs)
     shapes = {name: tuple(p.shape) for name, p in trained.items()}
-    flat = frozenset(model.backbone.flat_parameters("backbone.")) if isinstance(model, PointModel) else frozenset()
-    return Probe(shapes, zero, torch.stack([given, logits.detach()]), gradients, leak, idle, thawed, ignored, flat)
+    flat = (
+        frozenset(model.backbone.flat_parameters("backbone."))
+        if isinstance(model, PointModel)
+        else frozenset()
+    )
+    return Probe(
+        shapes,
+        zero,
+        torch.stack([given, logits.detach()]),
+        gradients,
+        leak,
+        idle,
+        thawed,
+        ignored,
+        flat,
+    )
 
 
-def _idle_parts(model: nn.Module, trained: Mapping[str, Tensor], inputs: Sequence[Tensor], size: int) -> tuple[str, ...]:
-    """Parts of trained tensors, along any axis, whose gradient stays exactly zero while that of others does not.
+def _idle_parts(
+    model: nn.Module, trained: Mapping[str, Tensor], inputs: Sequence[Tensor], size: int
+) -> tuple[str, ...]:
+    """Parts of trained tensors, along any axis, whose gradient stays exactly zero while that of
+    others does not.
 
-    A maximum or a ReLU may hide a part from a few clouds, so what has none is looked at again with other clouds and weights. Not of a
-    head, whose dropout and ReLU hide single units from a batch as small as this, nor of what a method declares
-    (`Method.idle_parts`), nor of biases, whose gradient may be rounding alone.
+    A maximum or a ReLU may hide a part from a few clouds, so what has none is looked at again with
+    other clouds and weights. Not of a head, whose dropout and ReLU hide single units from a batch
+    as small as this, nor of what a method declares (`Method.idle_parts`), nor of biases, whose
+    gradient may be rounding alone.
     """
 
     def declared(name: str) -> bool:
-        return name.startswith("method.") and name.removeprefix("method.") in model.method.idle_parts  # type: ignore[union-attr,operator]
+        idle = model.method.idle_parts  # type: ignore[union-attr]
+        return name.startswith("method.") and name.removeprefix("method.") in idle  # type: ignore[operator]
 
     acts: dict[tuple[str, int], Tensor] = {}
     for look in range(LOOKS):
@@ -145,9 +180,11 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 @torch.no_grad()
 def run_once(config: TrialConfig) -> None:
-    """Let one cloud of the full size through what reads points: the tokenizer, or the whole network. Raise what that raises.
+    """Let one cloud of the full size through what reads points: the tokenizer, or the whole
+    network. Raise what that raises.
 
-    Of a tokenizer its geometry alone, which is what depends on the size; `probe` runs the rest of it.
+    Of a tokenizer its geometry alone, which is what depends on the size; `probe` runs the rest of
+    it.
     """
     points = _clouds(1, config.dataset.num_points)
     if config.backbone is None:
@@ -179,11 +216,14 @@ def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
 
 
 @torch.no_grad()
-def _look_across(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, float, tuple[int, ...]]:
+def _look_across(
+    model: nn.Module, inputs: Sequence[Tensor]
+) -> tuple[Tensor, float, tuple[int, ...]]:
     """Return logits, the leak, and the clouds whose own logits do not move when they are replaced.
 
-    The leak is how far the logits of a cloud move with the other clouds, of how far they move when it is itself replaced. Three
-    further batches show it: with another first cloud, with other clouds behind the first, and in the opposite order.
+    The leak is how far the logits of a cloud move with the other clouds, of how far they move when
+    it is itself replaced. Three further batches show it: with another first cloud, with other
+    clouds behind the first, and in the opposite order.
     """
     points, *rest = inputs
     before = model(points, *rest)
@@ -208,7 +248,9 @@ def _look_across(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, fl
 
 
 def _movement(logits: Tensor, before: Tensor) -> Tensor:
-    """Logits (B, classes) or (B, parts, P), twice -> the largest difference of each cloud's (B,)."""
+    """Logits (B, classes) or (B, parts, P), twice -> the largest difference of each cloud's
+    (B,).
+    """
     return (logits - before).abs().flatten(1).amax(dim=1)
 
 
@@ -219,8 +261,12 @@ def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
 
 
 def _labels(logits: Tensor) -> Tensor:
-    """A class for every cloud of logits (B, classes), or for every point of logits (B, parts, P)."""
-    return (torch.arange(logits.shape[0] * logits[0, 0].numel()) % CLASSES).view(logits.shape[0], *logits.shape[2:])
+    """A class for every cloud of logits (B, classes), or for every point of logits (B, parts,
+    P).
+    """
+    return (torch.arange(logits.shape[0] * logits[0, 0].numel()) % CLASSES).view(
+        logits.shape[0], *logits.shape[2:]
+    )
 
 
 def _clouds(count: int, size: int, seed: int = 0) -> Tensor:
@@ -244,7 +290,9 @@ def _smaller(config: TrialConfig) -> TrialConfig:
 
 
 def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model, and the names of the backbone's own tensors that would train though the method does not say so."""
+    """The model, and the names of the backbone's own tensors that would train though the method
+    does not say so.
+    """
     torch.manual_seed(0)
     if config.backbone is None:
         return build(config, CLASSES), ()
@@ -261,11 +309,16 @@ def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def frozen_backbone(config: Any) -> Backbone:
-    """The backbone with weights cut from the pool: matrices and tables of small numbers, norms about 1."""
+    """The backbone with weights cut from the pool: matrices and tables of small numbers, norms
+    about 1.
+    """
     with torch.device("meta"):
         backbone: Backbone = registry.load("backbones", config.name)(config)
     for owner in backbone.modules():
-        for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+        for name, tensor in [
+            *owner.named_parameters(recurse=False),
+            *owner.named_buffers(recurse=False),
+        ]:
             if name in owner._buffers and not tensor.is_meta:
                 continue  # a constant, such as the frequencies of rotations
             made = _values(tensor, f"{type(owner).__name__}.{name}")
@@ -280,7 +333,9 @@ def frozen_backbone(config: Any) -> Backbone:
 
 
 def _values(tensor: Tensor, name: str) -> Tensor:
-    """Numbers of standard deviation 0.02, about 1 for a norm's scale and else about 0; always the same for a name."""
+    """Numbers of standard deviation 0.02, about 1 for a norm's scale and else about 0; always the
+    same for a name.
+    """
     if tensor.dtype == torch.long:
         return torch.zeros(tensor.shape, dtype=torch.long)
     pool, count = _pool(), tensor.numel()
@@ -295,11 +350,16 @@ def _values(tensor: Tensor, name: str) -> Tensor:
 
 
 def _large_values(tensor: Tensor, name: str) -> Tensor:
-    """Values of a tensor that the pool does not hold: its rows are pieces of the pool that overlap, so it takes no memory."""
+    """Values of a tensor that the pool does not hold: its rows are pieces of the pool that overlap,
+    so it takes no memory.
+    """
     rows, width = tensor.shape[0], tensor[0].numel()
     step = (POOL - width - 1) // max(rows, 1)  # from one row to the next
     if tensor.dim() < 2 or step < 1:
-        raise ValueError(f"{name}: a tensor of shape {tuple(tensor.shape)} is too large to be looked at before a launch")
+        raise ValueError(
+            f"{name}: a tensor of shape {tuple(tensor.shape)} is too large to be looked at before a"
+            " launch"
+        )
     at = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
     cut = _pool().as_strided((rows, width), (step, 1), at)
     return cut if tensor.dim() == 2 else cut.unflatten(1, tensor.shape[1:])
@@ -312,7 +372,9 @@ def _pool() -> Tensor:
 
 @torch.no_grad()
 def _draw_trained(model: nn.Module, look: int = 0) -> None:
-    """Move every trained tensor by noise that depends on its name alone, at least 0.05, so that nothing is hidden by a zero."""
+    """Move every trained tensor by noise that depends on its name alone, at least 0.05, so that
+    nothing is hidden by a zero.
+    """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + look)

@@ -1,8 +1,9 @@
 """Which cells of a table are shown as the best of their column, and as the second.
 
-By the tests: the best is what the table's own tests (statistics/all_pairs.py) tell apart from every other row of its column; the
-second what they tell apart from every row below it, where there is a best. Where seeds do not tell rows apart nothing is marked.
-By the means: the best mean and the one after it, whatever the spread.
+By the tests: the best is what the table's own tests (statistics/all_pairs.py) tell apart from every
+other row of its column; the second what they tell apart from every row below it, where there is a
+best. Where seeds do not tell rows apart nothing is marked. By the means: the best mean and the one
+after it, whatever the spread.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def standings(table: Table, mark: str) -> Places:
         if mark == "mean":
             found = _by_mean(table, column)
         elif mark == "tests" and table.comparisons:  # there are none where seeds are adaptive
-            found = _by_tests(table.comparisons[column])  # the families of the columns' rows come first
+            # the families of the columns' rows come first
+            found = _by_tests(table.comparisons[column])
         for row, labels in enumerate(table.rows):
             name = " / ".join(labels)
             if name in found:
@@ -35,7 +37,9 @@ def standings(table: Table, mark: str) -> Places:
 
 
 def best_mean(table: Table) -> TableCell | None:
-    """Return the cell with the best mean, whatever the tests say; None where nothing is finished."""
+    """Return the cell with the best mean, whatever the tests say; None where nothing is
+    finished.
+    """
     filled = [cell for cell in table.cells if cell.mean is not None]
     return _ordered(table, filled)[0] if filled else None
 
@@ -50,7 +54,10 @@ def legend(table: Table, mark: str, bold: str = "bold", underlined: str = "under
         second = f", {underlined}: the one after it" if "second" in shown else ""
         return f"{bold}: the {word} mean of its column{second}; no test"
     second = f", {underlined}: the second, from every row below it" if "second" in shown else ""
-    return f"{bold}: the best of its column, told apart from every other row by the table's tests{second}"
+    return (
+        f"{bold}: the best of its column, told apart from every other row by the table's"
+        f" tests{second}"
+    )
 
 
 def _by_tests(family: Family) -> dict[str, str]:
@@ -66,8 +73,12 @@ def _by_tests(family: Family) -> dict[str, str]:
 
 
 def _by_mean(table: Table, column: int) -> dict[str, str]:
-    """Return the best mean of a column and the one after it, by the row's name; equal ones share their place."""
-    filled = _ordered(table, [cell for cell in table.cells if cell.column == column and cell.mean is not None])
+    """Return the best mean of a column and the one after it, by the row's name; equal ones share
+    their place.
+    """
+    filled = _ordered(
+        table, [cell for cell in table.cells if cell.column == column and cell.mean is not None]
+    )
     marked: dict[str, str] = {}
     if len(filled) < 2:
         return marked

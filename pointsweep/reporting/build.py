@@ -25,10 +25,25 @@ from pointsweep.results.events import read_failure
 from pointsweep.results.kept_plugins import import_kept
 from pointsweep.results.metrics import METRICS, PER_OBJECT, higher_is_better
 from pointsweep.results.record_index import sound_records, uncollected
-from pointsweep.results.records import DAMAGED, FIRST_WITH_CHECKSUM, CellLayout, Layout, Published, Record, layout_from_plan, value
+from pointsweep.results.records import (
+    DAMAGED,
+    FIRST_WITH_CHECKSUM,
+    CellLayout,
+    Layout,
+    Published,
+    Record,
+    layout_from_plan,
+    value,
+)
 from pointsweep.statistics import adaptive_seeds as adaptive
 from pointsweep.statistics.all_pairs import Family, compare
-from pointsweep.statistics.paired_objects import correctness, effective_clouds, groups_of, model_tests, one_episode
+from pointsweep.statistics.paired_objects import (
+    correctness,
+    effective_clouds,
+    groups_of,
+    model_tests,
+    one_episode,
+)
 from pointsweep.statistics.seeds import Summary, Verdict, by_mean, mean, summary, verdict, wilson
 from pointsweep.statistics.shapley import attribution
 from pointsweep.storage.base import Store
@@ -40,7 +55,8 @@ __all__ = ["build", "curves", "read", "render", "value", "write_all"]
 log = logging.getLogger("pointsweep.tables")
 
 Arms = dict[str, dict[int, float]]  # values by seed, by name
-TEST_FACTS = ("name", "digest", "num_test", "test_groups")  # of a record's data set: equal where the test clouds are
+# of a record's data set: equal where the test clouds are
+TEST_FACTS = ("name", "digest", "num_test", "test_groups")
 
 
 @uncollected()
@@ -59,10 +75,13 @@ def build(
     here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
     made_by = {key: tree(record) for key, record in here.items()}
     trees = Counter(made_by.values())
-    # The code most trials were made by; of equally many, one that does not depend on the order of the records.
+    # The code most trials were made by; of equally many, one that does not depend on the order of
+    # the records.
     common = min(trees, key=lambda name: (-trees[name], name), default="")
     others = {key: name for key, name in made_by.items() if name != common}
-    cells = tuple(_cell(layout, cell, here, failures, parameters or {}, others) for cell in layout.cells)
+    cells = tuple(
+        _cell(layout, cell, here, failures, parameters or {}, others) for cell in layout.cells
+    )
     if why:
         cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
     models = []
@@ -70,10 +89,16 @@ def build(
     for column in range(len(layout.columns)):
         mine = [cell for cell in cells if cell.column == column]
         order = [names[row] for row in by_mean({cell.row: dict(cell.values) for cell in mine})]
-        trials = {names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here} for cell in mine}
+        trials = {
+            names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here}
+            for cell in mine
+        }
         judged = layout.metric == PER_OBJECT
         models.append(model_tests(order if judged else [], trials, layout.protocol))
-    versions = ", ".join(f"tree {name} ({trees[name]} trials)" for name in sorted(trees, key=lambda name: (-trees[name], name)))
+    versions = ", ".join(
+        f"tree {name} ({trees[name]} trials)"
+        for name in sorted(trees, key=lambda name: (-trees[name], name))
+    )
     notes = (
         *adaptive.notes(layout, compared),
         *layout.notes,
@@ -83,15 +108,20 @@ def build(
         *_shares(layout, cells),
     )
     return Table(
-        layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows, layout.columns, cells,
+        layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows,
+        layout.columns, cells,
         comparisons(layout, cells, here), notes, tuple(models), layout.per_hour,
     )  # fmt: skip
 
 
-def comparisons(layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]) -> tuple[Family, ...]:
-    """All pairs of the rows of each column, then all pairs of the columns that were tested on the same data.
+def comparisons(
+    layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]
+) -> tuple[Family, ...]:
+    """All pairs of the rows of each column, then all pairs of the columns that were tested on the
+    same data.
 
-    None where seeds are adaptive: their number was chosen by the values, which these tests do not know.
+    None where seeds are adaptive: their number was chosen by the values, which these tests do not
+    know.
     """
     if layout.adaptive:
         return ()
@@ -99,24 +129,36 @@ def comparisons(layout: Layout, cells: Sequence[TableCell], records: Mapping[str
     arms: list[tuple[str, Arms]] = []
     for column, title in enumerate(layout.columns):
         mine = [cell for cell in cells if cell.column == column and cell.values]
-        arms.append((title, {" / ".join(layout.rows[cell.row]): dict(cell.values) for cell in mine}))
-    collapsed = {aside.arm for title, rows in arms for aside in compare(title, rows, 1, better).set_aside}
+        arms.append(
+            (title, {" / ".join(layout.rows[cell.row]): dict(cell.values) for cell in mine})
+        )
+    collapsed = {
+        aside.arm for title, rows in arms for aside in compare(title, rows, 1, better).set_aside
+    }
     arms += list(_columns(layout, cells, records, collapsed))
     families = max(sum(len(rows) > 1 for _, rows in arms), 1)
     return tuple(compare(title, rows, families, better) for title, rows in arms)
 
 
 def _columns(
-    layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record], collapsed: Collection[str]
+    layout: Layout,
+    cells: Sequence[TableCell],
+    records: Mapping[str, Record],
+    collapsed: Collection[str],
 ) -> Iterator[tuple[str, Arms]]:
-    """Columns tested on the same clouds, each with its mean over the rows that all of them have, by seed.
+    """Columns tested on the same clouds, each with its mean over the rows that all of them have, by
+    seed.
 
     A row that is set aside in one of them is not in the mean.
     """
     by_data: dict[str, list[int]] = {}
     for column in range(len(layout.columns)):
-        keys = [key for cell in cells if cell.column == column for _, key in cell.keys if key in records]
-        facts = {json.dumps([records[key].dataset.get(fact) for fact in TEST_FACTS]) for key in keys}
+        keys = [
+            key for cell in cells if cell.column == column for _, key in cell.keys if key in records
+        ]
+        facts = {
+            json.dumps([records[key].dataset.get(fact) for fact in TEST_FACTS]) for key in keys
+        }
         if len(facts) == 1:
             by_data.setdefault(facts.pop(), []).append(column)
     place = {(cell.row, cell.column): dict(cell.values) for cell in cells}
@@ -131,29 +173,48 @@ def _columns(
         means: dict[str, dict[int, float]] = {}
         for column in columns:
             seeds = set.intersection(*(set(place[row, column]) for row in rows))
-            means[layout.columns[column]] = {seed: mean([place[row, column][seed] for row in rows]) for seed in sorted(seeds)}
+            means[layout.columns[column]] = {
+                seed: mean([place[row, column][seed] for row in rows]) for seed in sorted(seeds)
+            }
         over = names[rows[0]] if len(rows) == 1 else f"mean of {len(rows)} rows"
         yield f"columns, {over}", {title: values for title, values in means.items() if values}
 
 
 def _without_checksum(records: Mapping[str, Record]) -> list[str]:
-    """A note if records are so old that they carry no checksum: that nobody has edited them is not known."""
+    """A note if records are so old that they carry no checksum: that nobody has edited them is not
+    known.
+    """
     number = sum(record.schema < FIRST_WITH_CHECKSUM for record in records.values())
     if not number:
         return []
-    return [f"unverified: {number} of {len(records)} records have no checksum (older version); pointsweep verify STORE checks"]
+    return [
+        f"unverified: {number} of {len(records)} records have no checksum (older version);"
+        " pointsweep verify STORE checks"
+    ]
 
 
 def _mixed_data(records: Mapping[str, Record]) -> list[str]:
-    """A note for each data set whose files were others for some of the trials: one configuration, different content."""
+    """A note for each data set whose files were others for some of the trials: one configuration,
+    different content.
+    """
     # By identity first: records that were read together share their parts.
-    apart = {(id(record.config.get("dataset")), id(record.dataset)): record for record in records.values()}
+    apart = {
+        (id(record.config.get("dataset")), id(record.dataset)): record
+        for record in records.values()
+    }
     contents: dict[str, set[str]] = {}
     for record in apart.values():
         name = json.dumps(record.config.get("dataset"), sort_keys=True)
         contents.setdefault(name, set()).add(str(record.dataset.get("digest"))[:16])
-    found = sorted((sorted(digests), json.loads(name)) for name, digests in contents.items() if len(digests) > 1)
-    return [f"data changed between trials: {data['name']} has digests {', '.join(digests)}" for digests, data in found]
+    found = sorted(
+        (sorted(digests), json.loads(name))
+        for name, digests in contents.items()
+        if len(digests) > 1
+    )
+    return [
+        f"data changed between trials: {data['name']} has digests {', '.join(digests)}"
+        for digests, data in found
+    ]
 
 
 def tree(record: Record) -> str:
@@ -177,8 +238,12 @@ def _cell(
     stats = summary(values) if values else None
     mean, sd = (stats.mean, stats.sd) if stats else (None, None)
     low, high, interval = _interval(stats, trials, layout)
-    counts = [record.parameters for record in trials] or [parameters[key] for _, key in cell.keys if key in parameters]
-    failed = tuple((seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records)
+    counts = [record.parameters for record in trials] or [
+        parameters[key] for _, key in cell.keys if key in parameters
+    ]
+    failed = tuple(
+        (seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records
+    )
     marks = {mark for record in trials for mark in record.marks}
     marks |= {f"made by other code: tree {others[key]}" for _, key in cell.keys if key in others}
     unjudged = _unjudged(cell, trials, layout.metric)
@@ -190,7 +255,9 @@ def _cell(
     )  # fmt: skip
 
 
-def _interval(stats: Summary | None, found: Sequence[Record], layout: Layout) -> tuple[float | None, float | None, str]:
+def _interval(
+    stats: Summary | None, found: Sequence[Record], layout: Layout
+) -> tuple[float | None, float | None, str]:
     """The t-interval over seeds; of one seed, Wilson's over the test objects."""
     if stats is None or stats.low is not None:
         return (stats.low, stats.high, "seeds") if stats else (None, None, "")
@@ -201,7 +268,9 @@ def _interval(stats: Summary | None, found: Sequence[Record], layout: Layout) ->
 
 
 def independent_clouds(record: Record, protocol: str) -> float:
-    """Return how many independent clouds carry as much as the test clouds: their number, or fewer where objects have several."""
+    """Return how many independent clouds carry as much as the test clouds: their number, or fewer
+    where objects have several.
+    """
     groups = groups_of(record)
     if groups is None:
         return float(record.dataset["num_test"])
@@ -210,15 +279,21 @@ def independent_clouds(record: Record, protocol: str) -> float:
 
 
 def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
-    """Return why finished trials are no attempt at the published value: other data, split, protocol or weights; empty if they are."""
+    """Return why finished trials are no attempt at the published value: other data, split, protocol
+    or weights; empty if they are.
+    """
     if cell.published is None or cell.published.value is None or not found:
         return ""
     if metric != PER_OBJECT:
         return f"the table shows {metric}"
-    foreign = sorted({mark for record in found for mark in record.marks} - {"official program", COPIES_UNKNOWN})
+    foreign = sorted(
+        {mark for record in found for mark in record.marks} - {"official program", COPIES_UNKNOWN}
+    )
     if foreign:
         return ", ".join(foreign)
-    about = sorted({mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""})
+    about = sorted(
+        {mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""}
+    )
     if about:
         return about[0]
     short = sorted({fewer_epochs(cell.published, record) for record in found} - {""})
@@ -234,7 +309,9 @@ def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
 
 
 def fewer_epochs(published: Published, record: Record) -> str:
-    """Return that a trial trained for fewer epochs than the paper's; empty if it did not, or has nothing to train."""
+    """Return that a trial trained for fewer epochs than the paper's; empty if it did not, or has
+    nothing to train.
+    """
     epochs = record.config.get("train", {}).get("epochs")
     wanted = paper_epochs(published)
     if not epochs or not record.parameters.get("trainable") or not wanted or epochs >= wanted:
@@ -242,7 +319,9 @@ def fewer_epochs(published: Published, record: Record) -> str:
     return f"trained for {epochs} epochs, the paper's for {wanted}"
 
 
-def _verdict(cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str) -> Verdict | None:
+def _verdict(
+    cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str
+) -> Verdict | None:
     """Return the verdict on the published value; None without one, or without trials."""
     if cell.published is None or cell.published.value is None or not found:
         return None
@@ -255,9 +334,16 @@ def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
     named = {row: factors for row, factors in enumerate(layout.factors) if factors}
     notes = []
     for column, title in enumerate(layout.columns):
-        arms = [(named[cell.row], dict(cell.values)) for cell in cells if cell.column == column and cell.row in named]
+        arms = [
+            (named[cell.row], dict(cell.values))
+            for cell in cells
+            if cell.column == column and cell.row in named
+        ]
         if any(values for _, values in arms):
-            notes.append(f"components, {title} (Shapley shares, 95 % t-interval over seeds): {_shares_of(arms)}")
+            notes.append(
+                f"components, {title} (Shapley shares, 95 % t-interval over seeds):"
+                f" {_shares_of(arms)}"
+            )
     return notes
 
 
@@ -266,28 +352,37 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
         found = attribution(arms)
     except ValueError as error:
         return f"not to be had, {error}"
-    return ", ".join(f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items())
+    return ", ".join(
+        f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items()
+    )
 
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:
     """Return how much choosing the epoch on the test set adds over the last epoch, in the mean.
 
-    None if the records do not tell, and for a metric of other clouds or a loss, which nobody chooses the epoch by.
+    None if the records do not tell, and for a metric of other clouds or a loss, which nobody
+    chooses the epoch by.
     """
     if not metric.startswith("test/") or metric == "test/loss":
         return None
     try:
-        best, last = ([record.metrics[name][metric] for record in records] for name in ("best_test", "last"))
+        best, last = (
+            [record.metrics[name][metric] for record in records] for name in ("best_test", "last")
+        )
     except KeyError:
         return None
     return mean(best) - mean(last) if records else None
 
 
 @uncollected()
-def read(store: Store, name: str, allow_plugins: bool = False) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps there are.
+def read(
+    store: Store, name: str, allow_plugins: bool = False
+) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps
+    there are.
 
-    A metric of a plug-in is computed by the code that the store has kept, if the user allows it; else PluginError is raised.
+    A metric of a plug-in is computed by the code that the store has kept, if the user allows it;
+    else PluginError is raised.
     """
     layout = read_layout(store, name)
     metric = layout.metric.rpartition("/")[2]
@@ -313,7 +408,9 @@ def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dic
 
 
 def read_layout(store: Store, name: str) -> Layout:
-    """The layout of a sweep in the store. Raises ValueError naming the sweeps there are, or the file that is damaged."""
+    """The layout of a sweep in the store. Raises ValueError naming the sweeps there are, or the
+    file that is damaged.
+    """
     file = f"sweeps/{name}/plan.json"
     try:
         return layout_from_plan(store.read(file))
@@ -321,20 +418,29 @@ def read_layout(store: Store, name: str) -> Layout:
         known = [entry.rstrip("/") for entry in store.list("sweeps")]
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
     except BadStore as error:
-        raise BadStore(f"{store.place(file)}: {error}; the sweep's command (pointsweep run) writes it anew") from error
+        raise BadStore(
+            f"{store.place(file)}: {error}; the sweep's command (pointsweep run) writes it anew"
+        ) from error
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
-    """Write the table in every format, and the report; what its cells cost beside it, as no two runs take the same time."""
+    """Write the table in every format, and the report; what its cells cost beside it, as no two
+    runs take the same time.
+    """
     for name, data in every_format(table).items():
         store.write(f"sweeps/{table.name}/{name}", data)
-    store.write(f"sweeps/{table.name}/cost.json", (json.dumps(costs(table, records), indent=1) + "\n").encode())
+    store.write(
+        f"sweeps/{table.name}/cost.json",
+        (json.dumps(costs(table, records), indent=1) + "\n").encode(),
+    )
     report = page(table, records, curves(store, table), gather(store, table, records))
     store.write(f"sweeps/{table.name}/report.html", report.encode())
 
 
 def files_of(store: Store, name: str) -> dict[str, bytes]:
-    """Return the files of a sweep that others want to see: its table in every format, report, file and layout."""
+    """Return the files of a sweep that others want to see: its table in every format, report, file
+    and layout.
+    """
     files = {}
     for entry in store.list(f"sweeps/{name}"):
         if entry.startswith("table.") or entry in ("report.html", "sweep.yaml"):

@@ -1,8 +1,10 @@
-"""One file with all that stands behind a table: the table in every format, layout, resolved configs, records, epochs, predictions.
+"""One file with all that stands behind a table: the table in every format, layout, resolved
+configs, records, epochs, predictions.
 
-A zip of plain members in one canonical form: names sorted, nothing compressed, fixed times. So whoever reads it can write it again
-and compare the bytes, and a change anywhere is seen, also in those bytes of a zip that no checksum of its own covers. Nothing in it
-is a pickle, and nothing of it is ever unpacked to a disk. `verify.py` computes the table anew from the predictions inside.
+A zip of plain members in one canonical form: names sorted, nothing compressed, fixed times. So
+whoever reads it can write it again and compare the bytes, and a change anywhere is seen, also in
+those bytes of a zip that no checksum of its own covers. Nothing in it is a pickle, and nothing of
+it is ever unpacked to a disk. `verify.py` computes the table anew from the predictions inside.
 """
 
 from __future__ import annotations
@@ -43,11 +45,13 @@ Everything behind one table of pointsweep.
 table.*                     the table: text, Markdown, LaTeX, CSV, JSON, HTML
 layout.json                 its rows, columns and cells, and which trials (by key) fill each
 sweep.yaml                  the file it was run from
-trials/KEY/record.json      one trial: its resolved configuration, metrics by protocol, parameters, code and machine
+trials/KEY/record.json      one trial: its resolved configuration, metrics by protocol, parameters,
+                            code and machine
 trials/KEY/epochs.json      its metrics by epoch
-trials/KEY/predictions.npz  the predicted class of every test object by protocol, and the true ones (no pickle in it)
+trials/KEY/predictions.npz  the predicted class of every test object by protocol, and the true ones
+                            (no pickle in it)
 failures.json               why trials failed, by key
-plugins/*.py                the code of methods, data sets and metrics of its user's own, where it has such
+plugins/*.py                the code of methods, data sets and metrics of its user's own, if any
 MANIFEST.json               the code that made this file (digest of its tree)
 SHA256SUMS                  a checksum of every other file in here
 
@@ -64,14 +68,19 @@ class BadBundle(ValueError):
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
-    """The members as one file, the same bytes for the same members. Raises BadBundle for a name or a size that it cannot hold."""
+    """The members as one file, the same bytes for the same members. Raises BadBundle for a name or
+    a size that it cannot hold.
+    """
     buffer = io.BytesIO()
     if sum(map(len, members.values())) > MOST_BYTES:
         raise BadBundle(f"more than {MOST_BYTES:,} bytes; bundle a part of the sweep")
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(members):
             if not NAME.fullmatch(name):
-                raise BadBundle(f"bad name {name!r}; allowed are relative names of letters, digits, '_', '-' and '.'")
+                raise BadBundle(
+                    f"bad name {name!r}; allowed are relative names of letters, digits, '_', '-'"
+                    " and '.'"
+                )
             info = zipfile.ZipInfo(name, DATE)
             info.create_system, info.external_attr = 3, 0o100644 << 16  # the same on every system
             file.writestr(info, members[name])
@@ -79,21 +88,33 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """The members by name, their checksums compared. Raises BadBundle for everything that `sealed` did not write."""
+    """The members by name, their checksums compared. Raises BadBundle for everything that `sealed`
+    did not write.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             infos = file.infolist()
-            # Before anything is read: what is stored cannot be larger than the file that it is stored in.
-            if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(info.file_size for info in infos) > len(data):
+            # Before anything is read: what is stored cannot be larger than the file that it is
+            # stored in.
+            if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(
+                info.file_size for info in infos
+            ) > len(data):
                 raise BadBundle("its members are not stored as they are")
             members = {info.filename: file.read(info) for info in infos}
     except UNREADABLE as error:
-        raise BadBundle(f"not a sound zip: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise BadBundle(
+            f"not a sound zip: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
     if pack(members) != data:
-        raise BadBundle("not the bytes that its members are written as: changed in a header, cut off, or extended")
+        raise BadBundle(
+            "not the bytes that its members are written as: changed in a header, cut off, or"
+            " extended"
+        )
     if members.get(SUMS) != sums(members):
         listed = set(members.get(SUMS, b"").splitlines())
-        wrong = [line.split()[1].decode() for line in sums(members).splitlines() if line not in listed]
+        wrong = [
+            line.split()[1].decode() for line in sums(members).splitlines() if line not in listed
+        ]
         raise BadBundle(f"{SUMS}: does not match {', '.join(wrong[:5]) or 'the members there are'}")
     return members
 
@@ -105,7 +126,11 @@ def sealed(members: Mapping[str, bytes]) -> bytes:
 
 def sums(members: Mapping[str, bytes]) -> bytes:
     """A line for each member, as sha256sum writes it."""
-    lines = [f"{hashlib.sha256(members[name]).hexdigest()}  {name}\n" for name in sorted(members) if name != SUMS]
+    lines = [
+        f"{hashlib.sha256(members[name]).hexdigest()}  {name}\n"
+        for name in sorted(members)
+        if name != SUMS
+    ]
     return "".join(lines).encode()
 
 
@@ -119,29 +144,45 @@ def bundle(
     found: tuple[Mapping[str, Record], Mapping[str, str]],
     files: Mapping[str, bytes],
 ) -> bytes:
-    """The bundle of a table, given its records and failures and the table in every format as `files`.
+    """The bundle of a table, given its records and failures and the table in every format as
+    `files`.
 
-    Raises BadBundle naming every trial whose numbers its predictions do not give, and what looks like a password.
+    Raises BadBundle naming every trial whose numbers its predictions do not give, and what looks
+    like a password.
     """
     records, failures = found
     members = {**files, "README.txt": README.encode(), "layout.json": layout.to_json().encode()}
-    with contextlib.suppress(FileNotFoundError):  # a table that was not run from a file: its layout says all that matters
+    with contextlib.suppress(FileNotFoundError):
+        # a table that was not run from a file: its layout says all that matters
         members["sweep.yaml"] = store.read(f"sweeps/{layout.name}/sweep.yaml")
     keys = sorted({key for cell in layout.cells for _, key in cell.keys} & records.keys())
     sources = kept_plugins(store, layout.name)
     members |= as_members(sources)
     members["failures.json"] = _json({key: failures[key] for key in sorted(failures)})
-    about = {"format": FORMAT, "sweep": layout.name, "trials": keys, "tree": tree_digest(), "code": code_version()}
+    about = {
+        "format": FORMAT,
+        "sweep": layout.name,
+        "trials": keys,
+        "tree": tree_digest(),
+        "code": code_version(),
+    }
     members[MANIFEST] = _json(about)
     truths = gather(store, table, records).truths
-    problems = [f"trial {key}: {reason}" for key, reason in sorted(failures.items()) if reason.startswith(DAMAGED)]
+    problems = [
+        f"trial {key}: {reason}"
+        for key, reason in sorted(failures.items())
+        if reason.startswith(DAMAGED)
+    ]
     for key in keys:
         changed = other_code(records[key], sources)
         if changed:
             problems.append(f"trial {key}: {changed}; run FILE --rerun-stale trains it again")
             continue
         try:
-            predictions = _with_labels(store.read(f"trials/{key}/predictions.npz"), truths[key].labels if key in truths else None)
+            predictions = _with_labels(
+                store.read(f"trials/{key}/predictions.npz"),
+                truths[key].labels if key in truths else None,
+            )
             recomputed(records[key], arrays_of(predictions), layout.metric)
         except FileNotFoundError:
             problems.append(f"trial {key}: predictions.npz is missing")
@@ -151,22 +192,40 @@ def bundle(
             continue
         members |= {f"trials/{key}/{name}": data for name, data in _trial(store, records[key])}
         members[f"trials/{key}/predictions.npz"] = predictions
-    problems += [f"{name}: holds an address with a password" for name, data in members.items() if SECRET.search(data)]
+    problems += [
+        f"{name}: holds an address with a password"
+        for name, data in members.items()
+        if SECRET.search(data)
+    ]
     if problems:
         raise BadBundle("\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]]))
     return sealed(members)
 
 
 def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
-    """A trial's record and epochs, without the machine's name, and without the paths and processes that its history holds."""
+    """A trial's record and epochs, without the machine's name, and without the paths and processes
+    that its history holds.
+    """
     origin = {name: value for name, value in record.origin.items() if name != "host"}
-    yield "record.json", (without_computed(replace(record, origin=origin)).to_json() + "\n").encode()
-    epochs = {event["epoch"]: event["metrics"] for event in read_events(store, record.key) if event["type"] == "epoch"}
-    yield "epochs.json", _json([{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)])
+    yield (
+        "record.json",
+        (without_computed(replace(record, origin=origin)).to_json() + "\n").encode(),
+    )
+    epochs = {
+        event["epoch"]: event["metrics"]
+        for event in read_events(store, record.key)
+        if event["type"] == "epoch"
+    }
+    yield (
+        "epochs.json",
+        _json([{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)]),
+    )
 
 
 def _with_labels(data: bytes, labels: np.ndarray | None) -> bytes:
-    """Trials of older versions did not keep the true classes; they are put in where this machine has the data set."""
+    """Trials of older versions did not keep the true classes; they are put in where this machine
+    has the data set.
+    """
     arrays = arrays_of(data)
     if "labels" in arrays or labels is None:
         return data
@@ -176,14 +235,18 @@ def _with_labels(data: bytes, labels: np.ndarray | None) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, sort_keys=True, indent=0, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(value, sort_keys=True, indent=0, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 # What its predictions say
 
 
 def arrays_of(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a predictions.npz. Raises BadBundle for anything but arrays of numbers and words, and for too large ones."""
+    """The arrays of a predictions.npz. Raises BadBundle for anything but arrays of numbers and
+    words, and for too large ones.
+    """
     try:
         return read_arrays(data)
     except ValueError as error:
@@ -202,7 +265,10 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
             raise BadBundle(f"no predictions of protocol {protocol}")
         predicted = arrays[protocol]
         if predicted.shape != (record.dataset["num_test"],):
-            raise BadBundle(f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test objects")
+            raise BadBundle(
+                f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test"
+                " objects"
+            )
         if metric == PER_OBJECT or added is not None:
             labels = _labels(arrays, predicted)
             values[protocol] = {**said, PER_OBJECT: accuracy(predicted, labels)}
@@ -212,13 +278,25 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
         elif metric == "test/instance_miou":
             # Kept to seven digits: what the record says is confirmed to those, and goes on.
             mean = float(np.mean(predicted, dtype=np.float64))
-            values[protocol] = {**said, metric: said[metric] if abs(mean - said[metric]) < IOU_DIGITS else mean}
+            values[protocol] = {
+                **said,
+                metric: said[metric] if abs(mean - said[metric]) < IOU_DIGITS else mean,
+            }
         else:
-            can = ", ".join(("test/accuracy", "test/instance_miou", *(f"test/{name}" for name in computed_names())))
+            can = ", ".join(
+                (
+                    "test/accuracy",
+                    "test/instance_miou",
+                    *(f"test/{name}" for name in computed_names()),
+                )
+            )
             raise BadBundle(f"{metric} cannot be computed from predictions; that can {can}")
         for name, recorded in said.items():
             if values[protocol][name] != recorded:
-                raise BadBundle(f"{protocol}: {name} is {values[protocol][name]!r} by its predictions, the record says {recorded!r}")
+                raise BadBundle(
+                    f"{protocol}: {name} is {values[protocol][name]!r} by its predictions, the"
+                    f" record says {recorded!r}"
+                )
     if record.correct and correct and record.correct != correct:
         raise BadBundle("which objects it got right is not what its record says")
     return replace(record, metrics=values, correct=correct if record.correct else {})
@@ -227,7 +305,9 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
 def _labels(arrays: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarray:
     labels = arrays.get("labels")
     if labels is None:
-        raise BadBundle("no true classes beside its predictions, and this machine has not opened its data set")
+        raise BadBundle(
+            "no true classes beside its predictions, and this machine has not opened its data set"
+        )
     if labels.shape != predicted.shape:
         raise BadBundle(f"{labels.shape} true classes of {predicted.shape} predictions")
     return labels

@@ -11,7 +11,8 @@ LONGEST = 240  # characters of a name
 
 
 def cell_metrics(table: Table) -> dict[str, float]:
-    """Return the best mean of a table, and of each cell mean/ROW/COLUMN, sd/ROW/COLUMN and n/ROW/COLUMN. Accuracies are fractions.
+    """Return the best mean of a table, and of each cell mean/ROW/COLUMN, sd/ROW/COLUMN and
+    n/ROW/COLUMN. Accuracies are fractions.
 
     Characters that a tracker refuses in a name become _; names that are then the same are numbered.
     """
@@ -22,7 +23,9 @@ def cell_metrics(table: Table) -> dict[str, float]:
     for cell in table.cells:
         if cell.mean is None:
             continue
-        place = f"{_plain(' '.join(table.rows[cell.row]))}/{_plain(table.columns[cell.column])}"[:LONGEST]
+        place = f"{_plain(' '.join(table.rows[cell.row]))}/{_plain(table.columns[cell.column])}"[
+            :LONGEST
+        ]
         number = 1
         while f"mean/{place}" in found:
             number += 1

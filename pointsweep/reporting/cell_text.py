@@ -9,14 +9,23 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pointsweep.reporting.footnotes import comparison_notes, object_notes, survivor_note, verdict_notes
+from pointsweep.reporting.footnotes import (
+    comparison_notes,
+    object_notes,
+    survivor_note,
+    verdict_notes,
+)
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.metrics import METRICS
 from pointsweep.utils.console import visible
 from pointsweep.utils.numbers import decimals, percent
 
 SYMBOLS = "*†‡§¶"
-PROTOCOLS = {"last": "last epoch", "best_val": "best epoch on validation", "best_test": "best epoch on the test set"}
+PROTOCOLS = {
+    "last": "last epoch",
+    "best_val": "best epoch on validation",
+    "best_test": "best epoch on the test set",
+}
 
 
 def measure(table: Table) -> str:
@@ -43,7 +52,9 @@ def instead_of_a_mean(cell: TableCell) -> str:
 
 
 def num_seeds(cell: TableCell) -> str:
-    """Return "n=1/3" where seeds are missing, "n=5" where their number was chosen by the values, else nothing."""
+    """Return "n=1/3" where seeds are missing, "n=5" where their number was chosen by the values,
+    else nothing.
+    """
     if cell.n < cell.expected:
         return f"n={cell.n}/{cell.expected}"
     return f"n={cell.n}" if cell.stopped else ""
@@ -67,7 +78,9 @@ def trained(cell: TableCell) -> int | None:
 
 @dataclass(frozen=True)
 class Unit:
-    """In what the parameters of one column are printed: a letter, the power of ten it stands for, and decimals."""
+    """In what the parameters of one column are printed: a letter, the power of ten it stands for,
+    and decimals.
+    """
 
     letter: str
     power: int
@@ -81,23 +94,29 @@ class Unit:
 
 
 def unit(cells: Sequence[TableCell]) -> Unit:
-    """Return one unit for the cells of a column: millions where one has them or the paper prints them, else thousands.
+    """Return one unit for the cells of a column: millions where one has them or the paper prints
+    them, else thousands.
 
     As many decimals as show the smallest, but no more than three for its sake alone.
     """
     counts = [number for cell in cells if (number := trained(cell))]
     if not counts:
         return Unit("", 0, 0)
-    in_paper = any(cell.published is not None and cell.published.params_m is not None for cell in cells)
+    in_paper = any(
+        cell.published is not None and cell.published.params_m is not None for cell in cells
+    )
     letter, power, most = ("M", 6, 3) if in_paper or max(counts) >= 10**6 else ("k", 3, 1)
     if max(counts) < 1000 and not in_paper:
         return Unit("", 0, 0)
-    leading = math.ceil(power - math.log10(min(counts)))  # the decimal of the smallest count's first digit
+    # the decimal of the smallest count's first digit
+    leading = math.ceil(power - math.log10(min(counts)))
     return Unit(letter, power, max(min(leading + 2, most), leading, 1))
 
 
 def paper(cell: TableCell) -> tuple[str, str]:
-    """The published value and parameter count, as printed there (papers print at least one decimal, and so does str)."""
+    """The published value and parameter count, as printed there (papers print at least one decimal,
+    and so does str).
+    """
     if cell.published is None:
         return "", ""
     value, params = cell.published.value, cell.published.params_m
@@ -109,19 +128,27 @@ def symbols(table: Table) -> dict[str, str]:
     filled = [cell for cell in table.cells if cell.values]
     marks = sorted({mark for cell in filled for mark in cell.marks})
     partial = [mark for mark in marks if not all(mark in cell.marks for cell in filled)]
-    return {mark: SYMBOLS[i % len(SYMBOLS)] * (1 + i // len(SYMBOLS)) for i, mark in enumerate(partial)}
+    return {
+        mark: SYMBOLS[i % len(SYMBOLS)] * (1 + i // len(SYMBOLS)) for i, mark in enumerate(partial)
+    }
 
 
 def marked(table: Table, cell: TableCell, known: Mapping[str, str] | None = None) -> str:
-    """The accuracy with the symbols of its footnotes; who shows many cells hands in the table's symbols."""
+    """The accuracy with the symbols of its footnotes; who shows many cells hands in the table's
+    symbols.
+    """
     found = symbols(table) if known is None else known
-    return accuracy(cell) + "".join(symbol for mark, symbol in found.items() if mark in cell.marks and cell.values)
+    return accuracy(cell) + "".join(
+        symbol for mark, symbol in found.items() if mark in cell.marks and cell.values
+    )
 
 
 def headline(table: Table, without: Collection[str] = ()) -> str:
     """Return protocol and unit in one line."""
     params = "" if "params" in without else "; params: trainable, without the head"
-    return f"{table.metric} in %, protocol: {PROTOCOLS[table.protocol]}, {over_seeds(table)}{params}"
+    return (
+        f"{table.metric} in %, protocol: {PROTOCOLS[table.protocol]}, {over_seeds(table)}{params}"
+    )
 
 
 def over_seeds(table: Table) -> str:
@@ -151,9 +178,20 @@ def _notes(table: Table) -> Iterator[str]:
     if optimism:
         verb = "adds" if table.protocol == "best_test" else "would add"
         mean = percent(sum(sorted(optimism)) / len(optimism), signed=True)
-        yield f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of the cells"
-    yield from (f"— {table.place(cell)}: {cell.excluded}" for cell in table.cells if cell.excluded is not None)
-    yield from (f"failed: {table.place(cell)}, seed {seed}: {why}" for cell in table.cells for seed, why in cell.failures)
+        yield (
+            f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of"
+            " the cells"
+        )
+    yield from (
+        f"— {table.place(cell)}: {cell.excluded}"
+        for cell in table.cells
+        if cell.excluded is not None
+    )
+    yield from (
+        f"failed: {table.place(cell)}, seed {seed}: {why}"
+        for cell in table.cells
+        for seed, why in cell.failures
+    )
     yield from survivor_note(table)
     for cell in filled:
         known = {seed for seed, _ in (*cell.values, *cell.failures)}
@@ -166,13 +204,19 @@ def _notes(table: Table) -> Iterator[str]:
     yield from table.notes
 
 
-Heading = tuple[str, Callable[[TableCell], str]]  # of a sub-column: its title, and what it shows of a cell
+# of a sub-column: its title, and what it shows of a cell
+Heading = tuple[str, Callable[[TableCell], str]]
 
 
 def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
-    """Return the sub-columns of every column, but for some; those of the paper only where it printed something."""
+    """Return the sub-columns of every column, but for some; those of the paper only where it
+    printed something.
+    """
     known = symbols(table)
-    units = [unit([cell for cell in table.cells if cell.column == column]) for column in range(len(table.columns))]
+    units = [
+        unit([cell for cell in table.cells if cell.column == column])
+        for column in range(len(table.columns))
+    ]
     found: list[Heading] = [
         (measure(table), lambda cell: marked(table, cell, known)),
         ("params", lambda cell: units[cell.column].shown(trained(cell))),
@@ -190,4 +234,10 @@ def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     columns = range(len(table.columns))
     second = list(table.row_headers) + [title for _ in columns for title, _ in subs]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    return [second, *([*row, *(show(cells[i, c]) for c in columns for _, show in subs)] for i, row in enumerate(table.rows))]
+    return [
+        second,
+        *(
+            [*row, *(show(cells[i, c]) for c in columns for _, show in subs)]
+            for i, row in enumerate(table.rows)
+        ),
+    ]

@@ -22,7 +22,15 @@ from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import trial_status
 from pointsweep.results.records import Record
 from pointsweep.results.working_copy import PREDICTIONS, read_folder
-from pointsweep.statistics.paired_objects import ModelTest, bootstrap, correctness, groups_of, model_tests, packed, same_objects
+from pointsweep.statistics.paired_objects import (
+    ModelTest,
+    bootstrap,
+    correctness,
+    groups_of,
+    model_tests,
+    packed,
+    same_objects,
+)
 from pointsweep.statistics.seeds import Difference, difference
 from pointsweep.storage.base import Store
 from pointsweep.utils.numbers import percent
@@ -33,25 +41,37 @@ TRACE_LINES = 6
 
 
 def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -> str:
-    """Configuration, sizes and results of two rows, column by column. Raises ValueError naming the rows there are."""
+    """Configuration, sizes and results of two rows, column by column. Raises ValueError naming the
+    rows there are.
+    """
     rows = row_number(table, first), row_number(table, second)
     parts = [f"{first} against {second}, {table.metric} in %, protocol {table.protocol}"]
     columns = []
     for column in range(len(table.columns)):
         cells = table.cell(rows[0], column), table.cell(rows[1], column)
-        one, other = ({seed: records[key] for seed, key in cell.keys if key in records} for cell in cells)
+        one, other = (
+            {seed: records[key] for seed, key in cell.keys if key in records} for cell in cells
+        )
         columns.append((cells, (one, other), settings((one, other))))
     known = [lines for _, (one, other), lines in columns if one and other]
     common = [line for line in (known[0] if known else []) if all(line in lines for lines in known)]
-    parts += [f"  {line}" for line in common] + ["  the configurations are equal"] * (known != [] and not any(known))
+    parts += [f"  {line}" for line in common] + ["  the configurations are equal"] * (
+        known != [] and not any(known)
+    )
     for title, (cells, found, lines) in zip(table.columns, columns, strict=True):
         own = [line for line in lines if line not in common]
-        parts += ["", title, *(f"  {line}" for line in (*own, *_column((first, second), cells, found, table)))]
+        parts += [
+            "",
+            title,
+            *(f"  {line}" for line in (*own, *_column((first, second), cells, found, table))),
+        ]
     return "\n".join(parts) + "\n"
 
 
 def settings(found: Arms) -> list[str]:
-    """Every key in which two arms differ, "method.rank: 4 | 8"; nothing where one has no trial to tell."""
+    """Every key in which two arms differ, "method.rank: 4 | 8"; nothing where one has no trial to
+    tell.
+    """
     if not all(found):
         return []
     one, other = (next(iter(arm.values())).config for arm in found)
@@ -73,7 +93,9 @@ def column_number(table: Table, name: str) -> int:
     return table.columns.index(name)
 
 
-def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: Arms, table: Table) -> Iterator[str]:
+def _column(
+    names: tuple[str, str], cells: tuple[TableCell, TableCell], found: Arms, table: Table
+) -> Iterator[str]:
     empty = [name for name, arm in zip(names, found, strict=True) if not arm]
     if empty:
         yield f"nothing to compare: {' and '.join(empty)} without a finished trial"
@@ -81,7 +103,9 @@ def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: A
     for kind in ("trainable", "trainable_without_head", "total"):
         sizes = [(cell.parameters or {}).get(kind) for cell in cells]
         apart = "equal" if sizes[0] == sizes[1] else f"{(sizes[0] or 0) - (sizes[1] or 0):+,}"
-        yield f"parameters, {kind.replace('_', ' ')}: {count(sizes[0])} | {count(sizes[1])} ({apart})"
+        yield (
+            f"parameters, {kind.replace('_', ' ')}: {count(sizes[0])} | {count(sizes[1])} ({apart})"
+        )
     yield f"result: {accuracy(cells[0])} | {accuracy(cells[1])}"
     values = dict(cells[0].values), dict(cells[1].values)
     if not values[0].keys() & values[1].keys():
@@ -92,14 +116,20 @@ def _column(names: tuple[str, str], cells: tuple[TableCell, TableCell], found: A
         yield from over_objects(names, found, table.protocol)
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, value here, value there) of everything in which two configurations differ but the seed; keys are dotted."""
+def differing(
+    one: Mapping[str, Any], other: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """(key, value here, value there) of everything in which two configurations differ but the seed;
+    keys are dotted.
+    """
     for key in dict.fromkeys((*one, *other)):
         if not path and key == "seed":
             continue
         values = one.get(key, NOTHING), other.get(key, NOTHING)
         # Of two components the names tell; one's fields are nothing to the other.
-        if all(isinstance(value, Mapping) for value in values) and values[0].get("name") == values[1].get("name"):
+        if all(isinstance(value, Mapping) for value in values) and values[0].get("name") == values[
+            1
+        ].get("name"):
             yield from differing(*values, f"{path}{key}.")
         elif values[0] != values[1]:
             yield f"{path}{key}", _shown(values[0]), _shown(values[1])
@@ -113,7 +143,9 @@ def _shown(value: Any) -> str:
 
 
 def over_seeds(apart: Difference) -> str:
-    """ "+2.1 (-0.4 to +4.6), 3 seeds, paired t-test p = 0.069", or in words why there is no test."""
+    """ "+2.1 (-0.4 to +4.6), 3 seeds, paired t-test p = 0.069", or in words why there is no
+    test.
+    """
     mean = percent(apart.mean, signed=True)
     if apart.low is None or apart.high is None:
         return f"{mean}; one seed in common carries neither an interval nor a p-value"
@@ -129,34 +161,56 @@ def p_value(p: float) -> str:
 
 
 def over_objects(names: tuple[str, str], found: Arms, protocol: str) -> Iterator[str]:
-    """The arms object by object: the difference over drawings of objects and seeds, and what each seed's models gain and lose."""
+    """The arms object by object: the difference over drawings of objects and seeds, and what each
+    seed's models gain and lose.
+    """
     shared = sorted(found[0].keys() & found[1].keys())
     pairs = [(found[0][seed], found[1][seed]) for seed in shared]
     if any(correctness(record, protocol) is None for pair in pairs for record in pair):
-        yield "object by object: these trials are older than the record of it, and their data are not at hand"
+        yield (
+            "object by object: these trials are older than the record of it, and their data are not"
+            " at hand"
+        )
         return
     if not all(same_objects(*pair) for pair in pairs):
         yield "object by object: the arms were tested on other clouds"
         return
-    if all(same_objects(pairs[0][0], one) and one.config.get("dataset") == pairs[0][0].config.get("dataset") for one, _ in pairs):
+    if all(
+        same_objects(pairs[0][0], one)
+        and one.config.get("dataset") == pairs[0][0].config.get("dataset")
+        for one, _ in pairs
+    ):
         arms = [{seed: _right(arm[seed], protocol) for seed in shared} for arm in found]
         groups = groups_of(pairs[0][0])
         drawn = bootstrap(arms[0], arms[1], groups=groups)
-        over = "objects and seeds" if drawn.seeds > 1 else "objects alone, of one seed: it knows nothing of other seeds"
+        over = (
+            "objects and seeds"
+            if drawn.seeds > 1
+            else "objects alone, of one seed: it knows nothing of other seeds"
+        )
         interval = f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
-        yield f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}), {drawn.objects:,} objects{of_clouds(groups)}"
+        yield (
+            f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}),"
+            f" {drawn.objects:,} objects{of_clouds(groups)}"
+        )
     else:
-        yield "bootstrap over objects and seeds: not to be had, every seed has test clouds of its own"
+        yield (
+            "bootstrap over objects and seeds: not to be had, every seed has test clouds of its own"
+        )
     for test in model_tests(names, dict(zip(names, found, strict=True)), protocol):
         yield of_models(test)
 
 
 def recovered(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
-    """The records, those older than `correct` completed from their predictions where the data set is at hand, by digest.
+    """The records, those older than `correct` completed from their predictions where the data set
+    is at hand, by digest.
 
     What does not give the recorded accuracy to the last bit is left as it is.
     """
-    return {key: record if record.correct else _completed(store, record) for key, record in records.items()}
+    return {
+        key: record if record.correct else _completed(store, record)
+        for key, record in records.items()
+    }
 
 
 def _completed(store: Store, record: Record) -> Record:
@@ -167,8 +221,16 @@ def _completed(store: Store, record: Record) -> Record:
     folder = read_folder(store, record.key, PREDICTIONS)
     if not (folder.path / PREDICTIONS).is_file():
         return record
-    right = {name: values == labels for name, values in folder.predictions().items() if values.shape == labels.shape}
-    correct = {name: packed(bits) for name, bits in right.items() if _accuracy(bits) == record.metrics[name][PER_OBJECT]}
+    right = {
+        name: values == labels
+        for name, values in folder.predictions().items()
+        if values.shape == labels.shape
+    }
+    correct = {
+        name: packed(bits)
+        for name, bits in right.items()
+        if _accuracy(bits) == record.metrics[name][PER_OBJECT]
+    }
     return replace(record, correct=correct)
 
 
@@ -178,7 +240,9 @@ def _accuracy(right: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=32)
 def _labels(config: DatasetConfig, digest: str) -> np.ndarray | None:
-    """The test classes (n,) of the data set with this digest; None where it is not at hand. Loads torch, as every data set does."""
+    """The test classes (n,) of the data set with this digest; None where it is not at hand. Loads
+    torch, as every data set does.
+    """
     try:
         dataset: Any = registry.load("datasets", config.name)(config)
     except MissingData:
@@ -198,8 +262,12 @@ def of_models(test: ModelTest) -> str:
     head = f"seed {test.seed}: {test.gained} {unit} gained, {test.lost} lost"
     if test.p is None or test.adjusted is None:
         return f"{head}; so few carry no p-value"
-    name = f"exact test of the signs of {test.objects:,} objects" if test.objects else "exact McNemar"
-    return f"{head}; {name}, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
+    name = (
+        f"exact test of the signs of {test.objects:,} objects" if test.objects else "exact McNemar"
+    )
+    return (
+        f"{head}; {name}, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
+    )
 
 
 def of_clouds(groups: np.ndarray | None) -> str:
@@ -208,14 +276,20 @@ def of_clouds(groups: np.ndarray | None) -> str:
 
 
 def why(table: Table, store: Store, row: str, column: str) -> str:
-    """What is known of a cell: why it is empty, failed or incomplete, seed by seed. Raises ValueError for names that are none."""
+    """What is known of a cell: why it is empty, failed or incomplete, seed by seed. Raises
+    ValueError for names that are none.
+    """
     cell = table.cell(row_number(table, row), column_number(table, column))
     head = f"{table.place(cell)}: {accuracy(cell)}, {cell.status}"
     if cell.excluded is not None:
         return f"{head}\nnot run: {cell.excluded}\n"
     if not cell.keys:
         return f"{head}\nno trials: the sweep was cut down (--only) or has none here\n"
-    lines = [line for seed, key in cell.keys for line in _seed(store, seed, key, dict(cell.values).get(seed))]
+    lines = [
+        line
+        for seed, key in cell.keys
+        for line in _seed(store, seed, key, dict(cell.values).get(seed))
+    ]
     notes = [f"marked: {mark}" for mark in cell.marks]
     return "\n".join([head, *lines, *notes]) + "\n"
 
@@ -227,16 +301,34 @@ def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[st
     if value is not None:
         yield f"{name}: finished, {percent(value)}"
     elif status == "damaged":
-        yield f"{name}: its record cannot be believed; the sweep's command, run again, sets it aside and trains the trial again"
+        yield (
+            f"{name}: its record cannot be believed; the sweep's command, run again, sets it aside"
+            " and trains the trial again"
+        )
     elif status == "failed":
         events = folder.events()
-        yield f"{name}: failed in attempt {folder.attempts()} after {len(folder.epochs())} epochs: {events[-1]['reason']}"
-        yield from (f"    {line}" for line in str(events[-1].get("trace", "")).rstrip().splitlines()[-TRACE_LINES:])
-        yield f"    whole: {folder.path / 'history.jsonl'}; the sweep's command, run again, tries it anew"
+        yield (
+            f"{name}: failed in attempt {folder.attempts()} after {len(folder.epochs())} epochs:"
+            f" {events[-1]['reason']}"
+        )
+        yield from (
+            f"    {line}"
+            for line in str(events[-1].get("trace", "")).rstrip().splitlines()[-TRACE_LINES:]
+        )
+        yield (
+            f"    whole: {folder.path / 'history.jsonl'}; the sweep's command, run again, tries it"
+            " anew"
+        )
     elif status == "resumable":
         done = len(folder.epochs())
-        yield f"{name}: not finished, {done} epochs kept; it runs now or was cut off; the sweep's command goes on from there"
+        yield (
+            f"{name}: not finished, {done} epochs kept; it runs now or was cut off; the sweep's"
+            " command goes on from there"
+        )
     elif folder.events():
-        yield f"{name}: begun {folder.attempts()} times, cut off before an epoch was kept; the sweep's command begins anew"
+        yield (
+            f"{name}: begun {folder.attempts()} times, cut off before an epoch was kept; the"
+            " sweep's command begins anew"
+        )
     else:
         yield f"{name}: never begun; the sweep's command runs it"

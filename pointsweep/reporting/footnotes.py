@@ -1,4 +1,6 @@
-"""The sentences under a table that say what its numbers show: which rows are told apart, tests, verdicts."""
+"""The sentences under a table that say what its numbers show: which rows are told apart, tests,
+verdicts.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,30 @@ def object_notes(table: Table) -> Iterator[str]:
     """Yield what single models show object by object, and what one seed's number carries."""
     alone = [cell for cell in table.cells if cell.interval == "objects"]
     if alone:
-        shown = ", ".join(f"{table.place(cell)} {percent(cell.low)} to {percent(cell.high)}" for cell in alone)
-        yield f"one seed, 95 % interval over the test objects (Wilson), which knows nothing of other seeds: {shown}"
+        shown = ", ".join(
+            f"{table.place(cell)} {percent(cell.low)} to {percent(cell.high)}" for cell in alone
+        )
+        yield (
+            "one seed, 95 % interval over the test objects (Wilson), which knows nothing of other"
+            f" seeds: {shown}"
+        )
     for tests, column in zip(table.models, table.columns, strict=False):
         if tests:
-            name = "exact signs of objects' net gains" if any(test.objects for test in tests) else "exact McNemar"
-            yield f"{column}, models that differ object by object ({name}, mid-p, Holm): {models(tests)}"
+            name = (
+                "exact signs of objects' net gains"
+                if any(test.objects for test in tests)
+                else "exact McNemar"
+            )
+            yield (
+                f"{column}, models that differ object by object ({name}, mid-p, Holm):"
+                f" {models(tests)}"
+            )
 
 
 def models(tests: Sequence[ModelTest]) -> str:
-    """ "full against adapter 2 of 3 seeds, adapter against prompt 0 of 3 seeds (too few objects differ for a test in 1)"."""
+    """ "full against adapter 2 of 3 seeds, adapter against prompt 0 of 3 seeds (too few objects
+    differ for a test in 1)".
+    """
     parts = []
     pairs: dict[tuple[str, str], list[ModelTest]] = {}
     for test in tests:
@@ -35,20 +51,30 @@ def models(tests: Sequence[ModelTest]) -> str:
         differ = sum(test.adjusted is not None and test.adjusted < 1 - LEVEL for test in mine)
         untold = sum(test.p is None for test in mine)
         seeds = f"{differ} of {len(mine)} seed{'s' * (len(mine) > 1)}"
-        parts.append(f"{' against '.join(pair)} {seeds}" + (f" (too few objects differ for a test in {untold})" if untold else ""))
+        parts.append(
+            f"{' against '.join(pair)} {seeds}"
+            + (f" (too few objects differ for a test in {untold})" if untold else "")
+        )
     return ", ".join(parts)
 
 
 def verdict_notes(table: Table) -> Iterator[str]:
-    """What the published values were judged by, and each cell that has one: ours, theirs, difference, interval, margin, verdict."""
+    """What the published values were judged by, and each cell that has one: ours, theirs,
+    difference, interval, margin, verdict.
+    """
     yield from no_verdict_notes(table)
     judged = [(cell, cell.verdict) for cell in table.cells if cell.verdict is not None]
     if not judged:
         return
-    away = "" if table.protocol == "best_test" else "; papers choose the epoch on the test set, this table does not"
+    away = (
+        ""
+        if table.protocol == "best_test"
+        else "; papers choose the epoch on the test set, this table does not"
+    )
     yield (
-        "against the paper's numbers: reproduced, the 90 % interval of the difference lies inside the margin; not reproduced, "
-        f"outside it; the margin is the 95 % interval of the paper's number as one run on the test objects{away}"
+        "against the paper's numbers: reproduced, the 90 % interval of the difference lies inside"
+        " the margin; not reproduced, outside it; the margin is the 95 % interval of the paper's"
+        f" number as one run on the test objects{away}"
     )
     for kind in ("reproduced", "not", "undecided"):
         for cell, found in judged:
@@ -62,10 +88,15 @@ def against_the_paper(cell: TableCell, found: Verdict) -> str:
     ours, theirs = percent(cell.mean), cell.published.value
     over = "90 %"
     if found.basis == "objects":
-        over = "90 % over test objects, " + ("one result:" if cell.n == 1 else "the same with every seed:")
+        over = "90 % over test objects, " + (
+            "one result:" if cell.n == 1 else "the same with every seed:"
+        )
     interval = f"{over} {points(found.low)} to {points(found.high)}"
     name = "not reproduced" if found.kind == "not" else found.kind
-    return f"{ours} vs {theirs}: {points(found.difference)} ({interval}), margin {percent(found.margin)}: {name}"
+    return (
+        f"{ours} vs {theirs}: {points(found.difference)} ({interval}), margin"
+        f" {percent(found.margin)}: {name}"
+    )
 
 
 def no_verdict_notes(table: Table) -> Iterator[str]:
@@ -76,8 +107,13 @@ def no_verdict_notes(table: Table) -> Iterator[str]:
             by_reason.setdefault(cell.unjudged, []).append(table.place(cell))
     shown = sum(len(places) for places in by_reason.values())
     for reason, places in by_reason.items():
-        everywhere = shown == len(places) and shown == sum(bool(cell.values) for cell in table.cells)
-        yield f"no verdict on the paper's numbers: {'all cells' if everywhere else ', '.join(places)}: {reason}"
+        everywhere = shown == len(places) and shown == sum(
+            bool(cell.values) for cell in table.cells
+        )
+        yield (
+            "no verdict on the paper's numbers:"
+            f" {'all cells' if everywhere else ', '.join(places)}: {reason}"
+        )
 
 
 def spread(share: Summary) -> str:
@@ -90,12 +126,15 @@ def spread(share: Summary) -> str:
 
 
 def comparison_notes(table: Table) -> Iterator[str]:
-    """Yield which rows and columns the seeds tell apart: a legend, then a paragraph for each column."""
+    """Yield which rows and columns the seeds tell apart: a legend, then a paragraph for each
+    column.
+    """
     tested = [pair for family in table.comparisons for pair in family.pairs if pair.low is not None]
     if tested:
         yield (
-            "compared by Tukey's test of all pairs, paired by seed; the intervals and p of all comparisons of the table "
-            f"({len(tested)}) hold at once, 5 % in all; what is not separable may differ all the same"
+            "compared by Tukey's test of all pairs, paired by seed; the intervals and p of all"
+            f" comparisons of the table ({len(tested)}) hold at once, 5 % in all; what is not"
+            " separable may differ all the same"
         )
     for family in table.comparisons:
         line = comparison(family)
@@ -106,8 +145,8 @@ def comparison_notes(table: Table) -> Iterator[str]:
 def comparison(family: Family) -> str:
     """One family in words.
 
-    "vit: dgcnn is best. Below it: pointnet -22.1 (-30.3 to -13.9, p .004). Not separable from it: point_nn.
-    Detectable: 8.3 points (90 % power)."
+    "vit: dgcnn is best. Below it: pointnet -22.1 (-30.3 to -13.9, p .004). Not separable from it:
+    point_nn. Detectable: 8.3 points (90 % power)."
     """
     if len(family.arms) < 2:
         return ""
@@ -120,13 +159,21 @@ def comparison(family: Family) -> str:
     alone = len(below) == len(mine)
     parts = [f"{family.title}: {top} {'is best' if alone else 'has the best mean'}."]
     if below:
-        parts.append(f"Below it: {', '.join(f'{pair.second} {_reversed(pair)}' for pair in below)}.")
+        parts.append(
+            f"Below it: {', '.join(f'{pair.second} {_reversed(pair)}' for pair in below)}."
+        )
     if open_ones:
         parts.append(f"Not separable from it: {', '.join(open_ones)}.")
     others = [pair for pair in family.pairs if pair.first != top and pair.resolved]
     if others:
-        shown = ", ".join(f"{pair.second} below {pair.first} {_reversed(pair)}" for pair in others[:MOST_PAIRS])
-        more = f" and {len(others) - MOST_PAIRS} more pairs (table.json)" if len(others) > MOST_PAIRS else ""
+        shown = ", ".join(
+            f"{pair.second} below {pair.first} {_reversed(pair)}" for pair in others[:MOST_PAIRS]
+        )
+        more = (
+            f" and {len(others) - MOST_PAIRS} more pairs (table.json)"
+            if len(others) > MOST_PAIRS
+            else ""
+        )
         parts.append(f"Also: {shown}{more}.")
     parts += list(_without_test(family))
     if family.detectable is not None:
@@ -140,7 +187,10 @@ def _without_test(family: Family) -> Iterator[str]:
     """The pairs that carry no test, by the reason, and the arms about which nothing is claimed."""
     for arm in family.set_aside:
         verb = "collapsed" if arm.value < arm.usual else "stands far above its others"
-        yield (f"{arm.arm}: seed {arm.seed} {verb} ({percent(arm.value)} against {percent(arm.usual)}), so no test about it is made.")
+        yield (
+            f"{arm.arm}: seed {arm.seed} {verb} ({percent(arm.value)} against"
+            f" {percent(arm.usual)}), so no test about it is made."
+        )
     by_reason: dict[str, list[Pair]] = {}
     for pair in family.pairs:
         if pair.reason and pair.reason != "set aside":
@@ -175,7 +225,9 @@ def _reversed(pair: Pair) -> str:
 
 
 def points(value: float) -> str:
-    """A difference in points with its sign: more decimals where one would show zero or lose the sign."""
+    """A difference in points with its sign: more decimals where one would show zero or lose the
+    sign.
+    """
     for digits in (1, 2, 3):
         shown = decimals(value, digits, shift=2)
         if shown.strip("0.") or not value:
@@ -184,7 +236,9 @@ def points(value: float) -> str:
 
 
 def p_short(p: float) -> str:
-    """ "p .002", "p below .001": as psychology prints it, with a digit more where the third would hide on which side of 5 % it is."""
+    """ "p .002", "p below .001": as psychology prints it, with a digit more where the third would
+    hide on which side of 5 % it is.
+    """
     if p < 0.001:
         return "p below .001"
     shown = decimals(p, 4 if 0.0495 <= p < 0.0505 else 3)
@@ -196,5 +250,10 @@ def survivor_note(table: Table) -> Iterator[str]:
     cells = [cell for cell in table.cells if cell.failures]
     if not cells:
         return
-    shown = ", ".join(f"{table.place(cell)} {len(cell.failures)} of {cell.expected}" for cell in cells)
-    yield f"failed seeds are in no mean and no test, which favours what survived of a row whose runs fail: {shown}"
+    shown = ", ".join(
+        f"{table.place(cell)} {len(cell.failures)} of {cell.expected}" for cell in cells
+    )
+    yield (
+        "failed seeds are in no mean and no test, which favours what survived of a row whose runs"
+        f" fail: {shown}"
+    )

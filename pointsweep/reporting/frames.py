@@ -18,21 +18,26 @@ COUNTS = ("trainable", "trainable_without_head", "total")  # of parameters
 
 
 def label_columns(row_headers: tuple[str, ...]) -> list[str]:
-    """Return the names of the columns that hold the labels of the rows: row, row1 ... where the table has no heading."""
+    """Return the names of the columns that hold the labels of the rows: row, row1 ... where the
+    table has no heading.
+    """
     return [header or f"row{number or ''}" for number, header in enumerate(row_headers)]
 
 
 def table_frame(table: Table) -> pandas.DataFrame:
     """Return a table with a line each cell. Accuracies are fractions; what a cell lacks is missing.
 
-    Columns: the row's labels, column, metric, protocol, mean, sd, n and expected (seeds), low and high (of the 95 % interval),
-    the parameter counts, published (in %) and its source, status, and marks.
+    Columns: the row's labels, column, metric, protocol, mean, sd, n and expected (seeds), low and
+    high (of the 95 % interval), the parameter counts, published (in %) and its source, status, and
+    marks.
     """
     import pandas
 
     lines: list[dict[str, Any]] = []
     for cell in table.cells:
-        line: dict[str, Any] = dict(zip(label_columns(table.row_headers), table.rows[cell.row], strict=True))
+        line: dict[str, Any] = dict(
+            zip(label_columns(table.row_headers), table.rows[cell.row], strict=True)
+        )
         line |= {
             "column": table.columns[cell.column],
             "metric": table.metric,
@@ -55,18 +60,23 @@ def table_frame(table: Table) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
-def record_frame(layout: Layout, records: Mapping[str, Record], failures: Mapping[str, str]) -> pandas.DataFrame:
+def record_frame(
+    layout: Layout, records: Mapping[str, Record], failures: Mapping[str, str]
+) -> pandas.DataFrame:
     """Return the trials of a table with a line each, those that are not finished too.
 
-    Columns: the row's labels, column, seed, key, status (finished, failed or open), reason (of a failure), every metric of
-    every protocol such as last.test/accuracy (accuracies are fractions), the parameter counts, and seconds.
+    Columns: the row's labels, column, seed, key, status (finished, failed or open), reason (of a
+    failure), every metric of every protocol such as last.test/accuracy (accuracies are fractions),
+    the parameter counts, and seconds.
     """
     import pandas
 
     lines: list[dict[str, Any]] = []
     for cell in layout.cells:
         for seed, key in cell.keys:
-            line: dict[str, Any] = dict(zip(label_columns(layout.row_headers), layout.rows[cell.row], strict=True))
+            line: dict[str, Any] = dict(
+                zip(label_columns(layout.row_headers), layout.rows[cell.row], strict=True)
+            )
             line |= {"column": layout.columns[cell.column], "seed": seed, "key": key}
             record = records.get(key)
             if record is not None:

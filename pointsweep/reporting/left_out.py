@@ -1,4 +1,6 @@
-"""A table without some of its columns, or without some of what every column shows, as a paper leaves them out."""
+"""A table without some of its columns, or without some of what every column shows, as a paper
+leaves them out.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from pointsweep.reporting.table import Table
 
 
 def left_out(table: Table, names: Sequence[str]) -> tuple[Table, tuple[str, ...]]:
-    """Return the table without the named columns, and those names that are of sub-columns. Raises ValueError.
+    """Return the table without the named columns, and those names that are of sub-columns. Raises
+    ValueError.
 
-    Tests and intervals stay those of the whole table: they hold for all of its comparisons at once, so for the rest too.
+    Tests and intervals stay those of the whole table: they hold for all of its comparisons at once,
+    so for the rest too.
     """
     shown = [title for title, _ in headings(table)]
     for name in names:
         if name not in table.columns and name not in shown:
-            raise ValueError(f"--drop: {unknown('column', name, [*table.columns, *shown], 'Allowed')}")
+            raise ValueError(
+                f"--drop: {unknown('column', name, [*table.columns, *shown], 'Allowed')}"
+            )
     kept = [number for number, title in enumerate(table.columns) if title not in names]
     without = tuple(title for title in shown if title in names and title not in table.columns)
     if not kept or len(without) == len(shown):
@@ -27,11 +33,15 @@ def left_out(table: Table, names: Sequence[str]) -> tuple[Table, tuple[str, ...]
 
 
 def _of_columns(table: Table, kept: Sequence[int]) -> Table:
-    """Return the table with these columns alone; families that compare columns stay if all of theirs do."""
+    """Return the table with these columns alone; families that compare columns stay if all of
+    theirs do.
+    """
     if len(kept) == len(table.columns):
         return table
     place = {column: number for number, column in enumerate(kept)}
-    cells = tuple(replace(cell, column=place[cell.column]) for cell in table.cells if cell.column in place)
+    cells = tuple(
+        replace(cell, column=place[cell.column]) for cell in table.cells if cell.column in place
+    )
     titles = {table.columns[column] for column in kept}
     families = []
     for number, family in enumerate(table.comparisons):

@@ -1,4 +1,6 @@
-"""Finished trials whose data, weights or plug-ins have changed since: found, marked, and set aside when they are to run again."""
+"""Finished trials whose data, weights or plug-ins have changed since: found, marked, and set aside
+when they are to run again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from typing import Any
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
-from pointsweep.data.facts import DIGITS, DataFacts, UnreadableDataError, differs, facts_of, is_here, known, section_of
+from pointsweep.data.facts import (
+    DIGITS,
+    DataFacts,
+    UnreadableDataError,
+    differs,
+    facts_of,
+    is_here,
+    known,
+    section_of,
+)
 from pointsweep.data.inputs import WeightFacts, known_weights, parts_of, weight_facts
 from pointsweep.errors import MissingData, MissingWeights
 from pointsweep.results.plugin_origin import plugin_origin, plugins_differ, runs_plugins
@@ -25,7 +36,8 @@ FOLDER = "stale"  # of the store: results that were set aside
 
 
 def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]) -> dict[str, str]:
-    """Return, by key, how the data, weights or plug-ins that finished trials had differ from those of this machine.
+    """Return, by key, how the data, weights or plug-ins that finished trials had differ from those
+    of this machine.
 
     Nothing is said of what is not here, or cannot be read.
     """
@@ -43,7 +55,11 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
     found: dict[str, str] = {}
     for key, record in records.items():
         config = configs[key]
-        reason = plugins_differ(record.origin, plugin_origin(config)) if runs_plugins(record.origin) else ""
+        reason = (
+            plugins_differ(record.origin, plugin_origin(config))
+            if runs_plugins(record.origin)
+            else ""
+        )
         if not reason and config.dataset in data:
             reason = differs(record.dataset, data[config.dataset])
         if not reason and config.backbone in weights:
@@ -59,7 +75,10 @@ def weights_differ(record: Record, facts: WeightFacts) -> str:
     if before is None or before[1] == facts.sha256:
         return ""
     name = Path(facts.path).name
-    return f"weights changed since: {name} was {before[1][:DIGITS]}, here it is {facts.sha256[:DIGITS]}"
+    return (
+        f"weights changed since: {name} was {before[1][:DIGITS]}, here it is"
+        f" {facts.sha256[:DIGITS]}"
+    )
 
 
 def marked(records: Mapping[str, Record], reasons: Mapping[str, str]) -> dict[str, Record]:
@@ -71,11 +90,14 @@ def marked(records: Mapping[str, Record], reasons: Mapping[str, str]) -> dict[st
     return result
 
 
-def remembered_changes(records: Mapping[str, Record], code: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
-    """Compare records with what is remembered of this machine's data and weights; nothing is read, torch is not needed.
+def remembered_changes(
+    records: Mapping[str, Record], code: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """Compare records with what is remembered of this machine's data and weights; nothing is read,
+    torch is not needed.
 
-    `code`: the digests of the plug-ins that are here, by their names in an origin. Second, the data sets that are here, but whose
-    files nobody has looked at since they were written.
+    `code`: the digests of the plug-ins that are here, by their names in an origin. Second, the data
+    sets that are here, but whose files nobody has looked at since they were written.
     """
     changes: dict[str, str] = {}
     unseen: dict[str, None] = {}
@@ -88,13 +110,21 @@ def remembered_changes(records: Mapping[str, Record], code: Mapping[str, str] | 
         reason = plugins_differ(record.origin, code or {})
         if isinstance(dataset, Mapping) and not reason:
             if id(dataset) not in data:
-                data[id(dataset)] = _once(by_text, dataset, lambda part: known(part, digest=True) if is_here(part) else None)
+                data[id(dataset)] = _once(
+                    by_text,
+                    dataset,
+                    lambda part: known(part, digest=True) if is_here(part) else None,
+                )
                 if data[id(dataset)] is None and is_here(dataset):
                     unseen[str(dataset["name"])] = None
             facts = data[id(dataset)]
             reason = differs(record.dataset, facts) if facts is not None else ""
         backbone = record.config.get("backbone")
-        if isinstance(backbone, Mapping) and backbone.get("weights") not in WITHOUT_CHECKPOINT and not reason:
+        if (
+            isinstance(backbone, Mapping)
+            and backbone.get("weights") not in WITHOUT_CHECKPOINT
+            and not reason
+        ):
             if id(backbone) not in weights:
                 weights[id(backbone)] = _once(by_text, backbone, known_weights)
             checkpoint = weights[id(backbone)]
@@ -104,8 +134,12 @@ def remembered_changes(records: Mapping[str, Record], code: Mapping[str, str] | 
     return changes, list(unseen)
 
 
-def _once(found: dict[str, Any], part: Mapping[str, Any], look: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """Return what `look` finds out about a part of a configuration, looked at once for equal ones."""
+def _once(
+    found: dict[str, Any], part: Mapping[str, Any], look: Callable[[Mapping[str, Any]], Any]
+) -> Any:
+    """Return what `look` finds out about a part of a configuration, looked at once for equal
+    ones.
+    """
     text = json.dumps(part, sort_keys=True)
     if text not in found:
         found[text] = look(part)
@@ -113,7 +147,9 @@ def _once(found: dict[str, Any], part: Mapping[str, Any], look: Callable[[Mappin
 
 
 def set_aside(store: Store, keys: Iterable[str]) -> None:
-    """Move finished trials to stale/<key>-<start of their record's digest>, so that they run again; nothing is lost."""
+    """Move finished trials to stale/<key>-<start of their record's digest>, so that they run again;
+    nothing is lost.
+    """
     for key in keys:
         source = f"trials/{key}"
         digest = hashlib.sha256(store.read(f"{source}/record.json")).hexdigest()[:DIGITS]
@@ -121,6 +157,7 @@ def set_aside(store: Store, keys: Iterable[str]) -> None:
         names = [name for name in store.list(source) if not name.endswith("/")]
         for name in names:
             store.write(f"{target}/{name}", store.read(f"{source}/{name}"))
-        # Without its record the trial is not finished, whatever else is still there if this is cut off.
+        # Without its record the trial is not finished, whatever else is still there if this is cut
+        # off.
         for name in sorted(names, key=lambda name: name != "record.json"):
             store.delete(f"{source}/{name}")

@@ -33,7 +33,9 @@ class TrialStanding:
 
 @dataclass(frozen=True)
 class SweepStanding:
-    """Where a sweep stands. Trials that adaptive seeds do not ask for yet are not among its trials."""
+    """Where a sweep stands. Trials that adaptive seeds do not ask for yet are not among its
+    trials.
+    """
 
     name: str
     title: str
@@ -55,7 +57,9 @@ class SweepStanding:
 
     @property
     def left_s(self) -> float | None:
-        """The seconds that the others take one after the other, by the median of the finished ones; None without any."""
+        """The seconds that the others take one after the other, by the median of the finished ones;
+        None without any.
+        """
         left = len(self.trials) - self.count("finished")
         return left * statistics.median(self.finished_s) if self.finished_s else None
 
@@ -66,7 +70,9 @@ def sweep_names(store: Store) -> list[str]:
 
 
 def standing(store: Store, name: str) -> SweepStanding:
-    """Look at the trials of a sweep. Raises ValueError naming the sweeps there are, and BadStore for what cannot be read."""
+    """Look at the trials of a sweep. Raises ValueError naming the sweeps there are, and BadStore
+    for what cannot be read.
+    """
     layout = read_layout(store, name)
     layout, records, failures = filled(store, layout)
     asked, _ = settle(layout, records)
@@ -84,7 +90,11 @@ def standing(store: Store, name: str) -> SweepStanding:
             trials.append(TrialStanding(key, place, "failed", reason=failures[key], epoch=epoch))
         else:
             trials.append(TrialStanding(key, place, "open", epoch=epoch))
-    seconds = [records[trial.key].seconds.get("total", 0.0) for trial in trials if trial.state == "finished"]
+    seconds = [
+        records[trial.key].seconds.get("total", 0.0)
+        for trial in trials
+        if trial.state == "finished"
+    ]
     return SweepStanding(layout.name, layout.title, trials, seconds)
 
 
@@ -95,7 +105,13 @@ def _places(layout: Layout) -> Iterator[tuple[str, str]]:
         for seed, key in cell.keys:
             if key not in seen:
                 seen.add(key)
-                yield key, f"{' / '.join(layout.rows[cell.row])} / {layout.columns[cell.column]} / seed {seed}"
+                yield (
+                    key,
+                    (
+                        f"{' / '.join(layout.rows[cell.row])} / {layout.columns[cell.column]} /"
+                        f" seed {seed}"
+                    ),
+                )
 
 
 def _holder(store: Store, key: str) -> Holder | None:

@@ -27,11 +27,13 @@ def read_stored(
     tracking_uri: str | None = None,
     allow_plugins: bool = False,
 ) -> Stored:
-    """Read the table of a sweep: of a name as the store or MLflow has it, of a file its own, whatever was run under its name.
+    """Read the table of a sweep: of a name as the store or MLflow has it, of a file its own,
+    whatever was run under its name.
 
-    Returns its layout, its records and the reasons of its failures, both by key. Raises ConfigError for a file with problems,
-    BadStore or another ValueError where there is no such table, and TrackerAway where MLflow does not answer.
-    `allow_plugins`: the Python code that the file names, or that the sweep's metric is, may be imported.
+    Returns its layout, its records and the reasons of its failures, both by key. Raises ConfigError
+    for a file with problems, BadStore or another ValueError where there is no such table, and
+    TrackerAway where MLflow does not answer. `allow_plugins`: the Python code that the file names,
+    or that the sweep's metric is, may be imported.
     """
     name = sweep
     own: Layout | None = None
@@ -57,7 +59,9 @@ def is_sweep_file(text: str) -> bool:
 
 
 def _layout_of_file(file: str, store: Store, allow_plugins: bool) -> tuple[str, Layout | None]:
-    """Return the name of a file's table and its layout; none of a search, whose table is what it found."""
+    """Return the name of a file's table and its layout; none of a search, whose table is what it
+    found.
+    """
     from pointsweep.sweep.definition import taken
     from pointsweep.sweep.sweep import load
 
@@ -71,9 +75,11 @@ def _layout_of_file(file: str, store: Store, allow_plugins: bool) -> tuple[str, 
 
 
 def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored:
-    """Return a stored table for another metric than the file's: `test/macro_f1`, or without its split `macro_f1`.
+    """Return a stored table for another metric than the file's: `test/macro_f1`, or without its
+    split `macro_f1`.
 
-    Without a store (records read from MLflow alone) only metrics that the records hold can be shown. Raises ValueError.
+    Without a store (records read from MLflow alone) only metrics that the records hold can be
+    shown. Raises ValueError.
     """
     layout, records, failures = stored
     name = layout.metric if metric is None else with_split(metric)
@@ -82,12 +88,17 @@ def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored
     if store is not None:
         records = with_metric(store, records, name)
     elif computed(name) is not None:
-        raise ValueError(f"{name} is computed from predictions, which MLflow does not hold; use --source store")
+        raise ValueError(
+            f"{name} is computed from predictions, which MLflow does not hold; use --source store"
+        )
     return replace(layout, metric=name), records, failures
 
 
-def compared(layout: Layout, records: Mapping[str, Record], store: Store | None) -> tuple[Layout, dict[str, Record]]:
-    """Mark records whose data, weights or plug-ins are known to have changed on this machine; a note names what nobody has compared.
+def compared(
+    layout: Layout, records: Mapping[str, Record], store: Store | None
+) -> tuple[Layout, dict[str, Record]]:
+    """Mark records whose data, weights or plug-ins are known to have changed on this machine; a
+    note names what nobody has compared.
 
     Where the data are not here there is nothing to say.
     """

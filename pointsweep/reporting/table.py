@@ -1,4 +1,6 @@
-"""What is printed: a table and its cells, as plain values. `build.py` builds it, `formats` and `html` show it."""
+"""What is printed: a table and its cells, as plain values. `build.py` builds it, `formats` and
+`html` show it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell. `values` holds (seed, value) of the finished trials, `failures` (seed, reason) of those that failed."""
+    """One cell. `values` holds (seed, value) of the finished trials, `failures` (seed, reason) of
+    those that failed.
+    """
 
     row: int
     column: int
@@ -35,7 +39,9 @@ class TableCell:
     excluded: str | None = None
     marks: tuple[str, ...] = ()
     optimism: float | None = None  # mean of best_test minus mean of last
-    interval: str = ""  # what `low` and `high` are: "seeds" (t-interval of the mean), "objects" (Wilson, of one seed) or nothing
+    # what `low` and `high` are: "seeds" (t-interval of the mean), "objects" (Wilson, of one seed)
+    # or nothing
+    interval: str = ""
     verdict: Verdict | None = None  # on the published value
     unjudged: str = ""  # why there is no verdict on the published value
     stopped: str = ""  # of adaptive seeds: why there are so many
@@ -62,9 +68,11 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
     cells: tuple[TableCell, ...]
-    comparisons: tuple[Family, ...] = ()  # the rows of each column, then the columns; none where seeds are adaptive
+    # the rows of each column, then the columns; none where seeds are adaptive
+    comparisons: tuple[Family, ...] = ()
     notes: tuple[str, ...] = ()
-    models: tuple[tuple[ModelTest, ...], ...] = ()  # one entry a column: the rows in that order, object by object
+    # one entry a column: the rows in that order, object by object
+    models: tuple[tuple[ModelTest, ...], ...] = ()
     per_hour: float | None = None  # the price of an hour of one device
 
     def cell(self, row: int, column: int) -> TableCell:
@@ -76,7 +84,9 @@ class Table:
         return " / ".join((*self.rows[cell.row], self.columns[cell.column]))
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return the table with a line each cell (frames.py describes the columns). Accuracies are fractions."""
+        """Return the table with a line each cell (frames.py describes the columns). Accuracies are
+        fractions.
+        """
         from pointsweep.reporting.frames import table_frame
 
         return table_frame(self)

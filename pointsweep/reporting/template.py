@@ -1,8 +1,9 @@
 """A table by a template of one's own, in Jinja2's language.
 
-The template sees: name, title, metric, measure, protocol, headline, row_headers, columns, rows, notes, marks. A row has labels and
-cells, one each column; a cell has text ("81.2 ± 0.4"), mean and sd (in percent, as text), n, expected, status, place ("best",
-"second" or nothing), params, paper, paper_params, and cell: all that the JSON format has of it. Filters: tex and md escape a text.
+The template sees: name, title, metric, measure, protocol, headline, row_headers, columns, rows,
+notes, marks. A row has labels and cells, one each column; a cell has text ("81.2 ± 0.4"), mean and
+sd (in percent, as text), n, expected, status, place ("best", "second" or nothing), params, paper,
+paper_params, and cell: all that the JSON format has of it. Filters: tex and md escape a text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from pointsweep.reporting.best_cells import legend, standings
-from pointsweep.reporting.cell_text import count, footnotes, headline, marked, measure, paper, trained
+from pointsweep.reporting.cell_text import (
+    count,
+    footnotes,
+    headline,
+    marked,
+    measure,
+    paper,
+    trained,
+)
 from pointsweep.reporting.formats import latex, markdown
 from pointsweep.reporting.formats.base import TableOptions
 from pointsweep.reporting.table import Table
@@ -23,14 +32,19 @@ from pointsweep.utils.numbers import percent
 
 
 def from_template(table: Table, file: Path, options: TableOptions) -> str:
-    """Return what a template makes of a table. Raises ValueError naming the file, and the line where Jinja2 knows it."""
+    """Return what a template makes of a table. Raises ValueError naming the file, and the line
+    where Jinja2 knows it.
+    """
     try:
         source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise ValueError(f"--template: {file}: {reason}") from error
     environment = SandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"tex": latex.escaped, "md": markdown.escaped}
     try:
@@ -38,7 +52,10 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"--template: {file}, line {error.lineno}: {error.message}") from error
     except jinja2.UndefinedError as error:
-        raise ValueError(f"--template: {file}: {error.message}; a template sees: {', '.join(_seen(table, options))}") from error
+        raise ValueError(
+            f"--template: {file}: {error.message}; a template sees:"
+            f" {', '.join(_seen(table, options))}"
+        ) from error
     except jinja2.TemplateError as error:
         raise ValueError(f"--template: {file}: {error.message}") from error
     return visible(made, keep="\n\t")

@@ -1,8 +1,8 @@
 """Compare a record with the history and the predictions beside it.
 
-A record with a checksum is compared with them by `verify` alone. A record of version 0.1 has no checksum: its history,
-whose lines have checksums of their own, and its predictions are all that speaks for it, so it is believed only where
-both agree with it.
+A record with a checksum is compared with them by `verify` alone. A record of version 0.1 has no
+checksum: its history, whose lines have checksums of their own, and its predictions are all that
+speaks for it, so it is believed only where both agree with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ UNREADABLE = (
 
 
 def packed(correct: np.ndarray) -> str:
-    """Return whether each object was right, bool (n,), as base64 of its bits: 480 characters for 2,882 objects."""
+    """Return whether each object was right, bool (n,), as base64 of its bits: 480 characters for
+    2,882 objects.
+    """
     return base64.b64encode(np.packbits(correct.astype(bool)).tobytes()).decode()
 
 
@@ -76,7 +78,10 @@ def epochs_problem(record: Record, epochs: Sequence[Event]) -> str:
         for name in sorted(values.keys() | recorded.keys()):
             if values.get(name) != recorded.get(name):
                 here, there = recorded.get(name, "missing"), values.get(name, "missing")
-                return f"{protocol} is epoch {epoch['epoch']} by its history, {name} {there}; the record says {here}"
+                return (
+                    f"{protocol} is epoch {epoch['epoch']} by its history, {name} {there}; the"
+                    f" record says {here}"
+                )
     return ""
 
 
@@ -88,7 +93,9 @@ def unsealed_problem(record: Record, read: Callable[[str], bytes]) -> str:
     if record.schema >= FIRST_WITH_CHECKSUM:
         return ""
     try:
-        problem = _history_problem(record, read(HISTORY)) or _predictions_problem(record, read(PREDICTIONS))
+        problem = _history_problem(record, read(HISTORY)) or _predictions_problem(
+            record, read(PREDICTIONS)
+        )
     except FileNotFoundError:
         problem = f"{HISTORY} or {PREDICTIONS} is missing beside it"
     except (BadStore, KeyError, TypeError, ValueError) as error:
@@ -105,7 +112,10 @@ def _history_problem(record: Record, data: bytes) -> str:
     trained_on: Mapping[str, object] = starts[-1].get("dataset", {}) if starts else {}
     for name in sorted(trained_on.keys() & record.dataset.keys()):
         if trained_on[name] != record.dataset[name]:
-            return f"dataset.{name} is {trained_on[name]} by its history, the record says {record.dataset[name]}"
+            return (
+                f"dataset.{name} is {trained_on[name]} by its history, the record says"
+                f" {record.dataset[name]}"
+            )
     return ""
 
 
@@ -116,7 +126,10 @@ def _predictions_problem(record: Record, data: bytes) -> str:
             return f"its predictions have no protocol {protocol}"
         predicted = arrays[protocol]
         if predicted.shape != (record.dataset["num_test"],):
-            return f"{protocol} has predictions {predicted.shape} of {record.dataset['num_test']} test objects"
+            return (
+                f"{protocol} has predictions {predicted.shape} of {record.dataset['num_test']} test"
+                " objects"
+            )
         problem = _values_problem(record, protocol, recorded, predicted, arrays.get("labels"))
         if problem:
             return problem
@@ -130,7 +143,9 @@ def _values_problem(
     predicted: np.ndarray,
     labels: np.ndarray | None,
 ) -> str:
-    """Return what predictions (n_test,) contradict; early versions kept no labels (n_test,) beside them."""
+    """Return what predictions (n_test,) contradict; early versions kept no labels (n_test,) beside
+    them.
+    """
     if "test/instance_miou" in recorded:
         mean = float(np.mean(predicted, dtype=np.float64))
         if abs(mean - recorded["test/instance_miou"]) >= IOU_DIGITS:
@@ -141,7 +156,10 @@ def _values_problem(
     right = predicted == labels
     accuracy = int(right.sum()) / len(right)
     if accuracy != recorded["test/accuracy"]:
-        return f"{protocol} test/accuracy is {accuracy} by its predictions, the record says {recorded['test/accuracy']}"
+        return (
+            f"{protocol} test/accuracy is {accuracy} by its predictions, the record says"
+            f" {recorded['test/accuracy']}"
+        )
     if protocol in record.correct and record.correct[protocol] != packed(right):
         return f"{protocol}: which objects it got right is not what its predictions say"
     return ""

@@ -1,4 +1,6 @@
-"""The bytes of a checkpoint: tensors as safetensors, the state as JSON in its header, and a sha256 over both."""
+"""The bytes of a checkpoint: tensors as safetensors, the state as JSON in its header, and a sha256
+over both.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Records completed by a metric that is computed from their trials' stored predictions (metrics.py)."""
+"""Records completed by a metric that is computed from their trials' stored predictions
+(metrics.py).
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.storage.base import Store
 from pointsweep.utils.array_cache import find_entry
 
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for a missing or damaged file
+# what numpy raises for a missing or damaged file
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dict[str, Record]:
-    """Return the records, each with the table's metric of every protocol if that is computed from predictions.
+    """Return the records, each with the table's metric of every protocol if that is computed from
+    predictions.
 
     Raises ComputedMetricError naming every trial whose predictions do not give it.
     """
@@ -37,8 +41,12 @@ def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dic
         except ComputedMetricError as error:
             problems.append(f"trial {key}: {error}")
     if problems:
-        shown = "\n  ".join([*problems[:10], *([f"... {len(problems) - 10} more"] if len(problems) > 10 else [])])
-        raise ComputedMetricError(f"{metric} cannot be computed from the stored predictions of these trials\n  {shown}")
+        shown = "\n  ".join(
+            [*problems[:10], *([f"... {len(problems) - 10} more"] if len(problems) > 10 else [])]
+        )
+        raise ComputedMetricError(
+            f"{metric} cannot be computed from the stored predictions of these trials\n  {shown}"
+        )
     return completed
 
 
@@ -46,7 +54,9 @@ def without_computed(record: Record) -> Record:
     """Return the record as it is stored: without metrics that were computed for a table."""
     metrics = {}
     for protocol, chosen in record.metrics.items():
-        metrics[protocol] = {name: value for name, value in chosen.items() if computed(name) is None}
+        metrics[protocol] = {
+            name: value for name, value in chosen.items() if computed(name) is None
+        }
     return replace(record, metrics=metrics)
 
 
@@ -60,21 +70,30 @@ def _completed(store: Store, record: Record, metric: str, compute: FromPredictio
         raise ComputedMetricError(f"{PREDICTIONS} cannot be read: {error}") from error
     labels = truth[0] if truth is not None else _cached_labels(record)
     if labels is None:
-        reason = "no true classes beside its predictions (older version), and this machine has not opened its data set"
+        reason = (
+            "no true classes beside its predictions (older version), and this machine has not"
+            " opened its data set"
+        )
         raise ComputedMetricError(f"{reason}: pointsweep data shows where it is looked for")
     metrics = {}
     for protocol, chosen in record.metrics.items():
         predicted = predictions.get(protocol)
         if predicted is None or predicted.dtype.kind not in "iu" or predicted.shape != labels.shape:
-            raise ComputedMetricError(f"{PREDICTIONS} has no predicted classes of protocol {protocol}")
+            raise ComputedMetricError(
+                f"{PREDICTIONS} has no predicted classes of protocol {protocol}"
+            )
         if abs(accuracy(predicted, labels) - chosen[PER_OBJECT]) > 1e-9:
-            raise ComputedMetricError(f"the predictions of protocol {protocol} do not give the recorded accuracy")
+            raise ComputedMetricError(
+                f"the predictions of protocol {protocol} do not give the recorded accuracy"
+            )
         metrics[protocol] = {**chosen, metric: compute(predicted, labels)}
     return replace(record, metrics=metrics)
 
 
 def _cached_labels(record: Record) -> np.ndarray | None:
-    """Return the test classes (N,) of the record's data set as this machine has converted it; None where it has not."""
+    """Return the test classes (N,) of the record's data set as this machine has converted it; None
+    where it has not.
+    """
     arrays = find_entry(str(record.dataset["digest"]))
     if arrays is None or "test_labels" not in arrays:
         return None

@@ -1,4 +1,6 @@
-"""A trial's history as lines: one checksummed event each. And what they say of a trial, in any store."""
+"""A trial's history as lines: one checksummed event each. And what they say of a trial, in any
+store.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ Event = dict[str, Any]
 def epochs_of(events: Sequence[Event]) -> list[Event]:
     """The epoch events among a history's, each epoch once, in order."""
     found = [event for event in events if event["type"] == "epoch"]
-    # Two processes that both took themselves for the owner leave an epoch twice, with the same numbers.
+    # Two processes that both took themselves for the owner leave an epoch twice, with the same
+    # numbers.
     return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
 
 
 def device_s(epochs: Sequence[Event]) -> float:
     """Seconds of epochs times the devices that each had; epochs of older versions had one."""
-    return math.fsum(event["device_s"] if "device_s" in event else event["seconds"] for event in epochs)
+    return math.fsum(
+        event["device_s"] if "device_s" in event else event["seconds"] for event in epochs
+    )
 
 
 def to_line(event: Mapping[str, Any]) -> bytes:
@@ -33,7 +38,9 @@ def to_line(event: Mapping[str, Any]) -> bytes:
 
 
 def parse(data: bytes) -> tuple[list[Event], int]:
-    """The events up to the first line that is torn or does not match its checksum, and the number of sound bytes."""
+    """The events up to the first line that is torn or does not match its checksum, and the number
+    of sound bytes.
+    """
     events: list[Event] = []
     good = 0
     for line in data.splitlines(keepends=True):
@@ -41,7 +48,11 @@ def parse(data: bytes) -> tuple[list[Event], int]:
             entry = json.loads(line)
             body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
             sound = line.endswith(b"\n") and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
-            sound = sound and isinstance(entry["event"], dict) and isinstance(entry["event"].get("type"), str)
+            sound = (
+                sound
+                and isinstance(entry["event"], dict)
+                and isinstance(entry["event"].get("type"), str)
+            )
         except (ValueError, KeyError, TypeError, RecursionError):
             sound = False
         if not sound:

@@ -1,7 +1,9 @@
-"""Why a trial ended without a record, in classes, and what is done about each: the policy stands here and nowhere else.
+"""Why a trial ended without a record, in classes, and what is done about each: the policy stands
+here and nowhere else.
 
-A retry starts at the trial's last checkpoint. Every failure is an event of the trial's history with its class; how many of one
-class a launch has seen is counted there, so that a retry in another process is counted too. The next launch counts from zero.
+A retry starts at the trial's last checkpoint. Every failure is an event of the trial's history with
+its class; how many of one class a launch has seen is counted there, so that a retry in another
+process is counted too. The next launch counts from zero.
 """
 
 from __future__ import annotations
@@ -21,13 +23,19 @@ class Policy:
 
 
 POLICIES = {
-    "out_of_memory": Policy(5, "every retry computes the batch in twice as many parts, to the same gradient"),
+    "out_of_memory": Policy(
+        5, "every retry computes the batch in twice as many parts, to the same gradient"
+    ),
     "diverged": Policy(0, "the same numbers would come again"),
     "data": Policy(1, "a network disk may have hiccuped; broken files stay broken"),
     "config": Policy(0, "the sweep file or the machine has to change first"),
     "store": Policy(0, "a full or read-only disk needs a person"),
-    "lost_node": Policy(3, "the process was killed or its machine is gone; another goes on from the checkpoint"),
-    "preempted": Policy(3, "the machine was taken away on purpose; another goes on from the checkpoint"),
+    "lost_node": Policy(
+        3, "the process was killed or its machine is gone; another goes on from the checkpoint"
+    ),
+    "preempted": Policy(
+        3, "the machine was taken away on purpose; another goes on from the checkpoint"
+    ),
     "hang": Policy(2, "a lock or a driver may be stuck; the stacks lie beside the history"),
     "bug": Policy(0, "it would come again; the arm's other seeds are not started"),
 }
@@ -71,11 +79,18 @@ def classify(error: BaseException) -> str:
         return "out_of_memory"
     if isinstance(error, RuntimeError) and any(text in words for text in MEMORY_WORDS):
         return "out_of_memory"
-    if isinstance(error, StoreFailed) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)):
+    if isinstance(error, StoreFailed) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+    ):
         return "store"
     if isinstance(error, RuntimeError) and any(text in words for text in OVERFLOW_WORDS):
         return "diverged"
-    kinds: dict[type[BaseException], str] = {Diverged: "diverged", Hung: "hang", BadData: "data", OSError: "data"}
+    kinds: dict[type[BaseException], str] = {
+        Diverged: "diverged",
+        Hung: "hang",
+        BadData: "data",
+        OSError: "data",
+    }
     kinds |= {MissingData: "data", MissingWeights: "data", LostProcess: "lost_node"}
     kinds |= {ConfigError: "config", Unfit: "config", BadStore: "store"}
     return next((kind for known, kind in kinds.items() if isinstance(error, known)), "bug")

@@ -8,7 +8,8 @@ from pointsweep.results.records import FIRST_WITH_CHECKSUM, Record
 
 
 def config_problem(record: Record, config: TrialConfig) -> str:
-    """Return what speaks against a record being that of the trial with this configuration; empty if nothing.
+    """Return what speaks against a record being that of the trial with this configuration; empty if
+    nothing.
 
     The configuration of a record with a checksum is not read again: the checksum speaks for it.
     """
@@ -19,4 +20,6 @@ def config_problem(record: Record, config: TrialConfig) -> str:
     found, wrong = check_trial(dict(record.config))
     if found is None or wrong:
         return "this version cannot read its configuration"
-    return "" if found.key() == config.key() else f"its configuration is that of trial {found.key()}"
+    return (
+        "" if found.key() == config.key() else f"its configuration is that of trial {found.key()}"
+    )

@@ -1,4 +1,6 @@
-"""The code of a sweep's plug-ins as the store keeps it beside the sweep's file: read, and imported where that is allowed."""
+"""The code of a sweep's plug-ins as the store keeps it beside the sweep's file: read, and imported
+where that is allowed.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,20 @@ def keep_plugins(store: Store, name: str, sources: Iterable[Source]) -> list[dic
     for source in sources:
         for file, text in source.files:
             store.write(f"sweeps/{name}/{FOLDER}/{file}", text.encode())
-        listed.append({"name": source.name, "folder": source.folder, "files": [file for file, _ in source.files]})
+        listed.append(
+            {
+                "name": source.name,
+                "folder": source.folder,
+                "files": [file for file, _ in source.files],
+            }
+        )
     return listed
 
 
 def kept_plugins(store: Store, name: str) -> tuple[Source, ...]:
-    """Return the plug-ins that a sweep was last run with, as they were then. Nothing is imported."""
+    """Return the plug-ins that a sweep was last run with, as they were then. Nothing is
+    imported.
+    """
     found = []
     for about in _listed(store, name):
         files = []
@@ -43,7 +53,8 @@ def kept_plugins(store: Store, name: str) -> tuple[Source, ...]:
 
 
 def plugins_here(store: Store, name: str) -> dict[str, str]:
-    """Return the digest of each of a sweep's plug-ins as it is on this machine now, by its name in an origin.
+    """Return the digest of each of a sweep's plug-ins as it is on this machine now, by its name in
+    an origin.
 
     Their files are read, and nothing is imported. What is not here has none.
     """
@@ -52,7 +63,9 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
         if not about["files"]:
             continue  # a package that is installed
         in_package = "/" in str(about["files"][0])
-        path = Path(str(about["folder"]), str(about["name"]) if in_package else str(about["files"][0]))
+        path = Path(
+            str(about["folder"]), str(about["name"]) if in_package else str(about["files"][0])
+        )
         with suppress(PluginError):
             found[f"{PREFIX}{about['name']}"] = read_source(path).digest
     return found
@@ -64,7 +77,9 @@ def as_members(sources: Iterable[Source]) -> dict[str, bytes]:
 
 
 def from_members(members: Mapping[str, bytes], place: str) -> tuple[Source, ...]:
-    """Return the plug-ins among the members of a bundle, which lies at `place`. Raises ValueError for one that is no text."""
+    """Return the plug-ins among the members of a bundle, which lies at `place`. Raises ValueError
+    for one that is no text.
+    """
     files: dict[str, list[tuple[str, str]]] = {}
     for name, data in sorted(members.items()):
         file = name.removeprefix(f"{FOLDER}/")
@@ -76,22 +91,31 @@ def from_members(members: Mapping[str, bytes], place: str) -> tuple[Source, ...]
 
 def other_code(record: Record, sources: Iterable[Source]) -> str:
     """Return which plug-in a trial ran in another form than the given one; empty if none."""
-    here = {f"{PREFIX}{source.name}": source.digest for source in sources if not source.is_installed}
+    here = {
+        f"{PREFIX}{source.name}": source.digest for source in sources if not source.is_installed
+    }
     return plugins_differ(record.origin, here)
 
 
 def import_kept(store: Store, name: str, allowed: bool) -> None:
-    """Import the plug-ins that a sweep was last run with. Raises PluginError, also where nobody has allowed it."""
+    """Import the plug-ins that a sweep was last run with. Raises PluginError, also where nobody has
+    allowed it.
+    """
     import_all(kept_plugins(store, name), name, allowed)
 
 
 def import_all(sources: Iterable[Source], name: str, allowed: bool) -> None:
-    """Import the plug-ins that a sweep was run with. Raises PluginError, also where nobody has allowed it."""
+    """Import the plug-ins that a sweep was run with. Raises PluginError, also where nobody has
+    allowed it.
+    """
     sources = list(sources)
     refused = [source for source in sources if not is_allowed(source, allowed)]
     if refused:
         names = ", ".join(f"{source.folder}/{source.shown}" for source in refused)
-        text = f"{name} was run with Python code of its user: {names}. Nothing of it was run now; if you trust it, {HOW_TO_ALLOW}"
+        text = (
+            f"{name} was run with Python code of its user: {names}. Nothing of it was run now; if"
+            f" you trust it, {HOW_TO_ALLOW}"
+        )
         raise PluginError(text)
     register_metrics(sources, adopt(sources))
 
@@ -110,13 +134,17 @@ def metric_at(source: Source, module: str, attribute: str) -> str:
     """Return the name of the metric that "module:name" names, registered. Raises PluginError."""
     found = getattr(imported(source, module), attribute, None)
     if not isinstance(found, Metric):
-        raise PluginError(f"{module} has no metric {attribute}; one is made by {attribute} = computed_metric(...)")
+        raise PluginError(
+            f"{module} has no metric {attribute}; one is made by {attribute} = computed_metric(...)"
+        )
     metrics.register(found, source.shown)
     return found.name
 
 
 def _listed(store: Store, name: str) -> list[Mapping[str, Any]]:
-    """Return what a sweep's plan.json says of its plug-ins; nothing where it cannot be read, which is said elsewhere."""
+    """Return what a sweep's plan.json says of its plug-ins; nothing where it cannot be read, which
+    is said elsewhere.
+    """
     with suppress(FileNotFoundError, ValueError, RecursionError):
         plan = json.loads(store.read(f"sweeps/{name}/plan.json"))
         listed = plan.get("plugins") if isinstance(plan, dict) else None

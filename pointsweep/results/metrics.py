@@ -1,11 +1,13 @@
-"""The metrics of a trial: one line each. Tables, checks of records, names in MLflow and the docs take what they know from here.
+"""The metrics of a trial: one line each. Tables, checks of records, names in MLflow and the docs
+take what they know from here.
 
-A recorded metric is measured after every epoch on the training, validation and test splits, and stands in history and record.
-A computed metric is worked out when a table asks for it, by scikit-learn, from the predictions that every finished trial has kept.
-So it can be added at any time: trials that are finished already have it too.
+A recorded metric is measured after every epoch on the training, validation and test splits, and
+stands in history and record. A computed metric is worked out when a table asks for it, by
+scikit-learn, from the predictions that every finished trial has kept. So it can be added at any
+time: trials that are finished already have it too.
 
-Sources: balanced accuracy, Brodersen et al., ICPR 2010 (papers on point clouds call it mean class accuracy, mAcc); macro F1 as the
-mean of the classes' F1, Opitz and Burst, arXiv 1911.03347.
+Sources: balanced accuracy, Brodersen et al., ICPR 2010 (papers on point clouds call it mean class
+accuracy, mAcc); macro F1 as the mean of the classes' F1, Opitz and Burst, arXiv 1911.03347.
 Letters: N test objects.
 """
 
@@ -31,8 +33,9 @@ FromPredictions = Callable[["np.ndarray", "np.ndarray"], float]
 class Metric:
     """A metric without its split: `test/accuracy` is the accuracy of the test split.
 
-    `unit` is % for what lies between 0 and 1; only such metrics stand in tables. `task` says whose metric it is where it is of one
-    task alone. What is not `recorded` is computed: `from_predictions` gives it of the stored predictions.
+    `unit` is % for what lies between 0 and 1; only such metrics stand in tables. `task` says whose
+    metric it is where it is of one task alone. What is not `recorded` is computed:
+    `from_predictions` gives it of the stored predictions.
     """
 
     name: str
@@ -50,7 +53,9 @@ class Metric:
 
 
 def computed_metric(name: str, meaning: str, compute: FromPredictions) -> Metric:
-    """Return a metric of classification, larger is better, that is computed from stored predictions."""
+    """Return a metric of classification, larger is better, that is computed from stored
+    predictions.
+    """
     return Metric(name, meaning, task="classification", recorded=False, from_predictions=compute)
 
 
@@ -60,10 +65,13 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over the true classes of the share of their objects that was predicted right."""
+    """Return the mean over the true classes of the share of their objects that was predicted
+    right.
+    """
     from sklearn.metrics import recall_score
 
-    classes = sorted(set(labels.tolist()))  # what is predicted and true of no object has no accuracy
+    # what is predicted and true of no object has no accuracy
+    classes = sorted(set(labels.tolist()))
     return float(recall_score(labels, predicted, labels=classes, average="macro"))
 
 
@@ -76,48 +84,72 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 # To add a metric of stored predictions, add a line.
 _ALL = (
-    Metric("accuracy", "share of the objects whose class is right; of parts, of the points", from_predictions=accuracy),
+    Metric(
+        "accuracy",
+        "share of the objects whose class is right; of parts, of the points",
+        from_predictions=accuracy,
+    ),
     Metric("instance_miou", "mean over the objects of their parts' mean IoU", task="parts"),
     Metric("class_miou", "mean over the categories of their objects' mean IoU", task="parts"),
     Metric("loss", "cross entropy", direction="minimize", unit=""),
-    computed_metric("balanced_accuracy", "mean class accuracy: the mean over the classes of their accuracy", balanced_accuracy),
+    computed_metric(
+        "balanced_accuracy",
+        "mean class accuracy: the mean over the classes of their accuracy",
+        balanced_accuracy,
+    ),
     computed_metric("macro_f1", "mean over the classes of their F1", macro_f1),
 )
 METRICS = {metric.name: metric for metric in _ALL}
 FRACTIONS = tuple(name for name, metric in METRICS.items() if metric.unit == "%")
 RECORDED_FRACTIONS = tuple(name for name in FRACTIONS if METRICS[name].recorded)
 DEFAULT = "test/accuracy"
-PER_OBJECT = "test/accuracy"  # a mean over the test objects, which a record keeps one by one (Record.correct)
+# a mean over the test objects, which a record keeps one by one (Record.correct)
+PER_OBJECT = "test/accuracy"
 BUILT_IN = frozenset(METRICS)
 _PLACES: dict[str, str] = {}  # where the metrics of others are from
 
 
 def register(metric: Metric, place: str) -> None:
-    """Add a metric of somebody else's; `place` says where it is from. Raises PluginError for one that no table can show."""
+    """Add a metric of somebody else's; `place` says where it is from. Raises PluginError for one
+    that no table can show.
+    """
     known = METRICS.get(metric.name)
     if known is metric:
         return
     if metric.name in BUILT_IN:
         raise PluginError(f"{place}: the metric {metric.name!r} is pointsweep's own; rename it")
     if metric.recorded or metric.from_predictions is None or metric.unit != "%":
-        raise PluginError(f"{place}: the metric {metric.name!r} is computed from no predictions; make it by computed_metric(...)")
+        raise PluginError(
+            f"{place}: the metric {metric.name!r} is computed from no predictions; make it by"
+            " computed_metric(...)"
+        )
     if not metric.name.isidentifier():
         raise PluginError(f"{place}: a metric's name is letters, digits and _, got {metric.name!r}")
     if known is not None and _PLACES.get(metric.name) != place:
-        raise PluginError(f"{place}: the metric {metric.name!r} is that of {_PLACES.get(metric.name)} too; rename one")
+        raise PluginError(
+            f"{place}: the metric {metric.name!r} is that of {_PLACES.get(metric.name)} too;"
+            " rename one"
+        )
     METRICS[metric.name] = metric
     _PLACES[metric.name] = place
 
 
 def discover(name: str) -> bool:
-    """Register the metric of this name that an installed package offers; tell whether there is one. Raises PluginError."""
+    """Register the metric of this name that an installed package offers; tell whether there is one.
+    Raises PluginError.
+    """
     for point in entry_points.offered("metrics", name):
         try:
             found = point.load()
         except Exception as error:  # whatever another package's import raises: said with its words
-            raise PluginError(f"metric {name!r} of {point.value}: {type(error).__name__}: {error}") from error
+            raise PluginError(
+                f"metric {name!r} of {point.value}: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, Metric) or found.name != name:
-            raise PluginError(f"the entry point pointsweep.metrics {name} = {point.value} is no metric of that name")
+            raise PluginError(
+                f"the entry point pointsweep.metrics {name} = {point.value} is no metric of that"
+                " name"
+            )
         register(found, point.value)
         return True
     return False
@@ -129,7 +161,9 @@ def computed_names() -> tuple[str, ...]:
 
 
 def table_metrics() -> tuple[str, ...]:
-    """Return what a table can show, the default first. Predictions are kept of the test split alone."""
+    """Return what a table can show, the default first. Predictions are kept of the test split
+    alone.
+    """
     found = []
     for name, metric in METRICS.items():
         if metric.unit == "%":
@@ -139,20 +173,26 @@ def table_metrics() -> tuple[str, ...]:
 
 
 def computed(metric: str) -> Metric | None:
-    """Return the metric if a table's metric is computed from stored predictions; None for one that is recorded."""
+    """Return the metric if a table's metric is computed from stored predictions; None for one that
+    is recorded.
+    """
     split, _, name = metric.partition("/")
     found = METRICS.get(name) if split == TEST else None
     return found if found is not None and not found.recorded else None
 
 
 def of_dataset(recorded: Sequence[str]) -> list[str]:
-    """Return the metrics that a data set's trials have, given those that its epochs record, the deciding one first."""
+    """Return the metrics that a data set's trials have, given those that its epochs record, the
+    deciding one first.
+    """
     task = "classification" if recorded[0] == "accuracy" else "parts"
     return [*recorded, *(name for name in computed_names() if METRICS[name].task in ("", task))]
 
 
 def higher_is_better(metric: str) -> bool:
-    """Tell whether the larger of two values of a metric, with or without its split, is the better one."""
+    """Tell whether the larger of two values of a metric, with or without its split, is the better
+    one.
+    """
     name = metric.rpartition("/")[2]
     return name not in METRICS or METRICS[name].direction == "maximize"
 

@@ -1,4 +1,6 @@
-"""The code of others that a trial runs, as a part of its record's origin: `plugin.NAME` with the digest of its source."""
+"""The code of others that a trial runs, as a part of its record's origin: `plugin.NAME` with the
+digest of its source.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ SHOWN_DIGITS = 12
 
 
 def plugin_origin(config: TrialConfig) -> dict[str, str]:
-    """Return what the origin of a trial's record says of the plug-ins that it runs; nothing where there are none."""
+    """Return what the origin of a trial's record says of the plug-ins that it runs; nothing where
+    there are none.
+    """
     parts = []
     for part, kind in PARTS.items():
         value = getattr(config, part)
@@ -44,5 +48,8 @@ def plugins_differ(origin: Mapping[str, str], here: Mapping[str, str]) -> str:
         now = here.get(name)
         if name.startswith(PREFIX) and now is not None and now != before:
             shown = name.removeprefix(PREFIX)
-            return f"plug-in changed since: {shown} was {before[:SHOWN_DIGITS]}, here it is {now[:SHOWN_DIGITS]}"
+            return (
+                f"plug-in changed since: {shown} was {before[:SHOWN_DIGITS]}, here it is"
+                f" {now[:SHOWN_DIGITS]}"
+            )
     return ""

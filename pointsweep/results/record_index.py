@@ -1,8 +1,10 @@
-"""The records of a sweep, read fast: sweeps/<name>/records.index holds those of a large sweep in one file of columns.
+"""The records of a sweep, read fast: sweeps/<name>/records.index holds those of a large sweep in
+one file of columns.
 
-The index is only a copy; the trials' folders are the truth. Of each record it keeps the stamp of the file that it was read from
-(inode, size, times), every file is looked at again, and what differs is read from its folder. So a table never shows what a folder no
-longer holds. As in git's index, a file so young that a later write could leave its stamp the same is not entered. An index that is
+The index is only a copy; the trials' folders are the truth. Of each record it keeps the stamp of
+the file that it was read from (inode, size, times), every file is looked at again, and what differs
+is read from its folder. So a table never shows what a folder no longer holds. As in git's index, a
+file so young that a later write could leave its stamp the same is not entered. An index that is
 missing, damaged, of other fields, or cannot be written costs time, nothing else.
 """
 
@@ -41,8 +43,10 @@ STALE = 0.02  # share of the records that are not in the index, from which on it
 REMEDY = "the sweep's command, run again, sets it aside and trains the trial again"
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
 FORMAT = 4
-SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")  # the same for many: each value is kept once
-NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")  # as arrays, which are read faster than text
+# the same for many: each value is kept once
+SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")
+# as arrays, which are read faster than text
+NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")
 
 Stamp = tuple[int, int, int, int]  # inode, size, modified, changed (ns)
 Entries = dict[str, tuple[Stamp, Record]]
@@ -50,7 +54,9 @@ Shape = str | tuple[tuple[str, "Shape"], ...]
 
 
 def read_record(store: Store, key: str) -> Record:
-    """The record of a finished trial. Raises BadStore naming the file, BadRecord if it is not whole, FileNotFoundError."""
+    """The record of a finished trial. Raises BadStore naming the file, BadRecord if it is not
+    whole, FileNotFoundError.
+    """
     name = f"trials/{key}/record.json"
     try:
         data = store.read(name)
@@ -82,7 +88,9 @@ def _record(store: Store, key: str, data: bytes) -> Record:
     try:
         record = from_json(data, key)
         problem = files_problem(record, _sizes_in(store, key))
-        problem = problem or unsealed_problem(record, lambda name: store.read(f"trials/{key}/{name}"))
+        problem = problem or unsealed_problem(
+            record, lambda name: store.read(f"trials/{key}/{name}")
+        )
         if problem:
             raise BadRecord(problem)
     except BadStore as error:  # the class stays: a record of a later version is not a damaged one
@@ -108,15 +116,20 @@ def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
 
 
 def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Record]:
-    """The records of those trials that have one, as their folders hold them now. Raises BadStore naming a file that is none."""
+    """The records of those trials that have one, as their folders hold them now. Raises BadStore
+    naming a file that is none.
+    """
     records, damaged = sound_records(store, sweep, keys)
     for problem in damaged.values():
         raise BadRecord(problem)
     return records
 
 
-def sound_records(store: Store, sweep: str, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
-    """The records that can be believed, as their folders hold them now; and what is wrong with the others, by key.
+def sound_records(
+    store: Store, sweep: str, keys: Sequence[str]
+) -> tuple[dict[str, Record], dict[str, str]]:
+    """The records that can be believed, as their folders hold them now; and what is wrong with the
+    others, by key.
 
     Raises BadStore for a file that may not be read.
     """
@@ -124,18 +137,28 @@ def sound_records(store: Store, sweep: str, keys: Sequence[str]) -> tuple[dict[s
     if disk is None or len(keys) <= FEW:
         return _read_singly(store, keys)
     stamps, known = _stamps(disk, keys), _load(store, sweep)
-    found = {key: known[key][1] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
+    found = {
+        key: known[key][1]
+        for key, stamp in stamps.items()
+        if key in known and known[key][0] == stamp
+    }
     damaged = _at_odds(disk, found)
     stale = [key for key in stamps if key not in found]
     # Before the files are looked at once more: what is written from here on is younger.
     now = _clock(disk, sweep) if len(stale) > STALE * len(stamps) else None
     if now is not None:
-        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(disk, stale)
+        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(
+            disk, stale
+        )
     fresh, wrong = _read_all(disk, stale)
     found |= fresh
     damaged |= wrong
     if now is not None:
-        settled = {key: (stamps[key], found[key]) for key in found if key in stamps and stamps[key][3] < now - YOUNG_NS}
+        settled = {
+            key: (stamps[key], found[key])
+            for key in found
+            if key in stamps and stamps[key][3] < now - YOUNG_NS
+        }
         with suppress(OSError):
             store.write(_name(sweep), _dump(settled))
     records = {key: found[key] for key in keys if key in found and key not in damaged}
@@ -156,12 +179,16 @@ def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], 
 
 
 def _with_remedy(error: BadStore) -> str:
-    """Return what is wrong with a record, and what mends it: of a later version's record its own words say it."""
+    """Return what is wrong with a record, and what mends it: of a later version's record its own
+    words say it.
+    """
     return f"{error}; {REMEDY}" if isinstance(error, BadRecord) else str(error)
 
 
 def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
-    """Return what is wrong beside records that have not changed since they were read: the files that they name may have."""
+    """Return what is wrong beside records that have not changed since they were read: the files
+    that they name may have.
+    """
     wrong = {}
     for key, record in records.items():
         problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
@@ -171,7 +198,9 @@ def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
 
 
 def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
-    """The records that are there, one may have been deleted just now, and what is wrong with damaged ones."""
+    """The records that are there, one may have been deleted just now, and what is wrong with
+    damaged ones.
+    """
 
     def read(part: Sequence[str]) -> list[bytes | BadRecord | None]:
         return [_bytes_or_problem(store, key) for key in part]
@@ -205,14 +234,22 @@ def _bytes_or_problem(store: FileStore, key: str) -> bytes | BadRecord | None:
 
 
 def _path(store: FileStore, key: str) -> str:
-    """Return the path of a record. Ten thousand are put together by hand; one that could lead out is for `path` to refuse."""
-    return f"{store.root}/trials/{key}/record.json" if key.isalnum() else str(store.path(f"trials/{key}/record.json"))
+    """Return the path of a record. Ten thousand are put together by hand; one that could lead out
+    is for `path` to refuse.
+    """
+    return (
+        f"{store.root}/trials/{key}/record.json"
+        if key.isalnum()
+        else str(store.path(f"trials/{key}/record.json"))
+    )
 
 
 def _bytes(path: str) -> bytes | None:
     try:
         # Without waiting: whoever opens a pipe to read it waits for a writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as file:
+        with os.fdopen(
+            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0
+        ) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise NotAFile(path)
             return file.read()
@@ -234,7 +271,9 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
             continue
         except OSError as error:
             if error.errno != errno.ELOOP:
-                raise BadStore(f"the store cannot be read: {error.strerror}: {_path(store, key)}") from error
+                raise BadStore(
+                    f"the store cannot be read: {error.strerror}: {_path(store, key)}"
+                ) from error
             found[key] = (0, 0, 0, 0)  # a link to itself: the reading that follows says so
             continue
         found[key] = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
@@ -242,7 +281,9 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
 
 
 def _clock(store: FileStore, sweep: str) -> int | None:
-    """The time (ns) by the clock that stamps the files: a file server's may be another than ours. None if nothing can be written."""
+    """The time (ns) by the clock that stamps the files: a file server's may be another than ours.
+    None if nothing can be written.
+    """
     with suppress(OSError), tempfile.TemporaryFile(dir=store.path(f"sweeps/{sweep}")) as file:
         return os.fstat(file.fileno()).st_ctime_ns
     return None
@@ -253,10 +294,21 @@ def _clock(store: FileStore, sweep: str) -> int | None:
 
 def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
     records = [record for _, record in entries.values()]
-    columns: dict[str, Any] = {"key": list(entries), "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True))}
+    columns: dict[str, Any] = {
+        "key": list(entries),
+        "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True)),
+    }
     for name in FIELDS:
         values = [getattr(record, name) for record in records]
-        way = _shared if name in SHARED else _numbers if name in NUMBERS else _configs if name == "config" else list
+        way = (
+            _shared
+            if name in SHARED
+            else _numbers
+            if name in NUMBERS
+            else _configs
+            if name == "config"
+            else list
+        )
         columns[f"field.{name}"] = way(values)
     body = json.dumps(columns, separators=(",", ":"), allow_nan=False).encode()
     head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
@@ -272,7 +324,8 @@ def _shared(values: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _code(numbers: dict[bytes, int], kept: list[Any], value: Any) -> int:
-    # Tells 1, 1.0 and True apart, in a tenth of the time of JSON. Nothing is ever read back from it.
+    # Tells 1, 1.0 and True apart, in a tenth of the time of JSON. Nothing is ever read back from
+    # it.
     number = numbers.setdefault(marshal.dumps(value, 2), len(kept))
     if number == len(kept):
         kept.append(value)
@@ -280,13 +333,24 @@ def _code(numbers: dict[bytes, int], kept: list[Any], value: Any) -> int:
 
 
 def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the configurations of trials that differ in few parts: each part once, each combination of parts once."""
+    """Return the configurations of trials that differ in few parts: each part once, each
+    combination of parts once.
+    """
     numbers: dict[bytes, int] = {}
     parts: list[Any] = []
     seedless = [
-        {name: _code(numbers, parts, part) for name, part in config.items() if name != "seed" or part is None} for config in configs
+        {
+            name: _code(numbers, parts, part)
+            for name, part in config.items()
+            if name != "seed" or part is None
+        }
+        for config in configs
     ]
-    return {"parts": parts, **_shared(seedless), "seeds": [config.get("seed") for config in configs]}
+    return {
+        "parts": parts,
+        **_shared(seedless),
+        "seeds": [config.get("seed") for config in configs],
+    }
 
 
 def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -298,7 +362,9 @@ def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
-    """Mappings of numbers, or numbers: each shape once, and the numbers of all values of a shape as one array."""
+    """Mappings of numbers, or numbers: each shape once, and the numbers of all values of a shape as
+    one array.
+    """
     rows: dict[Shape, list[list[Any]]] = {}
     shapes = []
     for value in values:
@@ -307,13 +373,18 @@ def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
         rows.setdefault(shapes[-1], []).append(numbers)
     if not all(map(_exact, rows.values())):
         return {"plain": list(values)}
-    arrays = [base64.b64encode(np.array(found, "<f8").T.tobytes()).decode() for found in rows.values()]  # (places, values) each
+    # (places, values) each
+    arrays = [
+        base64.b64encode(np.array(found, "<f8").T.tobytes()).decode() for found in rows.values()
+    ]
     codes = {shape: code for code, shape in enumerate(rows)}
     return {"shapes": list(rows), "codes": [codes[shape] for shape in shapes], "arrays": arrays}
 
 
 def _shape(value: Any, numbers: list[Any]) -> Shape:
-    """Return what a value is without its numbers, which go to `numbers`: the type of a number, or names with what each of them is."""
+    """Return what a value is without its numbers, which go to `numbers`: the type of a number, or
+    names with what each of them is.
+    """
     if isinstance(value, dict):
         return tuple([(name, _shape(part, numbers)) for name, part in value.items()])
     numbers.append(value)
@@ -321,8 +392,14 @@ def _shape(value: Any, numbers: list[Any]) -> Shape:
 
 
 def _exact(rows: Sequence[Sequence[Any]]) -> bool:
-    """Return whether floats hold all of the numbers to the last bit, and nothing else is among them."""
-    return all(type(each) is float or (type(each) is int and abs(each) < 2**53) for row in rows for each in row)
+    """Return whether floats hold all of the numbers to the last bit, and nothing else is among
+    them.
+    """
+    return all(
+        type(each) is float or (type(each) is int and abs(each) < 2**53)
+        for row in rows
+        for each in row
+    )
 
 
 def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
@@ -332,7 +409,8 @@ def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
     each = []
     for code, (shape, array) in enumerate(zip(column["shapes"], column["arrays"], strict=True)):
         count = column["codes"].count(code)
-        numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)  # (places, values)
+        # (places, values)
+        numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)
         each.append(iter(_filled(shape, iter(numbers), count)))
     return [next(each[code]) for code in column["codes"]]
 
@@ -344,12 +422,18 @@ def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
         return found
     names = [name for name, _ in shape]
     parts = [_filled(part, numbers, count) for _, part in shape]
-    return list(map(dict, map(zip, repeat(names), zip(*parts, strict=True)))) if parts else [{} for _ in range(count)]
+    return (
+        list(map(dict, map(zip, repeat(names), zip(*parts, strict=True))))
+        if parts
+        else [{} for _ in range(count)]
+    )
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Work without Python's search for cycles, which takes as long as reading a hundred thousand plain values."""
+    """Work without Python's search for cycles, which takes as long as reading a hundred thousand
+    plain values.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -365,10 +449,15 @@ def _load(store: Store, sweep: str) -> Entries:
         data = store.read(_name(sweep))
         end = data.find(b"\n")
         body = memoryview(data)[end + 1 :]  # no copy of so many megabytes
-        if json.loads(data[: max(end, 0)]) != {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}:
+        if json.loads(data[: max(end, 0)]) != {
+            "format": FORMAT,
+            "fields": list(FIELDS),
+            "crc": zlib.crc32(body),
+        }:
             return {}
         columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
-    except (FileNotFoundError, ValueError, RecursionError):  # BadStore among them: a folder, or not to be read
+    except (FileNotFoundError, ValueError, RecursionError):
+        # BadStore among them: a folder, or not to be read
         return {}
     for name in SHARED:
         column = columns[f"field.{name}"]

@@ -1,6 +1,7 @@
 """What is kept of one finished trial, and the layout that says which cell of a table it belongs to.
 
-A table is a function of a layout and records alone, wherever the two were read from: a sweep file and a store, or MLflow.
+A table is a function of a layout and records alone, wherever the two were read from: a sweep file
+and a store, or MLflow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pointsweep.results.metrics import DEFAULT, FRACTIONS
 
 SCHEMA = 2  # of record.json; a reader accepts this and every older one
 FIRST_WITH_CHECKSUM = 2
-DAMAGED = "damaged record"  # how the reason of a trial begins that is not in a table because its record is not believed
+# how the reason of a trial begins that is not in a table because its record is not believed
+DAMAGED = "damaged record"
 CHECKSUM = "checksum"  # its name in the file; it covers every other field there, unknown ones too
 SINCE_CHECKSUM = ("checksum", "files")  # fields that records without a checksum never had
 QUICKLY_READ_BYTES = 16 * 2**20
@@ -25,16 +27,20 @@ PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "histo
 
 
 def class_type(num_classes: int) -> str:
-    """Return the numpy type that numbers of classes are kept in: a byte each as long as it holds them all."""
+    """Return the numpy type that numbers of classes are kept in: a byte each as long as it holds
+    them all.
+    """
     return "uint8" if num_classes <= 256 else "int32"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One trial's result with its full origin. Accuracies are fractions, times seconds, sizes bytes.
+    """One trial's result with its full origin. Accuracies are fractions, times seconds, sizes
+    bytes.
 
-    `metrics` maps a protocol (`last`, `best_test`, and `best_val` where there was a validation split) to the metrics of the
-    epoch it selects, e.g. {"last": {"epoch": 40, "test_accuracy": 0.81, "test_loss": 0.7}}.
+    `metrics` maps a protocol (`last`, `best_test`, and `best_val` where there was a validation
+    split) to the metrics of the epoch it selects, e.g. {"last": {"epoch": 40, "test_accuracy":
+    0.81, "test_loss": 0.7}}.
     """
 
     key: str
@@ -43,27 +49,36 @@ class Record:
     parameters: Mapping[str, int]  # trainable, trainable_without_head, total
     dataset: Mapping[str, Any]  # name, digest, num_train, num_val, num_test, num_classes
     weights_origin: str  # of the frozen network
-    marks: tuple[str, ...] = ()  # what a table must say beside the number: "random weights", "synthetic data", "official"
-    seconds: Mapping[str, float] = field(default_factory=dict)  # total, train, device (total times its GPUs, or CPUs)
+    # what a table must say beside the number: "random weights", "synthetic data", "official"
+    marks: tuple[str, ...] = ()
+    # total, train, device (total times its GPUs, or CPUs)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     clouds_per_s: float = 0.0
-    origin: Mapping[str, str] = field(default_factory=dict)  # versions, commit or tree digest, host, device, started, ended
+    # versions, commit or tree digest, host, device, started, ended
+    origin: Mapping[str, str] = field(default_factory=dict)
     attempts: int = 1
     schema: int = SCHEMA
-    # Which test objects the trial got right, by protocol: the bits of paired.packed. Older records have none.
+    # Which test objects the trial got right, by protocol: the bits of paired.packed. Older records
+    # have none.
     correct: Mapping[str, str] = field(default_factory=dict)
     # Joules by device, cpu and gpu, as far as the machine lets them be read (energy.py).
     energy_j: Mapping[str, float] = field(default_factory=dict)
-    # The files beside the record as it was written, by name: their `bytes` and `sha256`. The history may have grown since.
+    # The files beside the record as it was written, by name: their `bytes` and `sha256`. The
+    # history may have grown since.
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def device_s(self) -> float:
-        """Seconds times the devices that the trial had; records of older versions do not say, and count one."""
+        """Seconds times the devices that the trial had; records of older versions do not say, and
+        count one.
+        """
         return self.seconds.get("device", self.seconds.get("total", 0.0))
 
     def to_json(self) -> str:
-        """One line with its checksum; floats keep every bit. A record of an older version stays one, without a checksum."""
+        """One line with its checksum; floats keep every bit. A record of an older version stays
+        one, without a checksum.
+        """
         data = asdict(self)
         if self.schema >= FIRST_WITH_CHECKSUM:
             data = sealed(data)
@@ -87,9 +102,11 @@ def checksum(data: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str | bytes, key: str | None = None) -> Record:
-    """Read a record of this or an older version: fields unknown here are dropped, new ones get their default.
+    """Read a record of this or an older version: fields unknown here are dropped, new ones get
+    their default.
 
-    `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed, LaterRecord.
+    `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed,
+    LaterRecord.
     """
     data = _parsed(text)
     if not isinstance(data, dict):
@@ -98,7 +115,9 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise BadRecord("not a record: no schema number")
     if schema > SCHEMA:
-        raise LaterRecord(f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep")
+        raise LaterRecord(
+            f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep"
+        )
     if schema >= FIRST_WITH_CHECKSUM:
         _check_sum(data)
     else:
@@ -141,7 +160,9 @@ def _check_sum(data: Mapping[str, Any]) -> None:
     except (ValueError, RecursionError) as error:  # a number too large for a float
         raise BadRecord(f"not a record: {error}") from error
     if not right:
-        raise BadRecord("its checksum does not match: it was edited or damaged after it was written")
+        raise BadRecord(
+            "its checksum does not match: it was edited or damaged after it was written"
+        )
 
 
 def _check_unsealed(data: Mapping[str, Any]) -> None:
@@ -149,8 +170,8 @@ def _check_unsealed(data: Mapping[str, Any]) -> None:
     for name in SINCE_CHECKSUM:
         if data.get(name):
             raise BadRecord(
-                f"it says schema {data['schema']} and has {name}, which is written since schema {FIRST_WITH_CHECKSUM}:"
-                " it was edited after it was written"
+                f"it says schema {data['schema']} and has {name}, which is written since schema"
+                f" {FIRST_WITH_CHECKSUM}: it was edited after it was written"
             )
 
 
@@ -182,7 +203,11 @@ def _is_files(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     for about in value.values():
-        if not isinstance(about, dict) or not _is_count(about.get("bytes")) or not _is_text(about.get("sha256")):
+        if (
+            not isinstance(about, dict)
+            or not _is_count(about.get("bytes"))
+            or not _is_text(about.get("sha256"))
+        ):
             return False
     return True
 
@@ -191,11 +216,20 @@ def _is_files(value: Any) -> bool:
 SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "key": (_is_text, "a text"),
     "config": (_is_mapping, "an object"),
-    "metrics": (lambda value: isinstance(value, dict) and all(map(_is_numbers, value.values())), "numbers by protocol and name"),
-    "parameters": (lambda value: isinstance(value, dict) and all(map(_is_count, value.values())), "whole numbers by name"),
+    "metrics": (
+        lambda value: isinstance(value, dict) and all(map(_is_numbers, value.values())),
+        "numbers by protocol and name",
+    ),
+    "parameters": (
+        lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
+        "whole numbers by name",
+    ),
     "dataset": (_is_mapping, "an object"),
     "weights_origin": (_is_text, "a text"),
-    "marks": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+    "marks": (
+        lambda value: isinstance(value, list) and all(map(_is_text, value)),
+        "a list of texts",
+    ),
     "seconds": (_is_numbers, "numbers by name"),
     "peak_memory_bytes": (_is_count, "a whole number"),
     "clouds_per_s": (_is_number, "a number"),
@@ -225,9 +259,11 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
-    """Return what the files beside a record have in contradiction to it, judged by their sizes; empty if nothing.
+    """Return what the files beside a record have in contradiction to it, judged by their sizes;
+    empty if nothing.
 
-    `size_of` says a file's bytes, or None if it is not there. Weights may be missing: they are large, and no table needs them.
+    `size_of` says a file's bytes, or None if it is not there. Weights may be missing: they are
+    large, and no table needs them.
     """
     for name, about in record.files.items():
         size, recorded = size_of(name), about["bytes"]
@@ -239,8 +275,11 @@ def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
     return ""
 
 
-def digests_problem(record: Record, read: Callable[[str], bytes], limit_bytes: float = QUICKLY_READ_BYTES) -> str:
-    """Return which file beside a record has other bytes than when it was written; empty if none. Missing ones are `files_problem`'s.
+def digests_problem(
+    record: Record, read: Callable[[str], bytes], limit_bytes: float = QUICKLY_READ_BYTES
+) -> str:
+    """Return which file beside a record has other bytes than when it was written; empty if none.
+    Missing ones are `files_problem`'s.
 
     Files above the limit are not read: of large weights the size must do, but for `verify`.
     """
@@ -262,18 +301,24 @@ def digests_problem(record: Record, read: Callable[[str], bytes], limit_bytes: f
 
 @dataclass(frozen=True)
 class Published:
-    """A number that a paper prints for a cell. `value` in the paper's unit (percent), `params_m` in millions as printed."""
+    """A number that a paper prints for a cell. `value` in the paper's unit (percent), `params_m` in
+    millions as printed.
+    """
 
     value: float | None
     params_m: float | None
     source: str  # e.g. "Any2Point, Table 5"
-    dataset: str = ""  # what it is about, in the words of published.csv; empty where only the sweep file gives the number
+    # what it is about, in the words of published.csv; empty where only the sweep file gives the
+    # number
+    dataset: str = ""
     split: str = ""
 
 
 @dataclass(frozen=True)
 class CellLayout:
-    """One cell: which trials fill it. `row` and `column` index into the layout; `excluded` says why there are none."""
+    """One cell: which trials fill it. `row` and `column` index into the layout; `excluded` says why
+    there are none.
+    """
 
     row: int
     column: int
@@ -284,7 +329,9 @@ class CellLayout:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Seeds from `least` to `most` in a cell, by what its comparison with the row `against` still needs (adaptive.py)."""
+    """Seeds from `least` to `most` in a cell, by what its comparison with the row `against` still
+    needs (adaptive.py).
+    """
 
     least: int
     most: int
@@ -293,7 +340,9 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a table. A row's label is a tuple, one entry per name in `row_headers` (rows, then further axes)."""
+    """The shape of a table. A row's label is a tuple, one entry per name in `row_headers` (rows,
+    then further axes).
+    """
 
     name: str
     title: str
@@ -303,8 +352,10 @@ class Layout:
     cells: tuple[CellLayout, ...]
     metric: str = DEFAULT
     protocol: str = "last"  # last, best_val or best_test
-    notes: tuple[str, ...] = ()  # printed under the table: the profile, overrides from the command line
-    factors: tuple[Mapping[str, bool] | None, ...] = ()  # of a factorial: which components each row has; none where no row says
+    # printed under the table: the profile, overrides from the command line
+    notes: tuple[str, ...] = ()
+    # of a factorial: which components each row has; none where no row says
+    factors: tuple[Mapping[str, bool] | None, ...] = ()
     adaptive: Adaptive | None = None  # then a cell's keys are those of the most seeds
     per_hour: float | None = None  # the price of an hour of one device
 
@@ -324,13 +375,17 @@ def plan_json(layout: Layout, **origin: Any) -> bytes:
 
 
 def layout_from_plan(data: bytes) -> Layout:
-    """The layout in a plan.json; older ones have no checksum. Raises BadStore if it cannot be believed."""
+    """The layout in a plan.json; older ones have no checksum. Raises BadStore if it cannot be
+    believed.
+    """
     try:
         plan = json.loads(data)
         if not isinstance(plan, dict) or "layout" not in plan:
             raise BadStore("no layout in it")
         if CHECKSUM in plan and checksum(plan) != plan[CHECKSUM]:
-            raise BadStore("its checksum does not match: it was edited or damaged after it was written")
+            raise BadStore(
+                "its checksum does not match: it was edited or damaged after it was written"
+            )
         return layout_from_dict(plan["layout"])
     except RecursionError as error:
         raise BadStore("nested too deeply") from error
@@ -339,7 +394,9 @@ def layout_from_plan(data: bytes) -> Layout:
 
 
 def layout_from_dict(data: Any) -> Layout:
-    """The layout in such data; fields of later versions are skipped. Raises ValueError if it is none."""
+    """The layout in such data; fields of later versions are skipped. Raises ValueError if it is
+    none.
+    """
     if not isinstance(data, dict) or "cells" not in data:
         raise ValueError("not a layout: no cells")
     try:
@@ -361,14 +418,24 @@ def _layout(data: Mapping[str, Any]) -> Layout:
     values["cells"] = tuple(_cell(cell) for cell in data["cells"])
     values["rows"] = tuple(tuple(row) for row in data["rows"])
     values["factors"] = tuple(data.get("factors", ()))
-    values["adaptive"] = Adaptive(**_known(data["adaptive"], Adaptive)) if data.get("adaptive") else None
+    values["adaptive"] = (
+        Adaptive(**_known(data["adaptive"], Adaptive)) if data.get("adaptive") else None
+    )
     for name in ("row_headers", "columns", "notes"):
         values[name] = tuple(data[name])
     return Layout(**values)
 
 
 def _layout_problems(layout: Layout) -> Iterator[str]:
-    texts = (layout.name, layout.title, layout.metric, layout.protocol, *layout.row_headers, *layout.columns, *layout.notes)
+    texts = (
+        layout.name,
+        layout.title,
+        layout.metric,
+        layout.protocol,
+        *layout.row_headers,
+        *layout.columns,
+        *layout.notes,
+    )
     if not all(map(_is_text, (*texts, *(part for row in layout.rows for part in row)))):
         yield "a name or a label is not a text"
     if any(len(row) != len(layout.row_headers) for row in layout.rows):
@@ -381,11 +448,15 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
         if not _is_count(cell.row) or not _is_count(cell.column):
             yield "a cell's row or column is no whole number"
         elif cell.row >= len(layout.rows) or cell.column >= len(layout.columns):
-            yield f"a cell in row {cell.row}, column {cell.column}, of {len(layout.rows)} rows and {len(layout.columns)} columns"
+            yield (
+                f"a cell in row {cell.row}, column {cell.column}, of {len(layout.rows)} rows and"
+                f" {len(layout.columns)} columns"
+            )
         if not all(_is_whole(seed) and _is_text(key) for seed, key in cell.keys):
             yield "a cell's trials are not seeds and keys"
         if cell.published is not None and not all(
-            each is None or _is_number(each) for each in (cell.published.value, cell.published.params_m)
+            each is None or _is_number(each)
+            for each in (cell.published.value, cell.published.params_m)
         ):
             yield "a published value is no number"
 
@@ -404,7 +475,11 @@ def value(record: Record, protocol: str, metric: str) -> float:
     """A record's number. Raises ValueError naming what the record has instead."""
     if protocol not in record.metrics:
         hint = " (best_val needs dataset.val_fraction above 0)" if protocol == "best_val" else ""
-        raise ValueError(f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}")
+        raise ValueError(
+            f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}"
+        )
     if metric not in record.metrics[protocol]:
-        raise ValueError(f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}")
+        raise ValueError(
+            f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}"
+        )
     return record.metrics[protocol][metric]

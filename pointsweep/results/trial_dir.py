@@ -1,7 +1,9 @@
-"""A trial's folder: append-only history, checkpoint, predictions, record. Whatever is cut off, it opens again.
+"""A trial's folder: append-only history, checkpoint, predictions, record. Whatever is cut off, it
+opens again.
 
-An epoch counts once a checkpoint of it, or of a later one, is on the disk: only then does it enter the history, and only from
-there does anybody else hear of it. So nothing that was told is ever taken back by a resume.
+An epoch counts once a checkpoint of it, or of a later one, is on the disk: only then does it enter
+the history, and only from there does anybody else hear of it. So nothing that was told is ever
+taken back by a resume.
 """
 
 from __future__ import annotations
@@ -37,7 +39,14 @@ from pointsweep.results.records import (
     files_problem,
     from_json,
 )
-from pointsweep.storage.base import free_name, make_room, open_append, read_file, write_whole, writing
+from pointsweep.storage.base import (
+    free_name,
+    make_room,
+    open_append,
+    read_file,
+    write_whole,
+    writing,
+)
 from pointsweep.storage.lease import Held as Held
 from pointsweep.storage.lease import Lease, leased
 from pointsweep.utils import fault_injection as faults
@@ -57,7 +66,9 @@ LOCK_S = 60.0  # to wait for a worker that is being ended to let go of the folde
 
 
 def _is_something_else(path: Path) -> bool:
-    """Return whether something is there that is no file and no link to one: a folder, a pipe, a link to nothing."""
+    """Return whether something is there that is no file and no link to one: a folder, a pipe, a
+    link to nothing.
+    """
     return os.path.lexists(path) and not path.is_file()
 
 
@@ -68,11 +79,13 @@ class TrialFolder:
         self.path = path
         self.launch = ""  # which run of the command works on it; failures are counted by launch
         self.lease: Lease | None = None
-        self.partial = False  # a copy of some of a trial's files: that others are not here says nothing
+        # a copy of some of a trial's files: that others are not here says nothing
+        self.partial = False
         self._pending: list[Event] = []  # epochs trained since the last checkpoint
         self._saving = threading.Lock()  # a rescue comes from another thread
         self._saved_at = self._save_s = 0.0
-        self._held: tuple[dict[str, Tensor], dict[str, Any], int] | None = None  # a copy in memory, and of how many pending epochs
+        # a copy in memory, and of how many pending epochs
+        self._held: tuple[dict[str, Tensor], dict[str, Any], int] | None = None
         self._held_at = self._hold_s = 0.0
 
     # History
@@ -110,7 +123,15 @@ class TrialFolder:
         """Repairs the history and notes a new attempt with its facts: config, dataset, origin."""
         self.repair()
         self._saved_at = time.monotonic()
-        self.append({"type": "start", "attempt": self.attempts() + 1, "time": time.time(), "launch": self.launch, **facts})
+        self.append(
+            {
+                "type": "start",
+                "attempt": self.attempts() + 1,
+                "time": time.time(),
+                "launch": self.launch,
+                **facts,
+            }
+        )
 
     def attempts(self) -> int:
         """Return how often a process has begun to work on this trial."""
@@ -124,29 +145,56 @@ class TrialFolder:
     def failure_kind(self) -> str:
         """The class of the last attempt's failure; "" if it did not fail."""
         events = self.events()
-        return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
+        return (
+            str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
+        )
 
     def count_failures(self, kind: str) -> int:
         """Return how often this launch has seen a class of failure here."""
-        return sum(e["type"] == "failed" and e.get("class") == kind and e.get("launch") == self.launch for e in self.events())
+        return sum(
+            e["type"] == "failed" and e.get("class") == kind and e.get("launch") == self.launch
+            for e in self.events()
+        )
 
     def final_failure(self) -> Failure | None:
         """The failure after which this launch has given up; None if it has not."""
         events = self.events()
         last = events[-1] if events else {"type": ""}
-        given_up = last["type"] == "failed" and self.launch and last.get("launch") == self.launch and not last["retried"]
+        given_up = (
+            last["type"] == "failed"
+            and self.launch
+            and last.get("launch") == self.launch
+            and not last["retried"]
+        )
         return Failure(last["class"], last["reason"]) if given_up else None
 
     def lost_attempt(self) -> Failure | None:
-        """An attempt of this launch that has no end: its process was killed, or its machine is gone. Repairs the history."""
+        """An attempt of this launch that has no end: its process was killed, or its machine is
+        gone. Repairs the history.
+        """
         self.repair()
-        marks = [event for event in self.events() if event["type"] in ("start", "failed", "stopped")]
-        lost = bool(marks) and marks[-1]["type"] == "start" and self.launch and marks[-1].get("launch") == self.launch
-        return Failure("lost_node", "its process ended without a word: killed, or its machine is gone") if lost else None
+        marks = [
+            event for event in self.events() if event["type"] in ("start", "failed", "stopped")
+        ]
+        lost = (
+            bool(marks)
+            and marks[-1]["type"] == "start"
+            and self.launch
+            and marks[-1].get("launch") == self.launch
+        )
+        return (
+            Failure("lost_node", "its process ended without a word: killed, or its machine is gone")
+            if lost
+            else None
+        )
 
     def parts(self) -> int:
-        """Return in how many parts a batch is computed; more than one after the memory did not suffice."""
-        return max((int(event["parts"]) for event in self.events() if event["type"] == "parts"), default=1)
+        """Return in how many parts a batch is computed; more than one after the memory did not
+        suffice.
+        """
+        return max(
+            (int(event["parts"]) for event in self.events() if event["type"] == "parts"), default=1
+        )
 
     def stopped(self) -> int | None:
         """Return after which epoch a search stopped the last attempt; None if it did not."""
@@ -168,7 +216,8 @@ class TrialFolder:
         _, good = parse(data)
         if good == len(data):
             if (self.path / HISTORY).is_symlink():
-                self._write(HISTORY, data)  # from here on it is the folder's own: links are not written through
+                # from here on it is the folder's own: links are not written through
+                self._write(HISTORY, data)
             return
         if b"\n" in data[good:].rstrip(b"\n"):
             self._write("history.damaged", data)
@@ -177,11 +226,17 @@ class TrialFolder:
     # Checkpoints
 
     def commit_epoch(self, event: Mapping[str, Any], snapshot: Snapshot, last: bool) -> None:
-        """End an epoch: a checkpoint when one is due (always at the first and the last), then the history."""
+        """End an epoch: a checkpoint when one is due (always at the first and the last), then the
+        history.
+        """
         with self._saving:
             self._pending.append(dict(event))
             now = time.monotonic()
-            if last or event["epoch"] == 1 or now - self._saved_at >= self._save_s / CHECKPOINT_SHARE:
+            if (
+                last
+                or event["epoch"] == 1
+                or now - self._saved_at >= self._save_s / CHECKPOINT_SHARE
+            ):
                 self._save(*snapshot(), len(self._pending))
             elif now - max(self._held_at, self._saved_at) >= self._hold_s / HOLD_SHARE:
                 self._hold(*snapshot())
@@ -189,12 +244,18 @@ class TrialFolder:
     def _hold(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Keep a copy for `rescue`: the next step changes the tensors in place."""
         begun = time.monotonic()
-        self._held = {name: tensor.clone() for name, tensor in tensors.items()}, copy.deepcopy(dict(state)), len(self._pending)
+        self._held = (
+            {name: tensor.clone() for name, tensor in tensors.items()},
+            copy.deepcopy(dict(state)),
+            len(self._pending),
+        )
         self._held_at = time.monotonic()
         self._hold_s = self._held_at - begun
 
     def rescue(self) -> None:
-        """A checkpoint of the last epoch that is held, as the process is being ended from outside; from any thread."""
+        """A checkpoint of the last epoch that is held, as the process is being ended from outside;
+        from any thread.
+        """
         if not self._saving.acquire(timeout=RESCUE_S):
             return
         try:
@@ -204,10 +265,14 @@ class TrialFolder:
             self._saving.release()
 
     def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], count: int) -> None:
-        """Write a checkpoint that has the first `count` pending epochs behind it, then their lines."""
+        """Write a checkpoint that has the first `count` pending epochs behind it, then their
+        lines.
+        """
         begun = time.monotonic()
         told = self._pending[:count]
-        self._write("checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": told}))
+        self._write(
+            "checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": told})
+        )
         for event in told:
             self.append(event)
         self._pending, self._held = self._pending[count:], None
@@ -215,16 +280,21 @@ class TrialFolder:
         self._save_s = self._saved_at - begun
 
     def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last checkpoint, and the history brought in line with it; None, and no epochs, if there is no sound one."""
+        """The last checkpoint, and the history brought in line with it; None, and no epochs, if
+        there is no sound one.
+        """
         found = self._load()
         done = found[1]["epoch"] if found else 0
         pending = found[1]["pending"] if found else []
-        kept = [event for event in self.events() if event["type"] != "epoch" or event["epoch"] <= done]
+        kept = [
+            event for event in self.events() if event["type"] != "epoch" or event["epoch"] <= done
+        ]
         known = {event["epoch"] for event in kept if event["type"] == "epoch"}
         # The process may have ended between the checkpoint and the lines that belong to it.
         lines = kept + [event for event in pending if event["epoch"] not in known]
         if found and len({event["epoch"] for event in lines if event["type"] == "epoch"}) < done:
-            # The history lost epochs that the checkpoint has behind it: the trial is trained anew rather than told with gaps.
+            # The history lost epochs that the checkpoint has behind it: the trial is trained anew
+            # rather than told with gaps.
             self._set_aside("history.jsonl")
             return self.resume()
         self._write("history.jsonl", b"".join(to_line(event) for event in lines))
@@ -246,7 +316,14 @@ class TrialFolder:
         self._check()
         (self.path / "checkpoint.safetensors").replace(self.path / "checkpoint.damaged")
         log.warning("%s: %s is damaged; the trial starts from scratch", self.path, damaged)
-        self.append({"type": "damaged", "file": damaged, "word": "the trial starts from scratch", "time": time.time()})
+        self.append(
+            {
+                "type": "damaged",
+                "file": damaged,
+                "word": "the trial starts from scratch",
+                "time": time.time(),
+            }
+        )
 
     def _rename_aside(self, name: str) -> str:
         """Rename what is damaged, so that it is neither used nor lost; return its new name."""
@@ -258,11 +335,16 @@ class TrialFolder:
         return aside.name
 
     def set_record_aside(self, reason: str) -> None:
-        """Take a record that cannot be believed out of use, with what belongs to it; the trial is then one without a record.
+        """Take a record that cannot be believed out of use, with what belongs to it; the trial is
+        then one without a record.
 
         The history stays, a copy of it goes with the record.
         """
-        log.warning("%s: %s; it is set aside, nothing is deleted, and the trial is trained again", self.path.name, reason)
+        log.warning(
+            "%s: %s; it is set aside, nothing is deleted, and the trial is trained again",
+            self.path.name,
+            reason,
+        )
         history = self._read()
         kept = [self._rename_aside("record.json")]
         for name in (PREDICTIONS, WEIGHTS):
@@ -273,33 +355,56 @@ class TrialFolder:
             self._write(aside.name, history)
             kept.append(aside.name)
         self.repair()
-        self.append({"type": "damaged", "file": "record.json", "word": reason, "kept": kept, "time": time.time()})
+        self.append(
+            {
+                "type": "damaged",
+                "file": "record.json",
+                "word": reason,
+                "kept": kept,
+                "time": time.time(),
+            }
+        )
 
     def discard_checkpoint(self, reason: str) -> None:
-        """Take the checkpoint out of use, as the trial would go on with other data or weights than it began with."""
+        """Take the checkpoint out of use, as the trial would go on with other data or weights than
+        it began with.
+        """
         path = self.path / "checkpoint.safetensors"
         if not path.is_file():
             return
         self._check()
         path.replace(self.path / "checkpoint.stale")
         log.warning("%s: %s; the trial starts from scratch", self.path, reason)
-        self.append({"type": "stale", "word": f"{reason}; the trial starts from scratch", "time": time.time()})
+        self.append(
+            {
+                "type": "stale",
+                "word": f"{reason}; the trial starts from scratch",
+                "time": time.time(),
+            }
+        )
 
     # The end
 
     def save_predictions(
-        self, predictions: Mapping[str, np.ndarray], labels: np.ndarray | None = None, class_names: Sequence[str] = ()
+        self,
+        predictions: Mapping[str, np.ndarray],
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
-        """The predicted classes of every test cloud by protocol, (n_test,), and the true ones with their names; see `class_type`.
+        """The predicted classes of every test cloud by protocol, (n_test,), and the true ones with
+        their names; see `class_type`.
 
-        Of part segmentation each shape's IoU, float32, and no labels. Sorted by name: after a resume they come in another order.
+        Of part segmentation each shape's IoU, float32, and no labels. Sorted by name: after a
+        resume they come in another order.
         """
         truth: dict[str, np.ndarray] = {}
         if labels is not None:
             truth["labels"] = labels.astype(_label_type(labels, class_names))
             truth["class_names"] = np.array(class_names, dtype=np.str_)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **dict(sorted(predictions.items())), **truth)
+        np.savez_compressed(
+            buffer, allow_pickle=False, **dict(sorted(predictions.items())), **truth
+        )
         self._write(PREDICTIONS, buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:
@@ -308,9 +413,15 @@ class TrialFolder:
             return {name: file[name] for name in file.files if name not in TRUTH}
 
     def truth(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
-        """The true classes of the test clouds and the classes' names; None for a trial that did not keep them."""
+        """The true classes of the test clouds and the classes' names; None for a trial that did not
+        keep them.
+        """
         with np.load(io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False) as file:
-            return (file["labels"], tuple(map(str, file["class_names"]))) if set(TRUTH) <= set(file.files) else None
+            return (
+                (file["labels"], tuple(map(str, file["class_names"])))
+                if set(TRUTH) <= set(file.files)
+                else None
+            )
 
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """The trained weights."""
@@ -319,14 +430,18 @@ class TrialFolder:
         self._write(WEIGHTS, save(dict(weights)))
 
     def finish(self, record: Record) -> None:
-        """Write the record, which names the files beside it: from here on the trial is finished. The checkpoint has served."""
+        """Write the record, which names the files beside it: from here on the trial is finished.
+        The checkpoint has served.
+        """
         if record.schema >= FIRST_WITH_CHECKSUM:
             record = replace(record, files=self._described())
         self._write("record.json", record.to_json().encode())
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def record(self) -> Record | None:
-        """The record of a finished trial, else None. Raises BadRecord if it is there and cannot be believed."""
+        """The record of a finished trial, else None. Raises BadRecord if it is there and cannot be
+        believed.
+        """
         path = self.path / "record.json"
         try:
             data = read_file(path)
@@ -363,7 +478,9 @@ class TrialFolder:
 
     @contextmanager
     def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:
-        """Hold the folder for this process; a killed process lets go of it by itself. Raises Held, naming who has it."""
+        """Hold the folder for this process; a killed process lets go of it by itself. Raises Held,
+        naming who has it.
+        """
         with leased(self.path, wait_s) as self.lease:
             try:
                 yield

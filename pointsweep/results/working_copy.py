@@ -1,7 +1,9 @@
-"""Where a trial works: its folder in a store on a disk, or a folder of this node that a thread copies to a server.
+"""Where a trial works: its folder in a store on a disk, or a folder of this node that a thread
+copies to a server.
 
-There the store is the truth and the node's folder a working copy. What is uploaded is complete at any moment: the history goes
-before its checkpoint (a resume drops the epochs that no checkpoint covers), everything else before the record.
+There the store is the truth and the node's folder a working copy. What is uploaded is complete at
+any moment: the history goes before its checkpoint (a resume drops the epochs that no checkpoint
+covers), everything else before the record.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ log = logging.getLogger("pointsweep.workdir")
 
 CHECKPOINT, RECORD, LEASE = "checkpoint.safetensors", "record.json", "lease.json"
 UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
-OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}  # files that mean something on this node only
+# files that mean something on this node only
+OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
 FLUSH_ATTEMPTS = 20  # at a trial's end, before its upload is given up
 
 
 def work_folder(store: Store, key: str) -> TrialFolder:
-    """The folder in which a trial is worked on: that of the store, or of this node for a store on a server."""
+    """The folder in which a trial is worked on: that of the store, or of this node for a store on a
+    server.
+    """
     disk = folder_of(store)
     if disk is not None:
         return TrialFolder(disk.path(f"trials/{key}"))
@@ -45,7 +50,9 @@ def work_folder(store: Store, key: str) -> TrialFolder:
 
 
 def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
-    """A trial's folder for readers: that of the store, or a copy of the `files` (history and record) made just now."""
+    """A trial's folder for readers: that of the store, or a copy of the `files` (history and
+    record) made just now.
+    """
     folder = work_folder(store, key)
     if remote_of(store) is None:
         return folder
@@ -57,7 +64,9 @@ def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
 
 
 class Copy:
-    """A trial's folder on this node and in its store. With a store on a disk they are one, and nothing here does anything."""
+    """A trial's folder on this node and in its store. With a store on a disk they are one, and
+    nothing here does anything.
+    """
 
     def __init__(self, store: Store, folder: TrialFolder) -> None:
         self.store, self.folder = store, folder
@@ -72,7 +81,9 @@ class Copy:
 
     @contextmanager
     def hold(self, wait_s: float) -> Iterator[None]:
-        """Hold the trial over all nodes: in a store on a server by its lease there, on a disk by the folder's own. Raises Held."""
+        """Hold the trial over all nodes: in a store on a server by its lease there, on a disk by
+        the folder's own. Raises Held.
+        """
         if self.remote is None:
             yield
             return
@@ -101,7 +112,9 @@ class Copy:
             return None
 
     def set_record_aside(self) -> None:
-        """Move a record that cannot be believed, with what belongs to it, to other names of the trial's folder in the store."""
+        """Move a record that cannot be believed, with what belongs to it, to other names of the
+        trial's folder in the store.
+        """
         names = set(self.store.list(f"trials/{self.folder.path.name}"))
         number = 1
         while f"{RECORD}.damaged-{number}" in names:
@@ -112,10 +125,17 @@ class Copy:
                 self.store.write(self.name(f"{file}.damaged-{number}"), data)
         for file in (RECORD, PREDICTIONS, WEIGHTS):
             self.store.delete(self.name(file))
-        log.warning("%s: set aside as %s.damaged-%d; the trial is trained again", self.name(RECORD), RECORD, number)
+        log.warning(
+            "%s: set aside as %s.damaged-%d; the trial is trained again",
+            self.name(RECORD),
+            RECORD,
+            number,
+        )
 
     def fetch(self) -> None:
-        """Take history and checkpoint from the store, unless what lies here is their continuation (a process was killed)."""
+        """Take history and checkpoint from the store, unless what lies here is their continuation
+        (a process was killed).
+        """
         if self.remote is None:
             return
         marker, mine = self.folder.path / UPLOADED, self.folder.path / HISTORY
@@ -142,7 +162,8 @@ class Copy:
             return None
 
     def poke(self) -> None:
-        """Something new stands in the folder. It is uploaded in the background; what comes faster than that goes together.
+        """Something new stands in the folder. It is uploaded in the background; what comes faster
+        than that goes together.
 
         Raises LeaseLost once it is known that another process has taken the trial over.
         """
@@ -164,7 +185,9 @@ class Copy:
         return time.monotonic() - since if since is not None else 0.0
 
     def flush(self) -> None:
-        """Return when the store has all that stands in the folder. Raises BadStore if it stays away."""
+        """Return when the store has all that stands in the folder. Raises BadStore if it stays
+        away.
+        """
         for attempt in range(1, FLUSH_ATTEMPTS + 1):
             try:
                 self.upload()
@@ -200,7 +223,8 @@ class Copy:
                     self.behind_since = time.monotonic() if self.dirty else None
             except LeaseLost:  # the trial is told at its next epoch
                 return
-            except (BadStore, OSError) as error:  # the store's trouble is not the trial's until its end
+            except (BadStore, OSError) as error:
+                # the store's trouble is not the trial's until its end
                 if not warned:
                     log.warning("%s; training goes on, the upload is tried again", error)
                     warned = True
@@ -209,13 +233,17 @@ class Copy:
                     self.changed.wait_for(lambda: self.ended, timeout=PAUSE_S)
 
     def upload(self) -> None:
-        """Send what is new, in the order that keeps the store complete; one caller at a time. Raises BadStore, LeaseLost."""
+        """Send what is new, in the order that keeps the store complete; one caller at a time.
+        Raises BadStore, LeaseLost.
+        """
         if self.remote is None:
             return
         with self.busy:
-            # What is there once the record is seen belongs to it; what comes later waits for the next time.
+            # What is there once the record is seen belongs to it; what comes later waits for the
+            # next time.
             record = (self.folder.path / RECORD).is_file()
-            # A checkpoint is read before the history: of an epoch it holds, the line is then there or in the checkpoint itself.
+            # A checkpoint is read before the history: of an epoch it holds, the line is then there
+            # or in the checkpoint itself.
             checkpoint = self._new(CHECKPOINT)
             for path in self._files():
                 if path.name not in (HISTORY, CHECKPOINT, RECORD):
@@ -231,7 +259,8 @@ class Copy:
         """A file's mark and content, if they are not in the store yet."""
         try:
             with (self.folder.path / file).open("rb") as opened:
-                # Before the content: what is appended while it is read is found new again the next time.
+                # Before the content: what is appended while it is read is found new again the next
+                # time.
                 stat = os.fstat(opened.fileno())
                 mark = (stat.st_mtime_ns, stat.st_size)
                 return None if self.sent.get(file) == mark else (mark, opened.read())

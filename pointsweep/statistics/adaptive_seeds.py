@@ -1,8 +1,10 @@
-"""How many seeds every cell of a table gets, where the file says `seeds: {min: 3, max: 10, until: decided}`.
+"""How many seeds every cell of a table gets, where the file says `seeds: {min: 3, max: 10, until:
+decided}`.
 
-Every row is compared with one of them by the sequential test of sequential.py, with Holm's correction over the rows of a column.
-All rows get the fewest seeds; a further seed goes to the comparisons that are still open. What a cell gets is a function of the
-records of its column alone, so whoever asks again, in the middle or at the end, gets the same answer.
+Every row is compared with one of them by the sequential test of sequential.py, with Holm's
+correction over the rows of a column. All rows get the fewest seeds; a further seed goes to the
+comparisons that are still open. What a cell gets is a function of the records of its column alone,
+so whoever asks again, in the middle or at the end, gets the same answer.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from pointsweep.statistics.sequential import UNLIKELY, chance, evidence, last_le
 from pointsweep.utils.numbers import percent
 
 KEYS = ("min", "max", "until", "against")
-ALPHA = 0.9 * (1 - LEVEL)  # so that of 2,000 simulated sweeps, a count with a spread of half a point, at most 5 % are wrong
+# so that of 2,000 simulated sweeps, a count with a spread of half a point, at most 5 % are wrong
+ALPHA = 0.9 * (1 - LEVEL)
 
 
 @dataclass
 class Comparison:
-    """A row against the reference, in one column. `state`: open, decided, unlikely, spent (all seeds) or waiting (for a record)."""
+    """A row against the reference, in one column. `state`: open, decided, unlikely, spent (all
+    seeds) or waiting (for a record).
+    """
 
     row: int
     column: int
@@ -40,38 +45,66 @@ def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str,
     for key in data:
         if key not in KEYS:
             yield (key,), unknown("key", key, KEYS, "Allowed")
-    whole = {key: isinstance(data.get(key), int) and not isinstance(data.get(key), bool) for key in ("min", "max")}
+    whole = {
+        key: isinstance(data.get(key), int) and not isinstance(data.get(key), bool)
+        for key in ("min", "max")
+    }
     if not whole["min"] or data["min"] < 2:
-        yield ("min",), f"must be a whole number from 2 on (one seed has no spread), got {scalars.shown(data.get('min'))}"
+        yield (
+            ("min",),
+            (
+                "must be a whole number from 2 on (one seed has no spread), got"
+                f" {scalars.shown(data.get('min'))}"
+            ),
+        )
     elif not whole["max"] or not data["min"] < data["max"] <= most_seeds:
         yield (
             ("max",),
-            f"must be a whole number above min ({data['min']}), at most {most_seeds}, got {scalars.shown(data.get('max'))}",
+            (
+                f"must be a whole number above min ({data['min']}), at most {most_seeds}, got"
+                f" {scalars.shown(data.get('max'))}"
+            ),
         )
     if data.get("until") != "decided":
         yield ("until",), unknown("end", data.get("until"), ["decided"], "Allowed")
 
 
 def settle(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, list[Comparison]]:
-    """The layout with the seeds that every cell is to have by these records, and the comparisons. A fixed layout stays as it is."""
+    """The layout with the seeds that every cell is to have by these records, and the comparisons. A
+    fixed layout stays as it is.
+    """
     if layout.adaptive is None:
         return layout, []
     values = {
-        key: value(records[key], layout.protocol, layout.metric) for cell in layout.cells for _, key in cell.keys if key in records
+        key: value(records[key], layout.protocol, layout.metric)
+        for cell in layout.cells
+        for _, key in cell.keys
+        if key in records
     }
     found: list[Comparison] = []
     asked: dict[tuple[int, int], int] = {}
     for column in range(len(layout.columns)):
-        mine = _column([cell for cell in layout.cells if cell.column == column and cell.keys], layout.adaptive, values)
+        mine = _column(
+            [cell for cell in layout.cells if cell.column == column and cell.keys],
+            layout.adaptive,
+            values,
+        )
         found += mine
         asked |= {(each.row, column): each.n for each in mine}
-        asked[layout.adaptive.against, column] = max((each.n for each in mine), default=layout.adaptive.least)
+        asked[layout.adaptive.against, column] = max(
+            (each.n for each in mine), default=layout.adaptive.least
+        )
     least = layout.adaptive.least
-    cells = tuple(replace(cell, keys=cell.keys[: asked.get((cell.row, cell.column), least)]) for cell in layout.cells)
+    cells = tuple(
+        replace(cell, keys=cell.keys[: asked.get((cell.row, cell.column), least)])
+        for cell in layout.cells
+    )
     return replace(layout, cells=cells), found
 
 
-def _column(cells: Sequence[CellLayout], rule: Adaptive, values: Mapping[str, float]) -> list[Comparison]:
+def _column(
+    cells: Sequence[CellLayout], rule: Adaptive, values: Mapping[str, float]
+) -> list[Comparison]:
     """The comparisons of one column, as far as the records reach."""
     reference = next((cell for cell in cells if cell.row == rule.against), None)
     if reference is None:
@@ -83,7 +116,10 @@ def _column(cells: Sequence[CellLayout], rule: Adaptive, values: Mapping[str, fl
             if each.state == "open":
                 each.n = n
                 _look(each, arms[each.row], reference, rule, values)
-        looked = [sequential_p(each.strongest, rule.least, rule.most) if each.differences else None for each in found]
+        looked = [
+            sequential_p(each.strongest, rule.least, rule.most) if each.differences else None
+            for each in found
+        ]
         for each, p in zip(found, holm(looked), strict=True):
             each.adjusted = p
             if p is not None and p < ALPHA:
@@ -97,18 +133,29 @@ def _column(cells: Sequence[CellLayout], rule: Adaptive, values: Mapping[str, fl
     return found
 
 
-def _look(each: Comparison, arm: CellLayout, reference: CellLayout, rule: Adaptive, values: Mapping[str, float]) -> None:
+def _look(
+    each: Comparison,
+    arm: CellLayout,
+    reference: CellLayout,
+    rule: Adaptive,
+    values: Mapping[str, float],
+) -> None:
     pairs = list(zip(arm.keys[: each.n], reference.keys[: each.n], strict=True))
     if any(key not in values for pair in pairs for _, key in pair):
         each.state = "waiting"
         return
-    each.differences = summary([round(values[mine] - values[other], DIGITS) for (_, mine), (_, other) in pairs])
+    each.differences = summary(
+        [round(values[mine] - values[other], DIGITS) for (_, mine), (_, other) in pairs]
+    )
     each.strongest = min(each.strongest, evidence(each.differences, rule.most))
 
 
 def _is_unlikely(each: Comparison, left: int, rule: Adaptive) -> bool:
     assert each.differences is not None
-    return chance(each.differences, rule.most, last_level(ALPHA / left, rule.least, rule.most)) < UNLIKELY
+    return (
+        chance(each.differences, rule.most, last_level(ALPHA / left, rule.least, rule.most))
+        < UNLIKELY
+    )
 
 
 # What the table says
@@ -120,13 +167,20 @@ def reasons(layout: Layout, found: Sequence[Comparison]) -> dict[tuple[int, int]
         return {}
     words = {
         "decided": "told apart",
-        "unlikely": f"chance of a decision by {layout.adaptive.most} seeds below {100 * UNLIKELY:.0f} %",
+        "unlikely": (
+            f"chance of a decision by {layout.adaptive.most} seeds below {100 * UNLIKELY:.0f} %"
+        ),
         "spent": "the most seeds",
         "waiting": "waits for its seeds",
     }
     told = {(each.row, each.column): words[each.state] for each in found}
-    plain = {(cell.row, cell.column): "nothing to compare with" for cell in layout.cells if cell.keys}
-    compared = {(layout.adaptive.against, each.column): "as many as its comparisons asked for" for each in found}
+    plain = {
+        (cell.row, cell.column): "nothing to compare with" for cell in layout.cells if cell.keys
+    }
+    compared = {
+        (layout.adaptive.against, each.column): "as many as its comparisons asked for"
+        for each in found
+    }
     return plain | compared | told
 
 
@@ -137,13 +191,18 @@ def notes(layout: Layout, found: Sequence[Comparison]) -> Iterator[str]:
         return
     names = [" / ".join(row) for row in layout.rows]
     yield (
-        f"adaptive seeds, {rule.least} to {rule.most}: every row against {names[rule.against]}, paired by seed, by a "
-        "sequential t-test that may look after every seed, 5 % over the column (Holm); > and < the seeds tell the two apart, "
-        "~ they do not; intervals of the cells do not know that the number of seeds was chosen by the values"
+        f"adaptive seeds, {rule.least} to {rule.most}: every row against {names[rule.against]},"
+        " paired by seed, by a sequential t-test that may look after every seed, 5 % over the"
+        " column (Holm); > and < the seeds tell the two apart, ~ they do not; intervals of the"
+        " cells do not know that the number of seeds was chosen by the values"
     )
     why = reasons(layout, found)
     for column, title in enumerate(layout.columns):
-        parts = [_text(each, names[each.row], why[each.row, column]) for each in found if each.column == column]
+        parts = [
+            _text(each, names[each.row], why[each.row, column])
+            for each in found
+            if each.column == column
+        ]
         if parts:
             yield f"{title}, against {names[rule.against]}: {'; '.join(parts)}"
 
@@ -153,4 +212,6 @@ def _text(each: Comparison, name: str, why: str) -> str:
         return f"{name} ? {each.n} seeds, {why}"
     sign = "~" if each.state != "decided" else ">" if each.differences.mean > 0 else "<"
     p = f"p {each.adjusted:.3f}" if each.adjusted >= 0.001 else "p below 0.001"
-    return f"{sign} {name} {percent(each.differences.mean, signed=True)} ({p}, {each.n} seeds, {why})"
+    return (
+        f"{sign} {name} {percent(each.differences.mean, signed=True)} ({p}, {each.n} seeds, {why})"
+    )

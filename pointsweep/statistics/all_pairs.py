@@ -1,18 +1,21 @@
 """All pairs of a table's rows, or of its columns: which of them the seeds tell apart.
 
-A family is one column's rows, or the table's columns. Two tests must agree before a pair is told apart.
+A family is one column's rows, or the table's columns. Two tests must agree before a pair is told
+apart.
 
-1. Tukey's test of all pairs (Tukey 1953; Kramer 1956, Biometrics 12) with the pooled error of the family. The seed is a block:
-   what a seed does to all arms alike is taken out (two-way analysis of variance without interaction). The pooled error has
-   several times the degrees of freedom of a pair's own, which is what three seeds lack.
-2. The same test with the pair's own error (Games & Howell 1976, J. Educ. Stat. 1; Grubbs 1948, JASA 43, for the error of one
-   arm beside a block), at the weaker level of `guard_level`. It holds where arms spread differently and the pooled error
-   is too small for some. Its own level may be weaker because both must agree: benchmarks/null_tables.py counts what
-   they do together.
+1. Tukey's test of all pairs (Tukey 1953; Kramer 1956, Biometrics 12) with the pooled error of the
+   family. The seed is a block: what a seed does to all arms alike is taken out (two-way analysis of
+   variance without interaction). The pooled error has several times the degrees of freedom of a
+   pair's own, which is what three seeds lack.
+2. The same test with the pair's own error (Games & Howell 1976, J. Educ. Stat. 1; Grubbs 1948, JASA
+   43, for the error of one arm beside a block), at the weaker level of `guard_level`. It holds
+   where arms spread differently and the pooled error is too small for some. Its own level may be
+   weaker because both must agree: benchmarks/null_tables.py counts what they do together.
 
-Where a seed lies far from the other seeds of its arm (a run that collapsed), neither holds: the arm is set aside, which is
-said, and no claim is made about it. An interval is the wider one of the two tests. It holds for all pairs of the table at
-once, and leaves out zero exactly where the pair is told apart. Several families of a table share the 5 % evenly.
+Where a seed lies far from the other seeds of its arm (a run that collapsed), neither holds: the arm
+is set aside, which is said, and no claim is made about it. An interval is the wider one of the two
+tests. It holds for all pairs of the table at once, and leaves out zero exactly where the pair is
+told apart. Several families of a table share the 5 % evenly.
 """
 
 from __future__ import annotations
@@ -29,18 +32,22 @@ from pointsweep.statistics.seeds import DIGITS, LEVEL
 from pointsweep.statistics.studentized_range import range_quantile, range_tail
 
 ALPHA = 1 - LEVEL
-FAR = 20.0  # times the usual distance from an arm's median: a run that collapsed, or an arm of another kind
+# times the usual distance from an arm's median: a run that collapsed, or an arm of another kind
+FAR = 20.0
 MOST_ARMS = 30  # of a family whose pairs are all tested; of more, the best against each
-FREEDOM_STEPS = 8  # a pair's own degrees of freedom are rounded down, so that few quantiles are needed
+# a pair's own degrees of freedom are rounded down, so that few quantiles are needed
+FREEDOM_STEPS = 8
 POWER = 0.9
 DRAWN_TABLES = 2000
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms of a family, the better one by its mean first: first minus second over the seeds that both have.
+    """Two arms of a family, the better one by its mean first: first minus second over the seeds
+    that both have.
 
-    `low`, `high` and `p` hold for all pairs of the table at once; None where there is no test, with the `reason`.
+    `low`, `high` and `p` hold for all pairs of the table at once; None where there is no test, with
+    the `reason`.
     """
 
     first: str
@@ -60,7 +67,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class SetAside:
-    """An arm about which the tests claim nothing: the value of `seed` lies far from `usual`, the median of the arm."""
+    """An arm about which the tests claim nothing: the value of `seed` lies far from `usual`, the
+    median of the arm.
+    """
 
     arm: str
     seed: int
@@ -72,8 +81,8 @@ class SetAside:
 class Family:
     """Arms compared with each other, from the best mean on, and their pairs in that order.
 
-    `sd` is the pooled error of one value with `freedom` degrees of freedom; None where there is none. `detectable`: the
-    difference that would be found with a chance of 90 %.
+    `sd` is the pooled error of one value with `freedom` degrees of freedom; None where there is
+    none. `detectable`: the difference that would be found with a chance of 90 %.
     """
 
     title: str
@@ -86,16 +95,29 @@ class Family:
 
 
 def guard_level(num_arms: int) -> float | None:
-    """Return the level of the second test; None for two arms, where both tests are the paired t-test.
+    """Return the level of the second test; None for two arms, where both tests are the paired
+    t-test.
 
-    4 % of three arms, 6.5 % of four, 9 % of more: as weak as simulated tables with unequal spreads allow.
+    4 % of three arms, 6.5 % of four, 9 % of more: as weak as simulated tables with unequal spreads
+    allow.
     """
     return None if num_arms < 3 else min(0.025 * num_arms - 0.035, 0.09)
 
 
-def compare(title: str, arms: Mapping[str, Mapping[int, float]], families: int = 1, higher_is_better: bool = True) -> Family:
-    """Compare arms, values by seed, in a table of so many families. Arms without values are left out."""
-    means = {name: round(math.fsum(values.values()) / len(values), DIGITS) for name, values in arms.items() if values}
+def compare(
+    title: str,
+    arms: Mapping[str, Mapping[int, float]],
+    families: int = 1,
+    higher_is_better: bool = True,
+) -> Family:
+    """Compare arms, values by seed, in a table of so many families. Arms without values are left
+    out.
+    """
+    means = {
+        name: round(math.fsum(values.values()) / len(values), DIGITS)
+        for name, values in arms.items()
+        if values
+    }
     sign = -1 if higher_is_better else 1
     order = sorted(means, key=lambda name: sign * means[name])  # of equal ones, the first row first
     if len(order) < 2:
@@ -113,12 +135,17 @@ def compare(title: str, arms: Mapping[str, Mapping[int, float]], families: int =
             shared = np.isfinite(values[first]) & np.isfinite(values[second])
             differences = np.round(values[first, shared] - values[second, shared], DIGITS)
             if first in place and second in place:
-                pairs.append(_pair(names, differences, errors, (place[first], place[second]), families))
+                pairs.append(
+                    _pair(names, differences, errors, (place[first], place[second]), families)
+                )
             else:
                 mean = float(differences.mean()) if len(differences) else None
                 pairs.append(Pair(*names, len(differences), mean, reason="set aside"))
     set_aside = tuple(
-        SetAside(order[row], seeds[column], float(values[row, column]), float(np.nanmedian(values[row]))) for row, column in far
+        SetAside(
+            order[row], seeds[column], float(values[row, column]), float(np.nanmedian(values[row]))
+        )
+        for row, column in far
     )
     sd = math.sqrt(errors.variance) if errors.freedom and errors.variance else None
     detectable = None
@@ -129,10 +156,11 @@ def compare(title: str, arms: Mapping[str, Mapping[int, float]], families: int =
 
 
 def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
-    """values (arms, seeds), NaN where there is none -> the arms with a seed far from their median, each with its farthest seed.
+    """values (arms, seeds), NaN where there is none -> the arms with a seed far from their median,
+    each with its farthest seed.
 
-    The measure is the median, over all arms, of the distances from the arm's own median; in each arm the value nearest to its
-    median is not counted.
+    The measure is the median, over all arms, of the distances from the arm's own median; in each
+    arm the value nearest to its median is not counted.
     """
     distances: list[list[float]] = []
     counted: list[float] = []
@@ -156,7 +184,9 @@ def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
 
 
 class Errors:
-    """The error of a family, pooled and of each arm: what is left of values (arms, seeds) without arm and seed effects."""
+    """The error of a family, pooled and of each arm: what is left of values (arms, seeds) without
+    arm and seed effects.
+    """
 
     def __init__(self, values: np.ndarray, num_arms: int) -> None:
         self.num_arms = num_arms  # of the family, also those that were set aside
@@ -164,14 +194,19 @@ class Errors:
         self.residuals, self.freedom = residuals(values)
         self.counts = np.isfinite(self.residuals).sum(axis=1)
         self.in_pool = int((self.counts > 1).sum())
-        self.variance = float(np.nansum(self.residuals**2)) / self.freedom if self.freedom > 0 else 0.0
-        self.own = np.zeros(len(values))  # of each arm, without the part of the block that it does not share
+        self.variance = (
+            float(np.nansum(self.residuals**2)) / self.freedom if self.freedom > 0 else 0.0
+        )
+        # of each arm, without the part of the block that it does not share
+        self.own = np.zeros(len(values))
         if self.in_pool > 3:
             spread = np.nansum(self.residuals**2, axis=1) / np.maximum(self.counts - 1, 1)
             self.own = (spread - self.variance / self.in_pool) / (1 - 2 / self.in_pool)
 
     def of_pair(self, first: int, second: int, differences: np.ndarray) -> tuple[float, float]:
-        """Return the variance of the difference of two arms at one seed by their own errors, and its degrees of freedom."""
+        """Return the variance of the difference of two arms at one seed by their own errors, and
+        its degrees of freedom.
+        """
         count = len(differences)
         paired = float(differences.var(ddof=1))
         least, most = count - 1.0, (count - 1) * _freedom_gain(self.in_pool)
@@ -182,24 +217,34 @@ class Errors:
 
 
 def _freedom_gain(num_arms: int) -> float:
-    """Return how many times the degrees of freedom of a paired difference two arms' own errors have at most, of so many arms."""
+    """Return how many times the degrees of freedom of a paired difference two arms' own errors have
+    at most, of so many arms.
+    """
     return (2 * num_arms - 5) / (num_arms - 2) if num_arms > 3 else 1.0
 
 
 def _own_freedom(first: np.ndarray, second: np.ndarray, least: float, most: float) -> np.ndarray:
-    """Return the degrees of freedom of a difference by its arms' own variances (Welch 1947), rounded down to a step."""
+    """Return the degrees of freedom of a difference by its arms' own variances (Welch 1947),
+    rounded down to a step.
+    """
     first, second = np.maximum(first, 0.0), np.maximum(second, 0.0)
     total = first * first + second * second
-    freedom = np.where(total > 0, (first + second) ** 2 / np.where(total > 0, total, 1.0), 1.0) * least
+    freedom = (
+        np.where(total > 0, (first + second) ** 2 / np.where(total > 0, total, 1.0), 1.0) * least
+    )
     step = (most - least) / FREEDOM_STEPS
-    rounded: np.ndarray = least + step * np.floor((np.clip(freedom, least, most) - least) / step + 1e-9)
+    rounded: np.ndarray = least + step * np.floor(
+        (np.clip(freedom, least, most) - least) / step + 1e-9
+    )
     return rounded
 
 
 def residuals(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """values (arms, seeds), NaN where there is none -> what is left without arm and seed effects, and its degrees of freedom.
+    """values (arms, seeds), NaN where there is none -> what is left without arm and seed effects,
+    and its degrees of freedom.
 
-    Least squares of value = arm + seed, with the arms eliminated. Arms of one value say nothing of the error.
+    Least squares of value = arm + seed, with the arms eliminated. Arms of one value say nothing of
+    the error.
     """
     known = np.isfinite(values) & (np.isfinite(values).sum(axis=1, keepdims=True) > 1)
     weight = known.astype(np.float64)  # (A, S)
@@ -216,7 +261,13 @@ def residuals(values: np.ndarray) -> tuple[np.ndarray, int]:
     return np.where(known, left, np.nan), freedom
 
 
-def _pair(names: tuple[str, str], differences: np.ndarray, errors: Errors, place: tuple[int, int], families: int) -> Pair:
+def _pair(
+    names: tuple[str, str],
+    differences: np.ndarray,
+    errors: Errors,
+    place: tuple[int, int],
+    families: int,
+) -> Pair:
     count = len(differences)
     if count == 0:
         return Pair(*names, 0, None, reason="no seed in common")
@@ -224,7 +275,9 @@ def _pair(names: tuple[str, str], differences: np.ndarray, errors: Errors, place
     if count == 1:
         return Pair(*names, 1, mean, reason="one seed in common")
     if differences.min() == differences.max():
-        return Pair(*names, count, float(differences[0]), reason="the same difference with every seed")
+        return Pair(
+            *names, count, float(differences[0]), reason="the same difference with every seed"
+        )
     if errors.freedom < 1 or errors.variance <= 0:
         return Pair(*names, count, mean, reason="no spread to judge by")
     level = ALPHA / families
@@ -241,8 +294,11 @@ def _pair(names: tuple[str, str], differences: np.ndarray, errors: Errors, place
     return Pair(*names, count, mean, mean - half, mean + half, min(1.0, p))
 
 
-def half_widths(values: np.ndarray, first: np.ndarray, second: np.ndarray, num_arms: int, families: int = 1) -> np.ndarray:
-    """Return the intervals' half widths (T, P) of pairs of arms (P,) each, in many complete tables (T, A, S) at once.
+def half_widths(
+    values: np.ndarray, first: np.ndarray, second: np.ndarray, num_arms: int, families: int = 1
+) -> np.ndarray:
+    """Return the intervals' half widths (T, P) of pairs of arms (P,) each, in many complete tables
+    (T, A, S) at once.
 
     The same numbers as `compare` gives of each table without arms that were set aside.
     """
@@ -271,10 +327,14 @@ def half_widths(values: np.ndarray, first: np.ndarray, second: np.ndarray, num_a
 
 
 @functools.lru_cache(maxsize=256)
-def detectable_gain(num_arms: int, num_seeds: int, families: int = 1, power: float = POWER) -> float:
-    """Return the difference of two arms, in standard deviations of one value, that is found with a chance `power`.
+def detectable_gain(
+    num_arms: int, num_seeds: int, families: int = 1, power: float = POWER
+) -> float:
+    """Return the difference of two arms, in standard deviations of one value, that is found with a
+    chance `power`.
 
-    Of tables drawn with a fixed seed: each says which gain of its first arm over its second both tests would find.
+    Of tables drawn with a fixed seed: each says which gain of its first arm over its second both
+    tests would find.
     """
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(DRAWN_TABLES, min(num_arms, MOST_ARMS), num_seeds))

@@ -1,12 +1,14 @@
 """Two arms object by object: which test objects one gets right and the other does not.
 
-McNemar's exact test, mid-p, for two trained models (Fagerland, Lydersen, Laake 2013, BMC Med. Res. Methodol. 13:91), and a bootstrap
-over objects and seeds for the difference of two arms (Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Statist. 1). The first speaks
-of the two models at hand, and another seed may say otherwise; only the second speaks of the arms.
-Where a data set has several clouds of an object (ScanObjectNN's perturbed variants), the object is the unit: its clouds are neither
-tested nor drawn apart. McNemar's test becomes the exact sign-flip test of the objects' net gains (Fisher 1935), the same test where
-every object has one cloud. Wilson's interval gets the number of independent clouds that carry as much (Kish 1965, Survey Sampling).
-Letters: S seeds, n clouds, G objects, R replicates.
+McNemar's exact test, mid-p, for two trained models (Fagerland, Lydersen, Laake 2013, BMC Med. Res.
+Methodol. 13:91), and a bootstrap over objects and seeds for the difference of two arms (Owen 2007,
+"The pigeonhole bootstrap", Ann. Appl. Statist. 1). The first speaks of the two models at hand, and
+another seed may say otherwise; only the second speaks of the arms. Where a data set has several
+clouds of an object (ScanObjectNN's perturbed variants), the object is the unit: its clouds are
+neither tested nor drawn apart. McNemar's test becomes the exact sign-flip test of the objects' net
+gains (Fisher 1935), the same test where every object has one cloud. Wilson's interval gets the
+number of independent clouds that carry as much (Kish 1965, Survey Sampling). Letters: S seeds, n
+clouds, G objects, R replicates.
 """
 
 from __future__ import annotations
@@ -30,19 +32,27 @@ CHUNK = 250  # replicates drawn at once: 250 x 2,882 counts are 6 MB
 
 
 def unpacked(text: str, count: int) -> np.ndarray:
-    """The inverse of `packed`, bool (count,). Raises ValueError if the text holds another number of objects."""
-    return np.unpackbits(np.frombuffer(_bits(text, count), dtype=np.uint8), count=count).astype(bool)
+    """The inverse of `packed`, bool (count,). Raises ValueError if the text holds another number of
+    objects.
+    """
+    return np.unpackbits(np.frombuffer(_bits(text, count), dtype=np.uint8), count=count).astype(
+        bool
+    )
 
 
 def _bits(text: str, count: int) -> bytes:
     bits = binascii.a2b_base64(text)
     if len(bits) != (count + 7) // 8:
-        raise ValueError(f"correctness of {8 * len(bits) - 7} to {8 * len(bits)} objects, expected {count}")
+        raise ValueError(
+            f"correctness of {8 * len(bits) - 7} to {8 * len(bits)} objects, expected {count}"
+        )
     return bits
 
 
 def packed_groups(groups: np.ndarray) -> str:
-    """Return which object each cloud is of (n,), as base64: numbers from 0 in the order of the clouds."""
+    """Return which object each cloud is of (n,), as base64: numbers from 0 in the order of the
+    clouds.
+    """
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int32)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -50,21 +60,30 @@ def packed_groups(groups: np.ndarray) -> str:
 
 
 def groups_of(record: Record) -> np.ndarray | None:
-    """Return which object each test cloud is of (n,); None where each is one, or where it is not known. Raises ValueError."""
+    """Return which object each test cloud is of (n,); None where each is one, or where it is not
+    known. Raises ValueError.
+    """
     text = record.dataset.get("test_groups")
     if not text:
         return None
     try:
         groups = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i4")
     except (binascii.Error, zlib.error, ValueError) as error:
-        raise ValueError(f"trial {record.key}: the objects of its test clouds cannot be read: {error}") from error
+        raise ValueError(
+            f"trial {record.key}: the objects of its test clouds cannot be read: {error}"
+        ) from error
     if len(groups) != record.dataset["num_test"]:
-        raise ValueError(f"trial {record.key}: objects of {len(groups)} clouds, expected {record.dataset['num_test']}")
+        raise ValueError(
+            f"trial {record.key}: objects of {len(groups)} clouds, expected"
+            f" {record.dataset['num_test']}"
+        )
     return groups
 
 
 def effective_clouds(correct: np.ndarray, groups: np.ndarray | None) -> float:
-    """Return how many independent clouds carry as much as these (n,) about a share: from as many as there are objects up to n."""
+    """Return how many independent clouds carry as much as these (n,) about a share: from as many as
+    there are objects up to n.
+    """
     count = len(correct)
     if groups is None:
         return float(count)
@@ -74,13 +93,15 @@ def effective_clouds(correct: np.ndarray, groups: np.ndarray | None) -> float:
     if not 0 < share < 1 or objects < 2:  # nothing varies: no more is known than of so many objects
         return float(objects)
     residuals = np.bincount(groups, weights=correct) - share * sizes
-    variance = float((residuals**2).sum()) * objects / (objects - 1) / count**2  # of the share, over objects
+    # of the share, over objects
+    variance = float((residuals**2).sum()) * objects / (objects - 1) / count**2
     independent = share * (1 - share) / variance if variance else float(count)
     return min(float(count), max(float(objects), independent))
 
 
 def sign_flip(net: np.ndarray) -> float | None:
-    """The two-sided mid-p of objects' net gains (G,), whole numbers, if each could as well have the other sign.
+    """The two-sided mid-p of objects' net gains (G,), whole numbers, if each could as well have the
+    other sign.
 
     None where so few objects differ that no outcome could reach 5 %.
     """
@@ -106,13 +127,16 @@ def _binomial(number: int) -> np.ndarray:
     from scipy.special import gammaln
 
     hits = np.arange(number + 1)
-    logs = gammaln(number + 1) - gammaln(hits + 1) - gammaln(number - hits + 1) - number * math.log(2)
+    logs = (
+        gammaln(number + 1) - gammaln(hits + 1) - gammaln(number - hits + 1) - number * math.log(2)
+    )
     chances: np.ndarray = np.exp(logs)
     return chances
 
 
 def mcnemar(gained: int, lost: int) -> float | None:
-    """The two-sided mid-p of exact McNemar, given how many objects only one of two models gets right, and how many only the other.
+    """The two-sided mid-p of exact McNemar, given how many objects only one of two models gets
+    right, and how many only the other.
 
     None where so few differ that no outcome could reach 5 %: then there is no p-value to be had.
     """
@@ -123,12 +147,15 @@ def mcnemar(gained: int, lost: int) -> float | None:
         return None
     below = float(bdtr(less - 1, differing, 0.5)) if less else 0.0
     at_most = float(bdtr(less, differing, 0.5))
-    # Of an even split every outcome is as extreme or more so; half of its own chance is taken off, as everywhere.
+    # Of an even split every outcome is as extreme or more so; half of its own chance is taken off,
+    # as everywhere.
     return 1 - (at_most - below) / 2 if gained == lost else at_most + below
 
 
 def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
-    """`mcnemar` of each pair, (n,) each: in one call of the same function, a table may have ten thousand."""
+    """`mcnemar` of each pair, (n,) each: in one call of the same function, a table may have ten
+    thousand.
+    """
     from scipy.special import bdtr
 
     differing, less = gained + lost, np.minimum(gained, lost)
@@ -141,7 +168,8 @@ def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
 
 @dataclass(frozen=True)
 class ModelTest:
-    """Two models of one seed: clouds that only the first gets right (`gained`) and only the second (`lost`).
+    """Two models of one seed: clouds that only the first gets right (`gained`) and only the second
+    (`lost`).
 
     `objects`: how many objects the clouds are of, which are then tested; 0: every cloud is one.
     """
@@ -157,39 +185,67 @@ class ModelTest:
 
 
 def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gained and lost (n,) of n pairs of models, whose correctness on the same objects is a bit each, uint64 (n, words)."""
-    gained, lost = (np.bitwise_count(bits).sum(axis=1, dtype=np.int64) for bits in (one & ~other, other & ~one))
+    """Gained and lost (n,) of n pairs of models, whose correctness on the same objects is a bit
+    each, uint64 (n, words).
+    """
+    gained, lost = (
+        np.bitwise_count(bits).sum(axis=1, dtype=np.int64) for bits in (one & ~other, other & ~one)
+    )
     return gained, lost
 
 
 def correctness(record: Record, protocol: str) -> np.ndarray | None:
-    """Return which test objects a trial got right, bool (n,); None where its record is older than that."""
+    """Return which test objects a trial got right, bool (n,); None where its record is older than
+    that.
+    """
     text = record.correct.get(protocol)
     return None if text is None else unpacked(text, int(record.dataset["num_test"]))
 
 
 def _matrix(records: Sequence[Record], protocol: str) -> np.ndarray:
-    """Return which objects each trial got right, a bit each, uint64 (n, words); where one has fewer objects, zeros fill its row."""
+    """Return which objects each trial got right, a bit each, uint64 (n, words); where one has fewer
+    objects, zeros fill its row.
+    """
     rows = [_bits(record.correct[protocol], int(record.dataset["num_test"])) for record in records]
     width = -(-max(map(len, rows), default=0) // 8) * 8
-    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), dtype=np.uint64).reshape(len(rows), width // 8)
+    return np.frombuffer(
+        b"".join(row.ljust(width, b"\0") for row in rows), dtype=np.uint64
+    ).reshape(len(rows), width // 8)
 
 
 def same_objects(one: Record, other: Record) -> bool:
-    """Return whether two trials were tested on the same clouds, so that they can be compared cloud by cloud."""
+    """Return whether two trials were tested on the same clouds, so that they can be compared cloud
+    by cloud.
+    """
     if one.dataset is other.dataset:  # as records that were read together share their parts
         return True
-    return all(one.dataset.get(key) == other.dataset.get(key) for key in ("digest", "num_test", "test_groups"))
+    return all(
+        one.dataset.get(key) == other.dataset.get(key)
+        for key in ("digest", "num_test", "test_groups")
+    )
 
 
 def one_episode(record: Record) -> bool:
-    """Return whether a trial is one episode of few-shot learning: the unit is then the episode, and its clouds carry no test."""
+    """Return whether a trial is one episode of few-shot learning: the unit is then the episode, and
+    its clouds carry no test.
+    """
     return "way" in (record.config.get("dataset") or {})
 
 
-def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], protocol: str) -> tuple[ModelTest, ...]:
-    """Test each arm and the next in `order`, one test for every seed that both have; adjusted over all of them together."""
-    kept = {name: {seed: r for seed, r in arms[name].items() if protocol in r.correct and not one_episode(r)} for name in order}
+def model_tests(
+    order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], protocol: str
+) -> tuple[ModelTest, ...]:
+    """Test each arm and the next in `order`, one test for every seed that both have; adjusted over
+    all of them together.
+    """
+    kept = {
+        name: {
+            seed: r
+            for seed, r in arms[name].items()
+            if protocol in r.correct and not one_episode(r)
+        }
+        for name in order
+    }
     pairs = [
         (first, second, seed)
         for first, second in itertools.pairwise(order)
@@ -202,7 +258,8 @@ def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], 
     bits = _matrix([kept[name][seed] for name, seed in trials], protocol)
     rows = {trial: row for row, trial in enumerate(trials)}
     gained, lost = flips(
-        bits[[rows[first, seed] for first, _, seed in pairs]], bits[[rows[second, seed] for _, second, seed in pairs]]
+        bits[[rows[first, seed] for first, _, seed in pairs]],
+        bits[[rows[second, seed] for _, second, seed in pairs]],
     )
     p_values = _mcnemar_all(gained, lost)
     objects = [0] * len(pairs)
@@ -216,12 +273,16 @@ def model_tests(order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], 
         if groups is not None:
             p_values[number] = sign_flip(_net(one, other, protocol, groups))
             objects[number] = int(groups.max()) + 1
-    found = zip(pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), objects, strict=True)
+    found = zip(
+        pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), objects, strict=True
+    )
     return tuple(ModelTest(*pair, *tested) for pair, *tested in found)
 
 
 def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.ndarray:
-    """Return of each object (G,) the clouds that only the first gets right, less those that only the second does."""
+    """Return of each object (G,) the clouds that only the first gets right, less those that only
+    the second does.
+    """
     first, second = correctness(one, protocol), correctness(other, protocol)
     assert first is not None
     assert second is not None
@@ -231,7 +292,9 @@ def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.nd
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """The difference of two arms, first minus second, over the drawing of objects and seeds; `seeds` = 1: over objects alone."""
+    """The difference of two arms, first minus second, over the drawing of objects and seeds;
+    `seeds` = 1: over objects alone.
+    """
 
     mean: float
     standard_error: float
@@ -247,37 +310,49 @@ def bootstrap(
     replicates: int = REPLICATES,
     groups: np.ndarray | None = None,
 ) -> Bootstrap:
-    """Correctness of two arms by seed, bool (n,) each -> their difference, paired by seed and object.
+    """Correctness of two arms by seed, bool (n,) each -> their difference, paired by seed and
+    object.
 
-    `groups` (n,) says which object a cloud is of; None: every cloud is one.
-    Objects and seeds are drawn independently, each with replacement. Two repairs make it fit for 2 to 5 seeds: the seeds' deviations
-    are widened by sqrt(S / (S - 1)), for a bootstrap's variance is that much too small, and the interval is mean ± t * standard
-    error, where quantiles of a handful of seeds would be far too narrow. Raises ValueError where the arms share no seed.
+    `groups` (n,) says which object a cloud is of; None: every cloud is one. Objects and seeds are
+    drawn independently, each with replacement. Two repairs make it fit for 2 to 5 seeds: the seeds'
+    deviations are widened by sqrt(S / (S - 1)), for a bootstrap's variance is that much too small,
+    and the interval is mean ± t * standard error, where quantiles of a handful of seeds would be
+    far too narrow. Raises ValueError where the arms share no seed.
     """
     from scipy.special import ndtri, stdtrit
 
     shared = sorted(first.keys() & second.keys())
     if not shared:
         raise ValueError("the arms share no seed")
-    gain = np.stack([first[seed].astype(np.int8) - second[seed].astype(np.int8) for seed in shared]).astype(np.float64)  # (S, n)
+    # (S, n)
+    gain = np.stack(
+        [first[seed].astype(np.int8) - second[seed].astype(np.int8) for seed in shared]
+    ).astype(np.float64)
     mean = float(gain.mean())
     sizes = np.ones(gain.shape[1])
     if groups is not None:
         sizes = np.bincount(groups).astype(np.float64)
-        gain = np.stack([np.bincount(groups, weights=row) for row in gain])  # (S, G): an object's clouds together
+        # (S, G): an object's clouds together
+        gain = np.stack([np.bincount(groups, weights=row) for row in gain])
     count, objects = gain.shape
     drawn = _replicates(gain, sizes, replicates)
     error = float(drawn.std(ddof=1))
-    quantile = float(ndtri(0.5 + LEVEL / 2)) if count == 1 else float(stdtrit(_freedom(gain, sizes), 0.5 + LEVEL / 2))
+    quantile = (
+        float(ndtri(0.5 + LEVEL / 2))
+        if count == 1
+        else float(stdtrit(_freedom(gain, sizes), 0.5 + LEVEL / 2))
+    )
     return Bootstrap(mean, error, mean - quantile * error, mean + quantile * error, count, objects)
 
 
 def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
-    """gain (S, G) of objects of `sizes` (G,) clouds -> the degrees of freedom of its mean's variance over seeds and objects.
+    """gain (S, G) of objects of `sizes` (G,) clouds -> the degrees of freedom of its mean's
+    variance over seeds and objects.
 
     Source: Satterthwaite 1946, Biometrics Bull. 2.
 
-    Of two seeds only one: their spread is so uncertain that the approximation covers 90 % (simulated), and one degree at least 99 %.
+    Of two seeds only one: their spread is so uncertain that the approximation covers 90 %
+    (simulated), and one degree at least 99 %.
     """
     count, objects = gain.shape
     clouds = float(sizes.sum())
@@ -286,17 +361,22 @@ def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
     by_object = float((residuals**2).sum()) / clouds**2
     if count == 2 or not by_seed + by_object:
         return count - 1
-    return (by_seed + by_object) ** 2 / (by_seed**2 / (count - 1) + by_object**2 / max(objects - 1, 1))
+    return (by_seed + by_object) ** 2 / (
+        by_seed**2 / (count - 1) + by_object**2 / max(objects - 1, 1)
+    )
 
 
 def _replicates(gain: np.ndarray, sizes: np.ndarray, replicates: int) -> np.ndarray:
-    """gain (S, G) of objects of `sizes` (G,) clouds -> means (R,) of as many drawings, the same ones at every call."""
+    """gain (S, G) of objects of `sizes` (G,) clouds -> means (R,) of as many drawings, the same
+    ones at every call.
+    """
     count, objects = gain.shape
     generator = np.random.default_rng(0)
     means = []
     for start in range(0, replicates, CHUNK):
         size = min(CHUNK, replicates - start)
-        weights = generator.multinomial(objects, np.full(objects, 1 / objects), size=size) / objects  # (R, n)
+        # (R, n)
+        weights = generator.multinomial(objects, np.full(objects, 1 / objects), size=size) / objects
         by_seed = weights @ gain.T / (weights @ sizes)[:, None]  # (R, S)
         middle = by_seed.mean(axis=1, keepdims=True)
         widened = middle + (by_seed - middle) * math.sqrt(count / max(count - 1, 1))

@@ -1,8 +1,9 @@
 """Statistics over seeds: what a few runs can show, and no more.
 
-Student's t-interval for a mean, and t-interval and t-test for the paired difference of two arms run with the same seeds; Wilson's
-interval for one run; Holm's correction; the verdict on a published number. Values are fractions. Sources: Wilson 1927 (JASA 22),
-Holm 1979 (Scand. J. Statist. 6), Schuirmann 1987 (J. Pharmacokin. Biopharm. 15) for the two one-sided tests.
+Student's t-interval for a mean, and t-interval and t-test for the paired difference of two arms run
+with the same seeds; Wilson's interval for one run; Holm's correction; the verdict on a published
+number. Values are fractions. Sources: Wilson 1927 (JASA 22), Holm 1979 (Scand. J. Statist. 6),
+Schuirmann 1987 (J. Pharmacokin. Biopharm. 15) for the two one-sided tests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TypeVar
 
 Arm = TypeVar("Arm", int, str)
 LEVEL = 0.95
-# Of differences: 0.9 - 0.8 and 0.8 - 0.7 are the same difference. No test set is so large that one cloud counts less than this.
+# Of differences: 0.9 - 0.8 and 0.8 - 0.7 are the same difference. No test set is so large that one
+# cloud counts less than this.
 DIGITS = 12
 
 
@@ -32,7 +34,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None where n carries none of them."""
+    """Of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None where n
+    carries none of them.
+    """
 
     mean: float
     n: int
@@ -42,12 +46,16 @@ class Difference:
 
     @property
     def constant(self) -> bool:
-        """Whether every seed gave the same difference: there is no spread to judge by, and n seeds claim no certainty."""
+        """Whether every seed gave the same difference: there is no spread to judge by, and n seeds
+        claim no certainty.
+        """
         return self.low is not None and self.low == self.high
 
     @property
     def resolved(self) -> bool:
-        """Whether these seeds tell the arms apart, if they are all that is compared: the interval leaves out zero and has a width."""
+        """Whether these seeds tell the arms apart, if they are all that is compared: the interval
+        leaves out zero and has a width.
+        """
         if self.low is None or self.high is None or self.constant:
             return False
         return self.low > 0 or self.high < 0
@@ -66,7 +74,9 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value; of equal ones exactly that value, where the rounded mean may lie beside them."""
+    """Return the mean of at least one value; of equal ones exactly that value, where the rounded
+    mean may lie beside them.
+    """
     return values[0] if min(values) == max(values) else math.fsum(values) / len(values)
 
 
@@ -84,7 +94,9 @@ def _quantile(freedom: int) -> float:
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """Return the difference of two arms, values by seed: paired over the seeds both have. Raises ValueError if they share none."""
+    """Return the difference of two arms, values by seed: paired over the seeds both have. Raises
+    ValueError if they share none.
+    """
     result = _apart(first, second)
     if result is None:
         raise ValueError("the arms share no seed")
@@ -94,11 +106,15 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
 def _apart(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
     """Return the differences at the seeds that both have, if any."""
     shared = sorted(first.keys() & second.keys())
-    return summary([round(first[seed] - second[seed], DIGITS) for seed in shared]) if shared else None
+    return (
+        summary([round(first[seed] - second[seed], DIGITS) for seed in shared]) if shared else None
+    )
 
 
 def t_test(values: Summary) -> float | None:
-    """The two-sided p-value of a mean of zero; None where n carries none: one value, or values without spread."""
+    """The two-sided p-value of a mean of zero; None where n carries none: one value, or values
+    without spread.
+    """
     from scipy.special import stdtr
 
     if not values.sd:
@@ -107,7 +123,9 @@ def t_test(values: Summary) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The adjusted p-values, in the order given. One that could not be had (None) stays None, and counts as a comparison."""
+    """The adjusted p-values, in the order given. One that could not be had (None) stays None, and
+    counts as a comparison.
+    """
     total, largest = len(p_values), 0.0
     known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     result: list[float | None] = [None] * total
@@ -118,13 +136,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a share: `correct` of `total` objects. Of one trained model; it knows nothing of other seeds."""
+    """Wilson's score interval of a share: `correct` of `total` objects. Of one trained model; it
+    knows nothing of other seeds.
+    """
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + level / 2))
     share = correct / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    half = (
+        z
+        / (1 + z * z / total)
+        * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    )
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
@@ -132,8 +156,8 @@ def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, f
 class Verdict:
     """On a published number: `reproduced`, `not` or `undecided`; all numbers are fractions.
 
-    `difference` is ours less the published one, `low` to `high` its 90 % interval, over `basis`: "seeds" or "objects".
-    `margin`: differences within it count as none. `reason` says why in words.
+    `difference` is ours less the published one, `low` to `high` its 90 % interval, over `basis`:
+    "seeds" or "objects". `margin`: differences within it count as none. `reason` says why in words.
     """
 
     kind: str
@@ -146,13 +170,15 @@ class Verdict:
 
 
 def verdict(values: Sequence[float], published: float, num_test: float) -> Verdict:
-    """Judges the seeds' values against a published one (a fraction of `num_test` objects), by two one-sided tests at 5 % each.
+    """Judges the seeds' values against a published one (a fraction of `num_test` objects), by two
+    one-sided tests at 5 % each.
 
-    The margin is what the published number itself cannot tell: the half width of its 95 % interval as one run on `num_test`
-    objects (Wilson). `reproduced`: the 90 % interval of mean - published lies inside the margin (Schuirmann 1987; Lakens 2017,
-    Soc. Psychol. Personal. Sci. 8). `not`: it lies outside, so the difference is larger than the margin. Else `undecided`.
-    The interval is Student's t over seeds. Where there is one result, or the same with every seed (a network that nothing
-    is drawn for), it is Wilson's over the test objects.
+    The margin is what the published number itself cannot tell: the half width of its 95 % interval
+    as one run on `num_test` objects (Wilson). `reproduced`: the 90 % interval of mean - published
+    lies inside the margin (Schuirmann 1987; Lakens 2017, Soc. Psychol. Personal. Sci. 8). `not`: it
+    lies outside, so the difference is larger than the margin. Else `undecided`. The interval is
+    Student's t over seeds. Where there is one result, or the same with every seed (a network that
+    nothing is drawn for), it is Wilson's over the test objects.
     """
     from scipy.special import stdtrit
 
@@ -181,6 +207,10 @@ def verdict(values: Sequence[float], published: float, num_test: float) -> Verdi
 
 
 def by_mean(arms: Mapping[Arm, Mapping[int, float]]) -> list[Arm]:
-    """Return the arms from the highest mean down, ties by name; those without values are left out."""
-    means = {arm: round(mean(list(values.values())), DIGITS) for arm, values in arms.items() if values}
+    """Return the arms from the highest mean down, ties by name; those without values are left
+    out.
+    """
+    means = {
+        arm: round(mean(list(values.values())), DIGITS) for arm, values in arms.items() if values
+    }
     return sorted(means, key=lambda arm: (-means[arm], arm))

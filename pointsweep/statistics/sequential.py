@@ -1,13 +1,17 @@
-"""A paired comparison that is looked at again after every further seed, without more false claims than one look would make.
+"""A paired comparison that is looked at again after every further seed, without more false claims
+than one look would make.
 
-A look at n seeds gives the p-value of the paired t-test, divided by (n / most)^2: early looks must show more. The smallest such
-quotient up to now is compared with its distribution without a difference, over all looks from the first to the last: its tail is
-the sequential p-value, valid at whatever look one stops (Jennison & Turnbull 2000, "Group sequential methods with applications to
-clinical trials", chapters 2, 4, 11; a share of the level that grows as a power: Kim & DeMets 1987, Biometrika 74; p-values: Liu &
-Anderson 2008, JASA 103). Holm's correction over several arms needs no more than that (Ye et al. 2013, Statist. Med. 32). The
-distribution is free of mean and sd; it is drawn with a fixed seed, so that a level of 5 % is 4.9 to 5.1 %.
+A look at n seeds gives the p-value of the paired t-test, divided by (n / most)^2: early looks must
+show more. The smallest such quotient up to now is compared with its distribution without a
+difference, over all looks from the first to the last: its tail is the sequential p-value, valid at
+whatever look one stops (Jennison & Turnbull 2000, "Group sequential methods with applications to
+clinical trials", chapters 2, 4, 11; a share of the level that grows as a power: Kim & DeMets 1987,
+Biometrika 74; p-values: Liu & Anderson 2008, JASA 103). Holm's correction over several arms needs
+no more than that (Ye et al. 2013, Statist. Med. 32). The distribution is free of mean and sd; it is
+drawn with a fixed seed, so that a level of 5 % is 4.9 to 5.1 %.
 
-A comparison may also be given up: stopping early without a claim costs power, but no error, and so needs no correction.
+A comparison may also be given up: stopping early without a claim costs power, but no error, and so
+needs no correction.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ DRAWING = 0  # seed of the paths
 
 
 def evidence(differences: Summary, most: int) -> float:
-    """Return the evidence of a look at paired differences: smaller is stronger, 1 and more is none. Without spread there is none."""
+    """Return the evidence of a look at paired differences: smaller is stronger, 1 and more is none.
+    Without spread there is none.
+    """
     p = t_test(differences)
     return math.inf if p is None else p / (differences.n / most) ** GROWTH
 
@@ -45,7 +51,9 @@ def last_level(level: float, least: int, most: int) -> float:
 
 @functools.cache
 def null_evidence(least: int, most: int) -> np.ndarray:
-    """The strongest evidence of each of PATHS comparisons without a difference, ascending, (PATHS,)."""
+    """The strongest evidence of each of PATHS comparisons without a difference, ascending,
+    (PATHS,).
+    """
     from scipy.special import stdtr
 
     generator = np.random.default_rng(DRAWING)
@@ -63,10 +71,12 @@ def null_evidence(least: int, most: int) -> np.ndarray:
 
 
 def chance(differences: Summary, most: int, level: float) -> float:
-    """That the look at `most` seeds will have a p-value of `level`: the predictive probability under a flat prior.
+    """That the look at `most` seeds will have a p-value of `level`: the predictive probability
+    under a flat prior.
 
-    Spiegelhalter, Freedman & Blackburn 1986 (Controlled Clinical Trials 7), with the present sd (Dmitrienko & Wang 2006, Statist.
-    Med. 25). Without spread it is not known: 1, or 0 where all differences are zero.
+    Spiegelhalter, Freedman & Blackburn 1986 (Controlled Clinical Trials 7), with the present sd
+    (Dmitrienko & Wang 2006, Statist. Med. 25). Without spread it is not known: 1, or 0 where all
+    differences are zero.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -74,7 +84,8 @@ def chance(differences: Summary, most: int, level: float) -> float:
     if not sd:
         return float(mean > 0)
     needed = -float(stdtrit(most - 1, level / 2)) * sd * math.sqrt(most)  # of the sum of all
-    scale = sd * math.sqrt(1 / rest + 1 / n)  # of the mean of those to come about the mean of those there are
+    # of the mean of those to come about the mean of those there are
+    scale = sd * math.sqrt(1 / rest + 1 / n)
     above = stdtr(n - 1, -((needed - n * mean) / rest - mean) / scale)
     below = stdtr(n - 1, (-(needed + n * mean) / rest - mean) / scale)
     return float(above + below)

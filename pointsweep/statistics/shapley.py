@@ -1,7 +1,9 @@
-"""What each component of a method contributes: Shapley shares from a factorial sweep, with intervals over seeds.
+"""What each component of a method contributes: Shapley shares from a factorial sweep, with
+intervals over seeds.
 
-Source: Shapley 1953, "A value for n-person games". A component's share is its gain averaged over all orders in which the components
-could be added; the shares add up to what all of them together gain over none.
+Source: Shapley 1953, "A value for n-person games". A component's share is its gain averaged over
+all orders in which the components could be added; the shares add up to what all of them together
+gain over none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ Factors = Mapping[str, bool]
 
 
 def shares(values: Mapping[frozenset[str], float], components: Sequence[str]) -> dict[str, float]:
-    """The share of each component, from the value with every subset of them. Raises ValueError naming a subset that is missing."""
+    """The share of each component, from the value with every subset of them. Raises ValueError
+    naming a subset that is missing.
+    """
     for size in range(len(components) + 1):
         for subset in itertools.combinations(components, size):
             if frozenset(subset) not in values:
@@ -26,7 +30,9 @@ def shares(values: Mapping[frozenset[str], float], components: Sequence[str]) ->
     for component in components:
         others = [name for name in components if name != component]
         gains = [
-            math.factorial(size) * math.factorial(total - size - 1) * (values[with_it] - values[with_it - {component}])
+            math.factorial(size)
+            * math.factorial(total - size - 1)
+            * (values[with_it] - values[with_it - {component}])
             for size in range(total)
             for subset in itertools.combinations(others, size)
             for with_it in [frozenset({*subset, component})]
@@ -36,9 +42,11 @@ def shares(values: Mapping[frozenset[str], float], components: Sequence[str]) ->
 
 
 def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str, Summary]:
-    """The mean share and its t-interval, by component, over the seeds that all arms have. An arm: its factors, its values by seed.
+    """The mean share and its t-interval, by component, over the seeds that all arms have. An arm:
+    its factors, its values by seed.
 
-    Raises ValueError where arms name different factors, two are the same combination, one is missing, or no seed is shared.
+    Raises ValueError where arms name different factors, two are the same combination, one is
+    missing, or no seed is shared.
     """
     components = list(arms[0][0])
     if any(set(factors) != set(components) for factors, _ in arms):
@@ -47,10 +55,15 @@ def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str
     for factors, values in arms:
         subset = frozenset(name for name, present in factors.items() if present)
         if subset in by_subset:
-            raise ValueError(f"two rows with {' + '.join(sorted(subset)) or 'none of the components'}")
+            raise ValueError(
+                f"two rows with {' + '.join(sorted(subset)) or 'none of the components'}"
+            )
         by_subset[subset] = values
     seeds = sorted(set.intersection(*(set(values) for values in by_subset.values())))
     if not seeds:
         raise ValueError("no seed has every row")
-    each = [shares({subset: values[seed] for subset, values in by_subset.items()}, components) for seed in seeds]
+    each = [
+        shares({subset: values[seed] for subset, values in by_subset.items()}, components)
+        for seed in seeds
+    ]
     return {name: summary([one[name] for one in each]) for name in components}

@@ -1,8 +1,8 @@
 """The studentized range: the distribution behind all pairs of several means at once.
 
-Source: Tukey 1953, "The problem of multiple comparisons"; the integral as in Copenhaver & Holland 1988 (J. Stat. Comput.
-Simul. 30). scipy.stats.studentized_range gives the same numbers (tests), but takes a second to import and to invert, which every
-printed table would wait for.
+Source: Tukey 1953, "The problem of multiple comparisons"; the integral as in Copenhaver & Holland
+1988 (J. Stat. Comput. Simul. 30). scipy.stats.studentized_range gives the same numbers (tests), but
+takes a second to import and to invert, which every printed table would wait for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FARTHEST = 8.0  # standard normal values beyond it have no weight
 
 
 def range_tail(q: float, num_means: int, freedom: float) -> float:
-    """Return the chance that the range of equal means, over their estimated standard error, is larger than `q`.
+    """Return the chance that the range of equal means, over their estimated standard error, is
+    larger than `q`.
 
     `freedom`: degrees of freedom of the estimate, 1 or more, also between whole numbers.
     """
@@ -33,10 +34,14 @@ def range_tail(q: float, num_means: int, freedom: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def range_quantile(level: float, num_means: int, freedom: float) -> float:
-    """Return the `q` that is exceeded with the chance `level`: a root of the logarithms, which are nearly a line."""
+    """Return the `q` that is exceeded with the chance `level`: a root of the logarithms, which are
+    nearly a line.
+    """
 
     def apart(log_q: float) -> float:
-        return math.log(max(range_tail(math.exp(log_q), num_means, freedom), 1e-300)) - math.log(level)
+        return math.log(max(range_tail(math.exp(log_q), num_means, freedom), 1e-300)) - math.log(
+            level
+        )
 
     low, high = -8.0, 1.0
     while apart(high) > 0:
@@ -58,7 +63,8 @@ def range_quantile(level: float, num_means: int, freedom: float) -> float:
 
 
 def _normal_tail(widths: np.ndarray, num_means: int) -> np.ndarray:
-    """Return the chance that `num_means` standard normal values lie farther apart than each of the widths (S,).
+    """Return the chance that `num_means` standard normal values lie farther apart than each of the
+    widths (S,).
 
     By cubic interpolation between the points of a table.
     """
@@ -98,7 +104,9 @@ def _density(values: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def _spread(freedom: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return values of an estimated standard deviation over the true one, and the weight of each; (S,) both."""
+    """Return values of an estimated standard deviation over the true one, and the weight of each;
+    (S,) both.
+    """
     from scipy.special import chdtri, gammaln
 
     least = np.sqrt(chdtri(freedom, 1 - 1e-12) / freedom)
@@ -106,6 +114,8 @@ def _spread(freedom: float) -> tuple[np.ndarray, np.ndarray]:
     logs = np.linspace(np.log(least), np.log(most), NUM_SPREAD_NODES)
     spread = np.exp(logs)
     half = freedom / 2
-    log_density = np.log(2) + half * np.log(half) - gammaln(half) + freedom * logs - half * spread * spread
+    log_density = (
+        np.log(2) + half * np.log(half) - gammaln(half) + freedom * logs - half * spread * spread
+    )
     weight = np.exp(log_density) * (logs[1] - logs[0])
     return spread, weight

@@ -41,10 +41,14 @@ class Store(Protocol):
         """Replace the bytes under `name`; a reader sees all of the old or all of the new ones."""
 
     def list(self, prefix: str) -> list[str]:
-        """The sorted names directly below a folder, folders with a slash at their end; empty if there is none."""
+        """The sorted names directly below a folder, folders with a slash at their end; empty if
+        there is none.
+        """
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Return the names of the files directly below a folder with their sizes in bytes; empty if there is none."""
+        """Return the names of the files directly below a folder with their sizes in bytes; empty if
+        there is none.
+        """
 
     def exists(self, name: str) -> bool:
         """Return whether there are bytes under `name`."""
@@ -66,19 +70,27 @@ class RemoteStore(Store, Protocol):
         """An object's bytes and its version. Raises FileNotFoundError."""
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
-        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been replaced."""
+        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been
+        replaced.
+        """
 
     def stat(self, name: str) -> tuple[int, str, str]:
-        """Size in bytes, version, and the sha256 of the bytes, "" if it is not known. Raises FileNotFoundError."""
+        """Size in bytes, version, and the sha256 of the bytes, "" if it is not known. Raises
+        FileNotFoundError.
+        """
 
     def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
-        """Write an object if it still has this version (None: if there is none); of several that try at once, one succeeds.
+        """Write an object if it still has this version (None: if there is none); of several that
+        try at once, one succeeds.
 
-        Returns its new version; None, and nothing is changed, if another one was faster. Raises NoConditions.
+        Returns its new version; None, and nothing is changed, if another one was faster. Raises
+        NoConditions.
         """
 
     def uploads(self) -> Sequence[tuple[str, str, datetime]]:
-        """Uploads that were begun and never completed, and whose parts take room: name, id, begin."""
+        """Uploads that were begun and never completed, and whose parts take room: name, id,
+        begin.
+        """
 
     def abort(self, name: str, upload: str) -> None:
         """Remove the parts of such an upload."""
@@ -109,14 +121,18 @@ class FileStore:
         return str(self.root)
 
     def path(self, name: str) -> Path:
-        """Return where `name` lies. Raises ValueError for a name that could lead out of the store."""
+        """Return where `name` lies. Raises ValueError for a name that could lead out of the
+        store.
+        """
         return self.root.joinpath(*parts_of(name))
 
     def place(self, name: str) -> str:
         return str(self.path(name))
 
     def read(self, name: str) -> bytes:
-        """The bytes under `name`. Raises FileNotFoundError, and BadStore for what is there and cannot be read."""
+        """The bytes under `name`. Raises FileNotFoundError, and BadStore for what is there and
+        cannot be read.
+        """
         return read_file(self.path(name))
 
     def write(self, name: str, data: bytes) -> None:
@@ -165,12 +181,16 @@ def parts_of(name: str) -> list[str]:
     """A name's parts. Raises ValueError for one that could lead out of a store."""
     parts = name.split("/") if name else []
     if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
-        raise ValueError(f"store: bad name {name!r}; allowed are relative names without '.', '..' or backslashes")
+        raise ValueError(
+            f"store: bad name {name!r}; allowed are relative names without '.', '..' or backslashes"
+        )
     return parts
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, rename: after a crash there is the old file or the new one."""
+    """Write beside, flush to the disk, rename: after a crash there is the old file or the new
+    one.
+    """
     way = faults.due(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +206,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """Return where something damaged is kept: record.json.damaged-1, or the first number that is free."""
+    """Return where something damaged is kept: record.json.damaged-1, or the first number that is
+    free.
+    """
     number = 1
     while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
         number += 1
@@ -194,7 +216,9 @@ def free_name(path: Path) -> Path:
 
 
 def make_room(path: Path) -> None:
-    """Rename a folder that is in the place of a file of the store, and say so: a file cannot replace it."""
+    """Rename a folder that is in the place of a file of the store, and say so: a file cannot
+    replace it.
+    """
     if path.is_symlink() or not path.is_dir():
         return
     aside = free_name(path)
@@ -204,14 +228,18 @@ def make_room(path: Path) -> None:
 
 
 def create_beside(path: Path) -> tuple[Path, IO[bytes]]:
-    """A new temporary file in the folder of `path`, open for writing. Its mode follows the umask, unlike mkstemp's."""
+    """A new temporary file in the folder of `path`, open for writing. Its mode follows the umask,
+    unlike mkstemp's.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     return temporary, os.fdopen(os.open(temporary, flags, 0o666), "wb")
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """A lock file, created where there is none. A link is refused, and what the file holds is not cut off."""
+    """A lock file, created where there is none. A link is refused, and what the file holds is not
+    cut off.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
 
@@ -223,26 +251,39 @@ def open_append(path: Path) -> IO[bytes]:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises FileNotFoundError, NotAFile for a folder, a pipe or a link to itself, BadStore."""
+    """The bytes of a file. Raises FileNotFoundError, NotAFile for a folder, a pipe or a link to
+    itself, BadStore.
+    """
     # Without waiting: whoever opens a pipe to read it waits for a writer.
-    with reading(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+    with (
+        reading(path),
+        os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file,
+    ):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise NotAFile(f"the store cannot be read: no file, but something else is there: {path}")
+            raise NotAFile(
+                f"the store cannot be read: no file, but something else is there: {path}"
+            )
         return file.read()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what a disk says when it does not give a file into BadStore, which names it; FileNotFoundError stays."""
+    """Turn what a disk says when it does not give a file into BadStore, which names it;
+    FileNotFoundError stays.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:
-        raise NotAFile(f"the store cannot be read: a folder is in the place of a file: {path}") from error
+        raise NotAFile(
+            f"the store cannot be read: a folder is in the place of a file: {path}"
+        ) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise NotAFile(f"the store cannot be read: a link to itself is in the place of a file: {path}") from error
+            raise NotAFile(
+                f"the store cannot be read: a link to itself is in the place of a file: {path}"
+            ) from error
         raise BadStore(f"the store cannot be read: {error.strerror or error}: {path}") from error
 
 
@@ -252,7 +293,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreFailed(f"the store cannot be written: {error.strerror or error}: {path}") from error
+        raise StoreFailed(
+            f"the store cannot be written: {error.strerror or error}: {path}"
+        ) from error
 
 
 def path_problem(text: str) -> str:
@@ -262,9 +305,15 @@ def path_problem(text: str) -> str:
         # The whole chain of links is followed here: a loop, or a link to nothing, is met by stat.
         exists = os.path.lexists(path)
         if "?" in str(path.absolute()):
-            return "has a question mark in its path, behind which the addresses of databases (MLflow, Optuna) hold options"
+            return (
+                "has a question mark in its path, behind which the addresses of databases (MLflow,"
+                " Optuna) hold options"
+            )
         if re.search("%[0-9A-Fa-f]{2}", str(path.absolute())):
-            return "has % and two digits in its path, which addresses of databases (MLflow, Optuna) read as another character"
+            return (
+                "has % and two digits in its path, which addresses of databases (MLflow, Optuna)"
+                " read as another character"
+            )
         if not str(path.absolute()).isprintable():
             return "has a character in its path that cannot be printed"
         found = path.stat() if exists else None
@@ -312,7 +361,8 @@ def _user() -> str:
 def establish(store: Store) -> None:
     """Create the store, or take over one of an older version: from here on it has its marker.
 
-    Called before anything is launched. Raises BadStore if it cannot be written, or was made by a later version.
+    Called before anything is launched. Raises BadStore if it cannot be written, or was made by a
+    later version.
     """
     missing = not has_marker(store)
     if isinstance(store, FileStore) and missing:
@@ -330,7 +380,9 @@ def establish(store: Store) -> None:
 
 
 def has_marker(store: Store) -> bool:
-    """Return whether the store has a marker that can be read. Raises BadStore for that of a later version."""
+    """Return whether the store has a marker that can be read. Raises BadStore for that of a later
+    version.
+    """
     try:
         data = store.read(MARKER)
     except (FileNotFoundError, NotAFile):
@@ -345,7 +397,10 @@ def has_marker(store: Store) -> bool:
     if not isinstance(version, int) or isinstance(version, bool):
         return False
     if version > STORE_FORMAT:
-        raise BadStore(f"store: {store.url} has format {version}, this version reads up to {STORE_FORMAT}: use a later pointsweep")
+        raise BadStore(
+            f"store: {store.url} has format {version}, this version reads up to {STORE_FORMAT}: use"
+            " a later pointsweep"
+        )
     return True
 
 
@@ -359,12 +414,14 @@ def require_marker(store: Store) -> None:
 
 
 def _refuse_foreign(store: FileStore) -> None:
-    """Raise BadStore for a folder that is no store and have folders of the names that a store uses."""
+    """Raise BadStore for a folder that is no store and have folders of the names that a store
+    uses.
+    """
     taken = [name for name in TOP_FOLDERS if os.path.lexists(store.root / name)]
     if taken and not _has_store_shape(store):
         raise BadStore(
-            f"store: {store.url} is no store of pointsweep and holds {', '.join(taken)} already; name an empty folder, "
-            "or one that does not exist, by --store or $POINTSWEEP_STORE"
+            f"store: {store.url} is no store of pointsweep and holds {', '.join(taken)} already;"
+            " name an empty folder, or one that does not exist, by --store or $POINTSWEEP_STORE"
         )
 
 
@@ -386,6 +443,7 @@ def _refuse_read_only(store: FileStore) -> None:
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             mode = stat.S_IMODE(folder.stat().st_mode)
             raise BadStore(
-                f"store: {folder} may not be written by {_user()} (mode {mode:o}); whoever owns it shares it with a "
-                "common group, umask 002 and chmod -R g+w, or name another store by --store"
+                f"store: {folder} may not be written by {_user()} (mode {mode:o}); whoever owns it"
+                " shares it with a common group, umask 002 and chmod -R g+w, or name another store"
+                " by --store"
             )

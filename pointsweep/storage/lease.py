@@ -1,10 +1,11 @@
 """Who works on a trial: one process at a time, also on file systems where flock does nothing.
 
-`lease.json` in the trial's folder names its owner and is renewed by a thread. It is made by linking a whole file into place.
-Whoever removes it, its owner at the end or another one once it has expired, claims that first, and then looks whether it still is
-the lease it was: so a successor's is never removed. The owner renews through its open file, so a process that wakes up after
-it lost its lease writes into the file that was removed, never into its successor's.
-flock, where it works, tells at once what the lease tells after a wait: that a process of this machine is alive.
+`lease.json` in the trial's folder names its owner and is renewed by a thread. It is made by linking
+a whole file into place. Whoever removes it, its owner at the end or another one once it has
+expired, claims that first, and then looks whether it still is the lease it was: so a successor's is
+never removed. The owner renews through its open file, so a process that wakes up after it lost its
+lease writes into the file that was removed, never into its successor's. flock, where it works,
+tells at once what the lease tells after a wait: that a process of this machine is alive.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Held(RuntimeError):
 
 
 class LeaseLost(RuntimeError):
-    """This process was thought dead, and another one has taken the trial over: it must not write any more."""
+    """This process was thought dead, and another one has taken the trial over: it must not write
+    any more.
+    """
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,21 @@ UNKNOWN_HOLDER = Holder("", "an unknown host", "", 0, 0.0)
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return who holds the lease at `path`; None if nobody does. One that cannot be read is held by nobody known, and expires."""
+    """Return who holds the lease at `path`; None if nobody does. One that cannot be read is held by
+    nobody known, and expires.
+    """
     try:
         holder = Holder(**json.loads(read_file(path)))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, RecursionError):  # BadStore among them: something that is no file
+    except (ValueError, TypeError, RecursionError):
+        # BadStore among them: something that is no file
         return UNKNOWN_HOLDER
     texts = (holder.owner, holder.host, holder.machine)
     numbers = (holder.pid, holder.expires)
-    if not all(isinstance(each, str) for each in texts) or not all(type(each) in (int, float) for each in numbers):
+    if not all(isinstance(each, str) for each in texts) or not all(
+        type(each) in (int, float) for each in numbers
+    ):
         return UNKNOWN_HOLDER
     return holder
 
@@ -97,11 +105,17 @@ class Lease:
         while not self.ended.wait(TERM_S / 6):
             # A disk that is away for a moment is met again by the next renewal.
             with suppress(OSError, ValueError):
-                os.pwrite(self.file.fileno(), replace(self.holder, expires=time.time() + TERM_S).encode(), 0)
+                os.pwrite(
+                    self.file.fileno(),
+                    replace(self.holder, expires=time.time() + TERM_S).encode(),
+                    0,
+                )
                 os.fsync(self.file.fileno())
 
     def check(self) -> None:
-        """Raise LeaseLost if another process has taken the trial over. Called before everything that is written."""
+        """Raise LeaseLost if another process has taken the trial over. Called before everything
+        that is written.
+        """
         found = read_holder(self.path)
         if found is None or found.owner != self.holder.owner:
             now = f"{found} holds it now" if found else "its lease is gone"
@@ -119,7 +133,9 @@ class Lease:
 
 @contextmanager
 def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
-    """Hold `folder` for this process. Raises Held, naming the holder, if it is not let go within `wait_s`."""
+    """Hold `folder` for this process. Raises Held, naming the holder, if it is not let go within
+    `wait_s`.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open_lock(folder / "lock")
@@ -135,7 +151,9 @@ def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
 
 
 def _flock(file: IO[bytes]) -> bool:
-    """False while another process has the lock. Where there are no locks the lease alone decides."""
+    """False while another process has the lock. Where there are no locks the lease alone
+    decides.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,7 +166,9 @@ def _flock(file: IO[bytes]) -> bool:
 def _pause(path: Path, deadline: float) -> None:
     if time.monotonic() > deadline:
         holder = read_holder(path)
-        raise Held(f"{path.parent} is worked on by another process: {holder or 'it does not say which'}")
+        raise Held(
+            f"{path.parent} is worked on by another process: {holder or 'it does not say which'}"
+        )
     time.sleep(POLL_S)
 
 
@@ -196,7 +216,9 @@ def _create(path: Path) -> Lease | None:
 
 
 def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
-    """Claim without hard links: for a moment a reader may find the lease empty, and takes it for one that is held."""
+    """Claim without hard links: for a moment a reader may find the lease empty, and takes it for
+    one that is held.
+    """
     try:
         file = path.open("xb", buffering=0)
     except FileExistsError:
@@ -206,7 +228,9 @@ def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
 
 
 def is_dead(holder: Holder) -> bool:
-    """Return whether the owner is known to be gone: a process of this machine that is no more, or a term over long ago."""
+    """Return whether the owner is known to be gone: a process of this machine that is no more, or a
+    term over long ago.
+    """
     if not holder.owner:
         return False
     if holder.machine == machine():
@@ -215,7 +239,9 @@ def is_dead(holder: Holder) -> bool:
 
 
 def _take_away(path: Path, judged: Holder) -> bool:
-    """Remove the lease that was judged; False if another process is at it, or if it is another lease by now."""
+    """Remove the lease that was judged; False if another process is at it, or if it is another
+    lease by now.
+    """
     with _claimed(path, judged.owner) as claimed:
         if not claimed or read_holder(path) != judged:
             return False
@@ -229,7 +255,9 @@ def _claim(path: Path, owner: str) -> Path:
 
 @contextmanager
 def _claimed(path: Path, owner: str) -> Iterator[bool]:
-    """The right to remove the owner's lease, which one process has at a time; False if this one does not get it."""
+    """The right to remove the owner's lease, which one process has at a time; False if this one
+    does not get it.
+    """
     claim = _claim(path, owner)
     try:
         claim.open("xb").close()

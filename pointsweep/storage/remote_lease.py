@@ -1,8 +1,9 @@
 """Who works on a trial in a store on a server: one process at a time, over all nodes.
 
-`lease.json` of the trial is made only if there is none (If-None-Match: *), and renewed, taken over and given back only if it is
-still the version that was seen (If-Match): of several that try, one succeeds. S3 does so for all buckets since November 2024 (User
-Guide, "conditional writes"), MinIO too; a server that does not is met by a probe, and then nothing is held.
+`lease.json` of the trial is made only if there is none (If-None-Match: *), and renewed, taken over
+and given back only if it is still the version that was seen (If-Match): of several that try, one
+succeeds. S3 does so for all buckets since November 2024 (User Guide, "conditional writes"), MinIO
+too; a server that does not is met by a probe, and then nothing is held.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ from pointsweep.storage.stores import open_remote
 
 log = logging.getLogger("pointsweep.remote_lease")
 
-WORDS = "this server ignores the conditions of a write, so nothing keeps two launches from one trial: run one at a time on this store"
+WORDS = (
+    "this server ignores the conditions of a write, so nothing keeps two launches from one trial:"
+    " run one at a time on this store"
+)
 POLL_S = 1.0  # a look costs a request
 
 
 class RemoteLease:
     """A lease that this process has, renewed until `release`."""
 
-    def __init__(self, store: RemoteStore, name: str, holder: Holder, version: str, since: float) -> None:
+    def __init__(
+        self, store: RemoteStore, name: str, holder: Holder, version: str, since: float
+    ) -> None:
         self.store, self.name, self.holder, self.version = store, name, holder, version
         self.renewed = since  # by this process's clock, before the request was sent
         self.lost = False
@@ -61,14 +67,19 @@ class RemoteLease:
             self.version, self.renewed = version, begun
 
     def check(self) -> None:
-        """Raise LeaseLost if another process has taken the trial over, BadStore if that cannot be found out."""
-        if time.monotonic() - self.renewed > lease.TERM_S / 2:  # nobody takes it before a whole term
+        """Raise LeaseLost if another process has taken the trial over, BadStore if that cannot be
+        found out.
+        """
+        if time.monotonic() - self.renewed > lease.TERM_S / 2:
+            # nobody takes it before a whole term
             self._renew()
         if self.lost:
             raise LeaseLost(f"{self.store.place(self.name)} was taken from {self.holder}")
 
     def release(self) -> None:
-        """End the lease; another one's is left alone. If the store is away it runs out by itself."""
+        """End the lease; another one's is left alone. If the store is away it runs out by
+        itself.
+        """
         with self.busy, suppress(BadStore):
             self.ended.set()
             if not self.lost:
@@ -77,7 +88,9 @@ class RemoteLease:
 
 @contextmanager
 def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[RemoteLease | None]:
-    """Hold the lease `name` for this process; None where the server cannot hold any. Raises Held, naming the holder."""
+    """Hold the lease `name` for this process; None where the server cannot hold any. Raises Held,
+    naming the holder.
+    """
     if not conditional(store.url):
         log.warning("%s: %s", store.url, WORDS)
         yield None
@@ -91,11 +104,16 @@ def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[Remo
 
 @functools.cache
 def conditional(url: str) -> bool:
-    """Return whether the server of a store heeds the conditions of a write. Raises BadStore if it is away."""
+    """Return whether the server of a store heeds the conditions of a write. Raises BadStore if it
+    is away.
+    """
     store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
     try:
         first = store.write_if(name, b"first", None)
-        kept = store.write_if(name, b"second", None) is None and store.write_if(name, b"third", f'"{"0" * 32}"') is None
+        kept = (
+            store.write_if(name, b"second", None) is None
+            and store.write_if(name, b"third", f'"{"0" * 32}"') is None
+        )
         return bool(first) and kept
     except NoConditions:
         return False
@@ -112,7 +130,13 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
         # Not by the clock on the wall alone: it differs between machines and may jump.
         if found is None or lease.is_dead(found) or time.monotonic() - since > lease.TERM_S:
             owner, now = uuid.uuid4().hex, time.monotonic()
-            mine = Holder(owner, socket.gethostname(), lease.machine(), os.getpid(), time.time() + lease.TERM_S)
+            mine = Holder(
+                owner,
+                socket.gethostname(),
+                lease.machine(),
+                os.getpid(),
+                time.time() + lease.TERM_S,
+            )
             made = store.write_if(name, mine.encode(), version)
             if made is not None:
                 return RemoteLease(store, name, mine, made, now)
@@ -123,7 +147,9 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
 
 
 def _read(store: RemoteStore, name: str) -> tuple[Holder | None, str | None]:
-    """Return who holds a lease, and its version. One that cannot be read is held by nobody known, and expires."""
+    """Return who holds a lease, and its version. One that cannot be read is held by nobody known,
+    and expires.
+    """
     try:
         data, version = store.read_version(name)
     except FileNotFoundError:

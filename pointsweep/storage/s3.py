@@ -1,4 +1,6 @@
-"""The store on S3, through boto3. Objects appear whole; a request is repeated while what goes wrong may pass."""
+"""The store on S3, through boto3. Objects appear whole; a request is repeated while what goes wrong
+may pass.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,20 @@ PASSING = {
 
 
 class S3Store:
-    """A bucket, or a prefix of one. Objects appear whole by themselves; every one carries the sha256 of its bytes.
+    """A bucket, or a prefix of one. Objects appear whole by themselves; every one carries the
+    sha256 of its bytes.
 
-    Endpoint from AWS_ENDPOINT_URL_S3 and credentials from the usual chain (environment, profile, instance or pod role).
+    Endpoint from AWS_ENDPOINT_URL_S3 and credentials from the usual chain (environment, profile,
+    instance or pod role).
     """
 
     def __init__(self, url: str, attempts: int = ATTEMPTS) -> None:
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.prefix = "/".join(parts_of(prefix.strip("/")))
         if not self.bucket:
-            raise BadStore(f"store: {url} names no bucket; allowed: s3://bucket or s3://bucket/prefix")
+            raise BadStore(
+                f"store: {url} names no bucket; allowed: s3://bucket or s3://bucket/prefix"
+            )
         self.attempts = attempts
         self.client = _s3_client()
 
@@ -70,7 +76,9 @@ class S3Store:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
             data: bytes = answer["Body"].read()
             expected = answer["Metadata"].get("sha256")
-            if len(data) != answer["ContentLength"] or (expected and hashlib.sha256(data).hexdigest() != expected):
+            if len(data) != answer["ContentLength"] or (
+                expected and hashlib.sha256(data).hexdigest() != expected
+            ):
                 raise _Damaged(f"{self.place(name)}: what arrived is not what was written")
             return data, answer["ETag"]
 
@@ -84,23 +92,36 @@ class S3Store:
 
     def _put(self, name: str, data: bytes, **conditions: str) -> str:
         digest = hashlib.sha256(data)
-        # The server compares: a body that was cut off or changed on the way never becomes an object.
-        fields = {"ChecksumSHA256": base64.b64encode(digest.digest()).decode(), "Metadata": {"sha256": digest.hexdigest()}}
-        answer = self.client.put_object(Bucket=self.bucket, Key=self.key(name), Body=data, **fields, **conditions)
+        # The server compares: a body that was cut off or changed on the way never becomes an
+        # object.
+        fields = {
+            "ChecksumSHA256": base64.b64encode(digest.digest()).decode(),
+            "Metadata": {"sha256": digest.hexdigest()},
+        }
+        answer = self.client.put_object(
+            Bucket=self.bucket, Key=self.key(name), Body=data, **fields, **conditions
+        )
         version: str = answer["ETag"]
         return version
 
     def _write_parts(self, name: str, data: bytes) -> None:
         where = {"Bucket": self.bucket, "Key": self.key(name)}
-        about: dict[str, Any] = {"Metadata": {"sha256": hashlib.sha256(data).hexdigest()}, "ChecksumAlgorithm": "SHA256"}
-        upload = self._ask(name, lambda: self.client.create_multipart_upload(**where, **about))["UploadId"]
+        about: dict[str, Any] = {
+            "Metadata": {"sha256": hashlib.sha256(data).hexdigest()},
+            "ChecksumAlgorithm": "SHA256",
+        }
+        upload = self._ask(name, lambda: self.client.create_multipart_upload(**where, **about))[
+            "UploadId"
+        ]
         view = memoryview(data)
 
         def send(number: int) -> dict[str, Any]:
             part = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
             check = base64.b64encode(hashlib.sha256(part).digest()).decode()
             about_part = {"UploadId": upload, "PartNumber": number, "ChecksumSHA256": check}
-            answer = self._ask(name, lambda: self.client.upload_part(**where, **about_part, Body=part))
+            answer = self._ask(
+                name, lambda: self.client.upload_part(**where, **about_part, Body=part)
+            )
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": check}
 
         try:
@@ -109,22 +130,33 @@ class S3Store:
             finished = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             try:
                 self._ask(name, lambda: self.client.complete_multipart_upload(**where, **finished))
-            except FileNotFoundError:  # completed at an attempt whose answer was lost, or lost for good
+            except FileNotFoundError:
+                # completed at an attempt whose answer was lost, or lost for good
                 if self.stat(name)[2] != about["Metadata"]["sha256"]:
                     raise
         except BaseException:
             # Parts that nobody sees cost money all the same; gc.py finds those of a killed process.
             with contextlib.suppress(BadStore, FileNotFoundError):
-                self._ask(name, lambda: self.client.abort_multipart_upload(**where, UploadId=upload))
+                self._ask(
+                    name, lambda: self.client.abort_multipart_upload(**where, UploadId=upload)
+                )
             raise
 
     def list(self, prefix: str) -> list[str]:
         start = f"{self.key(prefix)}/".lstrip("/")
 
         def ask() -> list[str]:
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start, Delimiter="/")
-            entries = [entry for page in pages for entry in (*page.get("CommonPrefixes", ()), *page.get("Contents", ()))]
-            return sorted((entry.get("Prefix") or entry["Key"]).removeprefix(start) for entry in entries)
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=start, Delimiter="/"
+            )
+            entries = [
+                entry
+                for page in pages
+                for entry in (*page.get("CommonPrefixes", ()), *page.get("Contents", ()))
+            ]
+            return sorted(
+                (entry.get("Prefix") or entry["Key"]).removeprefix(start) for entry in entries
+            )
 
         return self._ask(prefix, ask)
 
@@ -133,7 +165,9 @@ class S3Store:
 
         def ask() -> dict[str, int]:
             found = {}
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start, Delimiter="/"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=start, Delimiter="/"
+            ):
                 for entry in page.get("Contents", ()):
                     found[entry["Key"].removeprefix(start)] = entry["Size"]
             return found
@@ -153,42 +187,57 @@ class S3Store:
     # What a store on a server has besides (base.RemoteStore)
 
     def stat(self, name: str) -> tuple[int, str, str]:
-        """Size in bytes, version (the ETag), and sha256 if the object carries one. Raises FileNotFoundError."""
-        answer = self._ask(name, lambda: self.client.head_object(Bucket=self.bucket, Key=self.key(name)))
+        """Size in bytes, version (the ETag), and sha256 if the object carries one. Raises
+        FileNotFoundError.
+        """
+        answer = self._ask(
+            name, lambda: self.client.head_object(Bucket=self.bucket, Key=self.key(name))
+        )
         return answer["ContentLength"], answer["ETag"], answer["Metadata"].get("sha256", "")
 
     def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
-        """Write what nobody else ever writes, if the object still has this version (None: if there is none).
+        """Write what nobody else ever writes, if the object still has this version (None: if there
+        is none).
 
-        Returns its new version; None, and nothing is changed, if another one was faster. Raises NoConditions.
+        Returns its new version; None, and nothing is changed, if another one was faster. Raises
+        NoConditions.
         """
         from botocore.exceptions import ClientError
 
         def put() -> str | None:
             try:
-                return self._put(name, data, **({"IfMatch": version} if version else {"IfNoneMatch": "*"}))
+                return self._put(
+                    name, data, **({"IfMatch": version} if version else {"IfNoneMatch": "*"})
+                )
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status == 501:
-                    raise NoConditions(f"{self.place(name)}: this server knows no conditional writes") from error
+                    raise NoConditions(
+                        f"{self.place(name)}: this server knows no conditional writes"
+                    ) from error
                 if status in (404, 412) and error.response["Error"]["Code"] != "NoSuchBucket":
                     return None
                 raise
 
         made = self._ask(name, put)
         if made is None:
-            # Perhaps by ourselves, at an attempt whose answer was lost: then these very bytes are there.
+            # Perhaps by ourselves, at an attempt whose answer was lost: then these very bytes are
+            # there.
             with contextlib.suppress(FileNotFoundError):
                 _, found, digest = self.stat(name)
                 made = found if digest == hashlib.sha256(data).hexdigest() else None
         return made
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
-        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been replaced."""
+        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been
+        replaced.
+        """
 
         def get() -> bytes:
             span = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": version}
-            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **span)["Body"].read()
+            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **span)[
+                "Body"
+            ].read()
             if len(data) != stop - start:
                 raise _Damaged(f"{self.place(name)}: {len(data)} of {stop - start} bytes arrived")
             return data
@@ -200,35 +249,68 @@ class S3Store:
         start = self.prefix + "/" * bool(self.prefix)
 
         def ask() -> Sequence[tuple[str, str, datetime]]:
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=start)
-            found = [item for page in pages for item in page.get("Uploads", []) if item["Key"].startswith(start)]
-            return [(item["Key"].removeprefix(start), item["UploadId"], item["Initiated"]) for item in found]
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=start
+            )
+            found = [
+                item
+                for page in pages
+                for item in page.get("Uploads", [])
+                if item["Key"].startswith(start)
+            ]
+            return [
+                (item["Key"].removeprefix(start), item["UploadId"], item["Initiated"])
+                for item in found
+            ]
 
         return self._ask("", ask)
 
     def abort(self, name: str, upload: str) -> None:
         """Remove the parts of an unfinished upload."""
-        self._ask(name, lambda: self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.key(name), UploadId=upload))
+        self._ask(
+            name,
+            lambda: self.client.abort_multipart_upload(
+                Bucket=self.bucket, Key=self.key(name), UploadId=upload
+            ),
+        )
 
     def _ask(self, name: str, request: Callable[[], T]) -> T:
-        """The answer to a request, which is made again while what goes wrong may pass. Raises FileNotFoundError, BadStore."""
-        from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
+        """The answer to a request, which is made again while what goes wrong may pass. Raises
+        FileNotFoundError, BadStore.
+        """
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            FlexibleChecksumError,
+            HTTPClientError,
+            IncompleteReadError,
+        )
 
         broken = (HTTPClientError, IncompleteReadError, FlexibleChecksumError, OSError)
         for attempt in range(1, self.attempts + 1):
             try:
                 return request()
             except ClientError as error:
-                code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+                code, status = (
+                    error.response["Error"]["Code"],
+                    error.response["ResponseMetadata"]["HTTPStatusCode"],
+                )
                 if code in ("NoSuchKey", "404", "NotFound", "NoSuchUpload"):
                     raise FileNotFoundError(self.place(name)) from error
-                problem, passing = f"{code} ({status})", status >= 500 or status == 429 or code in PASSING
+                problem, passing = (
+                    f"{code} ({status})",
+                    status >= 500 or status == 429 or code in PASSING,
+                )
             except (BotoCoreError, OSError) as error:
-                problem, passing = scrubbed(f"{type(error).__name__}: {error}"), isinstance(error, broken)
+                problem, passing = (
+                    scrubbed(f"{type(error).__name__}: {error}"),
+                    isinstance(error, broken),
+                )
             if not passing or attempt == self.attempts:
                 raise BadStore(f"{self.place(name)}: {problem}, after {attempt} attempts; {_HINT}")
             longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])
-            time.sleep(random.uniform(longest / 2, longest))  # many workers must not come back at once
+            # many workers must not come back at once
+            time.sleep(random.uniform(longest / 2, longest))
         raise AssertionError("attempts is at least 1")
 
 
@@ -240,9 +322,11 @@ def _s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    # A session of its own, as the default one is not made for threads; `_ask` repeats: one rule for connections, refusals, bodies.
+    # A session of its own, as the default one is not made for threads; `_ask` repeats: one rule for
+    # connections, refusals, bodies.
     settings = Config(
-        retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60, max_pool_connections=4 * PARALLEL,
+        retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60,
+        max_pool_connections=4 * PARALLEL,
         request_checksum_calculation="when_required",
     )  # fmt: skip
     return boto3.session.Session().client("s3", config=settings)

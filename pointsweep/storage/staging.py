@@ -25,7 +25,8 @@ FILES = "files"
 
 
 def staged(place: str, folder: str = "") -> Path:
-    """`place` on this node: a path as it is, an address as the folder or file it was staged to. Raises BadStore, FileNotFoundError.
+    """`place` on this node: a path as it is, an address as the folder or file it was staged to.
+    Raises BadStore, FileNotFoundError.
 
     `folder` below it is what is needed; the path returned leads to `place` all the same.
     """
@@ -51,12 +52,16 @@ def _place(store: RemoteStore) -> Path:
 
 
 def stage(store: RemoteStore, name: str, root: Path) -> Path:
-    """Bring one object to root/files/name, whole and checked. Workers of a node that want it at once wait for the first."""
+    """Bring one object to root/files/name, whole and checked. Workers of a node that want it at
+    once wait for the first.
+    """
     # The state of a transfer lies beside the files, where no reader of a data set meets it.
     target, state = root / FILES / name, root / "state" / name
     size, version, digest = store.stat(name)
     mark = json.dumps({"size": size, "version": version, "sha256": digest})
-    marker, part, about = (state.with_name(state.name + ending) for ending in (".staged", ".part", ".begun"))
+    marker, part, about = (
+        state.with_name(state.name + ending) for ending in (".staged", ".part", ".begun")
+    )
     if _is_here(target, marker, mark):
         return target
     with _alone(state.with_name(state.name + ".lock")):
@@ -87,14 +92,19 @@ def _transfer(store: RemoteStore, name: str, part: Path, size: int, version: str
 
 
 def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
-    """An object that another program put there has no digest of ours: its length and version must do."""
+    """An object that another program put there has no digest of ours: its length and version must
+    do.
+    """
     if not digest:
         return
     with part.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != digest:
         part.unlink()
-        raise BadStore(f"{store.place(name)}: what arrived has sha256 {found[:16]}, expected {digest[:16]}; run it again")
+        raise BadStore(
+            f"{store.place(name)}: what arrived has sha256 {found[:16]}, expected {digest[:16]};"
+            " run it again"
+        )
 
 
 def _is_here(target: Path, marker: Path, mark: str) -> bool:

@@ -1,9 +1,10 @@
 """Which stores there are, each by the scheme of its address, and how one is opened.
 
-A store is a folder that every node sees (`FileStore`), or lies on a server (`RemoteStore`: S3). No other package asks which
-one it has by its class: `folder_of` and `remote_of` say it. A further store is a file with a class that implements
-`RemoteStore`, and a line in `SCHEMES`; the contract tests run over every scheme. An installed package offers one by an entry
-point of the group `pointsweep.stores`, called as its scheme.
+A store is a folder that every node sees (`FileStore`), or lies on a server (`RemoteStore`: S3). No
+other package asks which one it has by its class: `folder_of` and `remote_of` say it. A further
+store is a file with a class that implements `RemoteStore`, and a line in `SCHEMES`; the contract
+tests run over every scheme. An installed package offers one by an entry point of the group
+`pointsweep.stores`, called as its scheme.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ SCHEMES = {"s3": "pointsweep.storage.s3:S3Store"}
 
 
 def register(scheme: str, target: str) -> None:
-    """Add a kind of store: `target` is "module:Class", called with an address. Raises ValueError for a scheme that is taken."""
+    """Add a kind of store: `target` is "module:Class", called with an address. Raises ValueError
+    for a scheme that is taken.
+    """
     if scheme == "file" or SCHEMES.get(scheme, target) != target:
         raise ValueError(f"store: the scheme {scheme}:// is taken")
     SCHEMES[scheme] = target
 
 
 def is_address(text: str | None) -> bool:
-    """Return whether a text is the address of something on a server, s3://bucket/prefix for example, and no path."""
+    """Return whether a text is the address of something on a server, s3://bucket/prefix for
+    example, and no path.
+    """
     scheme, found, _ = str(text or "").partition("://")
     return bool(found) and (scheme in SCHEMES or _discover(scheme))
 
 
 def _discover(scheme: str) -> bool:
-    """Register the kind of store that an installed package offers for a scheme; tell whether there is one."""
+    """Register the kind of store that an installed package offers for a scheme; tell whether there
+    is one.
+    """
     for point in entry_points.offered("stores", scheme):
         register(scheme, point.value)
         return True
@@ -43,9 +50,11 @@ def _discover(scheme: str) -> bool:
 
 
 def open_store(url: str | None = None) -> Store:
-    """The store at `url`, else $POINTSWEEP_STORE, else ~/pointsweep: a folder, or an address such as s3://bucket/prefix.
+    """The store at `url`, else $POINTSWEEP_STORE, else ~/pointsweep: a folder, or an address such
+    as s3://bucket/prefix.
 
-    Nothing is created. Raises BadStore for a path that can be no store, and for an address of an unknown kind.
+    Nothing is created. Raises BadStore for a path that can be no store, and for an address of an
+    unknown kind.
     """
     place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
     if is_address(place):
@@ -53,7 +62,8 @@ def open_store(url: str | None = None) -> Store:
     if "://" in place and not place.startswith("file://"):
         addresses = " or ".join(f"{scheme}://bucket/prefix" for scheme in SCHEMES)
         raise BadStore(
-            f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a folder's path, or {addresses}"
+            f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a"
+            f" folder's path, or {addresses}"
         )
     path = place.removeprefix("file://")
     problem = path_problem(path)

@@ -1,7 +1,8 @@
 """The axes of a table: rows, columns and further axes, each a list of labelled settings.
 
-An axis is written as a list of mappings (each with a label), as one key with its values ({method.rank: [4, 8]}), or as several keys
-that vary together ({zip: {label: [...], backbone: [...], method.bottleneck: [...]}}); ablation.py generates others.
+An axis is written as a list of mappings (each with a label), as one key with its values
+({method.rank: [4, 8]}), or as several keys that vary together ({zip: {label: [...], backbone:
+[...], method.bottleneck: [...]}}); ablation.py generates others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ OWN_KEYS = ("label", "when", "published", "factors")
 
 @dataclass(frozen=True)
 class Entry:
-    """One row or column: what it sets, for which cells (`when`), and what the paper calls it (`published`)."""
+    """One row or column: what it sets, for which cells (`when`), and what the paper calls it
+    (`published`).
+    """
 
     label: str
     settings: Mapping[str, Any]
@@ -34,7 +37,8 @@ class Entry:
     when: Mapping[str, Any] | None = None
     published: Any = None
     factors: Mapping[str, bool] | None = None  # of a factorial: which components the row has
-    within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # settings that stand elsewhere than at `path`
+    # settings that stand elsewhere than at `path`
+    within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def place(self, key: str) -> Place:
         """Return where a key of the settings stands."""
@@ -50,7 +54,9 @@ class Axis:
 
 
 def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
-    """Return where `key` of the mapping at `path` stands; in a zip or a list of values, the value's own place."""
+    """Return where `key` of the mapping at `path` stands; in a zip or a list of values, the value's
+    own place.
+    """
     zipped = path[:-1] and path[-2:-1] == ("zip",)
     if zipped:
         inner = (*path[:-1], key, path[-1])
@@ -72,7 +78,12 @@ def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
         key, values = next(iter(value.items()))
         axis = read_key(document, path, key, values)
     else:
-        complain(document, path, "must be a list of labelled settings, {key: [values]}, {zip: {key: [values], ...}} or {ablate: ...}")
+        complain(
+            document,
+            path,
+            "must be a list of labelled settings, {key: [values]}, {zip: {key: [values], ...}} or"
+            " {ablate: ...}",
+        )
         return Axis("", ())
     if not axis.entries:
         complain(document, path, "has no entries")
@@ -85,28 +96,44 @@ def refuse_twins(document: Document, path: tuple[Any, ...], labels: Sequence[str
         complain(document, path, f"the label {label!r} stands twice")
 
 
-def refuse_equal(document: Document, path: tuple[Any, ...], entries: Sequence[Entry], labelled: bool = False) -> None:
-    """Complain of entries that could not be told apart, by their labels or, however they are written, by their values."""
+def refuse_equal(
+    document: Document, path: tuple[Any, ...], entries: Sequence[Entry], labelled: bool = False
+) -> None:
+    """Complain of entries that could not be told apart, by their labels or, however they are
+    written, by their values.
+    """
     labels: set[str] = set()
     owners: dict[Any, Entry] = {}
     refuse_close(document, path, entries)
     for entry in entries:
         first = owners.setdefault(comparable(entry.settings), entry)
         if entry.label in labels:
-            hint = "" if labelled else "; rows with a label each, or a zip with label:, give equal names of their own"
+            hint = (
+                ""
+                if labelled
+                else "; rows with a label each, or a zip with label:, give equal names of their own"
+            )
             equal = first is not entry
-            complain(document, path, f"the label {entry.label!r} stands twice{'' if equal else hint}")
+            complain(
+                document, path, f"the label {entry.label!r} stands twice{'' if equal else hint}"
+            )
         elif first is not entry:
             complain(document, path, f"{first.label} and {entry.label} are the same value")
         labels.add(entry.label)
 
 
 def refuse_close(document: Document, path: tuple[Any, ...], entries: Sequence[Entry]) -> None:
-    """Complain of entries that differ in nothing but the last digits of a number: of 0.3 and 0.30000000000000004."""
+    """Complain of entries that differ in nothing but the last digits of a number: of 0.3 and
+    0.30000000000000004.
+    """
     owners: dict[Any, Entry] = {}
     for entry in entries:
         first = owners.setdefault(comparable(entry.settings, DIGITS), entry)
-        differing = [key for key, value in entry.settings.items() if comparable(first.settings[key]) != comparable(value)]
+        differing = [
+            key
+            for key, value in entry.settings.items()
+            if comparable(first.settings[key]) != comparable(value)
+        ]
         if not differing:
             continue
         key = differing[0]
@@ -140,7 +167,10 @@ def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -
         return Axis(str(key), ())
     if not known(document, (*path, key), key):
         return Axis(str(key), ())
-    entries = [Entry(_label(value), {key: value}, document, (*path, key, i)) for i, value in enumerate(values)]
+    entries = [
+        Entry(_label(value), {key: value}, document, (*path, key, i))
+        for i, value in enumerate(values)
+    ]
     refuse_equal(document, (*path, key), entries)
     return Axis(key.rpartition(".")[2], tuple(entries))
 
@@ -164,8 +194,12 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
         else:
             label = ", ".join(map(_label, chosen.values()))
         published = lists["published"][i] if "published" in lists else None
-        factors = _factors(document, path, {"factors": lists["factors"][i]} if "factors" in lists else {})
-        when = read_when(document, (*path, "when", i), lists["when"][i]) if "when" in lists else None
+        factors = _factors(
+            document, path, {"factors": lists["factors"][i]} if "factors" in lists else {}
+        )
+        when = (
+            read_when(document, (*path, "when", i), lists["when"][i]) if "when" in lists else None
+        )
         entries.append(Entry(label, chosen, document, (*path, i), when, published, factors))
     if "published" in lists or "when" in lists:
         refuse_twins(document, path, [entry.label for entry in entries])
@@ -186,11 +220,15 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
     if unknown_keys:
         return None
     refuse_set_twice(document, path, settings)
-    return Entry(label, settings, document, path, when, item.get("published"), _factors(document, path, item))
+    return Entry(
+        label, settings, document, path, when, item.get("published"), _factors(document, path, item)
+    )
 
 
 def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
-    """Return a label as the file writes it: 2026-01-01, 0x1F. What is no text or number is a problem of the document."""
+    """Return a label as the file writes it: 2026-01-01, 0x1F. What is no text or number is a
+    problem of the document.
+    """
     if value is None:
         complain(document, path, "a label is a text, found null; put it in quotes if it is meant")
     elif isinstance(value, (Mapping, list)):
@@ -202,14 +240,18 @@ def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
 
 
 def lay_entries(settings: Settings, entries: Iterable[Entry]) -> None:
-    """Lay the entries of a cell over settings: components that any of them names first, then the fields."""
+    """Lay the entries of a cell over settings: components that any of them names first, then the
+    fields.
+    """
     listed = [(entry, key, value) for entry in entries for key, value in entry.settings.items()]
     for entry, key, value in sorted(listed, key=lambda item: rank(item[1], item[2])):
         settings.set(key, value, entry.place(key))
 
 
 def read_when(document: Document, path: tuple[Any, ...], when: Any) -> Mapping[str, Any] | None:
-    """Return a condition; None where there is none. One that can never hold is a problem of the document's."""
+    """Return a condition; None where there is none. One that can never hold is a problem of the
+    document's.
+    """
     if when is None:
         return None
     if not isinstance(when, Mapping):
@@ -220,7 +262,9 @@ def read_when(document: Document, path: tuple[Any, ...], when: Any) -> Mapping[s
     return when
 
 
-def refuse_set_twice(document: Document, path: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+def refuse_set_twice(
+    document: Document, path: tuple[Any, ...], settings: Mapping[str, Any]
+) -> None:
     """Complain of every key that one mapping of settings sets twice."""
     for leaf, first, second in set_twice(settings):
         place = place_of(document, path, first)
@@ -229,17 +273,32 @@ def refuse_set_twice(document: Document, path: tuple[Any, ...], settings: Mappin
 
 
 def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | None, ...]:
-    """The components of every row of the table, of all its axes together; empty where no row names any."""
-    merged = [{name: present for entry in row for name, present in (entry.factors or {}).items()} for row in rows]
+    """The components of every row of the table, of all its axes together; empty where no row names
+    any.
+    """
+    merged = [
+        {name: present for entry in row for name, present in (entry.factors or {}).items()}
+        for row in rows
+    ]
     return tuple(factors or None for factors in merged) if any(merged) else ()
 
 
-def _factors(document: Document, path: tuple[Any, ...], item: Mapping[str, Any]) -> Mapping[str, bool] | None:
+def _factors(
+    document: Document, path: tuple[Any, ...], item: Mapping[str, Any]
+) -> Mapping[str, bool] | None:
     factors = item.get("factors")
     if factors is None:
         return None
-    if not isinstance(factors, Mapping) or not factors or not all(isinstance(value, bool) for value in factors.values()):
-        complain(document, (*path, "factors"), f"must be a mapping of components to true or false, got {factors!r}")
+    if (
+        not isinstance(factors, Mapping)
+        or not factors
+        or not all(isinstance(value, bool) for value in factors.values())
+    ):
+        complain(
+            document,
+            (*path, "factors"),
+            f"must be a mapping of components to true or false, got {factors!r}",
+        )
         return None
     return {str(name): present for name, present in factors.items()}
 

@@ -1,7 +1,9 @@
-"""Conditions of a sweep file: `when:`, `exclude:` and the keys of constraints, checked against the fields that a trial has.
+"""Conditions of a sweep file: `when:`, `exclude:` and the keys of constraints, checked against the
+fields that a trial has.
 
-A condition looks at the configuration as it will run, defaults included. One that names an unknown key, component or field, or a
-value of another type, could never hold; it is a problem, not a condition that does not apply.
+A condition looks at the configuration as it will run, defaults included. One that names an unknown
+key, component or field, or a value of another type, could never hold; it is a problem, not a
+condition that does not apply.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ When = Mapping[str, Any]
 
 
 def lookup(data: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key of a trial's data, defaults included; None where the trial has no such key.
+    """Return the value of a dotted key of a trial's data, defaults included; None where the trial
+    has no such key.
 
     A component is known by its name: the value of `method` is that of `method.name`.
     """
@@ -51,7 +54,9 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
 
 
 def default_of(owner: Any, field: str) -> Any:
-    """Return what a component has where nobody sets it: a field's default, or the modality that its class states."""
+    """Return what a component has where nobody sets it: a field's default, or the modality that its
+    class states.
+    """
     if owner is None:
         return None
     if field in field_names(owner):
@@ -66,7 +71,9 @@ def field_names(owner: Any) -> frozenset[str]:
 
 
 def opened(when: When) -> dict[str, Any]:
-    """Return a condition with nested mappings as dotted keys: {method: {name: lora}} is {method: lora}."""
+    """Return a condition with nested mappings as dotted keys: {method: {name: lora}} is {method:
+    lora}.
+    """
     flat: dict[str, Any] = {}
     for key, value in when.items():
         if isinstance(value, Mapping):
@@ -98,7 +105,9 @@ def _is_list(owner: Any, field: str) -> bool:
 
 
 def owners(key: str, when: When) -> list[Any]:
-    """Return the configurations that may have the field of a key: of the components that the condition names, else of all."""
+    """Return the configurations that may have the field of a key: of the components that the
+    condition names, else of all.
+    """
     part = key.partition(".")[0]
     if part in UNNAMED:
         return [UNNAMED[part]]
@@ -111,7 +120,9 @@ def owners(key: str, when: When) -> list[Any]:
 
 
 def key_problem(key: str, when: When) -> str | None:
-    """Return what is wrong with a key that a condition or a constraint looks at; None if a trial can have it."""
+    """Return what is wrong with a key that a condition or a constraint looks at; None if a trial
+    can have it.
+    """
     part, _, rest = key.partition(".")
     if part == "seed":
         return "a condition cannot look at the seed: all seeds of a cell have one configuration"
@@ -126,7 +137,13 @@ def key_problem(key: str, when: When) -> str | None:
         return None  # an unknown component is a problem of its own
     fields = sorted({name for owner in candidates for name in field_names(owner) if name != "name"})
     named = opened(when).get(part)
-    owner_name = part if named is None else " or ".join(map(str, named)) if isinstance(named, list) else str(named)
+    owner_name = (
+        part
+        if named is None
+        else " or ".join(map(str, named))
+        if isinstance(named, list)
+        else str(named)
+    )
     text = unknown("field", rest, fields, "Fields")
     return f"{owner_name} has no field '{rest}'." + text.removeprefix(f"unknown field '{rest}'.")
 
@@ -146,7 +163,11 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
         return None if known else unknown(part, value, registry.offered(PARTS[part]), "Known")
     if rest == "modality":
         return None if value in MODALITIES else unknown("modality", value, MODALITIES, "Allowed")
-    candidates = [TrialConfig] if part == "compat" else [owner for owner in owners(key, when) if _has(owner, rest)]
+    candidates = (
+        [TrialConfig]
+        if part == "compat"
+        else [owner for owner in owners(key, when) if _has(owner, rest)]
+    )
     found = [field_problems(owner, rest or part, value) for owner in candidates]
     if not found or not all(found):
         return None
@@ -171,8 +192,14 @@ def problems(when: When) -> Iterator[tuple[str, str]]:
 
 
 def setting_problems(settings: Mapping[str, Any], when: When) -> Iterator[tuple[str, str]]:
-    """Yield (key, message) for settings that no trial can have, whether or not their condition holds anywhere."""
-    named = {key.removesuffix(".name"): value for key, value in flat(settings).items() if key.endswith(".name")}
+    """Yield (key, message) for settings that no trial can have, whether or not their condition
+    holds anywhere.
+    """
+    named = {
+        key.removesuffix(".name"): value
+        for key, value in flat(settings).items()
+        if key.endswith(".name")
+    }
     for key, value in flat(settings).items():
         narrowed = {**{k: v for k, v in opened(when).items() if k in PARTS}, **named}
         key = key.removesuffix(".name")
@@ -201,7 +228,10 @@ def _inner(value: Any, path: str) -> Any:
 
 def described(when: When) -> str:
     """Return a condition in words: "method lora, backbone clip_text or dinov2"."""
-    parts: Sequence[str] = [f"{key} {' or '.join(map(str, alternatives(key, value)))}" for key, value in opened(when).items()]
+    parts: Sequence[str] = [
+        f"{key} {' or '.join(map(str, alternatives(key, value)))}"
+        for key, value in opened(when).items()
+    ]
     return ", ".join(parts)
 
 

@@ -17,7 +17,9 @@ from pointsweep.sweep.sweep import Sweep
 
 
 def note(sweep: Sweep, store: Store) -> None:
-    """Write what `pointsweep tables NAME` needs: of a part of a table, the whole table that it belongs to."""
+    """Write what `pointsweep tables NAME` needs: of a part of a table, the whole table that it
+    belongs to.
+    """
     whole = sweep.stored
     store.write(f"sweeps/{whole.name}/sweep.yaml", whole.text.encode())
     origin: dict[str, Any] = {"source": _path(whole), "overrides": list(whole.overrides)}
@@ -27,7 +29,9 @@ def note(sweep: Sweep, store: Store) -> None:
 
 
 def taken(sweep: Sweep, store: Store) -> str | None:
-    """Return why a sweep may not have its name in this store: it is that of another file's table. None if it may."""
+    """Return why a sweep may not have its name in this store: it is that of another file's table.
+    None if it may.
+    """
     whole = sweep.stored
     plan = _read(store, whole.name)
     source = plan.get("source")
@@ -38,8 +42,9 @@ def taken(sweep: Sweep, store: Store) -> str | None:
         return None
     said = " ".join([str(source), *map(str, plan.get("overrides") or ())])
     return (
-        f"{sweep.source}: the name {whole.name!r} is that of another table in {store.url}, made by {said}. "
-        "Give this file a name of its own (name: ...), or let it take the place of that table with --replace"
+        f"{sweep.source}: the name {whole.name!r} is that of another table in {store.url}, made by"
+        f" {said}. Give this file a name of its own (name: ...), or let it take the place of that"
+        " table with --replace"
     )
 
 
@@ -48,11 +53,17 @@ def _same_table(sweep: Sweep, plan: Mapping[str, Any], store: Store) -> bool:
     if sweep.search is None:
         return bool(plan.get("layout") == json.loads(sweep.layout().to_json()))
     name = f"sweeps/{sweep.name}/sweep.yaml"
-    return store.exists(name) and store.read(name) == sweep.text.encode() and plan.get("overrides") == list(sweep.overrides)
+    return (
+        store.exists(name)
+        and store.read(name) == sweep.text.encode()
+        and plan.get("overrides") == list(sweep.overrides)
+    )
 
 
 def _read(store: Store, name: str) -> Mapping[str, Any]:
-    """The stored definition; empty where there is none, or none that can be read: the launch writes it anew."""
+    """The stored definition; empty where there is none, or none that can be read: the launch writes
+    it anew.
+    """
     try:
         plan = json.loads(store.read(f"sweeps/{name}/plan.json"))
         if CHECKSUM in plan and checksum(plan) != plan[CHECKSUM]:

@@ -1,8 +1,8 @@
 """The JSON Schema of a sweep file, for editors: what they complete, explain and underline.
 
 The components' part comes from their configuration classes. It is written in draft 7, which every
-editor knows. What needs the whole file (two keys that clash, a condition that never holds) is found by
-`pointsweep.sweep.sweep.load` alone.
+editor knows. What needs the whole file (two keys that clash, a condition that never holds) is found
+by `pointsweep.sweep.sweep.load` alone.
 """
 
 from __future__ import annotations
@@ -104,7 +104,11 @@ OF_OTHERS: Schema = {"type": "string", "pattern": f"^{IMPORT_PATH.pattern}$"}
 
 def _own(kind: str) -> dict[str, type[NamedConfig]]:
     """Return the configuration classes of pointsweep's own components of a kind, by name."""
-    return {name: config for name, config in registry.config_classes(kind).items() if not registry.source_of(kind, name)}
+    return {
+        name: config
+        for name, config in registry.config_classes(kind).items()
+        if not registry.source_of(kind, name)
+    }
 
 
 def _components() -> dict[str, Schema]:
@@ -182,11 +186,15 @@ def _field_schemas() -> dict[str, Schema]:
 
 
 def _merged(schemas: list[Schema]) -> Schema:
-    """Return a schema for what any of several allows. Defaults differ from component to component."""
+    """Return a schema for what any of several allows. Defaults differ from component to
+    component.
+    """
     distinct: dict[str, Schema] = {}
     described = {}
     for schema in schemas:
-        bare = {key: value for key, value in schema.items() if key not in ("default", "description")}
+        bare = {
+            key: value for key, value in schema.items() if key not in ("default", "description")
+        }
         distinct.setdefault(json.dumps(bare, sort_keys=True), bare)
         if "description" in schema:
             described["description"] = schema["description"]
@@ -225,7 +233,11 @@ def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
     if part in UNNAMED:
         return _any_of({"type": "null"}, _ref(part))
     names = list(_own(PARTS[part]))
-    own = {key.removeprefix(f"{part}."): _ref(f"field.{key}") for key in fields if key.startswith(f"{part}.")}
+    own = {
+        key.removeprefix(f"{part}."): _ref(f"field.{key}")
+        for key in fields
+        if key.startswith(f"{part}.")
+    }
     own.pop("name")
     return _any_of(
         {"enum": [*names, None]},
@@ -255,7 +267,10 @@ def _settings_and(own: Mapping[str, Schema], required: tuple[str, ...] = ()) -> 
 def _sections() -> dict[str, Schema]:
     """Return the keys of a file."""
     published = _mapping({"enum": [*COLUMNS, "file"]}, SCALAR)
-    exclude = {"when": _ref("condition"), "because": {**SCALAR, "description": "The reason, which the table shows."}}
+    exclude = {
+        "when": _ref("condition"),
+        "because": {**SCALAR, "description": "The reason, which the table shows."},
+    }
     profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
     own_metrics = [name for name in table_metrics() if name.partition("/")[2] in BUILT_IN]
     return {
@@ -263,14 +278,21 @@ def _sections() -> dict[str, Schema]:
             "type": ["string", "integer"],
             "description": "The folder in the store and the MLflow experiment: a-z 0-9 _ -",
         },
-        "title": {"type": ["string", "number", "boolean", "null"], "description": "Stands above the table."},
+        "title": {
+            "type": ["string", "number", "boolean", "null"],
+            "description": "Stands above the table.",
+        },
         "base": {
             **_settings_and({"from": {"type": "string"}}),
-            "description": "Settings of every cell; from: a sweep file whose base and settings are inherited.",
+            "description": (
+                "Settings of every cell; from: a sweep file whose base and settings are inherited."
+            ),
         },
         "settings": {
             **_list_of(_settings_and({"when": _ref("condition")}, ("when",))),
-            "description": "Conditional settings: stronger than base, weaker than rows, columns and axes.",
+            "description": (
+                "Conditional settings: stronger than base, weaker than rows, columns and axes."
+            ),
         },
         "rows": {**_ref("axis")},
         "columns": {**_ref("axis")},
@@ -279,16 +301,25 @@ def _sections() -> dict[str, Schema]:
             "allOf": [_ref("values")],
             "properties": {"zip": _ref("zip")},
             "propertyNames": _any_of(_ref("key"), {"const": "zip"}),
-            "description": "Further axes, nested under the rows; without columns the last one is printed across.",
+            "description": (
+                "Further axes, nested under the rows; without columns the last one is printed"
+                " across."
+            ),
         },
         "exclude": {
             **_list_of({"type": "object", "required": list(exclude), "properties": exclude}),
             "description": "Cells that are left out, each with a reason.",
         },
         "seeds": _seeds(),
-        "metric": {**_any_of({"enum": own_metrics}, OF_OTHERS), "description": "What the cells show."},
+        "metric": {
+            **_any_of({"enum": own_metrics}, OF_OTHERS),
+            "description": "What the cells show.",
+        },
         "protocol": {"enum": list(PROTOCOLS), "description": "Which epoch counts."},
-        "published": {**published, "description": "Selects lines of published.csv; rows and columns add to it."},
+        "published": {
+            **published,
+            "description": "Selects lines of published.csv; rows and columns add to it.",
+        },
         "cite": {"type": "string", "description": "The source of numbers whose line names none."},
         "resources": _resources(),
         "profiles": {
@@ -300,7 +331,10 @@ def _sections() -> dict[str, Schema]:
         "per_arm": _ref("per_arm"),
         "plugins": {
             **_list_of({"type": "string"}),
-            "description": "Python files or packages of your own, relative to this file; needs --allow-plugins.",
+            "description": (
+                "Python files or packages of your own, relative to this file; needs"
+                " --allow-plugins."
+            ),
         },
     }
 
@@ -310,12 +344,18 @@ def _seeds() -> Schema:
         "min": _whole(2),
         "max": _whole(3, MOST_SEEDS),
         "until": {"const": "decided"},
-        "against": {**SCALAR, "description": "The row that all others are compared with; default: the first."},
+        "against": {
+            **SCALAR,
+            "description": "The row that all others are compared with; default: the first.",
+        },
     }
     each = {**_list_of(_whole(0, MOST_WHOLE)), **ONE_OR_MORE, "uniqueItems": True}
     return {
         **_any_of(_whole(1, MOST_SEEDS), each, _closed(rule, ("min", "max", "until"))),
-        "description": "A number of seeds, a list, or a rule that spends further seeds where rows are not told apart.",
+        "description": (
+            "A number of seeds, a list, or a rule that spends further seeds where rows are not told"
+            " apart."
+        ),
     }
 
 
@@ -335,7 +375,10 @@ def _tables() -> dict[str, Schema]:
     entry = {
         "label": {**SCALAR, "description": "What the table prints."},
         "when": {**_ref("condition"), "description": "The cells that this row or column is for."},
-        "published": {**published, "description": "What the paper calls it, or its number in percent."},
+        "published": {
+            **published,
+            "description": "What the paper calls it, or its number in percent.",
+        },
         "factors": {**factors, "description": "Of a factorial: which components it has."},
     }
     lists = {key: _list_of(schema) for key, schema in entry.items() if key != "factors"}
@@ -362,7 +405,9 @@ def _tables() -> dict[str, Schema]:
         },
         "ablate": _ablate(),
         "axis": {
-            "description": "A list of labelled settings, one key with its values, a zip, or an ablation.",
+            "description": (
+                "A list of labelled settings, one key with its values, a zip, or an ablation."
+            ),
             "if": {"type": "array"},
             "then": _list_of(_ref("entry")),
             "else": one_key,
@@ -384,7 +429,10 @@ def _ablate() -> Schema:
             "whole": {**SCALAR, "description": "The label of the row with all components."},
             "bare": {**SCALAR, "description": "The label of the row with none."},
             **dict.fromkeys(GENERATORS, chosen),
-            "published": {"type": "object", "description": "What the paper calls the rows, by label."},
+            "published": {
+                "type": "object",
+                "description": "What the paper calls the rows, by label.",
+            },
         },
         ("components",),
     )
@@ -398,32 +446,57 @@ def _searches() -> dict[str, Schema]:
         {"type": "array", **ONE_OR_MORE},
         _range("float", "number"),
         _range("int", "integer"),
-        _closed({"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")}, ("choices",)),
+        _closed(
+            {"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")}, ("choices",)
+        ),
     )
     budget = {"trials": _whole(1), "hours": {"type": "number", "exclusiveMinimum": 0}}
-    objectives: Schema = _closed({name: {"const": direction} for name, direction in OBJECTIVES.items()})
+    objectives: Schema = _closed(
+        {name: {"const": direction} for name, direction in OBJECTIVES.items()}
+    )
     text_or_list = _any_of({"type": "string"}, _list_of({"type": "string"}))
     point = {"type": "object", "propertyNames": _ref("key")}
     keys = {
-        "space": {**_mapping(_ref("key"), parameter, minProperties=1), "description": "Keys of a trial and their ranges."},
+        "space": {
+            **_mapping(_ref("key"), parameter, minProperties=1),
+            "description": "Keys of a trial and their ranges.",
+        },
         "constraints": {**text_or_list, "description": "Arithmetic and comparisons of keys."},
-        "objectives": {**objectives, "minProperties": 1, "description": "Several give the Pareto front."},
+        "objectives": {
+            **objectives,
+            "minProperties": 1,
+            "description": "Several give the Pareto front.",
+        },
         "sampler": _any_of(*_choices({name: _options(kinds) for name, kinds in SAMPLERS.items()})),
         "scheduler": _any_of(
             {"type": "null"},
-            *_choices({name: {key: _whole(1) for key in options} for name, options in SCHEDULERS.items()}),
+            *_choices(
+                {name: {key: _whole(1) for key in options} for name, options in SCHEDULERS.items()}
+            ),
         ),
         "seed": _whole(0, MOST_WHOLE),
         "batch": {**_whole(1), "description": "Suggestions that are made at once."},
-        "storage": {"type": ["string", "null"], "pattern": "://", "description": "The URL of a database."},
+        "storage": {
+            "type": ["string", "null"],
+            "pattern": "://",
+            "description": "The URL of a database.",
+        },
         "enqueue": {**_any_of(point, _list_of(point)), "description": "Points to start with."},
-        "use_finished": {"type": "boolean", "description": "Finished trials of the store are told first."},
+        "use_finished": {
+            "type": "boolean",
+            "description": "Finished trials of the store are told first.",
+        },
         "top": {**_whole(1), "description": "Rows of the table."},
         **budget,
     }
     sections = search_section.SECTIONS
     inner = _closed({key: keys[key] for key in sections["per_arm.search"]}, ("space",))
-    outer = {"search": inner, **budget, "then_seeds": _whole(1), "then_on": {"enum": list(search_section.THEN_ON)}}
+    outer = {
+        "search": inner,
+        **budget,
+        "then_seeds": _whole(1),
+        "then_on": {"enum": list(search_section.THEN_ON)},
+    }
     return {
         "search": _closed({key: keys[key] for key in sections["search"]}, ("space",)),
         "per_arm": _closed({key: outer[key] for key in sections["per_arm"]}, ("search",)),
@@ -433,7 +506,9 @@ def _searches() -> dict[str, Schema]:
 def _range(kind: str, type_name: str) -> Schema:
     ends = {**_list_of({"type": type_name}), "minItems": 2, "maxItems": 2}
     step: Schema = {"type": [type_name, "null"], "exclusiveMinimum": 0}
-    return _closed({kind: ends, "log": {"type": "boolean"}, "step": step, "when": _ref("condition")}, (kind,))
+    return _closed(
+        {kind: ends, "log": {"type": "boolean"}, "step": step, "when": _ref("condition")}, (kind,)
+    )
 
 
 def _options(kinds: Mapping[str, type]) -> dict[str, Schema]:

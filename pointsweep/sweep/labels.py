@@ -1,7 +1,9 @@
-"""What would make a label of a table untrue, collected over the cells of one sweep file: each is a problem, or is said.
+"""What would make a label of a table untrue, collected over the cells of one sweep file: each is a
+problem, or is said.
 
-A key that two of row, column, axis, search space, profile and command line set; a condition that holds nowhere, or that was looked at
-too early; a setting of the base that goes with its component in some arms and stays in others.
+A key that two of row, column, axis, search space, profile and command line set; a condition that
+holds nowhere, or that was looked at too early; a setting of the base that goes with its component
+in some arms and stays in others.
 """
 
 from __future__ import annotations
@@ -28,17 +30,22 @@ MOST_PLACES = 3  # that one message names
 
 @dataclass
 class Lost:
-    """One dropped setting over all cells: where it stayed, and where its key now has another value or is no key."""
+    """One dropped setting over all cells: where it stayed, and where its key now has another value
+    or is no key.
+    """
 
     setting: Dropped
     kept: list[str] = field(default_factory=list)
-    differs: list[tuple[str, Any, Any]] = field(default_factory=list)  # cell, component, value there
+    # cell, component, value there
+    differs: list[tuple[str, Any, Any]] = field(default_factory=list)
     without: list[Any] = field(default_factory=list)  # components that have no such field
 
 
 @dataclass
 class Outdone:
-    """One conditional setting over all cells: what took its place where, and whether it stayed anywhere."""
+    """One conditional setting over all cells: what took its place where, and whether it stayed
+    anywhere.
+    """
 
     setting: Conditional
     winners: list[Place] = field(default_factory=list)
@@ -52,7 +59,8 @@ class LabelAudit:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.remarks: list[str] = []  # said at the plan and at the launch
-        self.dropped: list[str] = []  # settings that a part of the cells has, or none: said at the plan
+        # settings that a part of the cells has, or none: said at the plan
+        self.dropped: list[str] = []
         self._cells: list[tuple[str, Settings]] = []
         self._held: set[tuple[str, Path]] = set()
         self._compared: set[tuple[int, int]] = set()
@@ -65,7 +73,9 @@ class LabelAudit:
     # While cells are read
 
     def look(self, name: str, entries: Sequence[Entry], settings: Settings) -> None:
-        """Look at a cell that will run: its rows and columns (`entries`), and its settings without the profile."""
+        """Look at a cell that will run: its rows and columns (`entries`), and its settings without
+        the profile.
+        """
         if self.reader.search is None:
             self._cells.append((name, settings))
         for entry in entries:
@@ -91,7 +101,8 @@ class LabelAudit:
             winner = settings.places.get(setting.key)
             if winner is None or winner.path.startswith(profiles.SMOKE.path):
                 continue
-            if sources.get(winner, setting.source) != setting.source:  # an heir may set again what its parent sets
+            if sources.get(winner, setting.source) != setting.source:
+                # an heir may set again what its parent sets
                 continue
             seen = self._conditional.setdefault((setting.key, setting.place), Outdone(setting))
             if conditions.lookup(settings.data, setting.key) == setting.value:
@@ -113,7 +124,9 @@ class LabelAudit:
         """Note that the condition at a path held in a cell."""
         self._held.add((document.source, path))
 
-    def decided_too_early(self, document: Document, path: Path, when: Mapping[str, Any], held: bool, final: Settings) -> None:
+    def decided_too_early(
+        self, document: Document, path: Path, when: Mapping[str, Any], held: bool, final: Settings
+    ) -> None:
         """Complain of a condition whose outcome a conditional setting below it turned round."""
         self.held(document, path)
         changed = [
@@ -124,12 +137,19 @@ class LabelAudit:
         for key in changed[:1]:
             place = final.place(f"{key}.name" if key in PARTS else key)
             found = conditions.lookup(final.data, key)
-            text = f"{_described(place)} sets {key} to {found} after this condition was looked at; write it above this, or into base"
+            text = (
+                f"{_described(place)} sets {key} to {found} after this condition was looked at;"
+                " write it above this, or into base"
+            )
             self._complain(document, (*path, "when", key), text)
 
     def compare(self, entries: Sequence[Entry], settings: Settings, config: TrialConfig) -> None:
         """Compare what a cell's labels say with the trial that was made of it."""
-        said = [(entry, key, value) for entry in entries for key, value in conditions.flat(entry.settings).items()]
+        said = [
+            (entry, key, value)
+            for entry in entries
+            for key, value in conditions.flat(entry.settings).items()
+        ]
         parts = {key.partition(".")[0] for _, key, _ in said}
         data = config.to_dict(only={"network", *parts})
         for entry, key, value in said:
@@ -152,15 +172,31 @@ class LabelAudit:
         if self._space is None:
             self._space = []
             search = self.reader.search
-            path: Path = ("per_arm", "search", "space") if search and search.then_seeds else ("search", "space")
+            path: Path = (
+                ("per_arm", "search", "space")
+                if search and search.then_seeds
+                else ("search", "space")
+            )
             for parameter in search.space if search else ():
                 for choice in parameter.choices or (0,):
-                    self._space.append(Entry(parameter.key, {parameter.key: choice}, self.reader.document, path, parameter.when))
+                    self._space.append(
+                        Entry(
+                            parameter.key,
+                            {parameter.key: choice},
+                            self.reader.document,
+                            path,
+                            parameter.when,
+                        )
+                    )
             for entry in self._space:
                 self._against_command_line_and_profile(entry)
             for i, one in enumerate(self._space):
                 for other in self._space[i + 1 :]:
-                    if one.label != other.label and not _apart(one, other) and not _apart(other, one):
+                    if (
+                        one.label != other.label
+                        and not _apart(one, other)
+                        and not _apart(other, one)
+                    ):
                         self._pair(other, one, "a key is searched once")
         return self._space
 
@@ -172,7 +208,8 @@ class LabelAudit:
             parts = {text.partition(".")[0] for text in (key, other_key)}
             network = "network" in parts and len(parts) > 1
             said = (
-                "a network takes the place of that, so such columns or rows say nothing of it: give it a table of its own"
+                "a network takes the place of that, so such columns or rows say nothing of it: give"
+                " it a table of its own"
                 if network
                 else advice
             )
@@ -190,7 +227,9 @@ class LabelAudit:
                 else:
                     advice = "take the override away, or choose cells with --only"
                     self._clash(Place(override.text, None), leaf, advice, entry.place(key))
-        for document, profile_key, value in profiles.own_settings(self.reader.profile, self.reader.documents):
+        for document, profile_key, value in profiles.own_settings(
+            self.reader.profile, self.reader.documents
+        ):
             place = profiles.place_of(document, self.reader.profile, profile_key)
             for leaf, key, _ in clashes(entry.settings, {profile_key: value}):
                 self._clash(place, leaf, "a profile may set what no label names", entry.place(key))
@@ -200,7 +239,10 @@ class LabelAudit:
 
     def _is_clash(self, place: Place) -> bool:
         """Return whether it is known already that a place sets what another does."""
-        return any(place.path.startswith(found.path) or found.path.startswith(place.path) for found in self._clashing())
+        return any(
+            place.path.startswith(found.path) or found.path.startswith(place.path)
+            for found in self._clashing()
+        )
 
     def _clashing(self) -> Iterator[Place]:
         for (place, _, _), others in self._clashes.items():
@@ -216,7 +258,8 @@ class LabelAudit:
         """Report what was found over all cells."""
         for (place, leaf, advice), others in self._clashes.items():
             text = (
-                f"sets {leaf}, which is set by {_listed(others)} as well: a label would stand over a value that never ran; {advice}"
+                f"sets {leaf}, which is set by {_listed(others)} as well: a label would stand over"
+                f" a value that never ran; {advice}"
             )
             self.reader.own.append(Problem(place.path, text, place.line))
         self._conditions_on_the_space()
@@ -232,12 +275,20 @@ class LabelAudit:
         profile = self.reader.profile
         notes = [f"profile={profile}: published numbers do not apply"]
         if self._replaced:
-            notes.append(f"profile={profile}: stands in for what labels say of {', '.join(self._replaced)}")
+            notes.append(
+                f"profile={profile}: stands in for what labels say of {', '.join(self._replaced)}"
+            )
         return notes
 
     def _conditions_on_the_space(self) -> None:
-        """A cell is left out before anything is drawn: its condition cannot look at what is searched."""
-        searched = {parameter.key for parameter in self.reader.search.space} if self.reader.search else set()
+        """A cell is left out before anything is drawn: its condition cannot look at what is
+        searched.
+        """
+        searched = (
+            {parameter.key for parameter in self.reader.search.space}
+            if self.reader.search
+            else set()
+        )
         found: list[tuple[Document, Path, Mapping[str, Any]]] = [
             (self.reader.document, ("exclude", i, "when"), item["when"])
             for i, item in enumerate(self.reader.data.get("exclude") or [])
@@ -248,7 +299,9 @@ class LabelAudit:
                 found.append((entry.document, (*entry.path, "when"), entry.when))
         for document, path, when in found:
             for key in searched.intersection(conditions.opened(when)):
-                self._complain(document, (*path, key), "is searched: cells are left out before it is chosen")
+                self._complain(
+                    document, (*path, key), "is searched: cells are left out before it is chosen"
+                )
 
     def _vacuous(self) -> None:
         """A condition of the file that holds in no cell."""
@@ -256,11 +309,17 @@ class LabelAudit:
         for path, when, kind in self._conditions():
             document = self.reader.document
             where = document.where(*path)
-            if (document.source, path) in self._held or any(name.startswith(where) for name in told):
+            if (document.source, path) in self._held or any(
+                name.startswith(where) for name in told
+            ):
                 continue
             text = f"holds in no cell ({conditions.described(when)})"
-            components = {key: value for key, value in conditions.opened(when).items() if key in PARTS}
-            named = not components or any(conditions.matches(settings.data, components) for _, settings in self._cells)
+            components = {
+                key: value for key, value in conditions.opened(when).items() if key in PARTS
+            }
+            named = not components or any(
+                conditions.matches(settings.data, components) for _, settings in self._cells
+            )
             if self.reader.notes:  # an override made it so
                 self.remarks.append(f"{where}: {text}")
             elif kind == "settings" and (not named or self.reader.search is not None):
@@ -273,14 +332,21 @@ class LabelAudit:
         search = self.reader.search
         if search is None or self.reader.problems:
             return
-        path: Path = ("per_arm", "search", "constraints") if search.then_seeds else ("search", "constraints")
+        path: Path = (
+            ("per_arm", "search", "constraints") if search.then_seeds else ("search", "constraints")
+        )
         for i, constraint in enumerate(search.constraints):
             if (self.reader.document.source, (*path, i)) not in self._held:
-                text = f"{constraint.text} applies to no point: none has all of its keys; correct it or take it away"
+                text = (
+                    f"{constraint.text} applies to no point: none has all of its keys; correct it"
+                    " or take it away"
+                )
                 self._complain(self.reader.document, (*path, i), text)
 
     def _conditions(self) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
-        """The conditions of the file itself; those of a file that it inherits from may be for others of its heirs."""
+        """The conditions of the file itself; those of a file that it inherits from may be for
+        others of its heirs.
+        """
         for kind in ("settings", "exclude"):
             for i, item in enumerate(self.reader.data.get(kind) or []):
                 when = item.get("when") if isinstance(item, Mapping) else None
@@ -291,7 +357,9 @@ class LabelAudit:
                 yield (*entry.path, "when"), entry.when, "entry"
 
     def _dropped(self) -> None:
-        """Settings that went with their component: refused where some arms keep them, else said at the plan."""
+        """Settings that went with their component: refused where some arms keep them, else said at
+        the plan.
+        """
         gone: dict[tuple[str, Place], Lost] = {}
         for name, settings in self._cells:
             for setting in settings.dropped:
@@ -304,14 +372,22 @@ class LabelAudit:
                 value = conditions.lookup(settings.data, setting.key)
                 if not any(rest in conditions.field_names(owner) for owner in owners):
                     lost.without.append(component)
-                elif value != (list(setting.value) if isinstance(setting.value, tuple) else setting.value):
+                elif value != (
+                    list(setting.value) if isinstance(setting.value, tuple) else setting.value
+                ):
                     lost.differs.append((name, component, value))
         for lost in gone.values():
-            lost.kept = [name for name, settings in self._cells if settings.places.get(lost.setting.key) == lost.setting.place]
+            lost.kept = [
+                name
+                for name, settings in self._cells
+                if settings.places.get(lost.setting.key) == lost.setting.place
+            ]
             self._report(lost)
 
     def _outdone(self) -> None:
-        """Say which conditional settings give way to a row, a column, a later condition, the profile or the command line."""
+        """Say which conditional settings give way to a row, a column, a later condition, the
+        profile or the command line.
+        """
         for seen in self._conditional.values():
             if not seen.winners:
                 continue
@@ -326,16 +402,23 @@ class LabelAudit:
         if lost.differs and lost.kept:
             cell, component, value = lost.differs[0]
             text = (
-                f"{setting.value} goes with {setting.owner}: {_some(lost.kept)} has it, {cell} ({component}) would have {value}. "
-                f"Say it of every {part}: leave the name out of base ({part}: {{{rest}: {setting.value}}}) and name it in the rows, "
-                f"or set {setting.key} in each row"
+                f"{setting.value} goes with {setting.owner}: {_some(lost.kept)} has it, {cell}"
+                f" ({component}) would have {value}. Say it of every {part}: leave the name out of"
+                f" base ({part}: {{{rest}: {setting.value}}}) and name it in the rows, or set"
+                f" {setting.key} in each row"
             )
             self.reader.own.append(Problem(place.path, text, place.line))
             return
-        others = ", ".join(dict.fromkeys(map(str, [*lost.without, *(component for _, component, _ in lost.differs)])))
+        others = ", ".join(
+            dict.fromkeys(
+                map(str, [*lost.without, *(component for _, component, _ in lost.differs)])
+            )
+        )
         where = "in no cell" if not lost.kept else f"with it alone, not where {part} is {others}"
         if others:
-            self.dropped.append(f"{place.path}: {setting.value} is a setting of {setting.owner}, used {where}")
+            self.dropped.append(
+                f"{place.path}: {setting.value} is a setting of {setting.owner}, used {where}"
+            )
 
     def _unused(self, base: Settings) -> None:
         """What is wrong with the base, also where every row puts something else in its place."""
@@ -367,7 +450,9 @@ def _described(place: Place) -> str:
 def _listed(places: Sequence[Place]) -> str:
     distinct = list(dict.fromkeys(places))
     shown = ", ".join(map(_described, distinct[:MOST_PLACES]))
-    return f"{shown} and {len(distinct) - MOST_PLACES} more" if len(distinct) > MOST_PLACES else shown
+    return (
+        f"{shown} and {len(distinct) - MOST_PLACES} more" if len(distinct) > MOST_PLACES else shown
+    )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,7 +1,9 @@
-"""Settings of a cell: nested or dotted keys laid over one another, each remembering where it was set.
+"""Settings of a cell: nested or dotted keys laid over one another, each remembering where it was
+set.
 
-Naming another component (`method: lora`) replaces the named one that was there whole, and what is lost with it is remembered.
-Settings without a name are merged into the component there is, or into the one that is named later.
+Naming another component (`method: lora`) replaces the named one that was there whole, and what is
+lost with it is remembered. Settings without a name are merged into the component there is, or into
+the one that is named later.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Conditional:
-    """A value that a conditional setting gave a cell. What is laid later may have put another in its place."""
+    """A value that a conditional setting gave a cell. What is laid later may have put another in
+    its place.
+    """
 
     key: str
     value: Any
@@ -43,7 +47,9 @@ class Conditional:
 
 @dataclass
 class Settings:
-    """The data of one trial as `checks.check_trial` takes it, the place of every leaf, and what was dropped on the way."""
+    """The data of one trial as `checks.check_trial` takes it, the place of every leaf, and what was
+    dropped on the way.
+    """
 
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
@@ -56,7 +62,9 @@ class Settings:
         return Settings(data, dict(self.places), list(self.dropped), list(self.conditional))
 
     def lay(self, other: Mapping[str, Any], place: Callable[[str], Place]) -> None:
-        """Lay settings over these, components before their fields; `place` tells where a key of them stands."""
+        """Lay settings over these, components before their fields; `place` tells where a key of
+        them stands.
+        """
         for key in sorted(other, key=lambda key: rank(key, other[key])):
             self.set(key, other[key], place(key))
 
@@ -112,12 +120,16 @@ class Settings:
                 self.dropped.append(Dropped(path, value, owner, self.place(path)))
 
     def name(self, part: str) -> Any:
-        """Return the name of the component that a part has, None without one; of another part its value."""
+        """Return the name of the component that a part has, None without one; of another part its
+        value.
+        """
         node = self.data.get(part)
         return node.get("name") if isinstance(node, Mapping) and part in PARTS else node
 
     def place(self, path: str) -> Place:
-        """Return where what is wrong at `path` was set: the leaf itself, or the nearest thing around it."""
+        """Return where what is wrong at `path` was set: the leaf itself, or the nearest thing
+        around it.
+        """
         wanted = path
         while wanted:
             if wanted in self.places:
@@ -140,9 +152,13 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rank(key: str, value: Any) -> int:
-    """The order in which settings of one layer are laid: a network, then other components, then their fields."""
+    """The order in which settings of one layer are laid: a network, then other components, then
+    their fields.
+    """
     part, _, rest = key.partition(".")
-    names = value is None or isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
+    names = (
+        value is None or isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
+    )
     component = part in PARTS and (rest == "name" or (not rest and names))
     if not component:
         return 2
@@ -150,7 +166,9 @@ def rank(key: str, value: Any) -> int:
 
 
 def keys_of(key: str, value: Any) -> Iterator[str]:
-    """All dotted keys that one setting sets: `method: lora` sets method.name, `train: {lr: 1}` sets train.lr."""
+    """All dotted keys that one setting sets: `method: lora` sets method.name, `train: {lr: 1}` sets
+    train.lr.
+    """
     part, _, rest = key.partition(".")
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -162,7 +180,9 @@ def keys_of(key: str, value: Any) -> Iterator[str]:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Return whether two dotted keys are one, or one stands below the other, or one is a network and the other what it replaces."""
+    """Return whether two dotted keys are one, or one stands below the other, or one is a network
+    and the other what it replaces.
+    """
     if one == other or one.startswith(f"{other}.") or other.startswith(f"{one}."):
         return True
     networks = {"network.name"} & {one, other}
@@ -170,7 +190,9 @@ def overlap(one: str, other: str) -> bool:
 
 
 def clashes(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The keys that two mappings of settings both set: the key, and under which entry of either it stands."""
+    """The keys that two mappings of settings both set: the key, and under which entry of either it
+    stands.
+    """
     first = [(leaf, key) for key, value in ones.items() for leaf in keys_of(key, value)]
     second = [(leaf, key) for key, value in others.items() for leaf in keys_of(key, value)]
     for leaf, key in first:
@@ -180,7 +202,9 @@ def clashes(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[tupl
 
 
 def set_twice(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The keys that one mapping sets twice, e.g. by train: {lr: 1} and train.lr: 2, with the two entries."""
+    """The keys that one mapping sets twice, e.g. by train: {lr: 1} and train.lr: 2, with the two
+    entries.
+    """
     seen: dict[str, str] = {}
     for key, value in settings.items():
         for leaf in keys_of(key, value):

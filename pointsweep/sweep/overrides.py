@@ -1,8 +1,10 @@
-"""What the command line sets: `KEY=VALUE` in Hydra's grammar, its words read as those of a file. The only file with hydra.
+"""What the command line sets: `KEY=VALUE` in Hydra's grammar, its words read as those of a file.
+The only file with hydra.
 
-And what a table in the store is called. A file's own table has the file's name; overrides that make it another table make a view.
-A view's name says what it is of: `quickstart+train.lr=5e-3`. What only fills cells of the file's own table (`--only`, fewer seeds) or
-says where and how long it runs (`resources`, a search's budget) is no view.
+And what a table in the store is called. A file's own table has the file's name; overrides that make
+it another table make a view. A view's name says what it is of: `quickstart+train.lr=5e-3`. What
+only fills cells of the file's own table (`--only`, fewer seeds) or says where and how long it runs
+(`resources`, a search's budget) is no view.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ class Override:
 def parse(text: str) -> Override:
     """Return what an override says. Raises ValueError if it is none, or gives several values."""
     from hydra.core.override_parser.overrides_parser import create_functions
-    from hydra.core.override_parser.overrides_visitor import HydraErrorListener, HydraOverrideVisitor
+    from hydra.core.override_parser.overrides_visitor import (
+        HydraErrorListener,
+        HydraOverrideVisitor,
+    )
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
     from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
@@ -84,9 +89,16 @@ def parse(text: str) -> Override:
 
 
 def assign(data: dict[str, Any], key: str, value: Any) -> Path:
-    """Set a dotted key of a file's data, at any depth; return its path. Raises ValueError where it cannot stand."""
+    """Set a dotted key of a file's data, at any depth; return its path. Raises ValueError where it
+    cannot stand.
+    """
     names = key.split(".")
-    if names[0] == "seeds" and len(names) > 1 and not isinstance(data.get("seeds"), dict) and not names[1].isdigit():
+    if (
+        names[0] == "seeds"
+        and len(names) > 1
+        and not isinstance(data.get("seeds"), dict)
+        and not names[1].isdigit()
+    ):
         data["seeds"] = {}  # a rule takes the place of a number or a list
     path = _path(data, names)
     node: Any = data
@@ -97,7 +109,9 @@ def assign(data: dict[str, Any], key: str, value: Any) -> Path:
 
 
 def remove(data: dict[str, Any], key: str) -> Path:
-    """Take a dotted key out of a file's data; return its path. Raises ValueError if it is not there."""
+    """Take a dotted key out of a file's data; return its path. Raises ValueError if it is not
+    there.
+    """
     path = _path(data, key.split("."))
     node: Any = data
     for depth, name in enumerate(path):
@@ -105,7 +119,9 @@ def remove(data: dict[str, Any], key: str) -> Path:
             raise ValueError(unknown("key", _shown(path[depth:]), node, "There are"))
         has_keys = isinstance(node, (dict, list))
         if not has_keys:
-            raise ValueError(f"{_shown(path[:depth])} is {scalars.spelled(node)}, which has no keys")
+            raise ValueError(
+                f"{_shown(path[:depth])} is {scalars.spelled(node)}, which has no keys"
+            )
         if depth == len(path) - 1:
             del node[name]
         else:
@@ -164,7 +180,10 @@ def _below(node: Any, name: Any, path: Path) -> Any:
     elif found is None:
         found = node[name] = {}
     if not isinstance(found, (dict, list)):
-        raise ValueError(f"{_shown(path)} is {scalars.spelled(found)}, which has no keys; set it whole: {_shown(path)}={{...}}")
+        raise ValueError(
+            f"{_shown(path)} is {scalars.spelled(found)}, which has no keys; set it whole:"
+            f" {_shown(path)}={{...}}"
+        )
     return found
 
 
@@ -172,7 +191,8 @@ def _index(node: list[Any], text: str, path: Path) -> int:
     if text.isdigit() and int(text) < len(node):
         return int(text)
     raise ValueError(
-        f"{_shown(path)} is a list of {len(node)}: its entries are named by number, from 0 to {len(node) - 1}, not {text}"
+        f"{_shown(path)} is a list of {len(node)}: its entries are named by number, from 0 to"
+        f" {len(node) - 1}, not {text}"
     )
 
 
@@ -182,14 +202,26 @@ def _shown(path: Path) -> str:
 
 # What a table is called
 
-# Overrides under which a table stays the same table. A changed seed list is looked at by what it trains.
-NEUTRAL = ("profile", "name", "resources", "search.trials", "search.hours", "search.storage", "per_arm.trials", "per_arm.hours")
+# Overrides under which a table stays the same table. A changed seed list is looked at by what it
+# trains.
+NEUTRAL = (
+    "profile",
+    "name",
+    "resources",
+    "search.trials",
+    "search.hours",
+    "search.storage",
+    "per_arm.trials",
+    "per_arm.hours",
+)
 LONGEST = 80
 PLAIN = re.compile(r"[A-Za-z0-9.,=_~+-]+")
 
 
 def changes_the_table(text: str) -> bool:
-    """Return whether an override may make a table another one; what cannot be read is reported elsewhere."""
+    """Return whether an override may make a table another one; what cannot be read is reported
+    elsewhere.
+    """
     key = _key(text)
     return not any(key == name or key.startswith(f"{name}.") for name in (*NEUTRAL, "seeds"))
 
@@ -213,7 +245,9 @@ def _key(text: str) -> str:
 
 
 def view_name(name: str, texts: Sequence[str]) -> str:
-    """Return the name of a view: the sweep's, and what was overridden; a digest where that is no part of a file's name."""
+    """Return the name of a view: the sweep's, and what was overridden; a digest where that is no
+    part of a file's name.
+    """
     said = "+".join(sorted(text.lstrip("+") for text in texts))
     if not said:
         return name

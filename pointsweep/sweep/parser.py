@@ -1,4 +1,6 @@
-"""The documents of a sweep -> its rows, columns and cells, each cell a checked trial; all problems collected, each with its line."""
+"""The documents of a sweep -> its rows, columns and cells, each cell a checked trial; all problems
+collected, each with its line.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ from pointsweep.sweep.seeds import read_adaptive, read_seeds
 from pointsweep.sweep.yaml_document import Document, drop_misshapen
 
 KEYS = (
-    "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric", "protocol", "published", "cite",
+    "name", "title", "base", "settings", "rows", "columns", "axes", "exclude", "seeds", "metric",
+    "protocol", "published", "cite",
     "resources", "profiles", "search", "per_arm", "plugins",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
@@ -57,7 +60,9 @@ def imported(source: Source) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table. `trials` has one config a seed; `excluded` says why there are none; `arm` is still to be tuned."""
+    """One cell of the table. `trials` has one config a seed; `excluded` says why there are none;
+    `arm` is still to be tuned.
+    """
 
     row: int
     column: int
@@ -69,7 +74,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class ReadableCell:
-    """What can be looked at of a cell, even if it or another one has problems: its sound parts, and its first trial."""
+    """What can be looked at of a cell, even if it or another one has problems: its sound parts, and
+    its first trial.
+    """
 
     name: str
     parts: Mapping[str, Any]
@@ -93,7 +100,8 @@ class Reader:
         self.readable: list[ReadableCell] = []
         self.column_labels: tuple[str, ...] = ()
         self.entries: list[Entry] = []  # of all axes
-        self.published_lines: tuple[dict[str, str], ...] | None = None  # of a file of the sweep's own
+        # of a file of the sweep's own
+        self.published_lines: tuple[dict[str, str], ...] | None = None
         self.published_file = BUILT_IN
         self.cite = ""  # the source of numbers whose line names none
         self.search: Search | None = None
@@ -103,7 +111,11 @@ class Reader:
     @property
     def problems(self) -> list[Problem]:
         """Everything found so far; problems of a parent file name it."""
-        parents = [replace(p, path=f"{Path(d.source).name}: {p.path}") for d in self.documents[:-1] for p in d.problems]
+        parents = [
+            replace(p, path=f"{Path(d.source).name}: {p.path}")
+            for d in self.documents[:-1]
+            for p in d.problems
+        ]
         return [*parents, *self.document.problems, *self.own]
 
     def complain(self, path: tuple[Any, ...], message: str) -> None:
@@ -114,11 +126,14 @@ class Reader:
     def choose_profile(self, name: str) -> None:
         """Take a profile. What it makes smaller in the file's sections, overrides may set again."""
         self.profile = name
-        read_resources(self.data.get("resources") or {}, self.complain)  # a profile may take the section away
+        # a profile may take the section away
+        read_resources(self.data.get("resources") or {}, self.complain)
         profiles.shrink(name, self.data)
 
     def override(self, text: str, key: str, delete: bool, value: Any) -> None:
-        """Set or delete a key: in every cell, above all else, if it is a trial's; else in the file."""
+        """Set or delete a key: in every cell, above all else, if it is a trial's; else in the
+        file.
+        """
         part = key.partition(".")[0]
         if part in PARTS_OF_A_TRIAL and part != "seed":
             self.late.append(overrides.Override(text, key, value, delete))
@@ -132,10 +147,19 @@ class Reader:
 
     def _override_file(self, text: str, key: str, delete: bool, value: Any) -> None:
         if key == "base.from":
-            self.own.append(Problem(text, "what a file inherits from is read before overrides; change it in the file"))
+            self.own.append(
+                Problem(
+                    text,
+                    "what a file inherits from is read before overrides; change it in the file",
+                )
+            )
             return
         try:
-            path = overrides.remove(self.data, key) if delete else overrides.assign(self.data, key, value)
+            path = (
+                overrides.remove(self.data, key)
+                if delete
+                else overrides.assign(self.data, key, value)
+            )
         except ValueError as error:
             self.own.append(Problem(text, str(error)))
             return
@@ -144,9 +168,13 @@ class Reader:
     # The file
 
     def import_plugins(self, allowed: bool) -> None:
-        """Import what the file lists under `plugins:` and names by import paths. Raises ConfigError with all problems so far."""
+        """Import what the file lists under `plugins:` and names by import paths. Raises ConfigError
+        with all problems so far.
+        """
         try:
-            self.plugins = read_plugins(self.documents, self.late, Path(self.source).parent, allowed)
+            self.plugins = read_plugins(
+                self.documents, self.late, Path(self.source).parent, allowed
+            )
         except ConfigError as error:
             raise ConfigError(self.source, [*self.problems, *error.problems]) from error
 
@@ -163,14 +191,23 @@ class Reader:
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
         self.entries = [entry for axis in (*row_axes, column_axis) for entry in axis.entries]
         name, seeds = self._name(), read_seeds(self.data, self.complain)
-        metric, protocol = self._choice("metric", table_metrics()), self._choice("protocol", PROTOCOLS)
+        metric, protocol = (
+            self._choice("metric", table_metrics()),
+            self._choice("protocol", PROTOCOLS),
+        )
         resources = read_resources(self.data.get("resources") or {}, self.complain)
         known = profiles.names(self.documents)
         if self.profile and self.profile not in known:
-            self.own.append(Problem(f"profile={self.profile}", unknown("profile", self.profile, known, "Known")))
+            self.own.append(
+                Problem(f"profile={self.profile}", unknown("profile", self.profile, known, "Known"))
+            )
             self.profile = ""
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
-        self.search = search_file.SearchReader(self).read() if {"search", "per_arm"} & set(self.data) else None
+        self.search = (
+            search_file.SearchReader(self).read()
+            if {"search", "per_arm"} & set(self.data)
+            else None
+        )
         self.check_conditions()
         cells = [
             self._cell(base, (i, row), (j, column), seeds, protocol)
@@ -194,16 +231,26 @@ class Reader:
             "protocol": protocol,
             "resources": resources,
             "factors": factors_of(rows),
-            "adaptive": None if self.problems else read_adaptive(self.document, self.data, rows, self.complain),
+            "adaptive": (
+                None
+                if self.problems
+                else read_adaptive(self.document, self.data, rows, self.complain)
+            ),
             "search": self._after_warmup(cells),
             "remarks": (*(imported(source) for source in self.plugins), *self.audit.remarks),
             "plugins": self.plugins,
             "dropped": tuple(self.audit.dropped),
-            "notes": tuple(dict.fromkeys(note for note in self.notes if note != f"override profile={self.profile}")),
+            "notes": tuple(
+                dict.fromkeys(
+                    note for note in self.notes if note != f"override profile={self.profile}"
+                )
+            ),
         }
 
     def _after_warmup(self, cells: Sequence[Cell]) -> Search | None:
-        """The search; its scheduler judges nobody before the longest warm-up of its trials is over."""
+        """The search; its scheduler judges nobody before the longest warm-up of its trials is
+        over.
+        """
         search = self.search
         if search is None or not search.schedule or self.problems:
             return search
@@ -216,16 +263,23 @@ class Reader:
                     epochs = max(epochs, config.train.epochs)
         if longest >= epochs:
             self.notes.append(
-                f"{search.scheduler} stops no trial: the warm-up of {longest} epochs lasts as long as the training of {epochs}; "
-                "set train.warmup_fraction (say 0.1), or fewer warmup_epochs"
+                f"{search.scheduler} stops no trial: the warm-up of {longest} epochs lasts as long"
+                f" as the training of {epochs}; set train.warmup_fraction (say 0.1), or fewer"
+                " warmup_epochs"
             )
         return replace(search, schedule={**search.schedule, WARMUP: longest}) if longest else search
 
     def _unknown(self, key: str) -> str:
-        """Return what to say of a key that no file has; of one that holds an anchor where anchors belong."""
+        """Return what to say of a key that no file has; of one that holds an anchor where anchors
+        belong.
+        """
         text = unknown("key", key, KEYS, "Keys")
         anchored = any(path[:1] == (key,) for path in self.document.anchored)
-        return f"{text}. An anchor (&) needs no key of its own: set it where its value stands first" if anchored else text
+        return (
+            f"{text}. An anchor (&) needs no key of its own: set it where its value stands first"
+            if anchored
+            else text
+        )
 
     def _base(self) -> Settings:
         settings = Settings()
@@ -240,7 +294,12 @@ class Reader:
                 if key == "from":
                     continue
                 if part not in PARTS_OF_A_TRIAL or part == "seed":
-                    text = unknown("key", part, [p for p in PARTS_OF_A_TRIAL if p != "seed"] + ["from"], "Allowed")
+                    text = unknown(
+                        "key",
+                        part,
+                        [p for p in PARTS_OF_A_TRIAL if p != "seed"] + ["from"],
+                        "Allowed",
+                    )
                     complain(document, ("base", key), text)
                 else:
                     own[str(key)] = value
@@ -255,9 +314,13 @@ class Reader:
             down.append(read_rows(self.document, ("rows",), self.data["rows"]))
         further = self.data.get("axes") or {}
         if not isinstance(further, Mapping):
-            self.complain(("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together")
+            self.complain(
+                ("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together"
+            )
             further = {}
-        axes = [read_key(self.document, ("axes",), str(key), values) for key, values in further.items()]
+        axes = [
+            read_key(self.document, ("axes",), str(key), values) for key, values in further.items()
+        ]
         if "columns" in self.data:
             across = read_rows(self.document, ("columns",), self.data["columns"])
         elif axes:
@@ -290,7 +353,12 @@ class Reader:
     # Cells
 
     def _cell(
-        self, base: Settings, row: tuple[int, Sequence[Entry]], column: tuple[int, Entry], seeds: Sequence[int], protocol: str
+        self,
+        base: Settings,
+        row: tuple[int, Sequence[Entry]],
+        column: tuple[int, Entry],
+        seeds: Sequence[int],
+        protocol: str,
     ) -> Cell:
         entries = [column[1], *reversed(row[1])]
         settings = self.settings(entries, base)
@@ -322,28 +390,43 @@ class Reader:
         asks = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
         for key, value in asks.items():
             if value.startswith(("best_val", "val/")) and not config.dataset.has_validation:
-                self.complain((key,), f"{value} needs a validation split: set dataset.val_fraction above 0")
+                self.complain(
+                    (key,), f"{value} needs a validation split: set dataset.val_fraction above 0"
+                )
         recorded = config.dataset.metrics
-        if asks["metric"] in table_metrics() and asks["metric"].partition("/")[2] not in of_dataset(recorded):
+        if asks["metric"] in table_metrics() and asks["metric"].partition("/")[2] not in of_dataset(
+            recorded
+        ):
             has = f"of each split: {', '.join(recorded)}"
-            of_predictions = [f"test/{name}" for name in of_dataset(recorded) if name not in recorded]
+            of_predictions = [
+                f"test/{name}" for name in of_dataset(recorded) if name not in recorded
+            ]
             if of_predictions:
                 has += f"; from predictions: {', '.join(of_predictions)}"
-            self.complain(("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, {has}")
+            self.complain(
+                ("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, {has}"
+            )
         return Cell(row[0], column[0], trials, None, published)
 
     def _refuse_unlisted(self, config: TrialConfig) -> None:
-        """Complain of a component of a plug-in that another file has brought into this process: alone this file would not know it."""
+        """Complain of a component of a plug-in that another file has brought into this process:
+        alone this file would not know it.
+        """
         listed = {source.name for source in self.plugins}
         for part, kind in PARTS.items():
             component = getattr(config, part)
             source = plugin_of(kind, component.name) if component is not None else None
             if source is not None and source.name not in listed:
-                text = f"{component.name} comes from the plug-in {source.shown}, which this file does not list; add it to plugins:"
+                text = (
+                    f"{component.name} comes from the plug-in {source.shown}, which this file does"
+                    " not list; add it to plugins:"
+                )
                 self.own.append(Problem(part, text))
 
     def compose(self, settings: Settings) -> tuple[TrialConfig | None, list[Problem]]:
-        """The trial of a cell's settings, with the profile and the overrides above them, and what is wrong with it."""
+        """The trial of a cell's settings, with the profile and the overrides above them, and what
+        is wrong with it.
+        """
         if self.profile:
             profiles.apply(self.profile, settings, self.documents)
         self._apply_overrides(settings)
@@ -359,9 +442,11 @@ class Reader:
                 settings.set(override.key, override.value, Place(f"override {override.text}", None))
 
     def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
-        """Return base < conditional settings < rows, columns and axes < overrides; a profile comes above, in `compose`.
+        """Return base < conditional settings < rows, columns and axes < overrides; a profile comes
+        above, in `compose`.
 
-        A condition looks at the cell as it is named, with what conditional settings above it in the file have set.
+        A condition looks at the cell as it is named, with what conditional settings above it in the
+        file have set.
         """
         entries = list(entries)
         settings = base.copy()
@@ -372,7 +457,9 @@ class Reader:
             decided.append((document, path, when, holds))
             if holds:
                 self.audit.held(document, path)
-                self._lay_conditional(settings, rest, final, partial(place_of, document, path), document.source)
+                self._lay_conditional(
+                    settings, rest, final, partial(place_of, document, path), document.source
+                )
                 final = self._named(settings, entries)
         for document, path, when, holds in decided:
             if conditions.matches(final.data, when) != holds:
@@ -386,10 +473,18 @@ class Reader:
         self._apply_overrides(final)
         return final
 
-    def _conditional(self) -> Iterator[tuple[Document, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]]:
-        """Yield the conditional settings of all documents: document, path, condition and what they set."""
+    def _conditional(
+        self,
+    ) -> Iterator[tuple[Document, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]]:
+        """Yield the conditional settings of all documents: document, path, condition and what they
+        set.
+        """
         for document in self.documents:
-            listed = self.data.get("settings") if document is self.document else document.data.get("settings")
+            listed = (
+                self.data.get("settings")
+                if document is self.document
+                else document.data.get("settings")
+            )
             for i, item in enumerate(listed or []):
                 when = item.get("when") if isinstance(item, Mapping) else None
                 if isinstance(when, Mapping):
@@ -397,30 +492,56 @@ class Reader:
                     yield document, ("settings", i), when, rest
 
     def check_conditions(self) -> None:
-        """Complain of conditions that can never hold, and of conditional settings that no trial can have."""
+        """Complain of conditions that can never hold, and of conditional settings that no trial can
+        have.
+        """
         for document in self.documents:
-            listed = self.data.get("settings") if document is self.document else document.data.get("settings")
+            listed = (
+                self.data.get("settings")
+                if document is self.document
+                else document.data.get("settings")
+            )
             for i, item in enumerate(listed or []):
                 if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping):
-                    complain(document, ("settings", i), "needs `when:`, a mapping of keys to values")
+                    complain(
+                        document, ("settings", i), "needs `when:`, a mapping of keys to values"
+                    )
         for document, path, when, rest in self._conditional():
             read_when(document, (*path, "when"), when)
             refuse_set_twice(document, path, rest)
             for key, message in conditions.setting_problems(rest, when):
                 complain(document, (*path, key), message)
         for i, item in enumerate(self.data.get("exclude") or []):
-            if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping) or not item.get("because"):
-                self.complain(("exclude", i), "needs `when:`, a mapping of keys to values, and `because:`, the reason")
+            if (
+                not isinstance(item, Mapping)
+                or not isinstance(item.get("when"), Mapping)
+                or not item.get("because")
+            ):
+                self.complain(
+                    ("exclude", i),
+                    "needs `when:`, a mapping of keys to values, and `because:`, the reason",
+                )
             else:
                 read_when(self.document, ("exclude", i, "when"), item["when"])
 
     def _lay_conditional(
-        self, settings: Settings, rest: Mapping[str, Any], final: Settings, place: Callable[[str], Place], source: str
+        self,
+        settings: Settings,
+        rest: Mapping[str, Any],
+        final: Settings,
+        place: Callable[[str], Place],
+        source: str,
     ) -> None:
-        """Conditional settings may speak of a component that only a row names: it is named before they are laid."""
+        """Conditional settings may speak of a component that only a row names: it is named before
+        they are laid.
+        """
         for key in sorted(rest, key=lambda key: rank(key, rest[key])):
             part = str(key).partition(".")[0]
-            if settings.name(part) != final.name(part) and isinstance(final.data.get(part), dict) and "name" in final.data[part]:
+            if (
+                settings.name(part) != final.name(part)
+                and isinstance(final.data.get(part), dict)
+                and "name" in final.data[part]
+            ):
                 settings.set(part, final.data[part]["name"], final.place(part))
             settings.set(str(key), rest[key], place(str(key)))
             for leaf in keys_of(str(key), rest[key]):
@@ -445,7 +566,9 @@ class Reader:
         return because
 
     def _published(self, entries: Sequence[Entry], row: Sequence[Entry]) -> Published | None:
-        """The paper's number: given here (a number, or numbers by column), or selected from published.csv."""
+        """The paper's number: given here (a number, or numbers by column), or selected from
+        published.csv.
+        """
         selectors: dict[str, Any] = dict(self.data.get("published") or {})
         selectors.pop("file", None)
         asked = False
@@ -474,7 +597,9 @@ class Reader:
             return None
 
     def _read_published_file(self) -> None:
-        """Read the file of published numbers that the sweep names, and check the other keys beside it."""
+        """Read the file of published numbers that the sweep names, and check the other keys beside
+        it.
+        """
         section = self.data.get("published") or {}
         name = section.get("file")
         if isinstance(name, str):
@@ -484,16 +609,23 @@ class Reader:
             except ValueError as error:
                 self.complain(("published", "file"), str(error))
         elif "file" in section:
-            self.complain(("published", "file"), f"must be the name of a csv file beside this one, got {name!r}")
+            self.complain(
+                ("published", "file"),
+                f"must be the name of a csv file beside this one, got {name!r}",
+            )
         for key in section:
             if key not in (*COLUMNS, "file"):
-                text = unknown(f"column of {self.published_file}", key, [*COLUMNS, "file"], "Columns")
+                text = unknown(
+                    f"column of {self.published_file}", key, [*COLUMNS, "file"], "Columns"
+                )
                 self.complain(("published", key), text)
         cite = self.data.get("cite", "")
         if isinstance(cite, str):
             self.cite = cite
         else:
-            self.complain(("cite",), f"must be a text, the source of the published numbers; got {cite!r}")
+            self.complain(
+                ("cite",), f"must be a text, the source of the published numbers; got {cite!r}"
+            )
 
     def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
         """The number that a row gives for a column of the table."""
@@ -503,7 +635,12 @@ class Reader:
             labels = {label, scalars.respelled(label)}
             if labels.isdisjoint(self.column_labels):
                 place = entry.place("published")
-                text = unknown("column", label, [*self.column_labels, *COLUMNS], "Columns of the table and of published.csv")
+                text = unknown(
+                    "column",
+                    label,
+                    [*self.column_labels, *COLUMNS],
+                    "Columns of the table and of published.csv",
+                )
                 self.own.append(Problem(place.path, text, place.line))
             if column in labels:
                 found = number

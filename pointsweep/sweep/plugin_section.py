@@ -1,4 +1,5 @@
-"""The plug-ins of a sweep: `plugins:` of its files, and components that are named by an import path, "package.module:Class".
+"""The plug-ins of a sweep: `plugins:` of its files, and components that are named by an import
+path, "package.module:Class".
 
 Nothing of them is imported unless the user has allowed it. Installed packages need no permission.
 """
@@ -21,15 +22,20 @@ from pointsweep.sweep.overrides import Override
 from pointsweep.sweep.yaml_document import Document
 
 KEY = "plugins"
-IMPORT_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
-NO_SETTINGS = ("published", "plugins", "title", "name", "cite")  # keys below which no component is named
+IMPORT_PATH = re.compile(
+    r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
+)
+# keys below which no component is named
+NO_SETTINGS = ("published", "plugins", "title", "name", "cite")
 
 Path_ = tuple[Hashable, ...]
 
 
 @dataclass
 class Named:
-    """A place at which a component or metric is named: `holder[key]`. `kind` is that of the registry, or "metrics"."""
+    """A place at which a component or metric is named: `holder[key]`. `kind` is that of the
+    registry, or "metrics".
+    """
 
     kind: str
     holder: Any
@@ -48,11 +54,14 @@ class Named:
         return Problem(self.place, str(error), self.line)
 
 
-def read_plugins(documents: Sequence[Document], late: list[Override], folder: Path, allowed: bool) -> tuple[Source, ...]:
-    """Import what the files of a sweep name, register it, and put its name in the place of each import path.
+def read_plugins(
+    documents: Sequence[Document], late: list[Override], folder: Path, allowed: bool
+) -> tuple[Source, ...]:
+    """Import what the files of a sweep name, register it, and put its name in the place of each
+    import path.
 
-    `late` are the overrides of trial settings, which may name components too. Raises ConfigError: where the user has not allowed it
-    before anything is imported.
+    `late` are the overrides of trial settings, which may name components too. Raises ConfigError:
+    where the user has not allowed it before anything is imported.
     """
     source = documents[-1].source
     listed, problems = _listed(documents)
@@ -64,7 +73,9 @@ def read_plugins(documents: Sequence[Document], late: list[Override], folder: Pa
     wanted: dict[str, tuple[Source, Problem]] = {}
     for found, place in [*listed, *located]:
         wanted.setdefault(found.name, (found, place))
-    refused = [(found, place) for found, place in wanted.values() if not plugins.is_allowed(found, allowed)]
+    refused = [
+        (found, place) for found, place in wanted.values() if not plugins.is_allowed(found, allowed)
+    ]
     if refused:
         raise ConfigError(source, [_refusal(refused)])
     sources = tuple(found for found, _ in wanted.values())
@@ -76,7 +87,9 @@ def read_plugins(documents: Sequence[Document], late: list[Override], folder: Pa
 
 
 def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]], list[Problem]]:
-    """Return the sources under `plugins:`, each with its place in the file, and what is wrong with others."""
+    """Return the sources under `plugins:`, each with its place in the file, and what is wrong with
+    others.
+    """
     found: list[tuple[Source, Problem]] = []
     problems: list[Problem] = []
     for document in documents:
@@ -88,7 +101,9 @@ def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]]
             place = Problem(f"{document.shown}{document.where(*path)}", "", document.line(path))
             try:
                 if not isinstance(entry, str):
-                    raise PluginError(f"must be the name of a file or folder of Python, got {entry!r}")
+                    raise PluginError(
+                        f"must be the name of a file or folder of Python, got {entry!r}"
+                    )
                 read = plugins.read_source(Path(document.source).parent / Path(entry).expanduser())
                 twin = next((other for other, _ in found if other.name == read.name), None)
                 if twin is not None and twin != read:
@@ -99,8 +114,12 @@ def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]]
     return found, problems
 
 
-def _located(paths: Sequence[Named], listed: set[str], folder: Path, problems: list[Problem]) -> list[tuple[Source, Problem]]:
-    """Return the sources of import paths that no `plugins:` lists; what is found nowhere is added to the problems."""
+def _located(
+    paths: Sequence[Named], listed: set[str], folder: Path, problems: list[Problem]
+) -> list[tuple[Source, Problem]]:
+    """Return the sources of import paths that no `plugins:` lists; what is found nowhere is added
+    to the problems.
+    """
     found = []
     for named in paths:
         module = named.value.partition(":")[0]
@@ -110,7 +129,10 @@ def _located(paths: Sequence[Named], listed: set[str], folder: Path, problems: l
         try:
             source = plugins.locate(top, folder)
             if source is None:
-                raise PluginError(f"{named.value}: there is no module {top}: no {top}.py beside this file, nor an installed package")
+                raise PluginError(
+                    f"{named.value}: there is no module {top}: no {top}.py beside this file, nor an"
+                    " installed package"
+                )
             found.append((source, Problem(named.place, "", named.line)))
         except PluginError as error:
             problems.append(named.problem(error))
@@ -120,7 +142,9 @@ def _located(paths: Sequence[Named], listed: set[str], folder: Path, problems: l
 def _refusal(refused: Sequence[tuple[Source, Problem]]) -> Problem:
     names = ", ".join(str(Path(source.folder, source.shown)) for source, _ in refused)
     first = refused[0][1]
-    text = f"would import Python code: {names}. Nothing of it was run; if you trust it, {HOW_TO_ALLOW}"
+    text = (
+        f"would import Python code: {names}. Nothing of it was run; if you trust it, {HOW_TO_ALLOW}"
+    )
     return replace(first, message=text)
 
 
@@ -135,7 +159,9 @@ def _adopt(file: str, sources: Sequence[Source], places: Mapping[str, Problem]) 
 
 
 def _replace_paths(file: str, paths: Sequence[Named], sources: Mapping[str, Source]) -> None:
-    """Put the stated name of a component in the place of its import path. Raises ConfigError with all that is wrong."""
+    """Put the stated name of a component in the place of its import path. Raises ConfigError with
+    all that is wrong.
+    """
     problems = []
     for named in paths:
         module, _, attribute = named.value.partition(":")
@@ -155,7 +181,9 @@ def _replace_paths(file: str, paths: Sequence[Named], sources: Mapping[str, Sour
 
 
 def _discover(file: str, named: Sequence[Named]) -> None:
-    """Look for names that are not known here in what installed packages offer. Raises ConfigError."""
+    """Look for names that are not known here in what installed packages offer. Raises
+    ConfigError.
+    """
     problems = []
     for place in named:
         try:
@@ -179,7 +207,13 @@ def _named_in(documents: Sequence[Document]) -> Iterator[Named]:
         yield from _walk(document, document.data, ())
         metric = document.data.get("metric")
         if isinstance(metric, str):
-            yield Named("metrics", document.data, "metric", f"{document.shown}metric", document.line(("metric",)))
+            yield Named(
+                "metrics",
+                document.data,
+                "metric",
+                f"{document.shown}metric",
+                document.line(("metric",)),
+            )
 
 
 def _named_by(late: list[Override]) -> Iterator[Named]:
@@ -219,14 +253,20 @@ def _walk(document: Document | None, node: Any, path: Path_) -> Iterator[Named]:
             yield from _walk(document, value, (*path, number))
 
 
-def _names(document: Document | None, kind: str, holder: Any, key: Any, path: Path_) -> Iterator[Named]:
-    """Yield the names that a value gives: itself, {name: ...}, {choices: [...]}, or a list of these."""
+def _names(
+    document: Document | None, kind: str, holder: Any, key: Any, path: Path_
+) -> Iterator[Named]:
+    """Yield the names that a value gives: itself, {name: ...}, {choices: [...]}, or a list of
+    these.
+    """
     value = holder[key]
     if isinstance(value, str):
         if document is None:
             yield Named(kind, holder, key, "")
         else:
-            yield Named(kind, holder, key, f"{document.shown}{document.where(*path)}", document.line(path))
+            yield Named(
+                kind, holder, key, f"{document.shown}{document.where(*path)}", document.line(path)
+            )
     elif isinstance(value, dict):
         for inner in ("name", "choices"):
             if inner in value:

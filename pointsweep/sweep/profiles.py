@@ -1,7 +1,8 @@
 """Profiles: the same sweep in another size.
 
-`smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same modality, two epochs.
-A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3, only: [adapter]}}`.
+`smoke` is built in: synthetic clouds (or shapes of parts), tiny backbones of the same modality, two
+epochs. A file may add to it, or bring its own: `profiles: {smoke: {train.epochs: 3, only:
+[adapter]}}`.
 """
 
 from __future__ import annotations
@@ -16,20 +17,29 @@ from pointsweep.sweep.yaml_document import Document
 
 SMOKE = Place("profile smoke", None)
 SMALL_DATA = {
-    "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128, "train_per_class": 8, "test_per_class": 4,
+    "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128,
+    "train_per_class": 8, "test_per_class": 4,
 }  # fmt: skip
 SMALL_PARTS = {
-    "name": "synthetic_parts", "num_points": 128, "presample": 128, "source_points": 128, "train_per_category": 8,
+    "name": "synthetic_parts", "num_points": 128, "presample": 128, "source_points": 128,
+    "train_per_category": 8,
     "test_per_category": 4,
 }  # fmt: skip
-SMALL_TRAIN = {"epochs": 2, "warmup_epochs": 0, "warmup_fraction": None, "batch_size": 16, "eval_batch_size": 64}
-OF_A_MODEL = ("model", "model_type", "tower", "revision", "sizes", "causal")  # fields that tell models by name apart
+SMALL_TRAIN = {
+    "epochs": 2,
+    "warmup_epochs": 0,
+    "warmup_fraction": None,
+    "batch_size": 16,
+    "eval_batch_size": 64,
+}
+# fields that tell models by name apart
+OF_A_MODEL = ("model", "model_type", "tower", "revision", "sizes", "causal")
 SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
 
 
 def names(documents: Sequence[Document]) -> list[str]:
     """The profiles that a sweep knows."""
-    own = [name for document in documents for name in (document.data.get("profiles") or {})]
+    own = [name for document in documents for name in document.data.get("profiles") or {}]
     return sorted({"smoke", *own})
 
 
@@ -37,12 +47,17 @@ SEARCH_TRIALS, FRESH_SEEDS = 4, 2
 
 
 def shrink(name: str, data: dict[str, Any]) -> None:
-    """Make a file's own sections small, before overrides are laid over them: few trials of a search, one core."""
+    """Make a file's own sections small, before overrides are laid over them: few trials of a
+    search, one core.
+    """
     if name != "smoke":
         return
     for section in ("search", "per_arm"):
         if isinstance(data.get(section), Mapping):
-            data[section] = {**data[section], "trials": _at_most(SEARCH_TRIALS, data[section].get("trials"))}
+            data[section] = {
+                **data[section],
+                "trials": _at_most(SEARCH_TRIALS, data[section].get("trials")),
+            }
     if isinstance(data.get("per_arm"), Mapping):
         data["per_arm"]["then_seeds"] = _at_most(FRESH_SEEDS, data["per_arm"].get("then_seeds"))
     data.pop("resources", None)
@@ -79,7 +94,9 @@ def place_of(document: Document, name: str, key: str) -> Place:
 
 
 def only(name: str, documents: Sequence[Document]) -> list[str]:
-    """The part of the table that a profile keeps, as patterns of --only; none: all of it. The youngest file that says so counts."""
+    """The part of the table that a profile keeps, as patterns of --only; none: all of it. The
+    youngest file that says so counts.
+    """
     for document in reversed(documents):
         patterns = ((document.data.get("profiles") or {}).get(name) or {}).get("only")
         if patterns is not None:
@@ -102,7 +119,10 @@ def _smoke(settings: Settings) -> None:
     held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
     known = dataset.get("name") in registry.names("datasets")
     parts = known and registry.config_class("datasets", dataset["name"]).num_categories > 0
-    put("dataset", {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0})
+    put(
+        "dataset",
+        {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0},
+    )
     settings.set("train", SMALL_TRAIN, place)
     network = data.get("network")
     if isinstance(network, dict):
@@ -110,19 +130,30 @@ def _smoke(settings: Settings) -> None:
             settings.set("network.neighbours", 8, place)
         return
     backbone = data.get("backbone")
-    if isinstance(backbone, dict) and backbone.get("name") in registry.names("backbones") and backbone["name"] != "tiny":
+    if (
+        isinstance(backbone, dict)
+        and backbone.get("name") in registry.names("backbones")
+        and backbone["name"] != "tiny"
+    ):
         put("backbone", _stand_in(backbone))
     settings.set("tokenizer", SMALL_TOKENS, place)
 
 
 def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """The tiny backbone for another one; a stand-in for drawn weights differs from that for the pretrained ones."""
+    """The tiny backbone for another one; a stand-in for drawn weights differs from that for the
+    pretrained ones.
+    """
     named = registry.config_class("backbones", backbone["name"])
-    # A model by its name says what it is where the file does; of one that does not, a line is as good as a plane.
+    # A model by its name says what it is where the file does; of one that does not, a line is as
+    # good as a plane.
     modality = backbone.get("modality") or getattr(named, "modality", None) or "1d"
     weights = backbone.get("weights")
     kind = f"-{weights}" if weights in DRAWN_WEIGHTS else ""
-    model = "".join(f" {field} {backbone[field]}" for field in OF_A_MODEL if backbone.get(field) not in (None, ""))
+    model = "".join(
+        f" {field} {backbone[field]}"
+        for field in OF_A_MODEL
+        if backbone.get(field) not in (None, "")
+    )
     made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{model}{kind}"}
     if kind and "weights_seed" in backbone:
         made["weights_seed"] = backbone["weights_seed"]

@@ -1,8 +1,10 @@
-"""The numbers that papers print, with the sources they were taken from: published.csv, one line a number.
+"""The numbers that papers print, with the sources they were taken from: published.csv, one line a
+number.
 
 The command published checks them (published_checks.py).
 
-Any2Point (arXiv 2404.07989), Point-PEFT (arXiv 2310.03059) and the tables in the read-me files of the programs they build on.
+Any2Point (arXiv 2404.07989), Point-PEFT (arXiv 2310.03059) and the tables in the read-me files of
+the programs they build on.
 """
 
 from __future__ import annotations
@@ -21,7 +23,18 @@ from pointsweep.results.records import Published
 BUILT_IN = "published.csv"
 NUMBERS = ("value", "params_m")  # in percent, in millions
 NEEDED = ("row", "value")  # of a file of one's own
-COLUMNS = ("paper", "table", "row", "setting", "backbone", "modality", "dataset", "split", "metric", "note")
+COLUMNS = (
+    "paper",
+    "table",
+    "row",
+    "setting",
+    "backbone",
+    "modality",
+    "dataset",
+    "split",
+    "metric",
+    "note",
+)
 
 
 @functools.cache
@@ -41,7 +54,8 @@ def read_lines(text: str) -> tuple[dict[str, str], ...]:
 
 
 def read_file(path: Path) -> tuple[dict[str, str], ...]:
-    """Read a file of one's own: the columns `row` and `value` (percent), and any of the others of published.csv.
+    """Read a file of one's own: the columns `row` and `value` (percent), and any of the others of
+    published.csv.
 
     Raises ValueError naming the file, the line and what is allowed.
     """
@@ -54,15 +68,23 @@ def read_file(path: Path) -> tuple[dict[str, str], ...]:
     reader.fieldnames = names
     for name in names:
         if name not in (*COLUMNS, *NUMBERS):
-            raise ValueError(f"{path}, line 1: {unknown('column', name, (*COLUMNS, *NUMBERS), 'Columns')}")
+            raise ValueError(
+                f"{path}, line 1: {unknown('column', name, (*COLUMNS, *NUMBERS), 'Columns')}"
+            )
     absent = [name for name in NEEDED if name not in names]
     if absent:
-        raise ValueError(f"{path}, line 1: no column {', '.join(absent)}; columns: {', '.join(names) or 'none'}")
+        raise ValueError(
+            f"{path}, line 1: no column {', '.join(absent)}; columns: {', '.join(names) or 'none'}"
+        )
     found = []
     for line in reader:
         if None in line or None in line.values():
-            raise ValueError(f"{path}, line {reader.line_num}: not {len(names)} fields, as line 1 has names")
-        whole = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {name: value.strip() for name, value in line.items()}
+            raise ValueError(
+                f"{path}, line {reader.line_num}: not {len(names)} fields, as line 1 has names"
+            )
+        whole = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {
+            name: value.strip() for name, value in line.items()
+        }
         _require_numbers(whole, f"{path}, line {reader.line_num}")
         found.append(whole)
     if not found:
@@ -78,16 +100,23 @@ def _require_numbers(line: Mapping[str, str], where: str) -> None:
         except ValueError:
             is_good = False
         if not is_good:
-            allowed = "a number in percent, from 0 to 100" if name == "value" else "a number of millions"
+            allowed = (
+                "a number in percent, from 0 to 100" if name == "value" else "a number of millions"
+            )
             raise ValueError(f"{where}: {name} must be {allowed}, or empty; found {text!r}")
 
 
 def find(
-    selectors: Mapping[str, str], own: tuple[dict[str, str], ...] | None = None, file: str = BUILT_IN, cite: str = ""
+    selectors: Mapping[str, str],
+    own: tuple[dict[str, str], ...] | None = None,
+    file: str = BUILT_IN,
+    cite: str = "",
 ) -> Published:
-    """Return the one number whose line has all these values. Raises ValueError if there is none, or more than one.
+    """Return the one number whose line has all these values. Raises ValueError if there is none, or
+    more than one.
 
-    `own` are the lines of `file`, of the sweep's own; `cite` is the source to print where a line names none.
+    `own` are the lines of `file`, of the sweep's own; `cite` is the source to print where a line
+    names none.
     """
     left = list(lines() if own is None else own)
     for column, value in selectors.items():
@@ -95,11 +124,18 @@ def find(
             raise ValueError(unknown(f"column of {file}", column, COLUMNS, "Columns"))
         kept = [line for line in left if line[column] == str(value)]
         if not kept:
-            raise ValueError(unknown(f"{column} in {file}", value, {line[column] for line in left}, "Known"))
+            raise ValueError(
+                unknown(f"{column} in {file}", value, {line[column] for line in left}, "Known")
+            )
         left = kept
     if len(left) > 1:
-        differing = [c for c in COLUMNS if c not in selectors and len({line[c] for line in left}) > 1]
-        raise ValueError(f"{len(left)} lines of {file} fit {dict(selectors)}; say which by: {', '.join(differing)}")
+        differing = [
+            c for c in COLUMNS if c not in selectors and len({line[c] for line in left}) > 1
+        ]
+        raise ValueError(
+            f"{len(left)} lines of {file} fit {dict(selectors)}; say which by:"
+            f" {', '.join(differing)}"
+        )
     line = left[0]
     return Published(
         float(line["value"]) if line["value"] else None,
@@ -111,14 +147,19 @@ def find(
 
 
 def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a trial's plain data set configuration is in the words of published.csv: data set and split."""
+    """Return what a trial's plain data set configuration is in the words of published.csv: data set
+    and split.
+    """
     name = str(dataset.get("name"))
     variant = str(dataset.get("variant", "")).upper()
     corruption = f"{dataset.get('corruption')} {dataset.get('severity')}"
     known = {
         "modelnet40": ("ModelNet40", "test"),
         "modelnet40_c": ("ModelNet40-C", corruption),
-        "modelnet40_fewshot": ("ModelNet40-fewshot", f"{dataset.get('way')}way{dataset.get('shot')}shot"),
+        "modelnet40_fewshot": (
+            "ModelNet40-fewshot",
+            f"{dataset.get('way')}way{dataset.get('shot')}shot",
+        ),
         "scanobjectnn": ("ScanObjectNN", variant),
         "scanobjectnn_c": ("ScanObjectNN-C", corruption),
     }
@@ -126,7 +167,9 @@ def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
-    """Return how a published number is about other data than a trial's; empty if it is not, or does not say."""
+    """Return how a published number is about other data than a trial's; empty if it is not, or does
+    not say.
+    """
     if not published.dataset:
         return ""
     if dataset.get("name") == "files":
@@ -134,13 +177,18 @@ def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
     name, split = about(dataset)
     if (name, split) == (published.dataset, published.split):
         return ""
-    return f"the number is about {published.dataset} {published.split}, the trials are on {name} {split}"
+    return (
+        f"the number is about {published.dataset} {published.split}, the trials are on {name}"
+        f" {split}"
+    )
 
 
 def paper_epochs(published: Published) -> int:
-    """Return for how many epochs the trials behind a number of published.csv were trained; 0 where it is not from there.
+    """Return for how many epochs the trials behind a number of published.csv were trained; 0 where
+    it is not from there.
 
-    300 in Any2Point, Point-PEFT and the programs they build on; 150 in few-shot learning (Point-MAE, section 4.2).
+    300 in Any2Point, Point-PEFT and the programs they build on; 150 in few-shot learning
+    (Point-MAE, section 4.2).
     """
     if not published.dataset:
         return 0

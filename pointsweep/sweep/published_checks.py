@@ -1,7 +1,9 @@
-"""What is inconsistent in the numbers that papers print: a check of published.csv against itself, arithmetic and built models.
+"""What is inconsistent in the numbers that papers print: a check of published.csv against itself,
+arithmetic and built models.
 
-A line's `setting` is a list of key=value; what it leaves out has the method's usual value (USUAL), so that the same setting is
-recognised in tables that name different keys. A note may state a gain, "gain=+1.9 over Point-BERT". Values are in percent here.
+A line's `setting` is a list of key=value; what it leaves out has the method's usual value (USUAL),
+so that the same setting is recognised in tables that name different keys. A note may state a gain,
+"gain=+1.9 over Point-BERT". Values are in percent here.
 """
 
 from __future__ import annotations
@@ -15,20 +17,31 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 Line = Mapping[str, str]
-# Test objects by data set and split (spec 6.1); a value that is a mean of several runs has another metric.
+# Test objects by data set and split (spec 6.1); a value that is a mean of several runs has another
+# metric.
 NUM_TEST = {
-    ("ScanObjectNN", "PB_T50_RS"): 2882, ("ScanObjectNN", "OBJ_BG"): 581, ("ScanObjectNN", "OBJ_ONLY"): 581,
+    ("ScanObjectNN", "PB_T50_RS"): 2882, ("ScanObjectNN", "OBJ_BG"): 581,
+    ("ScanObjectNN", "OBJ_ONLY"): 581,
     ("ModelNet40", "test"): 2468,
 }  # fmt: skip
 USUAL: dict[str, dict[str, str]] = {
-    "any2point": {"M": "6", "pe": "virtual", "guided_adapter": "true", "local_aggregation": "true", "ensemble": "adaptive"},
+    "any2point": {
+        "M": "6",
+        "pe": "virtual",
+        "guided_adapter": "true",
+        "local_aggregation": "true",
+        "ensemble": "adaptive",
+    },
 }
-COMPARISON = "comparison"  # the method of a row that is another paper's system: only its name tells which
+# the method of a row that is another paper's system: only its name tells which
+COMPARISON = "comparison"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One inconsistency: its kind, and a sentence that names the lines (numbered as in the file, the heading is line 1)."""
+    """One inconsistency: its kind, and a sentence that names the lines (numbered as in the file,
+    the heading is line 1).
+    """
 
     kind: str
     text: str
@@ -36,20 +49,29 @@ class Fault:
 
 
 def setting(line: Line) -> dict[str, str]:
-    """The setting as key -> value, with the method's usual values; what the transcriber added in brackets is dropped."""
+    """The setting as key -> value, with the method's usual values; what the transcriber added in
+    brackets is dropped.
+    """
     text = re.sub(r"\([^)]*\)", "", line["setting"])
     given = dict(part.partition("=")[::2] for part in text.split(";") if part)
     projection = given.pop("virtual_projection", "true")
-    if projection == "false":  # tokens without the virtual projection's encodings: Any2Point's Table 3 beside its Table 4
+    if projection == "false":
+        # tokens without the virtual projection's encodings: Any2Point's Table 3 beside its Table 4
         given["pe"] = "none"
     full = {"voting": "false", "aug": "default"} | USUAL.get(given.get("method", ""), {}) | given
     if full.get("guided_adapter") == "false":  # what is inside the adapter is not there
-        full = {key: value for key, value in full.items() if key not in ("local_aggregation", "ensemble")}
+        full = {
+            key: value
+            for key, value in full.items()
+            if key not in ("local_aggregation", "ensemble")
+        }
     return full
 
 
 def same_setting(line: Line) -> tuple[str, ...]:
-    """What two lines share that must print the same number. Papers that call a method by its name mean it as they set it up."""
+    """What two lines share that must print the same number. Papers that call a method by its name
+    mean it as they set it up.
+    """
     settings = setting(line)
     name = line["row"] if settings.get("method") in (COMPARISON, None) else ""
     place = [line[key] for key in ("backbone", "dataset", "split", "metric")]
@@ -57,10 +79,20 @@ def same_setting(line: Line) -> tuple[str, ...]:
 
 
 def check(lines: Sequence[Line], counts: Mapping[int, Sequence[int]] | None = None) -> list[Fault]:
-    """Every inconsistency. `counts`: by line number, what the built model trains (without the head, with it)."""
+    """Every inconsistency. `counts`: by line number, what the built model trains (without the head,
+    with it).
+    """
     numbered = list(enumerate(lines, start=2))
-    checks = (_values(numbered), _agreement(numbered), _twins(numbered), _gains(numbered), _counts(numbered, counts or {}))
-    return sorted((fault for found in checks for fault in found), key=lambda fault: (fault.kind, fault.lines))
+    checks = (
+        _values(numbered),
+        _agreement(numbered),
+        _twins(numbered),
+        _gains(numbered),
+        _counts(numbered, counts or {}),
+    )
+    return sorted(
+        (fault for found in checks for fault in found), key=lambda fault: (fault.kind, fault.lines)
+    )
 
 
 def places(number: str) -> int:
@@ -69,15 +101,20 @@ def places(number: str) -> int:
 
 
 def agree(first: str, second: str) -> bool:
-    """Return whether two printed numbers can be the same one, each rounded or cut off at its own last digit."""
+    """Return whether two printed numbers can be the same one, each rounded or cut off at its own
+    last digit.
+    """
     unit = [Decimal(1).scaleb(-places(number)) for number in (first, second)]
     one, two = Decimal(first), Decimal(second)
-    # Rounded, a number lies half a unit to both sides; cut off, a whole unit above. Two of equal precision must be equal.
+    # Rounded, a number lies half a unit to both sides; cut off, a whole unit above. Two of equal
+    # precision must be equal.
     return one == two if unit[0] == unit[1] else abs(one - two) <= max(unit)
 
 
 def printable(value: str, objects: int) -> bool:
-    """Return whether some k / objects is printed so, in percent, rounded or cut off at its last digit."""
+    """Return whether some k / objects is printed so, in percent, rounded or cut off at its last
+    digit.
+    """
     unit = Decimal(1).scaleb(-places(value))
     printed = Decimal(value)
     k = math.ceil((printed - unit / 2) * objects / 100)
@@ -89,9 +126,16 @@ def _values(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
         objects = NUM_TEST.get((line["dataset"], line["split"]))
         if line["metric"] == "OA" and objects and not printable(line["value"], objects):
             near = round(float(line["value"]) * objects / 100)
-            shares = ", ".join(f"{k}/{objects} = {100 * k / objects:.3f}" for k in (near - 1, near, near + 1) if 0 <= k <= objects)
+            shares = ", ".join(
+                f"{k}/{objects} = {100 * k / objects:.3f}"
+                for k in (near - 1, near, near + 1)
+                if 0 <= k <= objects
+            )
             yield Fault(
-                "value", f"{_named(number, line)}: no share of {objects} objects is printed {line['value']} ({shares})", (number,)
+                "value",
+                f"{_named(number, line)}: no share of {objects} objects is printed {line['value']}"
+                f" ({shares})",
+                (number,),
             )
 
 
@@ -111,12 +155,21 @@ def _clash(group: Sequence[tuple[int, Line]], key: str, kind: str, what: str) ->
         if line[key]:
             first.setdefault(line[key], (number, line))
     if any(not agree(one, other) for one, other in itertools.combinations(first, 2)):
-        shown = "; ".join(f"{_named(number, line)} {line[key]}{'M' * (key == 'params_m')}" for number, line in first.values())
-        yield Fault(kind, f"one setting, another {what}: {shown}", tuple(number for number, _ in first.values()))
+        shown = "; ".join(
+            f"{_named(number, line)} {line[key]}{'M' * (key == 'params_m')}"
+            for number, line in first.values()
+        )
+        yield Fault(
+            kind,
+            f"one setting, another {what}: {shown}",
+            tuple(number for number, _ in first.values()),
+        )
 
 
 def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
-    """Rows of one paper whose settings differ and whose numbers are the same on every backbone they share: one model, told twice."""
+    """Rows of one paper whose settings differ and whose numbers are the same on every backbone they
+    share: one model, told twice.
+    """
     rows: dict[tuple[str, str, str], dict[tuple[str, ...], tuple[int, Line]]] = {}
     for number, line in lines:
         if setting(line).get("method") != COMPARISON:
@@ -124,15 +177,28 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
             rows.setdefault((line["paper"], line["table"], line["row"]), {})[place] = (number, line)
     for (one_name, one), (other_name, other) in itertools.combinations(rows.items(), 2):
         pairs = [(one[place], other[place]) for place in one if place in other]
-        if one_name[0] == other_name[0] and len(pairs) > 1 and all(_twin(a[1], b[1]) for a, b in pairs):
+        if (
+            one_name[0] == other_name[0]
+            and len(pairs) > 1
+            and all(_twin(a[1], b[1]) for a, b in pairs)
+        ):
             (a, first), (b, second) = pairs[0]
             values = ", ".join(pair[0][1]["value"] for pair in pairs)
-            text = f"{_named(a, first)} and {_named(b, second)}: other settings, the same values ({values}) and size"
-            yield Fault("other setting", text, tuple(number for pair in pairs for number, _ in pair))
+            text = (
+                f"{_named(a, first)} and {_named(b, second)}: other settings, the same values"
+                f" ({values}) and size"
+            )
+            yield Fault(
+                "other setting", text, tuple(number for pair in pairs for number, _ in pair)
+            )
 
 
 def _twin(one: Line, other: Line) -> bool:
-    return same_setting(one) != same_setting(other) and one["value"] == other["value"] and _same_count(one, other)
+    return (
+        same_setting(one) != same_setting(other)
+        and one["value"] == other["value"]
+        and _same_count(one, other)
+    )
 
 
 def _same_count(one: Line, other: Line) -> bool:
@@ -143,32 +209,59 @@ GAIN = re.compile(r"gain=([+-]?\d+(?:\.\d+)?) over ([^;(]+)")
 
 
 def _gains(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
-    """Gains that are no differences of the values they name: off by more than the rounding of all three."""
+    """Gains that are no differences of the values they name: off by more than the rounding of all
+    three.
+    """
     for number, line in lines:
         for gain, over in GAIN.findall(line["note"]):
             keys = ("paper", "dataset", "split", "metric")
-            others = [(n, o) for n, o in lines if o["row"] == over.strip() and all(o[key] == line[key] for key in keys)]
+            others = [
+                (n, o)
+                for n, o in lines
+                if o["row"] == over.strip() and all(o[key] == line[key] for key in keys)
+            ]
             near = [(n, o) for n, o in others if o["backbone"] == line["backbone"]] or others
             near = [(n, o) for n, o in near if o["table"] == line["table"]] or near
             if not near:
-                yield Fault("gain", f"{_named(number, line)}: a gain over {over.strip()!r}, which has no line", (number,))
+                yield Fault(
+                    "gain",
+                    f"{_named(number, line)}: a gain over {over.strip()!r}, which has no line",
+                    (number,),
+                )
                 continue
             at, other = near[0]
             apart = Decimal(line["value"]) - Decimal(other["value"])
-            slack = sum((Decimal(1).scaleb(-places(n)) / 2 for n in (gain, line["value"], other["value"])), Decimal(0))
+            slack = sum(
+                (Decimal(1).scaleb(-places(n)) / 2 for n in (gain, line["value"], other["value"])),
+                Decimal(0),
+            )
             # Values of one precision are subtracted as printed, so there the gain is exact.
             exact = places(gain) == places(line["value"]) == places(other["value"])
             if abs(apart - Decimal(gain)) > (0 if exact else slack):
-                text = f"{_named(number, line)}: gain {gain} over {over.strip()}, but {line['value']} - {other['value']} = {apart:+}"
+                text = (
+                    f"{_named(number, line)}: gain {gain} over {over.strip()}, but {line['value']}"
+                    f" - {other['value']} = {apart:+}"
+                )
                 yield Fault("gain", text, (number, at))
 
 
-def _counts(lines: Sequence[tuple[int, Line]], counts: Mapping[int, Sequence[int]]) -> Iterator[Fault]:
+def _counts(
+    lines: Sequence[tuple[int, Line]], counts: Mapping[int, Sequence[int]]
+) -> Iterator[Fault]:
     """Printed counts that are neither that of the built model without its head nor with it."""
     for number, line in lines:
-        if number in counts and line["params_m"] and not any(_counts_as(line["params_m"], count) for count in counts[number]):
+        if (
+            number in counts
+            and line["params_m"]
+            and not any(_counts_as(line["params_m"], count) for count in counts[number])
+        ):
             shown = " or ".join(f"{count:,}" for count in counts[number])
-            yield Fault("count", f"{_named(number, line)}: {line['params_m']}M printed, the built model trains {shown}", (number,))
+            yield Fault(
+                "count",
+                f"{_named(number, line)}: {line['params_m']}M printed, the built model trains"
+                f" {shown}",
+                (number,),
+            )
 
 
 def _counts_as(printed: str, count: int) -> bool:
@@ -177,7 +270,9 @@ def _counts_as(printed: str, count: int) -> bool:
 
 
 def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
-    """The counts of a table that this package wrote as JSON (table.json), by the number of the published line they belong to."""
+    """The counts of a table that this package wrote as JSON (table.json), by the number of the
+    published line they belong to.
+    """
     found: dict[int, list[int]] = {}
     for cell in json.loads(table)["cells"]:
         published, built = cell["published"], cell["parameters"]
@@ -185,7 +280,11 @@ def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
             continue
         for number, line in enumerate(lines, start=2):
             same = f"{line['paper']}, {line['table']}" == published["source"]
-            if same and _number(line["value"]) == published["value"] and _number(line["params_m"]) == published["params_m"]:
+            if (
+                same
+                and _number(line["value"]) == published["value"]
+                and _number(line["params_m"]) == published["params_m"]
+            ):
                 found[number] = [built["trainable_without_head"], built["trainable"]]
     return found
 
@@ -195,4 +294,7 @@ def _number(text: str) -> float | None:
 
 
 def _named(number: int, line: Line) -> str:
-    return f"line {number} ({line['paper']}, {line['table']}, {line['row']}, {line['backbone']}, {line['split']})"
+    return (
+        f"line {number} ({line['paper']}, {line['table']}, {line['row']}, {line['backbone']},"
+        f" {line['split']})"
+    )

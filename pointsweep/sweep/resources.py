@@ -1,4 +1,6 @@
-"""The `resources:` of a sweep file: what one pack takes of the machines, and what the whole sweep may."""
+"""The `resources:` of a sweep file: what one pack takes of the machines, and what the whole sweep
+may.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ AboveZero = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)]
 class Budget(Config):
     """What a sweep may use, in hours of devices or in money.
 
-    A trial uses its time, multiplied by its part of a pack's `gpus`, or of its `cpus` where there is no GPU. `per_hour` is the price
-    of one such hour; alone it limits nothing.
+    A trial uses its time, multiplied by its part of a pack's `gpus`, or of its `cpus` where there
+    is no GPU. `per_hour` is the price of one such hour; alone it limits nothing.
     """
 
     hours: AboveZero | None = None
@@ -38,7 +40,9 @@ class Budget(Config):
 
     def limit_hours(self) -> float:
         """The hours after which no further pack starts."""
-        bought = self.money / self.per_hour if self.money is not None and self.per_hour else math.inf
+        bought = (
+            self.money / self.per_hour if self.money is not None and self.per_hour else math.inf
+        )
         return min(bought, math.inf if self.hours is None else self.hours)
 
 
@@ -53,7 +57,9 @@ class Resources(Config):
     pack: Count | Literal["auto"] = 1
     """Trials over one frozen backbone that train in one process; auto: as many as is fastest."""
     processes: Count = 1
-    """Of one trial, each with its share of cpus and gpus and of every batch; for what freezes nothing."""
+    """Of one trial, each with its share of cpus and gpus and of every batch; for what freezes
+    nothing.
+    """
     recompute: bool = False
     """The tokenizer's stages in the backward pass: less memory, more time, the same numbers."""
     budget: Budget = Budget()
@@ -65,7 +71,9 @@ class Resources(Config):
 
 
 def read_resources(data: Any, complain: Complain) -> Resources:
-    """Return the section of a file; worth something only if `complain` was not called. Raises nothing."""
+    """Return the section of a file; worth something only if `complain` was not called. Raises
+    nothing.
+    """
     try:
         return Resources.model_validate(data)
     except ValidationError as error:
@@ -74,20 +82,48 @@ def read_resources(data: Any, complain: Complain) -> Resources:
         return Resources()
 
 
-def misfits(made: Resources, configs: Iterable[TrialConfig], search: bool) -> Iterator[tuple[str, str]]:
-    """Yield what does not go together: keys of the section, they and the arms' trials, they and a search. By key."""
+def misfits(
+    made: Resources, configs: Iterable[TrialConfig], search: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield what does not go together: keys of the section, they and the arms' trials, they and a
+    search. By key.
+    """
     if search and math.isfinite(made.budget.limit_hours()):
-        yield "budget", "a search has trials: and hours: of its own; here it may have per_hour alone"
+        yield (
+            "budget",
+            "a search has trials: and hours: of its own; here it may have per_hour alone",
+        )
     if search and made.processes > 1:
         yield "processes", f"a search has trials of one process, got {made.processes}"
     if made.processes > 1 and made.pack != 1:
-        yield "processes", f"a trial of {made.processes} processes is a pack of its own: leave pack at 1, got {made.pack!r}"
+        yield (
+            "processes",
+            (
+                f"a trial of {made.processes} processes is a pack of its own: leave pack at 1, got"
+                f" {made.pack!r}"
+            ),
+        )
     if made.processes > 1 and made.gpus == "auto":
-        yield "processes", f"each process takes a whole GPU or none: set gpus to {made.processes} or 0, got auto"
-    elif made.gpus != "auto" and (made.gpus > 1 or made.processes > 1) and made.gpus not in (0, made.processes):
-        yield "gpus", f"a process uses one GPU: set processes to as many, got gpus {made.gpus:g} and processes {made.processes}"
+        yield (
+            "processes",
+            f"each process takes a whole GPU or none: set gpus to {made.processes} or 0, got auto",
+        )
+    elif (
+        made.gpus != "auto"
+        and (made.gpus > 1 or made.processes > 1)
+        and made.gpus not in (0, made.processes)
+    ):
+        yield (
+            "gpus",
+            (
+                f"a process uses one GPU: set processes to as many, got gpus {made.gpus:g} and"
+                f" processes {made.processes}"
+            ),
+        )
     if made.processes > 1:
-        for text in dict.fromkeys(text for config in configs for text in _unshared(config, made.processes)):
+        for text in dict.fromkeys(
+            text for config in configs for text in _unshared(config, made.processes)
+        ):
             yield "processes", text
 
 
@@ -96,10 +132,19 @@ def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
     part = config.network or config.method
     assert part is not None
     if not (config.network.trainable if config.network else part.name == "full"):
-        yield f"{processes} are for what trains whole, a network or the method full; {part.name} does not: train it in packs"
+        yield (
+            f"{processes} are for what trains whole, a network or the method full; {part.name} does"
+            " not: train it in packs"
+        )
     if config.train.compile:
         yield "train.compile: true is for a trial of one process"
     if config.compat == "official":
-        yield "compat: official lets the clouds of a batch see each other, and processes do not have each other's"
+        yield (
+            "compat: official lets the clouds of a batch see each other, and processes do not have"
+            " each other's"
+        )
     if config.train.batch_size < 2 * processes:
-        yield f"{processes} leave less than two clouds of a batch of {config.train.batch_size} to each"
+        yield (
+            f"{processes} leave less than two clouds of a batch of {config.train.batch_size} to"
+            " each"
+        )

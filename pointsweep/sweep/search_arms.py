@@ -1,4 +1,6 @@
-"""The arms that a search tunes: a cell's settings with the space on top, looked at before anything is launched."""
+"""The arms that a search tunes: a cell's settings with the space on top, looked at before anything
+is launched.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,21 @@ MOST_POINTS = 100_000  # of a grid
 PROBES = 24  # random points at which a value must give a valid trial at least once
 
 
-def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[Entry], seeds: Sequence[int]) -> Arm:
-    """The arm of a cell: its settings with the space on top. Problems of the arm go to the reader."""
+def make_arm(
+    reader: Reader, search: Search, base: Settings, entries: Sequence[Entry], seeds: Sequence[int]
+) -> Arm:
+    """The arm of a cell: its settings with the space on top. Problems of the arm go to the
+    reader.
+    """
     path: Path = ("per_arm" if search.then_seeds else "search",)
     path = (*path, "search") if search.then_seeds else path
 
     def lay(drawn: Mapping[str, Any]) -> Settings:
         by_key = {parameter.key: parameter for parameter in search.space}
         chosen = {key: by_key[key].value(value) for key, value in drawn.items()}
-        return reader.settings([*entries, Entry("", chosen, reader.document, (*path, "space"))], base)
+        return reader.settings(
+            [*entries, Entry("", chosen, reader.document, (*path, "space"))], base
+        )
 
     arm = Arm(search.space, search.constraints, (), tuple(seeds), lay, reader.compose)
     reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
@@ -39,8 +47,12 @@ def make_arm(reader: Reader, search: Search, base: Settings, entries: Sequence[E
     return dataclasses.replace(arm, enqueue=tuple(points))
 
 
-def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Sequence[Entry]) -> Iterator[Problem]:
-    """A value that gives no valid trial whatever the others are, no validation split, nothing to choose."""
+def _problems(
+    arm: Arm, search: Search, reader: Reader, path: Path, entries: Sequence[Entry]
+) -> Iterator[Problem]:
+    """A value that gives no valid trial whatever the others are, no validation split, nothing to
+    choose.
+    """
     line = reader.document.line
     if not arm.parameters:
         return
@@ -55,7 +67,11 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Seq
         reader.audit.look_at_conditional(_named(entries, {}) or "the search", composed)
         good = config is not None and not problems
         if config is not None and not problems:
-            values = {parameter.key: parameter.value(drawn[parameter.key]) for parameter in search.space if parameter.key in drawn}
+            values = {
+                parameter.key: parameter.value(drawn[parameter.key])
+                for parameter in search.space
+                if parameter.key in drawn
+            }
             suggested = Entry("", values, reader.document, (*path, "space"))
             reader.audit.compare([*entries, suggested], settings, config)
             reader.audit.look_at_constraints((*path, "constraints"), config)
@@ -63,11 +79,22 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Seq
         feasible = feasible or arm.config(drawn) is not None
         if config is not None and not config.dataset.has_validation:
             where = reader.document.where(*path)
-            yield Problem(where, "a search needs a validation split: set dataset.val_fraction above 0", line(path))
+            yield Problem(
+                where,
+                "a search needs a validation split: set dataset.val_fraction above 0",
+                line(path),
+            )
             return
-        if config is not None and not config.dataset.val_fraction and search.then_on == "train_and_val":
+        if (
+            config is not None
+            and not config.dataset.val_fraction
+            and search.then_on == "train_and_val"
+        ):
             where = reader.document.where(*path)
-            message = "per_arm.then_on: train_and_val needs dataset.val_fraction; dataset.val is a split of its own; allowed: train"
+            message = (
+                "per_arm.then_on: train_and_val needs dataset.val_fraction; dataset.val is a split"
+                " of its own; allowed: train"
+            )
             yield Problem(where, message, line(path))
             return
         for item in drawn.items():
@@ -78,14 +105,30 @@ def _problems(arm: Arm, search: Search, reader: Reader, path: Path, entries: Seq
         return
     name = _named(entries, {}) or "the search"
     if not applied:
-        yield Problem(reader.document.where(*path, "space"), f"the range of {name} is empty: no key applies to it", line(path))
+        yield Problem(
+            reader.document.where(*path, "space"),
+            f"the range of {name} is empty: no key applies to it",
+            line(path),
+        )
     elif not feasible:
         where = reader.document.where(*path, "constraints")
-        yield Problem(where, f"the range of {name} is empty: no point keeps the constraints", line((*path, "constraints")))
+        yield Problem(
+            where,
+            f"the range of {name} is empty: no point keeps the constraints",
+            line((*path, "constraints")),
+        )
     if search.then_seeds is None and feasible:
-        for key in [parameter.key for parameter in arm.parameters if parameter.key not in {key for key, _ in seen}]:
+        for key in [
+            parameter.key
+            for parameter in arm.parameters
+            if parameter.key not in {key for key, _ in seen}
+        ]:
             own = (*path, "space", key)
-            yield Problem(reader.document.where(*own), "is never chosen: no point meets its condition", line((*own, "when")))
+            yield Problem(
+                reader.document.where(*own),
+                "is never chosen: no point meets its condition",
+                line((*own, "when")),
+            )
     if search.sampler == "grid":
         yield from _grid_problems(arm, reader, (*path, "space"))
     if not reader.profile:  # a profile may set what is chosen
@@ -98,10 +141,17 @@ def _grid_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
         size = parameter.size()
         own = (*path, parameter.key)
         if size is None:
-            yield Problem(reader.document.where(*own), "a grid needs choices or a step", reader.document.line(own))
+            yield Problem(
+                reader.document.where(*own),
+                "a grid needs choices or a step",
+                reader.document.line(own),
+            )
         total *= size or 1
     if total > MOST_POINTS:
-        text = f"a grid of {total} points, at most {MOST_POINTS} are gone through; take larger steps or sampler: random"
+        text = (
+            f"a grid of {total} points, at most {MOST_POINTS} are gone through; take larger steps"
+            " or sampler: random"
+        )
         yield Problem(reader.document.where(*path), text, reader.document.line(path))
 
 

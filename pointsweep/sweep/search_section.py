@@ -1,4 +1,6 @@
-"""The `search:` and `per_arm:` sections of a sweep file -> a Search, and the arms that it tunes; every problem with path and line."""
+"""The `search:` and `per_arm:` sections of a sweep file -> a Search, and the arms that it tunes;
+every problem with path and line.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +60,21 @@ class SearchReader:
             self.complain(("per_arm",), "stands beside search: a file has one of the two")
         for key in ("rows", "columns", "axes", "exclude"):
             if key in data and not self.per_arm:
-                self.complain((key,), "search takes the place of rows, columns and axes; to tune every row use per_arm")
+                self.complain(
+                    (key,),
+                    "search takes the place of rows, columns and axes; to tune every row use"
+                    " per_arm",
+                )
         if data.get("protocol") == "best_test":
-            self.complain(("protocol",), "a search sees the validation split only; allowed: last, best_val")
+            self.complain(
+                ("protocol",), "a search sees the validation split only; allowed: last, best_val"
+            )
         if str(data.get("metric", "")).startswith("test/") and not self.per_arm:
-            self.complain(("metric",), "a search sees and prints val/accuracy; test metrics are for a sweep of what it has chosen")
+            self.complain(
+                ("metric",),
+                "a search sees and prints val/accuracy; test metrics are for a sweep of what it has"
+                " chosen",
+            )
         outer = self._section(("per_arm",), "per_arm") if self.per_arm else {}
         section = self._section(self.path, ".".join(self.path))
         budget = outer if self.per_arm else section
@@ -75,7 +87,9 @@ class SearchReader:
             sampler=sampler,
             options=options,
             seed=self._whole(self.path, section, "seed", 0, 0),
-            trials=self._whole(where, budget, "trials", 20 if "hours" not in budget else MOST_TRIALS, 1),
+            trials=self._whole(
+                where, budget, "trials", 20 if "hours" not in budget else MOST_TRIALS, 1
+            ),
             hours=self._hours(where, budget),
             batch=self._whole(self.path, section, "batch", 4, 1),
             objectives=self._objectives(section.get("objectives", {"val/accuracy": "maximize"})),
@@ -83,7 +97,8 @@ class SearchReader:
             scheduler=scheduler,
             schedule=schedule,
             storage=section.get("storage"),
-            # Finished trials told to some rows' studies would give these more looks than their budget.
+            # Finished trials told to some rows' studies would give these more looks than their
+            # budget.
             use_finished=not self.per_arm and section.get("use_finished", True) is not False,
             top=self._whole(self.path, section, "top", 10, 1),
             then_seeds=self._whole(where, outer, "then_seeds", 3, 1) if self.per_arm else None,
@@ -101,7 +116,10 @@ class SearchReader:
             for key, default in (("protocol", "last"), ("metric", DEFAULT)):
                 asked = str(self.reader.data.get(key, default))
                 if asked.startswith(("best_val", "val/")):
-                    message = f"train_and_val leaves the winners no validation clouds, {key}: {asked} needs them"
+                    message = (
+                        f"train_and_val leaves the winners no validation clouds, {key}: {asked}"
+                        " needs them"
+                    )
                     self.complain(("per_arm", "then_on"), message)
         return str(value)
 
@@ -119,20 +137,39 @@ class SearchReader:
 
     def _types(self, section: Mapping[str, Any]) -> None:
         if not isinstance(section.get("use_finished", True), bool):
-            self.complain((*self.path, "use_finished"), f"must be true or false, got {section['use_finished']!r}")
+            self.complain(
+                (*self.path, "use_finished"),
+                f"must be true or false, got {section['use_finished']!r}",
+            )
         storage = section.get("storage")
         if storage is not None and (not isinstance(storage, str) or "://" not in storage):
-            self.complain((*self.path, "storage"), f"must be the URL of a database, e.g. postgresql://host/name, got {storage!r}")
-        elif storage is not None and "@" in storage and ":" in storage.partition("://")[2].rpartition("@")[0]:
+            self.complain(
+                (*self.path, "storage"),
+                f"must be the URL of a database, e.g. postgresql://host/name, got {storage!r}",
+            )
+        elif (
+            storage is not None
+            and "@" in storage
+            and ":" in storage.partition("://")[2].rpartition("@")[0]
+        ):
             # Not repeated in the message: the file is kept in the store, and a log is read by many.
             self.complain(
-                (*self.path, "storage"), "holds a password, and this file is kept in the store; ~/.pgpass is a place for it"
+                (*self.path, "storage"),
+                "holds a password, and this file is kept in the store; ~/.pgpass is a place for it",
             )
 
-    def _whole(self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int) -> int:
+    def _whole(
+        self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int
+    ) -> int:
         value = data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_WHOLE:
-            self.complain((*path, key), f"must be a whole number from {least} on, got {scalars.shown(value)}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or not least <= value <= MOST_WHOLE
+        ):
+            self.complain(
+                (*path, key), f"must be a whole number from {least} on, got {scalars.shown(value)}"
+            )
             return default
         return value
 
@@ -154,14 +191,21 @@ class SearchReader:
         for key, option in options.items():
             kind = SAMPLERS[name].get(key)
             if kind is None:
-                self.complain((*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has"))
+                self.complain(
+                    (*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has")
+                )
             elif not _is_option(option, kind):
                 self.complain((*path, key), f"must be {KINDS[kind]}, got {scalars.shown(option)}")
         if name in ONE_OBJECTIVE and isinstance(objectives, Mapping) and len(objectives) > 1:
-            self.complain(path, f"{name} aims at one objective, got {', '.join(map(str, objectives))}")
+            self.complain(
+                path, f"{name} aims at one objective, got {', '.join(map(str, objectives))}"
+            )
         needed = PACKAGES.get(name)
         if needed and importlib.util.find_spec(needed) is None:
-            self.complain(path, f"{name} needs the package {needed}, which is not installed: pip install {needed}")
+            self.complain(
+                path,
+                f"{name} needs the package {needed}, which is not installed: pip install {needed}",
+            )
         return name, options
 
     def _scheduler(self, value: Any, objectives: Any) -> tuple[str | None, Mapping[str, int]]:
@@ -173,8 +217,8 @@ class SearchReader:
         if name == "pbt":
             self.complain(
                 path,
-                "pbt copies weights between trials, so that a trial's settings would not tell its numbers; "
-                f"known: {', '.join(SCHEDULERS)}",
+                "pbt copies weights between trials, so that a trial's settings would not tell its"
+                f" numbers; known: {', '.join(SCHEDULERS)}",
             )
             return None, {}
         if name not in SCHEDULERS:
@@ -182,24 +226,38 @@ class SearchReader:
             return None, {}
         for key in options:
             if key not in SCHEDULERS[name]:
-                self.complain((*path, key), unknown(f"option of {name}", key, SCHEDULERS[name], "It has"))
+                self.complain(
+                    (*path, key), unknown(f"option of {name}", key, SCHEDULERS[name], "It has")
+                )
         if objectives is not None and objectives != {"val/accuracy": "maximize"}:
             self.complain(path, "a scheduler needs val/accuracy as the one objective")
         least = {"reduction": 2}
-        return name, {key: self._whole(path, options, key, default, least.get(key, 1)) for key, default in SCHEDULERS[name].items()}
+        return name, {
+            key: self._whole(path, options, key, default, least.get(key, 1))
+            for key, default in SCHEDULERS[name].items()
+        }
 
     def _objectives(self, value: Any) -> Mapping[str, str]:
         path = (*self.path, "objectives")
         if not isinstance(value, Mapping) or not value:
-            self.complain(path, f"must be a mapping such as {{val/accuracy: maximize, parameters: minimize}}, got {value!r}")
+            self.complain(
+                path,
+                "must be a mapping such as {val/accuracy: maximize, parameters: minimize}, got"
+                f" {value!r}",
+            )
             return {"val/accuracy": "maximize"}
         for name, direction in value.items():
             if str(name).startswith("test"):
-                self.complain((*path, name), f"a search may not see the test split; allowed: {', '.join(OBJECTIVES)}")
+                self.complain(
+                    (*path, name),
+                    f"a search may not see the test split; allowed: {', '.join(OBJECTIVES)}",
+                )
             elif name not in OBJECTIVES:
                 self.complain((*path, name), unknown("objective", name, OBJECTIVES, "Allowed"))
             elif direction != OBJECTIVES[name]:
-                self.complain((*path, name), f"{name} has the direction {OBJECTIVES[name]}, got {direction!r}")
+                self.complain(
+                    (*path, name), f"{name} has the direction {OBJECTIVES[name]}, got {direction!r}"
+                )
         if self.per_arm and len(value) > 1:
             self.complain(path, "per_arm needs one objective: of several there is no single winner")
         return value
@@ -207,27 +265,47 @@ class SearchReader:
     def _space(self, value: Any) -> tuple[Parameter, ...]:
         path = (*self.path, "space")
         if not isinstance(value, Mapping) or not value:
-            self.complain(path, "must be a mapping of keys to ranges, e.g. train.lr: {float: [1e-4, 1e-2], log: true}")
+            self.complain(
+                path,
+                "must be a mapping of keys to ranges, e.g. train.lr: {float: [1e-4, 1e-2], log:"
+                " true}",
+            )
             return ()
         allowed = [part for part in PARTS_OF_A_TRIAL if part not in ("seed", "dataset")]
         for key in value:
             if key.partition(".")[0] not in allowed:
-                self.complain((*path, key), unknown("key", key.partition(".")[0], allowed, "Allowed"))
+                self.complain(
+                    (*path, key), unknown("key", key.partition(".")[0], allowed, "Allowed")
+                )
         found = [self._parameter((*path, key), key, item) for key, item in value.items()]
         # A component is chosen before its fields, wherever it stands.
-        ordered = sorted((parameter for parameter in found if parameter is not None), key=lambda parameter: "." in parameter.key)
+        ordered = sorted(
+            (parameter for parameter in found if parameter is not None),
+            key=lambda parameter: "." in parameter.key,
+        )
         for index, parameter in enumerate(ordered):
             later = {other.key for other in ordered[index:]}
             for key in parameter.when:
                 if key in later:
-                    self.complain((*path, parameter.key, "when", key), "is chosen later; put it before this key")
+                    self.complain(
+                        (*path, parameter.key, "when", key),
+                        "is chosen later; put it before this key",
+                    )
         return tuple(ordered)
 
     def _parameter(self, path: Path, key: str, value: Any) -> Parameter | None:
         value = {"choices": value} if isinstance(value, list) else value
-        kinds = [kind for kind in ("float", "int", "choices") if isinstance(value, Mapping) and kind in value]
+        kinds = [
+            kind
+            for kind in ("float", "int", "choices")
+            if isinstance(value, Mapping) and kind in value
+        ]
         if not isinstance(value, Mapping) or len(kinds) != 1:
-            self.complain(path, "must be a list of choices, {float: [low, high]}, {int: [low, high]} or {choices: [...]}")
+            self.complain(
+                path,
+                "must be a list of choices, {float: [low, high]}, {int: [low, high]} or {choices:"
+                " [...]}",
+            )
             return None
         for name in value:
             if name not in RANGE:
@@ -237,49 +315,83 @@ class SearchReader:
             return self._choice(path, key, value["choices"], when)
         return self._range(path, key, kinds[0], value, when)
 
-    def _choice(self, path: Path, key: str, choices: Any, when: Mapping[str, Any]) -> Parameter | None:
+    def _choice(
+        self, path: Path, key: str, choices: Any, when: Mapping[str, Any]
+    ) -> Parameter | None:
         if not isinstance(choices, list) or not choices:
-            self.complain(path, f"the range is empty: needs a list of at least one choice, got {choices!r}")
+            self.complain(
+                path, f"the range is empty: needs a list of at least one choice, got {choices!r}"
+            )
             return None
         made = Parameter(key, "choice", choices=tuple(choices), when=when)
         for first, second in itertools.combinations(range(len(choices)), 2):
             one, other = made.labels[first], made.labels[second]
             if one == other and scalars.spelled(one) == scalars.spelled(other):
                 self.complain(path, f"the choice {scalars.spelled(one)} stands twice")
-            elif one == other or choices[first] == choices[second]:  # true equals 1, and [1, 2] equals [1.0, 2.0]
-                self.complain(path, f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are equal")
+            elif one == other or choices[first] == choices[second]:
+                # true equals 1, and [1, 2] equals [1.0, 2.0]
+                self.complain(
+                    path,
+                    f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are equal",
+                )
             elif comparable(choices[first], DIGITS) == comparable(choices[second], DIGITS):
-                text = f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are one number but for rounding"
+                text = (
+                    f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are one"
+                    " number but for rounding"
+                )
                 self.complain(path, text)
         return made
 
-    def _range(self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]) -> Parameter | None:
+    def _range(
+        self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]
+    ) -> Parameter | None:
         ends, log, step = value[kind], value.get("log", False), value.get("step")
         kinds = int if kind == "int" else (int, float)
-        two = isinstance(ends, list) and len(ends) == 2 and all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
+        two = (
+            isinstance(ends, list)
+            and len(ends) == 2
+            and all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
+        )
         if not two or any(e != e or abs(e) == float("inf") for e in ends):
-            wrong = [end for end in ends if not isinstance(end, kinds)] if isinstance(ends, list) else []
+            wrong = (
+                [end for end in ends if not isinstance(end, kinds)]
+                if isinstance(ends, list)
+                else []
+            )
             hint = scalars.hint(wrong[0]) if wrong else ""
             whole = "whole " if kind == "int" else ""
-            self.complain((*path, kind), f"must be [low, high], two {whole}numbers, got {ends!r}{hint}")
+            self.complain(
+                (*path, kind), f"must be [low, high], two {whole}numbers, got {ends!r}{hint}"
+            )
             return None
         low, high = ends
         problem = ""
         if kind == "float" and any(abs(end) > 2**53 and isinstance(end, int) for end in ends):
-            problem = f"{max(ends, key=abs)} has more digits than a floating-point number keeps; write it with an exponent, as 1e16"
+            problem = (
+                f"{max(ends, key=abs)} has more digits than a floating-point number keeps; write it"
+                " with an exponent, as 1e16"
+            )
         elif low > high:
             problem = f"the range is empty: {low} is above {high}"
         elif not isinstance(log, bool):
             problem = f"log must be true or false, got {log!r}"
         elif log and low <= 0:
             problem = f"a logarithmic range needs a low end above 0, got {low}"
-        elif step is not None and (isinstance(step, bool) or not isinstance(step, kinds) or step <= 0):
-            problem = f"step must be a {'whole ' if kind == 'int' else ''}number above 0, got {step!r}"
+        elif step is not None and (
+            isinstance(step, bool) or not isinstance(step, kinds) or step <= 0
+        ):
+            problem = (
+                f"step must be a {'whole ' if kind == 'int' else ''}number above 0, got {step!r}"
+            )
         elif step is not None and log:
             problem = "a range has a step or is logarithmic, not both"
-        elif step is not None and kind == "float" and max(abs(low), abs(high)) * 2**-52 > 4e-9 * step:
+        elif (
+            step is not None and kind == "float" and max(abs(low), abs(high)) * 2**-52 > 4e-9 * step
+        ):
             # Optuna takes a value for a step within 1e-8 of one.
-            problem = f"a step of {step} is too fine for numbers as large as {max(abs(low), abs(high))}"
+            problem = (
+                f"a step of {step} is too fine for numbers as large as {max(abs(low), abs(high))}"
+            )
         if problem:
             self.complain(path, problem)
             return None
@@ -287,7 +399,9 @@ class SearchReader:
         return Parameter(key, kind, as_kind(low), as_kind(high), log, step, when=when)
 
     def _constraints(self, value: Any) -> Iterator[Constraint]:
-        for index, text in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
+        for index, text in enumerate(
+            value if isinstance(value, list) else [] if value is None else [value]
+        ):
             path = (*self.path, "constraints", index)
             try:
                 wrong = constraint_problems(str(text))
@@ -300,15 +414,22 @@ class SearchReader:
                 yield Constraint(str(text))
 
     def _enqueue(self, value: Any) -> Iterator[Mapping[str, Any]]:
-        for index, point in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
+        for index, point in enumerate(
+            value if isinstance(value, list) else [] if value is None else [value]
+        ):
             if isinstance(point, Mapping):
                 yield point
             else:
-                self.complain((*self.path, "enqueue", index), f"must be a mapping of keys of the space to values, got {point!r}")
+                self.complain(
+                    (*self.path, "enqueue", index),
+                    f"must be a mapping of keys of the space to values, got {point!r}",
+                )
 
 
 def _is_option(value: Any, kind: type) -> bool:
-    """Return whether a sampler's option has its type; whole numbers are taken for floats, and floats are finite."""
+    """Return whether a sampler's option has its type; whole numbers are taken for floats, and
+    floats are finite.
+    """
     if kind is float and type(value) in (int, float):
         return math.isfinite(value)
     return type(value) is kind

@@ -1,6 +1,8 @@
-"""What a search may choose: parameters with their ranges and conditions, constraints, and the arm of a table they belong to.
+"""What a search may choose: parameters with their ranges and conditions, constraints, and the arm
+of a table they belong to.
 
-Nothing here knows Optuna. A drawn value is a scalar, as Optuna keeps it; `Parameter.value` makes it the setting of a trial.
+Nothing here knows Optuna. A drawn value is a scalar, as Optuna keeps it; `Parameter.value` makes it
+the setting of a trial.
 """
 
 from __future__ import annotations
@@ -23,10 +25,22 @@ from pointsweep.sweep.overlay import Settings
 
 Drawn = Mapping[str, Any]  # key -> drawn value, in the order of the space
 
-# Options that a sampler's section of a sweep file may set, with their kinds, and the package it needs beside Optuna.
-_GENETIC: dict[str, type] = {"population_size": int, "mutation_prob": float, "crossover_prob": float, "swapping_prob": float}
+# Options that a sampler's section of a sweep file may set, with their kinds, and the package it
+# needs beside Optuna.
+_GENETIC: dict[str, type] = {
+    "population_size": int,
+    "mutation_prob": float,
+    "crossover_prob": float,
+    "swapping_prob": float,
+}
 SAMPLERS: dict[str, dict[str, type]] = {
-    "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "group": bool, "constant_liar": bool},
+    "tpe": {
+        "n_startup_trials": int,
+        "n_ei_candidates": int,
+        "multivariate": bool,
+        "group": bool,
+        "constant_liar": bool,
+    },
     "gp": {"n_startup_trials": int, "deterministic_objective": bool},
     "cmaes": {
         "n_startup_trials": int,
@@ -45,20 +59,28 @@ SAMPLERS: dict[str, dict[str, type]] = {
 ONE_OBJECTIVE = ("cmaes",)  # samplers that cannot aim at several
 PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
 SCHEDULERS: dict[str, dict[str, int]] = {
-    "asha": {"min_epochs": 1, "reduction": 3},  # at epochs 1, 3, 9 ... the best third of those seen there goes on
-    # brackets of asha that start to judge at epochs 1, 3, 9 ...: what needs long to show itself has a chance in the later ones
+    # at epochs 1, 3, 9 ... the best third of those seen there goes on
+    "asha": {"min_epochs": 1, "reduction": 3},
+    # brackets of asha that start to judge at epochs 1, 3, 9 ...: what needs long to show itself has
+    # a chance in the later ones
     "hyperband": {"min_epochs": 1, "reduction": 3},
-    "median": {"warmup_epochs": 1, "min_trials": 5},  # stopped where it is worse than the median of those seen at that epoch
+    # stopped where it is worse than the median of those seen at that epoch
+    "median": {"warmup_epochs": 1, "min_trials": 5},
 }
-WARMUP = "training_warmup"  # in a search's schedule: epochs of the training's warm-up, the longest of its arms
+# in a search's schedule: epochs of the training's warm-up, the longest of its arms
+WARMUP = "training_warmup"
 RANGE = ("float", "int", "choices", "log", "step", "when")  # keys of a range
 # What a search may aim at: never anything of the test split.
-OBJECTIVES = {f"val/{name}": METRICS[name].direction for name in ("accuracy", "loss")} | {"parameters": "minimize"}
+OBJECTIVES = {f"val/{name}": METRICS[name].direction for name in ("accuracy", "loss")} | {
+    "parameters": "minimize"
+}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key of a trial and its range. `when`: it is chosen only where these keys have these values."""
+    """One key of a trial and its range. `when`: it is chosen only where these keys have these
+    values.
+    """
 
     key: str
     kind: Literal["float", "int", "choice"]
@@ -86,7 +108,11 @@ class Parameter:
                     return label(choice)
             raise ValueError(f"{value!r} lies outside of {self.text()}")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not self.low <= value <= self.high or (self.kind == "int" and value != int(value)):
+        if (
+            not number
+            or not self.low <= value <= self.high
+            or (self.kind == "int" and value != int(value))
+        ):
             raise ValueError(f"{value!r} lies outside of {self.text()}")
         if self.size() is None:
             return int(value) if self.kind == "int" else float(value)
@@ -105,7 +131,9 @@ class Parameter:
         return int((_decimal(self.high) - _decimal(self.low)) // step) + 1
 
     def at(self, index: int) -> Any:
-        """Return a value by its number. Steps are added as decimals, so the third step of 0.1 is 0.3."""
+        """Return a value by its number. Steps are added as decimals, so the third step of 0.1 is
+        0.3.
+        """
         if self.kind == "choice":
             return self.labels[index]
         step = self._step()
@@ -114,7 +142,9 @@ class Parameter:
         return int(value) if self.kind == "int" else float(value)
 
     def nearest(self, value: Any) -> Any:
-        """Return the step that a number of the range stands for: 0.3 for a sampler's 0.30000000000000004."""
+        """Return the step that a number of the range stands for: 0.3 for a sampler's
+        0.30000000000000004.
+        """
         step, size = self._step(), self.size()
         if self.kind == "choice" or step is None or size is None:
             return value
@@ -148,7 +178,9 @@ class Parameter:
         return self._text(scalars.spelled)
 
     def identity(self) -> str:
-        """Return the text by which a study knows its space again; it stays as it is, for the sake of stored studies."""
+        """Return the text by which a study knows its space again; it stays as it is, for the sake
+        of stored studies.
+        """
         return self._text(str)
 
     def _text(self, word: Callable[[Any], str]) -> str:
@@ -158,8 +190,12 @@ class Parameter:
             span = f"{_short(self.low)} to {_short(self.high)}"
             span += ", log" if self.log else ""
             span += f", step {_short(self.step)}" if self.step else ""
-        allowed = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
-        condition = " and ".join(f"{key} is {' or '.join(map(word, values))}" for key, values in allowed.items())
+        allowed = {
+            key: value if isinstance(value, list) else [value] for key, value in self.when.items()
+        }
+        condition = " and ".join(
+            f"{key} is {' or '.join(map(word, values))}" for key, values in allowed.items()
+        )
         return f"{self.key} ({span})" + (f" where {condition}" if condition else "")
 
 
@@ -178,11 +214,15 @@ def label(choice: Any) -> Any:
     """A choice as a scalar: of a component its name, of a list its JSON."""
     if isinstance(choice, Mapping) and set(choice) == {"name"}:
         return choice["name"]
-    return json.dumps(choice, sort_keys=True) if isinstance(choice, (Mapping, list, tuple)) else choice
+    return (
+        json.dumps(choice, sort_keys=True) if isinstance(choice, (Mapping, list, tuple)) else choice
+    )
 
 
 def _same(choice: Any, value: Any) -> bool:
-    """Return whether a stored value is that of a choice; of a component the name and the fields that the choice gives."""
+    """Return whether a stored value is that of a choice; of a component the name and the fields
+    that the choice gives.
+    """
     if isinstance(value, Mapping):
         wanted = choice if isinstance(choice, Mapping) else {"name": choice}
         return all(_same(item, value.get(name)) for name, item in wanted.items())
@@ -191,7 +231,9 @@ def _same(choice: Any, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A condition on the keys of a trial: "method.attn_dim % method.attn_heads == 0". Where a key is not set it does not apply."""
+    """A condition on the keys of a trial: "method.attn_dim % method.attn_heads == 0". Where a key
+    is not set it does not apply.
+    """
 
     text: str
 
@@ -209,13 +251,16 @@ class Constraint:
 
 OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Lt: operator.lt,
+    ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
 
 
 def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
-    """A constraint's value; None if a key in it is not set. Raises ValueError for what is not arithmetic or a comparison."""
+    """A constraint's value; None if a key in it is not set. Raises ValueError for what is not
+    arithmetic or a comparison.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str)):
         return node.value
     if isinstance(node, (ast.Name, ast.Attribute)):
@@ -234,12 +279,19 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
         values = [evaluate(value, find) for value in (node.left, *node.comparators)]
         if any(value is None for value in values):
             return None
-        return all(OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, values, values[1:], strict=False))
-    raise ValueError(f"{ast.unparse(node)!r} is no part of a constraint; allowed: keys, numbers, + - * / // % < <= > >= == != and or")
+        return all(
+            OPERATORS[type(op)](a, b)
+            for op, a, b in zip(node.ops, values, values[1:], strict=False)
+        )
+    raise ValueError(
+        f"{ast.unparse(node)!r} is no part of a constraint; allowed: keys, numbers, + - * / // % <"
+        " <= > >= == != and or"
+    )
 
 
 def constraint_problems(text: str) -> list[str]:
-    """Return what is wrong with a constraint: keys that no trial has, texts where numbers belong, values that no key can have.
+    """Return what is wrong with a constraint: keys that no trial has, texts where numbers belong,
+    values that no key can have.
 
     Raises ValueError or SyntaxError for what is no constraint.
     """
@@ -247,7 +299,9 @@ def constraint_problems(text: str) -> list[str]:
     tree = ast.parse(text, mode="eval").body
     evaluate(tree, found.append)  # every key, and every kind of node
     if not isinstance(tree, (ast.Compare, ast.BoolOp)):
-        raise ValueError("must be a comparison, such as method.bottleneck * positions.num_views <= 64")
+        raise ValueError(
+            "must be a comparison, such as method.bottleneck * positions.num_views <= 64"
+        )
     problems = []
     for key in dict.fromkeys(found):
         wrong = key_problem(key, {})
@@ -297,7 +351,9 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One thing to tune: the settings of a cell with a space on top. `lay` puts drawn values there, `compose` checks the whole."""
+    """One thing to tune: the settings of a cell with a space on top. `lay` puts drawn values there,
+    `compose` checks the whole.
+    """
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...]
@@ -313,21 +369,32 @@ class Arm:
     def config(self, drawn: Drawn) -> TrialConfig | None:
         """The trial of drawn values; None if it is no valid one or breaks a constraint."""
         config, problems = self.compose(self.lay(drawn))
-        if config is None or problems or not all(rule.holds(config.to_dict()) for rule in self.constraints):
+        if (
+            config is None
+            or problems
+            or not all(rule.holds(config.to_dict()) for rule in self.constraints)
+        ):
             return None
         return config
 
     def settled(self, drawn: Drawn) -> dict[str, Any]:
-        """Return drawn values with those in steps as decimals, as studies of earlier versions do not keep them."""
+        """Return drawn values with those in steps as decimals, as studies of earlier versions do
+        not keep them.
+        """
         by_key = {parameter.key: parameter for parameter in self.parameters}
-        return {key: by_key[key].nearest(value) if key in by_key else value for key, value in drawn.items()}
+        return {
+            key: by_key[key].nearest(value) if key in by_key else value
+            for key, value in drawn.items()
+        }
 
     def trials(self, config: TrialConfig) -> list[TrialConfig]:
         """A suggestion's trials, one a seed."""
         return [with_seed(config, seed) for seed in self.seeds]
 
     def located(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The drawn values that give a stored trial (as plain data), as far as they can be read off; None if it lies outside."""
+        """The drawn values that give a stored trial (as plain data), as far as they can be read
+        off; None if it lies outside.
+        """
         drawn: dict[str, Any] = {}
         for parameter in self.parameters:
             if self.applies(parameter, drawn):
@@ -343,7 +410,9 @@ class Arm:
         return drawn
 
     def probes(self, extra: int) -> Iterator[dict[str, Any]]:
-        """Points that meet every border of every range at least once where its condition allows, then random ones."""
+        """Points that meet every border of every range at least once where its condition allows,
+        then random ones.
+        """
         order = random.Random(0)
         rounds = max((len(parameter.ends()) for parameter in self.parameters), default=0)
         for index in range(rounds + extra):
@@ -351,7 +420,9 @@ class Arm:
             for parameter in self.parameters:
                 if self.applies(parameter, drawn):
                     ends = parameter.ends()
-                    drawn[parameter.key] = ends[index % len(ends)] if index < rounds else parameter.any(order)
+                    drawn[parameter.key] = (
+                        ends[index % len(ends)] if index < rounds else parameter.any(order)
+                    )
             yield drawn
 
     def points(self) -> Iterator[dict[str, Any]]:
@@ -372,7 +443,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Search:
-    """How a search is run. `then_seeds` is None for a search on its own; else every row's winner is trained with so many more."""
+    """How a search is run. `then_seeds` is None for a search on its own; else every row's winner is
+    trained with so many more.
+    """
 
     space: tuple[Parameter, ...] = ()
     constraints: tuple[Constraint, ...] = ()
@@ -380,7 +453,8 @@ class Search:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0  # of the sampler
     trials: int = 20
-    hours: float | None = None  # of training, summed over an arm's trials: no further batch once they are spent
+    # of training, summed over an arm's trials: no further batch once they are spent
+    hours: float | None = None
     batch: int = 4  # suggestions that are made, trained and told together
     objectives: Mapping[str, str] = field(default_factory=lambda: {"val/accuracy": "maximize"})
     enqueue: tuple[Mapping[str, Any], ...] = ()
@@ -390,7 +464,8 @@ class Search:
     use_finished: bool = True
     top: int = 10  # rows of the table
     then_seeds: int | None = None
-    then_on: str = "train"  # what the winners are trained on with their fresh seeds: `train`, or `train_and_val`
+    # what the winners are trained on with their fresh seeds: `train`, or `train_and_val`
+    then_on: str = "train"
 
     @property
     def single(self) -> bool:
@@ -399,7 +474,8 @@ class Search:
 
     @property
     def has_curves(self) -> bool:
-        """Return whether a study shows each trial's validation accuracy by epoch: a scheduler's, or that of its one objective.
+        """Return whether a study shows each trial's validation accuracy by epoch: a scheduler's, or
+        that of its one objective.
 
         Optuna has no intermediate values of several objectives.
         """

@@ -1,4 +1,6 @@
-"""The file's `seeds:`: a number, a list, or a rule by which a comparison gets as many as it needs (adaptive.py)."""
+"""The file's `seeds:`: a number, a list, or a rule by which a comparison gets as many as it needs
+(adaptive.py).
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ def read_seeds(data: Mapping[str, Any], complain: Complain) -> list[int]:
     if wrong_seeds:
         complain(
             ("seeds",),
-            f"must be a number of seeds (at most {MOST_SEEDS}), a list of different seeds from 0 on, or "
-            f"{{min: 3, max: 10, until: decided}}, got {wrong_seeds}",
+            f"must be a number of seeds (at most {MOST_SEEDS}), a list of different seeds from 0"
+            f" on, or {{min: 3, max: 10, until: decided}}, got {wrong_seeds}",
         )
         return []
     return list(seeds)
@@ -56,14 +58,20 @@ def _wrong_seeds(seeds: Any) -> str:
 def read_adaptive(
     document: Document, data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], complain: Complain
 ) -> Adaptive | None:
-    """Return the rule of adaptive seeds, with the number of the row that all others are compared with; None of fixed ones."""
+    """Return the rule of adaptive seeds, with the number of the row that all others are compared
+    with; None of fixed ones.
+    """
     seeds = data.get("seeds")
     if not isinstance(seeds, Mapping):
         return None
     if {"search", "per_arm"} & set(data):
         complain(("seeds",), "a search takes a number of seeds or a list")
     labels = [" / ".join(entry.label for entry in row) for row in rows]
-    against = document.text_of(("seeds", "against"), seeds["against"]) if "against" in seeds else labels[0]
+    against = (
+        document.text_of(("seeds", "against"), seeds["against"])
+        if "against" in seeds
+        else labels[0]
+    )
     if against not in labels:
         complain(("seeds", "against"), unknown("row", against, labels, "Rows"))
         return None

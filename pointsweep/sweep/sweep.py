@@ -47,18 +47,22 @@ class Sweep:
     protocol: str
     resources: Resources
     notes: tuple[str, ...]
-    factors: tuple[Mapping[str, bool] | None, ...] = ()  # one a row, where any row names its components
+    # one a row, where any row names its components
+    factors: tuple[Mapping[str, bool] | None, ...] = ()
     adaptive: Adaptive | None = None  # then a cell's trials are those of the most seeds
     search: Search | None = None  # then cells have an arm to be tuned in place of trials
     remarks: tuple[str, ...] = ()  # for the plan and the launch
-    dropped: tuple[str, ...] = ()  # settings that are used in a part of the cells, or nowhere: for the plan
+    # settings that are used in a part of the cells, or nowhere: for the plan
+    dropped: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()  # those that make it the table it is
     whole: Sweep | None = None  # of a part of a file's table, that table
     plugins: tuple[Source, ...] = ()  # the code of others that it was read with
 
     @property
     def stored(self) -> Sweep:
-        """The sweep whose table is kept under this name: itself, or the one that it is a part of."""
+        """The sweep whose table is kept under this name: itself, or the one that it is a part
+        of.
+        """
         return self.whole or self
 
     def trials(self) -> list[Trial]:
@@ -70,20 +74,31 @@ class Sweep:
         return list(found.values())
 
     def probe(self) -> Sweep:
-        """Of a search, the sweep of some points of every arm, to see what they need and whether they can be built; else itself."""
+        """Of a search, the sweep of some points of every arm, to see what they need and whether
+        they can be built; else itself.
+        """
         if self.search is None:
             return self
         found = []
         for cell in self.cells:
             configs = [cell.arm.config(drawn) for drawn in cell.arm.probes(0)] if cell.arm else []
-            found.append(replace(cell, trials=tuple(dict.fromkeys(config for config in configs if config is not None))))
+            found.append(
+                replace(
+                    cell,
+                    trials=tuple(dict.fromkeys(config for config in configs if config is not None)),
+                )
+            )
         return replace(self, cells=tuple(found), search=None)
 
     def searched(self) -> str:
         """Return a search in one line: "search of 20 trials by tpe for each of 4 arms"."""
         assert self.search is not None
         arms = sum(cell.arm is not None for cell in self.cells)
-        each = "" if self.search.then_seeds is None else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
+        each = (
+            ""
+            if self.search.then_seeds is None
+            else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
+        )
         budget = f"{self.search.trials} trials"
         if self.search.hours is not None:
             budget = f"at most {budget} and {self.search.hours:g} hours of training"
@@ -92,25 +107,38 @@ class Sweep:
     def layout(self) -> Layout:
         """Return what a table needs to know."""
         cells = tuple(
-            CellLayout(cell.row, cell.column, tuple((c.seed, c.key()) for c in cell.trials), cell.published, cell.excluded)
+            CellLayout(
+                cell.row,
+                cell.column,
+                tuple((c.seed, c.key()) for c in cell.trials),
+                cell.published,
+                cell.excluded,
+            )
             for cell in self.cells
         )
         notes = (*self.notes, *(f"the same trials: {names}" for names in self.identical_cells()))
         return Layout(
-            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric, self.protocol, notes,
+            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric,
+            self.protocol, notes,
             self.factors, self.adaptive, self.resources.budget.per_hour,
         )  # fmt: skip
 
     def place(self, trial: Trial) -> tuple[str, str, int]:
         """The row, the column and the seed of a trial."""
-        return " / ".join(self.rows[trial.cell.row]), self.columns[trial.cell.column], trial.config.seed
+        return (
+            " / ".join(self.rows[trial.cell.row]),
+            self.columns[trial.cell.column],
+            trial.config.seed,
+        )
 
     def cell_name(self, cell: Cell) -> str:
         """Its row and column, as messages name it."""
         return f"{' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}"
 
     def identical_cells(self) -> list[str]:
-        """Return a line for each group of cells that hold the same trials: "plus / all, int / all"."""
+        """Return a line for each group of cells that hold the same trials: "plus / all, int /
+        all".
+        """
         groups: dict[tuple[str, ...], list[str]] = {}
         for cell in self.cells:
             keys = tuple(config.key() for config in cell.trials)
@@ -126,17 +154,27 @@ class Sweep:
             if not cell.trials:
                 parts.append(f"{head}: not run: {cell.excluded or 'searched'}\n")
                 continue
-            data = {name: value for name, value in cell.trials[0].to_dict().items() if value is not None and name != "seed"}
+            data = {
+                name: value
+                for name, value in cell.trials[0].to_dict().items()
+                if value is not None and name != "seed"
+            }
             seeds = [config.seed for config in cell.trials]
             parts.append(f"{head}, seeds {seeds}\n{yaml.safe_dump(data, sort_keys=False)}")
         return "---\n".join(parts)
 
 
-def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (), allow_plugins: bool = False) -> Sweep:
+def load(
+    file: str | Path,
+    override: Sequence[str] = (),
+    only: Sequence[str] = (),
+    allow_plugins: bool = False,
+) -> Sweep:
     """Read, compose and check a sweep file. Raises ConfigError with everything that is wrong.
 
-    What is asked for may be a part of the file's table: then it has the file's name, and `whole` is that table.
-    `allow_plugins`: the Python code that the file names may be imported, whatever the user's environment says.
+    What is asked for may be a part of the file's table: then it has the file's name, and `whole` is
+    that table. `allow_plugins`: the Python code that the file names may be imported, whatever the
+    user's environment says.
     """
     file = found_file(str(file))
     asked, kept = _read(file, override, allow_plugins)
@@ -151,15 +189,25 @@ def load(file: str | Path, override: Sequence[str] = (), only: Sequence[str] = (
     if asked is whole and not seeds:
         return asked
     if asked.search is None and _is_part(asked, whole):
-        return asked if asked.layout() == whole.layout() else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
+        return (
+            asked
+            if asked.layout() == whole.layout()
+            else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
+        )
     further = [*(f"only={pattern}" for pattern in only), *seeds]
     if overrides.names_the_sweep(override) or not further:
         return asked
-    return replace(asked, name=overrides.view_name(asked.name, further), overrides=(*asked.overrides, *further))
+    return replace(
+        asked, name=overrides.view_name(asked.name, further), overrides=(*asked.overrides, *further)
+    )
 
 
-def _read(file: str | Path, override: Sequence[str], allow_plugins: bool) -> tuple[Sweep, list[str]]:
-    """The sweep of a file with overrides, and the part of it that its profile keeps, as patterns of --only."""
+def _read(
+    file: str | Path, override: Sequence[str], allow_plugins: bool
+) -> tuple[Sweep, list[str]]:
+    """The sweep of a file with overrides, and the part of it that its profile keeps, as patterns of
+    --only.
+    """
     documents = family(Path(file))
     reader = Reader(documents, str(file))
     _override(reader, override)
@@ -176,7 +224,9 @@ def _read(file: str | Path, override: Sequence[str], allow_plugins: bool) -> tup
 
 
 def _inherited(documents: Sequence[Document]) -> list[str]:
-    """Return a line for the sweep of the package's that a file of somebody else's inherits from, if there is one."""
+    """Return a line for the sweep of the package's that a file of somebody else's inherits from, if
+    there is one.
+    """
     if is_shipped(documents[-1].source):
         return []
     shipped = [document.source for document in documents if is_shipped(document.source)]
@@ -186,7 +236,9 @@ def _inherited(documents: Sequence[Document]) -> list[str]:
 def _without_seeds(file: str | Path, override: Sequence[str], allow_plugins: bool) -> Sweep | None:
     """The table that the file's own seeds fill; None if these are wrong."""
     try:
-        return _read(file, [text for text in override if not overrides.changes_seeds(text)], allow_plugins)[0]
+        return _read(
+            file, [text for text in override if not overrides.changes_seeds(text)], allow_plugins
+        )[0]
     except ConfigError:
         return None
 
@@ -195,7 +247,9 @@ def _is_part(part: Sweep, whole: Sweep) -> bool:
     """Return whether all trials of a sweep belong to the same cells of another, printed alike."""
     if (part.metric, part.protocol, part.title) != (whole.metric, whole.protocol, whole.title):
         return False
-    cells = {whole.cell_name(cell): {config.key() for config in cell.trials} for cell in whole.cells}
+    cells = {
+        whole.cell_name(cell): {config.key() for config in cell.trials} for cell in whole.cells
+    }
     for cell in part.cells:
         mine = {config.key() for config in cell.trials}
         if not mine <= cells.get(part.cell_name(cell), set()):
@@ -203,8 +257,12 @@ def _is_part(part: Sweep, whole: Sweep) -> bool:
     return True
 
 
-def readable_cells(file: str | Path, override: Sequence[str] = (), allow_plugins: bool = False) -> list[ReadableCell]:
-    """Return what of a file with problems can be looked at all the same; nothing of one that is no YAML."""
+def readable_cells(
+    file: str | Path, override: Sequence[str] = (), allow_plugins: bool = False
+) -> list[ReadableCell]:
+    """Return what of a file with problems can be looked at all the same; nothing of one that is no
+    YAML.
+    """
     try:
         file = found_file(str(file))
         reader = Reader(family(Path(file)), str(file))
@@ -235,7 +293,9 @@ def _override(reader: Reader, texts: Sequence[str]) -> None:
 
 
 def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
-    """The part of a sweep that --only names; patterns of one kind add up, kinds narrow one another."""
+    """The part of a sweep that --only names; patterns of one kind add up, kinds narrow one
+    another.
+    """
     labels = {
         "row": [" / ".join(row) for row in sweep.rows],
         "column": list(sweep.columns),
@@ -247,9 +307,15 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         kind, value = _kind_of(pattern, labels["row"])
         wanted.setdefault(kind, []).append(value)
         if not _named(labels[kind], value):
-            others = [f"{other}={value}" for other in labels if other != kind and _named(labels[other], value)]
+            others = [
+                f"{other}={value}"
+                for other in labels
+                if other != kind and _named(labels[other], value)
+            ]
             hint = f". It is {' and '.join(others)}" if others else ""
-            missed.append(Problem(f"--only {pattern}", unknown(kind, value, labels[kind], "Known") + hint))
+            missed.append(
+                Problem(f"--only {pattern}", unknown(kind, value, labels[kind], "Known") + hint)
+            )
     kept = {kind: set(names) for kind, names in labels.items()}
     for kind, patterns in wanted.items():
         kept[kind] = {name for pattern in patterns for name in _named(labels[kind], pattern)}
@@ -268,17 +334,23 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
     notes = (*sweep.notes, f"only {', '.join(only)}")
     adaptive = None if "seed" in wanted else sweep.adaptive
     if adaptive and adaptive.against not in rows:
-        text = f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare every row"
+        text = (
+            f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare"
+            " every row"
+        )
         raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
     return replace(
-        sweep, rows=tuple(sweep.rows[i] for i in rows), columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes,
+        sweep, rows=tuple(sweep.rows[i] for i in rows),
+        columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes,
         factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
         adaptive=adaptive and replace(adaptive, against=rows.index(adaptive.against)),
     )  # fmt: skip
 
 
 def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:
-    """Return what a pattern of --only is about, and the pattern itself; a row's whole label always names that row."""
+    """Return what a pattern of --only is about, and the pattern itself; a row's whole label always
+    names that row.
+    """
     kind, found, value = pattern.partition("=")
     if pattern not in rows and found and kind in ("row", "column", "seed"):
         return kind, value
@@ -286,7 +358,9 @@ def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:
 
 
 def _named(names: Sequence[str], pattern: str) -> list[str]:
-    """Return the names that a pattern names: the one that it equals, whatever signs are in it, else all that it matches."""
+    """Return the names that a pattern names: the one that it equals, whatever signs are in it, else
+    all that it matches.
+    """
     if pattern in names:
         return [pattern]
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]

@@ -1,6 +1,8 @@
-"""A YAML file as plain data that remembers on which line everything stands; and files that inherit from one another.
+"""A YAML file as plain data that remembers on which line everything stands; and files that inherit
+from one another.
 
-Scalars are read as YAML 1.2 reads them (scalars.py): 5e-4 is a number, 1:30 and 2026-01-01 are texts.
+Scalars are read as YAML 1.2 reads them (scalars.py): 5e-4 is a number, 1:30 and 2026-01-01 are
+texts.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ MOST_PATHS = 100_000  # a few aliases of aliases make a small file endless
 SHAPES: dict[str, tuple[type, str]] = {
     "exclude": (list, "a list of {when: ..., because: ...}"),
     "settings": (list, "a list of {when: ..., KEY: VALUE}"),
-    "published": (dict, "a mapping of the columns of published.csv to values, or file: to one of your own"),
+    "published": (
+        dict,
+        "a mapping of the columns of published.csv to values, or file: to one of your own",
+    ),
     "profiles": (dict, "a mapping of names to settings"),
     "plugins": (list, "a list of Python files or packages, relative to this file"),
 }
@@ -29,8 +34,8 @@ SHAPES: dict[str, tuple[type, str]] = {
 
 TAG = "tag:yaml.org,2002:"
 MERGE = (
-    "merge keys are not supported (YAML 1.2 has none): write the keys out, or put what cells share into base, "
-    "settings or a file that base.from names"
+    "merge keys are not supported (YAML 1.2 has none): write the keys out, or put what cells share"
+    " into base, settings or a file that base.from names"
 )
 
 
@@ -58,7 +63,9 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass
 class Document:
-    """The data of a file, and the line of every path in it, e.g. ("rows", 2, "method.rank") -> 14."""
+    """The data of a file, and the line of every path in it, e.g. ("rows", 2, "method.rank") ->
+    14.
+    """
 
     source: str
     data: dict[str, Any]
@@ -66,9 +73,11 @@ class Document:
     lines: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     shown: str = ""  # stands before the places of a file that others inherit from
-    texts: dict[tuple[Hashable, ...], str] = field(default_factory=dict)  # numbers and truth values as they are written
+    # numbers and truth values as they are written
+    texts: dict[tuple[Hashable, ...], str] = field(default_factory=dict)
     anchored: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths of what has an anchor
-    overridden: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths that the command line has set
+    # paths that the command line has set
+    overridden: set[tuple[Hashable, ...]] = field(default_factory=set)
 
     def text_of(self, path: tuple[Hashable, ...], value: object) -> str:
         """Return a value as the file writes it: 0x1F, not 31."""
@@ -82,7 +91,9 @@ class Document:
         self.lines = {at: line for at, line in self.lines.items() if at[:below] != path}
 
     def line(self, path: tuple[Hashable, ...]) -> int | None:
-        """The line of a path, or of the nearest thing around it; None for what the command line has set."""
+        """The line of a path, or of the nearest thing around it; None for what the command line has
+        set.
+        """
         if path and path not in self.lines:
             for at in self.overridden:
                 common = min(len(at), len(path))
@@ -101,7 +112,9 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """Read a file. Raises ConfigError if it is no YAML mapping; other faults become problems of the document."""
+    """Read a file. Raises ConfigError if it is no YAML mapping; other faults become problems of the
+    document.
+    """
     text = _decoded(path)
     try:
         loader = _Loader(text)
@@ -139,7 +152,10 @@ def _decoded(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        found = f"cannot be read: byte 0x{content[error.start]:02x} is no {encoding.upper()[:6].rstrip('-')}; save the file as UTF-8"
+        found = (
+            f"cannot be read: byte 0x{content[error.start]:02x} is no"
+            f" {encoding.upper()[:6].rstrip('-')}; save the file as UTF-8"
+        )
         raise ConfigError(str(path), [Problem("", found, line)]) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -156,9 +172,17 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
 
 
 def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """Take out the parts of a file that are no list or mapping where one belongs; return what to say of each, by its path."""
-    wrong = [key for key, (kind, _) in SHAPES.items() if data.get(key) is not None and not isinstance(data[key], kind)]
-    found: list[tuple[tuple[str, ...], str]] = [((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong]
+    """Take out the parts of a file that are no list or mapping where one belongs; return what to
+    say of each, by its path.
+    """
+    wrong = [
+        key
+        for key, (kind, _) in SHAPES.items()
+        if data.get(key) is not None and not isinstance(data[key], kind)
+    ]
+    found: list[tuple[tuple[str, ...], str]] = [
+        ((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong
+    ]
     profiles = data.get("profiles") or {}
     for name, settings in list(profiles.items()):
         path = ("profiles", str(name))
@@ -173,7 +197,9 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
 
 
 class _Builder:
-    """Turns the nodes of one file into plain data; what is wrong is added to the document's problems."""
+    """Turns the nodes of one file into plain data; what is wrong is added to the document's
+    problems.
+    """
 
     def __init__(self, document: Document, anchored: set[int]) -> None:
         self.document, self.anchored = document, anchored
@@ -228,7 +254,9 @@ class _Builder:
             return None
         if node.tag == TAG + "null":
             found = node.value or "an empty one"
-            self.complain(path, f"a key is a text, found {found}; put it in quotes if it is meant", node)
+            self.complain(
+                path, f"a key is a text, found {found}; put it in quotes if it is meant", node
+            )
             return None
         text: str = node.value
         return text
@@ -251,11 +279,16 @@ class _Builder:
 
 
 def _tag_message(tag: str) -> str:
-    return f"the tag {tag} is not allowed; a sweep file has texts, numbers, truth values, lists and mappings"
+    return (
+        f"the tag {tag} is not allowed; a sweep file has texts, numbers, truth values, lists and"
+        " mappings"
+    )
 
 
 def shipped_folder() -> Path:
-    """Return the folder of the sweeps that come with the package: in it where it is installed, beside it in a checkout."""
+    """Return the folder of the sweeps that come with the package: in it where it is installed,
+    beside it in a checkout.
+    """
     package = Path(__file__).parents[1]
     installed = package / "sweeps"
     return installed if installed.is_dir() else package.parent / "sweeps"
@@ -274,8 +307,8 @@ def shipped_names() -> list[str]:
 def found_file(name: str) -> str:
     """Return the path of a sweep file that is named with or without its folder and ending.
 
-    Looked for here, in the folder `sweeps` here, and among the sweeps that come with the package. Raises ConfigError with the
-    nearest name.
+    Looked for here, in the folder `sweeps` here, and among the sweeps that come with the package.
+    Raises ConfigError with the nearest name.
     """
     if Path(name).is_file():
         return name
@@ -286,11 +319,16 @@ def found_file(name: str) -> str:
             if path.suffix in (".yaml", ".yml") and path.is_file():
                 return str(path)
     wanted = Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
-    known = {path.stem for folder in folders for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]}
+    known = {
+        path.stem for folder in folders for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
+    }
     looked = ", ".join(str(folder) for folder in folders)
     near = difflib.get_close_matches(wanted.name, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise ConfigError(name, [Problem("", f"cannot be read: there is no such sweep file.{hint} Looked in: {looked}")])
+    raise ConfigError(
+        name,
+        [Problem("", f"cannot be read: there is no such sweep file.{hint} Looked in: {looked}")],
+    )
 
 
 def is_file_name(text: str) -> bool:
@@ -299,7 +337,11 @@ def is_file_name(text: str) -> bool:
         return False
     if text.endswith((".yaml", ".yml")):
         return True
-    return any((folder / f"{text}{ending}").is_file() for folder in _folders() for ending in (".yaml", ".yml"))
+    return any(
+        (folder / f"{text}{ending}").is_file()
+        for folder in _folders()
+        for ending in (".yaml", ".yml")
+    )
 
 
 def _folders() -> list[Path]:
@@ -312,9 +354,11 @@ def _folders() -> list[Path]:
 
 
 def family(path: Path) -> list[Document]:
-    """Return a file and those it inherits from by `base: {from: ...}`, the eldest first. Raises ConfigError for a circle.
+    """Return a file and those it inherits from by `base: {from: ...}`, the eldest first. Raises
+    ConfigError for a circle.
 
-    `from` names a file relative to the one that it stands in, or else a sweep that comes with the package.
+    `from` names a file relative to the one that it stands in, or else a sweep that comes with the
+    package.
     """
     documents: list[Document] = []
     seen: list[Path] = []
@@ -324,7 +368,13 @@ def family(path: Path) -> list[Document]:
             circle = " -> ".join(p.name for p in [*seen, current])
             raise ConfigError(
                 str(path),
-                [Problem("base.from", f"the files inherit in a circle: {circle}", documents[-1].line(("base", "from")))],
+                [
+                    Problem(
+                        "base.from",
+                        f"the files inherit in a circle: {circle}",
+                        documents[-1].line(("base", "from")),
+                    )
+                ],
             )
         seen.append(current.resolve())
         documents.append(_read_parent(current, documents))
@@ -350,9 +400,15 @@ def _parent_file(child: Path, name: str) -> Path:
 def _read_parent(path: Path, children: list[Document]) -> Document:
     if children and not path.is_file():
         child = children[-1]
-        near = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else "none"
+        near = (
+            ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
+            if path.parent.is_dir()
+            else "none"
+        )
         shipped = difflib.get_close_matches(path.stem, shipped_names(), n=1, cutoff=0.5)
-        hint = f". Did you mean '{shipped[0]}.yaml', which comes with pointsweep?" if shipped else ""
+        hint = (
+            f". Did you mean '{shipped[0]}.yaml', which comes with pointsweep?" if shipped else ""
+        )
         text = f"no file {path}; in that folder: {near}{hint}"
         raise ConfigError(child.source, [Problem("base.from", text, child.line(("base", "from")))])
     return read(path)

@@ -11,27 +11,40 @@ from __future__ import annotations
 from typing import Any
 
 
-def contract_of_method(method: type, *, starts_as_nothing: bool = False, without_gradient: str = "", **fields: Any) -> Any:
+def contract_of_method(
+    method: type, *, starts_as_nothing: bool = False, without_gradient: str = "", **fields: Any
+) -> Any:
     """Return a pytest function of all that a method must hold, a case for each modality and check.
 
-    `fields` are settings of the method. `starts_as_nothing`: a new model must give what `head_only` gives. `without_gradient` is a
-    regular expression for trained tensors whose gradient is zero by construction.
+    `fields` are settings of the method. `starts_as_nothing`: a new model must give what `head_only`
+    gives. `without_gradient` is a regular expression for trained tensors whose gradient is zero by
+    construction.
     """
     from pointsweep.testing import method_contract, pytest_cases
 
-    cases = method_contract.Cases(pytest_cases.registered(method, "methods"), starts_as_nothing, without_gradient, fields)
+    cases = method_contract.Cases(
+        pytest_cases.registered(method, "methods"), starts_as_nothing, without_gradient, fields
+    )
     return pytest_cases.as_test(cases.checks())
 
 
 def contract_of_dataset(dataset: type, **fields: Any) -> Any:
-    """Return a pytest function of all that a data set must hold, a case for each check. `fields` are its settings."""
+    """Return a pytest function of all that a data set must hold, a case for each check. `fields`
+    are its settings.
+    """
     from pointsweep.testing import dataset_contract, pytest_cases
 
-    return pytest_cases.as_test(dataset_contract.checks(pytest_cases.registered(dataset, "datasets"), fields))
+    return pytest_cases.as_test(
+        dataset_contract.checks(pytest_cases.registered(dataset, "datasets"), fields)
+    )
 
 
 def contract_of_network(network: type, **fields: Any) -> Any:
-    """Return a pytest function of all that a trained network must hold, a case for each check. `fields` are its settings."""
+    """Return a pytest function of all that a trained network must hold, a case for each check.
+    `fields` are its settings.
+    """
     from pointsweep.testing import network_contract, pytest_cases
 
-    return pytest_cases.as_test(network_contract.checks(pytest_cases.registered(network, "networks"), fields))
+    return pytest_cases.as_test(
+        network_contract.checks(pytest_cases.registered(network, "networks"), fields)
+    )

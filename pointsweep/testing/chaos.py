@@ -1,10 +1,11 @@
 """The command chaos: kill a small sweep again and again; what must hold, holds.
 
-The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at one or several writes: before
-the write, in the middle of it, or after it, with the loss of all that was not flushed (faults.py); or the disk is full at a write; or
-a bit is flipped between two runs; or any of the command's processes, Ray's too, is killed at any time; or the command is given twice
-at once. By turns MLflow is a server at the end of a bad line. The same command is given until it ends well. Exit codes: 0 all
-invariants hold; 1 one does not; 2 the file is invalid.
+The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at
+one or several writes: before the write, in the middle of it, or after it, with the loss of all that
+was not flushed (faults.py); or the disk is full at a write; or a bit is flipped between two runs;
+or any of the command's processes, Ray's too, is killed at any time; or the command is given twice
+at once. By turns MLflow is a server at the end of a bad line. The same command is given until it
+ends well. Exit codes: 0 all invariants hold; 1 one does not; 2 the file is invalid.
 """
 
 from __future__ import annotations
@@ -46,14 +47,18 @@ WAYS = (*faults.WAYS, "full", "flip", "kill", "two")
 WITHOUT_DEATHS = {"kill": "killed", "two": "two commands at once"}
 KILLED_S = {"inline": 15.0, "ray": 30.0}  # within so long of its start a command is killed
 CUT = 0.2  # share of the requests to the server that go wrong
-SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")  # of a record; the rest is time and place
+# of a record; the rest is time and place
+SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")
 
-Held = dict[str, dict[str, list[bool]]]  # invariant -> column of the matrix -> whether it held, round by round
+# invariant -> column of the matrix -> whether it held, round by round
+Held = dict[str, dict[str, list[bool]]]
 
 
 @dataclass(frozen=True)
 class Round:
-    """One disturbed run: the launcher, how it is disturbed, and at which writes of all processes together a process dies."""
+    """One disturbed run: the launcher, how it is disturbed, and at which writes of all processes
+    together a process dies.
+    """
 
     number: int
     launcher: str
@@ -67,9 +72,15 @@ class Round:
         return f"round{self.number}" if self.number else "undisturbed"
 
     def __str__(self) -> str:
-        where = ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items())) or WITHOUT_DEATHS[self.way]
+        where = (
+            ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items()))
+            or WITHOUT_DEATHS[self.way]
+        )
         cut = " with a server cut off" if self.tracker == "server" else ""
-        return f"round {self.number}, {self.launcher}{cut}: {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
+        return (
+            f"round {self.number}, {self.launcher}{cut}:"
+            f" {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
+        )
 
 
 UNDISTURBED = Round(0, "inline", "")
@@ -77,7 +88,9 @@ UNDISTURBED = Round(0, "inline", "")
 
 @dataclass(frozen=True)
 class Subject:
-    """The sweep that is disturbed, the folder for its stores, and an MLflow server: its address, and that of the bad line to it."""
+    """The sweep that is disturbed, the folder for its stores, and an MLflow server: its address,
+    and that of the bad line to it.
+    """
 
     name: str
     arguments: tuple[str, ...]
@@ -91,7 +104,11 @@ class Subject:
 
     def uri(self, each: Round) -> str:
         """Return where a round's runs are found."""
-        return self.server if each.tracker == "server" else f"sqlite:///{self.store(each.name)}/mlflow.db"
+        return (
+            self.server
+            if each.tracker == "server"
+            else f"sqlite:///{self.store(each.name)}/mlflow.db"
+        )
 
 
 @dataclass(frozen=True)
@@ -109,18 +126,41 @@ class ChaosOptions:
 
 
 def chaos(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="the sweep file; seconds long, as it is run again and again")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="as for run")] = None,
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="the sweep file; seconds long, as it is run again and again"
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="as for run")
+    ] = None,
     runs: Annotated[
         int,
-        typer.Option("--runs", metavar="N", parser=whole_number, help="rounds; 0 = every write, in every way (default: 20)"),
+        typer.Option(
+            "--runs",
+            metavar="N",
+            parser=whole_number,
+            help="rounds; 0 = every write, in every way (default: 20)",
+        ),
     ] = 20,
     deaths: Annotated[
-        int, typer.Option("--deaths", metavar="N", parser=whole_number, help="at most so many in a round (default: 2)")
+        int,
+        typer.Option(
+            "--deaths",
+            metavar="N",
+            parser=whole_number,
+            help="at most so many in a round (default: 2)",
+        ),
     ] = 2,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="N", parser=whole_number, help="of the choice of writes (default: of the clock; printed)"),
+        typer.Option(
+            "--seed",
+            metavar="N",
+            parser=whole_number,
+            help="of the choice of writes (default: of the clock; printed)",
+        ),
     ] = None,
     launcher: Annotated[
         list[str] | None,
@@ -142,7 +182,12 @@ def chaos(
     ] = None,
     way: Annotated[
         list[str] | None,
-        typer.Option("--way", metavar="WAY", parser=one_of("way", lambda: WAYS), help=f"{', '.join(WAYS)} (default: all)"),
+        typer.Option(
+            "--way",
+            metavar="WAY",
+            parser=one_of("way", lambda: WAYS),
+            help=f"{', '.join(WAYS)} (default: all)",
+        ),
     ] = None,
     version: Version = False,
 ) -> int:
@@ -167,7 +212,9 @@ main = Program("chaos", chaos, examples=("tiny.yaml --runs 5 --launcher inline",
 
 
 def disturb_sweep(options: ChaosOptions) -> int:
-    """Run a sweep undisturbed, then all rounds, and print in how many each invariant held; return the exit code."""
+    """Run a sweep undisturbed, then all rounds, and print in how many each invariant held; return
+    the exit code.
+    """
     try:
         name = load(options.file, options.overrides).name
     except ConfigError as error:
@@ -177,7 +224,8 @@ def disturb_sweep(options: ChaosOptions) -> int:
     folder = Path(tempfile.mkdtemp(prefix="pointsweep-chaos-"))
     subject = Subject(name, (options.file, *options.overrides), folder, seed)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread must not be forked
-    steps_by_run(f"sqlite:///{folder}/empty.db", name)  # a database to copy: making one takes seconds
+    # a database to copy: making one takes seconds
+    steps_by_run(f"sqlite:///{folder}/empty.db", name)
     if command(subject, UNDISTURBED) != 0:
         print(f"the undisturbed sweep does not end well: {folder}/undisturbed/log", file=sys.stderr)
         return INVALID
@@ -206,7 +254,10 @@ def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
         return
     chance = random.Random(subject.seed)
     # The line is a process of its own: this one forks, and must not have threads.
-    with server(subject.folder / "mlflow", subject.folder / "empty.db") as port, Line(port, CUT, chance=chance).apart() as line:
+    with (
+        server(subject.folder / "mlflow", subject.folder / "empty.db") as port,
+        Line(port, CUT, chance=chance).apart() as line,
+    ):
         yield replace(subject, server=f"http://127.0.0.1:{port}", line=line)
 
 
@@ -225,7 +276,9 @@ def disturb_all(subject: Subject, rounds: Sequence[Round], held: Held) -> None:
 
 
 def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
-    """The rounds: every write in every way, in a random order, cut or repeated to the number asked for."""
+    """The rounds: every write in every way, in a random order, cut or repeated to the number asked
+    for.
+    """
     chance = random.Random(seed)
     points = [(number, way) for number in range(1, writes + 1) for way in options.ways]
     chance.shuffle(points)
@@ -233,10 +286,20 @@ def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
     rounds = []
     for index in range(options.runs or len(points)):
         number, way = points[index % len(points)]
-        more = [chance.randint(number + 1, number + writes) for _ in range(chance.randint(0, options.deaths - 1))]
-        deaths = {later: chance.choice(faults.WAYS) for later in more} | {number: "after" if way == "flip" else way}
-        launcher, tracker = launchers[index % len(launchers)], trackers[index // len(launchers) % len(trackers)]
-        rounds.append(Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker))
+        more = [
+            chance.randint(number + 1, number + writes)
+            for _ in range(chance.randint(0, options.deaths - 1))
+        ]
+        deaths = {later: chance.choice(faults.WAYS) for later in more} | {
+            number: "after" if way == "flip" else way
+        }
+        launcher, tracker = (
+            launchers[index % len(launchers)],
+            trackers[index // len(launchers) % len(trackers)],
+        )
+        rounds.append(
+            Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker)
+        )
     return rounds
 
 
@@ -244,16 +307,23 @@ def disturb(subject: Subject, each: Round) -> dict[str, str]:
     """Run one round; map every invariant to what is wrong with it, "" if it holds."""
     chance = random.Random(f"{subject.seed} {each.number}")
     folder, code, flipped = subject.folder / each.name, -1, each.way != "flip"
-    killers = [Killer(chance.uniform(0, KILLED_S[each.launcher]), chance) for _ in range(2 * (each.way == "kill"))]
+    killers = [
+        Killer(chance.uniform(0, KILLED_S[each.launcher]), chance)
+        for _ in range(2 * (each.way == "kill"))
+    ]
     for _ in range(len(each.deaths) + len(killers) + 3):
         code = command(subject, each, killers.pop() if killers else None)
         if code == 0:
             break
         flipped = flipped or flip(subject.store(each.name), chance)
     result = folder / "found.json"
-    found: dict[str, str] = {"the sweep ends well": "" if code == 0 else f"exit code {code}, see {folder / 'log'}"}
+    found: dict[str, str] = {
+        "the sweep ends well": "" if code == 0 else f"exit code {code}, see {folder / 'log'}"
+    }
     if code == 0:
-        checked = processes.forked(lambda: result.write_text(json.dumps(compare(subject, each))) * 0, folder / "log", {})
+        checked = processes.forked(
+            lambda: result.write_text(json.dumps(compare(subject, each))) * 0, folder / "log", {}
+        )
         words = {"the outcome can be compared": f"see {folder / 'log'}"}
         found |= json.loads(result.read_text()) if checked == 0 else words
     if not any(found.values()):
@@ -275,10 +345,15 @@ def command(subject: Subject, each: Round, killer: Killer | None = None) -> int:
 
 
 def flip(store: Path, chance: random.Random) -> bool:
-    """Flips a bit in the checkpoint or the history of an unfinished trial; False if there is none yet."""
+    """Flips a bit in the checkpoint or the history of an unfinished trial; False if there is none
+    yet.
+    """
     folders = [path for path in (store / "trials").glob("*") if not (path / "record.json").exists()]
     files = sorted(
-        path for folder in folders for path in folder.glob("*") if path.name in ("checkpoint.safetensors", "history.jsonl")
+        path
+        for folder in folders
+        for path in folder.glob("*")
+        if path.name in ("checkpoint.safetensors", "history.jsonl")
     )
     if not files:
         return False
@@ -298,14 +373,23 @@ def compare(subject: Subject, each: Round) -> dict[str, str]:
     runs = steps_by_run(subject.uri(each), subject.name)
     keys = [key for key, _ in runs]
     once = {key: sorted(epochs) for key, epochs in runs}
-    texts["one MLflow run a trial"] = "; ".join(f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1)
-    told = {key: [epoch for epoch, _ in epochs] for key, epochs in wanted["epochs, each once"].items()}
+    texts["one MLflow run a trial"] = "; ".join(
+        f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1
+    )
+    told = {
+        key: [epoch for epoch, _ in epochs] for key, epochs in wanted["epochs, each once"].items()
+    }
     texts["MLflow has each epoch once"] = "; ".join(differences(told, once))
     if each.way == "two":
-        twice = [path.name for path in subject.store(each.name).glob("trials/*") if TrialFolder(path).attempts() > 1]
+        twice = [
+            path.name
+            for path in subject.store(each.name).glob("trials/*")
+            if TrialFolder(path).attempts() > 1
+        ]
         texts["no trial is begun twice"] = ", ".join(twice)
     if each.tracker == "server":
-        rename(subject.server, subject.name, f"{subject.name} {each.name}")  # the next round's begins empty
+        # the next round's begins empty
+        rename(subject.server, subject.name, f"{subject.name} {each.name}")
     return texts
 
 
@@ -313,26 +397,47 @@ def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
     """Return what a finished sweep has left, by invariant: as it must be whatever has happened."""
     store = subject.store(name)
     folders = {path.name: TrialFolder(path) for path in sorted((store / "trials").iterdir())}
-    records = {key: json.loads((folder.path / "record.json").read_text()) for key, folder in folders.items()}
+    records = {
+        key: json.loads((folder.path / "record.json").read_text())
+        for key, folder in folders.items()
+    }
     return {
         "records": {key: {part: record[part] for part in SAME} for key, record in records.items()},
-        "weights": {key: (folder.path / "weights.safetensors").read_bytes() for key, folder in folders.items()},
-        "predictions": {key: {p: v.tolist() for p, v in folder.predictions().items()} for key, folder in folders.items()},
+        "weights": {
+            key: (folder.path / "weights.safetensors").read_bytes()
+            for key, folder in folders.items()
+        },
+        "predictions": {
+            key: {p: v.tolist() for p, v in folder.predictions().items()}
+            for key, folder in folders.items()
+        },
         "epochs, each once": {key: _epochs(folder) for key, folder in folders.items()},
-        "table, byte for byte": {path.name: path.read_bytes() for path in (store / "sweeps" / subject.name).glob("table.*")},
+        "table, byte for byte": {
+            path.name: path.read_bytes()
+            for path in (store / "sweeps" / subject.name).glob("table.*")
+        },
     }
 
 
 def _epochs(folder: TrialFolder) -> list[tuple[int, dict[str, float]]]:
     # As they stand in the file, doubles too.
-    return [(event["epoch"], event["metrics"]) for event in folder.events() if event["type"] == "epoch"]
+    return [
+        (event["epoch"], event["metrics"]) for event in folder.events() if event["type"] == "epoch"
+    ]
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """The names under which two mappings differ."""
     names = sorted(set(wanted) | set(found))
-    words = {name: "missing" if name not in found else "too many" if name not in wanted else "differs" for name in names}
-    return [f"{name} {word}" for name, word in words.items() if word != "differs" or wanted[name] != found[name]]
+    words = {
+        name: "missing" if name not in found else "too many" if name not in wanted else "differs"
+        for name in names
+    }
+    return [
+        f"{name} {word}"
+        for name, word in words.items()
+        if word != "differs" or wanted[name] != found[name]
+    ]
 
 
 def columns(each: Round) -> tuple[str, str]:
@@ -342,13 +447,18 @@ def columns(each: Round) -> tuple[str, str]:
 
 def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
     """Return what a round was, by invariant: in how many of the rounds that ended each held."""
-    kinds = sorted({name for row in held.values() for name in row}, key=lambda name: (name.startswith("MLflow"), name))
+    kinds = sorted(
+        {name for row in held.values() for name in row},
+        key=lambda name: (name.startswith("MLflow"), name),
+    )
     width = max(map(len, kinds), default=0)
     lines = []
     for number, invariant in enumerate(held, start=1):
         lines.append(f"({number}) {invariant}")
     lines.append(" " * width + "".join(f"{f'({number})':>9}" for number in range(1, len(held) + 1)))
     for kind in kinds:
-        cells = [f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-" for row in held.values()]
+        cells = [
+            f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-" for row in held.values()
+        ]
         lines.append(f"{kind:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""An MLflow server at the end of a bad line, for chaos.py: what is asked of it is refused, delayed, or done and not answered."""
+"""An MLflow server at the end of a bad line, for chaos.py: what is asked of it is refused, delayed,
+or done and not answered.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ PASSED_ON = ("Content-Type", "Content-Encoding", "Accept", "Authorization")
 
 @dataclass
 class Line:
-    """A port of loopback in front of a server. A `share` of the requests goes wrong, in ways drawn from `kinds`.
+    """A port of loopback in front of a server. A `share` of the requests goes wrong, in ways drawn
+    from `kinds`.
 
-    `refused`: the connection is closed, nothing was done; `lost`: the request is carried out and its answer lost; `429` and `500`:
-    answered so, nothing was done; `slow`: done and answered after `slow_s`.
+    `refused`: the connection is closed, nothing was done; `lost`: the request is carried out and
+    its answer lost; `429` and `500`: answered so, nothing was done; `slow`: done and answered after
+    `slow_s`.
     """
 
     target: int  # the server's port
@@ -45,7 +49,11 @@ class Line:
     def draw(self, path: str) -> str:
         """Return what happens to the next request; "" for nothing."""
         with self.lock:
-            kind = self.chance.choice(self.kinds) if self.only in path and self.chance.random() < self.share else ""
+            kind = (
+                self.chance.choice(self.kinds)
+                if self.only in path and self.chance.random() < self.share
+                else ""
+            )
             self.met[kind] = self.met.get(kind, 0) + 1
             return kind
 
@@ -95,7 +103,8 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
                 self.send_error(int(kind))
             elif kind != "refused":
                 time.sleep(line.slow_s * (kind == "slow"))
-                with contextlib.suppress(OSError, http.client.HTTPException):  # without a server the line is closed
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    # without a server the line is closed
                     answer = self._ask(body)
                     if kind != "lost":
                         self._answer(*answer)
@@ -106,7 +115,11 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             with contextlib.closing(connection):
-                return answer.status, answer.getheader("Content-Type", "application/json"), answer.read()
+                return (
+                    answer.status,
+                    answer.getheader("Content-Type", "application/json"),
+                    answer.read(),
+                )
 
         def _answer(self, status: int, kind: str, content: bytes) -> None:
             self.send_response(status)
@@ -125,7 +138,8 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
 
 @contextlib.contextmanager
 def server(folder: Path, empty: Path | None = None) -> Iterator[int]:
-    """A real MLflow server on a free port of loopback, with database (a copy of `empty`) and artifacts in `folder`; the port.
+    """A real MLflow server on a free port of loopback, with database (a copy of `empty`) and
+    artifacts in `folder`; the port.
 
     Raises TimeoutError if it does not answer.
     """
@@ -149,17 +163,39 @@ def server(folder: Path, empty: Path | None = None) -> Iterator[int]:
 
 
 def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    line += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten processes that nothing here needs
+    line = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+    ]
+    line += [
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    # ten processes that nothing here needs
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True, env=environment)
+        return subprocess.Popen(
+            line, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer,
+        ):
             if answer.status == 200:
                 return True
         time.sleep(0.2)

@@ -1,4 +1,6 @@
-"""How chaos.py runs a sweep's command: as a copy of itself or as a command of its own, with orders to die, or killed from outside."""
+"""How chaos.py runs a sweep's command: as a copy of itself or as a command of its own, with orders
+to die, or killed from outside.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Killer:
-    """Kills one process of the command's, chosen at random: driver, worker, or what Ray has started; after `delay_s`."""
+    """Kills one process of the command's, chosen at random: driver, worker, or what Ray has
+    started; after `delay_s`.
+    """
 
     delay_s: float
     chance: random.Random
@@ -35,21 +39,31 @@ class Killer:
             os.kill(self.chance.choice(tree(root)), signal.SIGKILL)
 
 
-def inline(arguments: Sequence[str], folder: Path, deaths: Mapping[int, str], killer: Killer | None = None) -> int:
+def inline(
+    arguments: Sequence[str], folder: Path, deaths: Mapping[int, str], killer: Killer | None = None
+) -> int:
     """The exit code of the sweep's command without Ray, that of a signal negative."""
-    return forked(lambda: run.main([*arguments, "--inline"]), folder / "log", orders(folder, deaths), killer)
+    return forked(
+        lambda: run.main([*arguments, "--inline"]), folder / "log", orders(folder, deaths), killer
+    )
 
 
-def on_ray(arguments: Sequence[str], folder: Path, deaths: Mapping[int, str], killer: Killer | None = None) -> int:
+def on_ray(
+    arguments: Sequence[str], folder: Path, deaths: Mapping[int, str], killer: Killer | None = None
+) -> int:
     """The exit code of the sweep's command on a Ray of its own."""
     with (folder / "log").open("ab") as log:
         line = [sys.executable, "-m", "pointsweep.run", *arguments]
-        process = subprocess.Popen(line, env=os.environ | orders(folder, deaths), stdout=log, stderr=log)
+        process = subprocess.Popen(
+            line, env=os.environ | orders(folder, deaths), stdout=log, stderr=log
+        )
         return watched(process.pid, process.poll, killer)
 
 
 def at_once(*works: Callable[[], int]) -> int:
-    """The first exit code that is not 0 of several, each done in a copy of this process, all at the same time."""
+    """The first exit code that is not 0 of several, each done in a copy of this process, all at the
+    same time.
+    """
     pids = []
     for work in works:
         pid = os.fork()
@@ -64,11 +78,17 @@ def at_once(*works: Callable[[], int]) -> int:
 def orders(folder: Path, deaths: Mapping[int, str]) -> dict[str, str]:
     """The variables that tell a command's processes at which writes to die."""
     deaths_by_text = {str(number): way for number, way in deaths.items()}
-    return {faults.VARIABLE: json.dumps({"ledger": str(folder / "ledger"), "deaths": deaths_by_text})}
+    return {
+        faults.VARIABLE: json.dumps({"ledger": str(folder / "ledger"), "deaths": deaths_by_text})
+    }
 
 
-def forked(work: Callable[[], int], log: Path, variables: Mapping[str, str], killer: Killer | None = None) -> int:
-    """The exit code of `work`, done in a copy of this process: what it needs is imported already, and it may be killed."""
+def forked(
+    work: Callable[[], int], log: Path, variables: Mapping[str, str], killer: Killer | None = None
+) -> int:
+    """The exit code of `work`, done in a copy of this process: what it needs is imported already,
+    and it may be killed.
+    """
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -96,7 +116,9 @@ def forked(work: Callable[[], int], log: Path, variables: Mapping[str, str], kil
 
 
 def watched(pid: int, ended: Callable[[], int | None], killer: Killer | None) -> int:
-    """The exit code of a process, which `ended` tells; killed with all it has started when it has hung."""
+    """The exit code of a process, which `ended` tells; killed with all it has started when it has
+    hung.
+    """
     begun = time.monotonic()
     while (code := ended()) is None:
         passed_s = time.monotonic() - begun

@@ -31,8 +31,9 @@ from pointsweep.testing.model_checks import (
 from pointsweep.testing.pytest_cases import Check
 
 POINTS = 40
-# Weights whose gradient is zero by construction: what is added to every key adds the same to every logit of a softmax, and what is
-# added to every channel, or in front of a batch normalisation, is taken out by it (APPT's published model trains one that is dead).
+# Weights whose gradient is zero by construction: what is added to every key adds the same to every
+# logit of a softmax, and what is added to every channel, or in front of a batch normalisation, is
+# taken out by it (APPT's published model trains one that is dead).
 WITHOUT_GRADIENT = (
     r"(\.k\.bias|\.k\.1\.shift|^method\.mix\.bias|^method\.local\.\d+\.out\.bias|^norm\.bias|^norm\.1\.shift"
     r"|^tokenizer\.stages\..*\.layers\.[03]\.bias|\.first_conv\.[03]\.bias|\.second_conv\.0\.bias)$"
@@ -60,10 +61,18 @@ class Cases:
                 state_carries_over,
                 order_does_not_matter,
             ):
-                more = {"without_gradient": self.without_gradient} if check is every_weight_trains else {}
-                found[f"{modality} {check.__name__}"] = functools.partial(check, self.method, modality, **more, **self.fields)
+                more = (
+                    {"without_gradient": self.without_gradient}
+                    if check is every_weight_trains
+                    else {}
+                )
+                found[f"{modality} {check.__name__}"] = functools.partial(
+                    check, self.method, modality, **more, **self.fields
+                )
             if self.starts_as_nothing:
-                found[f"{modality} starts_as_nothing"] = functools.partial(starts_as_nothing, self.method, modality, **self.fields)
+                found[f"{modality} starts_as_nothing"] = functools.partial(
+                    starts_as_nothing, self.method, modality, **self.fields
+                )
         return found
 
 
@@ -71,7 +80,8 @@ def model(method: str, modality: str, seed: int = 0, **fields: Any) -> nn.Module
     """Return a small model with the method in it."""
     config = trial_from_dict({
         "dataset": "synthetic",
-        "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6, "neighbours": 6},
+        "tokenizer": {"name": "patch" if modality == "3d" else "point_pn_light", "num_tokens": 6,
+        "neighbours": 6},
         "backbone": {"name": "tiny", "modality": modality},
         "method": {"name": method, **fields},
         "seed": seed,
@@ -93,14 +103,17 @@ def independent_of_others(method: str, modality: str, **fields: Any) -> None:
     own_cloud_alone(settled(model(method, modality, **fields), POINTS), points())
 
 
-def every_weight_trains(method: str, modality: str, without_gradient: str = "", **fields: Any) -> None:
+def every_weight_trains(
+    method: str, modality: str, without_gradient: str = "", **fields: Any
+) -> None:
     """A step reaches every trained weight and no frozen one."""
     made = model(method, modality, **fields).double().train()
     before = {name: p.detach().clone() for name, p in made.named_parameters()}
     trained = {name for name, p in made.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
     labels = torch.tensor([0, 1, 2, 3])
-    for _ in range(3):  # LoRA's A gets a gradient only once B has moved, PointGST's norms once two layers have
+    for _ in range(3):
+        # LoRA's A gets a gradient only once B has moved, PointGST's norms once two layers have
         optimizer.zero_grad()
         F.cross_entropy(made(points().double()), labels).backward()
         optimizer.step()
@@ -110,26 +123,40 @@ def every_weight_trains(method: str, modality: str, without_gradient: str = "", 
         gradient = after[name].grad
         assert gradient is not None, f"no gradient reaches {name}"
         gradients[name] = float(gradient.abs().max())
-    # Zero but for rounding, which differs between processors: in double precision that is plain to see.
+    # Zero but for rounding, which differs between processors: in double precision that is plain to
+    # see.
     flat = {name for name, size in gradients.items() if size <= 1e-12 * max(gradients.values())}
-    declared = re.compile(f"{WITHOUT_GRADIENT}|{without_gradient}" if without_gradient else WITHOUT_GRADIENT)
+    declared = re.compile(
+        f"{WITHOUT_GRADIENT}|{without_gradient}" if without_gradient else WITHOUT_GRADIENT
+    )
     dead = sorted(name for name in flat if not declared.search(name))
     assert not dead, f"the gradient of {dead} is zero"
     still = sorted(name for name in trained - flat if torch.equal(after[name], before[name]))
     assert not still, f"a step does not move {still}"
-    moved = sorted(name for name in before if name not in trained and not torch.equal(after[name], before[name]))
+    moved = sorted(
+        name
+        for name in before
+        if name not in trained and not torch.equal(after[name], before[name])
+    )
     assert not moved, f"a step moves the frozen {moved}"
 
 
 def same_seed_same_model(method: str, modality: str, **fields: Any) -> None:
     """The same seed builds the same model, and another seed another one."""
-    first, again, other = (trained_state(model(method, modality, seed, **fields)) for seed in (0, 0, 1))
+    first, again, other = (
+        trained_state(model(method, modality, seed, **fields)) for seed in (0, 0, 1)
+    )
     one_model_a_seed(first, again, other)
 
 
 def state_carries_over(method: str, modality: str, **fields: Any) -> None:
-    """What training changes is all that a checkpoint needs: a model of another seed with it gives the same."""
-    made, copy = settled(model(method, modality, **fields), POINTS), model(method, modality, seed=5, **fields).eval()
+    """What training changes is all that a checkpoint needs: a model of another seed with it gives
+    the same.
+    """
+    made, copy = (
+        settled(model(method, modality, **fields), POINTS),
+        model(method, modality, seed=5, **fields).eval(),
+    )
     carried_over(made, copy, points())
 
 
@@ -143,5 +170,7 @@ def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
     """A new model gives what `head_only` gives with the same tokenizer and head."""
     plain, made = model("head_only", modality).eval(), model(method, modality, **fields).eval()
     shared = trained_state(plain).keys()
-    load_trained_state(plain, {name: value for name, value in trained_state(made).items() if name in shared})
+    load_trained_state(
+        plain, {name: value for name, value in trained_state(made).items() if name in shared}
+    )
     torch.testing.assert_close(made(points()), plain(points()))

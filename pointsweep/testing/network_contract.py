@@ -92,14 +92,17 @@ def every_weight_trains(name: str, **fields: Any) -> None:
     made = network(name, **fields).train()
     before = {key: p.detach().clone() for key, p in made.named_parameters()}
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
-    for _ in range(2):  # the layers of PointNet's transforms get a gradient only once their last layer has moved
+    for _ in range(2):
+        # the layers of PointNet's transforms get a gradient only once their last layer has moved
         optimizer.zero_grad()
         F.cross_entropy(made(points()), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
     after = dict(made.named_parameters())
     unreached = sorted(key for key, p in after.items() if not p.requires_grad or p.grad is None)
     assert not unreached, f"no gradient reaches {unreached}"
-    still = {key for key in before if torch.equal(after[key], before[key])} - _biases_in_front_of_a_norm(made)
+    still = {
+        key for key in before if torch.equal(after[key], before[key])
+    } - _biases_in_front_of_a_norm(made)
     assert not still, f"a step does not move {sorted(still)}"
 
 
@@ -111,7 +114,9 @@ def same_seed_same_network(name: str, **fields: Any) -> None:
 
 def state_carries_over(name: str, **fields: Any) -> None:
     """What training changes is all that a checkpoint needs."""
-    carried_over(settled(network(name, **fields), POINTS), network(name, seed=5, **fields).eval(), points())
+    carried_over(
+        settled(network(name, **fields), POINTS), network(name, seed=5, **fields).eval(), points()
+    )
 
 
 def order_does_not_matter(name: str, **fields: Any) -> None:
@@ -120,9 +125,13 @@ def order_does_not_matter(name: str, **fields: Any) -> None:
 
 
 def dropout_draws_from_the_trials_noise(name: str, **fields: Any) -> None:
-    """Dropout is that of models.layers: `nn.Dropout` draws from the global generator, and a resumed trial would get other numbers."""
+    """Dropout is that of models.layers: `nn.Dropout` draws from the global generator, and a resumed
+    trial would get other numbers.
+    """
     made = network(name, **fields).train()
-    assert not [module for module in made.modules() if type(module).__module__ == "torch.nn.modules.dropout"]
+    assert not [
+        module for module in made.modules() if type(module).__module__ == "torch.nn.modules.dropout"
+    ]
 
 
 def counted_on_the_meta_device(name: str, **fields: Any) -> None:
@@ -132,4 +141,6 @@ def counted_on_the_meta_device(name: str, **fields: Any) -> None:
         made = build(config, 40)
     counts = count_parameters(made)
     assert all(p.is_meta for p in made.parameters()), "a parameter is made on another device"
-    assert 0 < counts.trainable_without_head < counts.trainable == counts.total, "no parameter is called head.*"
+    assert 0 < counts.trainable_without_head < counts.trainable == counts.total, (
+        "no parameter is called head.*"
+    )

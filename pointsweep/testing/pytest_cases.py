@@ -11,7 +11,9 @@ Check = Callable[[], None]
 
 
 def registered(found: type, kind: str) -> str:
-    """Register a component by its class, if it is not yet; return its name. Raises PluginError for what it lacks."""
+    """Register a component by its class, if it is not yet; return its name. Raises PluginError for
+    what it lacks.
+    """
     own_kind, name = registry.register_class(found)
     if own_kind != kind:
         raise ValueError(f"{found.__name__} is one of the {own_kind}, not of the {kind}")

@@ -1,8 +1,9 @@
 """What MLflow keeps of a trial and of a sweep as files, beside names and numbers.
 
-Of a finished trial: its configuration, history, record and predictions, and a logged model of its trained weights, which
-`mlflow.pyfunc.load_model` loads (training/predictor.py). Of a sweep: its table in every format, report, file and layout.
-POINTSWEEP_MLFLOW_ARTIFACTS says how much: `all`, `small` (no weights, so no model), or `none`.
+Of a finished trial: its configuration, history, record and predictions, and a logged model of its
+trained weights, which `mlflow.pyfunc.load_model` loads (training/predictor.py). Of a sweep: its
+table in every format, report, file and layout. POINTSWEEP_MLFLOW_ARTIFACTS says how much: `all`,
+`small` (no weights, so no model), or `none`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "POINTSWEEP_MLFLOW_ARTIFACTS"
 MODES = ("all", "small", "none")
-SENT = "pointsweep.artifacts"  # the tag of a run whose artifacts are there, with their mode and what they are of
+# the tag of a run whose artifacts are there, with their mode and what they are of
+SENT = "pointsweep.artifacts"
 MODEL = "model"
 LOADER = "pointsweep.training.predictor"
 TRIAL = "trial.json"
@@ -49,8 +51,12 @@ def mark_of(record: Record, mode: str) -> str:
     return f"{mode} {hashlib.sha256(record.to_json().encode()).hexdigest()[:16]}"
 
 
-def send_trial(client: Any, run: tuple[str, str], folder: TrialFolder, record: Record, mode: str) -> None:
-    """Send a finished trial's files; `run` is its experiment and its run. Called again it makes no second model."""
+def send_trial(
+    client: Any, run: tuple[str, str], folder: TrialFolder, record: Record, mode: str
+) -> None:
+    """Send a finished trial's files; `run` is its experiment and its run. Called again it makes no
+    second model.
+    """
     experiment, run_id = run
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
         made = Path(temporary)
@@ -58,7 +64,9 @@ def send_trial(client: Any, run: tuple[str, str], folder: TrialFolder, record: R
             if (folder.path / name).is_file():
                 shutil.copyfile(folder.path / name, made / name)
         (made / "record.json").write_text(record.to_json(), encoding="utf-8")
-        (made / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(dict(record.config)))), encoding="utf-8")
+        (made / "config.yaml").write_text(
+            yaml.safe_dump(json.loads(json.dumps(dict(record.config)))), encoding="utf-8"
+        )
         client.log_artifacts(run_id, str(made))
     if mode == "all" and _is_loadable(folder, record):
         _send_model(client, experiment, run_id, folder, record)
@@ -66,19 +74,31 @@ def send_trial(client: Any, run: tuple[str, str], folder: TrialFolder, record: R
 
 
 def _is_loadable(folder: TrialFolder, record: Record) -> bool:
-    """Tell whether a trial's weights are a classifier of clouds: not of parts, and not of a network that remembers its clouds."""
-    return (folder.path / WEIGHTS).is_file() and bool(record.correct) and bool(record.parameters.get("trainable"))
+    """Tell whether a trial's weights are a classifier of clouds: not of parts, and not of a network
+    that remembers its clouds.
+    """
+    return (
+        (folder.path / WEIGHTS).is_file()
+        and bool(record.correct)
+        and bool(record.parameters.get("trainable"))
+    )
 
 
-def _send_model(client: Any, experiment: str, run_id: str, folder: TrialFolder, record: Record) -> None:
+def _send_model(
+    client: Any, experiment: str, run_id: str, folder: TrialFolder, record: Record
+) -> None:
     from mlflow.entities import LoggedModelOutput
 
-    found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'", max_results=1)
+    found = client.search_logged_models(
+        [experiment], filter_string=f"source_run_id = '{run_id}'", max_results=1
+    )
     if found:
         model_id = found[0].model_id
     else:
         tags = {"pointsweep.key": record.key}
-        model_id = client.create_logged_model(experiment, name=MODEL, source_run_id=run_id, tags=tags).model_id
+        model_id = client.create_logged_model(
+            experiment, name=MODEL, source_run_id=run_id, tags=tags
+        ).model_id
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
         made = Path(temporary)
@@ -88,7 +108,9 @@ def _send_model(client: Any, experiment: str, run_id: str, folder: TrialFolder, 
     client.finalize_logged_model(model_id, "READY")
 
 
-def _write_model(made: Path, model_id: str, run_id: str, folder: TrialFolder, record: Record) -> None:
+def _write_model(
+    made: Path, model_id: str, run_id: str, folder: TrialFolder, record: Record
+) -> None:
     """Write a model's folder in MLflow's format, but for its weights."""
     truth = folder.truth() if (folder.path / PREDICTIONS).is_file() else None
     facts = {
@@ -99,7 +121,9 @@ def _write_model(made: Path, model_id: str, run_id: str, folder: TrialFolder, re
     (made / "data").mkdir()
     (made / "data" / TRIAL).write_text(json.dumps(facts), encoding="utf-8")
     version = record.origin.get("version.pointsweep", "")
-    (made / "requirements.txt").write_text(f"pointsweep=={version}\n" if version else "pointsweep\n", encoding="utf-8")
+    (made / "requirements.txt").write_text(
+        f"pointsweep=={version}\n" if version else "pointsweep\n", encoding="utf-8"
+    )
     flavor = {
         "loader_module": LOADER,
         "data": "data",
@@ -124,13 +148,19 @@ def _mlflow_version() -> str:
     return str(mlflow.__version__)
 
 
-def send_sweep(client: Any, run_id: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
-    """Send a sweep's files and the summary metrics of its cells to its run; the same again replace those before."""
+def send_sweep(
+    client: Any, run_id: str, files: Mapping[str, bytes], metrics: Mapping[str, float]
+) -> None:
+    """Send a sweep's files and the summary metrics of its cells to its run; the same again replace
+    those before.
+    """
     from mlflow.entities import Metric
 
     if metrics:
         now = int(1000 * time.time())
-        client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+        client.log_batch(
+            run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
+        )
     if not files:
         return
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:

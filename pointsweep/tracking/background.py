@@ -1,4 +1,5 @@
-"""A process' one writer to MLflow: a thread that syncs the trials it is told of, each with one call for all that is new.
+"""A process' one writer to MLflow: a thread that syncs the trials it is told of, each with one call
+for all that is new.
 
 Training never waits for it.
 """
@@ -17,7 +18,9 @@ from pointsweep.utils.masking import masked
 
 # Epochs that come faster than this travel together: a call costs the same for one as for many.
 PACE_S = 1.0
-SHARE = 0.03  # of the time at most goes into the mirror while trials train: where calls are dear, more epochs travel together
+# of the time at most goes into the mirror while trials train: where calls are dear, more epochs
+# travel together
+SHARE = 0.03
 LONGEST_S = 5.0  # that an epoch waits for others
 STUCK_S = 10.0  # without a trial sent: MLflow does not answer
 
@@ -35,17 +38,22 @@ def mirror_to(target: Target) -> Mirror:
 
 
 def drain(target: Target) -> None:
-    """Wait until this process' writer of a sweep, if there is one, have sent what it knows of, or MLflow does not take it."""
+    """Wait until this process' writer of a sweep, if there is one, have sent what it knows of, or
+    MLflow does not take it.
+    """
     if target in _mirrors:
         _mirrors[target].drain()
 
 
 class Mirror:
-    """Of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on its machine; else in every worker."""
+    """Of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on its
+    machine; else in every worker.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.waiting: dict[Path, tuple[TrialFolder, TrialTags, float]] = {}  # the last is when it falls due
+        # the last is when it falls due
+        self.waiting: dict[Path, tuple[TrialFolder, TrialTags, float]] = {}
         self.changed = threading.Condition()
         self.warned: set[str] = set()
         self.pace_s = PACE_S
@@ -58,14 +66,20 @@ class Mirror:
         with self.changed:
             now = time.monotonic()
             due = self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
-            self.waiting[folder.path] = (folder, tags, now if (folder.path / "record.json").is_file() else due)
+            self.waiting[folder.path] = (
+                folder,
+                tags,
+                now if (folder.path / "record.json").is_file() else due,
+            )
             self.behind_since = self.behind_since or now
             self.changed.notify_all()
 
     def drain(self) -> None:
         """Wait until all that waits is sent, whether due or not, or MLflow does not take it."""
         with self.changed:
-            self.waiting = {path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()}
+            self.waiting = {
+                path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()
+            }
             self.changed.notify_all()
             before = -1
             while self.behind_since is not None and not self.failing and self.synced > before:
@@ -90,9 +104,13 @@ class Mirror:
                 self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - begun) / SHARE))
                 with self.changed:
                     self.synced += 1
-                    self.behind_since, self.failing = time.monotonic() if self.waiting else None, False
+                    self.behind_since, self.failing = (
+                        (time.monotonic() if self.waiting else None),
+                        False,
+                    )
                     self.changed.notify_all()
-            except Exception as error:  # the tracker's trouble is never the trial's: said once, tried again
+            except Exception as error:
+                # the tracker's trouble is never the trial's: said once, tried again
                 self._warn(error)
                 runs = None
                 with self.changed:
@@ -116,4 +134,8 @@ class Mirror:
     def _warn(self, error: Exception) -> None:
         if type(error).__name__ not in self.warned:
             self.warned.add(type(error).__name__)
-            log.warning("MLflow at %s: %s; training goes on, the mirror catches up", masked(self.target.uri), type(error).__name__)
+            log.warning(
+                "MLflow at %s: %s; training goes on, the mirror catches up",
+                masked(self.target.uri),
+                type(error).__name__,
+            )

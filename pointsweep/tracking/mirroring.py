@@ -1,4 +1,6 @@
-"""A sweep's mirror in MLflow over a launch: ready at its begin, level with the store at its end, and never in training's way."""
+"""A sweep's mirror in MLflow over a launch: ready at its begin, level with the store at its end,
+and never in training's way.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ PYTHON = shlex.quote(sys.executable)
 
 @dataclass
 class Mirroring:
-    """The mirror of one sweep. `places` may grow while the sweep runs: with adaptive seeds, and in a search.
+    """The mirror of one sweep. `places` may grow while the sweep runs: with adaptive seeds, and in
+    a search.
 
-    `target` is None where MLflow is off, has everything already or cannot be used; `problem` says why it is behind.
+    `target` is None where MLflow is off, has everything already or cannot be used; `problem` says
+    why it is behind.
     """
 
     uri: str
@@ -39,12 +43,15 @@ class Mirroring:
     target: Target | None = None
     problem: str = ""
     skipped: bool = False
-    files_problem: str = ""  # why files of trials are missing there, though their runs and metrics are there
+    # why files of trials are missing there, though their runs and metrics are there
+    files_problem: str = ""
     _file: tuple[int, int] | None = None
     _mirrored_experiment: str = ""
 
     def begin(self, to_run: bool) -> None:
-        """Make MLflow ready, unless it is off, or has all of a sweep of which nothing is left to run."""
+        """Make MLflow ready, unless it is off, or has all of a sweep of which nothing is left to
+        run.
+        """
         try:
             if self.uri == "none" or (not to_run and self._is_level()):
                 self.skipped = True
@@ -74,31 +81,47 @@ class Mirroring:
             self.problem = str(error)
 
     def publish(self, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
-        """Send a sweep's table, report and file, and the numbers of its cells, where its trials were sent; else do nothing."""
+        """Send a sweep's table, report and file, and the numbers of its cells, where its trials
+        were sent; else do nothing.
+        """
         if self.skipped or self.problem or self.target is None:
             return
         try:
             publish(self.target, files, metrics)
         except TrackerAway as error:
-            print(f"MLflow has no table and report of {self.layout.name}: {error}", file=sys.stderr, flush=True)
+            print(
+                f"MLflow has no table and report of {self.layout.name}: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def lines(self) -> list[str]:
-        """Return what a launch says of MLflow at its end: where it is, or why it is behind and how that is mended."""
+        """Return what a launch says of MLflow at its end: where it is, or why it is behind and how
+        that is mended.
+        """
         if self.uri == "none":
             return []
         if self.files_problem:
             again = sync_command(self.store, self.uri)
-            return [*self._place(), f"         has all runs and metrics, but {self.files_problem}; then: {again}"]
+            return [
+                *self._place(),
+                f"         has all runs and metrics, but {self.files_problem}; then: {again}",
+            ]
         return self._place()
 
     def _place(self) -> list[str]:
         if self.problem:
-            return [f"MLflow   is behind: {self.problem}; then: {sync_command(self.store, self.uri)}"]
+            return [
+                f"MLflow   is behind: {self.problem}; then: {sync_command(self.store, self.uri)}"
+            ]
         shown = shlex.quote(masked(self.uri))
         page = runs_page(self.experiment_id) if self.experiment_id else ""
         if sqlite_path(self.uri) is not None:
             opened = f"opens at {UI_ADDRESS}{page}"
-            return [f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}", f"         {opened}"]
+            return [
+                f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}",
+                f"         {opened}",
+            ]
         if self.uri.startswith(("http:", "https:")):
             return [f"MLflow   {masked(self.uri).rstrip('/')}{page}"]
         return [f"MLflow   {masked(self.uri)}"]
@@ -107,7 +130,9 @@ class Mirroring:
         """Return the address of the page that shows a trial's run; "" where there is no MLflow."""
         if not self.experiment_id:
             return ""
-        server = masked(self.uri).rstrip("/") if self.uri.startswith(("http:", "https:")) else UI_ADDRESS
+        server = (
+            masked(self.uri).rstrip("/") if self.uri.startswith(("http:", "https:")) else UI_ADDRESS
+        )
         return f"{server}{trial_page(self.experiment_id, key)}"
 
     @property
@@ -124,9 +149,14 @@ class Mirroring:
         return status.st_dev, status.st_ino
 
     def _require_same_file(self) -> None:
-        """Raise TrackerAway if the database was moved: what was sent then went into the file that was opened first."""
+        """Raise TrackerAway if the database was moved: what was sent then went into the file that
+        was opened first.
+        """
         if self._file is not None and self._file != self._identity():
-            raise TrackerAway(f"MLflow's database {sqlite_path(self.uri)} was moved or replaced while the sweep ran")
+            raise TrackerAway(
+                f"MLflow's database {sqlite_path(self.uri)} was moved or replaced while the"
+                " sweep ran"
+            )
 
     @property
     def _mark(self) -> str:
@@ -136,17 +166,27 @@ class Mirroring:
         return json.dumps({**self._sent(), "experiment": self.experiment_id}).encode()
 
     def _sent(self) -> dict[str, object]:
-        return {"uri": masked(self.uri), "keys": sorted(self.places), "version": MIRROR_VERSION, "files": artifact_mode()}
+        return {
+            "uri": masked(self.uri),
+            "keys": sorted(self.places),
+            "version": MIRROR_VERSION,
+            "files": artifact_mode(),
+        }
 
     def _is_level(self) -> bool:
-        """Return whether everything has been sent to this MLflow, and its database, if it is a file, is still there."""
+        """Return whether everything has been sent to this MLflow, and its database, if it is a
+        file, is still there.
+        """
         if not self.store.exists(self._mark):
             return False
         try:
             mark = json.loads(self.store.read(self._mark))
         except ValueError:
             return False
-        if not isinstance(mark, dict) or {name: mark.get(name) for name in self._sent()} != self._sent():
+        if (
+            not isinstance(mark, dict)
+            or {name: mark.get(name) for name in self._sent()} != self._sent()
+        ):
             return False
         self._mirrored_experiment = str(mark.get("experiment", ""))
         path = sqlite_path(self.uri)
@@ -157,8 +197,12 @@ class Mirroring:
 
 
 @contextmanager
-def mirrored(uri: str, store: Store, layout: Layout, places: Mapping[str, TrialTags], to_run: bool) -> Iterator[Mirroring]:
-    """A sweep's mirror: ready where the block begins, level with the store after it. An interrupted block leaves it as it is."""
+def mirrored(
+    uri: str, store: Store, layout: Layout, places: Mapping[str, TrialTags], to_run: bool
+) -> Iterator[Mirroring]:
+    """A sweep's mirror: ready where the block begins, level with the store after it. An interrupted
+    block leaves it as it is.
+    """
     mirroring = Mirroring(uri, store, layout, places)
     mirroring.begin(to_run)
     yield mirroring
@@ -176,5 +220,7 @@ def sync_command(store: Store, uri: str) -> str:
 
 
 def tracking_uri(given: str | None, store: Store) -> str:
-    """Return the URI of MLflow: as the command says, else the environment, else a database in the store; `none` for none."""
+    """Return the URI of MLflow: as the command says, else the environment, else a database in the
+    store; `none` for none.
+    """
     return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)

@@ -1,7 +1,8 @@
 """MLflow as the live mirror of the trials' folders. The only file with mlflow.
 
-`sync_trial` brings one run up to what stands in its folder, whatever was sent before: called again it changes nothing, and a
-process killed between any two of its calls leaves nothing that the next one would double. Everything else calls it.
+`sync_trial` brings one run up to what stands in its folder, whatever was sent before: called again
+it changes nothing, and a process killed between any two of its calls leaves nothing that the next
+one would double. Everything else calls it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ from pointsweep.tracking.payload import (
     source_tags,
     summary,
 )
-from pointsweep.tracking.sqlite_bootstrap import locked, one_at_a_time, ready_made, take_artifacts_along
+from pointsweep.tracking.sqlite_bootstrap import (
+    locked,
+    one_at_a_time,
+    ready_made,
+    take_artifacts_along,
+)
 from pointsweep.tracking.target import (
     NotMirroredError,
     Target,
@@ -56,7 +62,8 @@ from pointsweep.utils.sqlite_files import sqlite_path, sqlite_problem
 
 T = TypeVar("T")
 
-PAUSES_S = (0.2, 0.5, 1.0, 1.0, 2.0)  # between attempts of what a sweep waits for at its begin and end
+# between attempts of what a sweep waits for at its begin and end
+PAUSES_S = (0.2, 0.5, 1.0, 1.0, 2.0)
 PATIENCE_S = 15.0  # after which no new attempt begins
 BATCH = 1000  # metrics in one call, MLflow's limit
 TAG_BATCH = 100  # tags in one call, MLflow's limit
@@ -67,7 +74,9 @@ STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 @contextmanager
 def tracker_errors(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow, its database layer and its connection raise into TrackerAway, without secrets."""
+    """Turn whatever MLflow, its database layer and its connection raise into TrackerAway, without
+    secrets.
+    """
     try:
         yield
     except (TrackerAway, NotMirroredError):
@@ -77,8 +86,13 @@ def tracker_errors(uri: str) -> Iterator[None]:
         path = sqlite_path(uri)
         mend = ""
         if path is not None and path.exists() and not _is_locked(error):
-            mend = f"; if another version of MLflow made it, use that one; else {way_back(path, 'damaged')}"
-        raise TrackerAway(f"MLflow at {masked(uri)}: {type(error).__name__}: {words}{mend}") from error
+            mend = (
+                "; if another version of MLflow made it, use that one; else"
+                f" {way_back(path, 'damaged')}"
+            )
+        raise TrackerAway(
+            f"MLflow at {masked(uri)}: {type(error).__name__}: {words}{mend}"
+        ) from error
 
 
 def _is_locked(error: Exception) -> bool:
@@ -97,7 +111,9 @@ def reachable(uri: str) -> str:
 
 
 def require_usable(uri: str, writes: bool = True) -> None:
-    """Raise TrackerAway for a database that cannot be used, at once: MLflow would try it again for minutes."""
+    """Raise TrackerAway for a database that cannot be used, at once: MLflow would try it again for
+    minutes.
+    """
     problem = uri_mistake(uri) or target_problem(uri)
     if problem:
         raise TrackerAway(problem)
@@ -117,7 +133,9 @@ def require_usable(uri: str, writes: bool = True) -> None:
 
 
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
-    """Prepare a sweep once, before workers start: the database, the experiment and the parent run. Raises TrackerAway."""
+    """Prepare a sweep once, before workers start: the database, the experiment and the parent run.
+    Raises TrackerAway.
+    """
     disk = folder_of(store)
     own = disk if uri.startswith("sqlite") else None
 
@@ -133,7 +151,9 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         _describe_sweep(client, parent, layout)
         _describe_experiment(client, experiment, layout)
         client.update_run(parent, status="RUNNING")
-        empty = not client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1)
+        empty = not client.search_runs(
+            [experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1
+        )
         return Target(uri, experiment, parent, layout.name, empty and disk is not None)
 
     with tracker_errors(uri):
@@ -141,7 +161,8 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
 
 
 def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
-    """Take the runs of trials that are trained again out of a sweep: they keep what they hold, under another key.
+    """Take the runs of trials that are trained again out of a sweep: they keep what they hold,
+    under another key.
 
     Else the mirror would take their epochs for those of the new trial. Raises TrackerAway.
     """
@@ -152,13 +173,17 @@ def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
         if experiment is None:
             return
         for key in keys:
-            for run in client.search_runs([experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"):
+            for run in client.search_runs(
+                [experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"
+            ):
                 client.set_tag(run.info.run_id, "pointsweep.key", f"{key}-stale")
                 client.set_tag(run.info.run_id, "pointsweep.kind", "stale")
 
 
 def _describe_experiment(client: Any, experiment: str, layout: Layout) -> None:
-    """Tell MLflow's pages what kind of experiment this is, and which columns the link that a launch prints shows."""
+    """Tell MLflow's pages what kind of experiment this is, and which columns the link that a launch
+    prints shows.
+    """
     known = client.get_experiment(experiment).tags
     for name, value in experiment_tags(layout).items():
         if known.get(name) != value:
@@ -166,7 +191,9 @@ def _describe_experiment(client: Any, experiment: str, layout: Layout) -> None:
 
 
 def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
-    """Write the layout into tags of the parent run. Tags move with the database, a folder of artifacts does not."""
+    """Write the layout into tags of the parent run. Tags move with the database, a folder of
+    artifacts does not.
+    """
     from mlflow.entities import RunTag
 
     tags = layout_tags(layout.to_json())
@@ -179,7 +206,8 @@ def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
 
 
 def _patiently(work: Callable[[], T], uri: str) -> T:
-    """Return what `work`, which may be done twice, returns; tried again for a while, as a server may be busy or its line bad.
+    """Return what `work`, which may be done twice, returns; tried again for a while, as a server
+    may be busy or its line bad.
 
     What a database in a file says stays so, unless it is locked.
     """
@@ -200,7 +228,8 @@ def _patiently(work: Callable[[], T], uri: str) -> T:
 @functools.cache
 def connected(uri: str) -> Any:
     """The client of a server or database, one for a process."""
-    # What is asked again is decided here, by what the server has: MLflow would create a run twice whose answer was lost.
+    # What is asked again is decided here, by what the server has: MLflow would create a run twice
+    # whose answer was lost.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -217,15 +246,18 @@ def connected(uri: str) -> Any:
 
 
 def require_active(experiment: Any, uri: str) -> None:
-    """Raise TrackerAway, with the ways back, for an experiment that somebody has deleted in MLflow's UI."""
+    """Raise TrackerAway, with the ways back, for an experiment that somebody has deleted in
+    MLflow's UI.
+    """
     if experiment.lifecycle_stage != "deleted":
         return
     address = shlex.quote(masked(uri))
     number = experiment.experiment_id
     raise TrackerAway(
-        f"MLflow's experiment {experiment.name!r} is deleted there. It comes back by: "
-        f"MLFLOW_TRACKING_URI={address} {PYTHON} -m mlflow experiments restore --experiment-id {number}; "
-        f"or delete it for good, and a new one is made: {PYTHON} -m mlflow gc --backend-store-uri {address} --experiment-ids {number}"
+        f"MLflow's experiment {experiment.name!r} is deleted there. It comes back by:"
+        f" MLFLOW_TRACKING_URI={address} {PYTHON} -m mlflow experiments restore --experiment-id"
+        f" {number}; or delete it for good, and a new one is made: {PYTHON} -m mlflow gc"
+        f" --backend-store-uri {address} --experiment-ids {number}"
     )
 
 
@@ -250,13 +282,21 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
     found = client.search_runs([experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
     if found:
         return str(found[0].info.run_id)
-    tags = {"pointsweep.kind": "sweep", "pointsweep.sweep": layout.name, "mlflow.note.content": layout.title}
+    tags = {
+        "pointsweep.kind": "sweep",
+        "pointsweep.sweep": layout.name,
+        "mlflow.note.content": layout.title,
+    }
     tags |= source_tags(layout.name)
-    return str(client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}").info.run_id)
+    return str(
+        client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}").info.run_id
+    )
 
 
 class Runs:
-    """What this process knows of the runs of one target, so that it need not ask again. Every call costs, however little it says."""
+    """What this process knows of the runs of one target, so that it need not ask again. Every call
+    costs, however little it says.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target, self.client = target, connected(target.uri)
@@ -268,12 +308,20 @@ class Runs:
         """The run of a trial; None if MLflow has none, or if it is known here already."""
         if key in self.ids:
             return None
-        return self.only(self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"))
+        return self.only(
+            self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+        )
 
     def open(
-        self, key: str, events: Sequence[Event], tags: TrialTags, found: Any, words: Mapping[str, str]
+        self,
+        key: str,
+        events: Sequence[Event],
+        tags: TrialTags,
+        found: Any,
+        words: Mapping[str, str],
     ) -> tuple[str, list[Any], Mapping[str, str]]:
-        """The run of a trial, `found` or created, and the parameters and `words` that it does not have yet.
+        """The run of a trial, `found` or created, and the parameters and `words` that it does not
+        have yet.
 
         Tags given to a run that is created cost no transaction of their own.
         """
@@ -282,7 +330,9 @@ class Runs:
         start = next((event for event in events if event["type"] == "start"), None)
         if found is not None:
             run_id = str(found.info.run_id)
-            self.sent[key] = {metric.step for metric in self.client.get_metric_history(run_id, STEPS)}
+            self.sent[key] = {
+                metric.step for metric in self.client.get_metric_history(run_id, STEPS)
+            }
             if found.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
                 # The sweep's run was deleted in the UI, and another one made.
                 words = {**words, SWEEP_RUN: self.target.parent_run_id}
@@ -298,20 +348,33 @@ class Runs:
         return run_id, params, words
 
     def only(self, runs: Iterable[Any]) -> Any:
-        """The one run of a trial, None if there is none. A server that was slow may have made a second one: it is deleted."""
+        """The one run of a trial, None if there is none. A server that was slow may have made a
+        second one: it is deleted.
+        """
         found = sorted(runs, key=lambda run: str(run.info.run_id))
         for more in found[1:]:
             self.client.delete_run(more.info.run_id)
         return found[0] if found else None
 
-    def _create(self, key: str, events: Sequence[Event], start: Event | None, tags: TrialTags, words: Mapping[str, str]) -> str:
+    def _create(
+        self,
+        key: str,
+        events: Sequence[Event],
+        start: Event | None,
+        tags: TrialTags,
+        words: Mapping[str, str],
+    ) -> str:
         given = {**marks(self.target, key, start, tags), **words}
         begun = int(1000 * events[0]["time"]) if events else None
-        run = self.client.create_run(self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell)
+        run = self.client.create_run(
+            self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell
+        )
         return str(run.info.run_id)
 
     def _describe(self, run_id: str, start: Event) -> list[Any]:
-        """The data; the same again are no change. Returns the parameters, which travel with the first metrics."""
+        """The data; the same again are no change. Returns the parameters, which travel with the
+        first metrics.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
         from mlflow.exceptions import MlflowException
 
@@ -319,28 +382,41 @@ class Runs:
         section = start["config"]["dataset"]
         source = json.dumps({"folder": section.get("folder", section.get("root", "generated"))})
         context = [InputTag("mlflow.data.context", "training and test")]
-        dataset = Dataset(data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data))
+        dataset = Dataset(
+            data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data)
+        )
         try:
             self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
         except MlflowException as error:
-            # Of several writers that enter a data set at once a server on PostgreSQL lets one succeed; then it is there for all.
+            # Of several writers that enter a data set at once a server on PostgreSQL lets one
+            # succeed; then it is there for all.
             if not re.search("unique|duplicate", str(error), re.IGNORECASE):
                 raise
             self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
         return [Param(name, value) for name, value in flat(start["config"])]
 
-    def send(self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, found: Any) -> str:
-        """All that the run lacks but its end. An epoch's metrics travel in one call: it is there whole or not at all."""
+    def send(
+        self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, found: Any
+    ) -> str:
+        """All that the run lacks but its end. An epoch's metrics travel in one call: it is there
+        whole or not at all.
+        """
         from mlflow.entities import Metric, RunTag
 
         values, words = summary(record) if record is not None else ({}, {})
         run_id, params, missing = self.open(key, events, tags, found, words)
         sent = self.sent[key]
-        metrics, tagged = [Metric(name, value, 0, 0) for name, value in values.items()], [RunTag(*word) for word in missing.items()]
+        metrics, tagged = (
+            [Metric(name, value, 0, 0) for name, value in values.items()],
+            [RunTag(*word) for word in missing.items()],
+        )
         for event in epochs_of(events):
             if event["epoch"] in sent:
                 continue
-            points = [Metric(name, value, int(1000 * event["time"]), event["epoch"]) for name, value in epoch_values(event).items()]
+            points = [
+                Metric(name, value, int(1000 * event["time"]), event["epoch"])
+                for name, value in epoch_values(event).items()
+            ]
             if len(metrics) + len(params) + len(tagged) + len(points) > BATCH:
                 self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
                 metrics, params, tagged = [], [], []
@@ -370,9 +446,11 @@ class Runs:
 
 
 def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
-    """Bring a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled if it is called again."""
-    # The trial's worker and the driver at the end may both be at it: unlocked, each would find no run and create one.
-    # The first one at it in a fresh experiment need not look for a run.
+    """Bring a trial's run up to its folder. Raises what MLflow raises; nothing is lost or doubled
+    if it is called again.
+    """
+    # The trial's worker and the driver at the end may both be at it: unlocked, each would find no
+    # run and create one. The first one at it in a fresh experiment need not look for a run.
     key = folder.path.name
     with locked(folder.path / "mlflow.lock") as first:
         try:
@@ -392,12 +470,16 @@ def _is_sent(run: Any, record: Record, target: Target) -> bool:
 
 
 def _in_place(run: Any, target: Target) -> bool:
-    """Tell whether a run belongs to the sweep's run, and is not nested in it as earlier versions had it."""
+    """Tell whether a run belongs to the sweep's run, and is not nested in it as earlier versions
+    had it.
+    """
     return run.data.tags.get(SWEEP_RUN) == target.parent_run_id and NESTED not in run.data.tags
 
 
 def _record_of(folder: TrialFolder) -> Record | None:
-    """A trial's record; None too for one that cannot be believed, which the launch has set aside or named."""
+    """A trial's record; None too for one that cannot be believed, which the launch has set aside or
+    named.
+    """
     try:
         return folder.record()
     except BadRecord:
@@ -407,13 +489,17 @@ def _record_of(folder: TrialFolder) -> Record | None:
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> str:
     """End a sweep: send what is not there yet, and close the parent run. Raises TrackerAway.
 
-    Return why some trials' files are not there, "" if they all are: runs and metrics do not depend on them.
+    Return why some trials' files are not there, "" if they all are: runs and metrics do not depend
+    on them.
     """
     with tracker_errors(target.uri):
         mode = artifact_mode()
         require_usable(target.uri)
         runs = Runs(target)
-        _patiently(lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri), target.uri)
+        _patiently(
+            lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri),
+            target.uri,
+        )
         done = _patiently(lambda: _done(runs), target.uri)
         for key, place in tags.items():
             if key not in done and (folder := read_folder(store, key)).events():
@@ -439,8 +525,11 @@ def _send_artifacts(runs: Runs, store: Store, tags: Mapping[str, TrialTags], mod
             continue
         try:
             folder = read_folder(store, key, HISTORY, PREDICTIONS, WEIGHTS)
-            send_trial(runs.client, (runs.target.experiment_id, run.info.run_id), folder, record, mode)
-        except Exception as error:  # each artifact store of MLflow raises its own; the end of the launch says it
+            send_trial(
+                runs.client, (runs.target.experiment_id, run.info.run_id), folder, record, mode
+            )
+        except Exception as error:
+            # each artifact store of MLflow raises its own; the end of the launch says it
             missing.append(key)
             words = " ".join(scrubbed(str(error), runs.target.uri).split())[:200]
             reason = reason or f"{type(error).__name__}: {words}"
@@ -468,7 +557,8 @@ def _done(runs: Runs) -> set[str]:
 
 
 def _ended(run: Any) -> bool:
-    # The tag travels with the last metrics or before them: a process killed before the end leaves a run that seems to go on.
+    # The tag travels with the last metrics or before them: a process killed before the end leaves a
+    # run that seems to go on.
     return "pointsweep.done" in run.data.tags and run.info.status == "FINISHED"
 
 
@@ -476,7 +566,9 @@ def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
     """All trial runs of an experiment, page by page."""
     client, token = connected(uri), None
     while True:
-        page = client.search_runs([experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1000, page_token=token)
+        page = client.search_runs(
+            [experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1000, page_token=token
+        )
         yield from page
         token = page.token
         if not token:

@@ -1,4 +1,6 @@
-"""A trial as a run of MLflow: what its history and record become there, as plain names and values; and the record again of them."""
+"""A trial as a run of MLflow: what its history and record become there, as plain names and values;
+and the record again of them.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from pointsweep.results.metrics import RECORDED_FRACTIONS
 from pointsweep.results.records import Layout, Record
 from pointsweep.tracking.target import Target, TrialTags
 
-LAYOUT_DIGEST = "pointsweep.layout"  # the tag of a sweep's run that says what its layout's pieces are together
+# the tag of a sweep's run that says what its layout's pieces are together
+LAYOUT_DIGEST = "pointsweep.layout"
 SWEEP_RUN = "pointsweep.sweep_run"  # the tag of a trial's run that names its sweep's run
-NESTED = "mlflow.parentRunId"  # of earlier versions; MLflow's page shows no run that has it until its parent is unfolded
+# of earlier versions; MLflow's page shows no run that has it until its parent is unfolded
+NESTED = "mlflow.parentRunId"
 VIEW = "trials"  # the view of a sweep's experiment that lists its trials with their metrics
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CHUNK = 4000  # characters of a record in one tag; servers cut off or refuse longer ones
@@ -34,9 +38,11 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dict[str, str]:
-    """Return the tags that a trial's run is created with; `start` is the event that its first attempt began with.
+    """Return the tags that a trial's run is created with; `start` is the event that its first
+    attempt began with.
 
-    Runs are not nested in their sweep's run, which would hide them on MLflow's page until it is unfolded.
+    Runs are not nested in their sweep's run, which would hide them on MLflow's page until it is
+    unfolded.
     """
     origin = start["origin"] if start is not None else {}
     made = {
@@ -52,7 +58,8 @@ def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dic
         **source_tags(target.sweep),
         **{f"origin.{name}": value for name, value in origin.items()},
     }
-    # With a + files differ from the commit; without a repository there is a digest of the files in its place.
+    # With a + files differ from the commit; without a repository there is a digest of the files in
+    # its place.
     commit = origin.get("code", "").rstrip("+")
     if COMMIT.fullmatch(commit):
         made["mlflow.source.git.commit"] = commit
@@ -65,22 +72,29 @@ def source_tags(sweep: str) -> dict[str, str]:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         user = "unknown"
-    return {"mlflow.user": user, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"pointsweep run {sweep}"}
+    return {
+        "mlflow.user": user,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": f"pointsweep run {sweep}",
+    }
 
 
 def trial_note(sweep: str, key: str, tags: TrialTags) -> str:
-    """Return what stands above a trial's run on its page: its cell, and how it is looked at and trained again."""
+    """Return what stands above a trial's run on its page: its cell, and how it is looked at and
+    trained again.
+    """
     cell = shlex.join([sweep, tags.row, tags.column])
     return (
-        f"**{tags.row} / {tags.column}**, seed {tags.seed} of the sweep {sweep}. "
-        f"The trial's folder in the store is `trials/{key}`.\n\n"
-        f"`pointsweep tables {shlex.join([sweep, '--why', tags.row, tags.column])}` says how its cell came about, "
-        f"`pointsweep replay {cell}` trains it again and compares."
+        f"**{tags.row} / {tags.column}**, seed {tags.seed} of the sweep {sweep}. The trial's folder"
+        f" in the store is `trials/{key}`.\n\n`pointsweep tables"
+        f" {shlex.join([sweep, '--why', tags.row, tags.column])}` says how its cell came about,"
+        f" `pointsweep replay {cell}` trains it again and compares."
     )
 
 
 def experiment_tags(layout: Layout) -> dict[str, str]:
-    """Return the tags of a sweep's experiment: that it is of models, not of agents, and the view of its trials.
+    """Return the tags of a sweep's experiment: that it is of models, not of agents, and the view of
+    its trials.
 
     MLflow keeps views that are shared by a link as such tags.
     """
@@ -91,25 +105,43 @@ def experiment_tags(layout: Layout) -> dict[str, str]:
     metrics = dict.fromkeys([final, f"{split}/{measure}", "train/loss"])
     view = {
         "searchFilter": "tags.`pointsweep.kind` = 'trial'",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), "tags.`row`", "tags.`column`", "tags.`seed`"],
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in metrics),
+            "tags.`row`",
+            "tags.`column`",
+            "tags.`seed`",
+        ],
     }
-    return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
 
 
 def runs_page(experiment: str) -> str:
-    """Return the part of an address behind a server's name that opens the trials of an experiment with their metrics."""
-    return f"/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+    """Return the part of an address behind a server's name that opens the trials of an experiment
+    with their metrics.
+    """
+    return (
+        f"/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+    )
 
 
 def epoch_values(event: Event) -> dict[str, float]:
     """The metrics of an epoch."""
-    return {**event["metrics"], **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")}}
+    return {
+        **event["metrics"],
+        **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")},
+    }
 
 
 def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
     text = record.to_json()
-    chunks = {f"pointsweep.record.{i}": text[at : at + CHUNK] for i, at in enumerate(range(0, len(text), CHUNK))}
+    chunks = {
+        f"pointsweep.record.{i}": text[at : at + CHUNK]
+        for i, at in enumerate(range(0, len(text), CHUNK))
+    }
     values = {
         metric_name(measure, protocol): chosen[f"test/{measure}"]
         for protocol, chosen in record.metrics.items()
@@ -118,20 +150,29 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     }
     values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
     values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
-    tags = {**chunks, "weights": record.weights_origin, "marks": ", ".join(record.marks), "pointsweep.done": "1"}
+    tags = {
+        **chunks,
+        "weights": record.weights_origin,
+        "marks": ", ".join(record.marks),
+        "pointsweep.done": "1",
+    }
     return values, tags
 
 
 def metric_name(measure: str, protocol: str) -> str:
-    """Return what a measure of the test set at a protocol's epoch is called in MLflow, whose names cannot have an `@`.
+    """Return what a measure of the test set at a protocol's epoch is called in MLflow, whose names
+    cannot have an `@`.
 
-    Earlier versions wrote `best_val/accuracy`, which reads as if it were an accuracy on the validation clouds.
+    Earlier versions wrote `best_val/accuracy`, which reads as if it were an accuracy on the
+    validation clouds.
     """
     return f"test/{measure}_at_{protocol}"
 
 
 def layout_tags(text: str) -> dict[str, str]:
-    """A sweep's layout, as JSON, in pieces. The digest comes last: without it the pieces are not believed."""
+    """A sweep's layout, as JSON, in pieces. The digest comes last: without it the pieces are not
+    believed.
+    """
     tags = {}
     for number, start in enumerate(range(0, len(text), CHUNK)):
         tags[f"{LAYOUT_DIGEST}.{number}"] = text[start : start + CHUNK]
@@ -150,11 +191,16 @@ def layout_text(tags: Mapping[str, str]) -> str:
 
 def joined(tags: Mapping[str, str]) -> str:
     """The record in the tags of a run; empty if there is none."""
-    names = sorted((name for name in tags if name.startswith("pointsweep.record.")), key=lambda name: int(name.rpartition(".")[2]))
+    names = sorted(
+        (name for name in tags if name.startswith("pointsweep.record.")),
+        key=lambda name: int(name.rpartition(".")[2]),
+    )
     return "".join(tags[name] for name in names)
 
 
 def trial_page(experiment: str, key: str) -> str:
-    """Return the part of an address behind a server's name that opens an experiment with the run of one trial."""
+    """Return the part of an address behind a server's name that opens an experiment with the run of
+    one trial.
+    """
     found = quote(f"tags.`pointsweep.key` = '{key}'")
     return f"/#/experiments/{experiment}/runs?searchFilter={found}&workflowType=machine_learning"

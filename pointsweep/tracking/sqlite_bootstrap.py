@@ -1,4 +1,6 @@
-"""MLflow's files in a store: the database, ready-made, and the locks that let one process at a time change a run."""
+"""MLflow's files in a store: the database, ready-made, and the locks that let one process at a time
+change a run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ LOCK_PAUSE_S = 0.05
 
 @contextmanager
 def one_at_a_time(store: FileStore | None) -> Iterator[None]:
-    """Keep others out: two that open a fresh SQLite database at once break its creation, and on a server each would make a parent."""
+    """Keep others out: two that open a fresh SQLite database at once break its creation, and on a
+    server each would make a parent.
+    """
     if store is not None:
         store.root.mkdir(parents=True, exist_ok=True)
     with locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
@@ -31,9 +35,11 @@ def one_at_a_time(store: FileStore | None) -> Iterator[None]:
 
 
 def ready_made(uri: str, make: Callable[[str], object]) -> None:
-    """A new SQLite database as a copy of an empty one that this machine keeps: making it takes MLflow's migrations seconds.
+    """A new SQLite database as a copy of an empty one that this machine keeps: making it takes
+    MLflow's migrations seconds.
 
-    `make` creates the database at a URI. Without a usable cache there is no template, and MLflow makes the database itself.
+    `make` creates the database at a URI. Without a usable cache there is no template, and MLflow
+    makes the database itself.
     """
     path = sqlite_path(uri)
     if path is None or (path.exists() and path.stat().st_size):
@@ -50,7 +56,9 @@ def ready_made(uri: str, make: Callable[[str], object]) -> None:
 
 
 def _template(folder: Path, make: Callable[[str], object]) -> bytes:
-    """Return the bytes of an empty database. A kept one is named by its digest; one that was changed is not used."""
+    """Return the bytes of an empty database. A kept one is named by its digest; one that was
+    changed is not used.
+    """
     version = importlib.metadata.version("mlflow")
     folder.mkdir(parents=True, exist_ok=True)
     for kept in sorted(folder.glob(f"{version}-*.db")):
@@ -76,10 +84,12 @@ def _template_name(version: str, data: bytes) -> str:
 
 
 def take_artifacts_along(uri: str, folder: Path) -> None:
-    """Make the artifacts of a store that was copied or moved those of its own folder: MLflow keeps their absolute place.
+    """Make the artifacts of a store that was copied or moved those of its own folder: MLflow keeps
+    their absolute place.
 
-    What lies elsewhere by a user's wish stays; known are the places that end as a store's own do, in mlartifacts, and that of
-    the experiment Default, which is the folder in which MLflow made the database: of a copied one, somebody else's.
+    What lies elsewhere by a user's wish stays; known are the places that end as a store's own do,
+    in mlartifacts, and that of the experiment Default, which is the folder in which MLflow made the
+    database: of a copied one, somebody else's.
     """
     path = sqlite_path(uri)
     if path is None or not path.exists():
@@ -91,25 +101,37 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
             ("runs", "artifact_uri", "run_uuid"),
             ("logged_models", "artifact_location", "model_id"),
         )
-        there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        there = {
+            name
+            for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         for table, column, key in places:
             if table not in there:  # MLflow before version 3 knows no logged models
                 continue
             rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
             for number, place in rows:
                 before, own, rest = str(place).rpartition("/mlartifacts")
-                moved = own and before.startswith("file:") and rest[:1] in ("", "/") and f"{before}{own}" != here
+                moved = (
+                    own
+                    and before.startswith("file:")
+                    and rest[:1] in ("", "/")
+                    and f"{before}{own}" != here
+                )
                 if moved:
                     statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
                     database.execute(statement, (f"{here}{rest}", number))
         default = "experiment_id = 0 AND artifact_location LIKE '/%/mlruns/0'"
-        database.execute(f"UPDATE experiments SET artifact_location = ? WHERE {default}", (f"{here}/0",))
+        database.execute(
+            f"UPDATE experiments SET artifact_location = ? WHERE {default}", (f"{here}/0",)
+        )
         database.commit()
 
 
 @contextmanager
 def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
-    """Hold the lock; tell whether nobody has held it before. Raises TrackerAway if another process does not let go."""
+    """Hold the lock; tell whether nobody has held it before. Raises TrackerAway if another process
+    does not let go.
+    """
     deadline = time.monotonic() + wait_s
     with open_lock(path) as file:
         while True:
@@ -118,7 +140,9 @@ def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TrackerAway(f"{path} is held by another process that does not let go of it") from None
+                    raise TrackerAway(
+                        f"{path} is held by another process that does not let go of it"
+                    ) from None
                 time.sleep(LOCK_PAUSE_S)
         # Asked under the lock: who creates the file is not always the first one to hold it.
         first = os.fstat(file.fileno()).st_size == 0

@@ -1,4 +1,6 @@
-"""Where a sweep is mirrored, and a trial's place in it: plain values that tell workers what tracking.py is to do."""
+"""Where a sweep is mirrored, and a trial's place in it: plain values that tell workers what
+tracking.py is to do.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
 
 
 class TrackerAway(RuntimeError):
-    """MLflow cannot be reached, or refuses. Nothing is lost: the store has it all, the next run mirrors it."""
+    """MLflow cannot be reached, or refuses. Nothing is lost: the store has it all, the next run
+    mirrors it.
+    """
 
 
 class NotMirroredError(ValueError):
@@ -28,7 +32,8 @@ class NotMirroredError(ValueError):
 class Target:
     """Where a sweep is mirrored: server or database, experiment and parent run.
 
-    `fresh`: the experiment had no trial's run when the launch began, and all its workers see the same folders.
+    `fresh`: the experiment had no trial's run when the launch began, and all its workers see the
+    same folders.
     """
 
     uri: str
@@ -54,7 +59,9 @@ class TrialTags:
 
 
 def default_uri(store: Store) -> str:
-    """A database in the store; none for a store on a server (S3), where only a tracking server serves all nodes."""
+    """A database in the store; none for a store on a server (S3), where only a tracking server
+    serves all nodes.
+    """
     disk = folder_of(store)
     return sqlite_uri(disk.path("mlflow.db")) if disk is not None else "none"
 
@@ -78,16 +85,20 @@ def scheme_of(uri: str) -> str:
 
 
 def target_problem(uri: str) -> str:
-    """Return what is wrong with a tracking URI that cannot be written to whatever happens, and what to set instead."""
+    """Return what is wrong with a tracking URI that cannot be written to whatever happens, and what
+    to set instead.
+    """
     if uri == "none":
         return ""
     scheme = scheme_of(uri)
-    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")  # MLflow's own way round
+    # MLflow's own way round
+    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
     if scheme in ("", "file") and not allowed:
         path = Path(uri.removeprefix("file:").removeprefix("//") or ".").absolute()
         return (
-            f"MLflow at {uri}: this is a plain folder, which MLflow 3 does not write to any more; "
-            f"set MLFLOW_TRACKING_URI or --tracking-uri to {sqlite_uri(path / 'mlflow.db')}, or to a server's address"
+            f"MLflow at {uri}: this is a plain folder, which MLflow 3 does not write to any more;"
+            f" set MLFLOW_TRACKING_URI or --tracking-uri to {sqlite_uri(path / 'mlflow.db')}, or to"
+            " a server's address"
         )
     return ""
 
@@ -96,7 +107,12 @@ def uri_mistake(uri: str) -> str:
     """Return why a tracking URI can name no MLflow at all, "" if it can."""
     scheme = scheme_of(uri)
     known = [*SERVERS, *DATABASES]
-    if uri == "none" or scheme in ("", "file") or scheme.partition("+")[0] in known or scheme in _plugins():
+    if (
+        uri == "none"
+        or scheme in ("", "file")
+        or scheme.partition("+")[0] in known
+        or scheme in _plugins()
+    ):
         if scheme in ("http", "https") and not _host(uri):
             return f"the tracking URI {masked(uri)} names no host; write {scheme}://HOST:PORT"
         return ""
@@ -120,7 +136,12 @@ def way_back(path: Path, problem: str) -> str:
     """Return what a person does about a database of MLflow that cannot be used."""
     if "locked" in problem:
         return "end that process, or wait"
-    if "damaged" in problem or "folder" in problem or "not a file" in problem or "a link" in problem:
+    if (
+        "damaged" in problem
+        or "folder" in problem
+        or "not a file" in problem
+        or "a link" in problem
+    ):
         aside = shlex.quote(str(set_aside_name(path)))
         return f"all it holds is in the store; move it away: mv {shlex.quote(str(path))} {aside}"
     return "give this user the right to write it"

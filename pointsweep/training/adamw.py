@@ -1,7 +1,8 @@
 """AdamW by torch's fused kernel: bit for bit torch.optim.AdamW(fused=True), without that class.
 
-Source: Decoupled Weight Decay Regularization (arXiv 1711.05101). The class would load torch's compiler at the first step, which
-costs every worker more than a second and which nothing here needs.
+Source: Decoupled Weight Decay Regularization (arXiv 1711.05101). The class would load torch's
+compiler at the first step, which costs every worker more than a second and which nothing here
+needs.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # eps where nothing else is asked for
 
 
 class AdamW:
-    """`param_groups` hold `params`, `weight_decay` and `lr`, which may be changed. No moments before a first gradient.
+    """`param_groups` hold `params`, `weight_decay` and `lr`, which may be changed. No moments
+    before a first gradient.
 
     `lr`, `eps`: of the groups that have none of their own.
     """
 
-    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float = 1e-3, eps: float = EPS) -> None:
-        self.param_groups: list[dict[str, Any]] = [{"lr": lr, "eps": eps, **group} for group in groups]
+    def __init__(
+        self, groups: Sequence[Mapping[str, Any]], lr: float = 1e-3, eps: float = EPS
+    ) -> None:
+        self.param_groups: list[dict[str, Any]] = [
+            {"lr": lr, "eps": eps, **group} for group in groups
+        ]
         self.moments: dict[Tensor, dict[str, Tensor]] = {}
 
     @torch.no_grad()
@@ -32,10 +38,14 @@ class AdamW:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             states = [self.moments.get(p) or self.moments.setdefault(p, _start(p)) for p in params]
-            first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            first, second, steps = (
+                [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
+            )
             adamw(
-                params, [p.grad for p in params], first, second, [], steps, fused=True, amsgrad=False, maximize=False,
-                beta1=BETAS[0], beta2=BETAS[1], eps=group["eps"], lr=group["lr"], weight_decay=group["weight_decay"],
+                params, [p.grad for p in params], first, second, [], steps, fused=True,
+                amsgrad=False, maximize=False,
+                beta1=BETAS[0], beta2=BETAS[1], eps=group["eps"], lr=group["lr"],
+                weight_decay=group["weight_decay"],
             )  # fmt: skip
 
     def zero_grad(self) -> None:
@@ -44,14 +54,18 @@ class AdamW:
             parameter.grad = None
 
     def state(self) -> dict[int, dict[str, Tensor]]:
-        """Return steps and moments by the number of the parameter over all groups, as torch.optim's state_dict does. Not copied."""
+        """Return steps and moments by the number of the parameter over all groups, as torch.optim's
+        state_dict does. Not copied.
+        """
         return {index: self.moments[p] for index, p in self._numbered() if p in self.moments}
 
     def load(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
         parameters = dict(self._numbered())
         self.moments = {
-            parameters[index]: {name: value.to(parameters[index].device) for name, value in values.items()}
+            parameters[index]: {
+                name: value.to(parameters[index].device) for name, value in values.items()
+            }
             for index, values in state.items()
         }
 
@@ -61,4 +75,8 @@ class AdamW:
 
 def _start(parameter: Tensor) -> dict[str, Tensor]:
     step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-    return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+    return {
+        "step": step,
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }

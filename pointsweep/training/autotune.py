@@ -1,8 +1,9 @@
-"""How many trials a pack should hold on this machine: a few steps of packs of 1, 2, 4 and 8, timed once and remembered.
+"""How many trials a pack should hold on this machine: a few steps of packs of 1, 2, 4 and 8, timed
+once and remembered.
 
-Likewise the part of a GPU that a pack needs: by the peak of its memory in one step.
-What is timed are steps on random clouds of the trial's shapes. A larger pack is taken only if it saves SAVES of the time of a trial's
-step; what does not fit into memory is not. Letters: B clouds, P points.
+Likewise the part of a GPU that a pack needs: by the peak of its memory in one step. What is timed
+are steps on random clouds of the trial's shapes. A larger pack is taken only if it saves SAVES of
+the time of a trial's step; what does not fit into memory is not. Letters: B clouds, P points.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ CONTEXT_BYTES = 1 << 29  # what CUDA takes for each process, and torch does not 
 
 
 def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
-    """The size of packs for trials like this one; measured at most once per machine, code and kind of trial."""
+    """The size of packs for trials like this one; measured at most once per machine, code and kind
+    of trial.
+    """
     if shared_part(config) is None or config.dataset.num_categories:
-        return 1  # segmentation's inputs are not points alone; its packs are as large as the sweep says
+        # segmentation's inputs are not points alone; its packs are as large as the sweep says
+        return 1
     place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     path = cache_folder() / "packs" / f"{_kind(config, place)}.json"
     if not path.is_file():
@@ -53,7 +57,9 @@ def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
 
 
 def gpu_share(config: TrialConfig, size: int, device: torch.device | None = None) -> float:
-    """The part of a GPU that a pack of this size needs, in hundredths; measured once, as `pack_size`. 1 where no pack is possible."""
+    """The part of a GPU that a pack of this size needs, in hundredths; measured once, as
+    `pack_size`. 1 where no pack is possible.
+    """
     if shared_part(config) is None or config.dataset.num_categories:
         return 1.0
     place = device or torch.device("cuda")
@@ -66,17 +72,26 @@ def gpu_share(config: TrialConfig, size: int, device: torch.device | None = None
 
 
 def share(peak_bytes: int, total_bytes: int) -> float:
-    """Rounded up to hundredths, so that as many packs as Ray then puts on a GPU fit; at most a whole one."""
+    """Rounded up to hundredths, so that as many packs as Ray then puts on a GPU fit; at most a
+    whole one.
+    """
     return min(1.0, math.ceil(100 * (HEADROOM * peak_bytes + CONTEXT_BYTES) / total_bytes) / 100)
 
 
 def peak_and_total(device: torch.device) -> tuple[int, int]:
-    """The most bytes that this process has taken of a GPU, with those that once.py may come to keep, and the GPU's."""
-    return torch.cuda.max_memory_reserved(device) + LIMIT_BYTES["cuda"], torch.cuda.mem_get_info(device)[1]
+    """The most bytes that this process has taken of a GPU, with those that once.py may come to
+    keep, and the GPU's.
+    """
+    return (
+        torch.cuda.max_memory_reserved(device) + LIMIT_BYTES["cuda"],
+        torch.cuda.mem_get_info(device)[1],
+    )
 
 
 def best(step_s: Mapping[int, float]) -> int:
-    """Pack sizes and seconds of a trial's step -> the smallest size that no larger one beats by SAVES a doubling."""
+    """Pack sizes and seconds of a trial's step -> the smallest size that no larger one beats by
+    SAVES a doubling.
+    """
     chosen = min(step_s)
     for size in sorted(step_s):
         if step_s[size] < step_s[chosen] * (1 - SAVES):
@@ -85,14 +100,26 @@ def best(step_s: Mapping[int, float]) -> int:
 
 
 def _kind(config: TrialConfig, device: torch.device) -> str:
-    """A name for all trials that take the same time on this machine: neither the seed nor the rates count."""
-    train = TrainConfig(batch_size=config.train.batch_size, precision=config.train.precision, compile=config.train.compile)
+    """A name for all trials that take the same time on this machine: neither the seed nor the rates
+    count.
+    """
+    train = TrainConfig(
+        batch_size=config.train.batch_size,
+        precision=config.train.precision,
+        compile=config.train.compile,
+    )
     facts = origin(str(device))
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
-    parts = [config.replace(seed=0, train=train).key(), name, facts.get("code", ""), torch.__version__, str(torch.get_num_threads())]
+    parts = [
+        config.replace(seed=0, train=train).key(),
+        name,
+        facts.get("code", ""),
+        torch.__version__,
+        str(torch.get_num_threads()),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -112,8 +139,17 @@ def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
     return found
 
 
-def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, recompute: bool = False, warm: int = 1) -> float:
-    """Seconds of one step of one of `size` members, over so many steps after all members' first `warm` ones."""
+def step_s(
+    config: TrialConfig,
+    shared: SharedBackbone,
+    size: int,
+    steps: int,
+    recompute: bool = False,
+    warm: int = 1,
+) -> float:
+    """Seconds of one step of one of `size` members, over so many steps after all members' first
+    `warm` ones.
+    """
     warmed, begun = 0, 0.0
 
     def body() -> None:
@@ -127,8 +163,12 @@ def step_s(config: TrialConfig, shared: SharedBackbone, size: int, steps: int, r
     return (_now(shared.device) - begun) / (steps * size)
 
 
-def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompute: bool = False) -> Iterator[Tensor]:
-    """Train on random clouds of the trial's shapes, new ones every step; yield after each its loss, float64 and on the device."""
+def train_steps(
+    config: TrialConfig, shared: SharedBackbone, count: int, recompute: bool = False
+) -> Iterator[Tensor]:
+    """Train on random clouds of the trial's shapes, new ones every step; yield after each its loss,
+    float64 and on the device.
+    """
     device, train = shared.device, config.train
     classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
     torch.manual_seed(config.seed)
@@ -137,16 +177,24 @@ def train_steps(config: TrialConfig, shared: SharedBackbone, count: int, recompu
         compile_parts(model, device)
     if recompute:
         recompute_stages(model.tokenizer)  # type: ignore[arg-type]
-    model.method.prepare(model, [torch.rand(train.batch_size, config.dataset.num_points, 3, device=device)])  # type: ignore[operator, union-attr]
+    clouds = [torch.rand(train.batch_size, config.dataset.num_points, 3, device=device)]
+    model.method.prepare(model, clouds)  # type: ignore[operator, union-attr]
     set_noise(model, torch.Generator(device).manual_seed(config.seed))
     optimizer, draws = make_optimizer(model, train), torch.Generator().manual_seed(config.seed)
     labels = torch.arange(train.batch_size, device=device) % classes
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def load(_: int) -> list[Tensor]:
-        return [to_device(torch.rand(train.batch_size, config.dataset.num_points, 3, generator=draws), device)]  # (B, P, 3)
+        # (B, P, 3)
+        return [
+            to_device(
+                torch.rand(train.batch_size, config.dataset.num_points, 3, generator=draws), device
+            )
+        ]
 
-    for points in one_ahead(range(count), load, functools.partial(prepare, model, train.precision, 1), device):
+    for points in one_ahead(
+        range(count), load, functools.partial(prepare, model, train.precision, 1), device
+    ):
         loss, _ = accumulate(model, points, labels, train, 1)
         take_step(optimizer, trained, train.clip_norm)
         optimizer.zero_grad()

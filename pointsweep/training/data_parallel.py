@@ -1,8 +1,10 @@
-"""The processes of one trial: each computes its part of every batch, and all take the same step with the gradient of the whole.
+"""The processes of one trial: each computes its part of every batch, and all take the same step
+with the gradient of the whole.
 
-Source: data-parallel training as in PyTorch Distributed (arXiv 2006.15704), without its overlap: the gradients are summed in one
-tensor after the backward pass. The first process is the trial: it has the folder, evaluates and writes. The others (follow.py)
-hold copies of its state: a step is a function of the trial's config and its number (train.py), so that nothing more is said.
+Source: data-parallel training as in PyTorch Distributed (arXiv 2006.15704), without its overlap:
+the gradients are summed in one tensor after the backward pass. The first process is the trial: it
+has the folder, evaluates and writes. The others (follow.py) hold copies of its state: a step is a
+function of the trial's config and its number (train.py), so that nothing more is said.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pointsweep.results.failures import LostProcess
 
-PATIENCE = timedelta(minutes=30)  # with the others: one may still load its data, the first one evaluates
+# with the others: one may still load its data, the first one evaluates
+PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -36,24 +39,32 @@ class Group:
         return tensor.tensor_split(self.size)[self.rank]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Put into each of the tensors, all of one dtype, its sum over the processes. Raises LostProcess."""
+        """Put into each of the tensors, all of one dtype, its sum over the processes. Raises
+        LostProcess.
+        """
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _lost():
             dist.all_reduce(flat)
-        for tensor, found in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, found in zip(
+            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(found.view_as(tensor))
 
     def share(self, data: bytes) -> bytes:
-        """The bytes that the first process has, at least one; the others give none. Raises LostProcess."""
+        """The bytes that the first process has, at least one; the others give none. Raises
+        LostProcess.
+        """
         if self.size == 1:
             return data
         count = torch.tensor([len(data)])
         with _lost():
             dist.broadcast(count, src=0)
             sent = (
-                torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(int(count), dtype=torch.uint8)
+                torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                if self.rank == 0
+                else torch.empty(int(count), dtype=torch.uint8)
             )
             dist.broadcast(sent, src=0)
         return sent.numpy().tobytes()
@@ -95,7 +106,8 @@ class _Sum(torch.autograd.Function):
 
 
 def synchronise(model: nn.Module) -> None:
-    """Make every batch normalisation take its statistics over the clouds of all processes while it trains.
+    """Make every batch normalisation take its statistics over the clouds of all processes while it
+    trains.
 
     torch's SyncBatchNorm does it on CUDA alone; this is the same arithmetic on every device.
     """
@@ -104,11 +116,17 @@ def synchronise(model: nn.Module) -> None:
             module.forward = functools.partial(_normalised, module, module.forward)  # type: ignore[method-assign]
 
 
-def _normalised(norm: nn.modules.batchnorm._BatchNorm, alone: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """(B, C, ...) -> the same shape: its process's part of the normalised whole. Raises LostProcess."""
+def _normalised(
+    norm: nn.modules.batchnorm._BatchNorm, alone: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """(B, C, ...) -> the same shape: its process's part of the normalised whole. Raises
+    LostProcess.
+    """
     if not norm.training:
         return alone(x)
-    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    assert (
+        norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    )
     wide, others = x.to(norm.running_mean.dtype), [axis for axis in range(x.dim()) if axis != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     count = _summed(wide.new_tensor(wide.numel() / wide.shape[1]))
@@ -126,13 +144,17 @@ def _normalised(norm: nn.modules.batchnorm._BatchNorm, alone: Callable[[Tensor],
 
 
 def meeting(host: str, size: int, port: int = 0) -> TCPStore:
-    """Where `size` processes find each other: at a free port of this one, that `port` tells the others. To be kept to the end."""
+    """Where `size` processes find each other: at a free port of this one, that `port` tells the
+    others. To be kept to the end.
+    """
     return TCPStore(host, port, size, is_master=not port, wait_for_workers=False, timeout=PATIENCE)
 
 
 @contextmanager
 def joined(store: TCPStore, rank: int, size: int) -> Iterator[Group]:
-    """This process in the group that meets at `store`. Raises LostProcess if the others do not come."""
+    """This process in the group that meets at `store`. Raises LostProcess if the others do not
+    come.
+    """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost():
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)

@@ -1,4 +1,6 @@
-"""What the other processes of a trial do (group.py): take over its state, and compute their part of every step to its end."""
+"""What the other processes of a trial do (group.py): take over its state, and compute their part of
+every step to its end.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from pointsweep.training.trainer_state import from_bytes, restore
 
 
 def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str, port: int) -> None:
-    """Compute this process's part until the trial has trained its last epoch. Raises LostProcess."""
+    """Compute this process's part until the trial has trained its last epoch. Raises
+    LostProcess.
+    """
     torch.set_num_threads(job.threads)
     plugins.adopt(job.plugins)
     trial = trial_from_dict(config)

@@ -1,6 +1,8 @@
-"""The loop: learning rate, optimiser, one epoch, evaluation. Every step is a function of the trial's config and the step's number.
+"""The loop: learning rate, optimiser, one epoch, evaluation. Every step is a function of the
+trial's config and the step's number.
 
-Source: the training protocol of Any2Point (arXiv 2404.07989) and its program (spec 2.8). Letters: B clouds, P points.
+Source: the training protocol of Any2Point (arXiv 2404.07989) and its program (spec 2.8). Letters: B
+clouds, P points.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ from pointsweep.utils import interruption
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud (n,), see `class_type`.
+    """Mean loss and accuracy (fraction) over a split, and the predicted class of every cloud (n,),
+    see `class_type`.
 
-    Of part segmentation both are those of the points, `more` holds the mean IoUs, and `predictions` each shape's IoU, float32 (n,).
+    Of part segmentation both are those of the points, `more` holds the mean IoUs, and `predictions`
+    each shape's IoU, float32 (n,).
     """
 
     loss: float
@@ -52,13 +56,17 @@ class Evaluation:
 
 
 def stream(*parts: int | str) -> int:
-    """A seed for one purpose, e.g. stream(seed, "order", epoch): independent of every other and of what was drawn before."""
+    """A seed for one purpose, e.g. stream(seed, "order", epoch): independent of every other and of
+    what was drawn before.
+    """
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def learning_rate(train: TrainConfig, epoch: int) -> float:
-    """The rate of epoch 1, 2, ...: t = epoch - 1 counts from zero; linear warm-up from min_lr, then a cosine in t, not shifted."""
+    """The rate of epoch 1, 2, ...: t = epoch - 1 counts from zero; linear warm-up from min_lr, then
+    a cosine in t, not shifted.
+    """
     t = epoch - 1
     span = train.lr - train.min_lr
     if t < train.warmup_epochs:
@@ -68,9 +76,11 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
 
 
 def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
-    """The rate of step 0, 1, ... of the `steps` of an epoch: that of the epoch, or with `warmup_fraction` one of its own.
+    """The rate of step 0, 1, ... of the `steps` of an epoch: that of the epoch, or with
+    `warmup_fraction` one of its own.
 
-    The warm-up is linear and ends at `lr` with its last step; the cosine behind it is that of the epochs, read at the step.
+    The warm-up is linear and ends at `lr` with its last step; the cosine behind it is that of the
+    epochs, read at the step.
     """
     if train.warmup_fraction is None:
         return learning_rate(train, epoch)
@@ -84,7 +94,8 @@ def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
-    """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens, where the program says so).
+    """AdamW over what is trainable; no decay on biases and other 1-D parameters (and on tokens,
+    where the program says so).
 
     With `decayed: all` on every parameter.
     """
@@ -92,25 +103,36 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            exempt = parameter.dim() <= 1 or name.endswith("bias") or (not train.decay_tokens and "token" in name)
+            exempt = (
+                parameter.dim() <= 1
+                or name.endswith("bias")
+                or (not train.decay_tokens and "token" in name)
+            )
             spared = exempt and train.decayed == "matrices"
             (plain if spared else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return AdamW([group for group in groups if group["params"]], train.lr, train.adam_eps)
 
 
 def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Index arrays (size,) of one epoch in its own random order; the last, smaller batch is dropped."""
+    """Index arrays (size,) of one epoch in its own random order; the last, smaller batch is
+    dropped.
+    """
     order = np.random.default_rng(stream(seed, "order", epoch)).permutation(count)
     for start in range(0, count - size + 1, size):
         yield order[start : start + size]
 
 
 def train_epoch(
-    model: nn.Module, optimizer: AdamW, dataset: Dataset, config: TrialConfig, epoch: int, parts: int = 1,
+    model: nn.Module, optimizer: AdamW, dataset: Dataset, config: TrialConfig, epoch: int,
+    parts: int = 1,
     group: Group = ALONE,
 ) -> dict[str, float]:  # fmt: skip
-    """One pass over the training clouds, each batch computed by all processes of the group, in `parts` each.
+    """One pass over the training clouds, each batch computed by all processes of the group, in
+    `parts` each.
 
     Returns train/loss and train/accuracy; raises Diverged, LostProcess.
     """
@@ -126,12 +148,16 @@ def train_epoch(
     ready = functools.partial(prepare, model, train.precision, parts, group=group)
     for step, (*inputs, labels) in enumerate(one_ahead(order, load, ready, device)):
         mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
-        set_noise(model, torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)))
+        set_noise(
+            model,
+            torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)),
+        )
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
         for own in optimizer.param_groups:
             own["lr"] = step_rate(train, epoch, step, steps)
         take_step(optimizer, trained, train.clip_norm)
-        optimizer.zero_grad()  # before the others' turn: nothing of a step but its results outlives it
+        # before the others' turn: nothing of a step but its results outlives it
+        optimizer.zero_grad()
         loss_sum += loss * labels.numel()
         correct += hits
         seen += labels.numel()
@@ -143,8 +169,12 @@ def train_epoch(
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 
-def prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor], group: Group = ALONE) -> None:
-    """Geometry of a batch that is to come, of the parts and in the mode in which the forward pass will look for it."""
+def prepare(
+    model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor], group: Group = ALONE
+) -> None:
+    """Geometry of a batch that is to come, of the parts and in the mode in which the forward pass
+    will look for it.
+    """
     geometry = getattr(model, "geometry", None)
     if geometry is None:  # a network from scratch
         return
@@ -154,21 +184,32 @@ def prepare(model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor
 
 
 def accumulate(
-    model: nn.Module, inputs: Sequence[Tensor], labels: Tensor, train: TrainConfig, parts: int, group: Group = ALONE
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    labels: Tensor,
+    train: TrainConfig,
+    parts: int,
+    group: Group = ALONE,
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P); return that loss, float64, and the hits.
+    """Add the gradient of the mean loss of points (B, P, 3), labels (B,) or (B, P); return that
+    loss, float64, and the hits.
 
-    In several parts the memory of one part suffices. Of several processes each computes its share, and all have the sums; gradients
-    must be empty before. Either way the gradient is that of the whole batch but for rounding, unless the
-    clouds of a batch see each other: batch normalisation then takes its statistics over a part, and dropout draws other masks.
+    In several parts the memory of one part suffices. Of several processes each computes its share,
+    and all have the sums; gradients must be empty before. Either way the gradient is that of the
+    whole batch but for rounding, unless the clouds of a batch see each other: batch normalisation
+    then takes its statistics over a part, and dropout draws other masks.
     """
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.long, device=labels.device)
-    pieces = zip(*(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)), strict=True)
+    pieces = zip(
+        *(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)), strict=True
+    )
     for *clouds, wanted in pieces:
         with autocast(train.precision, labels.device):
             logits = model(*clouds)
-        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=train.label_smoothing) * (len(wanted) / len(labels))
+        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=train.label_smoothing) * (
+            len(wanted) / len(labels)
+        )
         backward(loss)
         loss_sum += loss.detach().double()
         correct += (logits.argmax(dim=1) == wanted).sum()
@@ -179,13 +220,19 @@ def accumulate(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig, parts: int = 1) -> Evaluation:
-    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever the order of the batches.
+def evaluate(
+    model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig, parts: int = 1
+) -> Evaluation:
+    """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever
+    the order of the batches.
 
-    Each batch goes through the model in `parts`; but in compat `official`, where the clouds of a batch see each other, whole.
+    Each batch goes through the model in `parts`; but in compat `official`, where the clouds of a
+    batch see each other, whole.
     """
     model.eval()
-    forward = functools.partial(_in_parts, model, parts if config.compat == "fixed" else 1, config.train.precision)
+    forward = functools.partial(
+        _in_parts, model, parts if config.compat == "fixed" else 1, config.train.precision
+    )
     answers = _answers(forward, dataset, split, config)
     if isinstance(dataset, PartDataset):
         return score_parts(answers, split.labels, dataset.parts)
@@ -194,31 +241,49 @@ def evaluate(model: nn.Module, dataset: Dataset, split: Split, config: TrialConf
     return score(torch.cat(logits)[back], torch.tensor(split.labels))
 
 
-Answer = tuple[np.ndarray, Tensor, Tensor]  # rows (B,) of a split, their logits (B, classes) or (B, parts, P), their labels
-Forward = Callable[[Sequence[Tensor]], Tensor]  # what a model takes, points (B, P, 3) first -> logits on the CPU
+# rows (B,) of a split, their logits (B, classes) or (B, parts, P), their labels
+Answer = tuple[np.ndarray, Tensor, Tensor]
+# what a model takes, points (B, P, 3) first -> logits on the CPU
+Forward = Callable[[Sequence[Tensor]], Tensor]
 
 
 def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Tensor]) -> Tensor:
     device = next(iter(model.state_dict().values())).device
     pieces = zip(*(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True)
     with autocast(precision, device):
-        found = [model(*(on_device(tensor, device) for tensor in piece)).float().cpu() for piece in pieces]
+        found = [
+            model(*(on_device(tensor, device) for tensor in piece)).float().cpu()
+            for piece in pieces
+        ]
     take_turns(device)
     interruption.check()
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _answers(forward: Forward, dataset: Dataset, split: Split, config: TrialConfig) -> Iterator[Answer]:
+def _answers(
+    forward: Forward, dataset: Dataset, split: Split, config: TrialConfig
+) -> Iterator[Answer]:
     size = config.train.eval_batch_size
-    order, votes = dataset.evaluation_order(split), config.train.votes if split.name == "test" else 1
+    order, votes = (
+        dataset.evaluation_order(split),
+        (config.train.votes if split.name == "test" else 1),
+    )
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         *inputs, labels = eval_batch(dataset, split, rows)
-        yield rows, _vote(forward, inputs, dataset, votes, stream(config.seed, "vote", start)), labels
+        yield (
+            rows,
+            _vote(forward, inputs, dataset, votes, stream(config.seed, "vote", start)),
+            labels,
+        )
 
 
-def _vote(forward: Forward, inputs: Sequence[Tensor], dataset: Dataset, votes: int, seed: int) -> Tensor:
-    """Inputs -> logits (B, classes) on the CPU; of several votes the logarithm of the mean probability."""
+def _vote(
+    forward: Forward, inputs: Sequence[Tensor], dataset: Dataset, votes: int, seed: int
+) -> Tensor:
+    """Inputs -> logits (B, classes) on the CPU; of several votes the logarithm of the mean
+    probability.
+    """
     if votes == 1:
         return forward(inputs)
     points, *rest = inputs
@@ -234,12 +299,17 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
     predictions = logits.argmax(dim=1)
     accuracy = int((predictions == labels).sum()) / len(labels)
     return Evaluation(
-        float(F.cross_entropy(logits.double(), labels)), accuracy, predictions.numpy().astype(class_type(logits.shape[1]))
+        float(F.cross_entropy(logits.double(), labels)),
+        accuracy,
+        predictions.numpy().astype(class_type(logits.shape[1])),
     )
 
 
-def score_parts(answers: Iterable[Answer], category: np.ndarray, parts: Sequence[Sequence[int]]) -> Evaluation:
-    """Score every point's logits (B, parts, P) by the shapes' categories (n,): a point gets the best of its category's parts.
+def score_parts(
+    answers: Iterable[Answer], category: np.ndarray, parts: Sequence[Sequence[int]]
+) -> Evaluation:
+    """Score every point's logits (B, parts, P) by the shapes' categories (n,): a point gets the
+    best of its category's parts.
 
     The loss is over all parts, as in training.
     """
@@ -260,11 +330,16 @@ def score_parts(answers: Iterable[Answer], category: np.ndarray, parts: Sequence
     back = np.argsort(order)
     predicted, truth = [predicted[i] for i in back], [truth[i] for i in back]
     ious = part_score(predicted, truth, category.tolist(), parts)
-    right, count = sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)), sum(map(len, truth))
+    right, count = (
+        sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)),
+        sum(map(len, truth)),
+    )
     more = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
     return Evaluation(loss / count, right / count, np.array(ious.by_shape, dtype=np.float32), more)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context a forward runs in: bf16 where the config asks for it, else nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    return (
+        torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    )

@@ -1,8 +1,10 @@
-"""A finished trial as a function of clouds: what `mlflow.pyfunc.load_model` returns for a trial's logged model.
+"""A finished trial as a function of clouds: what `mlflow.pyfunc.load_model` returns for a trial's
+logged model.
 
-The model's folder holds trial.json (configuration, number and names of the classes) and the trained weights as safetensors; nothing
-in it is a pickle or code. Frozen weights are loaded as training loads them, from where the configuration says. Clouds are
-sampled to the trial's number of points and normalised as its test clouds were. Letters: B clouds, P points, C classes.
+The model's folder holds trial.json (configuration, number and names of the classes) and the trained
+weights as safetensors; nothing in it is a pickle or code. Frozen weights are loaded as training
+loads them, from where the configuration says. Clouds are sampled to the trial's number of points
+and normalised as its test clouds were. Letters: B clouds, P points, C classes.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Predictor:
         self.config, self.model, self.class_names = config, model.eval(), list(class_names)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pandas.DataFrame:
-        """Return a line for each cloud: its class's number, the class, and the probability of each class.
+        """Return a line for each cloud: its class's number, the class, and the probability of each
+        class.
 
         model_input: (B, P, 3), or (P, 3) of one cloud. Raises ValueError for another shape.
         """
@@ -50,7 +53,9 @@ class Predictor:
             raise ValueError(f"clouds are an array (clouds, points, 3), got {clouds.shape}")
         chances = self.probabilities(torch.from_numpy(clouds)).numpy()  # (B, C)
         best = chances.argmax(axis=1)
-        table = pandas.DataFrame({"class": best, "label": [self.class_names[number] for number in best]})
+        table = pandas.DataFrame(
+            {"class": best, "label": [self.class_names[number] for number in best]}
+        )
         for number, name in enumerate(self.class_names):
             table[f"probability of {name}"] = chances[:, number]
         return table
@@ -67,13 +72,17 @@ class Predictor:
 
 
 def load_predictor(folder: Path) -> Predictor:
-    """Return the predictor that a folder holds. Raises ConfigError and ValueError for one that does not fit this version."""
+    """Return the predictor that a folder holds. Raises ConfigError and ValueError for one that does
+    not fit this version.
+    """
     from safetensors.torch import load_file
 
     facts = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
     config, problems = check_trial(facts["config"])
     if config is None or problems:
-        raise ConfigError(str(folder / TRIAL), [Problem(path, message) for path, message in problems])
+        raise ConfigError(
+            str(folder / TRIAL), [Problem(path, message) for path, message in problems]
+        )
     model = build(config, facts["num_classes"])
     load_trained_state(model, load_file(folder / WEIGHTS))
     names = facts["class_names"] or [str(number) for number in range(facts["num_classes"])]

@@ -1,6 +1,8 @@
-"""One batch ahead: the clouds of the next step and what depends on them alone are made on a GPU's second stream while a step trains.
+"""One batch ahead: the clouds of the next step and what depends on them alone are made on a GPU's
+second stream while a step trains.
 
-What is random is drawn on the CPU and in the order of the batches, so the numbers are those without. Letters: B clouds, P points.
+What is random is drawn on the CPU and in the order of the batches, so the numbers are those
+without. Letters: B clouds, P points.
 """
 
 from __future__ import annotations
@@ -18,14 +20,20 @@ from pointsweep.models.batch_cache import arrive, made
 T = TypeVar("T")
 Batch = Sequence[Tensor]  # what a model takes, points (B, P, 3) first, and last the labels
 
-# Where it is done. On a CPU nothing runs beside a step, and the geometry of two batches would be held in place of one.
+# Where it is done. On a CPU nothing runs beside a step, and the geometry of two batches would be
+# held in place of one.
 AHEAD_ON = {"cuda"}
 
 
 def one_ahead(
-    items: Iterable[T], load: Callable[[T], Batch], prepare: Callable[[Batch], None], device: torch.device
+    items: Iterable[T],
+    load: Callable[[T], Batch],
+    prepare: Callable[[Batch], None],
+    device: torch.device,
 ) -> Iterator[Batch]:
-    """`load` of every item, in order; on a GPU loaded and prepared on a second stream before the one in front is given out."""
+    """`load` of every item, in order; on a GPU loaded and prepared on a second stream before the
+    one in front is given out.
+    """
     if device.type not in AHEAD_ON:
         yield from map(load, items)
         return

@@ -24,7 +24,9 @@ from pointsweep.utils.provenance import origin
 
 @dataclass(frozen=True)
 class Result:
-    """What training has left: `best` and `predictions` by protocol, the latter as Evaluation has them; `parts` of a batch."""
+    """What training has left: `best` and `predictions` by protocol, the latter as Evaluation has
+    them; `parts` of a batch.
+    """
 
     config: TrialConfig
     dataset: Dataset
@@ -40,16 +42,29 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
     """Make the record of a trial with these epochs behind it."""
     config, dataset = result.config, result.dataset
     train_s = sum(event["train_s"] for event in epochs)
-    trained_clouds = len(epochs) * (len(dataset.train.labels) // config.train.batch_size) * config.train.batch_size
+    trained_clouds = (
+        len(epochs)
+        * (len(dataset.train.labels) // config.train.batch_size)
+        * config.train.batch_size
+    )
     return Record(
         key=config.key(),
         config=config.to_dict(),
-        metrics={name: {"epoch": best["epoch"], **best["metrics"]} for name, best in result.best.items()},
+        metrics={
+            name: {"epoch": best["epoch"], **best["metrics"]} for name, best in result.best.items()
+        },
         parameters=vars(count_parameters(result.model)),
         dataset=describe(config, dataset) | _objects(dataset),
         weights_origin=getattr(result.model, "weights_origin", "none"),
-        marks=(*marks(config, dataset, result.model), *split_mark(result.model, config, result.parts, result.processes)),
-        seconds={"total": sum(event["seconds"] for event in epochs), "train": train_s, "device": device_s(epochs)},
+        marks=(
+            *marks(config, dataset, result.model),
+            *split_mark(result.model, config, result.parts, result.processes),
+        ),
+        seconds={
+            "total": sum(event["seconds"] for event in epochs),
+            "train": train_s,
+            "device": device_s(epochs),
+        },
         peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
         clouds_per_s=trained_clouds / train_s if train_s else 0.0,
         origin=origin(str(result.device)) | plugin_origin(config),
@@ -67,11 +82,16 @@ def classifies(predictions: Mapping[str, np.ndarray]) -> bool:
 def _correct(result: Result) -> dict[str, str]:
     if not classifies(result.predictions):
         return {}
-    return {name: packed(values == result.dataset.test.labels) for name, values in result.predictions.items()}
+    return {
+        name: packed(values == result.dataset.test.labels)
+        for name, values in result.predictions.items()
+    }
 
 
 def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Joules by device over all epochs; of a device that some epoch could not be read of, nothing."""
+    """Joules by device over all epochs; of a device that some epoch could not be read of,
+    nothing.
+    """
     names = set(epochs[0]).intersection(*epochs[1:])
     return {name: sum(epoch[name] for epoch in epochs) for name in sorted(names)}
 
@@ -80,7 +100,12 @@ def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what the record and MLflow say of the data."""
     sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
     sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
-    return {"name": config.dataset.name, "digest": dataset.digest, "num_classes": dataset.num_classes, **sizes}
+    return {
+        "name": config.dataset.name,
+        "digest": dataset.digest,
+        "num_classes": dataset.num_classes,
+        **sizes,
+    }
 
 
 def _objects(dataset: Dataset) -> dict[str, str]:
@@ -100,16 +125,28 @@ NO_BLOCKS = "no transformer blocks"
 
 
 def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
-    """Return what to say of the frozen blocks: that there are none, or that they hardly change the tokens."""
+    """Return what to say of the frozen blocks: that there are none, or that they hardly change the
+    tokens.
+    """
     if config.backbone is None or config.method is None:
         return ()
     if config.backbone.num_blocks == 0:
         return (NO_BLOCKS,)
-    own = model.backbone.marks() if isinstance(model, PointModel) and _uses_own_positions(config) else ()
+    own = (
+        model.backbone.marks()
+        if isinstance(model, PointModel) and _uses_own_positions(config)
+        else ()
+    )
     frozen = config.method.name != "full" and not config.backbone.stand_in
     change = getattr(model, "change_per_block", None)
     if frozen and change is not None and change < NEAR_IDENTITY:
-        return (*own, f"frozen blocks close to an identity (a change of less than {NEAR_IDENTITY * 100:.0f} % a block)")
+        return (
+            *own,
+            (
+                "frozen blocks close to an identity (a change of less than"
+                f" {NEAR_IDENTITY * 100:.0f} % a block)"
+            ),
+        )
     return own
 
 
@@ -121,7 +158,13 @@ def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str,
     """Return what a table must say beside the number."""
     weights = WEIGHT_MARKS.get(config.backbone.weights) if config.backbone is not None else None
     official = ("official program",) if config.compat == "official" else ()
-    return (*((weights,) if weights else ()), *block_marks(config, model), *dataset.marks, *data_marks(config, dataset), *official)
+    return (
+        *((weights,) if weights else ()),
+        *block_marks(config, model),
+        *dataset.marks,
+        *data_marks(config, dataset),
+        *official,
+    )
 
 
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
@@ -131,21 +174,34 @@ def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     return facts.marks(found, config.dataset, config.trains)
 
 
-def split_mark(model: nn.Module, config: TrialConfig, parts: int, processes: int = 1) -> tuple[str, ...]:
-    """Return what to say if batches were not taken whole, as other masks are then drawn for dropout.
+def split_mark(
+    model: nn.Module, config: TrialConfig, parts: int, processes: int = 1
+) -> tuple[str, ...]:
+    """Return what to say if batches were not taken whole, as other masks are then drawn for
+    dropout.
 
     Parts have batch statistics of their own as well; processes share theirs.
     """
     if parts * processes == 1:
         return ()
-    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    caveat = f", batch statistics over {config.train.batch_size // parts}" if normalised and parts > 1 else ""
-    how = [f"by {processes} processes"] * (processes > 1) + [f"in {parts} parts (out of memory)"] * (parts > 1)
+    normalised = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
+    )
+    caveat = (
+        f", batch statistics over {config.train.batch_size // parts}"
+        if normalised and parts > 1
+        else ""
+    )
+    how = [f"by {processes} processes"] * (processes > 1) + [
+        f"in {parts} parts (out of memory)"
+    ] * (parts > 1)
     return (f"batches of {config.train.batch_size} {' '.join(how)}{caveat}",)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The largest amount in use so far: of the device on a GPU, else of this process, earlier trials of the worker included."""
+    """The largest amount in use so far: of the device on a GPU, else of this process, earlier
+    trials of the worker included.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

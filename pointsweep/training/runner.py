@@ -1,4 +1,6 @@
-"""One pack in one process: seed, build, train, save. What happens stands in the trial's folder before anything else hears of it."""
+"""One pack in one process: seed, build, train, save. What happens stands in the trial's folder
+before anything else hears of it.
+"""
 
 from __future__ import annotations
 
@@ -41,23 +43,32 @@ from pointsweep.training.data_parallel import ALONE, Group, alone, synchronise
 from pointsweep.training.fusion.coroutines import in_pack_thread, run_together
 from pointsweep.training.fusion.pack import SharedBackbone, shared_part
 from pointsweep.training.loop import Evaluation, evaluate, make_optimizer, stream, train_epoch
-from pointsweep.training.record_builder import Result, classifies, describe, make_record, peak_memory_bytes
+from pointsweep.training.record_builder import (
+    Result,
+    classifies,
+    describe,
+    make_record,
+    peak_memory_bytes,
+)
 from pointsweep.training.supervisor import Guard, Outcome, Stopped
 from pointsweep.training.trainer_state import restore, snapshot, to_bytes
 from pointsweep.utils import energy
 from pointsweep.utils.provenance import origin
 
 Report = Callable[[dict[str, Any]], None]
-Gather = Callable[[TrialConfig, "Job"], AbstractContextManager[Group]]  # brings the processes of a trial together
+# brings the processes of a trial together
+Gather = Callable[[TrialConfig, "Job"], AbstractContextManager[Group]]
 
 WAIT_S = 5.0  # for a process that is being ended to let go of its trial
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all packs of a launch share. `tracking`: where each sweep is mirrored. `device`: `auto` takes a GPU where there is one.
+    """What all packs of a launch share. `tracking`: where each sweep is mirrored. `device`: `auto`
+    takes a GPU where there is one.
 
-    `launch` names one run of the command; `wait_s` is how long a trial that another process works on is waited for.
+    `launch` names one run of the command; `wait_s` is how long a trial that another process works
+    on is waited for.
     """
 
     store: str
@@ -66,12 +77,16 @@ class Job:
     device: str = "auto"
     launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     wait_s: float = WAIT_S
-    # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is stopped there.
+    # Of a search with a scheduler: key -> epoch -> the validation accuracy below which the trial is
+    # stopped there.
     limits: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    recompute: bool = False  # the tokenizer's stages in the backward pass: less memory, the same numbers
+    # the tokenizer's stages in the backward pass: less memory, the same numbers
+    recompute: bool = False
     processes: int = 1  # of a trial
-    plugins: tuple[Source, ...] = ()  # the code of others that workers import before they read a trial
-    devices: float = 1.0  # GPUs of a pack, or CPUs where it has no GPU: what its hours are multiplied by
+    # the code of others that workers import before they read a trial
+    plugins: tuple[Source, ...] = ()
+    # GPUs of a pack, or CPUs where it has no GPU: what its hours are multiplied by
+    devices: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,8 +97,12 @@ class Task:
     tags: TrialTags
 
 
-def run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
-    """Run every trial of the pack to its record. A trial that raises is marked failed; the others go on."""
+def run_pack(
+    pack: Sequence[Task], job: Job, report: Report, gather: Gather = alone
+) -> list[Outcome]:
+    """Run every trial of the pack to its record. A trial that raises is marked failed; the others
+    go on.
+    """
     torch.set_num_threads(job.threads)
     common = {shared_part(task.config) for task in pack}
     if len(pack) == 1 or len(common) > 1 or None in common:
@@ -92,7 +111,9 @@ def run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather = al
     said: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
     member = replace(job, devices=job.devices / len(pack))
-    outcomes: list[Outcome] = run_together([functools.partial(_run_task, task, member, said, shared) for task in pack], job.threads)
+    outcomes: list[Outcome] = run_together(
+        [functools.partial(_run_task, task, member, said, shared) for task in pack], job.threads
+    )
     return outcomes
 
 
@@ -101,7 +122,13 @@ def _shared_backbone(config: TrialConfig, job: Job) -> SharedBackbone:
     return SharedBackbone(config.backbone, device_of(job.device))
 
 
-def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | None = None, gather: Gather = alone) -> Outcome:
+def _run_task(
+    task: Task,
+    job: Job,
+    report: Report,
+    shared: SharedBackbone | None = None,
+    gather: Gather = alone,
+) -> Outcome:
     config, store = task.config, open_store(job.store)
     copy, target = Copy(store, work_folder(store, config.key())), job.tracking.get(task.tags.sweep)
     mirror = mirror_to(target) if target is not None else None
@@ -121,22 +148,44 @@ def _run_task(task: Task, job: Job, report: Report, shared: SharedBackbone | Non
 
         limits = job.limits.get(config.key(), {})
         with gather(config, job) as group:
-            trial = Trial(config, folder, device_of(job.device), told, notify, shared, limits, job.devices, group)
+            trial = Trial(
+                config,
+                folder,
+                device_of(job.device),
+                told,
+                notify,
+                shared,
+                limits,
+                job.devices,
+                group,
+            )
             if job.recompute and isinstance(trial.model, PointModel):
                 recompute_stages(trial.model.tokenizer)
             trial.run()
 
     # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
-    arm = hashlib.sha256(f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()).hexdigest()[:16]
-    # With a store on a server the mark of a bug is this node's alone: other nodes meet the bug once themselves.
+    arm = hashlib.sha256(
+        f"{without_seed(config).key()} {task.tags.row} {task.tags.column}".encode()
+    ).hexdigest()[:16]
+    # With a store on a server the mark of a bug is this node's alone: other nodes meet the bug once
+    # themselves.
     disk = folder_of(store)
     marks = disk.path("launches") if disk is not None else folder.path.parent / "launches"
-    guard = Guard(folder, marks / job.launch / arm, functools.partial(_relieve, config, folder, job.processes), notify, copy, config)
+    guard = Guard(
+        folder,
+        marks / job.launch / arm,
+        functools.partial(_relieve, config, folder, job.processes),
+        notify,
+        copy,
+        config,
+    )
     return guard.run(body, job.wait_s)
 
 
 def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
-    """Halve the parts of batches after the memory did not suffice; each keeps two clouds at least (batch normalisation)."""
+    """Halve the parts of batches after the memory did not suffice; each keeps two clouds at least
+    (batch normalisation).
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -148,7 +197,8 @@ def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """The data set, opened once per process while its files do not change; its arrays are memory-mapped.
+    """The data set, opened once per process while its files do not change; its arrays are
+    memory-mapped.
 
     So the workers of a node share them. Raises MissingData, BadData.
     """
@@ -167,8 +217,11 @@ def _open_dataset(config: DatasetConfig, stamps: tuple[str, ...]) -> Dataset:
     return dataset
 
 
-def inputs_changed(events: Sequence[Event], digest: str, weights: str, code: Mapping[str, str] | None = None) -> str:
-    """Return how data, weights or plug-ins differ from those of a trial's last attempt; empty if they do not, or if it does not say.
+def inputs_changed(
+    events: Sequence[Event], digest: str, weights: str, code: Mapping[str, str] | None = None
+) -> str:
+    """Return how data, weights or plug-ins differ from those of a trial's last attempt; empty if
+    they do not, or if it does not say.
 
     `code`: the digests of the plug-ins, by their names in an origin.
     """
@@ -177,7 +230,9 @@ def inputs_changed(events: Sequence[Event], digest: str, weights: str, code: Map
         return ""
     before = starts[-1].get("dataset", {}).get("digest", digest)
     if before != digest:
-        return f"data changed since the last attempt: digest {before[:DIGITS]}, now {digest[:DIGITS]}"
+        return (
+            f"data changed since the last attempt: digest {before[:DIGITS]}, now {digest[:DIGITS]}"
+        )
     weights_before = starts[-1].get("weights", {}).get("origin", weights)
     if weights_before != weights:
         return f"weights changed since the last attempt: {weights_before}, now {weights}"
@@ -186,11 +241,17 @@ def inputs_changed(events: Sequence[Event], digest: str, weights: str, code: Map
 
 def device_of(name: str) -> torch.device:
     """The device of that name; of `auto` a GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    return (
+        torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if name == "auto"
+        else torch.device(name)
+    )
 
 
 def require_finite(metrics: Mapping[str, float], model: nn.Module, epoch: int) -> None:
-    """Raise Diverged, naming it, if a metric of an epoch or a trained weight is not a finite number."""
+    """Raise Diverged, naming it, if a metric of an epoch or a trained weight is not a finite
+    number.
+    """
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} of epoch {epoch} is {value}")
@@ -200,7 +261,9 @@ def require_finite(metrics: Mapping[str, float], model: nn.Module, epoch: int) -
 
 
 def not_finite_weight(model: nn.Module) -> str:
-    """Return the name of the first trained weight or batch statistic that is not finite, "" if there is none."""
+    """Return the name of the first trained weight or batch statistic that is not finite, "" if
+    there is none.
+    """
     state = trained_state(model)
     floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     if not floating:
@@ -229,7 +292,13 @@ class Trial:
         group: Group = ALONE,
     ) -> None:
         self.limits, self.devices, self.group = limits or {}, devices, group
-        self.config, self.folder, self.device, self.report, self.notify = config, folder, device, report, notify
+        self.config, self.folder, self.device, self.report, self.notify = (
+            config,
+            folder,
+            device,
+            report,
+            notify,
+        )
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
         make = shared.build if shared is not None else build
@@ -239,7 +308,8 @@ class Trial:
         if config.train.compile:
             compile_parts(self.model, device)
         self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
-        self.predictions: dict[str, np.ndarray] = {}  # protocol -> (n_test,) whole numbers, of part segmentation float32
+        # protocol -> (n_test,) whole numbers, of part segmentation float32
+        self.predictions: dict[str, np.ndarray] = {}
         self.parts = folder.parts()
 
     def run(self) -> None:
@@ -254,7 +324,12 @@ class Trial:
         if changed:
             self.folder.discard_checkpoint(changed)
         came_from = origin(str(self.device)) | code
-        self.folder.start(weights={"origin": weights}, config=self.config.to_dict(), dataset=facts, origin=came_from)
+        self.folder.start(
+            weights={"origin": weights},
+            config=self.config.to_dict(),
+            dataset=facts,
+            origin=came_from,
+        )
         try:
             if self.config.trains:
                 self._train()
@@ -264,14 +339,17 @@ class Trial:
         except (Stopped, LeaseLost):
             raise
         except Exception as error:
-            # Numbers that are not finite make libraries raise anything; the cause is then not a bug.
+            # Numbers that are not finite make libraries raise anything; the cause is then not a
+            # bug.
             broken = not_finite_weight(self.model) if classify(error) == "bug" else ""
             if not broken:
                 raise
             raise Diverged(f"{broken} is not finite: {type(error).__name__}: {error}") from error
 
     def _fit(self) -> None:
-        """A network without training, or a probe: one look at the training clouds, then the test set; kept as epoch 1."""
+        """A network without training, or a probe: one look at the training clouds, then the test
+        set; kept as epoch 1.
+        """
         begun = time.time()
         with torch.no_grad():
             self.model.fit(self._clouds(self.dataset.train))  # type: ignore[operator]
@@ -289,59 +367,96 @@ class Trial:
     def _train(self) -> None:
         if len(self.dataset.train.labels) < self.config.train.batch_size:
             raise BadData(
-                f"{self.config.dataset.name}: its {len(self.dataset.train.labels)} training clouds are fewer than "
-                f"train.batch_size {self.config.train.batch_size}"
+                f"{self.config.dataset.name}: its {len(self.dataset.train.labels)} training clouds"
+                f" are fewer than train.batch_size {self.config.train.batch_size}"
             )
         if isinstance(self.model, PointModel):
-            self.model.method.prepare(self.model, (points for points, _ in self._clouds(self.dataset.train)))
+            self.model.method.prepare(
+                self.model, (points for points, _ in self._clouds(self.dataset.train))
+            )
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
         if self.group.size > 1:
             self.group.share(to_bytes(snapshot(self.model, optimizer, {}), first, self.parts))
-        for event in self.folder.epochs():  # the process may have ended between an epoch and the stop after it
+        for event in self.folder.epochs():
+            # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
                 raise Stopped(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
-            metrics = train_epoch(self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group)
+            metrics = train_epoch(
+                self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group
+            )
             self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
 
-    def _end_epoch(self, epoch: int, metrics: dict[str, float], begun: float, train_s: float, optimizer: AdamW | None) -> None:
+    def _end_epoch(
+        self,
+        epoch: int,
+        metrics: dict[str, float],
+        begun: float,
+        train_s: float,
+        optimizer: AdamW | None,
+    ) -> None:
         test = evaluate(self.model, self.dataset, self.dataset.test, self.config, self.parts)
         metrics |= test.metrics("test")
         if self.dataset.val is not None:
-            metrics |= evaluate(self.model, self.dataset, self.dataset.val, self.config, self.parts).metrics("val")
+            metrics |= evaluate(
+                self.model, self.dataset, self.dataset.val, self.config, self.parts
+            ).metrics("val")
         require_finite(metrics, self.model, epoch)
         self._select(epoch, metrics, test)
         seconds = time.time() - begun
         event = {
-            "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(), "seconds": seconds,
-            "device_s": self.devices * seconds, "train_s": train_s, "peak_memory_bytes": peak_memory_bytes(self.device),
+            "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(),
+            "seconds": seconds,
+            "device_s": self.devices * seconds, "train_s": train_s,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
             "energy_j": self.meter.read(),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
         stops = self._stops(epoch, metrics)
         last = optimizer is None or epoch == self.config.train.epochs or stops
         self.folder.commit_epoch(
-            event, lambda: (snapshot(self.model, optimizer, self.predictions), {"epoch": epoch, "best": self.best}), last=last
+            event,
+            lambda: (
+                snapshot(self.model, optimizer, self.predictions),
+                {"epoch": epoch, "best": self.best},
+            ),
+            last=last,
         )
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
-        clouds = len(self.dataset.train.labels) // self.config.train.batch_size * self.config.train.batch_size
+        clouds = (
+            len(self.dataset.train.labels)
+            // self.config.train.batch_size
+            * self.config.train.batch_size
+        )
         pace = {"clouds_per_s": clouds / train_s} if train_s else {}
         self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **pace, **metrics})
         if stops:
             raise Stopped(epoch)
 
     def _stops(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Return whether a search's scheduler ends the trial here; it sees the validation split alone."""
-        return epoch < self.config.train.epochs and epoch in self.limits and metrics["val/accuracy"] < self.limits[epoch]
+        """Return whether a search's scheduler ends the trial here; it sees the validation split
+        alone.
+        """
+        return (
+            epoch < self.config.train.epochs
+            and epoch in self.limits
+            and metrics["val/accuracy"] < self.limits[epoch]
+        )
 
     def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
-        """Keep the first epoch with the highest accuracy, or instance mIoU, of each protocol (design.md, section 7)."""
+        """Keep the first epoch with the highest accuracy, or instance mIoU, of each protocol
+        (design.md, section 7).
+        """
         measure = self.config.dataset.metrics[0]
         watched = {"best_test": f"test/{measure}", "best_val": f"val/{measure}"}
-        chosen = [name for name, metric in watched.items() if metric in metrics and self._better(name, metric, metrics)]
+        chosen = [
+            name
+            for name, metric in watched.items()
+            if metric in metrics and self._better(name, metric, metrics)
+        ]
         for protocol in ["last", *chosen]:
             self.best[protocol] = {"epoch": epoch, "metrics": dict(metrics)}
             self.predictions[protocol] = test.predictions
@@ -362,6 +477,17 @@ class Trial:
     def _finish(self) -> None:
         labels = self.dataset.test.labels if classifies(self.predictions) else None
         self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
-        self.folder.save_weights({name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()})
-        result = Result(self.config, self.dataset, self.model, self.best, self.predictions, self.parts, self.device, self.group.size)
+        self.folder.save_weights(
+            {name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()}
+        )
+        result = Result(
+            self.config,
+            self.dataset,
+            self.model,
+            self.best,
+            self.predictions,
+            self.parts,
+            self.device,
+            self.group.size,
+        )
         self.folder.finish(make_record(result, self.folder.epochs(), self.folder.attempts()))

@@ -1,4 +1,6 @@
-"""How a trial is run to its end: under a lease, watched, and tried again as the class of its failure allows (failures.py)."""
+"""How a trial is run to its end: under a lease, watched, and tried again as the class of its
+failure allows (failures.py).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ _working: set[TrialFolder] = set()  # of the trials that this process trains jus
 
 
 def preempted() -> None:
-    """Keep what is trained, as this process is being ended from outside: a checkpoint, and a word in the history."""
+    """Keep what is trained, as this process is being ended from outside: a checkpoint, and a word
+    in the history.
+    """
     for folder in list(_working):
         _working.discard(folder)
         # What cannot be kept is trained again.
@@ -56,7 +60,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process; `stopped` by a search.
+    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process;
+    `stopped` by a search.
 
     `waiting`: it was not started, as the sweep's budget was used up.
     """
@@ -69,7 +74,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Guard:
-    """Runs one trial. `bug_mark` is written at the first bug of the trial's arm in a launch; none of the arm starts after it.
+    """Runs one trial. `bug_mark` is written at the first bug of the trial's arm in a launch; none
+    of the arm starts after it.
 
     `relieve` makes the next attempt take less memory, and says False if it cannot.
     """
@@ -78,11 +84,14 @@ class Guard:
     bug_mark: Path
     relieve: Callable[[], bool]
     notify: Callable[[], None]
-    copy: Copy | None = None  # of a store elsewhere; brought level with it before the trial and after
+    # of a store elsewhere; brought level with it before the trial and after
+    copy: Copy | None = None
     config: TrialConfig | None = None  # what a record without a checksum must be of
 
     def run(self, body: Callable[[Callable[[], None]], None], wait_s: float) -> Outcome:
-        """Call `body`, with what it has to call at every sign of progress, until the trial has ended."""
+        """Call `body`, with what it has to call at every sign of progress, until the trial has
+        ended.
+        """
         key = self.folder.path.name
         try:
             with self.folder.lock(wait_s), self.copy.hold(wait_s) if self.copy else nullcontext():
@@ -93,7 +102,9 @@ class Guard:
                 try:
                     outcome = self._attempts(key, body)
                 except Stopped as end:
-                    self.folder.append({"type": "pruned", "epoch": end.args[0], "time": time.time()})
+                    self.folder.append(
+                        {"type": "pruned", "epoch": end.args[0], "time": time.time()}
+                    )
                     outcome = Outcome(key, "stopped")
                 finally:
                     if self.copy:
@@ -107,7 +118,9 @@ class Guard:
         return outcome
 
     def _is_finished(self) -> bool:
-        """Return whether the trial has a record; one that cannot be believed is set aside here, under the lease."""
+        """Return whether the trial has a record; one that cannot be believed is set aside here,
+        under the lease.
+        """
         elsewhere = self.copy if self.copy is not None and self.copy.remote else None
         try:
             record = elsewhere.record() if elsewhere is not None else self.folder.record()
@@ -145,7 +158,8 @@ class Guard:
                 body(watchdog.beat)
         except (LeaseLost, Stopped):
             raise
-        except Exception as error:  # whatever a trial raises is its own end, told in full, and not that of its pack
+        except Exception as error:
+            # whatever a trial raises is its own end, told in full, and not that of its pack
             return failure_of(error)
         except BaseException:
             preempted()
@@ -157,7 +171,10 @@ class Guard:
     def _again(self, failure: Failure) -> bool:
         """Enter a failure into the history; return whether the trial is to be tried again."""
         if failure.kind == "bug" and not self.bug_mark.is_file():
-            write_whole(self.bug_mark, f"its arm failed with a bug in trial {self.folder.path.name}".encode())
+            write_whole(
+                self.bug_mark,
+                f"its arm failed with a bug in trial {self.folder.path.name}".encode(),
+            )
         return note(self.folder, failure, failure.kind != "out_of_memory" or self.relieve())
 
 
@@ -167,7 +184,8 @@ def note(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
     again = possible and seen < POLICIES[failure.kind].retries
     folder.append(
         {
-            "type": "failed", "class": failure.kind, "reason": failure.reason, "trace": failure.trace, "time": time.time(),
+            "type": "failed", "class": failure.kind, "reason": failure.reason,
+            "trace": failure.trace, "time": time.time(),
             "launch": folder.launch, "retried": again,
         }
     )  # fmt: skip
@@ -175,7 +193,8 @@ def note(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
 
 
 def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
-    """Enter into a trial's history, in a store on a server too, that it is given up with its worker; or return what it had ended in.
+    """Enter into a trial's history, in a store on a server too, that it is given up with its
+    worker; or return what it had ended in.
 
     Somebody else may work on it by now, or the store be away: then nothing is entered.
     """
@@ -204,21 +223,28 @@ def one_line(error: BaseException) -> str:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what is kept of an exception that ended a trial: its class, one line and the traceback, without secrets."""
-    return Failure(classify(error), one_line(error), scrubbed("".join(traceback.format_exception(error))))
+    """Return what is kept of an exception that ended a trial: its class, one line and the
+    traceback, without secrets.
+    """
+    return Failure(
+        classify(error), one_line(error), scrubbed("".join(traceback.format_exception(error)))
+    )
 
 
 class Watchdog:
-    """A thread that ends a trial which makes no progress: the stacks of all threads go to the trial's folder, then it is killed.
+    """A thread that ends a trial which makes no progress: the stacks of all threads go to the
+    trial's folder, then it is killed.
 
-    In the main thread a signal raises Hung; where that is not possible, as in a worker of Ray, or does not help, the process is
-    ended, and who started it tries again.
+    In the main thread a signal raises Hung; where that is not possible, as in a worker of Ray, or
+    does not help, the process is ended, and who started it tries again.
     """
 
     def __init__(self, folder: TrialFolder) -> None:
         self.folder = folder
         self.epochs = [float(event["seconds"]) for event in folder.epochs() if "seconds" in event]
-        self.quiet_s = 0.0  # as this thread has seen it: while the whole machine sleeps nothing is expected of the trial
+        # as this thread has seen it: while the whole machine sleeps nothing is expected of the
+        # trial
+        self.quiet_s = 0.0
         self.begun = time.monotonic()
         self.ended = threading.Event()
         self.main = threading.current_thread() is threading.main_thread()
@@ -230,7 +256,12 @@ class Watchdog:
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.ended.set()
         if self.main:
             signal.signal(signal.SIGUSR1, self.handler)
@@ -244,14 +275,21 @@ class Watchdog:
     def limit_s(self) -> float:
         """Return how long without progress is a hang."""
         floor = float(os.environ.get("POINTSWEEP_HANG_S", HANG_FLOOR_S))
-        return max(floor, HANG_FACTOR * statistics.median(self.epochs)) if self.epochs else max(floor, FIRST_EPOCH_S)
+        return (
+            max(floor, HANG_FACTOR * statistics.median(self.epochs))
+            if self.epochs
+            else max(floor, FIRST_EPOCH_S)
+        )
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self.ended.is_set():
             raise Hung(self._words())
 
     def _words(self) -> str:
-        return f"no progress for {self.quiet_s:.0f} s; the stacks are in {self.folder.path / 'stacks.txt'}"
+        return (
+            f"no progress for {self.quiet_s:.0f} s; the stacks are in"
+            f" {self.folder.path / 'stacks.txt'}"
+        )
 
     def _run(self) -> None:
         poll_s = min(1.0, self.limit_s() / 10)

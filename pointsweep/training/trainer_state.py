@@ -1,4 +1,6 @@
-"""What a trial continues from, as named tensors: trained weights, the optimiser's moments, the predictions kept so far."""
+"""What a trial continues from, as named tensors: trained weights, the optimiser's moments, the
+predictions kept so far.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,26 @@ from pointsweep.models.point_model import load_trained_state, trained_state
 from pointsweep.training.adamw import AdamW
 
 
-def snapshot(model: nn.Module, optimizer: AdamW | None, predictions: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Return a snapshot on the CPU; what is there already is not copied: the next step may change it."""
+def snapshot(
+    model: nn.Module, optimizer: AdamW | None, predictions: Mapping[str, np.ndarray]
+) -> dict[str, Tensor]:
+    """Return a snapshot on the CPU; what is there already is not copied: the next step may change
+    it.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in trained_state(model).items()}
     if optimizer is not None:
         for index, values in optimizer.state().items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+            tensors |= {
+                f"optimizer.{index}.{name}": torch.as_tensor(value)
+                for name, value in values.items()
+            }
     tensors |= {f"predictions.{name}": torch.tensor(values) for name, values in predictions.items()}
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
+def restore(
+    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: AdamW
+) -> dict[str, np.ndarray]:
     """Put a snapshot back into model and optimiser; return its predictions, by protocol."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
     for name, tensor in tensors.items():
@@ -38,7 +49,9 @@ def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: AdamW) -
 
 
 def to_bytes(tensors: Mapping[str, Tensor], first: int, parts: int) -> bytes:
-    """What the other processes of a trial begin with: a snapshot, the first epoch to train, and in how many parts. No pickle."""
+    """What the other processes of a trial begin with: a snapshot, the first epoch to train, and in
+    how many parts. No pickle.
+    """
     from safetensors.torch import save
 
     return save({**tensors, "first": torch.tensor(first), "parts": torch.tensor(parts)})

@@ -1,10 +1,12 @@
-"""Converted data on the disk of a node: made once, opened as memory maps, so that all workers share one copy.
+"""Converted data on the disk of a node: made once, opened as memory maps, so that all workers share
+one copy.
 
-An entry is a folder named after the content that it was made of, never after the place where that content lay. Beside
-its arrays lies a manifest with the digest of every block of every file. On opening sizes and headers are compared, and
-blocks: all of them if the file is small or was touched since it was last checked, else a random choice.
-`pointsweep data --verify` compares all blocks of all entries. What is damaged is made again. Where the cache
-cannot be written the arrays stay in memory, and a warning says so.
+An entry is a folder named after the content that it was made of, never after the place where that
+content lay. Beside its arrays lies a manifest with the digest of every block of every file. On
+opening sizes and headers are compared, and blocks: all of them if the file is small or was touched
+since it was last checked, else a random choice. `pointsweep data --verify` compares all blocks of
+all entries. What is damaged is made again. Where the cache cannot be written the arrays stay in
+memory, and a warning says so.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ MANIFEST, STAMPS = "manifest.json", "stamps.json"
 LOCKS, SOURCES = "locks", "sources"  # folders of the cache
 BLOCK_BYTES = 4 << 20
 SAMPLED_BLOCKS = 8  # of a file that has not been touched, whenever it is opened
-# The times of a file tell of a change only if it is not younger than the coarsest clock of a file system.
+# The times of a file tell of a change only if it is not younger than the coarsest clock of a file
+# system.
 SETTLED_NS = 2 * 10**9
 
 
 class CacheError(ValueError):
-    """An entry of the cache is damaged or of another version; the message says which file and how."""
+    """An entry of the cache is damaged or of another version; the message says which file and
+    how.
+    """
 
 
 def cache_folder() -> Path:
@@ -46,10 +51,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("POINTSWEEP_CACHE") or Path.home() / ".cache" / "pointsweep")
 
 
-def cached_arrays(key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], str]:
-    """Return the arrays stored under `key`, made first if they are absent or damaged, and the digest of their content.
+def cached_arrays(
+    key: str, make: Callable[[], Mapping[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], str]:
+    """Return the arrays stored under `key`, made first if they are absent or damaged, and the
+    digest of their content.
 
-    Several processes may call this at once: one makes the entry, the others wait for it. What `make` raises is raised.
+    Several processes may call this at once: one makes the entry, the others wait for it. What
+    `make` raises is raised.
     """
     folder = cache_folder() / key
     with suppress(FileNotFoundError, NotADirectoryError, CacheError):
@@ -79,16 +88,20 @@ def cached_arrays(key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> tup
 def arrays_of_files(
     name: str, files: Sequence[Path], read: Callable[[], Mapping[str, np.ndarray]], *more: object
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Return what `read` makes of some files, from the cache where it has been made of the same content before.
+    """Return what `read` makes of some files, from the cache where it has been made of the same
+    content before.
 
-    `more` is what `read` depends on beside the files. Raises OSError, ValueError, and what `read` raises.
+    `more` is what `read` depends on beside the files. Raises OSError, ValueError, and what `read`
+    raises.
     """
     key = signature(files, *more)
 
     def make() -> Mapping[str, np.ndarray]:
         arrays = read()
         if signature(files, *more) != key:
-            raise ValueError(f"{files[0].parent}: its files were changed while they were read; run it again")
+            raise ValueError(
+                f"{files[0].parent}: its files were changed while they were read; run it again"
+            )
         return arrays
 
     return cached_arrays(f"{name}-{key}", make)
@@ -97,13 +110,16 @@ def arrays_of_files(
 def open_entry(folder: Path, in_full: bool = False) -> tuple[dict[str, np.ndarray], str]:
     """Return an entry's arrays as read-only memory maps, and the digest of their content.
 
-    Raises FileNotFoundError if there is no entry, CacheError if it is damaged. `in_full`: all blocks are compared.
+    Raises FileNotFoundError if there is no entry, CacheError if it is damaged. `in_full`: all
+    blocks are compared.
     """
     if not folder.exists() and not folder.is_symlink():
         raise FileNotFoundError(folder)
     manifest = _read_json(folder / MANIFEST)
     if manifest.get("version") != VERSION:
-        raise CacheError(f"{folder}: of version {manifest.get('version')}, this program has {VERSION}")
+        raise CacheError(
+            f"{folder}: of version {manifest.get('version')}, this program has {VERSION}"
+        )
     stamps = {}
     with suppress(CacheError):
         stamps = _read_json(folder / STAMPS)
@@ -126,7 +142,9 @@ def open_entry(folder: Path, in_full: bool = False) -> tuple[dict[str, np.ndarra
 
 
 def find_entry(digest: str) -> dict[str, np.ndarray] | None:
-    """Return the arrays of an entry whose content has this digest; None if there is none, or if it is damaged."""
+    """Return the arrays of an entry whose content has this digest; None if there is none, or if it
+    is damaged.
+    """
     for manifest in sorted(cache_folder().glob(f"*/{MANIFEST}")):
         with suppress(OSError, CacheError):
             if _read_json(manifest).get("digest") == digest:
@@ -144,7 +162,9 @@ def entries() -> Iterator[Path]:
 
 
 def remove_entry(folder: Path) -> None:
-    """Remove an entry, or whatever lies in its place; readers that have it open keep what they opened."""
+    """Remove an entry, or whatever lies in its place; readers that have it open keep what they
+    opened.
+    """
     doomed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         folder.rename(doomed)
@@ -167,9 +187,11 @@ def content_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def signature(files: Sequence[Path], *more: object) -> str:
-    """Return a key (32 hex digits) for what is made of some files in this order: it changes with a byte of any of them.
+    """Return a key (32 hex digits) for what is made of some files in this order: it changes with a
+    byte of any of them.
 
-    The files are read once; their digests are kept with size, times and inode, and read again when one of these differs.
+    The files are read once; their digests are kept with size, times and inode, and read again when
+    one of these differs.
     """
     names = [path.name for path in files]
     text = json.dumps([READERS, names, file_digests(files), *map(str, more)])
@@ -206,7 +228,9 @@ def file_digests(files: Sequence[Path]) -> list[str]:
 
 
 def _store(folder: Path, arrays: Mapping[str, np.ndarray], digest: str) -> None:
-    """Write an entry beside its place, flush it to the disk and rename it. The caller holds the key's lock."""
+    """Write an entry beside its place, flush it to the disk and rename it. The caller holds the
+    key's lock.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for remains in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that died
         shutil.rmtree(remains, ignore_errors=True)
@@ -240,11 +264,16 @@ def _store(folder: Path, arrays: Mapping[str, np.ndarray], digest: str) -> None:
 def _open_array(path: Path, about: Mapping[str, Any]) -> np.ndarray:
     try:
         # An empty array cannot be mapped.
-        array: np.ndarray = np.load(path, mmap_mode="r" if 0 not in about["shape"] else None, allow_pickle=False)
+        array: np.ndarray = np.load(
+            path, mmap_mode="r" if 0 not in about["shape"] else None, allow_pickle=False
+        )
     except (ValueError, EOFError) as error:
         raise CacheError(f"{path}: damaged: {error}") from error
     if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:
-        raise CacheError(f"{path}: holds {array.dtype} {array.shape}, expected {about['dtype']} {tuple(about['shape'])}")
+        raise CacheError(
+            f"{path}: holds {array.dtype} {array.shape}, expected {about['dtype']}"
+            f" {tuple(about['shape'])}"
+        )
     return array
 
 
@@ -277,7 +306,9 @@ def _block_digests(path: Path, numbers: Sequence[int] | None = None) -> Iterator
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return what changes when a file is written or replaced; the third, of the inode, cannot be set by programs."""
+    """Return what changes when a file is written or replaced; the third, of the inode, cannot be
+    set by programs.
+    """
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 

@@ -1,7 +1,8 @@
-"""What all commands share: safe output, how they end, and fewer looks for garbage, a fifth of the loading time.
+"""What all commands share: safe output, how they end, and fewer looks for garbage, a fifth of the
+loading time.
 
-No exception reaches the screen as a traceback. What a user can act on is one line; the traceback goes to a log file whose path is
-printed.
+No exception reaches the screen as a traceback. What a user can act on is one line; the traceback
+goes to a log file whose path is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pointsweep.errors import StoreFailed
 from pointsweep.utils.console import ReaderGoneError, SafeStream, guard_streams
 from pointsweep.utils.masking import scrubbed
 
-GARBAGE = (50_000, 20)  # new objects between two looks for garbage, and how often the next older ones are looked at
+# new objects between two looks for garbage, and how often the next older ones are looked at
+GARBAGE = (50_000, 20)
 UNREAD = 141  # 128 + SIGPIPE, as a shell says it of other commands
 
 # Exit codes of every command beside its own.
@@ -37,14 +39,16 @@ def look_less_for_garbage() -> None:
 def exit_code(main: Callable[[], int], outlives: bool = False) -> int:
     """Return what `main` returns, or the code of the exception that it raised.
 
-    That nobody reads its output (`| head`) ends it silently, but a command that `outlives` its reader works on to its end.
+    That nobody reads its output (`| head`) ends it silently, but a command that `outlives` its
+    reader works on to its end.
     """
     look_less_for_garbage()
     guard_streams(outlives)
     try:
         code = _returned(main)
         sys.stdout.flush()
-        # Or the interpreter looks for garbage among all of them before it ends, which takes seconds.
+        # Or the interpreter looks for garbage among all of them before it ends, which takes
+        # seconds.
         gc.freeze()
         return _with_output(code)
     except ReaderGoneError:
@@ -74,7 +78,8 @@ def _with_output(code: int) -> int:
 def explain(error: Exception) -> int:
     """Print what went wrong and where its traceback is; return the exit code."""
     code, text = _described(error)
-    # A user's mistake has no use for a traceback, but a disk's or library's words alone may not suffice.
+    # A user's mistake has no use for a traceback, but a disk's or library's words alone may not
+    # suffice.
     if code != INVALID or isinstance(error, OSError):
         text += f"\nthe traceback is in {log_traceback(error)}"
     print(text, file=sys.stderr)
@@ -82,7 +87,9 @@ def explain(error: Exception) -> int:
 
 
 def broken_off(error: OSError) -> int:
-    """Print that a disk or service failed after the launch, and where the traceback is; return the exit code."""
+    """Print that a disk or service failed after the launch, and where the traceback is; return the
+    exit code.
+    """
     where = f": {error.filename}" if error.filename and error.strerror else ""
     text = scrubbed(f"{error.strerror}{where}" if where else str(error))
     print(f"{text}\nwhat is done is kept; the same command continues", file=sys.stderr)
@@ -95,7 +102,13 @@ def _described(error: Exception) -> tuple[int, str]:
     if isinstance(error, StoreFailed):
         return BROKEN_OFF, f"{text}\nwhat is done is kept; the same command continues"
     if isinstance(error, MemoryError):
-        return BROKEN_OFF, "this machine's memory does not suffice; what is done is kept, the same command continues"
+        return (
+            BROKEN_OFF,
+            (
+                "this machine's memory does not suffice; what is done is kept, the same command"
+                " continues"
+            ),
+        )
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return INVALID, f"{error.strerror or text}{where}"
@@ -104,13 +117,21 @@ def _described(error: Exception) -> tuple[int, str]:
     if type(error).__module__.startswith("pointsweep."):
         return INVALID, text
     first = " ".join(f"{name}: {text}".split())[:300]
-    return INTERNAL, f"internal error: {first}\nthis is a fault of pointsweep, not of your input; what is done is kept"
+    return (
+        INTERNAL,
+        (
+            f"internal error: {first}\nthis is a fault of pointsweep, not of your input; what is"
+            " done is kept"
+        ),
+    )
 
 
 def log_traceback(error: BaseException) -> str:
     """Write the traceback of an exception, without secrets, to a log file; return its path."""
     lines = traceback.format_exception(error)
-    head = f"{time.strftime('%Y-%m-%d %H:%M:%S %z')} {Path(sys.argv[0]).name}, process {os.getpid()}\n"
+    head = (
+        f"{time.strftime('%Y-%m-%d %H:%M:%S %z')} {Path(sys.argv[0]).name}, process {os.getpid()}\n"
+    )
     text = scrubbed(head + "".join(lines))
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for folder in log_folders():
@@ -125,7 +146,9 @@ def log_traceback(error: BaseException) -> str:
 
 
 def log_folders() -> list[Path]:
-    """Return where log files may go: `logs` in the store that the command line or the environment names, else temporary files."""
+    """Return where log files may go: `logs` in the store that the command line or the environment
+    names, else temporary files.
+    """
     store = os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
     for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         if word == "--store":

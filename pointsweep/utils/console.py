@@ -1,7 +1,9 @@
-"""Text on its way to a terminal or a log: what it may contain, how wide it is, and streams that never end a command.
+"""Text on its way to a terminal or a log: what it may contain, how wide it is, and streams that
+never end a command.
 
-Labels, titles and reasons come from files and from other programs. Control characters in them are shown as escapes, signs
-that a stream's encoding lacks are replaced, and widths count the cells of a terminal, not characters.
+Labels, titles and reasons come from files and from other programs. Control characters in them are
+shown as escapes, signs that a stream's encoding lacks are replaced, and widths count the cells of a
+terminal, not characters.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from rich.cells import cell_len
 
 # For encodings that lack them. One sign for each footnote symbol, so that they stay distinct.
 REPLACEMENTS = {
-    "±": "+-", "—": "-", "–": "-", "…": "...", "·": ".", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "µ": "u",
-    "“": '"', "”": '"', "‘": "'", "’": "'", "\N{NO-BREAK SPACE}": " ", "†": "^", "‡": "#", "§": "$", "¶": "&",
+    "±": "+-", "—": "-", "–": "-", "…": "...", "·": ".", "×": "x", "→": "->", "≤": "<=", "≥": ">=",
+    "µ": "u",
+    "“": '"', "”": '"', "‘": "'", "’": "'", "\N{NO-BREAK SPACE}": " ", "†": "^", "‡": "#", "§": "$",
+    "¶": "&",
 }  # fmt: skip
-# Unicode's categories Cc, Zl, Zp, Cs, and of Cf what is not seen or turns a line around. Not the joiners of emoji and words.
+# Unicode's categories Cc, Zl, Zp, Cs, and of Cf what is not seen or turns a line around. Not the
+# joiners of emoji and words.
 HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
@@ -36,7 +41,9 @@ USUAL = 80  # columns of a terminal that does not say
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return the text with its control characters, direction marks and surrogates as escapes such as \x1b."""
+    r"""Return the text with its control characters, direction marks and surrogates as escapes such
+    as \x1b.
+    """
     if text.isprintable():
         return text
     return HIDDEN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
@@ -50,7 +57,9 @@ def one_line(text: str) -> str:
 
 
 def _escape(char: str) -> str:
-    return char.encode("ascii", "backslashreplace").decode() if ord(char) > 126 else repr(char)[1:-1]
+    return (
+        char.encode("ascii", "backslashreplace").decode() if ord(char) > 126 else repr(char)[1:-1]
+    )
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -96,7 +105,9 @@ def shortened(text: str, size: int) -> str:
 
 
 def _take(text: str, size: int) -> str:
-    """Return the longest beginning of at most `size` cells; a combining mark stays with its letter."""
+    """Return the longest beginning of at most `size` cells; a combining mark stays with its
+    letter.
+    """
     if width(text) <= size:
         return text
     end = min(len(text), size)
@@ -129,7 +140,9 @@ def wrapped(line: str, size: int, indent: str = "  ") -> list[str]:
 
 
 def _wrapped_ascii(line: str, size: int, indent: str) -> list[str]:
-    """Do what `textwrap.wrap` does, in a quarter of the time where it is plain words; notes may have ten thousand."""
+    """Do what `textwrap.wrap` does, in a quarter of the time where it is plain words; notes may
+    have ten thousand.
+    """
     words = line.split(" ")
     if len(line.split()) < len(words) or max(map(len, words)) > size - len(indent):
         return textwrap.wrap(line, size, subsequent_indent=indent, break_on_hyphens=False)
@@ -172,9 +185,9 @@ class ReaderGoneError(BrokenPipeError):
 class SafeStream:
     """A text stream that a command cannot end on.
 
-    What its encoding lacks is replaced and control characters are made visible. When it cannot be written any more (a full
-    disk, a terminal that is gone), the rest goes nowhere and `lost` says why. A reader that went away raises ReaderGoneError,
-    unless the command `outlives` its reader.
+    What its encoding lacks is replaced and control characters are made visible. When it cannot be
+    written any more (a full disk, a terminal that is gone), the rest goes nowhere and `lost` says
+    why. A reader that went away raises ReaderGoneError, unless the command `outlives` its reader.
     """
 
     def __init__(self, stream: TextIO, outlives: bool = False, escapes: bool = True) -> None:
@@ -197,7 +210,9 @@ class SafeStream:
         self._try(self.stream.flush)
 
     def plain(self) -> SafeStream:
-        """Return the same stream for who draws on a terminal, and has made its texts visible already."""
+        """Return the same stream for who draws on a terminal, and has made its texts visible
+        already.
+        """
         return SafeStream(self.stream, outlives=True, escapes=False)
 
     def _try(self, write: Callable[[], object]) -> None:
@@ -215,7 +230,11 @@ class SafeStream:
         if self.stream.fileno() == STDERR:
             return
         why = "nobody reads it any more" if isinstance(error, BrokenPipeError) else error.strerror
-        print(f"standard output cannot be written ({why}); the command goes on without it", file=sys.stderr, flush=True)
+        print(
+            f"standard output cannot be written ({why}); the command goes on without it",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -240,7 +259,9 @@ def guard_streams(outlives: bool = False) -> None:
 
 
 def _open_closed() -> None:
-    """Open what the caller has closed: else the next file that is opened would be standard output."""
+    """Open what the caller has closed: else the next file that is opened would be standard
+    output.
+    """
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,8 +1,10 @@
-"""Energy counters of this machine, where it lets us read them: an NVIDIA GPU by NVML, a CPU by RAPL. Elsewhere nothing is read.
+"""Energy counters of this machine, where it lets us read them: an NVIDIA GPU by NVML, a CPU by
+RAPL. Elsewhere nothing is read.
 
-NVML is asked through nvidia-ml-py (the extra `gpu`); without it, or without a driver, no GPU is measured.
-Both count what the whole device takes: of trials that run at once on it, each is given all of it. Sources: NVML's reference,
-nvmlDeviceGetTotalEnergyConsumption (mJ since the driver was loaded, Volta and later); the kernel's Documentation/power/powercap.
+NVML is asked through nvidia-ml-py (the extra `gpu`); without it, or without a driver, no GPU is
+measured. Both count what the whole device takes: of trials that run at once on it, each is given
+all of it. Sources: NVML's reference, nvmlDeviceGetTotalEnergyConsumption (mJ since the driver was
+loaded, Volta and later); the kernel's Documentation/power/powercap.
 """
 
 from __future__ import annotations
@@ -24,15 +26,23 @@ class Meter:
         self.before = {name: read() for name, read in counters.items()}
 
     def read(self) -> dict[str, float]:
-        """Return readings by device (`gpu`, `cpu`), without those that cannot be read, or whose counter began anew since."""
+        """Return readings by device (`gpu`, `cpu`), without those that cannot be read, or whose
+        counter began anew since.
+        """
         now = {name: read() for name, read in self.counters.items()}
         before, self.before = self.before, now
         pairs = {name: (before[name], value) for name, value in now.items()}
-        return {name: new - old for name, (old, new) in pairs.items() if old is not None and new is not None and new >= old}
+        return {
+            name: new - old
+            for name, (old, new) in pairs.items()
+            if old is not None and new is not None and new >= old
+        }
 
 
 def meter(gpu: int | None = None) -> Meter:
-    """Return the meter of this machine's CPU packages, and of the GPU with this number among those that the process sees."""
+    """Return the meter of this machine's CPU packages, and of the GPU with this number among those
+    that the process sees.
+    """
     counters: dict[str, Counter] = {"cpu": rapl}
     if gpu is not None and (device := _gpu(gpu)) is not None:
         counters["gpu"] = device
@@ -44,7 +54,9 @@ def rapl(folder: Path = POWERCAP) -> float | None:
     try:
         # intel-rapl:0 is a package; intel-rapl:0:1 a part of it.
         counted = [
-            int(path.read_text()) for path in sorted(folder.glob("intel-rapl:*/energy_uj")) if path.parent.name.count(":") == 1
+            int(path.read_text())
+            for path in sorted(folder.glob("intel-rapl:*/energy_uj"))
+            if path.parent.name.count(":") == 1
         ]
     except (OSError, ValueError):
         return None

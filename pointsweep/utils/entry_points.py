@@ -1,7 +1,8 @@
 """What installed packages offer to pointsweep, by entry points.
 
-A package counts as installed if it lies where Python installs packages, or in a folder of PYTHONPATH. The folder in which a
-command was started does not count, though `python -m` looks there: a folder from somebody else could hold anything.
+A package counts as installed if it lies where Python installs packages, or in a folder of
+PYTHONPATH. The folder in which a command was started does not count, though `python -m` looks
+there: a folder from somebody else could hold anything.
 """
 
 from __future__ import annotations
@@ -15,18 +16,29 @@ from pathlib import Path
 
 
 def offered(group: str, name: str | None = None) -> list[EntryPoint]:
-    """Return the entry points of a group, `methods` or `stores` for example, or those of one name in it."""
+    """Return the entry points of a group, `methods` or `stores` for example, or those of one name
+    in it.
+    """
     found = importlib.metadata.entry_points(group=f"pointsweep.{group}")
     if name is not None:
         found = found.select(name=name)
     if not found:
         return []
     folders = _folders()
-    return [point for point in found if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() in folders]
+    return [
+        point
+        for point in found
+        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() in folders
+    ]
 
 
 def _folders() -> set[Path]:
-    listed = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages(), *site.getsitepackages()]
+    listed = [
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        site.getusersitepackages(),
+        *site.getsitepackages(),
+    ]
     named = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     folders = {Path(folder).resolve() for folder in named} - {Path.cwd().resolve()}
     return folders | {Path(folder).resolve() for folder in listed}

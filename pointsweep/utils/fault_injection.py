@@ -1,7 +1,9 @@
-"""Where a process can be made to die: all that is written to a store passes here. Off unless POINTSWEEP_CHAOS is set by chaos.py.
+"""Where a process can be made to die: all that is written to a store passes here. Off unless
+POINTSWEEP_CHAOS is set by chaos.py.
 
-The processes of a sweep share a ledger with one line per write, so "the 17th write" means the same one in all of them together, and
-a death happens once. Who dies loses what was not flushed to the disk, as when the power fails.
+The processes of a sweep share a ledger with one line per write, so "the 17th write" means the same
+one in all of them together, and a death happens once. Who dies loses what was not flushed to the
+disk, as when the power fails.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-VARIABLE = "POINTSWEEP_CHAOS"  # {"ledger": path, "deaths": {number of the write, or "folder/file" for every write of it: way}}
+# {"ledger": path, "deaths": {number of the write, or "folder/file" for every write of it: way}}
+VARIABLE = "POINTSWEEP_CHAOS"
 WAYS = ("before", "torn", "after")  # besides: "full", which raises what a full disk raises
 _unflushed: set[Path] = set()
-waits = threading.local()  # `aside`, where a thread has one: what is done under it does not hold up others
+# `aside`, where a thread has one: what is done under it does not hold up others
+waits = threading.local()
 
 
 def due(path: Path) -> str:
-    """Enter a write into the ledger; return how this process has to die of it, "" if it lives on."""
+    """Enter a write into the ledger; return how this process has to die of it, "" if it lives
+    on.
+    """
     text = os.environ.get(VARIABLE)
     if not text:
         return ""
@@ -55,7 +61,9 @@ def put(file: IO[bytes], data: bytes, path: Path, way: str) -> None:
 
 
 def flush(file: IO[bytes], path: Path | None = None) -> None:
-    """Flush to the disk. A thread that others wait for lets them go on meanwhile (`waits.aside`, members.py)."""
+    """Flush to the disk. A thread that others wait for lets them go on meanwhile (`waits.aside`,
+    members.py).
+    """
     with getattr(waits, "aside", nullcontext)():
         os.fsync(file.fileno())
         if path is not None:

@@ -1,8 +1,10 @@
-"""SIGINT, SIGTERM and SIGHUP (a terminal that is closed) set a flag; whoever works or waits looks at it and ends.
+"""SIGINT, SIGTERM and SIGHUP (a terminal that is closed) set a flag; whoever works or waits looks
+at it and ends.
 
-A handler that raised would do so anywhere, inside a library's C code too, which turns the exception into another
-one or loses it. So the handler only keeps which signal came. `check` raises `Interrupted` where it is safe: at the
-end of a batch, in a step of Ray Tune, between two attempts to reach a cluster.
+A handler that raised would do so anywhere, inside a library's C code too, which turns the exception
+into another one or loses it. So the handler only keeps which signal came. `check` raises
+`Interrupted` where it is safe: at the end of a batch, in a step of Ray Tune, between two attempts
+to reach a cluster.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _received: signal.Signals | None = None
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Not an Exception, so that nothing takes it for a trial's failure."""
+    """SIGINT or SIGTERM arrived. Not an Exception, so that nothing takes it for a trial's
+    failure.
+    """
 
 
 def received() -> signal.Signals | None:
@@ -41,7 +45,8 @@ def check() -> None:
 
 
 def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) -> int:
-    """Run `work` and return its exit code; after one of the signals call `rescue`, print a line and return 3.
+    """Run `work` and return its exit code; after one of the signals call `rescue`, print a line and
+    return 3.
 
     A library may not let go in time. Then the process does all that from a second thread, and ends.
     """

@@ -1,4 +1,6 @@
-"""Text without the secrets in it: user, password and query of addresses, and what secret variables of the environment hold."""
+"""Text without the secrets in it: user, password and query of addresses, and what secret variables
+of the environment hold.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,28 @@ ADDRESS = re.compile(r"""(?P<scheme>[A-Za-z][\w+.-]*)://(?P<rest>[^\s'"<>]*)""")
 PATHS = ("sqlite", "file")  # schemes of paths, in which ? and # are ordinary characters
 
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY|NOTIFY")
-ADDRESS_NAMES = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "POINTSWEEP_STORE")
+ADDRESS_NAMES = (
+    "MLFLOW_TRACKING_URI",
+    "RAY_ADDRESS",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "POINTSWEEP_STORE",
+)
 SHORTEST = 4  # characters; shorter values would be found in ordinary words
 
 
 def masked(text: str) -> str:
-    """Return `text` with the user, password, query and fragment of every address in it replaced by ***."""
+    """Return `text` with the user, password, query and fragment of every address in it replaced by
+    ***.
+    """
     text = USER.sub("***@", text)
     text = ADDRESS.sub(_without_query, text)
     return QUERY.sub("?***", text)
 
 
 def scrubbed(text: str, *addresses: str) -> str:
-    """Return `text`, such as an error's, masked; and without the values of secret variables and of these addresses.
+    """Return `text`, such as an error's, masked; and without the values of secret variables and of
+    these addresses.
 
     Libraries print parts of an address, decoded or encoded anew.
     """

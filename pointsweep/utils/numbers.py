@@ -16,7 +16,9 @@ def percent(value: float | None, signed: bool = False) -> str:
 
 
 def decimals(value: float, digits: int, shift: int = 0) -> str:
-    """Return a number times 10^shift with so many decimals, half to even: 0.1235 is 12.4 percent, as 247 of 2,000 are 12.35."""
+    """Return a number times 10^shift with so many decimals, half to even: 0.1235 is 12.4 percent,
+    as 247 of 2,000 are 12.35.
+    """
     exact = Decimal(repr(round(float(value), DIGITS))).scaleb(shift)
     shown = str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN))
     return shown.removeprefix("-") if not shown.strip("-0.") else shown  # no "-0.0"

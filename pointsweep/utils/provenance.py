@@ -1,4 +1,6 @@
-"""Where a result comes from: versions, commit or digest of the shipped tree, machine. Nothing of it changes a number."""
+"""Where a result comes from: versions, commit or digest of the shipped tree, machine. Nothing of it
+changes a number.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,18 @@ def _fixed() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     source = {"code": code_version(), "tree": tree_digest()}
-    return {**versions, **source, "python": platform.python_version(), "platform": platform.platform()}
+    return {
+        **versions,
+        **source,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
 
 
 def code_version() -> str:
-    """The commit, with "+" if files differ from it; where there is no .git (in a Ray job), "tree" and the tree's digest."""
+    """The commit, with "+" if files differ from it; where there is no .git (in a Ray job), "tree"
+    and the tree's digest.
+    """
     root = Path(__file__).parents[2]
     try:
         commit = _git(root, "rev-parse", "HEAD")
@@ -45,11 +54,15 @@ def code_version() -> str:
 def _git(root: Path, *arguments: str) -> str:
     if not (root / ".git").exists():
         raise OSError("no .git beside the package")
-    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return what this machine's processor says that it can do, e.g. amx_bf16; empty where the system does not tell."""
+    """Return what this machine's processor says that it can do, e.g. amx_bf16; empty where the
+    system does not tell.
+    """
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
@@ -61,5 +74,7 @@ def tree_digest() -> str:
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(
+            path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+        )
     return digest.hexdigest()[:16]

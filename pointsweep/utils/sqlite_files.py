@@ -1,4 +1,6 @@
-"""What is wrong with a SQLite database, said at once: MLflow and Optuna would try again for minutes, then raise."""
+"""What is wrong with a SQLite database, said at once: MLflow and Optuna would try again for
+minutes, then raise.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,18 @@ def sqlite_path(uri: str) -> Path | None:
 def sqlite_uri(path: Path) -> str:
     """Return the address of an SQLite database for SQLAlchemy, MLflow and Optuna.
 
-    Nothing is escaped in it, but a question mark begins options. SQLite's own form, file:...?uri=true, would do for SQLAlchemy, but
-    MLflow takes it for a folder `file:`. So a store whose path has a question mark is refused, and one with %41, which SQLAlchemy
-    2.1 reads as A and earlier ones as it stands (store.path_problem).
+    Nothing is escaped in it, but a question mark begins options. SQLite's own form,
+    file:...?uri=true, would do for SQLAlchemy, but MLflow takes it for a folder `file:`. So a store
+    whose path has a question mark is refused, and one with %41, which SQLAlchemy 2.1 reads as A and
+    earlier ones as it stands (store.path_problem).
     """
     return f"sqlite:///{path}"
 
 
 def sqlite_problem(path: Path, writes: bool = True) -> str:
-    """Return what is wrong with the database at `path`, "" if nothing is. One that is not there yet is no problem."""
+    """Return what is wrong with the database at `path`, "" if nothing is. One that is not there yet
+    is no problem.
+    """
     if path.is_dir():
         return "is a folder, not a database"
     if path.is_symlink() and not path.exists():
@@ -73,7 +78,9 @@ def set_aside_name(path: Path) -> Path:
 
 
 def _bytes_by_header(header: bytes) -> int:
-    """Return the size that the header states, 0 if it states none (https://www.sqlite.org/fileformat.html, 1.3)."""
+    """Return the size that the header states, 0 if it states none
+    (https://www.sqlite.org/fileformat.html, 1.3).
+    """
     page_bytes = int.from_bytes(header[16:18], "big")
     if page_bytes == 1:
         page_bytes = 65536

@@ -1,7 +1,9 @@
-"""Runs a command as a Ray job, prints what it prints, and ends with its exit code: python submit.py COMMAND...
+"""Runs a command as a Ray job, prints what it prints, and ends with its exit code: python submit.py
+COMMAND...
 
-`ray job submit` ends with 1 whatever the command ended with, and a Kubernetes job could not tell a sweep that is refused from one
-that was interrupted. RAY_API_SERVER_ADDRESS names the cluster. Ended by a signal, the Ray job is stopped: it saves its checkpoints.
+`ray job submit` ends with 1 whatever the command ended with, and a Kubernetes job could not tell a
+sweep that is refused from one that was interrupted. RAY_API_SERVER_ADDRESS names the cluster. Ended
+by a signal, the Ray job is stopped: it saves its checkpoints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Many clouds a file: arrays of h5 and npz files, of one size (n, P, 3) or end to end (total, 3) with offsets.
+"""Many clouds a file: arrays of h5 and npz files, of one size (n, P, 3) or end to end (total, 3)
+with offsets.
 
 Letters: n clouds, P points.
 """
@@ -21,19 +22,30 @@ HDF5 = (".h5", ".hdf5")
 SUFFIXES = (*HDF5, ".npz")
 LABEL_KEYS = ("labels", "label", "y", "cls", "class", "category", "target", "targets", "class_id")
 NAME_KEYS = ("class_names", "classes", "names", "label_names", "shape_names", "categories")
-UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    zipfile.BadZipFile,
+)
 OFFSET_KEYS = ("offsets", "offset", "starts", "ends", "lengths", "sizes", "counts", "num_points")
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Under which names a file holds its arrays; None: under a usual name. `{split}` stands for train, val or test."""
+    """Under which names a file holds its arrays; None: under a usual name. `{split}` stands for
+    train, val or test.
+    """
 
     points: str | None = None
     labels: str | None = None
     offsets: str | None = None
     groups: str | None = None  # None: the file says nothing of objects
-    splits: str | None = None  # of the split of each cloud, for a file that holds several; None: all are of one
+    # of the split of each cloud, for a file that holds several; None: all are of one
+    splits: str | None = None
 
     def of(self, split: str) -> Keys:
         """Return the keys of a split."""
@@ -43,7 +55,9 @@ class Keys:
 
 @dataclass(frozen=True)
 class CloudArrays:
-    """The clouds of a file, each (P, 3) in its stored type; `labels` and `groups` (n,) are numbers or texts."""
+    """The clouds of a file, each (P, 3) in its stored type; `labels` and `groups` (n,) are numbers
+    or texts.
+    """
 
     clouds: Sequence[np.ndarray]
     labels: np.ndarray
@@ -51,20 +65,30 @@ class CloudArrays:
 
 
 def read_arrays(path: Path, keys: Keys, split: str) -> CloudArrays:
-    """Read the clouds of a split. Raises ValueError naming the file, the key, and what was found under it."""
+    """Read the clouds of a split. Raises ValueError naming the file, the key, and what was found
+    under it.
+    """
     keys = keys.of(split)
     content = keys_of(path)
     points_key = array_key(path, content, keys.points, POINT_KEYS, "points_key")
     labels_key = array_key(path, content, keys.labels, LABEL_KEYS, "labels_key")
     points = _array(path, points_key)
     source = f"{path}: {points_key}"
-    if points.dtype.kind not in "fiu" or points.ndim not in (2, 3) or points.shape[-1] < 3 or len(points) == 0:
+    if (
+        points.dtype.kind not in "fiu"
+        or points.ndim not in (2, 3)
+        or points.shape[-1] < 3
+        or len(points) == 0
+    ):
         raise ValueError(
-            f"{source} must be float or whole numbers (n, P, 3) or, with offsets, (total, 3); found {points.dtype} {points.shape}"
+            f"{source} must be float or whole numbers (n, P, 3) or, with offsets, (total, 3); found"
+            f" {points.dtype} {points.shape}"
         )
     if points.ndim == 3:
         if keys.offsets is not None:
-            raise ValueError(f"{source} has clouds of one size, {points.shape}; leave out dataset.offsets_key")
+            raise ValueError(
+                f"{source} has clouds of one size, {points.shape}; leave out dataset.offsets_key"
+            )
         clouds: list[np.ndarray] = list(points)
     else:
         offsets_key = array_key(path, content, keys.offsets, OFFSET_KEYS, "offsets_key")
@@ -74,25 +98,38 @@ def read_arrays(path: Path, keys: Keys, split: str) -> CloudArrays:
     rows = np.arange(len(clouds))
     if keys.splits is not None:
         splits_key = array_key(path, content, keys.splits, (), "split_key")
-        rows = _rows_of(split, _column(_array(path, splits_key), len(clouds), f"{path}: {splits_key}"), f"{path}: {splits_key}")
+        rows = _rows_of(
+            split,
+            _column(_array(path, splits_key), len(clouds), f"{path}: {splits_key}"),
+            f"{path}: {splits_key}",
+        )
     groups = None
     if keys.groups is not None:
         groups_key = array_key(path, content, keys.groups, (), "groups_key")
         groups = _column(_array(path, groups_key), len(clouds), f"{path}: {groups_key}")[rows]
-    return CloudArrays([checked_cloud(clouds[row], source, int(row)) for row in rows], labels[rows], groups)
+    return CloudArrays(
+        [checked_cloud(clouds[row], source, int(row)) for row in rows], labels[rows], groups
+    )
 
 
 def _rows_of(split: str, splits: np.ndarray, source: str) -> np.ndarray:
-    """Return the rows of the clouds of a split. Raises ValueError if there is none, or if the splits are no names."""
+    """Return the rows of the clouds of a split. Raises ValueError if there is none, or if the
+    splits are no names.
+    """
     rows = np.flatnonzero(splits == split)
     if splits.dtype.kind != "U" or len(rows) == 0:
         present = ", ".join(map(str, np.unique(splits)[:10]))
-        raise ValueError(f"{source} must name the split of each cloud: train, val or test; none is {split}, found {present}")
+        raise ValueError(
+            f"{source} must name the split of each cloud: train, val or test; none is {split},"
+            f" found {present}"
+        )
     return rows
 
 
 def names_in(path: Path, num_classes: int) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their numbers, if a file of arrays holds as many; else nothing."""
+    """Return the names of the classes in the order of their numbers, if a file of arrays holds as
+    many; else nothing.
+    """
     for key in keys_of(path):
         if key.lower() not in NAME_KEYS:
             continue
@@ -105,11 +142,14 @@ def names_in(path: Path, num_classes: int) -> tuple[str, ...]:
 def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
     """Return where clouds start (n + 1,), the last entry being `total`.
 
-    Taken are starts (n,) or (n + 1,) that begin with 0, ends (n,) that end with `total`, and sizes (n,) that add up to it.
-    Raises ValueError for anything else.
+    Taken are starts (n,) or (n + 1,) that begin with 0, ends (n,) that end with `total`, and sizes
+    (n,) that add up to it. Raises ValueError for anything else.
     """
     if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or len(numbers) == 0:
-        raise ValueError(f"{source} must be whole numbers (n,) or (n + 1,), found {numbers.dtype} {numbers.shape}")
+        raise ValueError(
+            f"{source} must be whole numbers (n,) or (n + 1,), found {numbers.dtype}"
+            f" {numbers.shape}"
+        )
     values = numbers.astype(np.int64)
     if values[0] == 0 and values[-1] == total:
         starts = values
@@ -121,13 +161,17 @@ def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
         starts = np.insert(np.cumsum(values), 0, 0)
     else:
         raise ValueError(
-            f"{source} are {len(values)} numbers from {values[0]} to {values[-1]}: neither starts (the first is 0), nor ends "
-            f"(the last is the number of points, {total}), nor sizes (their sum is {total}, here {values.sum()})"
+            f"{source} are {len(values)} numbers from {values[0]} to {values[-1]}: neither starts"
+            f" (the first is 0), nor ends (the last is the number of points, {total}), nor sizes"
+            f" (their sum is {total}, here {values.sum()})"
         )
     steps = np.diff(starts)
     if (steps <= 0).any():
         cloud = int(np.flatnonzero(steps <= 0)[0])
-        raise ValueError(f"{source}: cloud {cloud} starts at {starts[cloud]} and ends at {starts[cloud + 1]}: it has no points")
+        raise ValueError(
+            f"{source}: cloud {cloud} starts at {starts[cloud]} and ends at {starts[cloud + 1]}: it"
+            " has no points"
+        )
     return starts
 
 
@@ -168,8 +212,8 @@ def _array(path: Path, key: str) -> np.ndarray:
             return array
     except ValueError as error:
         raise ValueError(
-            f"{path}: {key} is no array of numbers ({error}). Clouds of different size are stored end to end, "
-            "as (total, 3), with offsets (n + 1,)"
+            f"{path}: {key} is no array of numbers ({error}). Clouds of different size are stored"
+            " end to end, as (total, 3), with offsets (n + 1,)"
         ) from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -187,11 +231,18 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def _column(values: np.ndarray, count: int, source: str) -> np.ndarray:
-    """Return labels or groups (n,), texts as texts. Raises ValueError for another number of them."""
+    """Return labels or groups (n,), texts as texts. Raises ValueError for another number of
+    them.
+    """
     if values.shape not in ((count,), (count, 1)):
-        raise ValueError(f"{source} has the shape {values.shape}, there are {count} clouds: ({count},) or ({count}, 1) is allowed")
+        raise ValueError(
+            f"{source} has the shape {values.shape}, there are {count} clouds: ({count},) or"
+            f" ({count}, 1) is allowed"
+        )
     values = values.reshape(-1)
     if values.dtype.kind in "SO":
         with suppress(UnicodeDecodeError, AttributeError):
-            return np.array([value if isinstance(value, str) else value.decode() for value in values])
+            return np.array(
+                [value if isinstance(value, str) else value.decode() for value in values]
+            )
     return values

@@ -1,7 +1,8 @@
-"""One cloud a file: text, npy, npz, PLY, PCD, LAS, and meshes (OFF, OBJ, STL, PLY) sampled on their surface.
+"""One cloud a file: text, npy, npz, PLY, PCD, LAS, and meshes (OFF, OBJ, STL, PLY) sampled on their
+surface.
 
-Formats are read by the libraries that are kept for them: trimesh, plyfile, pypcd4, laspy. They come with
-`pip install "pointsweep[files]"`; text, npy and npz need none of them.
+Formats are read by the libraries that are kept for them: trimesh, plyfile, pypcd4, laspy. They come
+with `pip install "pointsweep[files]"`; text, npy and npz need none of them.
 
 Letters: P points.
 """
@@ -44,9 +45,11 @@ DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, Arithme
 
 
 def read_cloud(path: Path, mesh_points: int, points_key: str | None = None) -> np.ndarray:
-    """Return the points (P, 3) of a file in the type in which they are stored; of a mesh `mesh_points` of its surface.
+    """Return the points (P, 3) of a file in the type in which they are stored; of a mesh
+    `mesh_points` of its surface.
 
-    Raises MissingData without the library that reads the format, ValueError naming the file and what is wrong with it.
+    Raises MissingData without the library that reads the format, ValueError naming the file and
+    what is wrong with it.
     """
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
@@ -55,15 +58,21 @@ def read_cloud(path: Path, mesh_points: int, points_key: str | None = None) -> n
 
 
 def checked_cloud(points: np.ndarray, source: str, number: int | None = None) -> np.ndarray:
-    """Return a cloud (P, 3) as it is. Raises ValueError for what a model could not learn from, and for a file without points.
+    """Return a cloud (P, 3) as it is. Raises ValueError for what a model could not learn from, and
+    for a file without points.
 
     `number`: which cloud of a file it is, where there are several.
     """
     name = "the cloud" if number is None else f"cloud {number}"
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
-        raise ValueError(f"{source}: {name} must be float or whole numbers (P, 3 or more), found {points.dtype} {points.shape}")
+        raise ValueError(
+            f"{source}: {name} must be float or whole numbers (P, 3 or more), found {points.dtype}"
+            f" {points.shape}"
+        )
     if len(points) < MIN_POINTS:
-        raise ValueError(f"{source}: {name} has {len(points)} points, at least {MIN_POINTS} are needed")
+        raise ValueError(
+            f"{source}: {name} has {len(points)} points, at least {MIN_POINTS} are needed"
+        )
     points = points[:, :3]
     for message in faults(points[None], number or 0):
         raise ValueError(f"{source}: {message.replace('cloud 0 ', f'{name} ', 1)}")
@@ -78,13 +87,18 @@ def _read_rows(path: Path, mesh_points: int) -> np.ndarray:
 
 
 def _without_count(text: str, path: Path) -> str:
-    """Return the text with an empty line in place of the number of points that a .pts file may begin with."""
+    """Return the text with an empty line in place of the number of points that a .pts file may
+    begin with.
+    """
     first, _, rest = text.partition("\n")
     if not first.strip().isdecimal():
         return text
     num_rows = sum(bool(line.strip()) for line in rest.split("\n"))
     if num_rows != int(first):
-        raise ValueError(f"{path}, line 1: announces {int(first)} points, {num_rows} lines follow: {first.strip()[:SHOWN]!r}")
+        raise ValueError(
+            f"{path}, line 1: announces {int(first)} points, {num_rows} lines follow:"
+            f" {first.strip()[:SHOWN]!r}"
+        )
     return "\n" + rest
 
 
@@ -94,31 +108,44 @@ def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
         if isinstance(content, np.ndarray):
             return content
         with content:
-            key = array_key(path, dict.fromkeys(content.files), points_key, POINT_KEYS, "points_key")
+            key = array_key(
+                path, dict.fromkeys(content.files), points_key, POINT_KEYS, "points_key"
+            )
             array: np.ndarray = content[key]
             return array
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: not a readable {path.suffix} file of numbers: {error}") from error
+        raise ValueError(
+            f"{path}: not a readable {path.suffix} file of numbers: {error}"
+        ) from error
 
 
-def array_key(path: Path, keys: Mapping[str, Any], asked: str | None, usual: tuple[str, ...], field: str) -> str:
-    """Return the key of a file that holds something: the one that is asked for, else the one that has a usual name.
+def array_key(
+    path: Path, keys: Mapping[str, Any], asked: str | None, usual: tuple[str, ...], field: str
+) -> str:
+    """Return the key of a file that holds something: the one that is asked for, else the one that
+    has a usual name.
 
     Raises ValueError naming the file's keys and the field of the configuration that names one.
     """
     present = ", ".join(sorted(keys)) or "none"
     if asked is not None:
         if asked not in keys:
-            raise ValueError(f"{path}: no key {asked!r}, which dataset.{field} names; keys: {present}")
+            raise ValueError(
+                f"{path}: no key {asked!r}, which dataset.{field} names; keys: {present}"
+            )
         return asked
     if len(keys) == 1 and field == "points_key":
         return next(iter(keys))
     named = [key for key in keys if key.lower() in usual]
     if len(named) == 1:
         return named[0]
-    reason = f"{' and '.join(named)} may both be meant" if named else f"none of the usual names ({', '.join(usual)})"
+    reason = (
+        f"{' and '.join(named)} may both be meant"
+        if named
+        else f"none of the usual names ({', '.join(usual)})"
+    )
     raise ValueError(f"{path}: {reason}; set dataset.{field} to one of its keys: {present}")
 
 
@@ -128,7 +155,9 @@ def _read_pcd(path: Path, mesh_points: int) -> np.ndarray:
         cloud = library.PointCloud.from_path(path)
         missing = {"x", "y", "z"} - set(cloud.fields)
         if missing:
-            raise ValueError(f"no field {', '.join(sorted(missing))}; fields: {', '.join(cloud.fields)}")
+            raise ValueError(
+                f"no field {', '.join(sorted(missing))}; fields: {', '.join(cloud.fields)}"
+            )
         points: np.ndarray = cloud.numpy(("x", "y", "z"))
         announced = int(cloud.metadata.points)
     except DAMAGED as error:
@@ -149,7 +178,11 @@ def _read_ply(path: Path, mesh_points: int) -> np.ndarray:
         polygons = []
         for element in content:
             if element.name == "face" and len(element):
-                name = next(p.name for p in element.properties if p.name in ("vertex_indices", "vertex_index"))
+                name = next(
+                    p.name
+                    for p in element.properties
+                    if p.name in ("vertex_indices", "vertex_index")
+                )
                 polygons = list(element[name])
     except (library.PlyParseError, StopIteration, *DAMAGED) as error:
         raise _damaged(path, "PLY", error) from error
@@ -168,7 +201,11 @@ def _read_las(path: Path, mesh_points: int) -> np.ndarray:
     try:
         points: np.ndarray = np.asarray(library.read(path).xyz)
     except (library.errors.LaspyException, *DAMAGED) as error:
-        hint = "; .laz needs a decompressor beside laspy: pip install lazrs" if path.suffix.lower() == ".laz" else ""
+        hint = (
+            "; .laz needs a decompressor beside laspy: pip install lazrs"
+            if path.suffix.lower() == ".laz"
+            else ""
+        )
         raise ValueError(f"{_damaged(path, 'LAS', error)}{hint}") from error
     return points
 
@@ -193,7 +230,11 @@ def _read_mesh(path: Path, mesh_points: int) -> np.ndarray:
 
 def _check_off(path: Path) -> None:
     """Raise ValueError for an OFF file that has fewer lines than its header announces."""
-    lines = [line for line in read_text(path).split("\n") if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in read_text(path).split("\n")
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     header = " ".join(lines[:2]).upper().partition("OFF")[2].split()
     if len(header) < 2 or not (header[0].isdecimal() and header[1].isdecimal()):
         raise ValueError("the header must be OFF and the numbers of vertices, faces and edges")
@@ -201,14 +242,20 @@ def _check_off(path: Path) -> None:
     num_header_lines = 1 if len(lines[0].split()) > 1 or lines[0].strip().upper() != "OFF" else 2
     found = len(lines) - num_header_lines
     if found < announced:
-        raise ValueError(f"announces {header[0]} vertices and {header[1]} faces, {found} lines follow: cut off?")
+        raise ValueError(
+            f"announces {header[0]} vertices and {header[1]} faces, {found} lines follow: cut off?"
+        )
 
 
 def _sampled(path: Path, vertices: np.ndarray, faces: np.ndarray, count: int) -> np.ndarray:
-    """Return points (count, 3) of a surface, each place as likely as any other; the same ones whenever it is read."""
+    """Return points (count, 3) of a surface, each place as likely as any other; the same ones
+    whenever it is read.
+    """
     if not np.isfinite(vertices).all():
         vertex, axis = np.argwhere(~np.isfinite(vertices))[0]
-        raise ValueError(f"{path}: vertex {vertex} has a coordinate that is not finite: {vertices[vertex, axis]}")
+        raise ValueError(
+            f"{path}: vertex {vertex} has a coordinate that is not finite: {vertices[vertex, axis]}"
+        )
     if len(faces) == 0 or faces.min() < 0 or faces.max() >= len(vertices):
         raise ValueError(f"{path}: faces must be of at least 3 of the {len(vertices)} vertices")
     trimesh = _library("trimesh", path)
@@ -223,7 +270,9 @@ def _library(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingData(f'{path}: {path.suffix} files are read by {name}: pip install "pointsweep[files]"') from error
+        raise MissingData(
+            f'{path}: {path.suffix} files are read by {name}: pip install "pointsweep[files]"'
+        ) from error
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:

@@ -1,8 +1,10 @@
-"""Point-BERT's few-shot pickles -> npz, once and on demand (`pointsweep data --convert-fewshot FOLDER`).
+"""Point-BERT's few-shot pickles -> npz, once and on demand (`pointsweep data --convert-fewshot
+FOLDER`).
 
-Source: the layout of spec 6.3: {5,10}way_{10,20}shot/{0..9}.pkl, each a dict train/test -> list of (points (8192, 6) float32, label
-in the episode, class in ModelNet40). A pickle can run any program, so what it names is never looked up: numpy's array, type and
-number are replaced by the small classes below, which hold plain numbers only, and every other name is refused. numpy's own classes
+Source: the layout of spec 6.3: {5,10}way_{10,20}shot/{0..9}.pkl, each a dict train/test -> list of
+(points (8192, 6) float32, label in the episode, class in ModelNet40). A pickle can run any program,
+so what it names is never looked up: numpy's array, type and number are replaced by the small
+classes below, which hold plain numbers only, and every other name is refused. numpy's own classes
 are not used either, as a crafted type could make numpy take numbers for pointers.
 """
 
@@ -34,12 +36,16 @@ class _Type:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, order, *parts = state  # version, byte order, then what only structured types have
         if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
-            raise pickle.UnpicklingError("refused a structured numpy type: only numbers are admitted")
+            raise pickle.UnpicklingError(
+                "refused a structured numpy type: only numbers are admitted"
+            )
         self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:
-    """In the place of numpy.ndarray and of the function that makes an empty one; the numbers come with the state."""
+    """In the place of numpy.ndarray and of the function that makes an empty one; the numbers come
+    with the state.
+    """
 
     def __init__(self, *unused: object) -> None:
         self.array = np.zeros(0)
@@ -64,7 +70,11 @@ class _Number(_Array):
 
 
 def _numbers(raw: object, kind: object, shape: tuple[int, ...], order: str) -> np.ndarray:
-    if not isinstance(kind, _Type) or not isinstance(raw, (bytes, bytearray)) or order not in ("C", "F"):
+    if (
+        not isinstance(kind, _Type)
+        or not isinstance(raw, (bytes, bytearray))
+        or order not in ("C", "F")
+    ):
         raise pickle.UnpicklingError("refused an array that does not consist of numbers")
     return np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
 
@@ -79,32 +89,47 @@ ADMITTED: dict[tuple[str, str], type] = {
 
 
 class NumbersUnpickler(pickle.Unpickler):
-    """Containers, numbers, texts and numpy arrays of numbers; anything else raises UnpicklingError before it is looked up."""
+    """Containers, numbers, texts and numpy arrays of numbers; anything else raises UnpicklingError
+    before it is looked up.
+    """
 
     def find_class(self, module_name: str, global_name: str) -> type:
         # numpy 2 calls its inner package _core.
         found = ADMITTED.get((module_name.replace("numpy._core.", "numpy.core."), global_name))
         if found is None:
-            raise pickle.UnpicklingError(f"refused {module_name}.{global_name}: only numpy arrays of numbers are admitted")
+            raise pickle.UnpicklingError(
+                f"refused {module_name}.{global_name}: only numpy arrays of numbers are admitted"
+            )
         return found
 
 
 def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
-    """A fold: {train,test}_points (n, P, 3) as stored and _labels (n,), classes (way,). Raises ValueError naming the file."""
+    """A fold: {train,test}_points (n, P, 3) as stored and _labels (n,), classes (way,). Raises
+    ValueError naming the file.
+    """
     with path.open("rb") as file:
         content = _load(file, str(path))
     arrays: dict[str, np.ndarray] = {}
     pairs: set[tuple[int, int]] = set()
     for split in ("train", "test"):
         try:
-            items = [(item[0].array[:, :3], int(_plain(item[1])), int(_plain(item[2]))) for item in content[split]]
+            items = [
+                (item[0].array[:, :3], int(_plain(item[1])), int(_plain(item[2])))
+                for item in content[split]
+            ]
             arrays[f"{split}_points"] = np.stack([points for points, _, _ in items])
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path}: {split} is not a list of (points, label, class) with as many points each: {error}") from error
+            raise ValueError(
+                f"{path}: {split} is not a list of (points, label, class) with as many points each:"
+                f" {error}"
+            ) from error
         arrays[f"{split}_labels"] = np.array([label for _, label, _ in items], dtype=np.int64)
         pairs |= {(label, number) for _, label, number in items}
     if sorted(label for label, _ in pairs) != list(range(way)):
-        raise ValueError(f"{path}: labels must be 0 to {way - 1}, each of one class; found (label, class) {sorted(pairs)}")
+        raise ValueError(
+            f"{path}: labels must be 0 to {way - 1}, each of one class; found (label, class)"
+            f" {sorted(pairs)}"
+        )
     arrays["classes"] = np.array([number for _, number in sorted(pairs)], dtype=np.int64)
     check_episode(arrays, way, shot, str(path))
     return arrays
@@ -114,7 +139,16 @@ def _load(file: BinaryIO, source: str) -> Any:
     try:
         return NumbersUnpickler(file).load()
     # What a damaged or malicious stream of instructions may raise.
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise ValueError(f"{source}: not a few-shot pickle of numpy arrays: {error}") from error
 
 
@@ -123,10 +157,15 @@ def _plain(value: Any) -> Any:
 
 
 def convert(folder: Path) -> Iterator[Path]:
-    """Converts every pickle of a ModelNetFewshot folder and yields each npz file. Raises MissingData, ValueError."""
+    """Converts every pickle of a ModelNetFewshot folder and yields each npz file. Raises
+    MissingData, ValueError.
+    """
     found = sorted(folder.glob("*way*shot/*.pkl"))
     if not found:
-        raise MissingData(f"{folder}: no file {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl (Point-BERT's ModelNetFewshot)")
+        raise MissingData(
+            f"{folder}: no file {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl (Point-BERT's"
+            " ModelNetFewshot)"
+        )
     for path in found:
         # Point-BERT's document writes the folder with and without the underscore.
         match = re.fullmatch(r"(5|10)way_?(10|20)shot/([0-9])", f"{path.parent.name}/{path.stem}")

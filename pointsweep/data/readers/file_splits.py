@@ -1,4 +1,5 @@
-"""Which files a split of a folder of clouds has, and of which class each is: folders of classes, or lists of names.
+"""Which files a split of a folder of clouds has, and of which class each is: folders of classes, or
+lists of names.
 
 Letters: n clouds.
 """
@@ -17,13 +18,16 @@ from pointsweep.data.readers.text import lines_of, read_text
 from pointsweep.errors import MissingData
 
 LISTS = (".txt", ".lst", ".list", ".csv")
-SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")  # no names of classes, in lists
+# no names of classes, in lists
+SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
 SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of a split: one cloud each, with its class; or arrays of clouds, which hold their labels."""
+    """The files of a split: one cloud each, with its class; or arrays of clouds, which hold their
+    labels.
+    """
 
     clouds: tuple[tuple[Path, str], ...] = ()
     arrays: tuple[Path, ...] = ()
@@ -38,51 +42,79 @@ class SplitFiles:
 def split_files(root: Path, split: str, value: str, pattern: str | None) -> SplitFiles:
     """Return the files of a split whose place below `root` is `value`.
 
-    `value`: a folder with a folder for each class, the name of a folder in each class's folder, a list of names, a file of
-    arrays, or a pattern of those. `split` is the field of the configuration. Raises MissingData, ValueError.
+    `value`: a folder with a folder for each class, the name of a folder in each class's folder, a
+    list of names, a file of arrays, or a pattern of those. `split` is the field of the
+    configuration. Raises MissingData, ValueError.
     """
     where = f"dataset.{split}: {value!r}"
     if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
         raise ValueError(f"{where} leads out of dataset.root; allowed are names below it")
     place = root / value
     if any(sign in value for sign in "*?["):
-        arrays = tuple(sorted(path for path in root.glob(value) if path.suffix.lower() in cloud_arrays.SUFFIXES))
+        arrays = tuple(
+            sorted(
+                path for path in root.glob(value) if path.suffix.lower() in cloud_arrays.SUFFIXES
+            )
+        )
         if not arrays:
-            raise MissingData(f"{where} matches no {' or '.join(cloud_arrays.SUFFIXES)} file in {root}; {contents(root)}")
+            raise MissingData(
+                f"{where} matches no {' or '.join(cloud_arrays.SUFFIXES)} file in {root};"
+                f" {contents(root)}"
+            )
         return SplitFiles(arrays=arrays)
     if place.is_file():
         return _of_file(root, place, where, pattern)
     if place.is_dir():
         folders = {path.name: path for path in _folders(place)}
         if not folders:
-            raise MissingData(f"{where}: {place} holds no folders, one for each class is expected; {contents(place)}")
+            raise MissingData(
+                f"{where}: {place} holds no folders, one for each class is expected;"
+                f" {contents(place)}"
+            )
     else:
         folders = {path.name: path / value for path in _folders(root) if (path / value).is_dir()}
     if not folders:
         inner = {path.name for folder in _folders(root) for path in _folders(folder)}
-        near = difflib.get_close_matches(value, [*(path.name for path in root.iterdir()), *inner], n=1)
+        near = difflib.get_close_matches(
+            value, [*(path.name for path in root.iterdir()), *inner], n=1
+        )
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise MissingData(f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}")
+        raise MissingData(
+            f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}"
+        )
     clouds: list[tuple[Path, str]] = []
     for name, folder in sorted(folders.items()):
         clouds.extend((path, name) for path in _clouds_below(folder, pattern))
     if not clouds:
-        wanted = f"called {pattern!r}" if pattern else f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
-        raise MissingData(f"{where}: the {len(folders)} folders of classes hold no file {wanted}; {contents(folders[min(folders)])}")
+        wanted = (
+            f"called {pattern!r}"
+            if pattern
+            else f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
+        )
+        raise MissingData(
+            f"{where}: the {len(folders)} folders of classes hold no file {wanted};"
+            f" {contents(folders[min(folders)])}"
+        )
     return SplitFiles(clouds=tuple(clouds))
 
 
 def one_kind(splits: Sequence[SplitFiles], pattern: str | None) -> None:
-    """Raise ValueError where files of several kinds lie in the folders of classes and no pattern says which are meant."""
+    """Raise ValueError where files of several kinds lie in the folders of classes and no pattern
+    says which are meant.
+    """
     counts: dict[str, int] = {}
     for split in splits:
         for path, _ in split.clouds:
             counts[path.suffix.lower()] = counts.get(path.suffix.lower(), 0) + 1
     if len(counts) > 1 and pattern is None:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
+        kinds = ", ".join(
+            f"{count} {suffix}"
+            for suffix, count in sorted(counts.items(), key=lambda item: -item[1])
+        )
         best = max(counts, key=lambda suffix: counts[suffix])
         raise ValueError(
-            f"files of several kinds: {kinds}; set dataset.pattern to those that are meant, say '*{best}', or '*' for all"
+            f"files of several kinds: {kinds}; set dataset.pattern to those that are meant, say"
+            f" '*{best}', or '*' for all"
         )
 
 
@@ -94,15 +126,23 @@ def contents(folder: Path) -> str:
 
 
 def _folders(place: Path) -> list[Path]:
-    return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+    return [
+        path
+        for path in place.iterdir()
+        if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
+    ]
 
 
 def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
-    """Yield the files of clouds below a folder, in the order of their names; hidden ones are left out."""
+    """Yield the files of clouds below a folder, in the order of their names; hidden ones are left
+    out.
+    """
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            is_cloud = Path(name).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(".")
+            is_cloud = Path(name).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(
+                "."
+            )
             if is_cloud and (pattern is None or fnmatch(name, pattern)):
                 yield Path(place, name)
 
@@ -116,8 +156,15 @@ def _of_file(root: Path, place: Path, where: str, pattern: str | None) -> SplitF
         return SplitFiles(arrays=(place,))
     if suffix not in LISTS:
         allowed = ", ".join((*LISTS, *cloud_arrays.SUFFIXES))
-        raise ValueError(f"{where}: {suffix or 'a file without ending'} is neither a list nor arrays; allowed: {allowed}")
-    numbered = [(number, line.strip()) for number, line in enumerate(read_text(place).split("\n"), start=1) if line.strip()]
+        raise ValueError(
+            f"{where}: {suffix or 'a file without ending'} is neither a list nor arrays; allowed:"
+            f" {allowed}"
+        )
+    numbered = [
+        (number, line.strip())
+        for number, line in enumerate(read_text(place).split("\n"), start=1)
+        if line.strip()
+    ]
     if not numbered:
         raise ValueError(f"{place}: lists no file")
     first = PureWindowsPath(numbered[0][1]).name
@@ -136,7 +183,9 @@ def _of_file(root: Path, place: Path, where: str, pattern: str | None) -> SplitF
 
 
 def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]]) -> Iterator[Path]:
-    """Yield the h5 files of a list; where a line holds a path of its maker's machine, its last part counts."""
+    """Yield the h5 files of a list; where a line holds a path of its maker's machine, its last part
+    counts.
+    """
     for number, line in numbered:
         relative = PureWindowsPath(line)
         inside = not relative.is_absolute() and ".." not in relative.parts
@@ -149,7 +198,9 @@ def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]])
 
 
 class _Names:
-    """The files of clouds below a folder by the names that lists use, with or without folders and ending."""
+    """The files of clouds below a folder by the names that lists use, with or without folders and
+    ending.
+    """
 
     def __init__(self, root: Path, pattern: str | None) -> None:
         self.root = root
@@ -162,7 +213,9 @@ class _Names:
                 self.by_stem.setdefault(relative.with_suffix("").as_posix(), []).append(path)
 
     def look_up(self, line: str, source: str) -> tuple[Path, str]:
-        """Return the file that a line names, and its class: the line's second column, the folder, or the name's beginning."""
+        """Return the file that a line names, and its class: the line's second column, the folder,
+        or the name's beginning.
+        """
         path = self._file(line, source)
         if path is not None:
             return path, self._class(path, source)
@@ -178,7 +231,9 @@ class _Names:
     def _file(self, name: str, source: str) -> Path | None:
         relative = PureWindowsPath(name)
         if relative.is_absolute() or ".." in relative.parts:
-            raise ValueError(f"{source}: {name!r} leads out of dataset.root; allowed are names below it")
+            raise ValueError(
+                f"{source}: {name!r} leads out of dataset.root; allowed are names below it"
+            )
         plain = relative.as_posix()
         # ModelNet's lists: night_stand_0001 lies in the folder night_stand.
         for candidate in (plain, f"{relative.name.rpartition('_')[0]}/{plain}"):
@@ -187,23 +242,31 @@ class _Names:
             paths = self.by_stem.get(candidate, [])
             if len(paths) > 1:
                 names = ", ".join(path.name for path in paths)
-                raise ValueError(f"{source}: {name!r} may be {names}; set dataset.pattern to one kind, say '*{paths[0].suffix}'")
+                raise ValueError(
+                    f"{source}: {name!r} may be {names}; set dataset.pattern to one kind, say"
+                    f" '*{paths[0].suffix}'"
+                )
             if paths:
                 return paths[0]
         return None
 
     def _class(self, path: Path, source: str) -> str:
-        folders = [part for part in path.relative_to(self.root).parts[:-1] if part not in SPLIT_FOLDERS]
+        folders = [
+            part for part in path.relative_to(self.root).parts[:-1] if part not in SPLIT_FOLDERS
+        ]
         if folders:
             return folders[-1]
         name = path.stem.rpartition("_")[0]
         if not name:
             raise ValueError(
-                f"{source}: no class is known of {path.name}: name it in a second column, or use a folder for each class"
+                f"{source}: no class is known of {path.name}: name it in a second column, or use a"
+                " folder for each class"
             )
         return name
 
 
 def names_of(path: Path) -> tuple[str, ...]:
-    """Return the names of classes that a text file lists, one a line, in the order of their numbers."""
+    """Return the names of classes that a text file lists, one a line, in the order of their
+    numbers.
+    """
     return tuple(lines_of(read_text(path)))

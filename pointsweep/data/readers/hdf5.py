@@ -1,4 +1,6 @@
-"""HDF5 files with `data` (n, P, 3) and `label` (n,) or (n, 1): ModelNet40, ScanObjectNN and their corrupted sets."""
+"""HDF5 files with `data` (n, P, 3) and `label` (n,) or (n, 1): ModelNet40, ScanObjectNN and their
+corrupted sets.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Text files of data sets: encodings, names, and rows of numbers, read where they mean one thing and else refused.
+"""Text files of data sets: encodings, names, and rows of numbers, read where they mean one thing
+and else refused.
 
-A byte order mark of UTF-8, Windows' line ends, blanks at the ends of lines and empty lines change nothing. What is
-refused is named by file and line.
+A byte order mark of UTF-8, Windows' line ends, blanks at the ends of lines and empty lines change
+nothing. What is refused is named by file and line.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def decode(raw: bytes, source: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{source}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 (Latin-1, or another encoding of Windows?); "
-            "save the file as UTF-8"
+            f"{source}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 (Latin-1, or"
+            " another encoding of Windows?); save the file as UTF-8"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -48,10 +49,12 @@ def last_part(name: str) -> str:
 
 
 def number_rows(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
-    """Return rows of numbers (rows, columns) as float64; `columns` lists the numbers of columns that are allowed.
+    """Return rows of numbers (rows, columns) as float64; `columns` lists the numbers of columns
+    that are allowed.
 
-    Numbers are separated by commas, blanks or semicolons. Decimal commas are read where blanks or semicolons separate;
-    a first line that says x, y, z, behind a # or // too, is left out. Raises ValueError naming file and line.
+    Numbers are separated by commas, blanks or semicolons. Decimal commas are read where blanks or
+    semicolons separate; a first line that says x, y, z, behind a # or // too, is left out. Raises
+    ValueError naming file and line.
     """
     fast = _read_fast(text, columns)
     return _read_by_line(text, source, columns) if fast is None else fast
@@ -64,14 +67,18 @@ def _read_fast(text: str, columns: Sequence[int]) -> np.ndarray | None:
     if not first or ";" in text or "_" in text or (has_commas and "." not in text):
         return None
     try:
-        rows = np.loadtxt(io.StringIO(text), delimiter="," if has_commas else None, comments=None, ndmin=2)
+        rows = np.loadtxt(
+            io.StringIO(text), delimiter="," if has_commas else None, comments=None, ndmin=2
+        )
     except ValueError:
         return None
     return rows if rows.shape[1] in columns else None
 
 
 def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
-    expected = f"{columns[0]} to {columns[-1]}" if len(columns) > 3 else " or ".join(map(str, columns))
+    expected = (
+        f"{columns[0]} to {columns[-1]}" if len(columns) > 3 else " or ".join(map(str, columns))
+    )
     rows: list[list[float]] = []
     first_line = 0
     for number, line in enumerate(text.split("\n"), start=1):
@@ -86,21 +93,35 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
         try:
             values = [_number(field) for field in fields]
         except ValueError:
-            raise ValueError(f"{where}: not a row of numbers: {line[:SHOWN]!r}; {expected} columns are expected") from None
+            raise ValueError(
+                f"{where}: not a row of numbers: {line[:SHOWN]!r}; {expected} columns are expected"
+            ) from None
         if not rows:
             first_line = number
         if rows and len(values) != len(rows[0]):
-            raise ValueError(f"{where}: {len(values)} columns, but {len(rows[0])} in line {first_line}: {line[:SHOWN]!r}")
+            raise ValueError(
+                f"{where}: {len(values)} columns, but {len(rows[0])} in line {first_line}:"
+                f" {line[:SHOWN]!r}"
+            )
         if len(values) not in columns:
             hint = "; decimal commas? Write decimal points" if "," in line else ""
-            raise ValueError(f"{where}: {len(values)} columns, {expected} are expected: {line[:SHOWN]!r}{hint}")
+            raise ValueError(
+                f"{where}: {len(values)} columns, {expected} are expected: {line[:SHOWN]!r}{hint}"
+            )
         rows.append(values)
     if not rows:
-        raise ValueError(f"{source}: holds no row of numbers; rows of {expected} numbers are expected")
-    if "," in text and ";" not in text and "." not in text and not any(" " in line or "\t" in line for line in lines_of(text)):
         raise ValueError(
-            f"{source}, line {first_line}: whole numbers alone, separated by commas. Decimal commas cannot be told from "
-            "separators: write decimal points"
+            f"{source}: holds no row of numbers; rows of {expected} numbers are expected"
+        )
+    if (
+        "," in text
+        and ";" not in text
+        and "." not in text
+        and not any(" " in line or "\t" in line for line in lines_of(text))
+    ):
+        raise ValueError(
+            f"{source}, line {first_line}: whole numbers alone, separated by commas. Decimal commas"
+            " cannot be told from separators: write decimal points"
         )
     return np.array(rows, dtype=np.float64)
 
@@ -110,7 +131,9 @@ def _fields(line: str) -> list[str]:
     if ";" in line:
         return [_with_point(field) for field in line.split(";")]
     parts = line.split()
-    is_decimal = len(parts) > 1 and all(part.count(",") <= 1 and part.strip(",") == part for part in parts)
+    is_decimal = len(parts) > 1 and all(
+        part.count(",") <= 1 and part.strip(",") == part for part in parts
+    )
     if is_decimal or "," not in line:
         return [_with_point(part) for part in parts]
     return line.split(",")

@@ -1,8 +1,10 @@
-"""Where the parts of a library's transformer are: its layers, norms, positions and class token, found on a small copy.
+"""Where the parts of a library's transformer are: its layers, norms, positions and class token,
+found on a small copy.
 
-The copy has the model's first two layers, random weights and few words. It is run on inputs of its own; what stands in front of
-the first layer and behind the last is read from the order of execution, and what a table does from what moves when it is moved.
-The layers are then run by themselves and compared with what they gave in the model, so that nothing is taken for granted.
+The copy has the model's first two layers, random weights and few words. It is run on inputs of its
+own; what stands in front of the first layer and behind the last is read from the order of
+execution, and what a table does from what moves when it is moved. The layers are then run by
+themselves and compared with what they gave in the model, so that nothing is taken for granted.
 
 Letters: N tokens, C channels, H heads.
 """
@@ -27,7 +29,9 @@ WORDS = 64  # rows of the copy's table of words
 
 @dataclass(frozen=True, eq=False)
 class LibraryModel:
-    """A model of a library, and how it is run: its own inputs, its table of words if it reads words, its heads."""
+    """A model of a library, and how it is run: its own inputs, its table of words if it reads
+    words, its heads.
+    """
 
     module: nn.Module
     inputs: Callable[[], dict[str, Tensor]]
@@ -37,12 +41,15 @@ class LibraryModel:
     reads_images: bool = False
     layer_types: tuple[str, ...] = ()  # of each layer, where they are of several kinds
     context: int | None = None  # how many words it was made for
-    found: dict[Any, Anatomy] = field(default_factory=dict)  # what was found of it, by configuration
+    # what was found of it, by configuration
+    found: dict[Any, Anatomy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A position table: the rows of a tensor that tokens get, and rows of others that every token gets as well."""
+    """A position table: the rows of a tensor that tokens get, and rows of others that every token
+    gets as well.
+    """
 
     name: str
     rows: Tensor  # (N,) of tokens in order, without those in front
@@ -80,7 +87,8 @@ class _Stop(Exception):
 class _Run:
     """What happened while the copy ran."""
 
-    order: list[tuple[str, nn.Module, Any, Any]]  # path, module, inputs, output; of layers: path of the stack
+    # path, module, inputs, output; of layers: path of the stack
+    order: list[tuple[str, nn.Module, Any, Any]]
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]]  # of layers
 
     @property
@@ -90,7 +98,9 @@ class _Run:
 
 
 def stack_of(model: LibraryModel) -> str:
-    """Return the path of the list of layers with the most parameters. Raises ValueError where there is none."""
+    """Return the path of the list of layers with the most parameters. Raises ValueError where there
+    is none.
+    """
     best, most = "", -1
     for path, module in model.module.named_modules():
         if not isinstance(module, (nn.ModuleList, nn.Sequential)) or len(module) < 2:
@@ -101,7 +111,10 @@ def stack_of(model: LibraryModel) -> str:
         if size > most:
             best, most = path, size
     if most <= 0:
-        raise ValueError(f"{model.name}: it has no list of at least two equal layers (layers that share their weights are none)")
+        raise ValueError(
+            f"{model.name}: it has no list of at least two equal layers (layers that share their"
+            " weights are none)"
+        )
     return best
 
 
@@ -110,7 +123,8 @@ def small_copy(model: LibraryModel, stack: str, seed: int = 0) -> LibraryModel:
     module = copy.deepcopy(model.module)
     owner, _, name = stack.rpartition(".")
     layers = module.get_submodule(stack)
-    cut = type(layers)(*list(layers)[:EXAMINED]) if isinstance(layers, nn.Sequential) else nn.ModuleList(list(layers)[:EXAMINED])  # type: ignore[call-overload,arg-type]
+    first: list[nn.Module] = list(layers)[:EXAMINED]  # type: ignore[call-overload]
+    cut = type(layers)(*first) if isinstance(layers, nn.Sequential) else nn.ModuleList(first)
     setattr(module.get_submodule(owner), name, cut)
     if model.words:
         table = module.get_submodule(model.words)
@@ -123,7 +137,9 @@ def small_copy(model: LibraryModel, stack: str, seed: int = 0) -> LibraryModel:
 
 
 def _draw(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Values about 1 for vectors, so that no scale hides a branch, and of a layer's usual size for matrices."""
+    """Values about 1 for vectors, so that no scale hides a branch, and of a layer's usual size for
+    matrices.
+    """
     made = torch.randn(tensor.shape, generator=generator)
     if tensor.dim() < 2:
         return 1.0 + 0.1 * made
@@ -131,13 +147,17 @@ def _draw(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def to_meta(module: nn.Module) -> None:
-    """Put all parameters of a model on the meta device; buffers stay what they are, as they are constants."""
+    """Put all parameters of a model on the meta device; buffers stay what they are, as they are
+    constants.
+    """
     moved: dict[int, nn.Parameter] = {}
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None:
                 if id(parameter) not in moved:
-                    moved[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+                    moved[id(parameter)] = nn.Parameter(
+                        torch.empty_like(parameter, device="meta"), requires_grad=False
+                    )
                 owner._parameters[name] = moved[id(parameter)]
 
 
@@ -148,7 +168,9 @@ def fill(module: nn.Module, values: Callable[[Tensor], Tensor]) -> None:
         for name, parameter in owner._parameters.items():
             if parameter is not None and parameter.is_meta:
                 if id(parameter) not in made:
-                    made[id(parameter)] = nn.Parameter(values(parameter), requires_grad=parameter.requires_grad)
+                    made[id(parameter)] = nn.Parameter(
+                        values(parameter), requires_grad=parameter.requires_grad
+                    )
                 owner._parameters[name] = made[id(parameter)]
 
 
@@ -157,7 +179,10 @@ def run(model: LibraryModel, stack: str, until_first: bool = False) -> _Run:
     """Run a model on inputs of its own; of `until_first` to the first layer alone."""
     seen = _Run([], [])
     handles = _watched(model.module, model.module.get_submodule(stack), seen, until_first)
-    inputs = {name: value.double() if value.is_floating_point() else value for name, value in model.inputs().items()}
+    inputs = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in model.inputs().items()
+    }
     try:
         model.module(**inputs)
     except _Stop:
@@ -165,7 +190,9 @@ def run(model: LibraryModel, stack: str, until_first: bool = False) -> _Run:
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         _check_shapes(model, seen, 0)
         text = " ".join(str(error).split())[:200]
-        raise ValueError(f"{model.name}: its first layers cannot be run on inputs of its own: {text}") from error
+        raise ValueError(
+            f"{model.name}: its first layers cannot be run on inputs of its own: {text}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -176,7 +203,9 @@ def _watched(module: nn.Module, layers: nn.Module, seen: _Run, until_first: bool
     """Hooks that note in `seen` what happens."""
 
     def note(path: str) -> Callable[..., None]:
-        return lambda module, args, kwargs, output: seen.order.append((path, module, (args, kwargs), output))
+        return lambda module, args, kwargs, output: seen.order.append(
+            (path, module, (args, kwargs), output)
+        )
 
     def note_layer(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.calls.append((args, kwargs, output))
@@ -198,10 +227,16 @@ def _watched(module: nn.Module, layers: nn.Module, seen: _Run, until_first: bool
     return handles
 
 
-def examine(model: LibraryModel, causal: bool | None = None, prepare: Callable[[nn.Module], None] | None = None) -> Anatomy:
-    """Find the parts of a model whose parameters may be on the meta device. Raises ValueError saying what it cannot be used for.
+def examine(
+    model: LibraryModel,
+    causal: bool | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> Anatomy:
+    """Find the parts of a model whose parameters may be on the meta device. Raises ValueError
+    saying what it cannot be used for.
 
-    `causal`: how its layers shall be called; None: as its own program does. `prepare` makes a layer's matrices plain ones.
+    `causal`: how its layers shall be called; None: as its own program does. `prepare` makes a
+    layer's matrices plain ones.
     """
     stack = stack_of(model)
     small = small_copy(model, stack)
@@ -215,14 +250,21 @@ def examine(model: LibraryModel, causal: bool | None = None, prepare: Callable[[
     found = _around(small, seen)
     grid, patch, num_front = _patches(seen, hidden)
     rotary = _maker_of(seen, arguments_of(layers[0], *seen.calls[0][:2]).get("position_embeddings"))
-    call, own_causal = find_call(model.name, model.heads, layers, seen.calls[len(layers) - 1], causal)
+    call, own_causal = find_call(
+        model.name, model.heads, layers, seen.calls[len(layers) - 1], causal
+    )
     bias_owner = _bias_owner(small, call)
     try:
-        roles = find_roles(layers[-1], lambda x: first(layers[-1](x, **own_arguments(call, x))), hidden)
+        roles = find_roles(
+            layers[-1], lambda x: first(layers[-1](x, **own_arguments(call, x))), hidden
+        )
     except ValueError as error:
         raise ValueError(f"{model.name}: {error}") from error
     except (RuntimeError, IndexError) as error:
-        text = f"{model.name}: its layers cannot be run with another number of tokens: {' '.join(str(error).split())[:200]}"
+        text = (
+            f"{model.name}: its layers cannot be run with another number of tokens:"
+            f" {' '.join(str(error).split())[:200]}"
+        )
         raise ValueError(text) from error
     table, class_token = _tables(small, stack, seen, found["start_norm"], grid, num_front)
     down = layers[-1].get_submodule(roles.projections["fc2"][-1])
@@ -251,9 +293,15 @@ def _check_shapes(model: LibraryModel, seen: _Run, num_layers: int) -> None:
     shapes = [tuple(tokens_of(args, kwargs).shape) for args, kwargs, _ in seen.calls]
     shapes += [tuple(first(output).shape) for _, _, output in seen.calls if output is not None]
     if shapes and len(shapes[0]) != 3:
-        raise ValueError(f"{model.name}: its layers take tensors {shapes[0]}, not tokens (B, N, C): it is no plain transformer")
+        raise ValueError(
+            f"{model.name}: its layers take tensors {shapes[0]}, not tokens (B, N, C): it is no"
+            " plain transformer"
+        )
     if len(set(shapes)) > 1:
-        raise ValueError(f"{model.name}: a hierarchy, whose layers have tokens {' then '.join(map(str, dict.fromkeys(shapes)))}")
+        raise ValueError(
+            f"{model.name}: a hierarchy, whose layers have tokens"
+            f" {' then '.join(map(str, dict.fromkeys(shapes)))}"
+        )
 
 
 def _around(model: LibraryModel, seen: _Run) -> dict[str, str]:
@@ -268,13 +316,20 @@ def _around(model: LibraryModel, seen: _Run) -> dict[str, str]:
     for path, module, (args, _), _ in seen.order[end + 1 :]:
         if final_norm or not is_norm(module) or not args or not isinstance(args[0], Tensor):
             continue
-        if any(args[0].shape == part.shape and torch.equal(args[0], part) for part in (last, last[:, 0])):
+        if any(
+            args[0].shape == part.shape and torch.equal(args[0], part)
+            for part in (last, last[:, 0])
+        ):
             final_norm = path
     return {"start_norm": start_norm, "final_norm": final_norm}
 
 
-def _patches(seen: _Run, hidden: Tensor) -> tuple[tuple[int, int] | None, tuple[int, int] | None, int]:
-    """The rows and columns of a model of patches, a patch's size, and how many tokens stand in front of them."""
+def _patches(
+    seen: _Run, hidden: Tensor
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None, int]:
+    """The rows and columns of a model of patches, a patch's size, and how many tokens stand in
+    front of them.
+    """
     grid = patch = None
     for _, module, _, output in seen.order:
         if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.dim() == 4:
@@ -296,36 +351,57 @@ def _maker_of(seen: _Run, pair: Any) -> str:
 
 
 def _bias_owner(model: LibraryModel, call: LayerCall) -> str:
-    """The module with the table of biases by distance, whose own function puts a distance into a bucket."""
+    """The module with the table of biases by distance, whose own function puts a distance into a
+    bucket.
+    """
     if call.positions != RELATIVE:
         return ""
     for path, module in model.module.named_modules():
-        if isinstance(getattr(module, "relative_attention_bias", None), nn.Embedding) and bucket_of(module) is not None:
+        if (
+            isinstance(getattr(module, "relative_attention_bias", None), nn.Embedding)
+            and bucket_of(module) is not None
+        ):
             return path
     return ""
 
 
 def bucket_of(module: nn.Module) -> Any:
     """The function of a module of relative biases that gives a distance its row."""
-    return getattr(module, "_relative_position_bucket", None) or getattr(module, "relative_position_bucket", None)
+    return getattr(module, "_relative_position_bucket", None) or getattr(
+        module, "relative_position_bucket", None
+    )
 
 
 # Tables
 
 
 def _tables(
-    model: LibraryModel, stack: str, seen: _Run, start_norm: str, grid: tuple[int, int] | None, num_front: int
+    model: LibraryModel,
+    stack: str,
+    seen: _Run,
+    start_norm: str,
+    grid: tuple[int, int] | None,
+    num_front: int,
 ) -> tuple[Table | None, str]:
-    """The table whose rows tokens get by their place, and the class token's tensor: found by moving each tensor."""
+    """The table whose rows tokens get by their place, and the class token's tensor: found by moving
+    each tensor.
+    """
     before = _in_front(model, stack, start_norm, seen)
     width, num_tokens = before.shape[2], before.shape[1]
     places: list[tuple[str, Tensor]] = []
     added: list[tuple[str, int]] = []
     class_token = ""
     for name, tensor in _outside(model, stack):
-        if tensor.numel() == 0 or tensor.dim() == 0 or tensor.shape[-1] != width or not tensor.is_floating_point():
+        if (
+            tensor.numel() == 0
+            or tensor.dim() == 0
+            or tensor.shape[-1] != width
+            or not tensor.is_floating_point()
+        ):
             continue
-        delta = torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(1))
+        delta = torch.randn(
+            tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(1)
+        )
         tensor.data += delta
         moved = (_in_front(model, stack, start_norm, None) - before)[0]  # (N, C)
         tensor.data -= delta
@@ -336,8 +412,11 @@ def _tables(
         rows = _rows(moved[num_front:], delta.reshape(-1, width))
         if rows is None or tensor.dim() < 2:
             continue
-        # On a grid places follow each other row by row; what is in another order cannot be put on a plane.
-        if len(rows.unique()) == num_tokens - num_front and (grid is None or bool((rows.diff() == 1).all())):
+        # On a grid places follow each other row by row; what is in another order cannot be put on a
+        # plane.
+        if len(rows.unique()) == num_tokens - num_front and (
+            grid is None or bool((rows.diff() == 1).all())
+        ):
             places.append((name, rows))
         elif len(rows.unique()) == 1:
             added.append((name, int(rows[0])))
@@ -347,7 +426,9 @@ def _tables(
     return Table(name, _extended(rows, model, name, width, grid), grid, tuple(added)), class_token
 
 
-def _extended(rows: Tensor, model: LibraryModel, name: str, width: int, grid: tuple[int, int] | None) -> Tensor:
+def _extended(
+    rows: Tensor, model: LibraryModel, name: str, width: int, grid: tuple[int, int] | None
+) -> Tensor:
     """On a line the rows go on to the end of the table, as places in a row do."""
     if grid is not None or len(rows) < 2 or not bool((rows.diff() == 1).all()):
         return rows
@@ -356,7 +437,9 @@ def _extended(rows: Tensor, model: LibraryModel, name: str, width: int, grid: tu
 
 
 def _rows(moved: Tensor, delta: Tensor) -> Tensor | None:
-    """The row of `delta` that each token of `moved` (N, C) has moved by; None where they have moved otherwise."""
+    """The row of `delta` that each token of `moved` (N, C) has moved by; None where they have moved
+    otherwise.
+    """
     rows = (moved @ delta.t()).argmax(dim=1)
     return rows if torch.allclose(moved, delta[rows], atol=1e-8) else None
 

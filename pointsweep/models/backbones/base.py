@@ -1,7 +1,9 @@
-"""Frozen transformers under one contract: blocks that let a method work on the feed-forward branch, and source positions.
+"""Frozen transformers under one contract: blocks that let a method work on the feed-forward branch,
+and source positions.
 
-Every backbone is this one stack of blocks; its file maps a checkpoint's names to the stack's and says what its positions are.
-So a method that wraps a projection (LoRA), a drop path or a faster attention is written once, for every modality.
+Every backbone is this one stack of blocks; its file maps a checkpoint's names to the stack's and
+says what its positions are. So a method that wraps a projection (LoRA), a drop path or a faster
+attention is written once, for every modality.
 
 Letters: B clouds, N tokens, C channels, H heads, M views, L blocks.
 """
@@ -25,14 +27,24 @@ from pointsweep.config.official import Program
 from pointsweep.errors import MissingWeights
 from pointsweep.models.backbones.checkpoint_files import candidates, read_checkpoint
 from pointsweep.models.backbones.checkpoints import check_values, init_random, local_file, misfits
-from pointsweep.models.backbones.initialisation import Start, probe_tokens, reinitialise, shuffled, standardised
+from pointsweep.models.backbones.initialisation import (
+    Start,
+    probe_tokens,
+    reinitialise,
+    shuffled,
+    standardised,
+)
 from pointsweep.models.layers import Dropout, DropPath, QuickGELU
 from pointsweep.ops.vmap import folded
 from pointsweep.utils.digests import file_sha256
 
 log = logging.getLogger("pointsweep.backbones")
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "quick_gelu": QuickGELU,
+    "relu": nn.ReLU,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a projection lands: a line of `width` places (height 1) or a plane in pixels, with the default cell size."""
+    """Where a projection lands: a line of `width` places (height 1) or a plane in pixels, with the
+    default cell size.
+    """
 
     width: int
     height: int
@@ -67,13 +81,19 @@ class Plane:
 
 def make_norm(shape: Shape) -> nn.Module:
     """Layer norm, or T5's without mean and shift."""
-    return nn.RMSNorm(shape.dim, eps=shape.eps) if shape.norm == "rms" else nn.LayerNorm(shape.dim, eps=shape.eps)
+    return (
+        nn.RMSNorm(shape.dim, eps=shape.eps)
+        if shape.norm == "rms"
+        else nn.LayerNorm(shape.dim, eps=shape.eps)
+    )
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the tokens of each cloud (batch first); q, k and v are separate projections.
+    """Multi-head self-attention over the tokens of each cloud (batch first); q, k and v are
+    separate projections.
 
-    `across_batch` reproduces the published program for CLIP (T1): every token attends to those of its index in the other clouds.
+    `across_batch` reproduces the published program for CLIP (T1): every token attends to those of
+    its index in the other clouds.
     """
 
     across_batch = False
@@ -88,17 +108,24 @@ class Attention(nn.Module):
         self.v = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
         self.out = nn.Linear(inner, shape.dim, bias=shape.bias)
         self.scale = self.head_dim**-0.5 if shape.scaled else 1.0
-        self.extra = nn.Parameter(torch.zeros(2, 1, 1, inner)) if shape.extra_key else None  # key and value
+        # key and value
+        self.extra = nn.Parameter(torch.zeros(2, 1, 1, inner)) if shape.extra_key else None
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, T, C); `bias` (B, H or 1, N, N) is added to the logits among the last N tokens, those of the points."""
+        """x (B, T, C); `bias` (B, H or 1, N, N) is added to the logits among the last N tokens,
+        those of the points.
+        """
         if self.across_batch:
             x = x.transpose(0, 1)
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.extra is not None:
-            k, v = (torch.cat([t, more.expand(len(x), 1, -1)], dim=1) for t, more in zip((k, v), self.extra, strict=True))
-        mixed = self._attend(self._heads(q), self._heads(k), self._heads(v), bias)  # (B, H, T, C / H)
+            k, v = (
+                torch.cat([t, more.expand(len(x), 1, -1)], dim=1)
+                for t, more in zip((k, v), self.extra, strict=True)
+            )
+        # (B, H, T, C / H)
+        mixed = self._attend(self._heads(q), self._heads(k), self._heads(v), bias)
         output = self.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
         return output.transpose(0, 1) if self.across_batch else output
 
@@ -110,7 +137,9 @@ class Attention(nn.Module):
         # On a CPU torch's fused attention in bf16 takes three times as long as the products do.
         if drops or (q.dtype == torch.bfloat16 and q.device.type == "cpu"):
             logits = q @ k.transpose(-2, -1) * self.scale
-            weights: Tensor = self.dropout((logits if bias is None else logits + bias).softmax(dim=-1))
+            weights: Tensor = self.dropout(
+                (logits if bias is None else logits + bias).softmax(dim=-1)
+            )
             return weights @ v
         return folded(partial(F.scaled_dot_product_attention, scale=self.scale), q, k, v, bias)
 
@@ -132,14 +161,16 @@ class LayerScale(nn.Module):
 class TransformerBlock(nn.Module):
     """A transformer block, with what methods need to find in it.
 
-    A method puts its own module in the place of one of the block's by `setattr(owner, name, module)`.
+    A method puts its own module in the place of one of the block's by `setattr(owner, name,
+    module)`.
     """
 
     post_norm: bool
     drop_path: DropPath
 
     def projections(self, role: str) -> list[tuple[nn.Module, str]]:
-        """Return where the linear layers of a role (q, k, v, out, fc1, fc2) are, as (owner, name); a gated branch has two of fc1.
+        """Return where the linear layers of a role (q, k, v, out, fc1, fc2) are, as (owner, name);
+        a gated branch has two of fc1.
 
         Raises ValueError where the block has none.
         """
@@ -150,7 +181,9 @@ class TransformerBlock(nn.Module):
         raise NotImplementedError
 
     def attention(self) -> tuple[nn.Module, str]:
-        """Return where the module is whose output is the attention branch, before the residual sum, as (owner, name)."""
+        """Return where the module is whose output is the attention branch, before the residual sum,
+        as (owner, name).
+        """
         raise NotImplementedError
 
     def forward(
@@ -160,12 +193,15 @@ class TransformerBlock(nn.Module):
         bias: Any = None,
         after_attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). `after_ffn` gets the feed-forward branch and what went into it; see `Backbone.attention_bias`."""
+        """x (B, T, C) -> (B, T, C). `after_ffn` gets the feed-forward branch and what went into it;
+        see `Backbone.attention_bias`.
+        """
         raise NotImplementedError
 
 
 class Block(TransformerBlock):
-    """One block of ours. `after_ffn` gets the feed-forward branch (B, N, C) before the residual sum, and what went into it.
+    """One block of ours. `after_ffn` gets the feed-forward branch (B, N, C) before the residual
+    sum, and what went into it.
 
     Pre-norm: h = x + Attn(LN1(x)), then h + after_ffn(FFN(LN2(h))).
     Post-norm (BERT): h = LN1(x + Attn(x)), then LN2(h + after_ffn(FFN(h))).
@@ -224,36 +260,53 @@ class Block(TransformerBlock):
 class Backbone(nn.Module):
     """A frozen pretrained transformer.
 
-    A subclass fixes `shape` and `plane`, keeps its position table as a buffer `table`, and says where its checkpoint lies (`locate`)
-    and how its names map to this stack's (`convert`).
+    A subclass fixes `shape` and `plane`, keeps its position table as a buffer `table`, and says
+    where its checkpoint lies (`locate`) and how its names map to this stack's (`convert`).
 
-    `norm` (the checkpoint's final norm, else a new one) and `cls_token` (1, 1, C; None where the checkpoint has none) are taken
-    over and trained by the model (spec 2.1).
+    `norm` (the checkpoint's final norm, else a new one) and `cls_token` (1, 1, C; None where the
+    checkpoint has none) are taken over and trained by the model (spec 2.1).
     """
 
-    plane: Plane | None = None  # None: a 3d backbone, whose positions are those of the centres themselves
+    # None: a 3d backbone, whose positions are those of the centres themselves
+    plane: Plane | None = None
     prefix = 1  # tokens before the point tokens: the class token; 0 in Point-M2AE
-    scheme = "truncated"  # how its own program draws its weights before training (initialisation.py)
-    blind_class_token = False  # tokens look at those in front of them alone: the class token, which is the first, sees no point
+    # how its own program draws its weights before training (initialisation.py)
+    scheme = "truncated"
+    # tokens look at those in front of them alone: the class token, which is the first, sees no
+    # point
+    blind_class_token = False
 
     def __init__(
-        self, config: BackboneConfig, shape: Shape, make_block: Callable[[int, float], TransformerBlock] | None = None
+        self,
+        config: BackboneConfig,
+        shape: Shape,
+        make_block: Callable[[int, float], TransformerBlock] | None = None,
     ) -> None:
-        """`make_block` makes a block of its index and drop path rate; by default one of ours of the shape."""
+        """`make_block` makes a block of its index and drop path rate; by default one of ours of the
+        shape.
+        """
         super().__init__()
         self.config, self.shape, self.dim, self.compat = config, shape, shape.dim, "fixed"
         depth = shape.num_blocks if config.num_blocks is None else config.num_blocks
         if depth > shape.num_blocks:
-            raise ValueError(f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}")
+            raise ValueError(
+                f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}"
+            )
         self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         make = make_block or (lambda index, rate: Block(shape, config.attention_dropout, rate))
-        self.blocks = nn.ModuleList(make(index, rate) for index, rate in enumerate(self.drop_path_rates))
-        self.widths = [shape.dim] * max(depth, 1)  # of each block's tokens; without blocks, of those that the norm gets
-        self.scale_starts = [0]  # the blocks at which tokens are made anew of fewer, wider ones; the first always
+        self.blocks = nn.ModuleList(
+            make(index, rate) for index, rate in enumerate(self.drop_path_rates)
+        )
+        # of each block's tokens; without blocks, of those that the norm gets
+        self.widths = [shape.dim] * max(depth, 1)
+        # the blocks at which tokens are made anew of fewer, wider ones; the first always
+        self.scale_starts = [0]
         self.norm = make_norm(shape)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
-        self.cls_position: nn.Parameter | None = None  # (1, 1, C), where the checkpoint has one that is used
-        self.stem: Any = None  # of a 3d backbone a `Stem`: what makes its tokens and positions of points
+        # (1, 1, C), where the checkpoint has one that is used
+        self.cls_position: nn.Parameter | None = None
+        # of a 3d backbone a `Stem`: what makes its tokens and positions of points
+        self.stem: Any = None
 
     def positions_at(self, index: int, places: Tensor) -> Tensor | None:
         """`positions` for the scale that begins at block `index`."""
@@ -264,7 +317,9 @@ class Backbone(nn.Module):
         self.compat = compat
 
     def follow(self, program: Program) -> None:
-        """Do what a released program does that no setting says: the norms' eps, and which branches drop path acts on."""
+        """Do what a released program does that no setting says: the norms' eps, and which branches
+        drop path acts on.
+        """
         for block in self.blocks:
             assert isinstance(block, Block)
             block.drops_attention = program.drops_attention
@@ -281,13 +336,15 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def positions(self, places: Tensor) -> Tensor | None:
-        """Source encodings (..., N, C) at places (..., N) of a line, (..., N, 2) of a plane, or centres (..., N, 3).
+        """Source encodings (..., N, C) at places (..., N) of a line, (..., N, 2) of a plane, or
+        centres (..., N, 3).
 
         None where the source has none but in its attention (T5).
         """
 
     def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
-        """Return what block `index` and those of its scale add to the attention logits, (B, H or 1, N, N); None for nothing.
+        """Return what block `index` and those of its scale add to the attention logits, (B, H or 1,
+        N, N); None for nothing.
 
         A block of a library may take positions of another form.
         """
@@ -298,35 +355,52 @@ class Backbone(nn.Module):
         return ()
 
     def describe(self) -> str:
-        """Return what the plan says of a backbone that is found and not written down; empty for one that is."""
+        """Return what the plan says of a backbone that is found and not written down; empty for one
+        that is.
+        """
         return ""
 
     def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and centres of the scale that begins at block `index` > 0, of those of the scale before."""
+        """Tokens and centres of the scale that begins at block `index` > 0, of those of the scale
+        before.
+        """
         raise NotImplementedError
 
     def start(self, tokens: Tensor) -> Tensor:
-        """Return what the checkpoint does to (B, N, C) tokens with their positions before the first block; nothing by default."""
+        """Return what the checkpoint does to (B, N, C) tokens with their positions before the first
+        block; nothing by default.
+        """
         return tokens
 
     @classmethod
     def locate(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        """The checkpoint file, without reading it: `weights:` if it is a path, else the backbone's own. Raises MissingWeights."""
+        """The checkpoint file, without reading it: `weights:` if it is a path, else the backbone's
+        own. Raises MissingWeights.
+        """
         if config.weights not in WEIGHT_KINDS:
             return local_file(config)
         return cls.locate_pretrained(config, fetch)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        """Return where the published checkpoint lies on this machine; `fetch`: got from its hub first, if that can be reached."""
-        raise MissingWeights(f"{config.name} has no published weights: set backbone.weights to random or to a file's path")
+        """Return where the published checkpoint lies on this machine; `fetch`: got from its hub
+        first, if that can be reached.
+        """
+        raise MissingWeights(
+            f"{config.name} has no published weights: set backbone.weights to random or to a file's"
+            " path"
+        )
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The checkpoint's tensors under the names of this module's state dict; what is not used (say, a head) left out."""
+        """The checkpoint's tensors under the names of this module's state dict; what is not used
+        (say, a head) left out.
+        """
         return dict(state)
 
     def load(self) -> str:
-        """Fill the weights as `config.weights` says; return their origin for the record. Raises ValueError on any mismatch."""
+        """Fill the weights as `config.weights` says; return their origin for the record. Raises
+        ValueError on any mismatch.
+        """
         if self.config.weights == "random":
             init_random(self, self.own_seed())
             return f"random, seed {self.own_seed()}"
@@ -336,22 +410,30 @@ class Backbone(nn.Module):
             return f"reinitialised, seed {self.own_seed()}"
         state, origin = self._read()
         if self.config.weights == "shuffled":
-            state, origin = shuffled(state, self.own_seed()), f"shuffled, seed {self.own_seed()}, {origin}"
-        self.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()})
+            state, origin = (
+                shuffled(state, self.own_seed()),
+                f"shuffled, seed {self.own_seed()}, {origin}",
+            )
+        self.load_state_dict(
+            {name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()}
+        )
         return origin
 
     def own_seed(self) -> int:
         """The seed of drawn weights. Raises ValueError where it is still open."""
         if self.config.weights_seed is None:
-            raise ValueError("backbone.weights_seed: null is the trial's seed; config.with_seed fills it in")
+            raise ValueError(
+                "backbone.weights_seed: null is the trial's seed; config.with_seed fills it in"
+            )
         return self.config.weights_seed
 
     @torch.no_grad()
     def change_per_block(self) -> float | None:
-        """Return how far a block moves the token stream, relative to it, in the mean over the blocks; None without blocks.
+        """Return how far a block moves the token stream, relative to it, in the mean over the
+        blocks; None without blocks.
 
-        Streams are compared as the next norm sees them: every token with mean 0 and deviation 1. The tokens are probes from
-        N(0, 1), and new ones of the scale's width where a scale begins.
+        Streams are compared as the next norm sees them: every token with mean 0 and deviation 1.
+        The tokens are probes from N(0, 1), and new ones of the scale's width where a scale begins.
         """
         if len(self.blocks) == 0:
             return None
@@ -370,19 +452,25 @@ class Backbone(nn.Module):
         return sum(changes) / len(changes)
 
     def flat_parameters(self, prefix: str = "") -> list[str]:
-        """Return names of parameters in a library's layers whose gradient is zero by construction."""
+        """Return names of parameters in a library's layers whose gradient is zero by
+        construction.
+        """
         return []
 
     @classmethod
     def check(cls, config: BackboneConfig) -> None:
-        """Read the checkpoint and compare names and shapes, before anything is launched. Raises ValueError, MissingWeights."""
+        """Read the checkpoint and compare names and shapes, before anything is launched. Raises
+        ValueError, MissingWeights.
+        """
         make: Callable[[BackboneConfig], Backbone] = cls  # type: ignore[assignment]  # a subclass knows its shape
         with torch.device("meta"):
             backbone = make(config)
         backbone._read()
 
     def _read(self) -> tuple[dict[str, Tensor], str]:
-        """The checkpoint's tensors under this module's names, and their origin. Raises ValueError, naming the file."""
+        """The checkpoint's tensors under this module's names, and their origin. Raises ValueError,
+        naming the file.
+        """
         path = self.locate(self.config)
         digest = file_sha256(path)
         if self.config.sha256 is not None and digest != self.config.sha256:
@@ -400,13 +488,22 @@ class Backbone(nn.Module):
             elif not nearest or count < fewest:
                 nearest, fewest = wrong, count
         if not fitting:
-            raise ValueError(f"{path} does not fit: {listed(nearest)}" if nearest else f"{path}: holds no tensors")
+            raise ValueError(
+                f"{path} does not fit: {listed(nearest)}"
+                if nearest
+                else f"{path}: holds no tensors"
+            )
         place, state, raw = fitting[0]
         check_values(self, state, raw, str(path))
         origin = f"{path.name}, sha256 {digest}"
         others = [other for other, found, _ in fitting[1:] if not _same_tensors(found, state)]
         if others:
-            log.warning("%s: the weights in %s are taken; those in %s would fit as well", path, place, " and in ".join(others))
+            log.warning(
+                "%s: the weights in %s are taken; those in %s would fit as well",
+                path,
+                place,
+                " and in ".join(others),
+            )
             origin += f", of it {place}"
         return state, origin
 
@@ -416,7 +513,8 @@ class Backbone(nn.Module):
             state = self.convert(raw)
         except KeyError as error:
             return {}, [f"it has no tensor {error}"]
-        except (ValueError, RuntimeError, IndexError) as error:  # a tensor of another shape, which cannot be split
+        except (ValueError, RuntimeError, IndexError) as error:
+            # a tensor of another shape, which cannot be split
             return {}, [str(error)]
         return state, misfits(self, state)
 
@@ -437,7 +535,9 @@ def _same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
 
 
 def lookup_line(table: Tensor, places: Tensor) -> Tensor:
-    """Linear interpolation in a table (length, C) at places (..., N) in [0, length - 1] -> (..., N, C)."""
+    """Linear interpolation in a table (length, C) at places (..., N) in [0, length - 1] -> (..., N,
+    C).
+    """
     left = places.floor().clamp(0, len(table) - 1)
     right = (left + 1).clamp(max=len(table) - 1)
     weight = (places - left).unsqueeze(-1)
@@ -445,7 +545,8 @@ def lookup_line(table: Tensor, places: Tensor) -> Tensor:
 
 
 def lookup_plane(table: Tensor, places: Tensor) -> Tensor:
-    """Bilinear interpolation in a grid (rows, columns, C) at places (..., N, 2) = (column, row) in grid units -> (..., N, C).
+    """Bilinear interpolation in a grid (rows, columns, C) at places (..., N, 2) = (column, row) in
+    grid units -> (..., N, C).
 
     Zero outside the grid, like grid_sample with align_corners and zero padding.
     """
@@ -458,7 +559,9 @@ def lookup_plane(table: Tensor, places: Tensor) -> Tensor:
 
 
 def grid_positions(table: Tensor, places: Tensor, plane: Plane) -> Tensor:
-    """Encodings (..., N, C) at pixels (..., N, 2) of a plane whose corners are those of the grid `table` (rows, columns, C)."""
+    """Encodings (..., N, C) at pixels (..., N, 2) of a plane whose corners are those of the grid
+    `table` (rows, columns, C).
+    """
     rows, columns = table.shape[:2]
     scale = places.new_tensor([(columns - 1) / (plane.width - 1), (rows - 1) / (plane.height - 1)])
     return lookup_plane(table, places * scale)

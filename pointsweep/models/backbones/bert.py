@@ -1,7 +1,8 @@
 """BERT-base.
 
-Source: BERT (arXiv 1810.04805), weights `google-bert/bert-base-uncased`: width 768, 12 post-norm blocks, 512 positions. Used as
-spec 2.11 says of RoBERTa: the tokens pass the frozen embedding norm, the final norm is new.
+Source: BERT (arXiv 1810.04805), weights `google-bert/bert-base-uncased`: width 768, 12 post-norm
+blocks, 512 positions. Used as spec 2.11 says of RoBERTa: the tokens pass the frozen embedding norm,
+the final norm is new.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ from torch import Tensor, nn
 
 from pointsweep.config.backbones import BackboneConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line
-from pointsweep.models.backbones.checkpoints import BERT_BLOCKS, Names, hub_file, line_table, with_new_norm, without_prefix
+from pointsweep.models.backbones.checkpoints import (
+    BERT_BLOCKS,
+    Names,
+    hub_file,
+    line_table,
+    with_new_norm,
+    without_prefix,
+)
 
 NAMES = Names(
     direct={
         "embeddings.LayerNorm.weight": "embedding_norm.weight",
         "embeddings.LayerNorm.bias": "embedding_norm.bias",
-        "embeddings.LayerNorm.gamma": "embedding_norm.weight",  # the hub's first files have TensorFlow's names
+        # the hub's first files have TensorFlow's names
+        "embeddings.LayerNorm.gamma": "embedding_norm.weight",
         "embeddings.LayerNorm.beta": "embedding_norm.bias",
         "embeddings.position_embeddings.weight": "table",
     },
@@ -33,13 +42,16 @@ NAMES = Names(
         "output.LayerNorm.beta": "norm2.bias",
     },
     dropped=(
-        "embeddings.word_embeddings.", "embeddings.token_type_embeddings.", "embeddings.position_ids", "pooler.", "cls.", "lm_head.",
+        "embeddings.word_embeddings.", "embeddings.token_type_embeddings.",
+        "embeddings.position_ids", "pooler.", "cls.", "lm_head.",
     ),
 )  # fmt: skip
 
 
 class BERT(Backbone):
-    """The row of token type 0, which BERT adds to every word, is part of the position table. Its family differs in values alone."""
+    """The row of token type 0, which BERT adds to every word, is part of the position table. Its
+    family differs in values alone.
+    """
 
     plane = Plane(width=512, height=1, cell=13)
     form = Shape(768, 12, 12, 3072, post_norm=True, eps=1e-12)

@@ -1,8 +1,9 @@
-"""Checkpoint files of many programs, read without running what is in them: which tensors they hold, and where.
+"""Checkpoint files of many programs, read without running what is in them: which tensors they hold,
+and where.
 
-Files of torch are read with `weights_only`. Beside the weights, programs save scores, paths and settings. Objects of a
-few well-known kinds of these become an empty stand-in: their own code is never looked up. Any other kind is refused by
-its name.
+Files of torch are read with `weights_only`. Beside the weights, programs save scores, paths and
+settings. Objects of a few well-known kinds of these become an empty stand-in: their own code is
+never looked up. Any other kind is refused by its name.
 """
 
 from __future__ import annotations
@@ -35,12 +36,25 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MAX_KINDS = 100
 # Where programs put the weights, in the order in which they are tried.
 CONTAINERS = (
-    "base_model", "model", "state_dict", "model_state_dict", "model_state", "net", "network", "module", "backbone", "encoder",
-    "weights", "params", "teacher", "student", "model_ema", "state_dict_ema", "ema", "ema_state_dict",
+    "base_model", "model", "state_dict", "model_state_dict", "model_state", "net", "network",
+    "module", "backbone", "encoder",
+    "weights", "params", "teacher", "student", "model_ema", "state_dict_ema", "ema",
+    "ema_state_dict",
 )  # fmt: skip
-OTHER_STATE = ("optim", "sched", "scaler", "amp", "loss", "rng", "callbacks", "loops")  # beginnings of names
+# beginnings of names
+OTHER_STATE = ("optim", "sched", "scaler", "amp", "loss", "rng", "callbacks", "loops")
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-PREFIXES = ("model.", "net.", "network.", "backbone.", "base_model.", "encoder.", "teacher.", "student.", "momentum_encoder.")
+PREFIXES = (
+    "model.",
+    "net.",
+    "network.",
+    "backbone.",
+    "base_model.",
+    "encoder.",
+    "teacher.",
+    "student.",
+    "momentum_encoder.",
+)
 DEPTH = 2  # of containers in containers, and of prefixes
 
 
@@ -72,7 +86,9 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: is a pointer of Git LFS, not the weights; fetch them: git lfs pull")
+        raise ValueError(
+            f"{path}: is a pointer of Git LFS, not the weights; fetch them: git lfs pull"
+        )
     if head.lstrip()[:1] == b"<":
         raise ValueError(f"{path}: is a web page, not weights; download the file itself")
     if not head:
@@ -81,8 +97,10 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
         return _read_safetensors(path)
     if _is_torchscript(path):
         raise ValueError(
-            f"{path}: is a TorchScript archive, a program, as OpenAI publishes CLIP; it is not run here. Where you trust it, save "
-            f"its weights alone: torch.save(torch.jit.load({path.name!r}, map_location='cpu').state_dict(), 'weights.pth')"
+            f"{path}: is a TorchScript archive, a program, as OpenAI publishes CLIP; it is not run"
+            " here. Where you trust it, save its weights alone:"
+            f" torch.save(torch.jit.load({path.name!r}, map_location='cpu').state_dict(),"
+            " 'weights.pth')"
         )
     loaded = _read_torch(path)
     if not isinstance(loaded, dict):
@@ -90,7 +108,9 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     return loaded
 
 
-def candidates(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
+def candidates(
+    loaded: Mapping[Any, Any],
+) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
     """Yield every set of tensors that may be the network's; the likeliest first.
 
     Each with words for where it stands, and under the names that the file has.
@@ -103,26 +123,38 @@ def candidates(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tenso
             yield ", ".join(words) or "the file itself", found, tensors
 
 
-def _containers(loaded: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _containers(
+    loaded: Mapping[Any, Any], place: str, depth: int
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     names = [name for name in CONTAINERS if name in loaded]
     names += [name for name in loaded if isinstance(name, str) and name not in CONTAINERS]
     for name in names:
         inner = loaded[name]
         if isinstance(inner, Mapping) and depth and not name.lower().startswith(OTHER_STATE):
             yield from _containers(inner, f"{place}.{name}" if place else name, depth - 1)
-    tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {
+        name: value
+        for name, value in loaded.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if tensors:
         yield place, tensors
 
 
-def _without_prefixes(tensors: dict[str, Tensor], prefix: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _without_prefixes(
+    tensors: dict[str, Tensor], prefix: str, depth: int
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     yield prefix, tensors
     bare = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     if bare.keys() != tensors.keys():
         yield prefix, bare
     if depth:
         for more in PREFIXES:
-            below = {name.removeprefix(more): tensor for name, tensor in bare.items() if name.startswith(more)}
+            below = {
+                name.removeprefix(more): tensor
+                for name, tensor in bare.items()
+                if name.startswith(more)
+            }
             if below:
                 yield from _without_prefixes(below, prefix + more, depth - 1)
 
@@ -148,7 +180,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged, truncated, or not a .safetensors file: {_plain(error)}") from error
+        raise ValueError(
+            f"{path}: damaged, truncated, or not a .safetensors file: {_plain(error)}"
+        ) from error
     return tensors
 
 
@@ -164,21 +198,42 @@ def _read_torch(path: Path) -> Any:
             kind = _refused_kind(str(error))
             known = {name for _, name in stand_ins}
             if kind is None:
-                raise ValueError(f"{path}: damaged, truncated, or not a file of torch: {_plain(error)}") from error
-            is_dict = DICTS.fullmatch(kind) is not None
-            if not (is_dict or HARMLESS.fullmatch(kind)) or kind in known or len(known) == MAX_KINDS:
                 raise ValueError(
-                    f"{path}: holds an object of the kind {kind}, which is not read, as reading it could run code (weights only "
-                    "are read). Save the weights alone where you trust the file: torch.save(model.state_dict(), 'weights.pth')"
+                    f"{path}: damaged, truncated, or not a file of torch: {_plain(error)}"
+                ) from error
+            is_dict = DICTS.fullmatch(kind) is not None
+            if (
+                not (is_dict or HARMLESS.fullmatch(kind))
+                or kind in known
+                or len(known) == MAX_KINDS
+            ):
+                raise ValueError(
+                    f"{path}: holds an object of the kind {kind}, which is not read, as reading it"
+                    " could run code (weights only are read). Save the weights alone where you"
+                    " trust the file: torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
             base = DictStandIn if is_dict else StandIn
-            stand_ins.append((type(base.__name__, (base,), {}), kind))  # torch needs a class of its own for every kind
-        except (EOFError, RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{path}: damaged, truncated, or not a file of torch: {_plain(error)}") from error
+            # torch needs a class of its own for every kind
+            stand_ins.append((type(base.__name__, (base,), {}), kind))
+        except (
+            EOFError,
+            RuntimeError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+        ) as error:
+            raise ValueError(
+                f"{path}: damaged, truncated, or not a file of torch: {_plain(error)}"
+            ) from error
 
 
 def _refused_kind(text: str) -> str | None:
-    """Return the name of the kind of object that torch has refused; None if it stopped for something else."""
+    """Return the name of the kind of object that torch has refused; None if it stopped for
+    something else.
+    """
     found = REFUSED.search(ESCAPES.sub("", text))
     return found.group(1) if found else None
 

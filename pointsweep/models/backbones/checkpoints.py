@@ -1,4 +1,5 @@
-"""Weights of backbones: finding the file, a strict report when its tensors do not fit, and the names of several libraries.
+"""Weights of backbones: finding the file, a strict report when its tensors do not fit, and the
+names of several libraries.
 
 `checkpoints.py` reads the file.
 """
@@ -33,11 +34,19 @@ def local_file(config: BackboneConfig) -> Path:
         return _from_s3(config, config.weights)
     path = Path(config.weights).expanduser()
     if path.is_dir():
-        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+        inside = sorted(
+            entry.name
+            for entry in path.iterdir()
+            if entry.suffix in (".safetensors", ".bin", ".pth", ".pt")
+        )
         hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
-        raise MissingWeights(f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}")
+        raise MissingWeights(
+            f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}"
+        )
     if not path.is_file():
-        raise MissingWeights(f"backbone.weights: no file {path} for {config.name}; {allowed_weights(config)}")
+        raise MissingWeights(
+            f"backbone.weights: no file {path} for {config.name}; {allowed_weights(config)}"
+        )
     return path
 
 
@@ -52,11 +61,17 @@ def _from_s3(config: BackboneConfig, place: str) -> Path:
     try:
         return staged_file(place)
     except (ValueError, FileNotFoundError) as error:
-        raise MissingWeights(f"weights of {config.name}: {place} cannot be staged: {error}") from error
+        raise MissingWeights(
+            f"weights of {config.name}: {place} cannot be staged: {error}"
+        ) from error
 
 
-def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors") -> Path:
-    """A file of a hub repository, from the local cache, or fetched if asked. Raises MissingWeights naming id, cache, `weights:`."""
+def hub_file(
+    config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors"
+) -> Path:
+    """A file of a hub repository, from the local cache, or fetched if asked. Raises MissingWeights
+    naming id, cache, `weights:`.
+    """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of a connection too, which is no OSError
 
@@ -68,20 +83,24 @@ def hub_file(config: BackboneConfig, repository: str, fetch: bool, filename: str
         if fetch:
             return Path(hf_hub_download(repository, filename))
         _ask_hub(repository, filename)
-        raise WeightsToFetch(f"weights of {config.name} are not cached: {where}; a launch fetches them first")
+        raise WeightsToFetch(
+            f"weights of {config.name} are not cached: {where}; a launch fetches them first"
+        )
     except WeightsToFetch:
         raise
     except (OSError, ValueError, HTTPError) as error:
         cause = f"{type(error).__name__}: {error}".rstrip(".")
         raise MissingWeights(
-            f"weights of {config.name} are not cached, and the hub cannot be asked: {cause}; {where}; fetch "
-            "them there, or set backbone.weights to a local file or to random"
+            f"weights of {config.name} are not cached, and the hub cannot be asked: {cause};"
+            f" {where}; fetch them there, or set backbone.weights to a local file or to random"
         ) from error
 
 
 @functools.cache
 def _ask_hub(repository: str, filename: str) -> None:
-    """Raise what `hf_hub_download` would raise, without the file: OSError, ValueError, HTTPError."""
+    """Raise what `hf_hub_download` would raise, without the file: OSError, ValueError,
+    HTTPError.
+    """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     if constants.HF_HUB_OFFLINE:
@@ -97,19 +116,27 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
     path = Path(root or "", relative)
     if not root or not path.is_file():
         where = path if root else "POINTSWEEP_DATA, which is not set"
-        raise MissingWeights(f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a file's path")
+        raise MissingWeights(
+            f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a"
+            " file's path"
+        )
     return path
 
 
 def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Return what is missing, unexpected or misshapen, the first with the nearest names; empty if the tensors fit."""
+    """Return what is missing, unexpected or misshapen, the first with the nearest names; empty if
+    the tensors fit.
+    """
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     wrong = []
     blocks, needed = num_blocks(state), num_blocks(own)
     if 0 < blocks < needed:
-        wrong.append(f"the file holds {blocks} blocks, {needed} are needed (num_blocks: {blocks} takes those)")
+        wrong.append(
+            f"the file holds {blocks} blocks, {needed} are needed (num_blocks: {blocks} takes"
+            " those)"
+        )
         missing = [name for name in missing if not _is_block_from(name, blocks)]
     for number, name in enumerate(missing):
         wrong.append(f"missing {name}{_nearest(name, unexpected) if number < NUM_HINTS else ''}")
@@ -137,10 +164,14 @@ def _nearest(name: str, others: Sequence[str]) -> str:
     return f" (nearest: {near[0]})" if near else ""
 
 
-def check_values(module: nn.Module, state: Mapping[str, Tensor], raw: Mapping[str, Tensor], source: str) -> None:
-    """Check types and values of tensors that fit `module`; `raw` are those of the file, for their names there.
+def check_values(
+    module: nn.Module, state: Mapping[str, Tensor], raw: Mapping[str, Tensor], source: str
+) -> None:
+    """Check types and values of tensors that fit `module`; `raw` are those of the file, for their
+    names there.
 
-    Raises ValueError naming the file, the first tensor that is quantised or not finite, and how many there are.
+    Raises ValueError naming the file, the first tensor that is quantised or not finite, and how
+    many there are.
     """
     names_by_storage: dict[int, list[str]] = {}
     for name, tensor in raw.items():
@@ -155,18 +186,26 @@ def check_values(module: nn.Module, state: Mapping[str, Tensor], raw: Mapping[st
     for name, tensor in module.state_dict().items():
         found = state[name]
         if found.layout != torch.strided:
-            raise ValueError(f"{source}: {name} is of the layout {found.layout}, an ordinary tensor is expected")
+            raise ValueError(
+                f"{source}: {name} is of the layout {found.layout}, an ordinary tensor is expected"
+            )
         if not tensor.is_floating_point():
             if found.is_floating_point() or found.is_complex():
-                raise ValueError(f"{source}: {in_the_file(name)} is {_type(found)}, whole numbers are expected")
+                raise ValueError(
+                    f"{source}: {in_the_file(name)} is {_type(found)}, whole numbers are expected"
+                )
         elif found.dtype not in FLOATS:
             raise ValueError(
-                f"{source}: {in_the_file(name)} is {_type(found)}, expected {', '.join(map(_name, FLOATS))}; "
-                "quantised weights are not read: save them as they were before"
+                f"{source}: {in_the_file(name)} is {_type(found)}, expected"
+                f" {', '.join(map(_name, FLOATS))}; quantised weights are not read: save them as"
+                " they were before"
             )
         elif not (finite := torch.isfinite(found.to(tensor.dtype))).all():
             count = int((~finite).sum())
-            broken.append(f"{in_the_file(name)}: {count} of {found.numel()} values are not finite as {_name(tensor.dtype)}")
+            broken.append(
+                f"{in_the_file(name)}: {count} of {found.numel()} values are not finite as"
+                f" {_name(tensor.dtype)}"
+            )
     if broken:
         raise ValueError(f"{source}: {broken[0]} ({len(broken)} such tensors)")
 
@@ -180,7 +219,9 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def init_random(module: nn.Module, seed: int) -> None:
-    """The usual start of a transformer from one seed: matrices and tables N(0, 0.02), norms 1 and biases 0."""
+    """The usual start of a transformer from one seed: matrices and tables N(0, 0.02), norms 1 and
+    biases 0.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict(keep_vars=True).items():
         if tensor.dim() > 1:
@@ -191,7 +232,9 @@ def init_random(module: nn.Module, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Names:
-    """How a checkpoint's names map to this package's. What stands in none of them keeps its name and is reported by `misfits`."""
+    """How a checkpoint's names map to this package's. What stands in none of them keeps its name
+    and is reported by `misfits`.
+    """
 
     direct: Mapping[str, str]  # whole names
     prefix: str  # of the numbered blocks, e.g. "encoder.layer."
@@ -220,7 +263,9 @@ class Names:
 
 
 def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fused projections `...qkv.weight` of (3 C, C) as three, `...q.weight`, `...k.weight`, `...v.weight`; the rest as it is."""
+    """Fused projections `...qkv.weight` of (3 C, C) as three, `...q.weight`, `...k.weight`,
+    `...v.weight`; the rest as it is.
+    """
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if ".qkv." in name:
@@ -232,13 +277,17 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torch.nn.MultiheadAttention's `in_proj_*` as q, k and v; its `bias_k` and `bias_v` (1, 1, C) as one tensor `extra`."""
+    """torch.nn.MultiheadAttention's `in_proj_*` as q, k and v; its `bias_k` and `bias_v` (1, 1, C)
+    as one tensor `extra`.
+    """
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         stem, _, leaf = name.rpartition(".")
         if leaf.startswith("in_proj_"):
             parts = zip("qkv", tensor.chunk(3), strict=True)
-            split |= {f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part for letter, part in parts}
+            split |= {
+                f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part for letter, part in parts
+            }
         elif leaf == "bias_k":
             split[f"{stem}.extra"] = torch.stack([tensor, state[f"{stem}.bias_v"]])
         elif leaf != "bias_v":
@@ -246,45 +295,65 @@ def split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-TIMM = {"pos_embed": "table", "cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"}
+TIMM = {
+    "pos_embed": "table",
+    "cls_token": "cls_token",
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+}
 TIMM_BLOCKS = {  # inside blocks.N; also of the original files of DINOv2, DeiT, SSAST
-    "norm1": "norm1", "norm2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.proj": "attn.out",
-    "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2", "ls1.gamma": "scale1.gamma", "ls2.gamma": "scale2.gamma",
+    "norm1": "norm1", "norm2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v",
+    "attn.proj": "attn.out",
+    "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2", "ls1.gamma": "scale1.gamma",
+    "ls2.gamma": "scale2.gamma",
 }  # fmt: skip
 VIT = {
-    "embeddings.position_embeddings": "table", "embeddings.cls_token": "cls_token", "layernorm.weight": "norm.weight",
+    "embeddings.position_embeddings": "table", "embeddings.cls_token": "cls_token",
+    "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
 }  # fmt: skip
 VIT_BLOCKS = {  # inside encoder.layer.N of transformers' ViT, DeiT and AST files
     "layernorm_before": "norm1", "layernorm_after": "norm2", "attention.attention.query": "attn.q",
-    "attention.attention.key": "attn.k", "attention.attention.value": "attn.v", "attention.output.dense": "attn.out",
+    "attention.attention.key": "attn.k", "attention.attention.value": "attn.v",
+    "attention.output.dense": "attn.out",
     "intermediate.dense": "ffn.0", "output.dense": "ffn.2",
 }  # fmt: skip
 BERT_BLOCKS = {  # inside encoder.layer.N of BERT's family
-    "attention.self.query": "attn.q", "attention.self.key": "attn.k", "attention.self.value": "attn.v",
-    "attention.output.dense": "attn.out", "attention.output.LayerNorm": "norm1", "intermediate.dense": "ffn.0",
+    "attention.self.query": "attn.q", "attention.self.key": "attn.k",
+    "attention.self.value": "attn.v",
+    "attention.output.dense": "attn.out", "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "ffn.0",
     "output.dense": "ffn.2", "output.LayerNorm": "norm2",
 }  # fmt: skip
 CLIP_BLOCKS = {  # inside encoder.layers.N of both towers
-    "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.q_proj": "attn.q", "self_attn.k_proj": "attn.k",
-    "self_attn.v_proj": "attn.v", "self_attn.out_proj": "attn.out", "mlp.fc1": "ffn.0", "mlp.fc2": "ffn.2",
+    "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.q_proj": "attn.q",
+    "self_attn.k_proj": "attn.k",
+    "self_attn.v_proj": "attn.v", "self_attn.out_proj": "attn.out", "mlp.fc1": "ffn.0",
+    "mlp.fc2": "ffn.2",
 }  # fmt: skip
 
 
-OPENAI_BLOCKS = {  # inside transformer.resblocks.N of OpenAI's own CLIP files, its attention split by `split_in_proj`
-    "ln_1": "norm1", "ln_2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.out_proj": "attn.out",
+# inside transformer.resblocks.N of OpenAI's own CLIP files, its attention split by `split_in_proj`
+OPENAI_BLOCKS = {
+    "ln_1": "norm1", "ln_2": "norm2", "attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v",
+    "attn.out_proj": "attn.out",
     "mlp.c_fc": "ffn.0", "mlp.c_proj": "ffn.2",
 }  # fmt: skip
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors below a prefix, without it; all of them where none has it."""
-    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
     return found or dict(state)
 
 
 def grid_table(table: Tensor, rows: int, columns: int, leading: int = 1) -> Tensor:
-    """A position table (1, leading + rows * columns, C) in row-major order as (rows, columns, C), without its leading rows.
+    """A position table (1, leading + rows * columns, C) in row-major order as (rows, columns, C),
+    without its leading rows.
 
     Raises ValueError for a table of another size.
     """
@@ -294,18 +363,25 @@ def grid_table(table: Tensor, rows: int, columns: int, leading: int = 1) -> Tens
 
 
 def position_table_size(shape: Sequence[int], rows: int, columns: int, leading: int) -> str:
-    """The message for a position table of a wrong size: the shape that it has and the positions that are expected."""
+    """The message for a position table of a wrong size: the shape that it has and the positions
+    that are expected.
+    """
     expected = f"expected {rows} x {columns} positions ({leading} + {rows * columns} rows)"
     count = shape[-2] - leading if len(shape) > 1 else 0
     side = math.isqrt(max(count, 0))
     found = f"{side} x {side} positions" if side and side * side == count else f"{count} positions"
-    return f"its position table {tuple(shape)} has {found}, {expected}: a checkpoint for another input size"
+    return (
+        f"its position table {tuple(shape)} has {found}, {expected}: a checkpoint for another input"
+        " size"
+    )
 
 
 def line_table(table: Tensor, rows: int) -> Tensor:
     """A position table (rows, C) as it is. Raises ValueError if it has fewer or more rows."""
     if table.dim() != 2 or len(table) != rows:
-        raise ValueError(f"its position table has shape {tuple(table.shape)}, {rows} positions are expected")
+        raise ValueError(
+            f"its position table has shape {tuple(table.shape)}, {rows} positions are expected"
+        )
     return table
 
 

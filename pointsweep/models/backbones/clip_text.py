@@ -1,7 +1,8 @@
 """The text tower of CLIP ViT-L/14.
 
-Source: CLIP (arXiv 2103.00020), weights `openai/clip-vit-large-patch14`; width 768, 12 blocks (spec 7). Used without the causal
-mask: tokens of a cloud have no order. The ViT-B towers are 512 wide and do not fit the papers' tables.
+Source: CLIP (arXiv 2103.00020), weights `openai/clip-vit-large-patch14`; width 768, 12 blocks (spec
+7). Used without the causal mask: tokens of a cloud have no order. The ViT-B towers are 512 wide and
+do not fit the papers' tables.
 """
 
 from __future__ import annotations
@@ -35,10 +36,22 @@ NAMES = Names(
     dropped=("embeddings.token_embedding.", "embeddings.position_ids"),
 )
 OPENAI_NAMES = Names(  # of OpenAI's own file, which holds both towers
-    direct={"positional_embedding": "table", "ln_final.weight": "norm.weight", "ln_final.bias": "norm.bias"},
+    direct={
+        "positional_embedding": "table",
+        "ln_final.weight": "norm.weight",
+        "ln_final.bias": "norm.bias",
+    },
     prefix="transformer.resblocks.",
     blocks=OPENAI_BLOCKS,
-    dropped=("visual.", "token_embedding.", "text_projection", "logit_scale", "input_resolution", "context_length", "vocab_size"),
+    dropped=(
+        "visual.",
+        "token_embedding.",
+        "text_projection",
+        "logit_scale",
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    ),
 )
 
 
@@ -69,7 +82,8 @@ class CLIPText(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if "transformer.resblocks.0.ln_1.weight" in state:
             return self._sized(OPENAI_NAMES.apply(split_in_proj(state), len(self.blocks)))
-        # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel has no prefix.
+        # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel
+        # has no prefix.
         return self._sized(NAMES.apply(without_prefix(state, "text_model."), len(self.blocks)))
 
     def _sized(self, found: dict[str, Tensor]) -> dict[str, Tensor]:

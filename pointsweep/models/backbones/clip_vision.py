@@ -1,7 +1,8 @@
 """The image tower of CLIP ViT-B/16.
 
-Source: CLIP (arXiv 2103.00020), weights `openai/clip-vit-base-patch16`: width 768, 12 pre-norm blocks, QuickGELU, a norm in front of
-the first block, positions of a 14 x 14 grid. The ViT-L towers are 1,024 wide.
+Source: CLIP (arXiv 2103.00020), weights `openai/clip-vit-base-patch16`: width 768, 12 pre-norm
+blocks, QuickGELU, a norm in front of the first block, positions of a 14 x 14 grid. The ViT-L towers
+are 1,024 wide.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class CLIPVision(Backbone):
     table: Tensor
 
     def __init__(self, config: CLIPVisionConfig) -> None:
-        super().__init__(config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu", class_token=True))
+        super().__init__(
+            config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu", class_token=True)
+        )
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 768))
         self.pre_norm = nn.LayerNorm(768, eps=1e-5)
 
@@ -77,7 +80,9 @@ class CLIPVision(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if any(name.startswith("visual.transformer.resblocks.") for name in state):
-            found = OPENAI_NAMES.apply(split_in_proj(without_prefix(state, "visual.")), len(self.blocks))
+            found = OPENAI_NAMES.apply(
+                split_in_proj(without_prefix(state, "visual.")), len(self.blocks)
+            )
         else:
             found = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
         if "table" in found:

@@ -1,7 +1,8 @@
 """DINOv2 ViT-B/14.
 
-Source: DINOv2 (arXiv 2304.07193), weights `facebook/dinov2-base`; also read in timm's layout (`vit_base_patch14_dinov2.lvd142m`)
-from a local file. Width 768, 12 blocks with layer scale, positions of a 37 x 37 grid (spec 7).
+Source: DINOv2 (arXiv 2304.07193), weights `facebook/dinov2-base`; also read in timm's layout
+(`vit_base_patch14_dinov2.lvd142m`) from a local file. Width 768, 12 blocks with layer scale,
+positions of a 37 x 37 grid (spec 7).
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from torch import Tensor
 
 from pointsweep.config.backbones import BackboneConfig, DINOv2Config
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.models.backbones.checkpoints import TIMM, TIMM_BLOCKS, VIT, Names, grid_table, hub_file, split_qkv
+from pointsweep.models.backbones.checkpoints import (
+    TIMM,
+    TIMM_BLOCKS,
+    VIT,
+    Names,
+    grid_table,
+    hub_file,
+    split_qkv,
+)
 
 SIDE = 37
 NAMES = Names(
@@ -43,7 +52,9 @@ TIMM_NAMES = Names(
 
 
 class DINOv2(Backbone):
-    """12 pre-norm blocks; the class token is the checkpoint's, its own position row is not used (spec 2.1)."""
+    """12 pre-norm blocks; the class token is the checkpoint's, its own position row is not used
+    (spec 2.1).
+    """
 
     plane = Plane(width=518, height=518, cell=26)
     table: Tensor

@@ -1,8 +1,8 @@
 """How the layers of a library's transformer are to be called, found by calling them and comparing.
 
-The arguments that the model's own program gives to a layer are taken apart into those that stay as they are, the mask, and what
-carries positions. A call counts only if the layer then gives what it gave in the model, looks where it should and keeps the
-samples of a batch apart.
+The arguments that the model's own program gives to a layer are taken apart into those that stay as
+they are, the mask, and what carries positions. A call counts only if the layer then gives what it
+gave in the model, looks where it should and keeps the samples of a batch apart.
 
 Letters: B clouds, N tokens, C channels, H heads.
 """
@@ -30,7 +30,8 @@ from pointsweep.models.backbones.layer_call import (
 from pointsweep.models.backbones.layer_roles import first
 
 CLOSE = 1e-5  # libraries compute parts in single precision
-Called = tuple[tuple[Any, ...], Mapping[str, Any], Any]  # arguments of one call of a layer, and what came out
+# arguments of one call of a layer, and what came out
+Called = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 
 
 def tokens_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -41,7 +42,9 @@ def tokens_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return found
 
 
-def arguments_of(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """All arguments of a layer but its tokens, by name."""
     names = list(inspect.signature(layer.forward).parameters)
     given = dict(zip(names[1:], args[1:], strict=False)) | dict(kwargs)
@@ -50,10 +53,14 @@ def arguments_of(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     return given
 
 
-def find_call(name: str, heads: int, layers: list[nn.Module], called: Called, causal: bool | None) -> tuple[LayerCall, bool]:
-    """How the layers are called, and whether their own program lets a token look at those in front of it alone.
+def find_call(
+    name: str, heads: int, layers: list[nn.Module], called: Called, causal: bool | None
+) -> tuple[LayerCall, bool]:
+    """How the layers are called, and whether their own program lets a token look at those in front
+    of it alone.
 
-    `called` is the call of the last of them. `causal`: how tokens shall look; None: as in the own program. Raises ValueError.
+    `called` is the call of the last of them. `causal`: how tokens shall look; None: as in the own
+    program. Raises ValueError.
     """
     layer = layers[-1]
     args, kwargs, output = called
@@ -69,20 +76,31 @@ def find_call(name: str, heads: int, layers: list[nn.Module], called: Called, ca
         call = _neutral(call)
         own = _with_mask(layer, replace(call, causal=own_causal), tokens, first(output))
     if own is None:
-        shown = ", ".join(sorted(name for name, value in given.items() if value is not None)) or "no more arguments"
-        raise ValueError(f"{name}: its layers, called by themselves, do not give what they give in the model ({shown})")
+        shown = (
+            ", ".join(sorted(name for name, value in given.items() if value is not None))
+            or "no more arguments"
+        )
+        raise ValueError(
+            f"{name}: its layers, called by themselves, do not give what they give in the model"
+            f" ({shown})"
+        )
     if causal is None or causal == own_causal:
         return own, own_causal
     _set_causal(layers, causal)
     other = _with_mask(layer, replace(call, causal=causal), tokens, None)
     if other is None:
         direction = "back" if own_causal else "both ways"
-        raise ValueError(f"{name}: causal: {str(causal).lower()} is not possible: its layers look {direction} by themselves")
+        raise ValueError(
+            f"{name}: causal: {str(causal).lower()} is not possible: its layers look {direction} by"
+            " themselves"
+        )
     return other, own_causal
 
 
 def count_no_front(layer: nn.Module) -> None:
-    """Let a layer of timm turn all tokens: how many stand in front of the others is not as in the model."""
+    """Let a layer of timm turn all tokens: how many stand in front of the others is not as in the
+    model.
+    """
     for module in layer.modules():
         if hasattr(module, "num_prefix_tokens"):
             module.num_prefix_tokens = 0  # type: ignore[assignment]
@@ -118,7 +136,11 @@ def _is_plain(value: Any) -> bool:
 def _with_positions(call: LayerCall, given: Mapping[str, Any], heads: int) -> LayerCall:
     """The call with the argument that carries positions."""
     pair = given.get("position_embeddings")
-    if isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
+    if (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(part, Tensor) for part in pair)
+    ):
         kind = ROTARY if pair[0].dim() == 3 else GRID_ROTARY
         return _carried_by(call, "position_embeddings", kind, tuple(pair), heads)
     rope = given.get("rope")
@@ -138,14 +160,23 @@ def _with_positions(call: LayerCall, given: Mapping[str, Any], heads: int) -> La
     rows = given.get("rel_embeddings")
     if isinstance(rows, Tensor):  # DeBERTa's
         constants["rel_embeddings"] = lambda x: x.new_zeros(rows.shape)
-        constants["relative_pos"] = lambda x: torch.zeros(1, x.shape[1], x.shape[1], dtype=torch.long, device=x.device)
+        constants["relative_pos"] = lambda x: torch.zeros(
+            1, x.shape[1], x.shape[1], dtype=torch.long, device=x.device
+        )
         return replace(call, constants=constants, positions=UNPLACED, heads=heads)
     return replace(call, heads=heads)
 
 
 def _carried_by(call: LayerCall, argument: str, kind: str, example: Any, heads: int) -> LayerCall:
     constants = {name: value for name, value in call.constants.items() if name != argument}
-    return replace(call, constants=constants, positions=kind, position_argument=argument, example=example, heads=heads)
+    return replace(
+        call,
+        constants=constants,
+        positions=kind,
+        position_argument=argument,
+        example=example,
+        heads=heads,
+    )
 
 
 def _neutral(call: LayerCall) -> LayerCall:
@@ -157,14 +188,23 @@ def _neutral(call: LayerCall) -> LayerCall:
             part.flatten()[0].new_tensor(value).expand(1, example[0].shape[-1])
             for part, value in zip(example, (1.0, 0.0), strict=True)
         )
-        constants[call.position_argument] = lambda x: tuple(part.to(x).expand(x.shape[1], -1) for part in turned)
+        constants[call.position_argument] = lambda x: tuple(
+            part.to(x).expand(x.shape[1], -1) for part in turned
+        )
     elif isinstance(example, Tensor):
-        constants[call.position_argument] = lambda x: torch.zeros_like(example, dtype=x.dtype, device=x.device)
+        constants[call.position_argument] = lambda x: torch.zeros_like(
+            example, dtype=x.dtype, device=x.device
+        )
     return replace(call, constants=constants, positions=UNPLACED, position_argument="")
 
 
 def _is_slopes(value: Any, heads: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 3 and value.shape[1] == 1 and value.shape[0] == heads
+    return (
+        isinstance(value, Tensor)
+        and value.dim() == 3
+        and value.shape[1] == 1
+        and value.shape[0] == heads
+    )
 
 
 @torch.no_grad()
@@ -177,7 +217,9 @@ def _first_sees_last(layer: nn.Module, tokens: Tensor, given: Mapping[str, Any])
 
 
 def own_arguments(call: LayerCall, x: Tensor) -> dict[str, Any]:
-    """Arguments for tokens with the positions that the model's own program gave them, as far as there are as many."""
+    """Arguments for tokens with the positions that the model's own program gave them, as far as
+    there are as many.
+    """
     count = x.shape[1]
     bias: Any = None
     if call.packed:
@@ -201,15 +243,20 @@ def own_slopes(call: LayerCall) -> Tensor:
     return slopes[:, 1] - slopes[:, 0]
 
 
-def _with_mask(layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | None) -> LayerCall | None:
-    """The first kind of mask with which the layer looks as it should, and gives what it is expected to."""
+def _with_mask(
+    layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | None
+) -> LayerCall | None:
+    """The first kind of mask with which the layer looks as it should, and gives what it is expected
+    to.
+    """
     kinds: tuple[str, ...] = MASKS if call.mask_argument else MASKS[:1]
     if call.positions == ALIBI:
         kinds = ("added",)
     if "is_causal" in call.constants:
         call = replace(call, constants={**call.constants, "is_causal": call.causal})
     for kind in kinds:
-        # A mask that shuts every token out looks like an open one: which is which shows where it is causal.
+        # A mask that shuts every token out looks like an open one: which is which shows where it is
+        # causal.
         unproven = not call.causal and kind != "none"
         if unproven and not _fits(layer, replace(call, causal=True, mask_kind=kind), tokens, None):
             continue
@@ -231,14 +278,23 @@ def _fits(layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | 
 
     try:
         alone, both = of(tokens), of(pair)
-        if expected is not None and call.positions != UNPLACED and not torch.allclose(alone, expected, atol=CLOSE, rtol=CLOSE):
+        if (
+            expected is not None
+            and call.positions != UNPLACED
+            and not torch.allclose(alone, expected, atol=CLOSE, rtol=CLOSE)
+        ):
             return False
         if both.shape != pair.shape or not torch.allclose(both[:1], alone, atol=CLOSE, rtol=CLOSE):
             return False
         if not call.causal:
             return _looks(of, tokens, 0, -1)
-        return not _looks(of, tokens, 0, -1) and not _looks(of, tokens, 1, 2) and _looks(of, tokens, -1, 0)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # it does not take such a mask
+        return (
+            not _looks(of, tokens, 0, -1)
+            and not _looks(of, tokens, 1, 2)
+            and _looks(of, tokens, -1, 0)
+        )
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        # it does not take such a mask
         return False
 
 

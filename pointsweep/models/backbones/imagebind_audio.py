@@ -1,10 +1,12 @@
 """The audio trunk of ImageBind-huge.
 
-Source: ImageBind (arXiv 2305.05665), weights `nielsr/imagebind-huge` in the original names (CC-BY-NC-SA 4.0, not for commercial use):
-width 768, 12 pre-norm blocks, positions of 12 (frequency) x 19 (time) patches of a spectrogram (spec 2.4, 7).
+Source: ImageBind (arXiv 2305.05665), weights `nielsr/imagebind-huge` in the original names
+(CC-BY-NC-SA 4.0, not for commercial use): width 768, 12 pre-norm blocks, positions of 12
+(frequency) x 19 (time) patches of a spectrogram (spec 2.4, 7).
 
-`bias_kv` keeps the learned extra key and value of its attention, which the published Any2Point program drops (T24).
-`compat: official` reads the position table as that program does, 19 x 12 in the order of a 12 x 19 grid (T14).
+`bias_kv` keeps the learned extra key and value of its attention, which the published Any2Point
+program drops (T24). `compat: official` reads the position table as that program does, 19 x 12 in
+the order of a 12 x 19 grid (T14).
 """
 
 from __future__ import annotations
@@ -39,7 +41,12 @@ NAMES = Names(
         "mlp.fc1": "ffn.0",
         "mlp.fc2": "ffn.2",
     },
-    dropped=("modality_preprocessors.", "modality_heads.", "modality_postprocessors.", "modality_trunks."),
+    dropped=(
+        "modality_preprocessors.",
+        "modality_heads.",
+        "modality_postprocessors.",
+        "modality_trunks.",
+    ),
 )
 
 
@@ -50,12 +57,18 @@ class ImageBindAudio(Backbone):
     table: Tensor
 
     def __init__(self, config: ImageBindAudioConfig) -> None:
-        super().__init__(config, Shape(768, 12, 12, 3072, class_token=True, extra_key=config.bias_kv))
+        super().__init__(
+            config, Shape(768, 12, 12, 3072, class_token=True, extra_key=config.bias_kv)
+        )
         self.register_buffer("table", torch.zeros(FREQUENCIES, TIMES, 768))
 
     def positions(self, places: Tensor) -> Tensor:
         scrambled = self.table.reshape(TIMES, FREQUENCIES, -1)
-        return grid_positions(scrambled if self.compat == "official" else self.table.transpose(0, 1), places, self.plane)
+        return grid_positions(
+            scrambled if self.compat == "official" else self.table.transpose(0, 1),
+            places,
+            self.plane,
+        )
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
@@ -66,4 +79,8 @@ class ImageBindAudio(Backbone):
         if "table" in found:
             found["table"] = grid_table(found["table"], FREQUENCIES, TIMES)
         keep = self.shape.extra_key
-        return {name: tensor for name, tensor in found.items() if keep or not name.endswith("attn.extra")}
+        return {
+            name: tensor
+            for name, tensor in found.items()
+            if keep or not name.endswith("attn.extra")
+        }

@@ -1,9 +1,12 @@
-"""Controls for a pretrained transformer: the same network with its values permuted, or as its own program starts it.
+"""Controls for a pretrained transformer: the same network with its values permuted, or as its own
+program starts it.
 
-`shuffled`: the values of each tensor of the checkpoint in another order, so that every tensor keeps its scale and its distribution.
-`reinitialised`: every tensor drawn as the architecture's own program draws it before training. Sources, by `Backbone.scheme`:
-transformers (BERT, RoBERTa, ViT, AST, DINOv2, CLIP, T5), timm and ImageBind (truncated normals of 0.02), the Keyword Transformer
-(arXiv 2104.00769: truncated at two standard deviations, as Keras does), torch's own start of a layer (ViT-MNIST).
+`shuffled`: the values of each tensor of the checkpoint in another order, so that every tensor keeps
+its scale and its distribution. `reinitialised`: every tensor drawn as the architecture's own
+program draws it before training. Sources, by `Backbone.scheme`: transformers (BERT, RoBERTa, ViT,
+AST, DINOv2, CLIP, T5), timm and ImageBind (truncated normals of 0.02), the Keyword Transformer
+(arXiv 2104.00769: truncated at two standard deviations, as Keras does), torch's own start of a
+layer (ViT-MNIST).
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class Start:
     def draw(self, tensor: Tensor, std: float, generator: Generator) -> None:
         """Fill a matrix or a table."""
         if self.scheme == "truncated":
-            # torch's and timm's limits of -2 and 2 are absolute: they cut nothing at such deviations.
+            # torch's and timm's limits of -2 and 2 are absolute: they cut nothing at such
+            # deviations.
             nn.init.trunc_normal_(tensor, std=std, generator=generator)
         elif self.scheme == "keras":
             nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
@@ -42,14 +46,16 @@ class Start:
     def matrix_std(self, name: str, weight: Tensor) -> float:
         """The standard deviation of a matrix (out, in)."""
         fan_out, fan_in = weight.shape
-        kind = name.removesuffix(".weight").rpartition(".")[2]  # q, k, v, out; 0 and 2 of the feed-forward branch
+        # q, k, v, out; 0 and 2 of the feed-forward branch
+        kind = name.removesuffix(".weight").rpartition(".")[2]
         if self.scheme == "clip":  # CLIPAttention and CLIPMLP of transformers
             if kind == "out":
                 return float(self.width**-0.5)
             if kind == "0":
                 return float((2 * self.width) ** -0.5)
             return float(self.width**-0.5 * (2 * self.num_blocks) ** -0.5)
-        if self.scheme == "t5":  # T5Attention: the query's deviation takes the place of the logits' scale
+        if self.scheme == "t5":
+            # T5Attention: the query's deviation takes the place of the logits' scale
             head_dim = fan_out // self.num_heads
             return float((fan_in * head_dim) ** -0.5 if kind == "q" else fan_in**-0.5)
         return STD
@@ -64,7 +70,9 @@ class Start:
 
 
 def generator_for(seed: int, name: str) -> Generator:
-    """A generator for one tensor: its draw depends on its name and the seed, not on the tensors before it."""
+    """A generator for one tensor: its draw depends on its name and the seed, not on the tensors
+    before it.
+    """
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -80,7 +88,9 @@ def shuffled(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def reinitialise(backbone: nn.Module, start: Start, seed: int) -> None:
-    """Draw every tensor of a backbone; norms start at 1 and 0, biases at 0 (of the scheme torch: uniform)."""
+    """Draw every tensor of a backbone; norms start at 1 and 0, biases at 0 (of the scheme torch:
+    uniform).
+    """
     for path, module in backbone.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for leaf, tensor in own:
@@ -91,8 +101,8 @@ def reinitialise(backbone: nn.Module, start: Start, seed: int) -> None:
 def _fill(tensor: Tensor, module: nn.Module, name: str, start: Start, generator: Generator) -> None:
     leaf = name.rpartition(".")[2]
     layer = isinstance(module, (nn.Linear, nn.Conv1d))
-    # The convolutions of a 3D stem start as torch starts them: no program of theirs says otherwise, and their frozen norms would
-    # not lift smaller values.
+    # The convolutions of a 3D stem start as torch starts them: no program of theirs says otherwise,
+    # and their frozen norms would not lift smaller values.
     as_torch = layer and (start.scheme == "torch" or isinstance(module, nn.Conv1d))
     if as_torch:
         fan_in = module.weight[0].numel()  # type: ignore[union-attr,index]

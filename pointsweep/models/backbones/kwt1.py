@@ -1,7 +1,8 @@
 """KWT-1, a keyword spotter: a real pretrained audio transformer small enough for a laptop.
 
-Source: Keyword Transformer (arXiv 2104.00769), weights of ARM-software/keyword-transformer (Apache-2.0), 97.51 % on the test clips of
-Speech Commands v2 (12 labels); $POINTSWEEP_DATA/weights/kwt1. Width 64, 12 post-norm blocks, one head, 98 positions in time.
+Source: Keyword Transformer (arXiv 2104.00769), weights of ARM-software/keyword-transformer
+(Apache-2.0), 97.51 % on the test clips of Speech Commands v2 (12 labels);
+$POINTSWEEP_DATA/weights/kwt1. Width 64, 12 post-norm blocks, one head, 98 positions in time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from pointsweep.config.backbones import BackboneConfig, KWT1Config
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line
-from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, data_file, line_table, split_qkv, with_new_norm
+from pointsweep.models.backbones.checkpoints import (
+    TIMM_BLOCKS,
+    Names,
+    data_file,
+    line_table,
+    split_qkv,
+    with_new_norm,
+)
 
 LENGTH = 98
 NAMES = Names(
@@ -26,14 +34,18 @@ NAMES = Names(
 
 
 class KWT1(Backbone):
-    """Its patches are slices of time, so its positions lie on a line; there is no final norm, the model trains a new one."""
+    """Its patches are slices of time, so its positions lie on a line; there is no final norm, the
+    model trains a new one.
+    """
 
     plane = Plane(width=LENGTH, height=1, cell=2)
     scheme = "keras"
     table: Tensor
 
     def __init__(self, config: KWT1Config) -> None:
-        super().__init__(config, Shape(64, 12, 1, 256, post_norm=True, qkv_bias=False, class_token=True))
+        super().__init__(
+            config, Shape(64, 12, 1, 256, post_norm=True, qkv_bias=False, class_token=True)
+        )
         self.register_buffer("table", torch.zeros(LENGTH, 64))
 
     def positions(self, places: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""How a library's layer is called for tokens of ours: its mask, its positions, and all else that its program hands to it.
+"""How a library's layer is called for tokens of ours: its mask, its positions, and all else that
+its program hands to it.
 
 Letters: B clouds, T tokens, N of them points, H heads, D channels of a rotation.
 """
@@ -17,8 +18,15 @@ from torch.nn import functional as F
 OF_GENERATION = ("use_cache", "output_attentions", "output_hidden_states")
 # Kinds of masks: none, numbers to be added, true where a token may look, true where it may not.
 MASKS = ("none", "added", "attend", "masked")
-# How positions reach a layer, if not in the tokens: rotations of queries and keys, biases on the attention logits.
-ROTARY, GRID_ROTARY, RELATIVE, ALIBI, UNPLACED = "rotary", "rotary on a grid", "relative", "ALiBi", "unplaced"
+# How positions reach a layer, if not in the tokens: rotations of queries and keys, biases on the
+# attention logits.
+ROTARY, GRID_ROTARY, RELATIVE, ALIBI, UNPLACED = (
+    "rotary",
+    "rotary on a grid",
+    "relative",
+    "ALiBi",
+    "unplaced",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +47,17 @@ class LayerCall:
     def arguments(self, x: Tensor, bias: Any, variant: int = 0) -> dict[str, Any]:
         """For tokens x (B, T, C) whose last N are the points'.
 
-        `bias`: rotations ((cos, sin) (B, N, D), ...), or (B, H, N, N) to be added to the logits; None: all at one place.
+        `bias`: rotations ((cos, sin) (B, N, D), ...), or (B, H, N, N) to be added to the logits;
+        None: all at one place.
         """
         given = dict(self.constants)
         added = None
         if self.positions in (ROTARY, GRID_ROTARY):
             given[self.position_argument] = self._rotations(x, bias, variant)
         elif self.positions == RELATIVE:
-            given[self.position_argument] = _padded(bias, x) if bias is not None else self._no_bias(x)
+            given[self.position_argument] = (
+                _padded(bias, x) if bias is not None else self._no_bias(x)
+            )
         elif self.positions == ALIBI:
             given[self.position_argument] = self._no_slopes(x)
             added = None if bias is None else _padded(bias, x)
@@ -58,7 +69,9 @@ class LayerCall:
         return given
 
     def _rotations(self, x: Tensor, bias: Any, variant: int) -> Any:
-        """Cosines and sines (B, T, D); tokens in front of the points' are not turned. On a grid transformers gives them none."""
+        """Cosines and sines (B, T, D); tokens in front of the points' are not turned. On a grid
+        transformers gives them none.
+        """
         width = self.example[0].shape[-1]
         num_points = 0 if bias is None else bias[variant][0].shape[1]
         if self.positions == GRID_ROTARY and bias is not None and not self.packed:
@@ -94,8 +107,14 @@ class LayerCall:
             return looks
         if self.mask_kind == "masked":
             return ~looks
-        mask = x.new_zeros(1, 1, num_tokens, num_tokens).masked_fill(~looks, torch.finfo(x.dtype).min)
-        return mask if added is None else (mask + added.to(x.dtype)).clamp(min=torch.finfo(x.dtype).min)
+        mask = x.new_zeros(1, 1, num_tokens, num_tokens).masked_fill(
+            ~looks, torch.finfo(x.dtype).min
+        )
+        return (
+            mask
+            if added is None
+            else (mask + added.to(x.dtype)).clamp(min=torch.finfo(x.dtype).min)
+        )
 
 
 def _padded(bias: Tensor, x: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""What the modules inside one layer of a transformer do, found by experiments on a small copy and not by their names.
+"""What the modules inside one layer of a transformer do, found by experiments on a small copy and
+not by their names.
 
 The layer is run once as its own program runs it. Then outputs are moved and gradients looked at:
 
-- The feed-forward branch is the last module whose output, moved by d, moves the layer's output by d (in a post-norm layer:
-  what goes into its last norm), and which is zero when the last projection is.
-- A projection is the query where one token alone does not feel it and other tokens do not either, the key where other tokens
-  alone feel it, the value where both do. Rows of a fused matrix are told apart in the same way.
+- The feed-forward branch is the last module whose output, moved by d, moves the layer's output by d
+  (in a post-norm layer: what goes into its last norm), and which is zero when the last projection
+  is.
+- A projection is the query where one token alone does not feel it and other tokens do not either,
+  the key where other tokens alone feel it, the value where both do. Rows of a fused matrix are told
+  apart in the same way.
 
 Letters: N tokens, C channels.
 """
@@ -34,7 +37,8 @@ class LayerRoles:
     post_norm: bool
     projections: Mapping[str, tuple[str, ...]]  # by role; a gated branch has two of fc1
     norms: tuple[str, ...]  # over the tokens' width
-    fused: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # path -> rows of q, k, v
+    # path -> rows of q, k, v
+    fused: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 Run = Callable[[Tensor], Tensor]  # the layer on tokens (1, N, C), with all that it takes beside
@@ -84,7 +88,9 @@ def find_roles(layer: nn.Module, run: Run, hidden: Tensor) -> LayerRoles:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One run of a layer: modules in the order of their calls, inputs and outputs by path, and what came out."""
+    """One run of a layer: modules in the order of their calls, inputs and outputs by path, and what
+    came out.
+    """
 
     calls: list[str]
     tensors: dict[str, tuple[Tensor, Tensor]]
@@ -94,7 +100,9 @@ class _Seen:
 
 
 @torch.no_grad()
-def _executed(layer: nn.Module, run: Run, hidden: Tensor) -> tuple[list[str], dict[str, tuple[Tensor, Tensor]], Tensor]:
+def _executed(
+    layer: nn.Module, run: Run, hidden: Tensor
+) -> tuple[list[str], dict[str, tuple[Tensor, Tensor]], Tensor]:
     calls: list[str] = []
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     names = {module: name for name, module in layer.named_modules() if name}
@@ -115,7 +123,9 @@ def _executed(layer: nn.Module, run: Run, hidden: Tensor) -> tuple[list[str], di
     return calls, seen, whole
 
 
-def _linears(layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
+def _linears(
+    layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor, Tensor]]
+) -> list[str]:
     """Return the linear layers over tokens, in the order of their calls."""
     found: dict[str, None] = {}
     for name in calls:
@@ -124,17 +134,30 @@ def _linears(layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor
     return list(found)
 
 
-def _last_norm(layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor, Tensor]], whole: Tensor) -> str | None:
+def _last_norm(
+    layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor, Tensor]], whole: Tensor
+) -> str | None:
     """Return the norm whose output is the layer's, of a post-norm layer."""
     for name in reversed(calls):
-        if name in seen and is_norm(layer.get_submodule(name)) and torch.equal(seen[name][1], whole):
+        if (
+            name in seen
+            and is_norm(layer.get_submodule(name))
+            and torch.equal(seen[name][1], whole)
+        ):
             return name
     return None
 
 
-def _is_token_norm(layer: nn.Module, name: str, seen: Mapping[str, tuple[Tensor, Tensor]], width: int) -> bool:
+def _is_token_norm(
+    layer: nn.Module, name: str, seen: Mapping[str, tuple[Tensor, Tensor]], width: int
+) -> bool:
     module = layer.get_submodule(name)
-    return is_norm(module) and name in seen and seen[name][1].shape[-1] == width and getattr(module, "weight", None) is not None
+    return (
+        is_norm(module)
+        and name in seen
+        and seen[name][1].shape[-1] == width
+        and getattr(module, "weight", None) is not None
+    )
 
 
 def _same_input(seen: Mapping[str, tuple[Tensor, Tensor]], one: str, other: str) -> bool:
@@ -142,7 +165,9 @@ def _same_input(seen: Mapping[str, tuple[Tensor, Tensor]], one: str, other: str)
 
 
 @contextmanager
-def _changed(layer: nn.Module, name: str, calls: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _changed(
+    layer: nn.Module, name: str, calls: int, change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
     """Change the output of a module at the last of its calls."""
     count = 0
 
@@ -178,12 +203,18 @@ def _watched(layer: nn.Module, name: str | None, of_input: bool) -> Iterator[lis
 
 @torch.no_grad()
 def _branch(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen) -> str:
-    """Return the module whose output is the feed-forward branch, all its scales and norms included."""
+    """Return the module whose output is the feed-forward branch, all its scales and norms
+    included.
+    """
     delta = torch.randn_like(hidden)
     with _watched(layer, seen.last_norm, of_input=True) as base:
         run(hidden)
     for name in dict.fromkeys(reversed(seen.calls)):
-        if name not in seen.tensors or seen.tensors[name][1].numel() != hidden.numel() or name == seen.last_norm:
+        if (
+            name not in seen.tensors
+            or seen.tensors[name][1].numel() != hidden.numel()
+            or name == seen.last_norm
+        ):
             continue
         count = seen.calls.count(name)
         if name != seen.down and not _is_zero_without(layer, run, hidden, seen, name):
@@ -200,7 +231,9 @@ def _branch(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen) -> str:
 
 
 def _is_zero_without(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen, name: str) -> bool:
-    """Whether a module gives zero when the branch's last projection does: then no residual is in it."""
+    """Whether a module gives zero when the branch's last projection does: then no residual is in
+    it.
+    """
     with (
         _changed(layer, seen.down, seen.calls.count(seen.down), torch.zeros_like),
         _watched(layer, name, of_input=False) as outputs,
@@ -213,7 +246,9 @@ def _is_zero_without(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen, na
 def _attention_roles(
     layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, Tensor]]]:
-    """Tell queries, keys, values and the output projection apart; and the rows of fused matrices."""
+    """Tell queries, keys, values and the output projection apart; and the rows of fused
+    matrices.
+    """
     alone = _felt(layer, run, hidden[:, :1], linears)
     across = _felt(layer, run, hidden, linears)
     found: dict[str, list[str]] = {role: [] for role in ("q", "k", "v", "out")}
@@ -237,12 +272,15 @@ def _attention_roles(
                 found[kind].append(name)
     # What stands behind the values alone is the attention's output projection.
     values = [linears.index(name) for name in found["v"]]
-    found["out"] = [name for name in found["out"] if values and linears.index(name) > max(values)][:1]
+    found["out"] = [name for name in found["out"] if values and linears.index(name) > max(values)][
+        :1
+    ]
     return {role: tuple(names) for role, names in found.items()}, fused
 
 
 def _felt(layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]) -> dict[str, Tensor]:
-    """Return which outputs of each linear layer at the first token the last token's own output feels, (out,) each.
+    """Return which outputs of each linear layer at the first token the last token's own output
+    feels, (out,) each.
 
     Of one token alone these are the same token.
     """
@@ -266,7 +304,9 @@ def _felt(layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]) -> dic
     finally:
         for handle in handles:
             handle.remove()
-    gradients = {name: tensor.grad[0, 0].abs() for name, tensor in kept.items() if tensor.grad is not None}
+    gradients = {
+        name: tensor.grad[0, 0].abs() for name, tensor in kept.items() if tensor.grad is not None
+    }
     largest = max((float(gradient.max()) for gradient in gradients.values()), default=0.0)
     layer.zero_grad()
     return {name: gradient > FELT * largest for name, gradient in gradients.items()}

@@ -1,8 +1,10 @@
-"""A transformer of a library of models as a backbone, whatever its name: what all such libraries have in common.
+"""A transformer of a library of models as a backbone, whatever its name: what all such libraries
+have in common.
 
-`anatomy` finds the parts; here they stand under the contract of a backbone. Positions are those of the model where they can be
-placed: a table on its line or grid, rotations of queries and keys (their cosines and sines averaged over the views), and biases on
-the attention logits by distance. Where they cannot, none are used, and the plan, the record and every table say so.
+`anatomy` finds the parts; here they stand under the contract of a backbone. Positions are those of
+the model where they can be placed: a table on its line or grid, rotations of queries and keys
+(their cosines and sines averaged over the views), and biases on the attention logits by distance.
+Where they cannot, none are used, and the plan, the record and every table say so.
 
 Letters: B clouds, N tokens, C channels, M views, H heads, D channels of a rotation.
 """
@@ -34,32 +36,50 @@ NO_POSITIONS = "the model's positions cannot be placed: none are used"
 
 
 class LibraryBackbone(Backbone):
-    """A backbone made of a library's model. A subclass knows how its library builds and loads one."""
+    """A backbone made of a library's model. A subclass knows how its library builds and loads
+    one.
+    """
 
     def __init__(self, config: LibraryBackboneConfig, module: nn.Module | None = None) -> None:
-        """`module`: the library's model with its weights; None: one whose weights are still to be loaded."""
+        """`module`: the library's model with its weights; None: one whose weights are still to be
+        loaded.
+        """
         model = self.empty(config)
         found = anatomy_of(type(self), config)
         whole = copy.deepcopy(model.module) if module is None else module
         layers = list(whole.get_submodule(found.stack).children())
-        shape = Shape(found.dim, found.num_layers, model.heads, found.mlp, post_norm=found.roles.post_norm)
+        shape = Shape(
+            found.dim, found.num_layers, model.heads, found.mlp, post_norm=found.roles.post_norm
+        )
         rotary = whole.get_submodule(found.rotary) if found.rotary else None
         layer_types = model.layer_types if _by_layer_type(rotary) else ()
         variants = _variants(layer_types)
         super().__init__(
             config,
             shape,
-            lambda index, rate: LibraryBlock(layers[index], found.roles, found.call, rate, variants[index] if variants else 0),
+            lambda index, rate: LibraryBlock(
+                layers[index], found.roles, found.call, rate, variants[index] if variants else 0
+            ),
         )
-        self.anatomy, self.model_name, self.modality = found, model.name, self._modality(config, found, model)
+        self.anatomy, self.model_name, self.modality = (
+            found,
+            model.name,
+            self._modality(config, found, model),
+        )
         self.layer_types = tuple(dict.fromkeys(layer_types))
         self.blind_class_token = found.call.causal
-        self.norm = whole.get_submodule(found.final_norm) if found.final_norm else nn.LayerNorm(found.dim)
-        self.start_norm = whole.get_submodule(found.start_norm) if found.start_norm else nn.Identity()
+        self.norm = (
+            whole.get_submodule(found.final_norm) if found.final_norm else nn.LayerNorm(found.dim)
+        )
+        self.start_norm = (
+            whole.get_submodule(found.start_norm) if found.start_norm else nn.Identity()
+        )
         self.rotary = rotary
         tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
         if found.class_token:
-            self.cls_token = nn.Parameter(tensors[found.class_token].detach().reshape(1, 1, -1).clone())
+            self.cls_token = nn.Parameter(
+                tensors[found.class_token].detach().reshape(1, 1, -1).clone()
+            )
         self._take_table(tensors)
         self.plane = self._plane(config, model)
         self._take_attention_positions(whole)
@@ -80,12 +100,16 @@ class LibraryBackbone(Backbone):
     @classmethod
     @abstractmethod
     def pretrained(cls, config: Any) -> tuple[nn.Module, str]:
-        """The model with its weights, and their origin for the record. Raises MissingWeights, ValueError."""
+        """The model with its weights, and their origin for the record. Raises MissingWeights,
+        ValueError.
+        """
 
     @classmethod
     @abstractmethod
     def locate(cls, config: Any, fetch: bool = True) -> Path:
-        """The file whose digest stands in the record: of the weights, or of what says how the network is built."""
+        """The file whose digest stands in the record: of the weights, or of what says how the
+        network is built.
+        """
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -100,14 +124,20 @@ class LibraryBackbone(Backbone):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 module = self.drawn(config)
-            state, origin = self._state_of(module), f"{config.weights}, seed {seed}, {self.origin(config)}"
+            state, origin = (
+                self._state_of(module),
+                f"{config.weights}, seed {seed}, {self.origin(config)}",
+            )
             if config.weights == "random":
                 state = {name: _small_values(name, tensor, seed) for name, tensor in state.items()}
         else:
             module, origin = self.pretrained(config)
             state = self._state_of(module)
             if config.weights == "shuffled":
-                state, origin = shuffled(state, self.own_seed()), f"shuffled, seed {self.own_seed()}, {origin}"
+                state, origin = (
+                    shuffled(state, self.own_seed()),
+                    f"shuffled, seed {self.own_seed()}, {origin}",
+                )
         _check_finite(state, origin)
         self.load_state_dict(state)
         return origin
@@ -132,7 +162,9 @@ class LibraryBackbone(Backbone):
         return "1d" if found.grid is None and not model.reads_images else "2d"
 
     def _take_table(self, tensors: dict[str, Tensor]) -> None:
-        """Keep the position table as a buffer: (length, C) of a line, (rows, columns, C) of a grid."""
+        """Keep the position table as a buffer: (length, C) of a line, (rows, columns, C) of a
+        grid.
+        """
         source = self.anatomy.table
         self.has_table = source is not None and (self.modality == "1d" or source.grid is not None)
         if source is None or not self.has_table:
@@ -156,7 +188,10 @@ class LibraryBackbone(Backbone):
                 length = len(self.get_buffer("table"))
             if config.line is not None:
                 if self.has_table and config.line > length:
-                    raise ValueError(f"backbone.line: the table of {model.name} has {length} places, got {config.line}")
+                    raise ValueError(
+                        f"backbone.line: the table of {model.name} has {length} places, got"
+                        f" {config.line}"
+                    )
                 length = config.line
             return Plane(length, 1, config.cell or float(max(1, round(length / 39))))
         rows, columns = found.grid or (14, 14)
@@ -184,7 +219,9 @@ class LibraryBackbone(Backbone):
             self.register_buffer("slopes", own_slopes(found.call).float(), persistent=False)
 
     def _take_biases(self, owner: nn.Module, keep: bool) -> None:
-        """Take the table of biases by distance out of the layer that has it: it is handed to all of them."""
+        """Take the table of biases by distance out of the layer that has it: it is handed to all of
+        them.
+        """
         assert self.plane is not None
         weight = owner.relative_attention_bias.weight.detach()  # type: ignore[union-attr,operator]
         settings = _of_buckets(owner)
@@ -198,7 +235,8 @@ class LibraryBackbone(Backbone):
         with torch.device("cpu"):
             distances = torch.arange(-self.plane.width, self.plane.width + 1)
             rows = bucket_of(owner)(distances, **settings)
-        self.register_buffer("bucket_rows", rows, persistent=False)  # of distances from -width to width
+        # of distances from -width to width
+        self.register_buffer("bucket_rows", rows, persistent=False)
 
     def start(self, tokens: Tensor) -> Tensor:
         return self.start_norm(tokens)
@@ -213,7 +251,9 @@ class LibraryBackbone(Backbone):
         return grid_positions(table, places, self.plane)
 
     def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
-        """Rotations ((cos, sin) (B, N, D), ...), one for each kind of layer, or a bias (B, H, N, N); None for nothing."""
+        """Rotations ((cos, sin) (B, N, D), ...), one for each kind of layer, or a bias (B, H, N,
+        N); None for nothing.
+        """
         assert self.plane is not None
         if places is None or not self.attention_positions:
             return None
@@ -221,7 +261,9 @@ class LibraryBackbone(Backbone):
             return self._rotations(centers, places)
         if self.attention_positions == GRID_ROTARY:
             tables = self.get_buffer("cosines"), self.get_buffer("sines")
-            return (tuple(grid_positions(table, places, self.plane).mean(dim=1) for table in tables),)
+            return (
+                tuple(grid_positions(table, places, self.plane).mean(dim=1) for table in tables),
+            )
         away = places.unsqueeze(2) - places.unsqueeze(3)  # (B, M, N, N): key - query
         if self.attention_positions == ALIBI:
             slopes = self.get_buffer("slopes").to(places.dtype)
@@ -235,7 +277,8 @@ class LibraryBackbone(Backbone):
         found = []
         for kind in kinds:
             more = {} if kind is None else {"layer_type": kind}
-            pairs = [self.rotary(centers, view, **more) for view in places.unbind(1)]  # (cos, sin) (B, N, D) each
+            # (cos, sin) (B, N, D) each
+            pairs = [self.rotary(centers, view, **more) for view in places.unbind(1)]
             cosines, sines = (torch.stack(parts).mean(dim=0) for parts in zip(*pairs, strict=True))
             found.append((cosines, sines))
         return tuple(found)
@@ -246,19 +289,30 @@ class LibraryBackbone(Backbone):
         return () if self.has_table or self.attention_positions else (NO_POSITIONS,)
 
     def flat_parameters(self, prefix: str = "") -> list[str]:
-        """Return names of biases whose gradient is zero by construction: what is added to every key changes no softmax.
+        """Return names of biases whose gradient is zero by construction: what is added to every key
+        changes no softmax.
 
-        So do biases of what a layer does with positions, where it has none: they are the same for every pair of tokens.
+        So do biases of what a layer does with positions, where it has none: they are the same for
+        every pair of tokens.
         """
         roles = self.anatomy.roles
-        keys = [f".layer.{path}.k." if path in roles.fused else f".layer.{path}." for path in roles.projections["k"]]
-        known = [f".layer.{path}." for paths in roles.projections.values() for path in (*paths, *roles.norms)]
+        keys = [
+            f".layer.{path}.k." if path in roles.fused else f".layer.{path}."
+            for path in roles.projections["k"]
+        ]
+        known = [
+            f".layer.{path}."
+            for paths in roles.projections.values()
+            for path in (*paths, *roles.norms)
+        ]
         found = []
         for name, _ in self.named_parameters():
             if not name.startswith("blocks.") or not name.endswith(("bias", "shift")):
                 continue
             of_keys = any(path in name for path in keys)
-            of_positions = self.anatomy.call.positions == UNPLACED and not any(path in name for path in known)
+            of_positions = self.anatomy.call.positions == UNPLACED and not any(
+                path in name for path in known
+            )
             if of_keys or of_positions:
                 found.append(f"{prefix}{name}")
         return found
@@ -270,7 +324,8 @@ class LibraryBackbone(Backbone):
         if found.call.causal != found.own_causal:
             looks += f" (its own program: {'causal' if found.own_causal else 'all others'})"
         text = (
-            f"{self.model_name}: {WORDS[self.modality]}, width {self.dim}, {len(self.blocks)} of {found.num_layers} {norm} blocks, "
+            f"{self.model_name}: {WORDS[self.modality]}, width {self.dim}, {len(self.blocks)} of"
+            f" {found.num_layers} {norm} blocks, "
         )
         text += f"{self.shape.num_heads} heads, {looks}, {self._positions_in_words()}"
         missing = [role for role, paths in found.roles.projections.items() if not paths]
@@ -290,18 +345,35 @@ class LibraryBackbone(Backbone):
             words.append(f"{self.attention_positions} positions in the attention")
         if not words:
             return NO_POSITIONS
-        unplaced = self.anatomy.call.positions == UNPLACED or (self.anatomy.call.positions and not self.attention_positions)
-        rest = "; relative positions in its attention cannot be placed and are not used" if unplaced else ""
-        return f"{' and '.join(words)} on {self.plane.width}{'' if self.plane.height == 1 else f' x {self.plane.height}'}{rest}"
+        unplaced = self.anatomy.call.positions == UNPLACED or (
+            self.anatomy.call.positions and not self.attention_positions
+        )
+        rest = (
+            "; relative positions in its attention cannot be placed and are not used"
+            if unplaced
+            else ""
+        )
+        height = "" if self.plane.height == 1 else f" x {self.plane.height}"
+        return f"{' and '.join(words)} on {self.plane.width}{height}{rest}"
 
     def follow(self, program: Program) -> None:
         if program != Program():
-            raise ValueError(f"compat: official has no model by name; {self.config.name} runs under fixed")
+            raise ValueError(
+                f"compat: official has no model by name; {self.config.name} runs under fixed"
+            )
 
 
 def structure_of(config: C) -> C:
-    """The configuration with all that does not change how the network is built at its default; a key of what is found of it."""
-    others = {"weights": "random", "weights_seed": 0, "num_blocks": None, "drop_path": 0.0, "sha256": None}
+    """The configuration with all that does not change how the network is built at its default; a
+    key of what is found of it.
+    """
+    others = {
+        "weights": "random",
+        "weights_seed": 0,
+        "num_blocks": None,
+        "drop_path": 0.0,
+        "sha256": None,
+    }
     return config.model_copy(update=others)
 
 
@@ -328,7 +400,9 @@ def _variants(layer_types: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _of_buckets(owner: Any) -> dict[str, Any]:
-    """Settings of the function that puts distances into buckets, as the owner itself would call it."""
+    """Settings of the function that puts distances into buckets, as the owner itself would call
+    it.
+    """
     names = inspect.signature(bucket_of(owner)).parameters
     known = {
         "bidirectional": not getattr(owner, "is_decoder", False),
@@ -346,6 +420,12 @@ def _small_values(name: str, tensor: Tensor, seed: int) -> Tensor:
 
 
 def _check_finite(state: dict[str, Tensor], origin: str) -> None:
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    broken = [
+        name
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
     if broken:
-        raise ValueError(f"{origin}: {broken[0]} has values that are not finite ({len(broken)} such tensors)")
+        raise ValueError(
+            f"{origin}: {broken[0]} has values that are not finite ({len(broken)} such tensors)"
+        )

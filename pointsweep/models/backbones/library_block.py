@@ -1,7 +1,8 @@
-"""A layer of a library's transformer under the contract of a block; the layer itself runs as the library wrote it.
+"""A layer of a library's transformer under the contract of a block; the layer itself runs as the
+library wrote it.
 
-What a method needs is put in from outside: hooks on the modules that `layer_roles` has found, and matrices that are plain ones.
-Letters: B clouds, T tokens, C channels.
+What a method needs is put in from outside: hooks on the modules that `layer_roles` has found, and
+matrices that are plain ones. Letters: B clouds, T tokens, C channels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pointsweep.models.layers import DropPath
 
 
 class SplitLinear(nn.Module):
-    """A fused projection as its parts q, k and v, so that a method can reach each of them; the outputs in their old order."""
+    """A fused projection as its parts q, k and v, so that a method can reach each of them; the
+    outputs in their old order.
+    """
 
     order: Tensor | None
 
@@ -29,7 +32,11 @@ class SplitLinear(nn.Module):
         self.parts = tuple(rows)
         for name, own in rows.items():
             part = nn.Linear(
-                whole.in_features, len(own), bias=whole.bias is not None, device=whole.weight.device, dtype=whole.weight.dtype
+                whole.in_features,
+                len(own),
+                bias=whole.bias is not None,
+                device=whole.weight.device,
+                dtype=whole.weight.dtype,
             )
             with torch.no_grad():
                 part.weight.copy_(whole.weight[own])
@@ -46,7 +53,9 @@ class SplitLinear(nn.Module):
 
 
 def plain_linears(layer: nn.Module) -> None:
-    """Put torch's linear layers in the place of GPT-2's, whose matrices (in, out) lie the other way round."""
+    """Put torch's linear layers in the place of GPT-2's, whose matrices (in, out) lie the other way
+    round.
+    """
     for owner in list(layer.modules()):
         for name, module in list(owner.named_children()):
             if type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d):
@@ -58,7 +67,9 @@ def plain_linears(layer: nn.Module) -> None:
 
 
 def without_grid_biases(layer: nn.Module) -> None:
-    """Take biases out that are tied to the places of an image's patches (BEiT): our tokens are not on these places."""
+    """Take biases out that are tied to the places of an image's patches (BEiT): our tokens are not
+    on these places.
+    """
     for module in layer.modules():
         if isinstance(getattr(module, "relative_position_bias", None), nn.Module):
             module.relative_position_bias = None  # type: ignore[assignment]
@@ -68,7 +79,9 @@ def without_grid_biases(layer: nn.Module) -> None:
 
 
 def joined_biases(layer: nn.Module) -> None:
-    """Put the biases of queries and values, which BEiT and EVA keep beside their fused matrix, into it."""
+    """Put the biases of queries and values, which BEiT and EVA keep beside their fused matrix, into
+    it.
+    """
     for module in layer.modules():
         whole, query, value = (getattr(module, name, None) for name in ("qkv", "q_bias", "v_bias"))
         if isinstance(whole, nn.Linear) and isinstance(query, Tensor) and isinstance(value, Tensor):
@@ -80,7 +93,9 @@ def joined_biases(layer: nn.Module) -> None:
 
 
 def without_noise(layer: nn.Module) -> None:
-    """Turn the library's dropout off: it draws from torch's own generator, which no trial can set back."""
+    """Turn the library's dropout off: it draws from torch's own generator, which no trial can set
+    back.
+    """
     for module in layer.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -98,7 +113,9 @@ def prepare(layer: nn.Module) -> None:
 class LibraryBlock(TransformerBlock):
     """One layer of a library. `variant`: which of several rotations it takes."""
 
-    def __init__(self, layer: nn.Module, roles: LayerRoles, call: LayerCall, rate: float, variant: int = 0) -> None:
+    def __init__(
+        self, layer: nn.Module, roles: LayerRoles, call: LayerCall, rate: float, variant: int = 0
+    ) -> None:
         super().__init__()
         prepare(layer)
         without_noise(layer)
@@ -117,12 +134,18 @@ class LibraryBlock(TransformerBlock):
     def projections(self, role: str) -> list[tuple[nn.Module, str]]:
         paths = self.roles.projections.get(role, ())
         if not paths:
-            known = ", ".join(name for name, there in self.roles.projections.items() if there) or "none"
-            raise ValueError(f"no projection {role} was found in a {type(self.layer).__name__}; found: {known}")
+            known = (
+                ", ".join(name for name, there in self.roles.projections.items() if there) or "none"
+            )
+            raise ValueError(
+                f"no projection {role} was found in a {type(self.layer).__name__}; found: {known}"
+            )
         places = []
         for path in paths:
             split = path in self.roles.fused and role in self.roles.fused[path]
-            places.append((self.layer.get_submodule(path), role) if split else _place(self.layer, path))
+            places.append(
+                (self.layer.get_submodule(path), role) if split else _place(self.layer, path)
+            )
         return places
 
     def norms(self) -> list[tuple[nn.Module, str]]:
@@ -152,7 +175,9 @@ class LibraryBlock(TransformerBlock):
             if calls != self.roles.branch_calls:
                 return output
             shape = (*x.shape[:2], output.shape[-1])  # OPT's branch has its tokens in one row
-            changed = after_ffn(self.drop_path(output.view(shape)), inputs[-1].view(*x.shape[:2], -1))
+            changed = after_ffn(
+                self.drop_path(output.view(shape)), inputs[-1].view(*x.shape[:2], -1)
+            )
             return changed.view(output.shape)
 
         handles = [
@@ -161,7 +186,11 @@ class LibraryBlock(TransformerBlock):
         ]
         if self.drop_path.p > 0:
             owner, name = self.attention()
-            handles.append(getattr(owner, name).register_forward_hook(lambda module, args, output: self.drop_path(output)))
+            handles.append(
+                getattr(owner, name).register_forward_hook(
+                    lambda module, args, output: self.drop_path(output)
+                )
+            )
         try:
             output = self.layer(x, **self.call.arguments(x, bias, self.variant))
         finally:
@@ -177,6 +206,8 @@ def _place(layer: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 
 def _has(layer: nn.Module, path: str) -> bool:
-    """Whether a layer has a norm there: the first of ModernBERT has none in front of its attention."""
+    """Whether a layer has a norm there: the first of ModernBERT has none in front of its
+    attention.
+    """
     owner, name = _place(layer, path)
     return getattr(getattr(owner, name, None), "weight", None) is not None

@@ -1,6 +1,8 @@
-"""Where the files of a model by name are: in a folder of the user's, in the hub's cache, or on the hub.
+"""Where the files of a model by name are: in a folder of the user's, in the hub's cache, or on the
+hub.
 
-Weights are read from safetensors alone. Files of pickles (.bin, .pt) are refused, as reading one runs what is in it.
+Weights are read from safetensors alone. Files of pickles (.bin, .pt) are refused, as reading one
+runs what is in it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def model_folder(config: LibraryBackboneConfig) -> Path | None:
-    """The folder that `model` names, by itself or below POINTSWEEP_DATA; None where it names none."""
+    """The folder that `model` names, by itself or below POINTSWEEP_DATA; None where it names
+    none.
+    """
     for root in ("", os.environ.get("POINTSWEEP_DATA", "")):
         path = Path(root, config.model).expanduser()
         if config.model and path.is_dir():
@@ -28,19 +32,25 @@ def model_folder(config: LibraryBackboneConfig) -> Path | None:
 
 
 def config_file(config: LibraryBackboneConfig, repository: str | None = None) -> Path:
-    """The model's config.json; small, so it is fetched where it is not here. Raises MissingWeights."""
+    """The model's config.json; small, so it is fetched where it is not here. Raises
+    MissingWeights.
+    """
     folder = model_folder(config)
     if folder is None:
         return _hub_file(config, repository or config.model, CONFIG, fetch=True)
     path = folder / CONFIG
     if not path.is_file():
         there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-        raise MissingWeights(f"backbone.model: the folder {folder} has no {CONFIG}; it holds {there}")
+        raise MissingWeights(
+            f"backbone.model: the folder {folder} has no {CONFIG}; it holds {there}"
+        )
     return path
 
 
 def weight_file(config: LibraryBackboneConfig, fetch: bool, repository: str | None = None) -> Path:
-    """The model's safetensors file, or the index of several. Raises MissingWeights, WeightsToFetch."""
+    """The model's safetensors file, or the index of several. Raises MissingWeights,
+    WeightsToFetch.
+    """
     folder = model_folder(config)
     if folder is None:
         return _hub_weights(config, repository or config.model, fetch)
@@ -51,7 +61,10 @@ def weight_file(config: LibraryBackboneConfig, fetch: bool, repository: str | No
     pickled = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
     if pickled:
         raise MissingWeights(_pickled(str(folder), pickled[0]))
-    raise MissingWeights(f"backbone.model: the folder {folder} has no {WEIGHTS}; put it there, or set weights to random")
+    raise MissingWeights(
+        f"backbone.model: the folder {folder} has no {WEIGHTS}; put it there, or set weights to"
+        " random"
+    )
 
 
 def _check_shards(path: Path) -> None:
@@ -59,7 +72,10 @@ def _check_shards(path: Path) -> None:
         return
     missing = [name for name in shards_of(path) if not (path.parent / name).is_file()]
     if missing:
-        raise MissingWeights(f"backbone.model: {path} lists {missing[0]}, which is not there ({len(missing)} such files)")
+        raise MissingWeights(
+            f"backbone.model: {path} lists {missing[0]}, which is not there ({len(missing)} such"
+            " files)"
+        )
 
 
 def shards_of(index: Path) -> list[str]:
@@ -67,13 +83,16 @@ def shards_of(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MissingWeights(f"backbone.model: {index} is no index of safetensors files: {error}") from error
+        raise MissingWeights(
+            f"backbone.model: {index} is no index of safetensors files: {error}"
+        ) from error
 
 
 def _pickled(where: str, name: str) -> str:
     return (
-        f"backbone.model: {where} has its weights in {name} alone, a pickle, and reading one runs what is in it. Where you trust it, "
-        "save it as safetensors on another machine: AutoModel.from_pretrained(...).save_pretrained(FOLDER), then model: FOLDER"
+        f"backbone.model: {where} has its weights in {name} alone, a pickle, and reading one runs"
+        " what is in it. Where you trust it, save it as safetensors on another machine:"
+        " AutoModel.from_pretrained(...).save_pretrained(FOLDER), then model: FOLDER"
     )
 
 
@@ -91,7 +110,10 @@ def _hub_weights(config: LibraryBackboneConfig, repository: str, fetch: bool) ->
         pickled = next((found for found in names if Path(found).suffix in PICKLES), "")
         if pickled:
             raise MissingWeights(_pickled(f"the hub's {repository}", pickled))
-        raise MissingWeights(f"backbone.model: the hub's {repository} has no {WEIGHTS}; it holds {', '.join(sorted(names)[:8])}")
+        raise MissingWeights(
+            f"backbone.model: the hub's {repository} has no {WEIGHTS}; it holds"
+            f" {', '.join(sorted(names)[:8])}"
+        )
     path = _hub_file(config, repository, name, fetch)
     if name == INDEX:
         for shard in shards_of(path):
@@ -106,7 +128,9 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
     try:
         found = try_to_load_from_cache(repository, name, revision=revision)
     except HFValidationError as error:
-        raise MissingWeights(f"backbone.model: {repository!r} is no folder here, and no id of a hub: {error}") from error
+        raise MissingWeights(
+            f"backbone.model: {repository!r} is no folder here, and no id of a hub: {error}"
+        ) from error
     return Path(found) if isinstance(found, str) else None
 
 
@@ -127,7 +151,10 @@ def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: 
         if isinstance(error, MissingWeights):
             raise
         raise MissingWeights(_not_here(config, repository, name, error)) from error
-    raise WeightsToFetch(f"weights of {config.name} {repository} are not cached: file {name}; a launch fetches them first")
+    raise WeightsToFetch(
+        f"weights of {config.name} {repository} are not cached: file {name}; a launch fetches them"
+        " first"
+    )
 
 
 @functools.cache
@@ -160,8 +187,9 @@ def _not_here(config: LibraryBackboneConfig, repository: str, name: str, error: 
     meant = f" Cached here: {', '.join(near)}." if near else ""
     needed = CONFIG if config.weights in WITHOUT_CHECKPOINT else f"{CONFIG} and {WEIGHTS}"
     return (
-        f"backbone.model: {folders}; {name} of the hub id {repository}{revision} is not in {constants.HF_HUB_CACHE}; "
-        f"and the hub cannot be asked: {cause}.{meant} Without a network: put {needed} into a folder and set backbone.model to it"
+        f"backbone.model: {folders}; {name} of the hub id {repository}{revision} is not in"
+        f" {constants.HF_HUB_CACHE}; and the hub cannot be asked: {cause}.{meant} Without a"
+        f" network: put {needed} into a folder and set backbone.model to it"
     )
 
 
@@ -171,4 +199,8 @@ def cached_models() -> list[str]:
 
     folder = Path(constants.HF_HUB_CACHE)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name.removeprefix("models--").replace("--", "/") for name in names if name.startswith("models--"))
+    return sorted(
+        name.removeprefix("models--").replace("--", "/")
+        for name in names
+        if name.startswith("models--")
+    )

@@ -1,7 +1,8 @@
-"""What the 3D transformers make their tokens and positions with: a small PointNet over each group of points, and an MLP of centres.
+"""What the 3D transformers make their tokens and positions with: a small PointNet over each group
+of points, and an MLP of centres.
 
-Sources: Point-BERT (arXiv 2111.14819), section 3; Point-MAE (arXiv 2203.06604); Point-M2AE (arXiv 2205.14401), section 3.1; spec 1.4.
-Letters: B clouds, N tokens, K points of a group, C channels.
+Sources: Point-BERT (arXiv 2111.14819), section 3; Point-MAE (arXiv 2203.06604); Point-M2AE (arXiv
+2205.14401), section 3.1; spec 1.4. Letters: B clouds, N tokens, K points of a group, C channels.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 
 class PatchEmbedding(nn.Module):
-    """Groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's maximum beside each point, two layers, maximum.
+    """Groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's maximum
+    beside each point, two layers, maximum.
 
-    While two layers are frozen their batch norm keeps the checkpoint's statistics, in training too. `trains_norms`: the norms
-    take the batch's statistics in training and move their own, as in the released programs (T46).
+    While two layers are frozen their batch norm keeps the checkpoint's statistics, in training too.
+    `trains_norms`: the norms take the batch's statistics in training and move their own, as in the
+    released programs (T46).
     """
 
     trains_norms = False
@@ -29,7 +32,9 @@ class PatchEmbedding(nn.Module):
 
     def train(self, mode: bool = True) -> PatchEmbedding:
         parts = (self.first_conv, self.second_conv)
-        trains = [self.trains_norms or any(p.requires_grad for p in part.parameters()) for part in parts]
+        trains = [
+            self.trains_norms or any(p.requires_grad for p in part.parameters()) for part in parts
+        ]
         super().train(mode and any(trains))
         for part, part_trains in zip(parts, trains, strict=True):
             part.train(mode and part_trains)
@@ -48,7 +53,12 @@ class PatchEmbedding(nn.Module):
 
 
 def _two_layers(dim_in: int, middle: int, dim_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(dim_in, middle, 1), nn.BatchNorm1d(middle), nn.ReLU(), nn.Conv1d(middle, dim_out, 1))
+    return nn.Sequential(
+        nn.Conv1d(dim_in, middle, 1),
+        nn.BatchNorm1d(middle),
+        nn.ReLU(),
+        nn.Conv1d(middle, dim_out, 1),
+    )
 
 
 def place_mlp(middle: int, dim: int) -> nn.Sequential:
@@ -57,23 +67,35 @@ def place_mlp(middle: int, dim: int) -> nn.Sequential:
 
 
 class Stem(nn.Module):
-    """`patches` and `places`, one of each per scale; `reduce` leads Point-BERT's wider tokens to the width of its blocks."""
+    """`patches` and `places`, one of each per scale; `reduce` leads Point-BERT's wider tokens to
+    the width of its blocks.
+    """
 
-    def __init__(self, patches: list[PatchEmbedding], places: list[nn.Sequential], reduce: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        patches: list[PatchEmbedding],
+        places: list[nn.Sequential],
+        reduce: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.patches, self.places = nn.ModuleList(patches), nn.ModuleList(places)
         self.reduce = reduce or nn.Identity()
 
 
 def body_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The encoder's tensors of a training checkpoint: those below the first prefix found, without it; else all of them.
+    """The encoder's tensors of a training checkpoint: those below the first prefix found, without
+    it; else all of them.
 
     Raises nothing: what is left over is reported by the strict loading.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for prefix in prefixes:
         if any(name.startswith(prefix) for name in state):
-            return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in state.items()
+                if name.startswith(prefix)
+            }
     return dict(state)
 
 
@@ -87,4 +109,6 @@ PLACES = {  # names of the position MLP in the files of Point-BERT's family
 
 def with_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename: what these files call `encoder` is the embedding of the groups."""
-    return {re.sub(r"^encoder\.", "stem.patches.0.", name): tensor for name, tensor in state.items()}
+    return {
+        re.sub(r"^encoder\.", "stem.patches.0.", name): tensor for name, tensor in state.items()
+    }

@@ -1,9 +1,10 @@
 """Point-M2AE: three scales, each of fewer and wider tokens.
 
-Source: Point-M2AE (arXiv 2205.14401), weights of its authors (the encoder under `h_encoder.`; I2P-MAE, arXiv 2212.06785, has the same
-encoder) or the hub's `torch-pointcloud/point-m2ae-base.pretrain.renrui-zhang`. Widths 96, 192, 384, five pre-norm blocks each, 6
-heads, no q/k/v bias; attention only among centres nearer than the scale's radius; no class token (spec 1.4, 7).
-Letters: B clouds, N tokens, K neighbours, C channels.
+Source: Point-M2AE (arXiv 2205.14401), weights of its authors (the encoder under `h_encoder.`;
+I2P-MAE, arXiv 2212.06785, has the same encoder) or the hub's
+`torch-pointcloud/point-m2ae-base.pretrain.renrui-zhang`. Widths 96, 192, 384, five pre-norm blocks
+each, 6 heads, no q/k/v bias; attention only among centres nearer than the scale's radius; no class
+token (spec 1.4, 7). Letters: B clouds, N tokens, K neighbours, C channels.
 """
 
 from __future__ import annotations
@@ -17,34 +18,51 @@ from torch import Tensor, nn
 
 from pointsweep.config.backbones import BackboneConfig, PointM2AEConfig
 from pointsweep.models.backbones.base import Backbone, Block, Shape
-from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, hub_file, split_qkv, with_new_norm
+from pointsweep.models.backbones.checkpoints import (
+    TIMM_BLOCKS,
+    Names,
+    hub_file,
+    split_qkv,
+    with_new_norm,
+)
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem, body_of, place_mlp
 from pointsweep.ops.point_ops import farthest_points, gather, nearest
 
 WIDTHS, DEPTH, RADII, FAR = (96, 192, 384), 5, (0.32, 0.64, 1.28), -1e5
-NAMES = Names(direct={}, prefix="blocks.", blocks=TIMM_BLOCKS, dropped=("encoder_norms.", "mask_token"))
+NAMES = Names(
+    direct={}, prefix="blocks.", blocks=TIMM_BLOCKS, dropped=("encoder_norms.", "mask_token")
+)
 
 
 class PointM2AE(Backbone):
-    """`dim` is the last scale's; `widths` those of all blocks. The checkpoint's norms of the scales belong to its decoder."""
+    """`dim` is the last scale's; `widths` those of all blocks. The checkpoint's norms of the scales
+    belong to its decoder.
+    """
 
     prefix = 0
 
     def __init__(self, config: PointM2AEConfig) -> None:
         depth = DEPTH * len(WIDTHS) if config.num_blocks is None else config.num_blocks
         if depth > DEPTH * len(WIDTHS):
-            raise ValueError(f"backbone.num_blocks: {config.name} has {DEPTH * len(WIDTHS)} blocks, got {depth}")
-        widths = WIDTHS[: (max(depth, 1) - 1) // DEPTH + 1]  # of the scales that `num_blocks` leaves
+            raise ValueError(
+                f"backbone.num_blocks: {config.name} has {DEPTH * len(WIDTHS)} blocks, got {depth}"
+            )
+        # of the scales that `num_blocks` leaves
+        widths = WIDTHS[: (max(depth, 1) - 1) // DEPTH + 1]
         shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
         super().__init__(config, shapes[-1])
         self.scale_tokens, self.scale_neighbours = config.scale_tokens, config.scale_neighbours
         self.widths = [widths[i // DEPTH] for i in range(max(depth, 1))]
         self.scale_starts = list(range(0, depth, DEPTH))
         self.blocks = nn.ModuleList(
-            Block(shapes[i // DEPTH], config.attention_dropout, rate) for i, rate in enumerate(self.drop_path_rates)
+            Block(shapes[i // DEPTH], config.attention_dropout, rate)
+            for i, rate in enumerate(self.drop_path_rates)
         )
         later = [PatchEmbedding((a, a, a), (b, b)) for a, b in itertools.pairwise(widths)]
-        self.stem = Stem([PatchEmbedding((3, 128, 256), (512, WIDTHS[0])), *later], [place_mlp(width, width) for width in widths])
+        self.stem = Stem(
+            [PatchEmbedding((3, 128, 256), (512, WIDTHS[0])), *later],
+            [place_mlp(width, width) for width in widths],
+        )
 
     def positions(self, places: Tensor) -> Tensor:
         return self.positions_at(0, places)
@@ -59,7 +77,8 @@ class PointM2AE(Backbone):
 
     def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
         scale = index // DEPTH
-        chosen = gather(centers, farthest_points(centers, self.scale_tokens[scale - 1]))  # (B, N, 3)
+        # (B, N, 3)
+        chosen = gather(centers, farthest_points(centers, self.scale_tokens[scale - 1]))
         near = nearest(chosen, centers, self.scale_neighbours[scale - 1])  # (B, N, K)
         return self.stem.patches[scale](gather(tokens, near)), chosen
 
@@ -68,12 +87,18 @@ class PointM2AE(Backbone):
         return hub_file(config, "torch-pointcloud/point-m2ae-base.pretrain.renrui-zhang", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        body = {_flat_name(name): tensor for name, tensor in body_of(state, ("h_encoder.",)).items()}
+        body = {
+            _flat_name(name): tensor for name, tensor in body_of(state, ("h_encoder.",)).items()
+        }
         found = NAMES.apply(split_qkv(body), len(self.blocks))
         unused = tuple(
-            f"stem.{part}.{scale}." for part in ("patches", "places") for scale in range(len(self.scale_starts), len(WIDTHS))
+            f"stem.{part}.{scale}."
+            for part in ("patches", "places")
+            for scale in range(len(self.scale_starts), len(WIDTHS))
         )
-        return with_new_norm({name: t for name, t in found.items() if not name.startswith(unused)}, self.dim)
+        return with_new_norm(
+            {name: t for name, t in found.items() if not name.startswith(unused)}, self.dim
+        )
 
 
 def _flat_name(name: str) -> str:
@@ -83,4 +108,6 @@ def _flat_name(name: str) -> str:
     if kind == "encoder_blocks":
         number, _, leaf = leaf.removeprefix("blocks.").partition(".")
         return f"blocks.{DEPTH * int(scale) + int(number)}.{leaf}"
-    return {"token_embed": f"stem.patches.{rest}", "encoder_pos_embeds": f"stem.places.{rest}"}.get(kind, name)
+    return {"token_embed": f"stem.patches.{rest}", "encoder_pos_embeds": f"stem.places.{rest}"}.get(
+        kind, name
+    )

@@ -1,7 +1,8 @@
 """RoBERTa-base.
 
-Source: RoBERTa (arXiv 1907.11692), weights `FacebookAI/roberta-base`; width 768, 12 post-norm blocks. Of the 514 rows of its position
-table the first two are reserved, so the line has 512 places; the final norm of the model is new (spec 2.11, 7).
+Source: RoBERTa (arXiv 1907.11692), weights `FacebookAI/roberta-base`; width 768, 12 post-norm
+blocks. Of the 514 rows of its position table the first two are reserved, so the line has 512
+places; the final norm of the model is new (spec 2.11, 7).
 """
 
 from __future__ import annotations

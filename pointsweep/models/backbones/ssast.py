@@ -1,8 +1,10 @@
 """SSAST-B, a self-supervised audio spectrogram transformer.
 
-Source: SSAST (arXiv 2110.09784), patch-based; weights `Simon-Kotchou/ssast-base-patch-audioset-16-16` in transformers' AST layout,
-or the original file with `module.v.` in front of timm's names. Width 768, 12 pre-norm blocks, positions of 8 (frequency) x 64 (time)
-patches, behind the rows of the class and the distillation token, which are left out (spec 2.11, 7).
+Source: SSAST (arXiv 2110.09784), patch-based; weights
+`Simon-Kotchou/ssast-base-patch-audioset-16-16` in transformers' AST layout, or the original file
+with `module.v.` in front of timm's names. Width 768, 12 pre-norm blocks, positions of 8 (frequency)
+x 64 (time) patches, behind the rows of the class and the distillation token, which are left out
+(spec 2.11, 7).
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ ORIGINAL_NAMES = Names(
 
 
 class SSAST(Backbone):
-    """The plane is 1,024 wide (time) and 128 high (frequency); a cell is one patch. Norms have the original program's eps."""
+    """The plane is 1,024 wide (time) and 128 high (frequency); a cell is one patch. Norms have the
+    original program's eps.
+    """
 
     plane = Plane(width=1024, height=128, cell=16)
     table: Tensor

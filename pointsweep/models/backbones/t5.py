@@ -1,9 +1,10 @@
 """The encoder of T5-base.
 
-Source: T5 (arXiv 1910.10683), section 2.1; weights `google-t5/t5-base`: width 768, 12 pre-norm blocks, norms without mean and shift,
-no biases, attention logits not scaled. T5 has no position table: what a pair of words has is a bias on their attention, by their
-distance. Ours is the mean over the virtual lines of that bias at the distance of two centres on the line.
-Letters: B clouds, N tokens, M views, H heads.
+Source: T5 (arXiv 1910.10683), section 2.1; weights `google-t5/t5-base`: width 768, 12 pre-norm
+blocks, norms without mean and shift, no biases, attention logits not scaled. T5 has no position
+table: what a pair of words has is a bias on their attention, by their distance. Ours is the mean
+over the virtual lines of that bias at the distance of two centres on the line. Letters: B clouds, N
+tokens, M views, H heads.
 """
 
 from __future__ import annotations
@@ -48,7 +49,18 @@ class T5(Backbone):
     table: Tensor
 
     def __init__(self, config: T5Config) -> None:
-        shape = Shape(768, 12, 12, 3072, qkv_bias=False, eps=1e-6, activation="relu", norm="rms", bias=False, scaled=False)
+        shape = Shape(
+            768,
+            12,
+            12,
+            3072,
+            qkv_bias=False,
+            eps=1e-6,
+            activation="relu",
+            norm="rms",
+            bias=False,
+            scaled=False,
+        )
         super().__init__(config, shape)
         self.register_buffer("table", torch.zeros(BUCKETS, 12))  # of the first block, shared by all
 
@@ -57,7 +69,10 @@ class T5(Backbone):
 
     def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor:
         assert places is not None
-        bias = sum(self.table[bucket(view.unsqueeze(1) - view.unsqueeze(2))] for view in places.unbind(1))  # (B, N, N, H)
+        # (B, N, N, H)
+        bias = sum(
+            self.table[bucket(view.unsqueeze(1) - view.unsqueeze(2))] for view in places.unbind(1)
+        )
         return torch.as_tensor(bias).permute(0, 3, 1, 2) / places.shape[1]
 
     @classmethod
@@ -69,7 +84,9 @@ class T5(Backbone):
 
 
 def bucket(distance: Tensor) -> Tensor:
-    """Rows of the bias table for distances key - query: half for either sign, the near ones exactly, the far ones by logarithm."""
+    """Rows of the bias table for distances key - query: half for either sign, the near ones
+    exactly, the far ones by logarithm.
+    """
     distance = distance.round()
     half = BUCKETS // 2
     exact = half // 2

@@ -1,11 +1,13 @@
 """timm and transformers beside a CPU build of torch.
 
-timm needs torchvision, and transformers imports it wherever it is installed. torchvision's wheel in the package registry is a CUDA
-build: beside a CPU build of torch its compiled part cannot be loaded, and `import torchvision` fails with "operator torchvision::nms
-does not exist". It imports once the two operators that it registers kernels for are declared. What then works are models and
+timm needs torchvision, and transformers imports it wherever it is installed. torchvision's wheel in
+the package registry is a CUDA build: beside a CPU build of torch its compiled part cannot be
+loaded, and `import torchvision` fails with "operator torchvision::nms does not exist". It imports
+once the two operators that it registers kernels for are declared. What then works are models and
 transforms; the operators themselves (for detection) have no kernel and raise when they are called.
 
-Call `declare_torchvision_operators` before the first import of timm or transformers. On a matching pair it does nothing.
+Call `declare_torchvision_operators` before the first import of timm or transformers. On a matching
+pair it does nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ SCHEMAS = (
 
 @functools.cache  # keeps the library alive: its operators are gone when it is
 def declare_torchvision_operators() -> torch.library.Library | None:
-    """Declare torchvision's operators if its compiled part cannot be loaded; None where there is nothing to declare."""
+    """Declare torchvision's operators if its compiled part cannot be loaded; None where there is
+    nothing to declare.
+    """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return None

@@ -1,7 +1,8 @@
 """Any plain vision transformer of the library timm, by its name or by a folder that timm has saved.
 
-Weights are the safetensors of the hub's repository that timm names for a model, read by timm itself. Hierarchies (Swin, ConvNeXt,
-PVT ...) are refused: they have no stack of equal layers over the same tokens.
+Weights are the safetensors of the hub's repository that timm names for a model, read by timm
+itself. Hierarchies (Swin, ConvNeXt, PVT ...) are refused: they have no stack of equal layers over
+the same tokens.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class TimmBackbone(LibraryBackbone):
         except (OSError, RuntimeError, KeyError) as error:
             text = " ".join(str(error).split())[:300]
             raise ValueError(f"{path}: does not fit {architecture(config)}: {text}") from error
-        revision = f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
+        revision = (
+            f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
+        )
         return module, f"{cls.origin(config)}{revision}, {path.name}, sha256 {digest}"
 
     @classmethod
@@ -55,7 +58,9 @@ class TimmBackbone(LibraryBackbone):
 
 
 def architecture(config: TimmConfig) -> str:
-    """The name of timm's model: what the file says, or what the folder's config.json does. Raises ValueError, MissingWeights."""
+    """The name of timm's model: what the file says, or what the folder's config.json does. Raises
+    ValueError, MissingWeights.
+    """
     if model_folder(config) is None:
         return config.model
     path = config_file(config)
@@ -64,7 +69,9 @@ def architecture(config: TimmConfig) -> str:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: is no JSON object: {error}") from error
     if not isinstance(name, str):
-        raise ValueError(f"{path}: names no architecture of timm; expected a key architecture, as timm writes it")
+        raise ValueError(
+            f"{path}: names no architecture of timm; expected a key architecture, as timm writes it"
+        )
     return name
 
 
@@ -78,7 +85,10 @@ def _repository(config: TimmConfig) -> str:
     _check_name(config)
     found = timm.get_pretrained_cfg(config.model)
     if found is None or not found.hf_hub_id:
-        raise ValueError(f"backbone.model: timm names no repository with weights of {config.model}; set weights to random")
+        raise ValueError(
+            f"backbone.model: timm names no repository with weights of {config.model}; set weights"
+            " to random"
+        )
     repository: str = found.hf_hub_id
     return repository
 
@@ -92,11 +102,16 @@ def _check_name(config: TimmConfig) -> None:
         if "." not in name or name in tags:
             return
         raise ValueError(
-            f"backbone.model: timm has {name.partition('.')[0]} with other weights: {', '.join(sorted(tags)[:8]) or 'none'}"
+            f"backbone.model: timm has {name.partition('.')[0]} with other weights:"
+            f" {', '.join(sorted(tags)[:8]) or 'none'}"
         )
-    near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(
+        name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.5
+    )
     meant = f" Did you mean {', '.join(near)}?" if near else ""
-    raise ValueError(f"backbone.model: timm has no model {name!r}, and there is no folder of this name.{meant}")
+    raise ValueError(
+        f"backbone.model: timm has no model {name!r}, and there is no folder of this name.{meant}"
+    )
 
 
 def _created(config: TimmConfig, **more: Any) -> nn.Module:
@@ -107,15 +122,24 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
     sizes: dict[str, Any] = {}
     for entry in config.sizes:
         key, _, value = entry.partition("=")
-        sizes[key] = json.loads(value) if value[:1] in "-0123456789[" or value in ("true", "false", "null") else value
+        sizes[key] = (
+            json.loads(value)
+            if value[:1] in "-0123456789[" or value in ("true", "false", "null")
+            else value
+        )
     if config.image_size is not None:
         sizes["img_size"] = config.image_size
     try:
         with torch.device("cpu"):
-            made: nn.Module = timm.create_model(architecture(config), num_classes=0, **sizes, **more)
+            made: nn.Module = timm.create_model(
+                architecture(config), num_classes=0, **sizes, **more
+            )
     except TypeError as error:
         text = " ".join(str(error).split())[:200]
-        raise ValueError(f"backbone.sizes: timm cannot build {config.model} with {', '.join(config.sizes)}: {text}") from error
+        raise ValueError(
+            f"backbone.sizes: timm cannot build {config.model} with {', '.join(config.sizes)}:"
+            f" {text}"
+        ) from error
     return made
 
 
@@ -132,11 +156,22 @@ def _empty(config: TimmConfig) -> LibraryModel:
     to_meta(module)
     model = LibraryModel(
         module=module,
-        inputs=lambda: {"x": torch.randn((1, channels, height, width), generator=torch.Generator().manual_seed(0))},
+        inputs=lambda: {
+            "x": torch.randn(
+                (1, channels, height, width), generator=torch.Generator().manual_seed(0)
+            )
+        },
         heads=1,
         name=f"timm {config.model}",
         reads_images=True,
     )
     layers = module.get_submodule(stack_of(model))
-    heads = next((part.num_heads for part in layers.modules() if isinstance(getattr(part, "num_heads", None), int)), 1)
+    heads = next(
+        (
+            part.num_heads
+            for part in layers.modules()
+            if isinstance(getattr(part, "num_heads", None), int)
+        ),
+        1,
+    )
     return replace(model, heads=heads)

@@ -1,6 +1,8 @@
-"""A transformer small enough for tests and smoke runs, with random frozen weights and the contract of the real ones.
+"""A transformer small enough for tests and smoke runs, with random frozen weights and the contract
+of the real ones.
 
-It stands for a backbone of any modality: `like` names the one it stands for, so that the stand-ins of two backbones differ.
+It stands for a backbone of any modality: `like` names the one it stands for, so that the stand-ins
+of two backbones differ.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ LENGTH, SIDE = 77, 7  # of the line, and of the plane's grid
 
 
 class Tiny(Backbone):
-    """Width 48, 2 blocks, 4 heads. Tables are drawn with the scale of the tokens, or positions would drown in them."""
+    """Width 48, 2 blocks, 4 heads. Tables are drawn with the scale of the tokens, or positions
+    would drown in them.
+    """
 
     table: Tensor
 
     def __init__(self, config: TinyConfig) -> None:
-        super().__init__(config, Shape(dim=48, num_blocks=2, num_heads=4, mlp=96, class_token=config.modality == "2d"))
+        super().__init__(
+            config,
+            Shape(dim=48, num_blocks=2, num_heads=4, mlp=96, class_token=config.modality == "2d"),
+        )
         self.like = config.like
         if config.modality == "3d":
             self.stem = Stem([PatchEmbedding((3, 16, 32), (48, 48))], [place_mlp(48, 48)])

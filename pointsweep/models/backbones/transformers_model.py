@@ -1,7 +1,9 @@
-"""Any transformer of the library transformers: language, vision or audio, by its hub id, its folder or its architecture.
+"""Any transformer of the library transformers: language, vision or audio, by its hub id, its folder
+or its architecture.
 
-The model is the library's own, from its config.json and its safetensors; no code that comes with a model is run. Of models with an
-encoder and a decoder the encoder is taken, of models with several towers the one that `tower` names.
+The model is the library's own, from its config.json and its safetensors; no code that comes with a
+model is run. Of models with an encoder and a decoder the encoder is taken, of models with several
+towers the one that `tower` names.
 """
 
 from __future__ import annotations
@@ -79,9 +81,14 @@ class TransformersBackbone(LibraryBackbone):
         if config.model_type:
             return f"transformers' {config.model_type}{_sizes(config)}"
         path = config_file(config)
-        revision = f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
+        revision = (
+            f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
+        )
         if config.weights in WITHOUT_CHECKPOINT:
-            return f"transformers {config.model}{revision}{_sizes(config)}, config.json, sha256 {file_sha256(path)}"
+            return (
+                f"transformers {config.model}{revision}{_sizes(config)}, config.json, sha256"
+                f" {file_sha256(path)}"
+            )
         return f"transformers {config.model}{revision}"
 
 
@@ -90,14 +97,19 @@ def _sizes(config: TransformersConfig) -> str:
 
 
 def _check_loaded(config: TransformersConfig, path: Path, prefix: str, report: Any) -> None:
-    """Raise ValueError where the file lacks what the backbone uses: the library would fill it with random numbers."""
+    """Raise ValueError where the file lacks what the backbone uses: the library would fill it with
+    random numbers.
+    """
     found = anatomy_of(TransformersBackbone, config)
     used = [found.stack, found.start_norm, found.final_norm, found.class_token, found.bias_owner]
     used += [] if found.table is None else [found.table.name]
     beginnings = tuple(f"{prefix}{name}" for name in used if name)
     missing = sorted(name for name in report["missing_keys"] if name.startswith(beginnings))
     if missing:
-        raise ValueError(f"{path}: does not fit {config.model}: it has no {missing[0]} ({len(missing)} such tensors)")
+        raise ValueError(
+            f"{path}: does not fit {config.model}: it has no {missing[0]} ({len(missing)} such"
+            " tensors)"
+        )
 
 
 def _stamp(config: TransformersConfig) -> Any:
@@ -119,7 +131,9 @@ def _empty(config: TransformersConfig, stamp: Any) -> LibraryModel:
             module, _ = _tower(_auto_model().from_config(hf), hf, config)
         except ValueError as error:
             text = " ".join(str(error).split())[:300]
-            raise ValueError(f"{named(config)}: the library has no model of this kind: {text}") from error
+            raise ValueError(
+                f"{named(config)}: the library has no model of this kind: {text}"
+            ) from error
     own = _config_of(hf, config)
     words = _word_table(module)
     to_meta(module)
@@ -157,7 +171,9 @@ def _auto_model() -> Any:
 
 
 def library_config(config: TransformersConfig) -> Any:
-    """The library's configuration of a model, with the file's sizes and without noise. Raises MissingWeights, ValueError."""
+    """The library's configuration of a model, with the file's sizes and without noise. Raises
+    MissingWeights, ValueError.
+    """
     declare_torchvision_operators()
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -166,7 +182,10 @@ def library_config(config: TransformersConfig) -> Any:
         if config.model_type not in known:
             near = difflib.get_close_matches(config.model_type, known, n=3, cutoff=0.5)
             meant = f" Did you mean {', '.join(near)}?" if near else ""
-            raise ValueError(f"backbone.model_type: transformers has no architecture {config.model_type!r}.{meant}")
+            raise ValueError(
+                "backbone.model_type: transformers has no architecture"
+                f" {config.model_type!r}.{meant}"
+            )
         hf = AutoConfig.for_model(config.model_type)
         return _without_noise(_resized(hf, {}, config))
     path = config_file(config)
@@ -175,7 +194,10 @@ def library_config(config: TransformersConfig) -> Any:
         written = json.loads(path.read_text())
     except (OSError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path}: is no model of transformers, or one whose own code would have to be run: {text}") from error
+        raise ValueError(
+            f"{path}: is no model of transformers, or one whose own code would have to be run:"
+            f" {text}"
+        ) from error
     return _without_noise(_resized(hf, written, config))
 
 
@@ -188,7 +210,9 @@ def _entry(entry: str) -> tuple[str, Any]:
 
 
 def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> Any:
-    """The configuration made again with other sizes than are written. Raises ValueError for a size that it does not have."""
+    """The configuration made again with other sizes than are written. Raises ValueError for a size
+    that it does not have.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
     sizes = dict(_entry(entry) for entry in config.sizes)
@@ -199,12 +223,18 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
     if config.tower and hasattr(hf, f"{config.tower}_config"):
         kind = getattr(hf, f"{config.tower}_config")
         own = whole[f"{config.tower}_config"] = dict(written.get(f"{config.tower}_config") or {})
-    allowed = {*kind.to_dict(), *getattr(kind, "attribute_map", {}), *inspect.signature(type(kind)).parameters}
+    allowed = {
+        *kind.to_dict(),
+        *getattr(kind, "attribute_map", {}),
+        *inspect.signature(type(kind)).parameters,
+    }
     for name in sizes:
         if name not in allowed:
             near = difflib.get_close_matches(name, list(allowed), n=3, cutoff=0.5)
             meant = f" Did you mean {', '.join(near)}?" if near else ""
-            raise ValueError(f"backbone.sizes: the configuration of {named(config)} has no {name!r}.{meant}")
+            raise ValueError(
+                f"backbone.sizes: the configuration of {named(config)} has no {name!r}.{meant}"
+            )
     if "layer_types" not in sizes:
         own.pop("layer_types", None)  # one for each layer: the library writes it anew
     own.update(sizes)
@@ -217,7 +247,14 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
 
 def _without_noise(hf: Any) -> Any:
     """Turn off what draws random numbers, and what is for generating text."""
-    parts = [hf, *(getattr(hf, name) for name in getattr(hf, "sub_configs", {}) if getattr(hf, name, None) is not None)]
+    parts = [
+        hf,
+        *(
+            getattr(hf, name)
+            for name in getattr(hf, "sub_configs", {})
+            if getattr(hf, name, None) is not None
+        ),
+    ]
     for part in parts:
         for name, value in list(vars(part).items()):
             if isinstance(value, float) and "drop" in name:
@@ -241,12 +278,23 @@ def _tower(whole: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module, 
     towers = [name for name in TOWERS if hasattr(hf, f"{name}_config")]
     if config.tower:
         names = TOWERS.get(config.tower, ())
-        module = next((getattr(whole, name) for name in names if isinstance(getattr(whole, name, None), nn.Module)), None)
+        module = next(
+            (
+                getattr(whole, name)
+                for name in names
+                if isinstance(getattr(whole, name, None), nn.Module)
+            ),
+            None,
+        )
         if module is None:
             allowed = ", ".join(towers) or "none, leave tower out"
-            raise ValueError(f"backbone.tower: {named(config)} has no tower {config.tower!r}; allowed: {allowed}")
+            raise ValueError(
+                f"backbone.tower: {named(config)} has no tower {config.tower!r}; allowed: {allowed}"
+            )
     elif len(towers) > 1:
-        raise ValueError(f"backbone.tower: {named(config)} has several towers, name one: {', '.join(towers)}")
+        raise ValueError(
+            f"backbone.tower: {named(config)} has several towers, name one: {', '.join(towers)}"
+        )
     elif getattr(hf, "is_encoder_decoder", False) and hasattr(whole, "get_encoder"):
         module = whole.get_encoder()
     prefix = next(name for name, part in whole.named_modules() if part is module)
@@ -271,7 +319,11 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
         return lambda: {kind: torch.arange(WORDS).remainder(WORDS // 2).unsqueeze(0) + 5}
     bands = getattr(hf, "num_mel_bins", None)
     if kind == "pixel_values" and hasattr(hf, "image_size") and not hasattr(hf, "num_frames"):
-        size = hf.image_size if isinstance(hf.image_size, (tuple, list)) else (hf.image_size, hf.image_size)
+        size = (
+            hf.image_size
+            if isinstance(hf.image_size, (tuple, list))
+            else (hf.image_size, hf.image_size)
+        )
         shape = (1, getattr(hf, "num_channels", 3), *size)
     elif kind == "input_values" and bands:
         shape = (1, hf.max_length, bands)
@@ -282,9 +334,13 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
     elif kind == "input_features" and hasattr(hf, "feature_projection_input_dim"):
         shape = (1, 4 * WORDS, hf.feature_projection_input_dim)
     else:
-        raise ValueError(f"{name}: it reads {kind}, and how these look is not known here: words, images and sound are")
+        raise ValueError(
+            f"{name}: it reads {kind}, and how these look is not known here: words, images and"
+            " sound are"
+        )
     more = {}
-    if "noise" in inspect.signature(module.forward).parameters:  # a masked autoencoder sorts its patches by it
+    if "noise" in inspect.signature(module.forward).parameters:
+        # a masked autoencoder sorts its patches by it
         count = (shape[-1] // hf.patch_size) * (shape[-2] // hf.patch_size)
         more["noise"] = torch.arange(count, dtype=torch.float32).unsqueeze(0)
     return lambda: {kind: torch.randn(shape, generator=torch.Generator().manual_seed(0)), **more}

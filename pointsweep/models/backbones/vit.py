@@ -1,8 +1,10 @@
-"""ViT-B/16 at 224 pixels, in two trainings: DeiT-B on ImageNet-1k and the augreg ViT on ImageNet-21k.
+"""ViT-B/16 at 224 pixels, in two trainings: DeiT-B on ImageNet-1k and the augreg ViT on
+ImageNet-21k.
 
-Sources: DeiT (arXiv 2012.12877), weights `timm/deit_base_patch16_224.fb_in1k`; ViT (arXiv 2010.11929) as trained for arXiv
-2106.10270, weights `timm/vit_base_patch16_224.augreg_in21k`. Read in timm's layout or in transformers'. Width 768, 12 pre-norm
-blocks, positions of a 14 x 14 grid; cells are patches (spec 2.11, 7).
+Sources: DeiT (arXiv 2012.12877), weights `timm/deit_base_patch16_224.fb_in1k`; ViT (arXiv
+2010.11929) as trained for arXiv 2106.10270, weights `timm/vit_base_patch16_224.augreg_in21k`. Read
+in timm's layout or in transformers'. Width 768, 12 pre-norm blocks, positions of a 14 x 14 grid;
+cells are patches (spec 2.11, 7).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A vision transformer trained on MNIST: a real pretrained vision model small enough for a laptop.
 
-Source: researchase/vit-mnist-explorations (MIT), 97.21 % on MNIST's test images; $POINTSWEEP_DATA/weights/vit_mnist. Width 64,
-6 pre-norm blocks, 4 heads of 64, ReLU, positions of a 7 x 7 grid of 4-pixel patches.
+Source: researchase/vit-mnist-explorations (MIT), 97.21 % on MNIST's test images;
+$POINTSWEEP_DATA/weights/vit_mnist. Width 64, 6 pre-norm blocks, 4 heads of 64, ReLU, positions of a
+7 x 7 grid of 4-pixel patches.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from pointsweep.config.backbones import BackboneConfig, ViTMNISTConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.models.backbones.checkpoints import TIMM, TIMM_BLOCKS, Names, data_file, grid_table, split_qkv
+from pointsweep.models.backbones.checkpoints import (
+    TIMM,
+    TIMM_BLOCKS,
+    Names,
+    data_file,
+    grid_table,
+    split_qkv,
+)
 
 SIDE = 7
 
@@ -35,7 +43,17 @@ class ViTMNIST(Backbone):
     table: Tensor
 
     def __init__(self, config: ViTMNISTConfig) -> None:
-        shape = Shape(64, 6, 4, 128, head_dim=64, qkv_bias=False, eps=1e-5, activation="relu", class_token=True)
+        shape = Shape(
+            64,
+            6,
+            4,
+            128,
+            head_dim=64,
+            qkv_bias=False,
+            eps=1e-5,
+            activation="relu",
+            class_token=True,
+        )
         super().__init__(config, shape)
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 64))
 

@@ -1,7 +1,8 @@
 """Adapter tuning: bottlenecks on the residual branches of every block.
 
-Sources: Houlsby et al. (arXiv 1902.00751), after attention and after the feed-forward branch, with a residual of their own; `single`,
-after the feed-forward branch only; AdaptFormer (arXiv 2205.13535), parallel to it, scaled by 0.1 and starting as a no-op (spec 5).
+Sources: Houlsby et al. (arXiv 1902.00751), after attention and after the feed-forward branch, with
+a residual of their own; `single`, after the feed-forward branch only; AdaptFormer (arXiv
+2205.13535), parallel to it, scaled by 0.1 and starting as a no-op (spec 5).
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ class Adapter(Method):
             self.own.append(made)
             if config.kind == "houlsby":
                 owner, name = block.attention()
-                setattr(owner, name, Behind(getattr(owner, name), self._bottleneck(width), self.scale))
+                setattr(
+                    owner, name, Behind(getattr(owner, name), self._bottleneck(width), self.scale)
+                )
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
-        return output + self.scale * self.own[index](inputs if self.config.kind == "adaptformer" else output)
+        return output + self.scale * self.own[index](
+            inputs if self.config.kind == "adaptformer" else output
+        )
 
     def _bottleneck(self, dim: int) -> Bottleneck:
         made = Bottleneck(dim, self.config.bottleneck, self.config.dropout)

@@ -1,10 +1,12 @@
-"""Any2Point: a guided adapter in every block, whose local aggregation follows the virtual projection.
+"""Any2Point: a guided adapter in every block, whose local aggregation follows the virtual
+projection.
 
-Source: Any2Point (arXiv 2404.07989), section 3 and its program; the order of operations is that of spec 2.5, the switches those of
-spec 2.10. Where the paper leaves the features out of its equation 3, the weighted mean of the program is meant and followed.
+Source: Any2Point (arXiv 2404.07989), section 3 and its program; the order of operations is that of
+spec 2.5, the switches those of spec 2.10. Where the paper leaves the features out of its equation
+3, the weighted mean of the program is meant and followed.
 
-Letters: B clouds, N tokens, C channels, M views, H heads. The per-view parameters of all views lie in one tensor each, so that the
-views are computed together.
+Letters: B clouds, N tokens, C channels, M views, H heads. The per-view parameters of all views lie
+in one tensor each, so that the views are computed together.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ FAR = -1e5  # added to the attention logit of two tokens that share no cell
 
 @dataclass(frozen=True)
 class Cells:
-    """Which tokens share a cell. `first` is the index of the first token of a token's cell, `share` 1 / the cell's size."""
+    """Which tokens share a cell. `first` is the index of the first token of a token's cell, `share`
+    1 / the cell's size.
+    """
 
     first: Tensor  # (B, M, N)
     share: Tensor  # (B, M, N)
@@ -39,7 +43,9 @@ class Cells:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the cell of every token: (B, M, N, C) -> (B, M, N, C)."""
         index = self.first.unsqueeze(-1).expand_as(values)
-        sums = torch.zeros_like(values).scatter_add(2, index, values * self.share.unsqueeze(-1).to(values.dtype))
+        sums = torch.zeros_like(values).scatter_add(
+            2, index, values * self.share.unsqueeze(-1).to(values.dtype)
+        )
         return sums.gather(2, index)
 
     def max(self, values: Tensor) -> Tensor:
@@ -50,7 +56,9 @@ class Cells:
 
 
 def cells_of(ids: Tensor, count: int | None) -> Cells:
-    """ids (B, M, N) -> Cells; `count` cells a sample and view, or None for the occupied ones alone."""
+    """ids (B, M, N) -> Cells; `count` cells a sample and view, or None for the occupied ones
+    alone.
+    """
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)
     total = share.sum(dim=(0, 2)).amax() if count is None else share.new_full((), count * len(ids))
@@ -58,9 +66,11 @@ def cells_of(ids: Tensor, count: int | None) -> Cells:
 
 
 class CellNorm(nn.BatchNorm1d):
-    """Batch normalisation over the cells of each view, of values that stand at the tokens: (B, M, N, C) -> the same shape.
+    """Batch normalisation over the cells of each view, of values that stand at the tokens: (B, M,
+    N, C) -> the same shape.
 
-    Equal to BatchNorm over a tensor of all cells in which empty ones are zero, without that tensor: a token counts `share`.
+    Equal to BatchNorm over a tensor of all cells in which empty ones are zero, without that tensor:
+    a token counts `share`.
     """
 
     def __init__(self, num_views: int, dim: int) -> None:
@@ -70,7 +80,8 @@ class CellNorm(nn.BatchNorm1d):
     def forward(self, values: Tensor, cells: Cells) -> Tensor:  # type: ignore[override]
         if self.training:
             assert self.running_mean is not None
-            mean, var = self._statistics(values.to(self.running_mean.dtype), cells)  # wider than bf16
+            # wider than bf16
+            mean, var = self._statistics(values.to(self.running_mean.dtype), cells)
         else:
             mean, var = self.running_mean, self.running_var  # type: ignore[assignment]
         scale = self.weight * torch.rsqrt(var + self.eps)
@@ -87,16 +98,24 @@ class CellNorm(nn.BatchNorm1d):
             unbiased = var * cells.count / (cells.count - 1).clamp(min=1)
             for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
                 assert running is not None
-                folded(partial(Tensor.lerp_, weight=self.momentum or 0.1), running, new.flatten())  # lerp_ has no batching rule
+                # lerp_ has no batching rule
+                folded(partial(Tensor.lerp_, weight=self.momentum or 0.1), running, new.flatten())
         return mean.flatten(), var.flatten()
 
 
 class LocalAttention(nn.Module):
-    """LA_j(LN_j(t)): self-attention among the tokens of a cell, one set of weights a view, shared by all blocks."""
+    """LA_j(LN_j(t)): self-attention among the tokens of a cell, one set of weights a view, shared
+    by all blocks.
+    """
 
     def __init__(self, config: Any2PointConfig, num_views: int, dim: int) -> None:
         super().__init__()
-        middle, self.num_heads, self.num_views, self.dim = config.attn_dim, config.attn_heads, num_views, dim
+        middle, self.num_heads, self.num_views, self.dim = (
+            config.attn_dim,
+            config.attn_heads,
+            num_views,
+            dim,
+        )
         self.norm_weight = nn.Parameter(torch.ones(num_views * dim))
         self.norm_bias = nn.Parameter(torch.zeros(num_views * dim))
         self.qkv_weight = nn.Parameter(torch.empty(num_views, dim, 3 * middle))
@@ -113,7 +132,8 @@ class LocalAttention(nn.Module):
         x = F.layer_norm(tokens, (self.dim,)).unsqueeze(1)  # (B, 1, N, C)
         x = x * self.norm_weight.view(grid) + self.norm_bias.view(grid)  # (B, M, N, C)
         qkv = x @ self.qkv_weight + self.qkv_bias.view(grid)  # (B, M, N, 3 * middle)
-        q, k, v = qkv.unflatten(3, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)  # (B, M, H, N, middle / H) each
+        # (B, M, H, N, middle / H) each
+        q, k, v = qkv.unflatten(3, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
         # The program scales by the full middle width, not by that of a head.
         scale = self.out_weight.shape[1] ** -0.5
         weights = (q @ k.transpose(-2, -1) * scale + far).softmax(dim=-1)
@@ -123,7 +143,9 @@ class LocalAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """The context of one forward: cells of the views, the additive mask of their attention, and the voxels."""
+    """The context of one forward: cells of the views, the additive mask of their attention, and the
+    voxels.
+    """
 
     cells: Cells  # of (B, M, N)
     far: Tensor  # (B, M, 1, N, N)
@@ -131,9 +153,12 @@ class Neighbourhoods:
 
 
 class Any2Point(Method):
-    """The guided adapter. Trained values at width 768, 12 blocks, beside the 279,744 of tokens and norm: spec 2.7."""
+    """The guided adapter. Trained values at width 768, 12 blocks, beside the 279,744 of tokens and
+    norm: spec 2.7.
+    """
 
-    idle_parts = ("attention.qkv_weight",)  # where every cell holds one token, queries and keys have nothing to choose from
+    # where every cell holds one token, queries and keys have nothing to choose from
+    idle_parts = ("attention.qkv_weight",)
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: Any2PointConfig = self.config
@@ -166,7 +191,15 @@ class Any2Point(Method):
         if self.config.adapter != "guided":
             return None
         config = self.config
-        kind = ("cells", self.num_views, self.plane, config.voxel_size, config.cell_size, config.local_space, config.bn_nonempty_only)
+        kind = (
+            "cells",
+            self.num_views,
+            self.plane,
+            config.voxel_size,
+            config.cell_size,
+            config.local_space,
+            config.bn_nonempty_only,
+        )
         return once([centers] if places is None else [centers, places], kind, self._neighbourhoods)
 
     def _neighbourhoods(self, centers: Tensor, places: Tensor | None = None) -> Neighbourhoods:
@@ -182,7 +215,9 @@ class Any2Point(Method):
         far = torch.where(ids.unsqueeze(3) == ids.unsqueeze(2), 0.0, FAR).unsqueeze(2)
         return Neighbourhoods(cells, far, voxels)
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Neighbourhoods | None) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Neighbourhoods | None
+    ) -> Tensor:
         if self.config.adapter == "none":
             return output
         return output + self.config.scale_factor * self.bottlenecks[index](output)
@@ -190,11 +225,23 @@ class Any2Point(Method):
     def after_block(self, index: int, tokens: Tensor, context: Neighbourhoods | None) -> Tensor:
         if context is None:
             return tokens
-        own = [getattr(self, name)[index] if name in self._modules else None for name in ("drop_paths", "cell_norms", "voxel_norms")]
+        own = [
+            getattr(self, name)[index] if name in self._modules else None
+            for name in ("drop_paths", "cell_norms", "voxel_norms")
+        ]
         return self.aggregate(tokens, context, *own)
 
-    def aggregate(self, tokens: Tensor, context: Neighbourhoods, drop_path: Any, cell_norm: Any, voxel_norm: Any) -> Tensor:
-        """`after_block` with the block's own layers; the same for all blocks, so that compiled.py compiles it once."""
+    def aggregate(
+        self,
+        tokens: Tensor,
+        context: Neighbourhoods,
+        drop_path: Any,
+        cell_norm: Any,
+        voxel_norm: Any,
+    ) -> Tensor:
+        """`after_block` with the block's own layers; the same for all blocks, so that compiled.py
+        compiles it once.
+        """
         classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]  # (B, N, C)
         y = t.unsqueeze(1)  # (B, 1, N, C)
         if self.config.local_aggregation:
@@ -204,9 +251,14 @@ class Any2Point(Method):
         if self.config.cell_pooling == "mean_max":
             pooled = pooled + context.cells.max(y)
         views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
-        return torch.cat([classes, t + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context)], dim=1)
+        return torch.cat(
+            [classes, t + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context)],
+            dim=1,
+        )
 
-    def _ensemble(self, voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods) -> Tensor:
+    def _ensemble(
+        self, voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods
+    ) -> Tensor:
         """views (B, M, N, C) -> (B, N, C)."""
         if self.config.ensemble == "mean":
             return views.mean(dim=1)

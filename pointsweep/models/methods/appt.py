@@ -1,9 +1,9 @@
 """APPT: the tokenizer's global vector as a prompt, a fresh copy of it in front of every block.
 
-Source: APPT, the released demo (its paper's tables could not be read); spec 4. The tokenizer is `point_pn`, the head
-`pool: mean_plus_max` over all tokens; the trained table of positions is `positions: {kind: learnable, init_std: 0}`.
-`compat: official` takes the mean of the batch's first cloud for every cloud (T3).
-Letters: B clouds, N tokens, C channels, S prompts so far.
+Source: APPT, the released demo (its paper's tables could not be read); spec 4. The tokenizer is
+`point_pn`, the head `pool: mean_plus_max` over all tokens; the trained table of positions is
+`positions: {kind: learnable, init_std: 0}`. `compat: official` takes the mean of the batch's first
+cloud for every cloud (T3). Letters: B clouds, N tokens, C channels, S prompts so far.
 """
 
 from __future__ import annotations
@@ -22,21 +22,28 @@ from pointsweep.models.methods.base import Method
 
 @dataclass
 class Prompts:
-    """The context of one forward: the prompt (B, 1, C) that the next block gets, and how many stand in front of the tokens."""
+    """The context of one forward: the prompt (B, 1, C) that the next block gets, and how many stand
+    in front of the tokens.
+    """
 
     vector: Tensor
     count: int = 0
 
 
 class APPT(Method):
-    """With the ViT-B blocks: 3,421,251 values without the head, 3,369,792 of them the tokenizer's. A class token stays frozen."""
+    """With the ViT-B blocks: 3,421,251 values without the head, 3,369,792 of them the tokenizer's.
+    A class token stays frozen.
+    """
 
     trains_class_token = False
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: APPTConfig = self.config
         if len(backbone.scale_starts) > 1:
-            raise ValueError(f"method: appt's prompts walk through all blocks, and {backbone.config.name} has scales")
+            raise ValueError(
+                f"method: appt's prompts walk through all blocks, and {backbone.config.name} has"
+                " scales"
+            )
         self.prefix, self.depth = prefix, min(config.prompt_depth, len(backbone.blocks))
         self.takes_first_mean = self.compat == "official"
         if config.position_feature:
@@ -56,7 +63,9 @@ class APPT(Method):
             tokens = tokens + self.mix(torch.stack([tokens, away], dim=-1)).squeeze(-1)
         return tokens, vector
 
-    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, Prompts]:
+    def begin(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+    ) -> tuple[Tensor, Prompts]:
         return tokens, Prompts(seen)
 
     def before_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:

@@ -10,12 +10,17 @@ from pointsweep.models.methods.base import Method
 
 
 class BitFit(Method):
-    """At width 768, 12 blocks: 101,376 values; 36,864 in Point-MAE, whose q, k and v have none. Raises ValueError for no bias."""
+    """At width 768, 12 blocks: 101,376 values; 36,864 in Point-MAE, whose q, k and v have none.
+    Raises ValueError for no bias.
+    """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         biases = [p for name, p in backbone.blocks.named_parameters() if name.endswith(".bias")]
         if not biases:
-            raise ValueError(f"method: bitfit trains the biases of a backbone, and {backbone.config.name} has none")
+            raise ValueError(
+                f"method: bitfit trains the biases of a backbone, and {backbone.config.name} has"
+                " none"
+            )
         for bias in biases:
             bias.requires_grad_(True)
 

@@ -1,8 +1,10 @@
-"""DAPT: adapters with a learned scale for every token, whose mean becomes a further prompt, and shifted features everywhere.
+"""DAPT: adapters with a learned scale for every token, whose mean becomes a further prompt, and
+shifted features everywhere.
 
-Source: Dynamic Adapter Meets Prompt Tuning (arXiv 2403.01439), sections 3.2-3.4; spec 5. Two things are ours: the prompt is the mean
-over the tokens of GELU of the adapter's output, and it has a scale and shift of its own, which meets the published count.
-Letters: B clouds, N tokens, C channels, S prompts so far.
+Source: Dynamic Adapter Meets Prompt Tuning (arXiv 2403.01439), sections 3.2-3.4; spec 5. Two things
+are ours: the prompt is the mean over the tokens of GELU of the adapter's output, and it has a scale
+and shift of its own, which meets the published count. Letters: B clouds, N tokens, C channels, S
+prompts so far.
 """
 
 from __future__ import annotations
@@ -38,15 +40,22 @@ class DynamicAdapter(nn.Module):
 
 
 class DAPT(Method):
-    """With Point-MAE and the two-layer head for 15 classes: 1,087,003 values. Head: class token, mean of the prompts, maximum."""
+    """With Point-MAE and the two-layer head for 15 classes: 1,087,003 values. Head: class token,
+    mean of the prompts, maximum.
+    """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: DAPTConfig = self.config
         if len(backbone.scale_starts) > 1 and config.prompts:
             raise ValueError(
-                f"method.prompts: dapt's prompts walk through all blocks, {backbone.config.name} has scales; allowed: false"
+                f"method.prompts: dapt's prompts walk through all blocks, {backbone.config.name}"
+                " has scales; allowed: false"
             )
-        self.prefix, self.last, self.extra_features = prefix, len(backbone.blocks) - 1, int(config.prompts)
+        self.prefix, self.last, self.extra_features = (
+            prefix,
+            len(backbone.blocks) - 1,
+            int(config.prompts),
+        )
         self.adapters = nn.ModuleList(DynamicAdapter(config, width) for width in backbone.widths)
         if config.prompts:
             self.prompt_shifts = nn.ModuleList(Shift(width) for width in backbone.widths)
@@ -56,10 +65,14 @@ class DAPT(Method):
                 shift_outputs(block)
             shift_norm(backbone)
 
-    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, list[Tensor]]:
+    def begin(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+    ) -> tuple[Tensor, list[Tensor]]:
         return tokens, []
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: list[Tensor]) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: list[Tensor]
+    ) -> Tensor:
         added, material = self.adapters[index](inputs)
         context.append(material)
         return output + added

@@ -1,10 +1,11 @@
-"""DoRA: a frozen matrix is taken apart into the lengths and the directions of its rows; both are tuned.
+"""DoRA: a frozen matrix is taken apart into the lengths and the directions of its rows; both are
+tuned.
 
-Source: DoRA: Weight-Decomposed Low-Rank Adaptation (arXiv 2402.09353), equation 5,
-W' = m (W + s B A) / ||W + s B A||, with s = alpha / rank and one length m for each output (the program,
-github.com/NVlabs/DoRA, takes the norm along the inputs). m starts as the norm of W, A Kaiming-uniform, B at zero, so the
-model starts as it was. Section 4.3: the norm is a constant to the gradient, which the program does by default.
-Letters: C channels, r rank.
+Source: DoRA: Weight-Decomposed Low-Rank Adaptation (arXiv 2402.09353), equation 5, W' = m (W + s B
+A) / ||W + s B A||, with s = alpha / rank and one length m for each output (the program,
+github.com/NVlabs/DoRA, takes the norm along the inputs). m starts as the norm of W, A
+Kaiming-uniform, B at zero, so the model starts as it was. Section 4.3: the norm is a constant to
+the gradient, which the program does by default. Letters: C channels, r rank.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from pointsweep.models.methods.lora import LowRank
 
 
 class Decomposed(LowRank):
-    """A frozen linear layer with a tuned length and direction of every row: (..., C_in) -> (..., C_out)."""
+    """A frozen linear layer with a tuned length and direction of every row: (..., C_in) -> (...,
+    C_out).
+    """
 
     def __init__(self, frozen: nn.Linear, rank: int, alpha: float, detach_norm: bool) -> None:
         super().__init__(frozen, rank, alpha)
         self.detach_norm = detach_norm
         weight = frozen.weight.detach()
-        # On the meta device, where a model is only counted, the norm would load torch's compiler: seconds.
+        # On the meta device, where a model is only counted, the norm would load torch's compiler:
+        # seconds.
         lengths = torch.empty(len(weight)) if weight.is_meta else row_norms(weight)
         self.magnitude = nn.Parameter(lengths)  # m, (C_out,)
 
@@ -51,7 +55,11 @@ class DoRA(Method):
             assert isinstance(block, TransformerBlock)
             for target in config.targets:
                 for owner, name in block.projections(target):
-                    setattr(owner, name, Decomposed(getattr(owner, name), config.rank, alpha, config.detach_norm))
+                    setattr(
+                        owner,
+                        name,
+                        Decomposed(getattr(owner, name), config.rank, alpha, config.detach_norm),
+                    )
 
 
 def row_norms(weight: Tensor) -> Tensor:

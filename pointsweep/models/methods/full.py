@@ -1,4 +1,5 @@
-"""Full fine-tuning: every block of the backbone trains, and what makes a 3d backbone's tokens; nothing is inserted (spec 5).
+"""Full fine-tuning: every block of the backbone trains, and what makes a 3d backbone's tokens;
+nothing is inserted (spec 5).
 
 Tables of positions stay as they are.
 """

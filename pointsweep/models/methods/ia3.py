@@ -1,9 +1,9 @@
 """(IA)3: keys, values and hidden activations are multiplied by trained vectors.
 
-Source: Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning (arXiv 2205.05638),
-section 3.3: softmax(Q (l_k * K)^T / sqrt(d)) (l_v * V), and (l_ff * activation(W1 x)) W2. All vectors start at one, so the
-model starts as it was. Where the feed-forward branch is gated, as in T0, the program scales the other factor, which is
-the same.
+Source: Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning
+(arXiv 2205.05638), section 3.3: softmax(Q (l_k * K)^T / sqrt(d)) (l_v * V), and (l_ff *
+activation(W1 x)) W2. All vectors start at one, so the model starts as it was. Where the
+feed-forward branch is gated, as in T0, the program scales the other factor, which is the same.
 Letters: C channels, D width of the hidden layer.
 """
 

@@ -1,8 +1,9 @@
-"""IDPT: one prompt in front of the last block, made of each cloud's own tokens by a small graph network.
+"""IDPT: one prompt in front of the last block, made of each cloud's own tokens by a small graph
+network.
 
-Source: Instance-aware Dynamic Prompt Tuning (arXiv 2304.07221), section 3.2; spec 5. The published count of 1.7M is met with the
-final norm frozen and no norm behind the layer that joins the three edge convolutions.
-Letters: B clouds, N tokens, C channels, K neighbours.
+Source: Instance-aware Dynamic Prompt Tuning (arXiv 2304.07221), section 3.2; spec 5. The published
+count of 1.7M is met with the final norm frozen and no norm behind the layer that joins the three
+edge convolutions. Letters: B clouds, N tokens, C channels, K neighbours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pointsweep.ops.point_ops import nearest
 
 
 class IDPT(Method):
-    """With Point-MAE and the two-layer head for 15 classes: 1,696,399 values. The head sees class token, prompt and maximum."""
+    """With Point-MAE and the two-layer head for 15 classes: 1,696,399 values. The head sees class
+    token, prompt and maximum.
+    """
 
     extra_features = 1
 
@@ -41,7 +44,8 @@ class IDPT(Method):
             near = nearest(x.detach(), x.detach(), min(self.config.neighbours, x.shape[1]))
             x = layer(x, near)
             features.append(x)
-        prompt = F.leaky_relu(self.join(torch.cat(features, dim=2)), 0.2).amax(dim=1, keepdim=True)  # (B, 1, C)
+        # (B, 1, C)
+        prompt = F.leaky_relu(self.join(torch.cat(features, dim=2)), 0.2).amax(dim=1, keepdim=True)
         return insert_tokens(tokens, prompt + self.prompt_position, at=self.prefix)
 
     def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:

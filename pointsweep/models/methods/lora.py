@@ -1,7 +1,7 @@
 """LoRA: low-rank updates beside frozen projections, W x + (alpha / r) B A x.
 
-Source: LoRA (arXiv 2106.09685), equation 3; A starts Kaiming-uniform, B at zero, so the model starts as it was (spec 5).
-Letters: C channels, r rank.
+Source: LoRA (arXiv 2106.09685), equation 3; A starts Kaiming-uniform, B at zero, so the model
+starts as it was (spec 5). Letters: C channels, r rank.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class LowRank(nn.Module):
 
 
 class LoRA(Method):
-    """At width 768, 12 blocks: 589,824 values for q, v at rank 16, as many for q, k, v, out at rank 8."""
+    """At width 768, 12 blocks: 589,824 values for q, v at rank 16, as many for q, k, v, out at rank
+    8.
+    """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         alpha = self.config.alpha if self.config.alpha is not None else float(self.config.rank)

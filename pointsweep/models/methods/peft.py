@@ -1,8 +1,9 @@
 """Any tuner of the library `peft`, put into the frozen blocks.
 
-Source: https://huggingface.co/docs/peft, `inject_adapter_in_model`; config/peft_tuners.py lists the tuners, and why some
-are refused. The library draws its start from torch's generator, which the model seeds for the method; what is saved of
-a trial are the tensors that train, and everything else of a tuner follows from the frozen weights and fixed seeds.
+Source: https://huggingface.co/docs/peft, `inject_adapter_in_model`; config/peft_tuners.py lists the
+tuners, and why some are refused. The library draws its start from torch's generator, which the
+model seeds for the method; what is saved of a trial are the tensors that train, and everything else
+of a tuner follows from the frozen weights and fixed seeds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ NORMS = ("norm1", "norm2")
 
 
 class PEFT(Method):
-    """Trains what the tuner puts beside the targets: as many values as the library itself counts."""
+    """Trains what the tuner puts beside the targets: as many values as the library itself
+    counts.
+    """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         tuner = TUNERS[self.config.tuner]
@@ -44,11 +47,19 @@ class PEFT(Method):
             else:
                 self._inject(tuner, places, layers, backbone, paths)
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-            text = f"method: peft's {self.config.tuner} cannot be put into {', '.join(targets)} of {backbone.config.name}"
+            text = (
+                f"method: peft's {self.config.tuner} cannot be put into {', '.join(targets)} of"
+                f" {backbone.config.name}"
+            )
             raise ValueError(f"{text}: {error}") from error
 
     def _inject(
-        self, tuner: Tuner, places: list[str], layers: list[nn.Module], backbone: Backbone, paths: Mapping[str, list[str]]
+        self,
+        tuner: Tuner,
+        places: list[str],
+        layers: list[nn.Module],
+        backbone: Backbone,
+        paths: Mapping[str, list[str]],
     ) -> None:
         declare_torchvision_operators()
         import peft
@@ -75,13 +86,19 @@ class PEFT(Method):
 
 
 def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
-    """Where all blocks together hold what each target names. Raises ValueError for a target that a block does not have."""
+    """Where all blocks together hold what each target names. Raises ValueError for a target that a
+    block does not have.
+    """
     names = {module: name for name, module in backbone.blocks.named_modules()}
     found: dict[str, list[str]] = {}
     for block in backbone.blocks:
         assert isinstance(block, TransformerBlock)
         for target in sorted(targets):
-            own = [block.norms()[NORMS.index(target)]] if target in NORMS else block.projections(target)
+            own = (
+                [block.norms()[NORMS.index(target)]]
+                if target in NORMS
+                else block.projections(target)
+            )
             found.setdefault(target, []).extend(names[getattr(owner, name)] for owner, name in own)
     return found
 

@@ -1,20 +1,24 @@
-"""PointGST: bottleneck adapters beside the feed-forward branch that tune tokens in the spectra of graphs of their centres.
+"""PointGST: bottleneck adapters beside the feed-forward branch that tune tokens in the spectra of
+graphs of their centres.
 
-Source: Parameter-Efficient Fine-Tuning in Spectral Domain for Point Cloud Learning (arXiv 2410.08114), section 4, and its
-program (github.com/jerryfeng2003/PointGST, models/PGST.py and models/PointTransformer.py, read in November 2026). The
-adapter reads the stream between attention and feed-forward branch, and is added behind the latter:
-down (C -> r), then SiLU of it, plus for the points' tokens what is tuned in two spectra, then up (r -> C), which starts at
-zero, so the model starts as it was. In a spectrum s: s + SiLU(W LN(s) + b); W and b are the same for both, and start at
-zero; each has a norm of its own. The graphs: all tokens, and groups of 32 neighbours on a Z-order curve; between two
-centres a weight of d_min / d, for the smallest distance d_min; the basis are the eigenvectors U of the Laplacian D - A.
+Source: Parameter-Efficient Fine-Tuning in Spectral Domain for Point Cloud Learning (arXiv
+2410.08114), section 4, and its program (github.com/jerryfeng2003/PointGST, models/PGST.py and
+models/PointTransformer.py, read in November 2026). The adapter reads the stream between attention
+and feed-forward branch, and is added behind the latter: down (C -> r), then SiLU of it, plus for
+the points' tokens what is tuned in two spectra, then up (r -> C), which starts at zero, so the
+model starts as it was. In a spectrum s: s + SiLU(W LN(s) + b); W and b are the same for both, and
+start at zero; each has a norm of its own. The graphs: all tokens, and groups of 32 neighbours on a
+Z-order curve; between two centres a weight of d_min / d, for the smallest distance d_min; the basis
+are the eigenvectors U of the Laplacian D - A.
 
-Followed here and not there: a graph's d_min is its own, not that of the whole batch, on which a prediction would then
-depend; two centres in one place have weight 1 (there: infinite); the curve runs over the cloud's own box (there:
-coordinates times 100, of which negative ones wrap around). Of an eigenvector the sign is taken in which its largest
-entry is positive (there: as the library gives it). The program takes U s for the spectrum and U^T for the way back, the
-other way round than a graph Fourier transform: `transform: program`. The count of 0.62M is met with the final norm frozen,
-as the programs that it builds on have it (inferred: the file that says what trains is not published).
-Letters: B clouds, N tokens, C channels, r bottleneck, G local graphs, S tokens of one.
+Followed here and not there: a graph's d_min is its own, not that of the whole batch, on which a
+prediction would then depend; two centres in one place have weight 1 (there: infinite); the curve
+runs over the cloud's own box (there: coordinates times 100, of which negative ones wrap around). Of
+an eigenvector the sign is taken in which its largest entry is positive (there: as the library gives
+it). The program takes U s for the spectrum and U^T for the way back, the other way round than a
+graph Fourier transform: `transform: program`. The count of 0.62M is met with the final norm frozen,
+as the programs that it builds on have it (inferred: the file that says what trains is not
+published). Letters: B clouds, N tokens, C channels, r bottleneck, G local graphs, S tokens of one.
 """
 
 from __future__ import annotations
@@ -45,7 +49,9 @@ class Spectra:
 
 @dataclass
 class Context:
-    """What the hooks of one forward share: the scale's spectra, and what the running block's adapter adds."""
+    """What the hooks of one forward share: the scale's spectra, and what the running block's
+    adapter adds.
+    """
 
     spectra: Spectra
     added: Tensor | None = None
@@ -96,7 +102,9 @@ class SpectralAdapter(nn.Module):
 
 
 class PointGST(Method):
-    """With Point-MAE and the two-layer head for 15 classes: 622,831 values, 354,528 of them the adapters'."""
+    """With Point-MAE and the two-layer head for 15 classes: 622,831 values, 354,528 of them the
+    adapters'.
+    """
 
     works_between = True
 
@@ -104,12 +112,17 @@ class PointGST(Method):
         for block in backbone.blocks:
             if not isinstance(block, Block):
                 raise ValueError(
-                    f"method: point_gst works between the branches of a block, which the layers of {backbone.config.name} do not show"
+                    "method: point_gst works between the branches of a block, which the layers of"
+                    f" {backbone.config.name} do not show"
                 )
-        self.adapters = nn.ModuleList(SpectralAdapter(width, self.config) for width in backbone.widths)
+        self.adapters = nn.ModuleList(
+            SpectralAdapter(width, self.config) for width in backbone.widths
+        )
         backbone.norm.requires_grad_(False)
 
-    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any) -> tuple[Tensor, Context]:
+    def begin(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+    ) -> tuple[Tensor, Context]:
         return tokens, Context(self.geometry(centers, places))
 
     def geometry(self, centers: Tensor, places: Tensor | None) -> Spectra:
@@ -128,7 +141,9 @@ class PointGST(Method):
 
 @torch.no_grad()
 def spectra_of(centers: Tensor, size: int) -> Spectra:
-    """Work out the bases of centres (B, N, 3), with local graphs of `size` tokens. Raises ValueError where N is no multiple."""
+    """Work out the bases of centres (B, N, 3), with local graphs of `size` tokens. Raises
+    ValueError where N is no multiple.
+    """
     count = centers.shape[1]
     size = min(size, count)
     if count % size:
@@ -143,12 +158,15 @@ def spectra_of(centers: Tensor, size: int) -> Spectra:
 
 
 def basis_of(centers: Tensor) -> Tensor:
-    """centers (..., S, 3) -> the Laplacian's eigenvectors in columns, lowest frequency first (..., S, S)."""
+    """centers (..., S, 3) -> the Laplacian's eigenvectors in columns, lowest frequency first (...,
+    S, S).
+    """
     places = centers.double()
     distances = (places.unsqueeze(-2) - places.unsqueeze(-3)).norm(dim=-1)  # (..., S, S)
     apart = torch.where(distances > 0, distances, torch.inf)
     smallest = apart.flatten(-2).amin(dim=-1)[..., None, None]
-    weights = torch.where(distances > 0, smallest / apart, 1.0)  # of a centre with itself 1, which the Laplacian drops
+    # of a centre with itself 1, which the Laplacian drops
+    weights = torch.where(distances > 0, smallest / apart, 1.0)
     laplacian = torch.diag_embed(weights.sum(dim=-1)) - weights
     vectors = torch.linalg.eigh(laplacian).eigenvectors
     largest = vectors.abs().argmax(dim=-2, keepdim=True)
@@ -156,9 +174,13 @@ def basis_of(centers: Tensor) -> Tensor:
 
 
 def z_order(centers: Tensor) -> Tensor:
-    """centers (B, N, 3) -> places on a Z-order curve through the cloud's box (B, N), whole numbers."""
+    """centers (B, N, 3) -> places on a Z-order curve through the cloud's box (B, N), whole
+    numbers.
+    """
     low = centers.amin(dim=1, keepdim=True)
-    extent = (centers - low).amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(centers.dtype).tiny)
+    extent = (
+        (centers - low).amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(centers.dtype).tiny)
+    )
     most = (1 << BITS) - 1
     cells = ((centers - low) / extent * most).round().long()  # (B, N, 3)
     code = torch.zeros_like(cells[..., 0])

@@ -1,10 +1,13 @@
-"""Point-PEFT: prompts filled from a memory bank of training clouds, adapters with local attention among neighbours, trained biases.
+"""Point-PEFT: prompts filled from a memory bank of training clouds, adapters with local attention
+among neighbours, trained biases.
 
-Source: Point-PEFT (arXiv 2310.03059) and its program; spec 3, whose section numbers follow. The defaults are those of Point-MAE on
-ScanObjectNN (3.4, first column); the other variants are settings. In the prompted blocks of `compat: fixed` the groups are found
-among the prompts' learned coordinates and the centres, so that every index meets its own feature; `official` finds them among points
-sampled anew of [coordinates; cloud] and looks them up with a stride that is too short (T2), which mixes the clouds of a batch.
-Letters: B clouds, P points, N tokens, C channels, S prompts, G groups, K neighbours, H heads.
+Source: Point-PEFT (arXiv 2310.03059) and its program; spec 3, whose section numbers follow. The
+defaults are those of Point-MAE on ScanObjectNN (3.4, first column); the other variants are
+settings. In the prompted blocks of `compat: fixed` the groups are found among the prompts' learned
+coordinates and the centres, so that every index meets its own feature; `official` finds them among
+points sampled anew of [coordinates; cloud] and looks them up with a stride that is too short (T2),
+which mixes the clouds of a batch. Letters: B clouds, P points, N tokens, C channels, S prompts, G
+groups, K neighbours, H heads.
 """
 
 from __future__ import annotations
@@ -22,7 +25,12 @@ from pointsweep.models.backbones.base import Attention, Backbone, Block
 from pointsweep.models.backbones.patch_embedding import Stem
 from pointsweep.models.layers import Bottleneck, Dropout, DropPath, insert_tokens, remove_tokens
 from pointsweep.models.methods.base import Method
-from pointsweep.models.methods.point_peft_parts import AroundPrompts, GatedPrompts, LocalStage, frozen_copy
+from pointsweep.models.methods.point_peft_parts import (
+    AroundPrompts,
+    GatedPrompts,
+    LocalStage,
+    frozen_copy,
+)
 from pointsweep.ops.point_ops import farthest_points, gather, nearest
 from pointsweep.ops.vmap import folded
 
@@ -37,7 +45,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Context:
-    """Of one forward and scale: Seen, and the groups of the local stage with and without prompts."""
+    """Of one forward and scale: Seen, and the groups of the local stage with and without
+    prompts.
+    """
 
     seen: Seen
     plain: Any
@@ -45,19 +55,26 @@ class Context:
 
 
 class PointPEFT(Method):
-    """Point-MAE, 15 classes: 710,749 values with the head, as Point-PEFT counts. Raises ValueError for a backbone without a stem."""
+    """Point-MAE, 15 classes: 710,749 values with the head, as Point-PEFT counts. Raises ValueError
+    for a backbone without a stem.
+    """
 
     keeps_buffers = True  # the bank
-    idle_parts = ("coordinates",)  # a prompt's coordinates act where they are taken as a centre, and only the first one surely is
+    # a prompt's coordinates act where they are taken as a centre, and only the first one surely is
+    idle_parts = ("coordinates",)
     bank: Tensor
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: PointPEFTConfig = self.config
         if not isinstance(backbone.stem, Stem):
-            raise ValueError(f"method: point_peft needs a backbone that reads points; {backbone.config.name} has no stem")
+            raise ValueError(
+                f"method: point_peft needs a backbone that reads points; {backbone.config.name} has"
+                " no stem"
+            )
         self.prefix, self.widths, self.starts = prefix, backbone.widths, backbone.scale_starts
         self.depth = min(config.depth, len(backbone.blocks))
-        self.register_buffer("bank", torch.empty(backbone.dim, 0), persistent=False)  # (C, n) columns of length 1
+        # (C, n) columns of length 1
+        self.register_buffer("bank", torch.empty(backbone.dim, 0), persistent=False)
         if config.bank:
             self.encoder = frozen_copy(backbone)
         self._make_prompts(backbone)
@@ -74,16 +91,25 @@ class PointPEFT(Method):
                     parameter.requires_grad_(True)
 
     def thaws(self, name: str) -> bool:
-        return bool(self.config.bias_tuning) and name.startswith("blocks.") and name.endswith(".bias")
+        return (
+            bool(self.config.bias_tuning) and name.startswith("blocks.") and name.endswith(".bias")
+        )
 
     def _make_prompts(self, backbone: Backbone) -> None:
         config, widths = self.config, self.widths[: self.depth]
-        self.prompts = nn.ParameterList(nn.Parameter(torch.empty(config.num_prompts, w)) for w in widths)
+        self.prompts = nn.ParameterList(
+            nn.Parameter(torch.empty(config.num_prompts, w)) for w in widths
+        )
         for prompt in self.prompts:
             nn.init.trunc_normal_(prompt, std=0.02)
         self.dropout = Dropout(config.dropout)
         filled = range(self.starts[-1], self.depth) if config.bank else range(0)
-        self.fillers = nn.ModuleDict({str(i): Bottleneck(self.widths[i], config.bank_bottleneck, config.dropout) for i in filled})
+        self.fillers = nn.ModuleDict(
+            {
+                str(i): Bottleneck(self.widths[i], config.bank_bottleneck, config.dropout)
+                for i in filled
+            }
+        )
         if config.prompt_kind == "gated":
             for block in list(backbone.blocks)[: self.depth]:
                 assert isinstance(block, Block)
@@ -95,9 +121,14 @@ class PointPEFT(Method):
     def _make_local(self, rates: list[float]) -> None:
         config = self.config
         scale_widths = [self.widths[start] for start in self.starts]
-        self.local = nn.ModuleList(LocalStage(w, config.local_pool == "max_mean", config.center_scale) for w in scale_widths)
+        self.local = nn.ModuleList(
+            LocalStage(w, config.local_pool == "max_mean", config.center_scale)
+            for w in scale_widths
+        )
         self.norms = nn.ModuleList(nn.BatchNorm1d(w) for w in self.widths)
-        self.drop_paths = nn.ModuleList(DropPath(rate if self.program.drops_groups else 0.0) for rate in rates)
+        self.drop_paths = nn.ModuleList(
+            DropPath(rate if self.program.drops_groups else 0.0) for rate in rates
+        )
         for drop_path in self.drop_paths:
             drop_path.lead = 2  # type: ignore[assignment]  # a draw for every cloud and group
         if self.depth and config.prompt_kind == "concat":
@@ -117,20 +148,33 @@ class PointPEFT(Method):
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Fill the bank: one column of length 1 for every training cloud (3.2)."""
         if self.config.bank:
-            self.bank = torch.cat([F.normalize(self._query(points), dim=1) for points in batches]).t().contiguous()
+            self.bank = (
+                torch.cat([F.normalize(self._query(points), dim=1) for points in batches])
+                .t()
+                .contiguous()
+            )
 
     @torch.no_grad()
     def _query(self, points: Tensor) -> Tensor:
-        """points (B, P, 3) -> the maximum over the frozen encoder's tokens, (B, C); in Point-M2AE mean + maximum."""
+        """points (B, P, 3) -> the maximum over the frozen encoder's tokens, (B, C); in Point-M2AE
+        mean + maximum.
+        """
         encoder, config, skip = self.encoder, self.config, self.program.skips_near_origin
-        centers = gather(points, farthest_points(points, min(config.bank_groups, points.shape[1]), skip))
+        centers = gather(
+            points, farthest_points(points, min(config.bank_groups, points.shape[1]), skip)
+        )
         near = nearest(centers, points, min(config.bank_group_size, points.shape[1]))
-        tokens = encoder.stem.reduce(encoder.stem.patches[0](gather(points, near) - centers.unsqueeze(2)))
+        tokens = encoder.stem.reduce(
+            encoder.stem.patches[0](gather(points, near) - centers.unsqueeze(2))
+        )
         for index, block in enumerate(encoder.blocks):
             if index in encoder.scale_starts:
                 if index > 0:
                     tokens, centers = encoder.enter_scale(index, tokens, centers)
-                encoding, bias = encoder.positions_at(index, centers), encoder.attention_bias(index, centers, None)
+                encoding, bias = (
+                    encoder.positions_at(index, centers),
+                    encoder.attention_bias(index, centers, None),
+                )
             tokens = block(tokens + encoding, lambda output, inputs: output, bias)
         tokens = encoder.norm(tokens)
         return tokens.amax(dim=1) + (tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0)
@@ -139,11 +183,15 @@ class PointPEFT(Method):
         if not self.config.bank or not len(self.fillers):
             return tokens, Seen(None, points)
         if not self.bank.shape[1]:
-            raise RuntimeError("point_peft: the memory bank is empty; prepare() fills it from the training clouds")
+            raise RuntimeError(
+                "point_peft: the memory bank is empty; prepare() fills it from the training clouds"
+            )
         return tokens, Seen(self._retrieve(folded(self._query, points)), points)
 
     def _retrieve(self, query: Tensor) -> Tensor:
-        """query (B, C) -> itself, the softmax mixture of its nearest columns, and these columns, (B, S, C) (3.2)."""
+        """query (B, C) -> itself, the softmax mixture of its nearest columns, and these columns,
+        (B, S, C) (3.2).
+        """
         similarity = F.normalize(query, dim=1) @ self.bank  # (B, n)
         if self.config.exclude_self and self.training:
             similarity = similarity.masked_fill(similarity > 1 - 1e-6, -torch.inf)
@@ -151,14 +199,21 @@ class PointPEFT(Method):
         columns = self.bank.t()[top.indices]  # (B, K, C)
         mixed = (top.values.softmax(dim=1).unsqueeze(2) * columns).sum(dim=1)
         found = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
-        lacking = self.config.num_prompts - found.shape[1]  # a bank of fewer clouds than columns asked for
-        return torch.cat([found, found[:, -1:].expand(-1, lacking, -1)], dim=1) if lacking else found
+        # a bank of fewer clouds than columns asked for
+        lacking = self.config.num_prompts - found.shape[1]
+        return (
+            torch.cat([found, found[:, -1:].expand(-1, lacking, -1)], dim=1) if lacking else found
+        )
 
-    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Seen) -> tuple[Tensor, Context]:
+    def begin(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Seen
+    ) -> tuple[Tensor, Context]:
         if not self.config.local:
             return tokens, Context(seen, None, None)
         scale, config = self.starts.index(index), self.config
-        count = config.local_centers[scale] if config.local_centers else max(centers.shape[1] // 2, 1)
+        count = (
+            config.local_centers[scale] if config.local_centers else max(centers.shape[1] // 2, 1)
+        )
         local: Any = self.local[scale]
         skip = self.program.skips_near_origin
         plain = local.groups(centers, centers, count, config.local_neighbours, skip)
@@ -199,10 +254,14 @@ class PointPEFT(Method):
         if prompted and self.config.prompt_kind == "gated":
             tokens, prompted = remove_tokens(tokens, self.config.num_prompts, at=self.prefix), False
         if self.config.local:
-            tokens = self._local(index, tokens, context.prompted if prompted else context.plain, prompted)
+            tokens = self._local(
+                index, tokens, context.prompted if prompted else context.plain, prompted
+            )
         if self.config.adapter:
             tokens = tokens + self.closing[index](tokens)
-        return remove_tokens(tokens, self.config.num_prompts, at=self.prefix) if prompted else tokens
+        return (
+            remove_tokens(tokens, self.config.num_prompts, at=self.prefix) if prompted else tokens
+        )
 
     def _local(self, index: int, tokens: Tensor, groups: Any, prompted: bool) -> Tensor:
         """Add what the groups say to the N point tokens (3.3)."""
@@ -211,6 +270,9 @@ class PointPEFT(Method):
         short = prompted and self.compat == "official"
         local: Any = self.local[scale]
         stride = groups.back.shape[1] if short else None
-        found = local(values, groups, self.norms[index], stride, self.drop_paths[index])  # (B, N, C)
+        # (B, N, C)
+        found = local(values, groups, self.norms[index], stride, self.drop_paths[index])
         front = tokens.shape[1] - found.shape[1]
-        return torch.cat([tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * found], dim=1)
+        return torch.cat(
+            [tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * found], dim=1
+        )

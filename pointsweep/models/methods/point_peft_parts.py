@@ -1,7 +1,8 @@
-"""Point-PEFT's parts: the local stage of its geometry-aware adapter, its zero-gated prompts, and the frozen encoder of its bank.
+"""Point-PEFT's parts: the local stage of its geometry-aware adapter, its zero-gated prompts, and
+the frozen encoder of its bank.
 
-Source: Point-PEFT (arXiv 2310.03059) and its program; spec 3.2-3.4. Letters: B clouds, N tokens, C channels, S prompts, G groups,
-K neighbours, H heads.
+Source: Point-PEFT (arXiv 2310.03059) and its program; spec 3.2-3.4. Letters: B clouds, N tokens, C
+channels, S prompts, G groups, K neighbours, H heads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ HEADS, HEAD_DIM = 6, 3
 
 @dataclass(frozen=True)
 class Groups:
-    """Of one forward: which values are in a group and its centre, and how much of each group goes back to each token."""
+    """Of one forward: which values are in a group and its centre, and how much of each group goes
+    back to each token.
+    """
 
     near: Tensor  # (B, G, K) into the values
     centers: Tensor  # (B, G)
@@ -29,7 +32,9 @@ class Groups:
 
 
 class LocalStage(nn.Module):
-    """Attention among the members of each group, pooled, and propagated back to all tokens; shared by the blocks of a scale (3.3)."""
+    """Attention among the members of each group, pooled, and propagated back to all tokens; shared
+    by the blocks of a scale (3.3).
+    """
 
     def __init__(self, dim: int, mean_too: bool, center_scale: float) -> None:
         super().__init__()
@@ -49,12 +54,15 @@ class LocalStage(nn.Module):
         neighbours: int,
         skip_near_origin: bool = False,
     ) -> Groups:
-        """Group values at `places` (B, n, 3) for tokens at (B, N, 3). A gradient flows through `back` alone."""
+        """Group values at `places` (B, n, 3) for tokens at (B, N, 3). A gradient flows through
+        `back` alone.
+        """
         count = min(count, places.shape[1])
         chosen = farthest_points(places.detach(), count, skip_near_origin)  # (B, G)
         at = gather(places, chosen)
         near = nearest(at.detach(), places.detach(), min(neighbours, places.shape[1]))
-        closeness = 1 / ((tokens_at.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=3) + 1e-8)  # (B, N, G)
+        # (B, N, G)
+        closeness = 1 / ((tokens_at.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=3) + 1e-8)
         return Groups(near, chosen, closeness / closeness.sum(dim=2, keepdim=True))
 
     def forward(
@@ -65,26 +73,32 @@ class LocalStage(nn.Module):
         stride: int | None,
         drop_path: nn.Module,
     ) -> Tensor:
-        """values (B, n, C) -> (B, N, C). With a `stride` shorter than n the indices meet other values, of other clouds too (T2)."""
+        """values (B, n, C) -> (B, N, C). With a `stride` shorter than n the indices meet other
+        values, of other clouds too (T2).
+        """
         members = self._look_up(values, groups.near, stride)  # (B, G, K, C)
         members = members + drop_path(self._attend(self.norm(members)))
         pooled = members.amax(dim=2)
         if self.mean_too:
             pooled = pooled + members.mean(dim=2)
         pooled = F.gelu(norm(pooled.flatten(0, 1))).unflatten(0, pooled.shape[:2])
-        pooled = pooled + self.center_scale * self._look_up(values, groups.centers, stride)  # (B, G, C)
+        # (B, G, C)
+        pooled = pooled + self.center_scale * self._look_up(values, groups.centers, stride)
         return groups.back @ pooled
 
     @staticmethod
     def _look_up(values: Tensor, index: Tensor, stride: int | None) -> Tensor:
         if stride is None:
             return gather(values, index)
-        offsets = stride * torch.arange(len(values), device=values.device).view(-1, *[1] * (index.dim() - 1))
+        offsets = stride * torch.arange(len(values), device=values.device).view(
+            -1, *[1] * (index.dim() - 1)
+        )
         return values.flatten(0, 1)[index + offsets]
 
     def _attend(self, x: Tensor) -> Tensor:
         """x (B, G, K, C) -> (B, G, K, C)."""
-        q, k, v = self.qkv(x).unflatten(3, (3, HEADS, HEAD_DIM)).permute(3, 0, 1, 4, 2, 5)  # (B, G, H, K, 3) each
+        # (B, G, H, K, 3) each
+        q, k, v = self.qkv(x).unflatten(3, (3, HEADS, HEAD_DIM)).permute(3, 0, 1, 4, 2, 5)
         # The program scales by the width of all heads.
         weights = (q @ k.transpose(-2, -1) * (HEADS * HEAD_DIM) ** -0.5).softmax(dim=-1)
         mixed: Tensor = self.out((weights @ v).transpose(2, 3).flatten(3))
@@ -92,9 +106,11 @@ class LocalStage(nn.Module):
 
 
 class GatedPrompts(nn.Module):
-    """Attention that lets the tokens look at the prompts beside them through gates that start shut (3.4).
+    """Attention that lets the tokens look at the prompts beside them through gates that start shut
+    (3.4).
 
-    The prompts stand behind the class token and give keys and values only; a softmax is taken of a softmax, as in the program (T29).
+    The prompts stand behind the class token and give keys and values only; a softmax is taken of a
+    softmax, as in the program (T29).
     """
 
     def __init__(self, attention: Attention, prefix: int, num_prompts: int) -> None:
@@ -104,17 +120,26 @@ class GatedPrompts(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         end, frozen = self.prefix + self.num_prompts, self.attention
-        prompts, tokens = x[:, self.prefix : end], torch.cat([x[:, : self.prefix], x[:, end:]], dim=1)
-        q, k, v = (frozen._heads(layer(tokens)) for layer in (frozen.q, frozen.k, frozen.v))  # (B, H, T, C / H)
-        pk, pv = frozen._heads(frozen.k(prompts)), frozen._heads(frozen.v(prompts))  # (B, H, S, C / H)
+        prompts, tokens = (
+            x[:, self.prefix : end],
+            torch.cat([x[:, : self.prefix], x[:, end:]], dim=1),
+        )
+        # (B, H, T, C / H)
+        q, k, v = (frozen._heads(layer(tokens)) for layer in (frozen.q, frozen.k, frozen.v))
+        # (B, H, S, C / H)
+        pk, pv = frozen._heads(frozen.k(prompts)), frozen._heads(frozen.v(prompts))
         weights = (q @ pk.transpose(-2, -1) * frozen.scale).softmax(dim=-1).softmax(dim=-1)
         mixed = frozen._attend(q, k, v, bias) + self.gate * (weights @ pv)
         output = frozen.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
-        return torch.cat([output[:, : self.prefix], torch.zeros_like(prompts), output[:, self.prefix :]], dim=1)
+        return torch.cat(
+            [output[:, : self.prefix], torch.zeros_like(prompts), output[:, self.prefix :]], dim=1
+        )
 
 
 class AroundPrompts(nn.Module):
-    """A frozen norm that leaves the prompts behind the class token as they are, as the released program does (T48)."""
+    """A frozen norm that leaves the prompts behind the class token as they are, as the released
+    program does (T48).
+    """
 
     def __init__(self, norm: nn.Module, prefix: int, num_prompts: int) -> None:
         super().__init__()
@@ -123,12 +148,20 @@ class AroundPrompts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         end = self.prefix + self.num_prompts
         normed: Tensor = self.norm(x)
-        return torch.cat([normed[:, : self.prefix], x[:, self.prefix : end], normed[:, end:]], dim=1)
+        return torch.cat(
+            [normed[:, : self.prefix], x[:, self.prefix : end], normed[:, end:]], dim=1
+        )
 
 
 def frozen_copy(backbone: Backbone) -> Backbone:
-    """The backbone as it was loaded, in eval mode; it shares the weights that stay frozen and has its own of what is tuned later."""
-    tuned = {id(p) for name, p in backbone.named_parameters() if name.endswith(".bias") or name.startswith("norm.")}
+    """The backbone as it was loaded, in eval mode; it shares the weights that stay frozen and has
+    its own of what is tuned later.
+    """
+    tuned = {
+        id(p)
+        for name, p in backbone.named_parameters()
+        if name.endswith(".bias") or name.startswith("norm.")
+    }
     shared = {id(p): p for p in backbone.parameters() if id(p) not in tuned}
     copied = copy.deepcopy(backbone, dict(shared))
     for patch in copied.stem.patches:

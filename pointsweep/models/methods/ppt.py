@@ -1,16 +1,18 @@
-"""PPT: further groups of points become prompts, with encodings of their own centres, and three bottlenecks work on tokens.
+"""PPT: further groups of points become prompts, with encodings of their own centres, and three
+bottlenecks work on tokens.
 
-Source: Positional Prompt Tuning for Efficient 3D Representation Learning (arXiv 2408.11567) and its program
-(github.com/zsc000722/PPT, models/PPT.py, read in November 2026). The prompts come from the backbone's own embedding of
-groups around farthest points. Before every block a bottleneck acts on the points' tokens and another on the prompts, each
-added to what it reads; a third reads the stream between attention and feed-forward branch and is added behind the latter.
-The three are the same for all blocks, and start from truncated normals of 0.02. The head takes the class token, the mean
-of the points' tokens and the mean of the prompts. Trained beside them: the MLP of positions, and the first layers of the
-embedding; the final norm is frozen (inferred: the program leaves that to its reader, and with these the count is the 1.04M
-that papers print). Here a prompt's encoding is added before every block, as the program does, whatever
-`positions.injection` says; the embedding's second norm, which is frozen, keeps the checkpoint's statistics (there: they
-move); the program's head has GELU in the place of ReLU.
-Letters: B clouds, N tokens, C channels, S prompts, K points of a group.
+Source: Positional Prompt Tuning for Efficient 3D Representation Learning (arXiv 2408.11567) and its
+program (github.com/zsc000722/PPT, models/PPT.py, read in November 2026). The prompts come from the
+backbone's own embedding of groups around farthest points. Before every block a bottleneck acts on
+the points' tokens and another on the prompts, each added to what it reads; a third reads the stream
+between attention and feed-forward branch and is added behind the latter. The three are the same for
+all blocks, and start from truncated normals of 0.02. The head takes the class token, the mean of
+the points' tokens and the mean of the prompts. Trained beside them: the MLP of positions, and the
+first layers of the embedding; the final norm is frozen (inferred: the program leaves that to its
+reader, and with these the count is the 1.04M that papers print). Here a prompt's encoding is added
+before every block, as the program does, whatever `positions.injection` says; the embedding's second
+norm, which is frozen, keeps the checkpoint's statistics (there: they move); the program's head has
+GELU in the place of ReLU. Letters: B clouds, N tokens, C channels, S prompts, K points of a group.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ TRAINED = ("stem.patches.0.first_conv.", "stem.places.0.")
 
 @dataclass
 class Prompts:
-    """What the hooks of one forward share: the prompts and their encodings (B, S, C), and what the running block adds."""
+    """What the hooks of one forward share: the prompts and their encodings (B, S, C), and what the
+    running block adds.
+    """
 
     tokens: Tensor
     encoding: Tensor
@@ -47,10 +51,16 @@ class PPT(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         if len(backbone.scale_starts) > 1 or not prefix:
-            raise ValueError(f"method: ppt's prompts walk through all blocks beside a class token; {backbone.config.name} has scales")
-        if not isinstance(backbone.stem, Stem) or not all(isinstance(block, Block) for block in backbone.blocks):
             raise ValueError(
-                f"method: ppt thaws a part of the embedding of a 3d checkpoint (point_mae, ...); {backbone.config.name} has none"
+                "method: ppt's prompts walk through all blocks beside a class token;"
+                f" {backbone.config.name} has scales"
+            )
+        if not isinstance(backbone.stem, Stem) or not all(
+            isinstance(block, Block) for block in backbone.blocks
+        ):
+            raise ValueError(
+                "method: ppt thaws a part of the embedding of a 3d checkpoint (point_mae, ...);"
+                f" {backbone.config.name} has none"
             )
         self.prefix, self.stem = prefix, backbone.stem
         width = self.config.bottleneck
@@ -67,11 +77,14 @@ class PPT(Method):
     def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Prompts]:
         most = points.shape[1]
         count, near = min(self.config.num_prompts, most), min(self.config.prompt_neighbours, most)
-        _, [(centers, _, relative)] = neighbourhoods(points, [count], near)  # (B, S, 3), (B, S, K, 3)
+        # (B, S, 3), (B, S, K, 3)
+        _, [(centers, _, relative)] = neighbourhoods(points, [count], near)
         prompts = self.stem.reduce(self.stem.patches[0](relative))
         return tokens, Prompts(prompts, self.stem.places[0](centers))
 
-    def begin(self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Prompts) -> tuple[Tensor, Prompts]:
+    def begin(
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Prompts
+    ) -> tuple[Tensor, Prompts]:
         return insert_tokens(tokens, seen.tokens, at=self.prefix), seen  # (B, prefix + S + N, C)
 
     def before_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
@@ -94,7 +107,8 @@ class PPT(Method):
     def pool(self, tokens: Tensor, context: Prompts) -> tuple[Tensor, list[Tensor]]:
         end = self._end(context)
         prompts = tokens[:, self.prefix : end].mean(dim=1)  # (B, C)
-        # The mean stands for the points' tokens: of one token alone the head's maximum is the token.
+        # The mean stands for the points' tokens: of one token alone the head's maximum is the
+        # token.
         points = tokens[:, end:].mean(dim=1, keepdim=True)  # (B, 1, C)
         return torch.cat([tokens[:, : self.prefix], points], dim=1), [prompts]
 

@@ -1,7 +1,8 @@
-"""Prompt tuning: learned tokens behind the class token, new ones for every block (deep) or in front of the first (shallow).
+"""Prompt tuning: learned tokens behind the class token, new ones for every block (deep) or in front
+of the first (shallow).
 
-Source: Visual Prompt Tuning (arXiv 2203.12119), started from N(0, 0.02) (spec 5). Letters: B clouds, N tokens, C channels, L blocks,
-S prompts.
+Source: Visual Prompt Tuning (arXiv 2203.12119), started from N(0, 0.02) (spec 5). Letters: B
+clouds, N tokens, C channels, L blocks, S prompts.
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ class Prompt(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         self.deep = self.config.depth == "deep"
-        # Shallow prompts end with the scale: the next one's tokens are made anew of the points' tokens.
+        # Shallow prompts end with the scale: the next one's tokens are made anew of the points'
+        # tokens.
         self.prefix, self.last = prefix, [*backbone.scale_starts, len(backbone.blocks)][1] - 1
         widths = backbone.widths if self.deep else backbone.widths[:1]
         values = drawn(self.config.init_std, len(widths), self.config.num_prompts, max(widths))
-        self.prompts = nn.ParameterList(nn.Parameter(one[:, :width].clone()) for one, width in zip(values, widths, strict=True))
+        self.prompts = nn.ParameterList(
+            nn.Parameter(one[:, :width].clone()) for one, width in zip(values, widths, strict=True)
+        )
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         if self.deep or index == 0:
-            return insert_tokens(tokens, self.prompts[index], at=self.prefix)  # (B, prefix + S + N, C)
+            # (B, prefix + S + N, C)
+            return insert_tokens(tokens, self.prompts[index], at=self.prefix)
         return tokens
 
     def after_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
-        # Deep: the next block brings its own prompts. Shallow: they walk through all blocks and are dropped before the head.
+        # Deep: the next block brings its own prompts. Shallow: they walk through all blocks and are
+        # dropped before the head.
         if self.deep or index == self.last:
             return remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
         return tokens

@@ -1,11 +1,11 @@
 """SSF: every output of the frozen model is scaled and shifted, channel by channel.
 
 Source: Scaling & Shifting Your Features (arXiv 2210.08823), equation 2, and its program
-(github.com/dongzelian/SSF, models/vision_transformer.py): behind both norms, the joined q, k and v, the output
-projection and both layers of the feed-forward branch of every block, behind the patch embedding and behind the final
-norm. Scales start from N(1, 0.02), shifts from N(0, 0.02). Here the tokens come from a tokenizer, so what stands behind
-the patch embedding there stands behind the tokens. The final norm is frozen, as in the program.
-Letters: B clouds, N tokens, C channels.
+(github.com/dongzelian/SSF, models/vision_transformer.py): behind both norms, the joined q, k and v,
+the output projection and both layers of the feed-forward branch of every block, behind the patch
+embedding and behind the final norm. Scales start from N(1, 0.02), shifts from N(0, 0.02). Here the
+tokens come from a tokenizer, so what stands behind the patch embedding there stands behind the
+tokens. The final norm is frozen, as in the program. Letters: B clouds, N tokens, C channels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Shift(nn.Module):
 
 
 class SSF(Method):
-    """At width 768, 12 blocks: 205,824 values, which the paper prints with heads of 100 and 1000 classes (0.28M, 0.97M)."""
+    """At width 768, 12 blocks: 205,824 values, which the paper prints with heads of 100 and 1000
+    classes (0.28M, 0.97M).
+    """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         self.tokens = Shift(backbone.widths[0])

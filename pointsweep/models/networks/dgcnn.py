@@ -1,8 +1,9 @@
-"""DGCNN: convolutions over the edges of a neighbour graph that is drawn anew, among features, in front of every layer.
+"""DGCNN: convolutions over the edges of a neighbour graph that is drawn anew, among features, in
+front of every layer.
 
-Source: arXiv 1801.07829, section 3.1 (EdgeConv), section 3.2 (dynamic graph) and the classification network of section 4.1
-and figure 3. A point is its own first neighbour, as in the published program.
-Letters: B clouds, P points, K neighbours, C channels, D width of a layer.
+Source: arXiv 1801.07829, section 3.1 (EdgeConv), section 3.2 (dynamic graph) and the classification
+network of section 4.1 and figure 3. A point is its own first neighbour, as in the published
+program. Letters: B clouds, P points, K neighbours, C channels, D width of a layer.
 """
 
 from __future__ import annotations
@@ -39,12 +40,17 @@ class DGCNN(nn.Module):
         super().__init__()
         self.config = config
         dims = (3, *config.widths)
-        self.layers = nn.ModuleList(EdgeConv(dim, width) for dim, width in zip(dims, config.widths, strict=False))
+        self.layers = nn.ModuleList(
+            EdgeConv(dim, width) for dim, width in zip(dims, config.widths, strict=False)
+        )
         self.embed = nn.Sequential(
-            nn.Conv1d(sum(config.widths), config.embed_dim, 1, bias=False), nn.BatchNorm1d(config.embed_dim), nn.LeakyReLU(SLOPE)
+            nn.Conv1d(sum(config.widths), config.embed_dim, 1, bias=False),
+            nn.BatchNorm1d(config.embed_dim),
+            nn.LeakyReLU(SLOPE),
         )
         self.head = nn.Sequential(
-            nn.Linear(2 * config.embed_dim, 512, bias=False), nn.BatchNorm1d(512), nn.LeakyReLU(SLOPE), Dropout(config.dropout),
+            nn.Linear(2 * config.embed_dim, 512, bias=False), nn.BatchNorm1d(512),
+            nn.LeakyReLU(SLOPE), Dropout(config.dropout),
             nn.Linear(512, 256), nn.BatchNorm1d(256), nn.LeakyReLU(SLOPE), Dropout(config.dropout),
             nn.Linear(256, num_classes),
         )  # fmt: skip
@@ -61,6 +67,8 @@ class DGCNN(nn.Module):
         return logits
 
     def _graph(self, x: Tensor) -> Tensor:
-        """The neighbours (B, P, K) of every point among features x (B, P, C); no gradient passes through the choice."""
+        """The neighbours (B, P, K) of every point among features x (B, P, C); no gradient passes
+        through the choice.
+        """
         x = x.detach().float()
         return nearest(x, x, self.config.neighbours)

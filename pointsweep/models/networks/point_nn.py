@@ -1,13 +1,16 @@
-"""Point-NN: no parameters and no training; farthest points, neighbours, trigonometric features and a vote of similar shapes.
+"""Point-NN: no parameters and no training; farthest points, neighbours, trigonometric features and
+a vote of similar shapes.
 
-Source: "Parameter is Not All You Need" (arXiv 2303.08134), section 3: raw embedding (eq. 1-3), four stages of local geometry
-aggregation (eq. 4-7), memory bank and similarity vote (eq. 8-10). Published: 81.8 on ModelNet40, 64.9 on ScanObjectNN PB_T50_RS.
+Source: "Parameter is Not All You Need" (arXiv 2303.08134), section 3: raw embedding (eq. 1-3), four
+stages of local geometry aggregation (eq. 4-7), memory bank and similarity vote (eq. 8-10).
+Published: 81.8 on ModelNet40, 64.9 on ScanObjectNN PB_T50_RS.
 
-`compat: official` scales neighbourhoods by the standard deviation of the whole batch, so a prediction depends on the batch size
-and on the order of the files, and takes the vote's sharpness that is best on the test set. `fixed` scales every cloud by itself
-and takes the sharpness that is best for training clouds when each is left out of the bank.
-Its encoding interleaves sines and cosines. The order matters here: features are multiplied by it, channel by channel.
-Letters: B clouds, P points, G centres, K neighbours, C channels.
+`compat: official` scales neighbourhoods by the standard deviation of the whole batch, so a
+prediction depends on the batch size and on the order of the files, and takes the vote's sharpness
+that is best on the test set. `fixed` scales every cloud by itself and takes the sharpness that is
+best for training clouds when each is left out of the bank. Its encoding interleaves sines and
+cosines. The order matters here: features are multiplied by it, channel by channel. Letters: B
+clouds, P points, G centres, K neighbours, C channels.
 """
 
 from __future__ import annotations
@@ -44,18 +47,30 @@ class PointNN(nn.Module):
         self.bank_labels = torch.cat([labels for _, labels in pairs])
 
     def tune(self, test: Callable[[], Batches]) -> dict[str, float]:
-        """Chooses the sharpness of the vote; what it chose, as a metric. Only `official` looks at the test set."""
+        """Chooses the sharpness of the vote; what it chose, as a metric. Only `official` looks at
+        the test set.
+        """
         if self.official:
             pairs = [(self.encode(points), labels) for points, labels in test()]
             similarity = torch.cat([features for features, _ in pairs]) @ self.bank.t()
-            labels, gammas = torch.cat([labels for _, labels in pairs]), [2.0 * i for i in range(5000)]
+            labels, gammas = (
+                torch.cat([labels for _, labels in pairs]),
+                [2.0 * i for i in range(5000)],
+            )
         else:
-            judges = torch.linspace(0, len(self.bank) - 1, min(JUDGES, len(self.bank))).round().long()
+            judges = (
+                torch.linspace(0, len(self.bank) - 1, min(JUDGES, len(self.bank))).round().long()
+            )
             similarity, labels = self.bank[judges] @ self.bank.t(), self.bank_labels[judges]
-            similarity[torch.arange(len(judges)), judges] = -torch.inf  # a cloud must not vote for itself
+            # a cloud must not vote for itself
+            similarity[torch.arange(len(judges)), judges] = -torch.inf
             gammas = [10 ** (i / 10) for i in range(41)]
-        # The published list is long: one buffer for all of it, and the classes of the bank spread out once.
-        away, classes = similarity - 1, F.one_hot(self.bank_labels, self.num_classes).to(similarity.dtype)
+        # The published list is long: one buffer for all of it, and the classes of the bank spread
+        # out once.
+        away, classes = (
+            similarity - 1,
+            F.one_hot(self.bank_labels, self.num_classes).to(similarity.dtype),
+        )
         weights = torch.empty_like(away)
         right = []
         for gamma in gammas:
@@ -69,7 +84,9 @@ class PointNN(nn.Module):
         return self.vote(self.encode(points) @ self.bank.t(), float(self.gamma))
 
     def vote(self, similarity: Tensor, gamma: float) -> Tensor:
-        """similarity (B, n) to the bank -> votes (B, classes): exp(-gamma (1 - s)) summed over the clouds of a class (eq. 10)."""
+        """similarity (B, n) to the bank -> votes (B, classes): exp(-gamma (1 - s)) summed over the
+        clouds of a class (eq. 10).
+        """
         weights = torch.exp(-gamma * (1 - similarity))
         return weights @ F.one_hot(self.bank_labels, self.num_classes).to(weights.dtype)
 
@@ -78,8 +95,10 @@ class PointNN(nn.Module):
         """points (B, P, 3) -> features (B, C) of length 1; C = embed_dim * 2^stages."""
         config, size = self.config, points.shape[1]
         skip = self.official if config.skip_near_origin is None else config.skip_near_origin
-        order = farthest_points(points, size >> 1, skip)  # the centres of later stages are the first ones of it
-        x = pos_e(points, config.embed_dim, config.alpha, config.beta, interleaved=True)  # (B, P, C)
+        # the centres of later stages are the first ones of it
+        order = farthest_points(points, size >> 1, skip)
+        # (B, P, C)
+        x = pos_e(points, config.embed_dim, config.alpha, config.beta, interleaved=True)
         places, own, centers = points, gather(x, order), gather(points, order)
         for stage in range(1, config.num_stages + 1):
             centers = centers[:, : size >> stage]
@@ -88,19 +107,30 @@ class PointNN(nn.Module):
             places = centers
         return F.normalize(x.amax(dim=1) + x.mean(dim=1), dim=1)
 
-    def _aggregate(self, x: Tensor, places: Tensor, own: Tensor, centers: Tensor, near: Tensor) -> Tensor:
+    def _aggregate(
+        self, x: Tensor, places: Tensor, own: Tensor, centers: Tensor, near: Tensor
+    ) -> Tensor:
         """Features (B, G, 2C) of the centres from those of their neighbours (eq. 4-7)."""
         groups = [range(len(x))] if self.official else [[i] for i in range(len(x))]
         parts = []
         for group in groups:
-            spread_x, spread_p = (self._spread(v, c, near, group) for v, c in ((x, own), (places, centers)))
+            spread_x, spread_p = (
+                self._spread(v, c, near, group) for v, c in ((x, own), (places, centers))
+            )
             for i in group:
-                rows = zip(own[i].split(ROWS), centers[i].split(ROWS), near[i].split(ROWS), strict=True)
+                rows = zip(
+                    own[i].split(ROWS), centers[i].split(ROWS), near[i].split(ROWS), strict=True
+                )
                 parts += [
-                    self._pool((x[i][n] - c.unsqueeze(1)) / spread_x, c, (places[i][n] - p.unsqueeze(1)) / spread_p)
+                    self._pool(
+                        (x[i][n] - c.unsqueeze(1)) / spread_x,
+                        c,
+                        (places[i][n] - p.unsqueeze(1)) / spread_p,
+                    )
                     for c, p, n in rows
                 ]
-        # The published pooling has a batch normalisation that was never trained: running mean 0, variance 1.
+        # The published pooling has a batch normalisation that was never trained: running mean 0,
+        # variance 1.
         return F.gelu(torch.cat(parts).reshape(*own.shape[:2], -1) / (1 + 1e-5) ** 0.5)
 
     @staticmethod
@@ -116,7 +146,9 @@ class PointNN(nn.Module):
         return ((squares - total * total / count) / (count - 1)) ** 0.5 + 1e-5
 
     def _pool(self, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
-        """neighbour (rows, K, C), own (rows, C), relative (rows, K, 3) -> max + mean over K of (x + E) E, (rows, 2C)."""
+        """neighbour (rows, K, C), own (rows, C), relative (rows, K, 3) -> max + mean over K of (x +
+        E) E, (rows, 2C).
+        """
         half = neighbour.shape[2]
         alpha, beta = self.config.alpha, self.config.beta
         e = pos_e(relative, 2 * half, alpha, beta, interleaved=True)  # (rows, K, 2C)

@@ -1,11 +1,14 @@
-"""Point-PN: Point-NN with trained layers between its farthest points, neighbours and trigonometric features.
+"""Point-PN: Point-NN with trained layers between its farthest points, neighbours and trigonometric
+features.
 
-Source: arXiv 2303.08134, section 4 (Point-NN as an architectural framework), and its program: raw embedding of width 36, stages
-of width 72, 144, 288 and 288 (times 2, 2, 2, 1) with 2, 1, 1 and 1 residual bottlenecks of half the width. ScanObjectNN's program
-reads the height as a fourth channel and scales neighbourhoods by their extent (`scan`): 477,432 parameters in front of the head.
-ModelNet40's reads three channels (`heights: false`, 36 fewer) and scales by the standard deviation (`mn40`), in the program that of
-the whole batch; here every cloud is scaled by itself. Width 96 is the point embedding of APPT (spec 1.3).
-Letters: B clouds, P points, G centres, K neighbours, C channels, D width of a stage.
+Source: arXiv 2303.08134, section 4 (Point-NN as an architectural framework), and its program: raw
+embedding of width 36, stages of width 72, 144, 288 and 288 (times 2, 2, 2, 1) with 2, 1, 1 and 1
+residual bottlenecks of half the width. ScanObjectNN's program reads the height as a fourth channel
+and scales neighbourhoods by their extent (`scan`): 477,432 parameters in front of the head.
+ModelNet40's reads three channels (`heights: false`, 36 fewer) and scales by the standard deviation
+(`mn40`), in the program that of the whole batch; here every cloud is scaled by itself. Width 96 is
+the point embedding of APPT (spec 1.3). Letters: B clouds, P points, G centres, K neighbours, C
+channels, D width of a stage.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ STRIDE = 2  # points per centre
 
 
 class Stage(nn.Module):
-    """x (B, P, C), own (B, G, C), near (B, G, K), relative (B, G, K, 3) -> features of the centres (B, G, D)."""
+    """x (B, P, C), own (B, G, C), near (B, G, K), relative (B, G, K, 3) -> features of the centres
+    (B, G, D).
+    """
 
     def __init__(self, dim: int, width: int, blocks: int, config: PointPNConfig) -> None:
         super().__init__()
@@ -40,7 +45,9 @@ class Stage(nn.Module):
 
 
 class PointPN(nn.Module):
-    """points (B, P, 3) -> logits (B, classes). 477,432 parameters, and with the head for 15 classes 762,119."""
+    """points (B, P, 3) -> logits (B, classes). 477,432 parameters, and with the head for 15 classes
+    762,119.
+    """
 
     def __init__(self, config: PointPNConfig, num_classes: int, compat: str) -> None:
         super().__init__()
@@ -50,8 +57,12 @@ class PointPN(nn.Module):
             dims.append(dims[-1] * expansion)
         self.embed = shared_mlp((4 if config.heights else 3, dims[0]), axes=1)
         plan = zip(dims, dims[1:], config.blocks, strict=False)
-        self.stages = nn.ModuleList(Stage(dim, width, blocks, config) for dim, width, blocks in plan)
-        self.head = nn.Sequential(fully_connected((dims[-1], 512, 256), config.dropout), nn.Linear(256, num_classes))
+        self.stages = nn.ModuleList(
+            Stage(dim, width, blocks, config) for dim, width, blocks in plan
+        )
+        self.head = nn.Sequential(
+            fully_connected((dims[-1], 512, 256), config.dropout), nn.Linear(256, num_classes)
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         order, counts = pyramid(points, [STRIDE] * len(self.stages))

@@ -1,10 +1,12 @@
-"""PointMLP: residual layers at every neighbour and, behind a maximum, at every centre; neighbourhoods normalised and rescaled.
+"""PointMLP: residual layers at every neighbour and, behind a maximum, at every centre;
+neighbourhoods normalised and rescaled.
 
-Source: arXiv 2202.07123, section 3.2 (eq. 2) and the geometric affine module of section 3.3 (eq. 3). The spread in eq. 3 is one
-number per cloud, over its groups, neighbours and channels, as in later versions of the published program; its first
-release takes one number over the whole batch, which makes a prediction depend on the other clouds, and is not offered here.
-Published parameters: 12.6M, which are those in front of the head.
-Letters: B clouds, P points, G centres, K neighbours, C channels, D width of a stage.
+Source: arXiv 2202.07123, section 3.2 (eq. 2) and the geometric affine module of section 3.3 (eq.
+3). The spread in eq. 3 is one number per cloud, over its groups, neighbours and channels, as in
+later versions of the published program; its first release takes one number over the whole batch,
+which makes a prediction depend on the other clouds, and is not offered here. Published parameters:
+12.6M, which are those in front of the head. Letters: B clouds, P points, G centres, K neighbours, C
+channels, D width of a stage.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ STRIDE = 2  # points per centre
 
 
 class GeometricAffine(nn.Module):
-    """neighbour (B, G, K, C), own (B, G, C) -> alpha (neighbour - anchor) / spread + beta (eq. 3)."""
+    """neighbour (B, G, K, C), own (B, G, C) -> alpha (neighbour - anchor) / spread + beta (eq.
+    3).
+    """
 
     def __init__(self, dim: int, kind: str) -> None:
         super().__init__()
@@ -32,30 +36,43 @@ class GeometricAffine(nn.Module):
     def forward(self, neighbour: Tensor, own: Tensor) -> Tensor:
         if self.kind == "none":
             return neighbour
-        anchor = own.unsqueeze(2) if self.kind == "anchor" else neighbour.mean(dim=2, keepdim=True)  # (B, G, 1, C)
+        # (B, G, 1, C)
+        anchor = own.unsqueeze(2) if self.kind == "anchor" else neighbour.mean(dim=2, keepdim=True)
         away = neighbour - anchor
         spread = away.flatten(1).std(dim=1)[:, None, None, None]  # of every cloud by itself
         return self.alpha * (away / (spread + 1e-5)) + self.beta
 
 
 class Stage(nn.Module):
-    """Features of the centres (B, G, D) from those of their neighbours (B, G, K, C) and their own (B, G, C)."""
+    """Features of the centres (B, G, D) from those of their neighbours (B, G, K, C) and their own
+    (B, G, C).
+    """
 
     def __init__(self, dim: int, width: int, config: PointMLPConfig) -> None:
         super().__init__()
         self.affine = GeometricAffine(dim, config.affine)
         self.transfer = shared_mlp((2 * dim, width), axes=2)
-        self.pre = nn.Sequential(*(Residual(width, width, bias=False) for _ in range(config.pre_blocks)))
-        self.pos = nn.Sequential(*(Residual(width, width, bias=False) for _ in range(config.pos_blocks)))
+        self.pre = nn.Sequential(
+            *(Residual(width, width, bias=False) for _ in range(config.pre_blocks))
+        )
+        self.pos = nn.Sequential(
+            *(Residual(width, width, bias=False) for _ in range(config.pos_blocks))
+        )
 
     def forward(self, neighbour: Tensor, own: Tensor) -> Tensor:
-        both = torch.cat([self.affine(neighbour, own), own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, 2C)
-        x = self.pre(self.transfer(both.permute(0, 3, 1, 2))).amax(dim=3, keepdim=True)  # (B, D, G, 1)
+        # (B, G, K, 2C)
+        both = torch.cat(
+            [self.affine(neighbour, own), own.unsqueeze(2).expand_as(neighbour)], dim=3
+        )
+        # (B, D, G, 1)
+        x = self.pre(self.transfer(both.permute(0, 3, 1, 2))).amax(dim=3, keepdim=True)
         return self.pos(x).squeeze(3).transpose(1, 2)
 
 
 class PointMLP(nn.Module):
-    """points (B, P, 3) -> logits (B, classes). 12,570,560 parameters, and with the head for 40 classes 13,238,504."""
+    """points (B, P, 3) -> logits (B, classes). 12,570,560 parameters, and with the head for 40
+    classes 13,238,504.
+    """
 
     def __init__(self, config: PointMLPConfig, num_classes: int, compat: str) -> None:
         super().__init__()
@@ -63,7 +80,9 @@ class PointMLP(nn.Module):
         dims = [config.embed_dim << stage for stage in range(config.num_stages + 1)]
         self.embed = shared_mlp((3, dims[0]), axes=1)
         self.stages = nn.ModuleList(Stage(dim, 2 * dim, config) for dim in dims[:-1])
-        self.head = nn.Sequential(fully_connected((dims[-1], 512, 256), config.dropout), nn.Linear(256, num_classes))
+        self.head = nn.Sequential(
+            fully_connected((dims[-1], 512, 256), config.dropout), nn.Linear(256, num_classes)
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         order, counts = pyramid(points, [STRIDE] * self.config.num_stages)

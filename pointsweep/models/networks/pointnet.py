@@ -1,9 +1,10 @@
-"""PointNet: the same small network at every point, a maximum over the points, and two learned transforms of the input and features.
+"""PointNet: the same small network at every point, a maximum over the points, and two learned
+transforms of the input and features.
 
-Source: arXiv 1612.00593, section 4.2 and figure 2; the transform networks (T-Nets) in section C of its supplement. The published
-training adds 0.001 |I - A A^T|^2 of the feature transform A to the loss (eq. 2); the loss here is the cross-entropy alone, as for
-every other model of a table, so that term is left out.
-Letters: B clouds, P points, C channels.
+Source: arXiv 1612.00593, section 4.2 and figure 2; the transform networks (T-Nets) in section C of
+its supplement. The published training adds 0.001 |I - A A^T|^2 of the feature transform A to the
+loss (eq. 2); the loss here is the cross-entropy alone, as for every other model of a table, so that
+term is left out. Letters: B clouds, P points, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pointsweep.models.layers import Dropout, fully_connected, shared_mlp
 
 
 class Transform(nn.Module):
-    """x (B, P, C) -> x A, with a matrix A (C, C) per cloud that a small PointNet finds from x. Starts as the identity."""
+    """x (B, P, C) -> x A, with a matrix A (C, C) per cloud that a small PointNet finds from x.
+    Starts as the identity.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -41,7 +44,9 @@ class PointNet(nn.Module):
         self.low = shared_mlp((3, 64, 64), axes=1, bias=True)
         self.feature_transform = Transform(64) if config.feature_transform else nn.Identity()
         self.high = shared_mlp((64, 64, 128, 1024), axes=1, bias=True)
-        self.head = nn.Sequential(fully_connected((1024, 512, 256)), Dropout(config.dropout), nn.Linear(256, num_classes))
+        self.head = nn.Sequential(
+            fully_connected((1024, 512, 256)), Dropout(config.dropout), nn.Linear(256, num_classes)
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         x = self.low(self.input_transform(points).transpose(1, 2))  # (B, 64, P)

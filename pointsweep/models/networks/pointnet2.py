@@ -1,9 +1,9 @@
 """PointNet++: PointNets over the neighbourhoods of ever fewer centres.
 
-Source: arXiv 1706.02413, section 3.2 (set abstraction) and section B of its supplement: the single-scale network (SSG), with
-512 and 128 centres for 1,024 points. Neighbourhoods are balls; see `geometry.ball` for the one deviation, the choice among too
-many points.
-Letters: B clouds, P points, G centres, K neighbours, C channels.
+Source: arXiv 1706.02413, section 3.2 (set abstraction) and section B of its supplement: the
+single-scale network (SSG), with 512 and 128 centres for 1,024 points. Neighbourhoods are balls; see
+`geometry.ball` for the one deviation, the choice among too many points. Letters: B clouds, P
+points, G centres, K neighbours, C channels.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ class PointNet2(nn.Module):
         self.config = config
         inputs = (3, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
         self.stages = nn.ModuleList(
-            shared_mlp((width, *widths), axes=2, bias=True) for width, widths in zip(inputs, WIDTHS, strict=True)
+            shared_mlp((width, *widths), axes=2, bias=True)
+            for width, widths in zip(inputs, WIDTHS, strict=True)
         )
-        self.head = nn.Sequential(fully_connected((1024, 512, 256), config.dropout), nn.Linear(256, num_classes))
+        self.head = nn.Sequential(
+            fully_connected((1024, 512, 256), config.dropout), nn.Linear(256, num_classes)
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         config = self.config
         order, counts = pyramid(points, config.strides)
-        places, centers, x = points, gather(points, order), points[:, :, :0]  # the points have no features yet
+        # the points have no features yet
+        places, centers, x = points, gather(points, order), points[:, :, :0]
         for stage, (count, radius) in enumerate(zip(counts, config.radii, strict=True)):
             centers = centers[:, :count]
             near = ball(centers, places, radius, config.neighbours << stage)  # (B, G, K)

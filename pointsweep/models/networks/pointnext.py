@@ -1,11 +1,13 @@
-"""PointNeXt-S: PointNet++ with a stem, residual set abstraction and neighbour offsets in units of the radius.
+"""PointNeXt-S: PointNet++ with a stem, residual set abstraction and neighbour offsets in units of
+the radius.
 
 Source: arXiv 2206.04670, section 3.2 (receptive field and model scaling) and the published
-configuration of PointNeXt-S for ScanObjectNN: stem of width 32, four stages of stride 2, radius 0.15 growing by 1.5, and the height
-as a fourth channel; ModelNet40's configuration has three (`heights: false`). Published: 1.367M and 1.374M parameters. The 94.0 on
-ModelNet40 that Any2Point's Table 1 prints beside 1.4M is that of `width: 64`, 4.5M.
-Balls as in `pointnet2`: the nearest of too many points, not the first.
-Letters: B clouds, P points, G centres, K neighbours, C channels, D width of a stage.
+configuration of PointNeXt-S for ScanObjectNN: stem of width 32, four stages of stride 2, radius
+0.15 growing by 1.5, and the height as a fourth channel; ModelNet40's configuration has three
+(`heights: false`). Published: 1.367M and 1.374M parameters. The 94.0 on ModelNet40 that Any2Point's
+Table 1 prints beside 1.4M is that of `width: 64`, 4.5M. Balls as in `pointnet2`: the nearest of too
+many points, not the first. Letters: B clouds, P points, G centres, K neighbours, C channels, D
+width of a stage.
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ STRIDE = 2  # points per centre
 
 
 class SetAbstraction(nn.Module):
-    """offsets (B, G, K, 3), neighbour (B, G, K, C), own (B, G, C) -> features of the centres (B, G, D)."""
+    """offsets (B, G, K, 3), neighbour (B, G, K, C), own (B, G, C) -> features of the centres (B, G,
+    D).
+    """
 
     def __init__(self, dim: int, width: int, residual: bool) -> None:
         super().__init__()
         self.inner = shared_mlp((3 + dim, width // 2), axes=2)
-        self.outer = nn.Sequential(nn.Conv2d(width // 2, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.outer = nn.Sequential(
+            nn.Conv2d(width // 2, width, 1, bias=False), nn.BatchNorm2d(width)
+        )
         self.skip = nn.Linear(dim, width) if residual else None
 
     def forward(self, offsets: Tensor, neighbour: Tensor, own: Tensor) -> Tensor:
@@ -43,7 +49,9 @@ class PointNeXt(nn.Module):
         self.config = config
         dims = [config.width << stage for stage in range(config.num_stages + 1)]
         self.stem = nn.Linear(4 if config.heights else 3, dims[0])
-        self.stages = nn.ModuleList(SetAbstraction(dim, 2 * dim, config.residual) for dim in dims[:-1])
+        self.stages = nn.ModuleList(
+            SetAbstraction(dim, 2 * dim, config.residual) for dim in dims[:-1]
+        )
         self.all = shared_mlp((3 + dims[-1], dims[-1], dims[-1]), axes=1)
         hidden = fully_connected((dims[-1], 512, 256), config.dropout, bias=False)
         self.head = nn.Sequential(hidden, nn.Linear(256, num_classes))
@@ -56,7 +64,9 @@ class PointNeXt(nn.Module):
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = ball(centers, places, radius, config.neighbours)  # (B, G, K)
-            offsets = (gather(places, near) - centers.unsqueeze(2)) / (radius if config.normalised_offsets else 1.0)
+            offsets = (gather(places, near) - centers.unsqueeze(2)) / (
+                radius if config.normalised_offsets else 1.0
+            )
             own = x = stage(offsets, gather(x, near), own[:, :count])
             places, radius = centers, radius * config.radius_scaling
         x = self.all(torch.cat([places, x], dim=2).transpose(1, 2)).amax(dim=2)  # (B, D)

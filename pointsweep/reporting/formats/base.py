@@ -1,4 +1,6 @@
-"""What an output format is: a file ending, and a function that makes of a table what stands in the file."""
+"""What an output format is: a file ending, and a function that makes of a table what stands in the
+file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ DEFAULTS = TableOptions()
 
 @dataclass(frozen=True)
 class Format:
-    """An output format. `render` gives the same for the same table and options: text, or the bytes of a binary format.
+    """An output format. `render` gives the same for the same table and options: text, or the bytes
+    of a binary format.
 
     What is `stored` is written at the end of every launch, as table.SUFFIX, and lies in bundles.
     """
@@ -37,5 +40,9 @@ class Format:
 
     def unheeded(self, options: TableOptions) -> list[str]:
         """Return the options that were chosen and that this format does not heed."""
-        chosen = [field.name for field in fields(options) if getattr(options, field.name) != getattr(DEFAULTS, field.name)]
+        chosen = [
+            field.name
+            for field in fields(options)
+            if getattr(options, field.name) != getattr(DEFAULTS, field.name)
+        ]
         return [name for name in chosen if name not in self.options]

@@ -19,7 +19,14 @@ COLUMNS = (
     *("column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values"),
     *COUNTS,
     *("published", "published_params_m", "source", "marks", "status", "reason", "interval"),
-    *("verdict", "verdict_reason", "verdict_difference", "verdict_low", "verdict_high", "verdict_margin"),
+    *(
+        "verdict",
+        "verdict_reason",
+        "verdict_difference",
+        "verdict_low",
+        "verdict_high",
+        "verdict_margin",
+    ),
 )
 # What a spreadsheet takes for the beginning of a formula, also in its wide forms and after blanks.
 FORMULA = re.compile(r"[\t\r\n]|\s*[-=+@\uFF1D\uFF0B\uFF20\uFF0D]")
@@ -28,7 +35,9 @@ MINUS = re.compile(r"-\s*\d+(\.\d+)?(e[-+]?\d+)?|- [^=+*/^&|!()@<>]*", re.IGNORE
 
 
 def spreadsheet_text(value: object) -> object:
-    """Return a field of a CSV so that every spreadsheet takes a text for a text: with an apostrophe where it needs one."""
+    """Return a field of a CSV so that every spreadsheet takes a text for a text: with an apostrophe
+    where it needs one.
+    """
     if not isinstance(value, str):
         return value
     shown = visible(value, keep="\n\t")
@@ -54,10 +63,22 @@ def cell_lines(table: Table) -> list[list[object]]:
         published = cell.published or Published(None, None, "")
         reason = cell.excluded or "; ".join(f"seed {seed}: {why}" for seed, why in cell.failures)
         values = " ".join(f"{seed}:{value!r}" for seed, value in cell.values)
-        line: list[object] = [*table.rows[cell.row], table.columns[cell.column], table.metric, table.protocol]
+        line: list[object] = [
+            *table.rows[cell.row],
+            table.columns[cell.column],
+            table.metric,
+            table.protocol,
+        ]
         line += [cell.mean, cell.sd, cell.n, cell.expected, cell.low, cell.high, values]
         line += [(cell.parameters or {}).get(kind) for kind in COUNTS]
-        line += [published.value, published.params_m, published.source, "; ".join(cell.marks), cell.status, reason]
+        line += [
+            published.value,
+            published.params_m,
+            published.source,
+            "; ".join(cell.marks),
+            cell.status,
+            reason,
+        ]
         line += [cell.interval, *_verdict_fields(cell.verdict)]
         lines.append(line)
     return lines

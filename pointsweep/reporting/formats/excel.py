@@ -1,4 +1,5 @@
-"""An Excel workbook: the table with numbers as numbers, its notes, and a line each cell in full precision.
+"""An Excel workbook: the table with numbers as numbers, its notes, and a line each cell in full
+precision.
 
 Needs openpyxl, which `pip install pointsweep[excel]` brings.
 """
@@ -41,7 +42,9 @@ def excel(table: Table, options: TableOptions) -> bytes:
     try:
         import openpyxl
     except ImportError as error:
-        raise MissingPackageError("the format excel needs openpyxl: pip install 'pointsweep[excel]'") from error
+        raise MissingPackageError(
+            "the format excel needs openpyxl: pip install 'pointsweep[excel]'"
+        ) from error
     book = openpyxl.Workbook()
     book.properties.creator = "pointsweep"
     book.properties.created = MADE
@@ -77,7 +80,14 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
             _write(sheet, line, place, name)
         for column in range(len(table.columns)):
             first = labels + 1 + column * len(titles)
-            _write_cell(sheet, (line, first), table, table.cell(row, column), titles, places.get((row, column), ""))
+            _write_cell(
+                sheet,
+                (line, first),
+                table,
+                table.cell(row, column),
+                titles,
+                places.get((row, column), ""),
+            )
     names_shown = [table.row_headers[0], *(row[0] for row in table.rows)]
     sheet.column_dimensions["A"].width = min(max(12, *(len(name) + 2 for name in names_shown)), 60)
     sheet.freeze_panes = sheet.cell(FIRST_ROW + 2, labels + 1)
@@ -96,12 +106,24 @@ def _write_headings(sheet: Any, table: Table, titles: Sequence[str], options: Ta
         top = _write(sheet, FIRST_ROW, first, name)
         top.font = bold
         top.alignment = Alignment(horizontal="center")
-        sheet.merge_cells(start_row=FIRST_ROW, end_row=FIRST_ROW, start_column=first, end_column=first + len(titles) - 1)
+        sheet.merge_cells(
+            start_row=FIRST_ROW,
+            end_row=FIRST_ROW,
+            start_column=first,
+            end_column=first + len(titles) - 1,
+        )
         for place, title in enumerate(titles):
             _write(sheet, FIRST_ROW + 1, first + place, title).font = bold
 
 
-def _write_cell(sheet: Any, at: tuple[int, int], table: Table, cell: TableCell, titles: Sequence[str], place: str) -> None:
+def _write_cell(
+    sheet: Any,
+    at: tuple[int, int],
+    table: Table,
+    cell: TableCell,
+    titles: Sequence[str],
+    place: str,
+) -> None:
     """Write what the table has of a cell, from the row and column `at` on."""
     from openpyxl.styles import Font
 
@@ -118,7 +140,9 @@ def _write_cell(sheet: Any, at: tuple[int, int], table: Table, cell: TableCell, 
 
 
 def _titles(table: Table, options: TableOptions) -> list[str]:
-    """Return the sub-columns: as in every format, but with the spread and what belongs to a cell in columns of their own."""
+    """Return the sub-columns: as in every format, but with the spread and what belongs to a cell in
+    columns of their own.
+    """
     made: list[str] = []
     for title, _ in headings(table, options.without):
         made.append(title)
@@ -130,9 +154,13 @@ def _titles(table: Table, options: TableOptions) -> list[str]:
 
 
 def _values(table: Table, cell: TableCell) -> dict[str, object]:
-    """Return what stands under each title of a cell. Shares are fractions, which Excel shows as percent."""
+    """Return what stands under each title of a cell. Shares are fractions, which Excel shows as
+    percent.
+    """
     value, params_m = paper(cell)
-    signs = "".join(sign for mark, sign in symbols(table).items() if mark in cell.marks and cell.values)
+    signs = "".join(
+        sign for mark, sign in symbols(table).items() if mark in cell.marks and cell.values
+    )
     return {
         measure(table): cell.mean if cell.mean is not None else instead_of_a_mean(cell),
         "sd": cell.sd,

@@ -1,7 +1,9 @@
-r"""LaTeX as papers print tables: booktabs rules, numbers aligned by siunitx, notes by threeparttable, the caption above.
+r"""LaTeX as papers print tables: booktabs rules, numbers aligned by siunitx, notes by
+threeparttable, the caption above.
 
-A cell's mean and its smaller ± stand in two columns of the tabular, so that a bold or underlined mean, which siunitx does not
-parse, is aligned with the others: all means have one decimal, and stand at the right edge of their column.
+A cell's mean and its smaller ± stand in two columns of the tabular, so that a bold or underlined
+mean, which siunitx does not parse, is aligned with the others: all means have one decimal, and
+stand at the right edge of their column.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from pointsweep.utils.numbers import percent
 
 PACKAGES = ("booktabs", "siunitx", "threeparttable")
 MARKUP = {"best": r"{{\textbf{{{}}}}}", "second": r"{{\underline{{{}}}}}"}
-# Characters of a line -> how the table is set so that it fits a page of one column; more do not fit.
+# Characters of a line -> how the table is set so that it fits a page of one column; more do not
+# fit.
 SIZES = (
     (64, ""),
     (72, r"\small\setlength{\tabcolsep}{4pt}"),
@@ -41,11 +44,15 @@ SIZES = (
 
 # A bracket at the start of a row would be read as the argument of the line break before it.
 TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"$\sim$", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "---", "†": r"$\dagger$", "‡": r"$\ddagger$",
-    "§": r"\S{}", "¶": r"\P{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}",
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}",
+    "~": r"$\sim$", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "---", "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "§": r"\S{}", "¶": r"\P{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "]": "{]}",
     "×": r"$\times$", "→": r"$\rightarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$", "–": "--",
-    "²": "$^2$", "³": "$^3$", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$",
+    "²": "$^2$", "³": "$^3$", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$",
 }  # fmt: skip
 MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
@@ -62,7 +69,9 @@ def sentence(value: str) -> str:
 
 @dataclass(frozen=True)
 class SubColumn:
-    """A sub-column of the table: its heading, the columns of the tabular that it takes, and its cells."""
+    """A sub-column of the table: its heading, the columns of the tabular that it takes, and its
+    cells.
+    """
 
     heading: tuple[str, str]  # in two lines: what, and its unit
     types: str
@@ -94,12 +103,26 @@ def latex(table: Table, options: TableOptions) -> str:
     if size:
         lines.append(size)
     tabular = _tabular(table, columns)
-    notes = [note for note in (legend(table, options.mark, "Bold", "underlined"), *footnotes(table)) if note]
+    notes = [
+        note
+        for note in (legend(table, options.mark, "Bold", "underlined"), *footnotes(table))
+        if note
+    ]
     if options.notes and notes:
-        lines += [r"\begin{threeparttable}", *tabular, *_table_notes(table, options), r"\end{threeparttable}", r"\end{table}"]
+        lines += [
+            r"\begin{threeparttable}",
+            *tabular,
+            *_table_notes(table, options),
+            r"\end{threeparttable}",
+            r"\end{table}",
+        ]
     else:
         # What a reader of the file must know does not get lost.
-        lines += [*tabular, r"\end{table}", *(f"% {' '.join(one_line(note).split())}" for note in notes)]
+        lines += [
+            *tabular,
+            r"\end{table}",
+            *(f"% {' '.join(one_line(note).split())}" for note in notes),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -107,7 +130,10 @@ def _caption(table: Table, columns: Sequence[Sequence[SubColumn]]) -> str:
     split, _, _ = table.metric.partition("/")
     shown = any("params" in " ".join(sub.heading) for subs in columns for sub in subs)
     params = "; params: trainable, without the head" if shown else ""
-    what = f"{split.capitalize()} {measure(table)} in %, {over_seeds(table)}, {PROTOCOLS[table.protocol]}{params}."
+    what = (
+        f"{split.capitalize()} {measure(table)} in %, {over_seeds(table)},"
+        f" {PROTOCOLS[table.protocol]}{params}."
+    )
     title = escaped(table.title)
     return f"{title}{'' if title.endswith(('.', '!', '?')) else '.'} {escaped(what)}"
 
@@ -143,7 +169,12 @@ def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
             first_line, second_line = sub.titles()
             heads[0].append(first_line)
             heads[1].append(second_line)
-    lines = [f"\\begin{{tabular}}{{{types}}}", r"\toprule", f"{' & '.join(tops)} \\\\", "".join(rules)]
+    lines = [
+        f"\\begin{{tabular}}{{{types}}}",
+        r"\toprule",
+        f"{' & '.join(tops)} \\\\",
+        "".join(rules),
+    ]
     lines += [f"{' & '.join(line)} \\\\" for line in heads]
     lines.append(r"\midrule")
     for row, names in enumerate(table.rows):
@@ -166,16 +197,24 @@ def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubCo
         elif title == "params":
             counted = unit(cells)
             numbers = [counted.shown(trained(cell)).removesuffix(counted.letter) for cell in cells]
-            made.append(_numbers(("params", f"({counted.letter})" if counted.letter else ""), numbers))
+            made.append(
+                _numbers(("params", f"({counted.letter})" if counted.letter else ""), numbers)
+            )
         elif title == "paper":
             made.append(_numbers(("paper", "(%)"), [paper(cell)[0] for cell in cells]))
         elif title == "paper params":
-            made.append(_numbers(("paper", "params (M)"), [paper(cell)[1].removesuffix("M") for cell in cells]))
+            made.append(
+                _numbers(
+                    ("paper", "params (M)"), [paper(cell)[1].removesuffix("M") for cell in cells]
+                )
+            )
     filled = [sub for sub in made if any(re.search(r"\w", cell) for cell in sub.cells)]
     return filled or made[:1] or [_numbers(("", ""), [""] * len(cells))]
 
 
-def _means(table: Table, cells: Sequence[TableCell], places: Places, options: TableOptions) -> SubColumn:
+def _means(
+    table: Table, cells: Sequence[TableCell], places: Places, options: TableOptions
+) -> SubColumn:
     """Return the means, and behind each what belongs to it: its ±, missing seeds, footnotes."""
     known = symbols(table) if options.notes else {}
     numbers: list[str] = []
@@ -191,7 +230,9 @@ def _means(table: Table, cells: Sequence[TableCell], places: Places, options: Ta
         spread = f"$\\pm$\\,{percent(cell.sd)}" if cell.sd is not None else ""
         seeds = num_seeds(cell)
         short = f"(${seeds}$)" if seeds else ""
-        signs = "".join(f"\\tnote{{{escaped(symbol)}}}" for mark, symbol in known.items() if mark in cell.marks)
+        signs = "".join(
+            f"\\tnote{{{escaped(symbol)}}}" for mark, symbol in known.items() if mark in cell.marks
+        )
         behind.append("\\,".join(part for part in (spread, short) if part) + signs)
         widest = max(widest, len(number) + (4 if spread else 0) + len(seeds) + (1 if signs else 0))
     heading = (measure(table), "(%)")
@@ -199,18 +240,24 @@ def _means(table: Table, cells: Sequence[TableCell], places: Places, options: Ta
     characters = max(widest, len(measure(table)))
     if not any(behind):
         return SubColumn(heading, types, tuple(numbers), 1, characters)
-    both = tuple(f"{number} & {more}".rstrip() for number, more in zip(numbers, behind, strict=True))
+    both = tuple(
+        f"{number} & {more}".rstrip() for number, more in zip(numbers, behind, strict=True)
+    )
     return SubColumn(heading, rf"{types}@{{\,}}>{{\scriptsize}}l", both, 2, characters)
 
 
 def _numbers(heading: tuple[str, str], values: Sequence[str]) -> SubColumn:
     """Return a sub-column of numbers, some of which may be missing."""
     characters = max(len(text) for text in (*heading, *values))
-    return SubColumn(heading, _number_type([value for value in values if value]), tuple(values), 1, characters)
+    return SubColumn(
+        heading, _number_type([value for value in values if value]), tuple(values), 1, characters
+    )
 
 
 def _number_type(numbers: Sequence[str]) -> str:
-    """Return siunitx' column type for numbers: with room for the most digits before and behind the decimal point."""
+    """Return siunitx' column type for numbers: with room for the most digits before and behind the
+    decimal point.
+    """
     if not numbers:
         return "r"
     before = max(len(number.partition(".")[0]) for number in numbers)

@@ -11,7 +11,8 @@ from pointsweep.reporting.table import Table
 from pointsweep.utils.console import one_line
 
 SPECIAL = re.compile(r"([\\|*_<>`~#$&\[\]])")
-LIST_ITEM = re.compile(r"^(\d+(?=[.)])|(?=[-+]))")  # a number or a bullet, which would make a list within the list of notes
+# a number or a bullet, which would make a list within the list of notes
+LIST_ITEM = re.compile(r"^(\d+(?=[.)])|(?=[-+]))")
 MARKUP = {"best": "**{}**", "second": "<u>{}</u>"}
 
 

@@ -1,8 +1,9 @@
 """Registered output formats: the name of each, and where its `Format` is, as "module:attribute".
 
-To add a format: a file beside this one with its function and its `Format`, and one line here. The choices and the help of
-`tables --format`, the files at a launch's end and the contract tests follow from it. A module is imported when its format is used.
-An installed package offers a format by an entry point of the group `pointsweep.formats`, for `tables --format`.
+To add a format: a file beside this one with its function and its `Format`, and one line here. The
+choices and the help of `tables --format`, the files at a launch's end and the contract tests follow
+from it. A module is imported when its format is used. An installed package offers a format by an
+entry point of the group `pointsweep.formats`, for `tables --format`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def load(name: str) -> Format:
 
 
 def format_name(text: str) -> str:
-    """Return the name of the format that is called so, or whose files end so: latex of tex. Raises ValueError."""
+    """Return the name of the format that is called so, or whose files end so: latex of tex. Raises
+    ValueError.
+    """
     if text in FORMATS:
         return text
     for name in FORMATS:
@@ -42,7 +45,14 @@ def format_name(text: str) -> str:
     for point in entry_points.offered("formats", text):
         FORMATS[text] = point.value
         return text
-    raise ValueError(unknown("format", text, [*FORMATS, *(point.name for point in entry_points.offered("formats"))], "Allowed"))
+    raise ValueError(
+        unknown(
+            "format",
+            text,
+            [*FORMATS, *(point.name for point in entry_points.offered("formats"))],
+            "Allowed",
+        )
+    )
 
 
 def render(table: Table, name: str, options: TableOptions = DEFAULTS) -> str:

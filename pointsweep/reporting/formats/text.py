@@ -9,14 +9,25 @@ from typing import TextIO
 from pointsweep.reporting.cell_text import footnotes, grid, headline
 from pointsweep.reporting.formats.base import DEFAULTS, Format, TableOptions
 from pointsweep.reporting.table import Table
-from pointsweep.utils.console import columns_of, encodable, encoding_of, left, one_line, right, width, wrapped
+from pointsweep.utils.console import (
+    columns_of,
+    encodable,
+    encoding_of,
+    left,
+    one_line,
+    right,
+    width,
+    wrapped,
+)
 
 WIDTH = 118  # of the sentences in a file; a terminal has its own width
 NARROWEST = 12  # cells that a row's label keeps beside a wide column
 
 
 def render_for(stream: TextIO, table: Table, options: TableOptions = DEFAULTS) -> str:
-    """Return the table as text for a stream: as wide as its terminal, with the signs that it can show."""
+    """Return the table as text for a stream: as wide as its terminal, with the signs that it can
+    show.
+    """
     return text(table, columns_of(stream), encoding_of(stream), options)
 
 
@@ -25,8 +36,15 @@ def render_here(table: Table, options: TableOptions = DEFAULTS) -> str:
     return render_for(sys.stdout, table, options)
 
 
-def text(table: Table, columns: int | None = None, encoding: str = "utf-8", options: TableOptions = DEFAULTS) -> str:
-    """Return the table as plain text; of a terminal's `columns` what does not fit side by side is printed below."""
+def text(
+    table: Table,
+    columns: int | None = None,
+    encoding: str = "utf-8",
+    options: TableOptions = DEFAULTS,
+) -> str:
+    """Return the table as plain text; of a terminal's `columns` what does not fit side by side is
+    printed below.
+    """
 
     def shown(value: str) -> str:
         return encodable(one_line(value), encoding)
@@ -43,13 +61,17 @@ def text(table: Table, columns: int | None = None, encoding: str = "utf-8", opti
 
 
 def half_filled(table: Table, columns: int, encoding: str) -> list[str]:
-    """Return the lines of a table that is not finished, for a terminal: without the sentences under it."""
+    """Return the lines of a table that is not finished, for a terminal: without the sentences under
+    it.
+    """
 
     def shown(value: str) -> str:
         return encodable(one_line(value), encoding)
 
     lines = [[shown(value) for value in line] for line in grid(table)]
-    blocks = _blocks(lines, len(table.row_headers), [shown(column) for column in table.columns], columns)
+    blocks = _blocks(
+        lines, len(table.row_headers), [shown(column) for column in table.columns], columns
+    )
     made = wrapped(shown(f"{table.title}: {table.metric} in %"), columns)
     for block in blocks:
         made += ["", *block]
@@ -63,22 +85,29 @@ def _sentences(lines: Sequence[str], size: int) -> list[str]:
     return found
 
 
-def _blocks(lines: Sequence[Sequence[str]], labels: int, tops: Sequence[str], size: int | None) -> list[list[str]]:
-    """Lay a grid out in blocks of at most `size` cells, each with the rows' labels; in one block without a size.
+def _blocks(
+    lines: Sequence[Sequence[str]], labels: int, tops: Sequence[str], size: int | None
+) -> list[list[str]]:
+    """Lay a grid out in blocks of at most `size` cells, each with the rows' labels; in one block
+    without a size.
 
     `tops` are the headings over the grid's columns after its `labels`, which they share evenly.
     """
     columns = list(zip(*lines, strict=True))
     each = (len(columns) - labels) // len(tops)
     numbers = [columns[labels + i * each : labels + (i + 1) * each] for i in range(len(tops))]
-    parts = [_Part(top, _side_by_side(mine, right)) for top, mine in zip(tops, numbers, strict=True)]
+    parts = [
+        _Part(top, _side_by_side(mine, right)) for top, mine in zip(tops, numbers, strict=True)
+    ]
     if size is None:
         return [_block(_labels(columns[:labels]), parts)]
     widest = max(part.size for part in parts)
     names = _labels(columns[:labels], max(size - widest - GAP, NARROWEST))
     if names.size + GAP + widest > size:
         # Not even one column fits beside the labels: its numbers go below each other too.
-        parts = [_Part(top, list(one)) for top, mine in zip(tops, numbers, strict=True) for one in mine]
+        parts = [
+            _Part(top, list(one)) for top, mine in zip(tops, numbers, strict=True) for one in mine
+        ]
     blocks: list[list[_Part]] = []
     left_over = 0
     for part in parts:
@@ -94,7 +123,9 @@ GAP = 4  # cells before a column's first number
 
 
 class _Part:
-    """Some of a table's columns: a heading over them, and a line for the second heading and each row, all of one width."""
+    """Some of a table's columns: a heading over them, and a line for the second heading and each
+    row, all of one width.
+    """
 
     def __init__(self, top: str, lines: Sequence[str]) -> None:
         self.size = max(width(top), *(width(line) for line in lines))
@@ -111,25 +142,34 @@ class _Labels:
 
 
 def _labels(columns: Sequence[Sequence[str]], size: int | None = None) -> _Labels:
-    """Lay the columns of labels side by side; where they take more than `size` cells the widest are wrapped."""
+    """Lay the columns of labels side by side; where they take more than `size` cells the widest are
+    wrapped.
+    """
     between = 2 * (len(columns) - 1)
     widths = [max(map(width, column)) for column in columns]
     while size is not None and sum(widths) + between > size and max(widths) > NARROWEST // 2:
         widths[widths.index(max(widths))] -= 1
     rows = []
     for labels in zip(*columns, strict=True):
-        parts = [wrapped(label, width) if label else [""] for label, width in zip(labels, widths, strict=True)]
+        parts = [
+            wrapped(label, width) if label else [""]
+            for label, width in zip(labels, widths, strict=True)
+        ]
         height = max(map(len, parts))
         filled = [[*part, *[""] * (height - len(part))] for part in parts]
         lines = []
         for line in zip(*filled, strict=True):
-            lines.append("  ".join(left(label, width) for label, width in zip(line, widths, strict=True)))
+            lines.append(
+                "  ".join(left(label, width) for label, width in zip(line, widths, strict=True))
+            )
         rows.append(lines)
     return _Labels(rows)
 
 
 def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
-    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each column's first number."""
+    """Some columns with the rows' labels: labels left, numbers right, a wider gap before each
+    column's first number.
+    """
     gap = " " * GAP
     first = gap.join([" " * names.size, *(part.top for part in parts)]).rstrip()
     body: list[str] = []
@@ -142,7 +182,9 @@ def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
     return [first, *heading, rule, *body[len(heading) :]]
 
 
-def _side_by_side(columns: Sequence[Sequence[str]], aligned: Callable[[str, int], str]) -> list[str]:
+def _side_by_side(
+    columns: Sequence[Sequence[str]], aligned: Callable[[str, int], str]
+) -> list[str]:
     """Columns -> lines, each column as wide as its widest text."""
     widths = [max(map(width, column)) for column in columns]
     filled = []

@@ -1,7 +1,9 @@
-"""What the report shows beside the records: curves, predictions, the true classes, and clouds where this machine has them.
+"""What the report shows beside the records: curves, predictions, the true classes, and clouds where
+this machine has them.
 
-Everything comes from the trials' folders, but for the true classes of trials that did not keep them, and the clouds: those are taken
-from the data sets that this machine has opened before (`data/cache.py`), found by the digest that the record names.
+Everything comes from the trials' folders, but for the true classes of trials that did not keep
+them, and the clouds: those are taken from the data sets that this machine has opened before
+(`data/cache.py`), found by the digest that the record names.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.storage.base import Store
 from pointsweep.utils.array_cache import find_entry
 
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for a missing or damaged file
+# what numpy raises for a missing or damaged file
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The test objects of a data set: their classes (n,), the names of these if known, clouds (n, P, 3) or None."""
+    """The test objects of a data set: their classes (n,), the names of these if known, clouds (n,
+    P, 3) or None.
+    """
 
     digest: str
     labels: np.ndarray
@@ -35,7 +40,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class Evidence:
-    """By trial key: the predicted classes (n,) of the table's protocol, and what is true of the same objects.
+    """By trial key: the predicted classes (n,) of the table's protocol, and what is true of the
+    same objects.
 
     Of a search also what it saw, one an arm.
     """
@@ -49,7 +55,8 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     """The evidence of every finished trial of a table, as far as it was kept."""
     keys = sorted({key for cell in table.cells for _, key in cell.keys if key in records})
     predictions: dict[str, np.ndarray] = {}
-    kept: dict[str, Truth] = {}  # by digest and number of test objects: trials of one data set share one truth
+    # by digest and number of test objects: trials of one data set share one truth
+    kept: dict[str, Truth] = {}
     for key in keys:
         folder = read_folder(store, key, PREDICTIONS)
         try:
@@ -59,16 +66,24 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
         if table.protocol in found:
             predictions[key] = found[table.protocol]
             if kept_truth is not None:
-                kept.setdefault(_name(records[key]), Truth(str(records[key].dataset["digest"]), *kept_truth))
+                kept.setdefault(
+                    _name(records[key]), Truth(str(records[key].dataset["digest"]), *kept_truth)
+                )
     examples = {_name(records[key]): records[key] for key in predictions}
     truths = {name: _with_clouds(kept.get(name), record) for name, record in examples.items()}
-    chosen = [(key, truth) for key in predictions if (truth := truths[_name(records[key])]) is not None]
-    fitting = {key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)}
+    chosen = [
+        (key, truth) for key in predictions if (truth := truths[_name(records[key])]) is not None
+    ]
+    fitting = {
+        key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)
+    }
     return Evidence(predictions, fitting, read_searches(store, table.name))
 
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:
-    """Return whether these true classes give the recorded accuracy: a borrowed truth that does not is that of other objects."""
+    """Return whether these true classes give the recorded accuracy: a borrowed truth that does not
+    is that of other objects.
+    """
     recorded = record.metrics.get(protocol, {}).get(PER_OBJECT)
     if recorded is None or predicted.shape != truth.labels.shape:
         return False
@@ -89,11 +104,14 @@ def _name(record: Record) -> str:
 
 
 def _with_clouds(kept: Truth | None, record: Record) -> Truth | None:
-    """The truth of a record's data set, with labels (if the trial kept none) and clouds from this machine's cache."""
+    """The truth of a record's data set, with labels (if the trial kept none) and clouds from this
+    machine's cache.
+    """
     digest, count = str(record.dataset["digest"]), int(record.dataset["num_test"])
     arrays = _cached(digest)
     if arrays is None or len(arrays["test_labels"]) != count:
-        return kept  # a part of the test set was used: which objects those are is not written in the record
+        # a part of the test set was used: which objects those are is not written in the record
+        return kept
     labels = np.asarray(arrays["test_labels"])
     names = kept.class_names if kept else ()
     if kept is not None and not np.array_equal(kept.labels, labels):
@@ -102,7 +120,9 @@ def _with_clouds(kept: Truth | None, record: Record) -> Truth | None:
 
 
 def _cached(digest: str) -> Mapping[str, np.ndarray] | None:
-    """The test split of the data set with this digest, memory-mapped; None if this machine has not opened it."""
+    """The test split of the data set with this digest, memory-mapped; None if this machine has not
+    opened it.
+    """
     arrays = find_entry(digest)
     if arrays is None or "test_labels" not in arrays:
         return None

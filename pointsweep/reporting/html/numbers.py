@@ -1,4 +1,6 @@
-"""The report's sections that are tables with bars: what choosing the epoch on the test set adds, and what a trial costs."""
+"""The report's sections that are tables with bars: what choosing the epoch on the test set adds,
+and what a trial costs.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,24 @@ def optimism(table: Table, records: Mapping[str, Record]) -> str:
         found = [records[key] for _, key in cell.keys if key in records]
         last, best = (_mean(found, protocol, table.metric) for protocol in ("last", "best_test"))
         epochs = ", ".join(str(int(record.metrics["best_test"]["epoch"])) for record in found)
-        added = bar((cell.optimism or 0.0) / most if most else 0.0, percent(cell.optimism, signed=True))
-        rows.append([escape(table.place(cell)), percent(last), percent(best), added, escape(epochs)])
+        added = bar(
+            (cell.optimism or 0.0) / most if most else 0.0, percent(cell.optimism, signed=True)
+        )
+        rows.append(
+            [escape(table.place(cell)), percent(last), percent(best), added, escape(epochs)]
+        )
     if not rows:
         return ""
     lead = (
-        "A table that takes the best epoch <em>by test accuracy</em> is optimistic by this much over the last epoch. This table's "
-        f"protocol: {escape(PROTOCOLS[table.protocol])}."
+        "A table that takes the best epoch <em>by test accuracy</em> is optimistic by this much"
+        f" over the last epoch. This table's protocol: {escape(PROTOCOLS[table.protocol])}."
     )
-    return section("optimism", "Optimism of best_test", lead, grid(["", "last", "best_test", "added", "its epochs"], rows))
+    return section(
+        "optimism",
+        "Optimism of best_test",
+        lead,
+        grid(["", "last", "best_test", "added", "its epochs"], rows),
+    )
 
 
 def _mean(found: Sequence[Record], protocol: str, metric: str) -> float:
@@ -40,7 +51,9 @@ def _mean(found: Sequence[Record], protocol: str, metric: str) -> float:
 
 
 def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Of every cell with a finished trial: how many there are, their hours of GPUs (or CPUs), and the price if an hour has one."""
+    """Of every cell with a finished trial: how many there are, their hours of GPUs (or CPUs), and
+    the price if an hour has one.
+    """
     found = []
     for cell in table.cells:
         timed = _timed(cell, records)
@@ -48,13 +61,21 @@ def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
             hours = math.fsum(record.device_s for record in timed) / 3600
             money = {} if table.per_hour is None else {"money": hours * table.per_hour}
             found.append(
-                {"row": table.rows[cell.row], "column": table.columns[cell.column], "trials": len(timed), "hours": hours, **money}
+                {
+                    "row": table.rows[cell.row],
+                    "column": table.columns[cell.column],
+                    "trials": len(timed),
+                    "hours": hours,
+                    **money,
+                }
             )
     return found
 
 
 def cost(table: Table, records: Mapping[str, Record]) -> str:
-    """Seconds, throughput, memory and attempts of a cell's trials, in the mean (memory: the highest); hours and price in sum."""
+    """Seconds, throughput, memory and attempts of a cell's trials, in the mean (memory: the
+    highest); hours and price in sum.
+    """
     cells = [(cell, found) for cell in table.cells if (found := _timed(cell, records))]
     if not cells:
         return ""
@@ -77,24 +98,49 @@ def cost(table: Table, records: Mapping[str, Record]) -> str:
         rows.append([escape(table.place(cell)), length, *numbers])
     every = {key: records[key] for cell, _ in cells for _, key in cell.keys if key in records}
     total = sum(record.seconds.get("total", 0.0) for record in every.values())
-    devices = ", ".join(sorted({record.origin.get("device", "unknown device") for record in every.values()}))
-    on_gpu = sum(r.seconds.get("total", 0.0) for r in every.values() if r.origin.get("device", "").startswith("cuda"))
+    devices = ", ".join(
+        sorted({record.origin.get("device", "unknown device") for record in every.values()})
+    )
+    on_gpu = sum(
+        r.seconds.get("total", 0.0)
+        for r in every.values()
+        if r.origin.get("device", "").startswith("cuda")
+    )
     gpu = f"{on_gpu:,.0f} GPU seconds" if on_gpu else "none on a GPU"
     lead = (
-        f"{len(every)} trials took {duration(total)} in all on {escape(devices)}, {gpu}: "
-        "means of a cell's trials, the highest peak of memory and of attempts. On the CPU the peak is that of the worker's process, "
-        f"earlier trials in it included. Device hours are a trial's hours times its part of a pack's GPUs, or CPUs. "
-        f"{energy(list(every.values()))}"
+        f"{len(every)} trials took {duration(total)} in all on {escape(devices)}, {gpu}: means of a"
+        " cell's trials, the highest peak of memory and of attempts. On the CPU the peak is that"
+        " of the worker's process, earlier trials in it included. Device hours are a trial's hours"
+        f" times its part of a pack's GPUs, or CPUs. {energy(list(every.values()))}"
     )
-    heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts", "device hours of all"]
-    heads += [*(["price of all"] if table.per_hour is not None else []), *(["energy, kJ"] if read else [])]
+    heads = [
+        "",
+        "a trial",
+        "clouds/s in training",
+        "peak memory, GiB",
+        "attempts",
+        "device hours of all",
+    ]
+    heads += [
+        *(["price of all"] if table.per_hour is not None else []),
+        *(["energy, kJ"] if read else []),
+    ]
     return section("cost", "Cost", lead, grid(heads, rows))
 
 
 def kilojoules(found: Sequence[Record]) -> str:
     """ "gpu 12.3, cpu 4.5", the mean of those trials that could read it; "—" of none."""
-    by_device = {name: [r.energy_j[name] for r in found if name in r.energy_j] for name in ("gpu", "cpu")}
-    return ", ".join(f"{name} {summary(values).mean / 1000:.1f}" for name, values in by_device.items() if values) or "—"
+    by_device = {
+        name: [r.energy_j[name] for r in found if name in r.energy_j] for name in ("gpu", "cpu")
+    }
+    return (
+        ", ".join(
+            f"{name} {summary(values).mean / 1000:.1f}"
+            for name, values in by_device.items()
+            if values
+        )
+        or "—"
+    )
 
 
 def energy(found: Sequence[Record]) -> str:
@@ -103,12 +149,21 @@ def energy(found: Sequence[Record]) -> str:
     if not known:
         return "Energy: not readable on the machines that ran them."
     total = sum(sum(record.energy_j.values()) for record in known)
-    part = "" if len(known) == len(found) else f" (of {len(known)} trials; not readable for the others)"
-    return f"Energy: {total / 3.6e6:.3f} kWh{part}, of the whole device: trials that ran at once on it each count all of it."
+    part = (
+        ""
+        if len(known) == len(found)
+        else f" (of {len(known)} trials; not readable for the others)"
+    )
+    return (
+        f"Energy: {total / 3.6e6:.3f} kWh{part}, of the whole device: trials that ran at once on it"
+        " each count all of it."
+    )
 
 
 def _timed(cell: TableCell, records: Mapping[str, Record]) -> list[Record]:
-    return [records[key] for _, key in cell.keys if key in records and "total" in records[key].seconds]
+    return [
+        records[key] for _, key in cell.keys if key in records and "total" in records[key].seconds
+    ]
 
 
 def duration(seconds: float) -> str:
@@ -120,13 +175,21 @@ def duration(seconds: float) -> str:
 
 def bar(share: float, word: str) -> str:
     """A word with a bar of a share of the full length behind it."""
-    return f"<span class='bar' style='--share:{100 * min(max(share, 0.0), 1.0):.1f}%'>{escape(word)}</span>"
+    return (
+        "<span class='bar'"
+        f" style='--share:{100 * min(max(share, 0.0), 1.0):.1f}%'>{escape(word)}</span>"
+    )
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of HTML cells; the first of a row is its heading."""
     top = "".join(f"<th scope='col'>{escape(head)}</th>" for head in heads)
     body = "".join(
-        f"<tr><th class='label' scope='row'>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
+        "<tr><th class='label'"
+        f" scope='row'>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>"
+        for row in rows
     )
-    return f"<div class='scroll' tabindex='0'><table class='plain'><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    return (
+        "<div class='scroll' tabindex='0'><table"
+        f" class='plain'><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,7 +1,9 @@
-"""The report's section of a search: what it saw on the way to its table. Drawn from sweeps/<name>/search.json.
+"""The report's section of a search: what it saw on the way to its table. Drawn from
+sweeps/<name>/search.json.
 
-Importances, one slice a key (the objective over its values), parallel coordinates, under a scheduler the curves and, of two
-objectives, their Pareto front: the drawings of Optuna's own visualisation, without its script.
+Importances, one slice a key (the objective over its values), parallel coordinates, under a
+scheduler the curves and, of two objectives, their Pareto front: the drawings of Optuna's own
+visualisation, without its script.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from typing import Any
 from pointsweep.config import scalars
 from pointsweep.reporting.cell_text import count
 from pointsweep.reporting.html.sections import section
-from pointsweep.reporting.html.svg_charts import Frame, Mark, Point, scatter, svg, ticks, whole_ticks
+from pointsweep.reporting.html.svg_charts import (
+    Frame,
+    Mark,
+    Point,
+    scatter,
+    svg,
+    ticks,
+    whole_ticks,
+)
 from pointsweep.storage.base import Store
 
 log = logging.getLogger("pointsweep.report_search")
@@ -40,7 +50,9 @@ class Axis:
         """Return the place of a value on its axis, from 0 to 1."""
         if self.kind == "choice":
             return (self.labels.index(value) + 0.5) / len(self.labels)
-        low, high, at = (math.log(each) if self.log else each for each in (self.low, self.high, value))
+        low, high, at = (
+            math.log(each) if self.log else each for each in (self.low, self.high, value)
+        )
         return (at - low) / (high - low) if high > low else 0.5
 
     def words(self) -> list[tuple[float, str]]:
@@ -55,7 +67,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Searched:
-    """The search of one arm: its objectives with their directions, importances, and the trials that finished."""
+    """The search of one arm: its objectives with their directions, importances, and the trials that
+    finished.
+    """
 
     name: str
     objectives: Mapping[str, str]
@@ -63,7 +77,8 @@ class Searched:
     importances: Mapping[str, Mapping[str, float]]
     trials: Sequence[Mapping[str, Any]]
     others: Mapping[str, int]  # how many were stopped or failed
-    curves: Sequence[Mapping[str, Any]]  # under a scheduler: the trials, those that it stopped among them, whose course is known
+    # under a scheduler: the trials, those that it stopped among them, whose course is known
+    curves: Sequence[Mapping[str, Any]]
 
 
 def read_searches(store: Store, name: str) -> list[Searched]:
@@ -76,7 +91,12 @@ def read_searches(store: Store, name: str) -> list[Searched]:
         return [_searched(data, arm) for arm in data["arms"]]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         words = f"{type(error).__name__}: {error}"
-        log.warning("%s is damaged (%s): the report is without it; the search's command, run again, writes it anew", path, words)
+        log.warning(
+            "%s is damaged (%s): the report is without it; the search's command, run again, writes"
+            " it anew",
+            path,
+            words,
+        )
         return []
 
 
@@ -97,7 +117,9 @@ def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> Searched:
 def searches(found: Sequence[Searched]) -> str:
     """The section; "" of a sweep that is no search."""
     body = "".join(_search(one) for one in found if one.trials and one.axes)
-    lead = "Every finished suggestion of the search, on the validation split; the darker, the better."
+    lead = (
+        "Every finished suggestion of the search, on the validation split; the darker, the better."
+    )
     return section("search", "The search", lead, body)
 
 
@@ -107,19 +129,31 @@ def _search(one: Searched) -> str:
     if len(one.objectives) > 1:
         parts.append(_figure("Pareto front", _front(one), wide=True))
     if any(one.importances.values()):
-        drawn = "".join(_figure(f"Importance for {name}", _importance(each)) for name, each in one.importances.items())
+        drawn = "".join(
+            _figure(f"Importance for {name}", _importance(each))
+            for name, each in one.importances.items()
+        )
         parts.append(f"<div class='panels'>{drawn}</div>")
     parts.append(_figure("Parallel coordinates", _parallel(one), wide=True))
     if one.others.get("stopped") and one.curves:
-        parts.append(_figure("Validation accuracy by epoch; a dot where the scheduler stopped a trial", _courses(one), wide=True))
+        parts.append(
+            _figure(
+                "Validation accuracy by epoch; a dot where the scheduler stopped a trial",
+                _courses(one),
+                wide=True,
+            )
+        )
     for index, name in enumerate(one.objectives):
-        slices = "".join(_figure(f"{name} over {axis.key}", _slice(one, axis, index)) for axis in one.axes)
+        slices = "".join(
+            _figure(f"{name} over {axis.key}", _slice(one, axis, index)) for axis in one.axes
+        )
         parts.append(f"<div class='panels'>{slices}</div>")
     return "".join(parts)
 
 
 def _figure(caption: str, drawn: str, wide: bool = False) -> str:
-    return f"<figure{' class=wide' if wide else ''}><figcaption>{escape(caption)}</figcaption>{drawn}</figure>"
+    opened = "<figure class=wide>" if wide else "<figure>"
+    return f"{opened}<figcaption>{escape(caption)}</figcaption>{drawn}</figure>"
 
 
 def _shown(name: str, value: float) -> float:
@@ -133,7 +167,10 @@ def _word(name: str, value: float) -> str:
 
 def _told(one: Searched, trial: Mapping[str, Any]) -> str:
     """A trial in words."""
-    values = ", ".join(f"{name} {_word(name, value)}" for name, value in zip(one.objectives, trial["values"], strict=True))
+    values = ", ".join(
+        f"{name} {_word(name, value)}"
+        for name, value in zip(one.objectives, trial["values"], strict=True)
+    )
     drawn = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {scalars.spelled(value)}"
         for key, value in trial["drawn"].items()
@@ -142,7 +179,9 @@ def _told(one: Searched, trial: Mapping[str, Any]) -> str:
 
 
 def _goodness(one: Searched) -> list[float]:
-    """Return of every trial the share of the others that it is not worse than by the first objective: 0 the worst, 1 the best."""
+    """Return of every trial the share of the others that it is not worse than by the first
+    objective: 0 the worst, 1 the best.
+    """
     sign = 1 if next(iter(one.objectives.values())) == "maximize" else -1
     values = [sign * trial["values"][0] for trial in one.trials]
     most = max(1, len(values) - 1)
@@ -157,11 +196,15 @@ def _importance(shares: Mapping[str, float]) -> str:
     for i, (key, share) in enumerate(ordered):
         y = 22 * i + 4
         bars += (
-            f"<text class='axis' x='4' y='{y + 9}'>{escape(key)}</text><text class='axis' x='276' y='{y + 9}' text-anchor='end'>"
-            f"{share:.2f}</text><rect class='dot s0' x='4' y='{y + 12}' width='{max(1.0, 272 * share):.1f}' height='4'>"
-            f"<title>{escape(key)}: {share:.3f}</title></rect>"
+            f"<text class='axis' x='4' y='{y + 9}'>{escape(key)}</text><text class='axis' x='276'"
+            f" y='{y + 9}' text-anchor='end'>{share:.2f}</text><rect class='dot s0' x='4'"
+            f" y='{y + 12}' width='{max(1.0, 272 * share):.1f}' height='4'><title>{escape(key)}:"
+            f" {share:.3f}</title></rect>"
         )
-    return f"<svg viewBox='0 0 280 {height}' role='img' aria-label='importance of the keys'>{bars}</svg>"
+    return (
+        f"<svg viewBox='0 0 280 {height}' role='img' aria-label='importance of the"
+        f" keys'>{bars}</svg>"
+    )
 
 
 def _scale(one: Searched, index: int) -> list[tuple[float, str]]:
@@ -173,54 +216,100 @@ def _scale(one: Searched, index: int) -> list[tuple[float, str]]:
 def _slice(one: Searched, axis: Axis, index: int) -> str:
     """One objective over the values of one key."""
     name, y_ticks = list(one.objectives)[index], _scale(one, index)
-    frame = Frame(280, 205, (-0.03, 1.03), (y_ticks[0][0], y_ticks[-1][0]), axis.words(), y_ticks, left=44)
+    frame = Frame(
+        280, 205, (-0.03, 1.03), (y_ticks[0][0], y_ticks[-1][0]), axis.words(), y_ticks, left=44
+    )
     dots = ""
     for trial in one.trials:
         if axis.key in trial["drawn"]:
-            x, y = frame.x(axis.place(trial["drawn"][axis.key])), frame.y(_shown(name, trial["values"][index]))
-            dots += f"<circle class='dot s0' cx='{x:.1f}' cy='{y:.1f}' r='3'><title>{escape(_told(one, trial))}</title></circle>"
+            x, y = (
+                frame.x(axis.place(trial["drawn"][axis.key])),
+                frame.y(_shown(name, trial["values"][index])),
+            )
+            dots += (
+                f"<circle class='dot s0' cx='{x:.1f}' cy='{y:.1f}'"
+                f" r='3'><title>{escape(_told(one, trial))}</title></circle>"
+            )
     return svg(frame, f"{name} over {axis.key}", dots)
 
 
 def _parallel(one: Searched) -> str:
-    """Every trial as a line over the keys and the first objective; where a key does not apply the line passes below it."""
+    """Every trial as a line over the keys and the first objective; where a key does not apply the
+    line passes below it.
+    """
     name, y_ticks = next(iter(one.objectives)), _scale(one, 0)
     low, high = y_ticks[0][0], y_ticks[-1][0]
     result = Axis(name, "float", False, (), low, high)
     axes = [*one.axes, result]
-    frame = Frame(720, 300, (0, len(axes) - 1), (-0.12, 1.0), [], [], left=60, right=60, top=42, bottom=16)
+    frame = Frame(
+        720, 300, (0, len(axes) - 1), (-0.12, 1.0), [], [], left=60, right=60, top=42, bottom=16
+    )
     body = ""
     for i, axis in enumerate(axes):
         x, anchor = frame.x(i), "start" if i == 0 else "end" if i == len(axes) - 1 else "middle"
-        body += f"<line class='grid' x1='{x:.1f}' x2='{x:.1f}' y1='{frame.y(0):.1f}' y2='{frame.y(1):.1f}'/>"
-        body += f"<text class='axis name' x='{x:.1f}' y='{14 + 11 * (i % 2)}' text-anchor='{anchor}'>{escape(axis.key)}</text>"
-        words = [(axis.place(value), word) for value, word in y_ticks] if axis is result else axis.words()
-        body += "".join(f"<text class='axis' x='{x + 4:.1f}' y='{frame.y(at) + 3:.1f}'>{escape(word)}</text>" for at, word in words)
-    ordered = sorted(zip(_goodness(one), one.trials, strict=True), key=lambda item: (item[0], -item[1]["number"]))
-    for good, trial in ordered:  # the best drawn last, on top
-        places = [axis.place(trial["drawn"][axis.key]) if axis.key in trial["drawn"] else -0.1 for axis in one.axes]
-        places.append(result.place(_shown(name, trial["values"][0])))
-        points = " ".join(f"{frame.x(i):.1f},{frame.y(place):.1f}" for i, place in enumerate(places))
         body += (
-            f"<polyline class='line s0' stroke-opacity='{0.12 + 0.88 * good**2:.2f}' points='{points}'>"
-            f"<title>{escape(_told(one, trial))}</title></polyline>"
+            f"<line class='grid' x1='{x:.1f}' x2='{x:.1f}' y1='{frame.y(0):.1f}'"
+            f" y2='{frame.y(1):.1f}'/>"
+        )
+        body += (
+            f"<text class='axis name' x='{x:.1f}' y='{14 + 11 * (i % 2)}'"
+            f" text-anchor='{anchor}'>{escape(axis.key)}</text>"
+        )
+        words = (
+            [(axis.place(value), word) for value, word in y_ticks]
+            if axis is result
+            else axis.words()
+        )
+        body += "".join(
+            f"<text class='axis' x='{x + 4:.1f}' y='{frame.y(at) + 3:.1f}'>{escape(word)}</text>"
+            for at, word in words
+        )
+    ordered = sorted(
+        zip(_goodness(one), one.trials, strict=True), key=lambda item: (item[0], -item[1]["number"])
+    )
+    for good, trial in ordered:  # the best drawn last, on top
+        places = [
+            axis.place(trial["drawn"][axis.key]) if axis.key in trial["drawn"] else -0.1
+            for axis in one.axes
+        ]
+        places.append(result.place(_shown(name, trial["values"][0])))
+        points = " ".join(
+            f"{frame.x(i):.1f},{frame.y(place):.1f}" for i, place in enumerate(places)
+        )
+        body += (
+            f"<polyline class='line s0' stroke-opacity='{0.12 + 0.88 * good**2:.2f}'"
+            f" points='{points}'><title>{escape(_told(one, trial))}</title></polyline>"
         )
     return svg(frame, "parallel coordinates of the search", body)
 
 
 def _courses(one: Searched) -> str:
-    """The curve of every trial, of those that were stopped as far as they came; what ran to its end on top."""
+    """The curve of every trial, of those that were stopped as far as they came; what ran to its end
+    on top.
+    """
     values = [100 * value for trial in one.curves for _, value in trial["curve"]]
     last = max(2, *(epoch for trial in one.curves for epoch, _ in trial["curve"]))
     y_ticks = ticks(min(values), max(values), 5)
-    frame = Frame(720, 300, (1, last), (y_ticks[0][0], y_ticks[-1][0]), whole_ticks(1, last), y_ticks, left=44, bottom=42)
+    frame = Frame(
+        720,
+        300,
+        (1, last),
+        (y_ticks[0][0], y_ticks[-1][0]),
+        whole_ticks(1, last),
+        y_ticks,
+        left=44,
+        bottom=42,
+    )
     body = ""
     for trial in sorted(one.curves, key=lambda trial: trial["state"] == "complete"):
         places = [(frame.x(epoch), frame.y(100 * value)) for epoch, value in trial["curve"]]
         ended = trial["state"] == "complete"
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         told = f"<title>trial {trial['number']}, {trial['state']}</title>"
-        body += f"<polyline class='line s0' stroke-opacity='{1 if ended else 0.25}' points='{points}'>{told}</polyline>"
+        body += (
+            f"<polyline class='line s0' stroke-opacity='{1 if ended else 0.25}'"
+            f" points='{points}'>{told}</polyline>"
+        )
         if not ended:
             x, y = places[-1]
             body += f"<circle class='dot s0' cx='{x:.1f}' cy='{y:.1f}' r='2.5'>{told}</circle>"
@@ -228,7 +317,9 @@ def _courses(one: Searched) -> str:
 
 
 def _front(one: Searched) -> str:
-    """The first two objectives against each other, the second across, and the trials that no other beats in both."""
+    """The first two objectives against each other, the second across, and the trials that no other
+    beats in both.
+    """
     names = list(one.objectives)[:2]
     signs = [1 if one.objectives[name] == "maximize" else -1 for name in names]
     across = _across(names[1], [trial["values"][1] for trial in one.trials])
@@ -236,16 +327,35 @@ def _front(one: Searched) -> str:
     marks, best = [], []
     for trial in one.trials:
         y = _shown(names[0], trial["values"][0])
-        marks.append(Mark(Point(across.place(trial["values"][1]), y, y, y, _told(one, trial)), 0, 0))
+        marks.append(
+            Mark(Point(across.place(trial["values"][1]), y, y, y, _told(one, trial)), 0, 0)
+        )
         mine = [sign * value for sign, value in zip(signs, trial["values"][:2], strict=True)]
-        others = ([sign * value for sign, value in zip(signs, each["values"][:2], strict=True)] for each in one.trials)
-        if not any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in others):
+        others = (
+            [sign * value for sign, value in zip(signs, each["values"][:2], strict=True)]
+            for each in one.trials
+        )
+        if not any(
+            other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in others
+        ):
             best.append(marks[-1].point)
-    frame = Frame(720, 360, (-0.03, 1.03), (y_ticks[0][0], y_ticks[-1][0]), across.words(), y_ticks, left=44, bottom=42, top=20)
+    frame = Frame(
+        720,
+        360,
+        (-0.03, 1.03),
+        (y_ticks[0][0], y_ticks[-1][0]),
+        across.words(),
+        y_ticks,
+        left=44,
+        bottom=42,
+        top=20,
+    )
     steps = sorted(best, key=lambda point: point.x, reverse=signs[1] > 0)
     return scatter(frame, "Pareto front of the search", marks, steps, (names[1], names[0]))
 
 
 def _across(name: str, values: Sequence[float]) -> Axis:
     """The horizontal axis of a front: parameters on a logarithmic scale where that can be."""
-    return Axis(name, "float", name == "parameters" and min(values) > 0, (), min(values), max(values))
+    return Axis(
+        name, "float", name == "parameters" and min(values) > 0, (), min(values), max(values)
+    )

@@ -1,10 +1,13 @@
-"""The threads of a pack: each member runs its own trial, as it would alone; only one runs at a time.
+"""The threads of a pack: each member runs its own trial, as it would alone; only one runs at a
+time.
 
-On a GPU members meet in three places. Those whose models are of equal structure visit them together: the first one runs the part for
-all of them, as one (joint.py). At a frozen part the rows of all members that have come to it, whatever their structure, are joined,
-and each gets its own back. At the end of a step all losses are sent backwards together, and the optimisers step as one. On a CPU,
-where joining gains nothing, they take turns: one runs a batch to its end, and lets go of its activations, before the next. While one
-waits for the disk the others go on: what they send there in the meantime the disk takes in one go.
+On a GPU members meet in three places. Those whose models are of equal structure visit them
+together: the first one runs the part for all of them, as one (joint.py). At a frozen part the rows
+of all members that have come to it, whatever their structure, are joined, and each gets its own
+back. At the end of a step all losses are sent backwards together, and the optimisers step as one.
+On a CPU, where joining gains nothing, they take turns: one runs a batch to its end, and lets go of
+its activations, before the next. While one waits for the disk the others go on: what they send
+there in the meantime the disk takes in one go.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from pointsweep.utils import fault_injection as faults
 
 _here = threading.local()
 
-# Where members are joined. On a CPU that gains nothing (products are bound by arithmetic either way), a product's last digits depend
-# on its number of rows, and the activations of all members would live at once.
+# Where members are joined. On a CPU that gains nothing (products are bound by arithmetic either
+# way), a product's last digits depend on its number of rows, and the activations of all members
+# would live at once.
 JOINED_ON = {"cuda"}
 M_ARENA_MAX = -8  # of glibc's mallopt
 Wish = Pass | Visit | Backward | Step | Turn | Call
@@ -44,7 +48,9 @@ def backward(loss: Tensor) -> None:
 
 
 def take_step(optimizer: AdamW, trained: Sequence[Tensor], clip_norm: float) -> None:
-    """Clips the gradients of what is trained and steps, in a pack on a GPU together with the other members."""
+    """Clips the gradients of what is trained and steps, in a pack on a GPU together with the other
+    members.
+    """
     member: Member | None = getattr(_here, "member", None)
     step = Step(optimizer, trained, clip_norm)
     if member is not None and trained[0].device.type in JOINED_ON:
@@ -54,7 +60,9 @@ def take_step(optimizer: AdamW, trained: Sequence[Tensor], clip_norm: float) -> 
 
 
 def take_turns(device: torch.device) -> None:
-    """Give the others their turn at the end of a batch, where rows are not joined: who sees the same clouds sees them together."""
+    """Give the others their turn at the end of a batch, where rows are not joined: who sees the
+    same clouds sees them together.
+    """
     member: Member | None = getattr(_here, "member", None)
     if member is not None and device.type not in JOINED_ON:
         member.ask(Turn())
@@ -100,7 +108,9 @@ class Member:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Let the others go on while the body of this runs in the member's thread, which must touch nothing of theirs."""
+        """Let the others go on while the body of this runs in the member's thread, which must touch
+        nothing of theirs.
+        """
         self.wish = wait = Wait()
         self.back.release()
         try:
@@ -117,13 +127,17 @@ class Member:
 
 
 def _one_heap() -> None:
-    """Let the threads of all members take memory from one heap, so that what one lets go of serves the next. With glibc alone."""
+    """Let the threads of all members take memory from one heap, so that what one lets go of serves
+    the next. With glibc alone.
+    """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
-    """Run the members to their ends; return their results. Raises the first exception of a body, once all have ended."""
+    """Run the members to their ends; return their results. Raises the first exception of a body,
+    once all have ended.
+    """
     _one_heap()
     members = [Member(body) for body in bodies]
     for member in members:
@@ -139,7 +153,9 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
 
 
 def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a turn after the disk, a call, the earliest part, and gradients, steps or turns at last."""
+    """Meets the wishes that come first: a turn after the disk, a call, the earliest part, and
+    gradients, steps or turns at last.
+    """
     aside = [(member, member.wish) for member in waiting if isinstance(member.wish, Wait)]
     for _, wish in aside:
         wish.over.wait()
@@ -171,13 +187,25 @@ def _call(member: Member) -> Member:
 
 def _alike(wish: Any, first: Pass | Visit) -> bool:
     if isinstance(wish, Pass) and isinstance(first, Pass):
-        return (wish.place, wish.modes, wish.rows.shape[1:]) == (first.place, first.modes, first.rows.shape[1:])
-    return isinstance(wish, Visit) and isinstance(first, Visit) and (wish.place, wish.kind) == (first.place, first.kind)
+        return (wish.place, wish.modes, wish.rows.shape[1:]) == (
+            first.place,
+            first.modes,
+            first.rows.shape[1:],
+        )
+    return (
+        isinstance(wish, Visit)
+        and isinstance(first, Visit)
+        and (wish.place, wish.kind) == (first.place, first.kind)
+    )
 
 
 def _visit(group: Sequence[Member]) -> Sequence[Member]:
-    """Let the first go on and run the part for all, in its own thread: on the way it may wish for passes."""
-    group[0].answer = Lead(group, [member.wish for member in group if isinstance(member.wish, Visit)])
+    """Let the first go on and run the part for all, in its own thread: on the way it may wish for
+    passes.
+    """
+    group[0].answer = Lead(
+        group, [member.wish for member in group if isinstance(member.wish, Visit)]
+    )
     for member in group[1:]:
         member.wish = Led()
     return group[:1]
@@ -215,7 +243,12 @@ def _end_of_step(waiting: Sequence[Member]) -> Sequence[Member]:
 
 
 def _current_modes(device: str) -> tuple[Any, ...]:
-    return torch.is_grad_enabled(), device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return (
+        torch.is_grad_enabled(),
+        device,
+        torch.is_autocast_enabled(device),
+        torch.get_autocast_dtype(device),
+    )
 
 
 def _modes(modes: tuple[Any, ...]) -> ExitStack:
@@ -228,16 +261,22 @@ def _modes(modes: tuple[Any, ...]) -> ExitStack:
 
 
 def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together with the other members' rows."""
+    """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together
+    with the other members' rows.
+    """
     member: Member | None = getattr(_here, "member", None)
     if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
     # Those who run as one bring the rows of all.
-    return folded(lambda own: member.ask(Pass(place, part, own, _current_modes(own.device.type))), rows)
+    return folded(
+        lambda own: member.ask(Pass(place, part, own, _current_modes(own.device.type))), rows
+    )
 
 
 def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) -> Any:
-    """Return what the part gives; in a pack on a GPU worked out with those of members whose part is of the same kind and shapes."""
+    """Return what the part gives; in a pack on a GPU worked out with those of members whose part is
+    of the same kind and shapes.
+    """
     member: Member | None = getattr(_here, "member", None)
     shapes = tuple((tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs))
     if member is None or shapes[0][2] not in JOINED_ON:
@@ -250,7 +289,11 @@ def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) ->
 def _lead(lead: Lead) -> Any:
     first, others = lead.visits[0], lead.group[1:]
     try:
-        found = run([v.part for v in lead.visits], [v.inputs for v in lead.visits]) if others else [first.part.forward(*first.inputs)]
+        found = (
+            run([v.part for v in lead.visits], [v.inputs for v in lead.visits])
+            if others
+            else [first.part.forward(*first.inputs)]
+        )
     except BaseException as error:  # those who wait for it hear of it too
         for member in others:
             member.failure = error

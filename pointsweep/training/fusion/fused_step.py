@@ -1,7 +1,9 @@
-"""The end of a training step: gradients clipped, the optimiser's step; of one trial, or of several members of a pack as one.
+"""The end of a training step: gradients clipped, the optimiser's step; of one trial, or of several
+members of a pack as one.
 
-As one they are one AdamW over the parameters of all, with a group for every learning rate and weight decay among them; its states are
-those of the members' own optimisers, which checkpoints read. Each member's gradients are clipped by their own norm.
+As one they are one AdamW over the parameters of all, with a group for every learning rate and
+weight decay among them; its states are those of the members' own optimisers, which checkpoints
+read. Each member's gradients are clipped by their own norm.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from pointsweep.training.adamw import AdamW
 
 @dataclass(frozen=True)
 class Step:
-    """What a trial's step takes: its optimiser, all that it trains, and the norm to which gradients are clipped."""
+    """What a trial's step takes: its optimiser, all that it trains, and the norm to which gradients
+    are clipped.
+    """
 
     optimizer: AdamW
     trained: Sequence[Tensor]
@@ -36,10 +40,14 @@ def take_together(steps: Sequence[Step]) -> None:
         nn.utils.clip_grad_norm_(step.trained, step.clip_norm)
         for group in step.optimizer.param_groups:
             settings = {name: value for name, value in group.items() if name != "params"}
-            groups.setdefault(tuple(settings.items()), {**settings, "params": []})["params"] += group["params"]
+            groups.setdefault(tuple(settings.items()), {**settings, "params": []})["params"] += (
+                group["params"]
+            )
     together = AdamW(list(groups.values()))
     for step in steps:
         together.moments |= step.optimizer.moments
     together.step()
     for step in steps:  # a first step has made them
-        step.optimizer.moments |= {p: together.moments[p] for p in step.trained if p in together.moments}
+        step.optimizer.moments |= {
+            p: together.moments[p] for p in step.trained if p in together.moments
+        }

@@ -1,12 +1,13 @@
 """Packs: trials that share a frozen backbone train together, one batched pass of it for all.
 
-Every member runs its own trial in a thread of its own (members.py). On a GPU members of one structure, whatever their seeds, rates
-and decays, run their tokenizers as one, and then all that is behind them (joint.py). At a frozen part of the backbone they meet those
-of other structures too, and it runs once for all; a part that a method has changed (a low-rank update, a trained bias) is met layer
-by layer. On a CPU, where joining gains nothing, members take turns, a batch each. Everything else, from the order of the data to the
-noise of dropout, batch statistics, clipping and the learning rate, is the member's own: it may start late, end early, diverge or fail
-without others.
-Letters: B clouds, T tokens, C channels.
+Every member runs its own trial in a thread of its own (members.py). On a GPU members of one
+structure, whatever their seeds, rates and decays, run their tokenizers as one, and then all that is
+behind them (joint.py). At a frozen part of the backbone they meet those of other structures too,
+and it runs once for all; a part that a method has changed (a low-rank update, a trained bias) is
+met layer by layer. On a CPU, where joining gains nothing, members take turns, a batch each.
+Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and
+the learning rate, is the member's own: it may start late, end early, diverge or fail without
+others. Letters: B clouds, T tokens, C channels.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ from pointsweep.ops.vmap import Part, current
 from pointsweep.training.fusion.coroutines import meet, visit
 
 BEFORE = (-2,), (-1,)  # places in front of the blocks: the tokenizer's, and that of all behind it
-# Values (B, N, K, C) of a tokenizer's stage: reading and writing as many takes a GPU about as long as it takes to launch a kernel.
+# Values (B, N, K, C) of a tokenizer's stage: reading and writing as many takes a GPU about as long
+# as it takes to launch a kernel.
 LIGHT = 1 << 22
 
 
-def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig], int]) -> list[list[TrialConfig]]:
-    """The trials in packs of at most `size` that share a backbone, in their order. What cannot be shared runs alone."""
+def packs_of(
+    configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig], int]
+) -> list[list[TrialConfig]]:
+    """The trials in packs of at most `size` that share a backbone, in their order. What cannot be
+    shared runs alone.
+    """
     open_packs: dict[tuple[str, int], list[TrialConfig]] = {}
     packs: list[list[TrialConfig]] = []
     for config in configs:
@@ -52,9 +58,15 @@ def packs_of(configs: Sequence[TrialConfig], size: int | Callable[[TrialConfig],
 def shared_part(config: TrialConfig) -> str | None:
     """Return what members of a pack have in common.
 
-    None for a network and for full fine-tuning, which freeze nothing, and for a probe, which takes no steps.
+    None for a network and for full fine-tuning, which freeze nothing, and for a probe, which takes
+    no steps.
     """
-    if config.backbone is None or config.method is None or config.method.name == "full" or config.probes:
+    if (
+        config.backbone is None
+        or config.method is None
+        or config.method.name == "full"
+        or config.probes
+    ):
         return None
     return canonical_json(config.backbone) + config.train.precision
 
@@ -71,30 +83,40 @@ class SharedBackbone:
         self.device = device
 
     def build(self, config: TrialConfig, num_classes: int) -> nn.Module:
-        """The model that `model.build` makes of the config, with the same start, on the pack's frozen weights."""
+        """The model that `model.build` makes of the config, with the same start, on the pack's
+        frozen weights.
+        """
         # Of its own it keeps the structure and what may be thawed; the matrices are the pack's.
         own: Backbone = registry.load("backbones", self.config.name)(self.config)
         _share(own, self.whole)
         model = PointModel(config, num_classes, backbone=own).to(self.device)
         model.weights_origin = self.origin
         model.change_per_block = self.change_per_block
-        for index, (block, frozen) in enumerate(zip(model.backbone.blocks, self.whole.blocks, strict=True)):
+        for index, (block, frozen) in enumerate(
+            zip(model.backbone.blocks, self.whole.blocks, strict=True)
+        ):
             if not isinstance(block, Block):
                 _own_what_trains(block, frozen)
                 continue
             assert isinstance(frozen, Block)
             for order, name in enumerate(("attn", "ffn")):
                 _join((index, order), block, name, getattr(frozen, name))
-        # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics and belongs to two parts, nor a
-        # library's layers, which do not know it.
-        joins = config.method is not None and config.method.joins and all(isinstance(block, Block) for block in self.whole.blocks)
+        # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics
+        # and belongs to two parts, nor a library's layers, which do not know it.
+        joins = (
+            config.method is not None
+            and config.method.joins
+            and all(isinstance(block, Block) for block in self.whole.blocks)
+        )
         if joins and not config.train.compile and not official.program(config).trains_frozen_norms:
             _meet_in(model, config)
         return model
 
 
 def _share(own: Backbone, whole: Backbone) -> None:
-    """Give `own` the matrices of the blocks of `whole` themselves and copies of all else, which is small and may be thawed."""
+    """Give `own` the matrices of the blocks of `whole` themselves and copies of all else, which is
+    small and may be thawed.
+    """
     theirs = dict(whole.named_modules())
     own.to(next(whole.parameters()).device)
     own.load_state_dict(whole.state_dict())
@@ -104,13 +126,19 @@ def _share(own: Backbone, whole: Backbone) -> None:
 
 
 def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) -> None:
-    """Let the block's `attn` or `ffn` meet the other members': whole where the method has left it alone, else layer by layer."""
+    """Let the block's `attn` or `ffn` meet the other members': whole where the method has left it
+    alone, else layer by layer.
+    """
     part = getattr(block, name)
     if _untouched(part, frozen):
         setattr(block, name, Joined(place, frozen))
         return
-    matrices = {id(layer.weight): layer for layer in frozen.modules() if isinstance(layer, nn.Linear)}
-    for number, layer in enumerate(module for module in part.modules() if isinstance(module, nn.Linear)):
+    matrices = {
+        id(layer.weight): layer for layer in frozen.modules() if isinstance(layer, nn.Linear)
+    }
+    for number, layer in enumerate(
+        module for module in part.modules() if isinstance(module, nn.Linear)
+    ):
         shared = matrices.get(id(layer.weight))
         if shared is None:
             continue
@@ -121,22 +149,33 @@ def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) ->
 
 
 def _own_what_trains(block: nn.Module, frozen: nn.Module) -> None:
-    """Give a layer of a library, which members run one after the other, its own copy of a shared matrix that the method trains."""
+    """Give a layer of a library, which members run one after the other, its own copy of a shared
+    matrix that the method trains.
+    """
     shared = {id(layer.weight) for layer in frozen.modules() if isinstance(layer, nn.Linear)}
     for layer in block.modules():
-        if isinstance(layer, nn.Linear) and id(layer.weight) in shared and layer.weight.requires_grad:
+        if (
+            isinstance(layer, nn.Linear)
+            and id(layer.weight) in shared
+            and layer.weight.requires_grad
+        ):
             layer.weight = nn.Parameter(layer.weight.detach().clone())
 
 
 def _untouched(part: nn.Module, frozen: nn.Module) -> bool:
-    if any(p.requires_grad for p in part.parameters()) or [type(m) for m in part.modules()] != [type(m) for m in frozen.modules()]:
+    if any(p.requires_grad for p in part.parameters()) or [type(m) for m in part.modules()] != [
+        type(m) for m in frozen.modules()
+    ]:
         return False
-    # Dropout on the attention is a member's own noise, and the published attention across the batch must not see other members.
+    # Dropout on the attention is a member's own noise, and the published attention across the batch
+    # must not see other members.
     return not isinstance(part, Attention) or (part.dropout.p == 0.0 and not part.across_batch)
 
 
 class Joined(nn.Module):
-    """A frozen attention or feed-forward branch, (B, T, C) -> (B, T, C), that members of a pack run together."""
+    """A frozen attention or feed-forward branch, (B, T, C) -> (B, T, C), that members of a pack run
+    together.
+    """
 
     def __init__(self, place: tuple[int, ...], frozen: nn.Module) -> None:
         super().__init__()
@@ -149,9 +188,17 @@ class Joined(nn.Module):
 
 
 def _meet_in(model: PointModel, config: TrialConfig) -> None:
-    """Let members of equal structure run their tokenizers as one, and all behind them, whatever their seeds and rates."""
+    """Let members of equal structure run their tokenizers as one, and all behind them, whatever
+    their seeds and rates.
+    """
     tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
-    same = (config.tokenizer, config.compat, official.program(config), config.train.precision, model.backbone.widths[0])
+    same = (
+        config.tokenizer,
+        config.compat,
+        official.program(config),
+        config.train.precision,
+        model.backbone.widths[0],
+    )
     structure = (*same, config.backbone, config.positions, config.method, config.head)
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +206,9 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
             return tokenizer.forward(points)  # type: ignore[no-any-return]
         return visit(BEFORE[0], tokenizer, (points,), same)  # type: ignore[no-any-return]
 
-    def logits(points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def logits(
+        points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         if current() is not None:
             return rest.forward(points, category, made)  # type: ignore[no-any-return]
         return visit(BEFORE[1], rest, (points, category, tokenizer.module(points)), structure)  # type: ignore[no-any-return]
@@ -168,9 +217,11 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
 
 
 def _light(model: Any, points: Tensor) -> bool:
-    """Whether the launches of a tokenizer's kernels are what it takes. Where they are not, joining would copy much for nothing.
+    """Whether the launches of a tokenizer's kernels are what it takes. Where they are not, joining
+    would copy much for nothing.
 
-    With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap does not let it keep.
+    With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap
+    does not let it keep.
     """
     config = model.tokenizer.config
     values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
@@ -178,7 +229,9 @@ def _light(model: Any, points: Tensor) -> bool:
 
 
 class JoinedLinear:
-    """A frozen matrix inside a part that the method has changed, with the member's bias if that trains."""
+    """A frozen matrix inside a part that the method has changed, with the member's bias if that
+    trains.
+    """
 
     def __init__(self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear) -> None:
         self.place, self.layer, self.shared = place, layer, shared
@@ -186,7 +239,9 @@ class JoinedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         part = self._product if self.own_bias else self._whole
-        rows = meet((*self.place, int(self.own_bias)), part, x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        rows = meet((*self.place, int(self.own_bias)), part, x.flatten(0, -2)).unflatten(
+            0, x.shape[:-1]
+        )
         return rows + self.layer.bias if self.own_bias else rows
 
     def _product(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""What members of a pack wish for (members.py), and wait until it is met; the end of a step is in steps.py."""
+"""What members of a pack wish for (members.py), and wait until it is met; the end of a step is in
+steps.py.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Visit:
 
 @dataclass(frozen=True)
 class Lead:
-    """The answer to the first of the members who visit together: it runs their parts, and gives the others what comes out."""
+    """The answer to the first of the members who visit together: it runs their parts, and gives the
+    others what comes out.
+    """
 
     group: Sequence[Any]
     visits: Sequence[Visit]
