@@ -54,6 +54,12 @@ def _of(kind: str) -> BeforeValidator:
     return BeforeValidator(functools.partial(component, kind))
 
 
+@functools.cache
+def _default_of(part: type[Config]) -> Config:
+    """Return a part with its defaults: one for all trials, as thousands may have it."""
+    return part()
+
+
 class TrialConfig(Config):
     """Everything that can change a trial's numbers, and nothing else.
 
@@ -79,11 +85,11 @@ class TrialConfig(Config):
             return data
         filled = official.with_defaults(data)
         if filled.get("train") is None:
-            filled["train"] = TrainConfig()
+            filled["train"] = _default_of(TrainConfig)
         if filled.get("network") is None:
             for name in ("positions", "head"):
                 if filled.get(name) is None:
-                    filled[name] = UNNAMED[name]()
+                    filled[name] = _default_of(UNNAMED[name])
         return filled
 
     @property

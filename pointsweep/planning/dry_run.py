@@ -28,7 +28,7 @@ from pointsweep.planning.dry_run_arm import Arm as Arm
 from pointsweep.planning.dry_run_arm import chosen, made_data, smaller
 from pointsweep.planning.dry_run_data import BATCH, STEPS, dataset_of, wrong_data
 from pointsweep.planning.dry_run_reference import wrong_rates
-from pointsweep.planning.dry_run_settings import settings_without_effect
+from pointsweep.planning.dry_run_settings import TRAIN_SETTINGS, settings_without_effect
 from pointsweep.planning.dry_run_trial import EPOCHS, Run, wrong_seeds, wrong_start
 from pointsweep.results.failures import Diverged
 
@@ -55,10 +55,18 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
 
 
 def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the first arm of every setting of data and training, without its seed."""
+    """Return the first arm of every setting of data and training, without its seed.
+
+    Settings of training count where the sweep varies one that is compared: a sweep may have a
+    hundred thousand learning rates.
+    """
+    varies = any(
+        len({getattr(arm.config.train, name) for arm in arms}) > 1 for name in TRAIN_SETTINGS
+    )
     found: dict[tuple[str, str], Arm] = {}
     for arm in arms:
-        key = canonical_json(arm.config.dataset), canonical_json(arm.config.train)
+        train = canonical_json(arm.config.train) if varies else ""
+        key = canonical_json(arm.config.dataset), train
         found.setdefault(key, arm)
     return [Arm(without_seed(arm.config), arm.name) for arm in found.values()]
 

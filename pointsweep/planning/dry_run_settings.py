@@ -17,13 +17,15 @@ from pointsweep.planning.dry_run_data import dataset_of, small
 from pointsweep.planning.dry_run_trial import Run
 from pointsweep.results.failures import Diverged
 
+TRAIN_SETTINGS = ("init", "votes")  # of training, whose values are compared with each other
+
 
 def settings_without_effect(arms: Sequence[Arm]) -> Iterator[str]:
     """Say which settings of the data that a sweep varies give the same clouds, and the like of
     `train.init` and `train.votes`.
     """
     yield from _equal_data(arms)
-    for name in ("init", "votes"):
+    for name in TRAIN_SETTINGS:
         for first, second in _pairs([arm.config.train for arm in arms], name):
             config = next(arm.config for arm in arms if arm.config.train == first)
             other = config.replace(train=second)
@@ -77,6 +79,8 @@ def _equal_data(arms: Sequence[Arm]) -> Iterator[str]:
 
 def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:
     """A few pairs of configs that differ in one field alone."""
+    if len({getattr(config, name) for config in configs}) < 2:
+        return
     groups: dict[Any, list[Any]] = {}
     for config in dict.fromkeys(configs):
         rest = tuple(

@@ -61,17 +61,13 @@ def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
 
 
 def _place(sweep: Sweep) -> Path:
-    cells = [
-        [
-            sweep.cell_name(cell),
-            asdict(cell.published) if cell.published else None,
-            [trial.key() for trial in cell.trials],
-        ]
-        for cell in sweep.cells
-    ]
     code: list[Any] = [tree_digest(), importlib.metadata.version("torch")]
     of_others = digests_of(config for cell in sweep.cells for config in cell.trials[:1])
     if of_others:
         code.append(of_others)
-    depends = json.dumps([code, cells])
-    return cache_folder() / "plans" / f"{hashlib.sha256(depends.encode()).hexdigest()[:32]}.json"
+    digest = hashlib.sha256(json.dumps(code).encode())
+    for cell in sweep.cells:
+        published = asdict(cell.published) if cell.published else None
+        keys = [trial.key() for trial in cell.trials]
+        digest.update(json.dumps([sweep.cell_name(cell), published, keys]).encode())
+    return cache_folder() / "plans" / f"{digest.hexdigest()[:32]}.json"

@@ -20,13 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.config import registry
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.config.schema import TrialConfig
+from pointsweep.config.tokenizers import TokenizerConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import PointModel, build
 
 CLOUDS, POINTS, CLASSES = 3, 160, 5
 POOL = 1 << 24  # random numbers that frozen weights are cut from
+POOL_SIZE = 0.02  # their standard deviation
 SMALL: dict[str, Any] = {
     "num_tokens": 8, "neighbours": 6, "scale_tokens": (6, 4), "scale_neighbours": (4, 4),
     "bank_groups": 8, "bank_group_size": 8,
@@ -87,7 +90,7 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     size = config.dataset.num_points if whole else POINTS
     model, thawed = _build(config)
     zero = frozenset(
-        name for name, p in model.named_parameters() if p.requires_grad and not p.any()
+        name for name, p in model.named_parameters() if p.requires_grad and _is_all(p, 0.0)
     )
     _draw_trained(model)
     inputs = _inputs(config, size)
@@ -153,8 +156,9 @@ def _idle_parts(
             gradient = parameter.grad
             if gradient is None or gradient.dim() < 2 or name.startswith("head.") or declared(name):
                 continue
-            for axis in range(gradient.dim()):
-                part = gradient.abs().transpose(0, axis).flatten(1).amax(dim=1)
+            sizes = gradient.abs()
+            for axis in range(sizes.dim()):
+                part = sizes.amax(dim=[other for other in range(sizes.dim()) if other != axis])
                 before = acts.get((name, axis))
                 acts[name, axis] = part > 0 if before is None else before | (part > 0)
         if all(bool(reached.all()) or not bool(reached.any()) for reached in acts.values()):
@@ -186,8 +190,8 @@ def run_once(config: TrialConfig) -> None:
     Of a tokenizer its geometry alone, which is what depends on the size; `probe` runs the rest of
     it.
     """
-    points = _clouds(1, config.dataset.num_points)
     if config.backbone is None:
+        points = _clouds(1, config.dataset.num_points)
         model = build(config, CLASSES).eval()
         if any(p.requires_grad for p in model.parameters()):
             model(points)
@@ -195,15 +199,23 @@ def run_once(config: TrialConfig) -> None:
             model.encode(points)  # type: ignore[operator]
         return
     assert config.tokenizer
-    make_tokenizer = registry.load("tokenizers", config.tokenizer.name)
+    _read_points(config.tokenizer, config.backbone, config.compat, config.dataset.num_points)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_points(
+    tokenizer: TokenizerConfig, backbone: BackboneConfig, compat: str, num_points: int
+) -> None:
+    """Let one cloud of so many points through a tokenizer. Most arms of a sweep share theirs."""
+    make_tokenizer = registry.load("tokenizers", tokenizer.name)
     with torch.device("meta"):
-        structure = registry.load("backbones", config.backbone.name)(config.backbone)
-        tokenizer = make_tokenizer(config.tokenizer, structure, config.compat)
-    if hasattr(tokenizer, "geometry"):
-        tokenizer.geometry(points)
+        structure = registry.load("backbones", backbone.name)(backbone)
+        made = make_tokenizer(tokenizer, structure, compat)
+    points = _clouds(1, num_points)
+    if hasattr(made, "geometry"):
+        made.geometry(points)
         return
-    backbone = frozen_backbone(config.backbone)
-    make_tokenizer(config.tokenizer, backbone, config.compat).eval()(points)
+    make_tokenizer(tokenizer, frozen_backbone(backbone), compat).eval()(points)
 
 
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
@@ -222,28 +234,35 @@ def _look_across(
     """Return logits, the leak, and the clouds whose own logits do not move when they are replaced.
 
     The leak is how far the logits of a cloud move with the other clouds, of how far they move when
-    it is itself replaced. Three further batches show it: with another first cloud, with other
-    clouds behind the first, and in the opposite order.
+    it is itself replaced. Two further batches show it. Of clouds 0, 1, 2 the first has another one
+    in the middle, so 0 and 2 show what comes from behind and from before. The second is a new
+    cloud, 1, 0: cloud 1 has both neighbours replaced, and cloud 0 stands at another place.
     """
     points, *rest = inputs
     before = model(points, *rest)
-    new = _clouds(len(points), points.shape[1], seed=2) * 2.0
-    other_first = _movement(model(torch.cat([new[:1], points[1:]]), *rest), before)
-    others_behind = _movement(model(torch.cat([points[:1], new[1:]]), *rest), before)
-    turned = _movement(model(*(tensor.flip(0) for tensor in inputs)).flip(0), before)
+    new = _clouds(2, points.shape[1], seed=2) * 2.0
+    middle = torch.cat([points[:1], new[1:], points[2:]])
+    outer = torch.cat([new[:1], points[1:2], points[:1]])
+    other_middle = model(middle, *rest)
+    other_outer = model(outer, *(tensor[[0, 1, 0]] for tensor in rest))
 
-    own = torch.cat([other_first[:1], others_behind[1:]])
-    by_others = torch.cat([others_behind[:1], other_first[1:]])
+    by_middle = _movement(other_middle, before)
+    by_outer = _movement(other_outer, before)
+    own = torch.stack([by_outer[0], by_middle[1], by_outer[2]])
+    by_others = torch.stack([by_middle[0], by_outer[1], by_middle[2]])
+    by_place = float(_movement(other_outer[2:], before[:1]))
     ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
-    leak = 0.0
-    for number in range(len(points)):
-        if number in ignored:
-            continue
-        leak = max(leak, float(by_others[number] / own[number]))
-        by_place = float(turned[number] / own[number])
-        # Rounding differs with a cloud's place, so that little says nothing.
-        if by_place > PLACE:
-            leak = max(leak, by_place)
+    leak = max(
+        (
+            float(by_others[number] / own[number])
+            for number in range(CLOUDS)
+            if number not in ignored
+        ),
+        default=0.0,
+    )
+    # Rounding differs with a cloud's place, so that little says nothing.
+    if 0 not in ignored and by_place > PLACE * float(own[0]):
+        leak = max(leak, by_place / float(own[0]))
     return before, leak, ignored
 
 
@@ -367,7 +386,7 @@ def _large_values(tensor: Tensor, name: str) -> Tensor:
 
 @functools.cache
 def _pool() -> Tensor:
-    return 0.02 * torch.randn(POOL, generator=torch.Generator().manual_seed(0))
+    return torch.randn(POOL, generator=torch.Generator().manual_seed(0)).mul_(POOL_SIZE)
 
 
 @torch.no_grad()
@@ -377,8 +396,27 @@ def _draw_trained(model: nn.Module, look: int = 0) -> None:
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + look)
             size = 0.05 if parameter.dim() > 1 else 0.1
-            mean = 1.0 if bool((parameter == 1).all()) else 0.0
+            mean = 1.0 if _is_all(parameter, 1.0) else 0.0
+            noise = _noise(parameter.shape, zlib.crc32(f"{look} {name}".encode()))
             # A new tensor: a thawed one may still be a slice of the pool.
-            parameter.data = mean + size * torch.randn(parameter.shape, generator=generator)
+            parameter.data = (noise * (size / POOL_SIZE)).add_(mean)
+
+
+def _noise(shape: torch.Size, number: int) -> Tensor:
+    """Normal numbers of the pool's size that depend on a number alone: a slice of the pool where it
+    has as many.
+    """
+    pool, count = _pool(), shape.numel()
+    if count >= len(pool) // 2:
+        generator = torch.Generator().manual_seed(number)
+        return torch.randn(shape, generator=generator).mul_(POOL_SIZE)
+    at = number % (len(pool) - count)
+    return pool[at : at + count].view(shape)
+
+
+def _is_all(tensor: Tensor, value: float) -> bool:
+    """Return whether every element has this value; the first one settles it for most tensors."""
+    if tensor.numel() and tensor.flatten()[0] != value:
+        return False
+    return bool((tensor == value).all())

@@ -8,7 +8,7 @@ in some arms and stays in others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,30 @@ class Outdone:
     kept: bool = False
 
 
+class _CellNames:
+    """What is kept of every cell that was looked at. Sweeps have a hundred thousand of them, so
+    nested data are kept of those cells alone that `conclude` needs them of.
+    """
+
+    def __init__(self) -> None:
+        self.places: list[tuple[str, dict[str, Place]]] = []  # a cell, and the place of every leaf
+        self.with_dropped: list[tuple[str, Settings]] = []
+        self._of_components: dict[tuple[Any, ...], Settings] = {}
+
+    def add(self, name: str, settings: Settings) -> None:
+        """Take in one cell."""
+        self.places.append((name, settings.places))
+        if settings.dropped:
+            self.with_dropped.append((name, settings))
+        names = tuple(scalars.spelled(settings.name(part)) for part in PARTS)
+        self._of_components.setdefault(names, settings)
+
+    @property
+    def of_components(self) -> Iterable[Settings]:
+        """The first cell of every combination of components, by their names."""
+        return self._of_components.values()
+
+
 class LabelAudit:
     """Looks at every cell while a file is read; `conclude` reports to the reader."""
 
@@ -61,7 +85,7 @@ class LabelAudit:
         self.remarks: list[str] = []  # said at the plan and at the launch
         # settings that a part of the cells has, or none: said at the plan
         self.dropped: list[str] = []
-        self._cells: list[tuple[str, Settings]] = []
+        self._cells = _CellNames()
         self._held: set[tuple[str, Path]] = set()
         self._compared: set[tuple[int, int]] = set()
         self._entries: dict[int, Entry] = {}  # kept, so that their ids stay theirs
@@ -77,7 +101,7 @@ class LabelAudit:
         the profile.
         """
         if self.reader.search is None:
-            self._cells.append((name, settings))
+            self._cells.add(name, settings)
         for entry in entries:
             if id(entry) in self._entries:
                 continue
@@ -92,7 +116,7 @@ class LabelAudit:
 
     def look_at_suggestion(self, name: str, settings: Settings) -> None:
         """Look at a point of a search."""
-        self._cells.append((name, settings))
+        self._cells.add(name, settings)
 
     def look_at_conditional(self, name: str, settings: Settings) -> None:
         """Look at what became of conditional settings in a cell, with everything laid over them."""
@@ -263,7 +287,7 @@ class LabelAudit:
             )
             self.reader.own.append(Problem(place.path, text, place.line))
         self._conditions_on_the_space()
-        if self._cells or not self.reader.problems:
+        if self._cells.places or not self.reader.problems:
             self._vacuous()
         self._constraints()
         self._dropped()
@@ -318,7 +342,8 @@ class LabelAudit:
                 key: value for key, value in conditions.opened(when).items() if key in PARTS
             }
             named = not components or any(
-                conditions.matches(settings.data, components) for _, settings in self._cells
+                conditions.matches(settings.data, components)
+                for settings in self._cells.of_components
             )
             if self.reader.notes:  # an override made it so
                 self.remarks.append(f"{where}: {text}")
@@ -361,7 +386,7 @@ class LabelAudit:
         the plan.
         """
         gone: dict[tuple[str, Place], Lost] = {}
-        for name, settings in self._cells:
+        for name, settings in self._cells.with_dropped:
             for setting in settings.dropped:
                 if setting.key in settings.places:  # set again, by who named the other component
                     continue
@@ -379,8 +404,8 @@ class LabelAudit:
         for lost in gone.values():
             lost.kept = [
                 name
-                for name, settings in self._cells
-                if settings.places.get(lost.setting.key) == lost.setting.place
+                for name, places in self._cells.places
+                if places.get(lost.setting.key) == lost.setting.place
             ]
             self._report(lost)
 
@@ -425,7 +450,9 @@ class LabelAudit:
         found = [(key, message) for key, message in conditions.setting_problems(base.data, {})]
         for part in PARTS:
             name = base.name(part)
-            if name is not None and all(settings.name(part) != name for _, settings in self._cells):
+            if name is not None and all(
+                settings.name(part) != name for settings in self._cells.of_components
+            ):
                 found += component_problems(part, base.data[part])
         for key, message in found:
             place = base.place(key)
