@@ -61,15 +61,7 @@ class Probe:
     thawed: tuple[str, ...] = ()
     # clouds of the batch whose replacement does not move their own logits
     ignored: tuple[int, ...] = ()
-    flat: frozenset[str] = frozenset()  # trained tensors whose gradient is zero by construction
-
-    @property
-    def unreached(self) -> list[str]:
-        """Trained tensors that no gradient reaches."""
-        none = [name for name, norm in self.gradients.items() if norm == 0.0]
-        return [
-            name for name in none if name not in self.flat and not name.endswith(WITHOUT_GRADIENT)
-        ]
+    unreached: tuple[str, ...] = ()  # trained tensors that no gradient reaches in any look
 
     def differs(self, other: Probe) -> bool:
         """Return whether the two train, start, give or learn anything that is not the same."""
@@ -106,15 +98,16 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     gradients = {
         name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()
     }
-    idle = _idle_parts(model, trained, inputs, size) if isinstance(model, PointModel) else ()
+    unreached = [name for name, norm in gradients.items() if norm == 0.0]
+    idle: tuple[str, ...] = ()
+    if isinstance(model, PointModel):
+        flat = set(model.backbone.flat_parameters("backbone."))
+        unreached = [name for name in unreached if name not in flat]
+        unreached = [name for name in unreached if not name.endswith(WITHOUT_GRADIENT)]
+        idle, unreached = _look_again(model, trained, unreached, inputs, size)
     model.eval()
     given, leak, ignored = _look_across(model, inputs)
     shapes = {name: tuple(p.shape) for name, p in trained.items()}
-    flat = (
-        frozenset(model.backbone.flat_parameters("backbone."))
-        if isinstance(model, PointModel)
-        else frozenset()
-    )
     return Probe(
         shapes,
         zero,
@@ -124,21 +117,26 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
         idle,
         thawed,
         ignored,
-        flat,
+        tuple(unreached),
     )
 
 
-def _idle_parts(
-    model: nn.Module, trained: Mapping[str, Tensor], inputs: Sequence[Tensor], size: int
-) -> tuple[str, ...]:
-    """Parts of trained tensors, along any axis, whose gradient stays exactly zero while that of
-    others does not.
+def _look_again(
+    model: nn.Module,
+    trained: Mapping[str, Tensor],
+    unreached: Sequence[str],
+    inputs: Sequence[Tensor],
+    size: int,
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the parts of trained tensors, along any axis, whose gradient stays exactly zero while
+    that of others does not, and those of `unreached` whose gradient stays zero altogether.
 
-    A maximum or a ReLU may hide a part from a few clouds, so what has none is looked at again with
-    other clouds and weights. Not of a head, whose dropout and ReLU hide single units from a batch
-    as small as this, nor of what a method declares (`Method.idle_parts`), nor of biases, whose
-    gradient may be rounding alone.
+    A maximum or a ReLU may hide a tensor or a part of one from a few clouds, so what has no
+    gradient is looked at again with other clouds and weights. Parts are not looked for in a head,
+    whose dropout and ReLU hide single units from a batch as small as this, nor in what a method
+    declares (`Method.idle_parts`), nor in biases, whose gradient may be rounding alone.
     """
+    asleep = list(unreached)
 
     def declared(name: str) -> bool:
         idle = model.method.idle_parts  # type: ignore[union-attr]
@@ -161,7 +159,9 @@ def _idle_parts(
                 part = sizes.amax(dim=[other for other in range(sizes.dim()) if other != axis])
                 before = acts.get((name, axis))
                 acts[name, axis] = part > 0 if before is None else before | (part > 0)
-        if all(bool(reached.all()) or not bool(reached.any()) for reached in acts.values()):
+        asleep = [name for name in asleep if not _has_gradient(trained[name])]
+        settled = all(bool(reached.all()) or not bool(reached.any()) for reached in acts.values())
+        if settled and not asleep:
             break
     idle = []
     for (name, axis), reached in acts.items():
@@ -169,7 +169,11 @@ def _idle_parts(
             places = [":"] * trained[name].dim()
             places[axis] = _ranges((~reached).nonzero().flatten().tolist())
             idle.append(f"{name}[{', '.join(places)}]")
-    return tuple(idle)
+    return tuple(idle), asleep
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -128,7 +128,7 @@ def model_schema(config: type[Config]) -> Schema:
     schema: Schema = _cleaned(config.model_json_schema())
     for name, text in _docstrings(config).items():
         if name in schema["properties"]:
-            schema["properties"][name]["description"] = text
+            schema["properties"][name]["description"] = " ".join(text.split())
     return schema
 
 
