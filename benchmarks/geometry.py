@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pointsweep.config.validation import trial_from_dict
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.ops import point_ops as geometry
 from pointsweep.training.runner import load_dataset
 
@@ -41,7 +41,7 @@ def clouds() -> tuple[str, Tensor]:
         points = torch.from_numpy(load_dataset(config).test.points[:BATCH].copy())
         if points.shape[1] == 2048:
             return "ModelNet40", points
-    except MissingData:
+    except MissingDataError:
         pass
     return "normal noise", torch.randn(BATCH, 2048, 3, generator=torch.Generator().manual_seed(0))
 

@@ -228,7 +228,7 @@ def driver(count: int, pack: int) -> float:
     """
     from pointsweep.config.validation import trial_from_dict
     from pointsweep.execution import ray_tune as launch
-    from pointsweep.execution.outcomes import Ends, Told
+    from pointsweep.execution.outcomes import OutcomeCollector, WorkerReporter
     from pointsweep.execution.progress import Display, Label, Progress
     from pointsweep.execution.prometheus import Gauges, cells_of
     from pointsweep.tracking.target import TrialTags
@@ -252,11 +252,11 @@ def driver(count: int, pack: int) -> float:
     labels = {task.config.key(): Label(task.tags.cell, "test/accuracy") for task in tasks}
     exported = launch._Exported(Gauges(cells_of(packs)))
     with Progress(Display(io.StringIO()), labels, 0, count) as progress:
-        ends = Ends(packs, Job("nowhere"), progress, exported.gauges, exported.soon)
+        ends = OutcomeCollector(packs, Job("nowhere"), progress, exported.gauges, exported.soon)
         for tasks in packs:
             trial = SimpleNamespace(trial_id="0", config={"pack": launch._encode(tasks)})
             launch._trial_name(trial)
-            keys, told = [task.config.key() for task in tasks], Told(ends.result)
+            keys, told = [task.config.key() for task in tasks], WorkerReporter(ends.result)
             for key in keys:
                 told({"key": key, "epoch": 1, "epochs": 1, **metrics})
             told.end([Outcome(key, "finished") for key in keys])

@@ -17,7 +17,7 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pointsweep.errors import BadStore, ConfigError, Problem, unknown
+from pointsweep.errors import ConfigError, Problem, StoreError, unknown
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
@@ -26,7 +26,7 @@ from pointsweep.planning.plan import Plan, make_plan
 from pointsweep.reporting import stored
 from pointsweep.reporting.build import build
 from pointsweep.reporting.table import Table
-from pointsweep.results.trial_dir import Held
+from pointsweep.results.trial_dir import LeaseHeldError
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import open_store as open_store_at
 from pointsweep.sweep.definition import taken
@@ -69,7 +69,7 @@ def open_store(path: str | Path | None = None) -> Store:
     """Open a store: a folder, or s3://bucket/prefix; by default $POINTSWEEP_STORE, else
     ~/pointsweep. Nothing is created.
 
-    Raises BadStore for what can be no store.
+    Raises StoreError for what can be no store.
     """
     return open_store_at(None if path is None else str(path))
 
@@ -82,7 +82,7 @@ def plan(
 
     Reads data and weights and builds every arm once; nothing is trained and nothing is fetched. Of
     a search it is the plan of some points of every arm. Raises ConfigError for a file with problems
-    and BadStore for a store that cannot be read.
+    and StoreError for a store that cannot be read.
     """
     return make_plan(_sweep(sweep).probe(), _store(store), rerun_stale=rerun_stale)
 
@@ -110,10 +110,11 @@ def run(
 
     A trial that fails ends nothing: its cell's status is "failed" and its `failures` have the
     reason. Raises ConfigError for a file with problems and for what data, weights, machine or audit
-    do not allow (nothing was launched); BadStore where the store cannot be used or another process
-    holds it; Unfit where Ray's machines cannot run it; SearchFailedError where no suggestion of a
-    search finished; StoreFailed or another OSError where a disk or a service failed on the way, and
-    RayLost where Ray did: what is done is kept, and the same call continues.
+    do not allow (nothing was launched); StoreError where the store cannot be used or another
+    process holds it; ResourcesError where Ray's machines cannot run it; SearchFailedError where no
+    suggestion of a search finished; StoreUnavailableError or another OSError where a disk or a
+    service failed on the way, and RayLostError where Ray did: what is done is kept, and the same
+    call continues.
     """
     asked = _sweep(sweep)
     place = _store(store)
@@ -140,8 +141,8 @@ def run(
         )
         try:
             [concluded] = launch([asked], [planned], place, options, display, rerun_stale)
-        except Held as error:
-            raise BadStore(str(error)) from error
+        except LeaseHeldError as error:
+            raise StoreError(str(error)) from error
         finally:
             ray_cluster.leave()
     return concluded.table
@@ -171,8 +172,9 @@ def read_table(
     the table shows (balanced_accuracy, val/accuracy), `protocol` names the epoch that counts (last,
     best_val or best_test); by default both are the file's. With `source="mlflow"` everything is
     read from MLflow alone. `allow_plugins` lets the Python code be imported that the file names, or
-    that the metric is. Raises ConfigError for a file with problems, BadStore or another ValueError
-    where there is no such table, and TrackerAway where MLflow does not answer.
+    that the metric is. Raises ConfigError for a file with problems, StoreError or another
+    ValueError where there is no such table, and TrackerUnavailableError where MLflow does not
+    answer.
     """
     place = _store(store)
     found = _read(name_or_path, place, source, tracking_uri, allow_plugins)

@@ -58,45 +58,45 @@ class PluginError(ValueError):
         return type(self), (str(self), self.plugin)
 
 
-class BadStore(ValueError):
+class StoreError(ValueError):
     """A store, or something in it, that this version cannot read; the message names it."""
 
 
-class NotAFile(BadStore):
+class NotAFileError(StoreError):
     """A folder, where the store should have a file."""
 
 
-class BadRecord(BadStore):
+class RecordError(StoreError):
     """A record that cannot be believed: damaged, edited, of another trial, or at odds with the
     files beside it.
     """
 
 
-class ComputedMetricError(BadStore):
+class ComputedMetricError(StoreError):
     """A metric that stored predictions do not give; the message names the trials and what is
     missing.
     """
 
 
-class LaterRecord(BadStore):
+class NewerRecordError(StoreError):
     """A record that a later version of pointsweep wrote: it is whole, and this version cannot read
     it.
     """
 
 
-class StoreFailed(OSError):
+class StoreUnavailableError(OSError):
     """The store's disk refuses a write: full, read-only, not allowed. The message says which file
     and why.
     """
 
 
-class Unfit(ValueError):
+class ResourcesError(ValueError):
     """The machines at hand cannot run the sweep: a trial would wait for ever for what they have
     not.
     """
 
 
-class RayLost(RuntimeError):
+class RayLostError(RuntimeError):
     """Ray ended while trials ran, and not because it was told to. What is done is in the store."""
 
 
@@ -110,19 +110,19 @@ class MissingPackageError(ValueError):
     """A package that an extra of pointsweep brings is not installed; the message says how it is."""
 
 
-class MissingData(ValueError):
+class MissingDataError(ValueError):
     """A data set is not at hand; the message says where it was looked for and where it is
     obtained.
     """
 
 
-class MissingWeights(ValueError):
+class MissingWeightsError(ValueError):
     """Pretrained weights are not at hand; the message names the hub id, the expected cache and the
     `weights:` key.
     """
 
 
-class WeightsToFetch(MissingWeights):
+class WeightsNotFetchedError(MissingWeightsError):
     """Pretrained weights are not at hand, and can be had: a launch gets them first."""
 
 

@@ -83,7 +83,9 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(once, "_kept", {"cpu": once.Kept(once.LIMIT_BYTES["cpu"])})  # batches in double are not for other tests
+    monkeypatch.setattr(
+        once, "_kept", {"cpu": once.LeastRecentlyUsed(once.LIMIT_BYTES["cpu"])}
+    )  # batches in double are not for other tests
     for owner, name in ((train, "train_batch"), (train, "eval_batch"), (Dataset, "eval_batch")):
         monkeypatch.setattr(owner, name, _in_double(getattr(owner, name)))
     yield

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import pointsweep
-from pointsweep.errors import BadStore, ConfigError
+from pointsweep.errors import ConfigError, StoreError
 from pointsweep.reporting.cell_text import footnotes
 from pointsweep.reporting.formats.registry import render
 from tests.conftest import TINY
@@ -116,7 +116,7 @@ def test_what_is_not_there_is_raised_with_the_nearest_name(trained):
         pointsweep.read_table("tinny", store=trained)
     with pytest.raises(ConfigError, match=r"Did you mean 'quickstart'\?"):
         pointsweep.load("quikstart")
-    with pytest.raises(BadStore, match="gs:// is not a store this version knows"):
+    with pytest.raises(StoreError, match="gs:// is not a store this version knows"):
         pointsweep.open_store("gs://bucket/x")
 
 
@@ -147,7 +147,7 @@ def test_a_failing_trial_is_in_the_table_and_ends_nothing(tmp_path, capsys):
     )
     table = pointsweep.run(path, store=tmp_path / "store", inline=True, tracking_uri="none", progress=False)
     assert [cell.status for cell in table.cells] == ["complete", "failed"]
-    assert "Diverged" in dict(table.cells[1].failures)[0]
+    assert "DivergedError" in dict(table.cells[1].failures)[0]
     assert capsys.readouterr().out == ""
     frame = pointsweep.read_records("tiny", store=tmp_path / "store")
     assert list(frame["status"]) == ["finished", "finished", "failed", "failed"]

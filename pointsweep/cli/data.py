@@ -22,7 +22,7 @@ from pointsweep.cli.command import Program, Version
 from pointsweep.data.check import Report, check_root, unread
 from pointsweep.data.readers.fewshot_pickles import convert
 from pointsweep.data.suggest import suggest
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import CacheError, cache_folder, entries, open_entry, remove_entry
 
 SOUND, WRONG, NOTHING = 0, 1, 2
@@ -175,7 +175,7 @@ def _convert(folder: Path) -> int:
     try:
         for path in convert(folder):
             print(path, flush=True)
-    except MissingData as error:
+    except MissingDataError as error:
         print(error, file=sys.stderr)
         return NOTHING
     except ValueError as error:

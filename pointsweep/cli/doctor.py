@@ -21,7 +21,7 @@ import typer
 
 from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Version
 from pointsweep.config.plugins import Source, adopt
-from pointsweep.errors import ConfigError, Unfit
+from pointsweep.errors import ConfigError, ResourcesError
 from pointsweep.execution import ray_cluster
 from pointsweep.storage import remote_lease
 from pointsweep.storage.base import Store
@@ -45,7 +45,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NodeQuestion:
     """The question that every node answers."""
 
     store: str
@@ -55,9 +55,9 @@ class Wanted:
     plugins: tuple[Source, ...] = ()  # of the sweep
 
 
-def look(wanted: Wanted) -> list[Finding]:
+def look(wanted: NodeQuestion) -> list[Finding]:
     """Return all checks of the node that this runs on."""
-    checks: tuple[Callable[[Wanted], list[Finding]], ...] = (
+    checks: tuple[Callable[[NodeQuestion], list[Finding]], ...] = (
         _versions,
         _gpus,
         _store,
@@ -81,14 +81,14 @@ def look(wanted: Wanted) -> list[Finding]:
     return found
 
 
-def _versions(wanted: Wanted) -> list[Finding]:
+def _versions(wanted: NodeQuestion) -> list[Finding]:
     facts = origin("none")
     names = ("python", "version.ray", "version.torch")
     told = ", ".join(f"{name.removeprefix('version.')} {facts.get(name, 'none')}" for name in names)
     return [Finding("versions", told), Finding("code", f"tree {tree_digest()}")]
 
 
-def _gpus(wanted: Wanted) -> list[Finding]:
+def _gpus(wanted: NodeQuestion) -> list[Finding]:
     import torch
 
     # The task holds no GPU, so Ray hides them: what the node has stands in Ray's resources, what
@@ -99,7 +99,7 @@ def _gpus(wanted: Wanted) -> list[Finding]:
     return [Finding("GPU", f"torch's CUDA {build}, driver {'present' if has else 'none'}", mend)]
 
 
-def _store(wanted: Wanted) -> list[Finding]:
+def _store(wanted: NodeQuestion) -> list[Finding]:
     store = open_store(wanted.store)
     name, begun = f"doctor/{uuid.uuid4().hex}", time.monotonic()
     try:
@@ -146,7 +146,7 @@ def _lease(store: Store) -> list[Finding]:
     ]
 
 
-def _tracking(wanted: Wanted) -> list[Finding]:
+def _tracking(wanted: NodeQuestion) -> list[Finding]:
     if wanted.tracking_uri == "none":
         return [Finding("MLflow", "off")]
     problem = reachable(wanted.tracking_uri)
@@ -158,7 +158,7 @@ def _tracking(wanted: Wanted) -> list[Finding]:
     return [Finding("MLflow", problem or masked(wanted.tracking_uri), mend)]
 
 
-def _cache(wanted: Wanted) -> list[Finding]:
+def _cache(wanted: NodeQuestion) -> list[Finding]:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -169,7 +169,7 @@ def _cache(wanted: Wanted) -> list[Finding]:
     return [Finding("cache", f"{folder}: {free / 2**30:.0f} GiB free", mend)]
 
 
-def _data(wanted: Wanted) -> list[Finding]:
+def _data(wanted: NodeQuestion) -> list[Finding]:
     from pointsweep.config.validation import trial_from_dict
     from pointsweep.data.inputs import needed
 
@@ -226,7 +226,7 @@ def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     return found
 
 
-def examine(wanted: Wanted) -> dict[str, list[Finding]]:
+def examine(wanted: NodeQuestion) -> dict[str, list[Finding]]:
     """Join the cluster that RAY_ADDRESS names; return every node's findings by its name, and those
     of the cluster as a whole.
     """
@@ -246,18 +246,18 @@ def examine(wanted: Wanted) -> dict[str, list[Finding]]:
     return reports | {"cluster": _alike(reports)}
 
 
-def _timed_look(wanted: Wanted) -> tuple[float, list[Finding]]:
+def _timed_look(wanted: NodeQuestion) -> tuple[float, list[Finding]]:
     return time.time(), look(wanted)
 
 
 def wanted_by(
     file: str | None, store: str | None, tracking_uri: str | None, allow_plugins: bool = False
-) -> Wanted:
+) -> NodeQuestion:
     """Return what a sweep needs; without a file, what every sweep needs. Raises ConfigError."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     url = open_store(store).url
     if file is None:
-        return Wanted(url, uri)
+        return NodeQuestion(url, uri)
     from pointsweep.sweep.sweep import load
 
     loaded = load(file, allow_plugins=allow_plugins)
@@ -265,7 +265,7 @@ def wanted_by(
         (str(trial.config.dataset), str(trial.config.backbone)): trial.config.to_dict()
         for trial in loaded.trials()
     }
-    return Wanted(url, uri, tuple(arms.values()), loaded.plugins)
+    return NodeQuestion(url, uri, tuple(arms.values()), loaded.plugins)
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def report(options: DoctorOptions) -> int:
         reports = examine(
             wanted_by(options.sweep, options.store, options.tracking_uri, options.allow_plugins)
         )
-    except (ConfigError, Unfit, ConnectionError) as error:
+    except (ConfigError, ResourcesError, ConnectionError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2
     finally:

@@ -26,10 +26,10 @@ from typing import Annotated
 import typer
 
 from pointsweep.cli.command import Program, Version
-from pointsweep.errors import BadRecord, BadStore, StoreFailed
+from pointsweep.errors import RecordError, StoreError, StoreUnavailableError
 from pointsweep.results.records import from_json
 from pointsweep.storage.base import FileStore, RemoteStore, Store, require_marker
-from pointsweep.storage.lease import Held, leased, read_holder
+from pointsweep.storage.lease import LeaseHeldError, leased, read_holder
 from pointsweep.storage.stores import folder_of, open_store, remote_of
 from pointsweep.utils.cli_exit import INVALID
 
@@ -184,7 +184,7 @@ def _is_finished(folder: Path) -> bool:
 def _is_record(data: bytes, key: str) -> bool:
     try:
         from_json(data, key)
-    except BadRecord:
+    except RecordError:
         return False
     return True
 
@@ -218,9 +218,9 @@ def _trial_file(kind: str, root: Path, path: Path, needs_record: bool = False) -
                 if needs_record and not _is_finished(path.parent):
                     return "its trial has no record any more"
                 return _unlink(path)
-        except Held as error:
+        except LeaseHeldError as error:
             return str(error)
-        except StoreFailed as error:
+        except StoreUnavailableError as error:
             return str(error)
 
     return Waste(kind, _name(root, path), remove)
@@ -302,7 +302,7 @@ def collect(options: GcOptions) -> int:
             print(f"{len(found)} to delete; nothing was changed, --delete does it")
             return 0
         left = _remove_all(found)
-    except BadStore as error:
+    except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
     print(f"{len(found) - left} deleted" + (f", {left} left" if left else ""))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 
 from pointsweep.cli.command import Program, StoreOption, Version
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.reporting.standing import standing, sweep_names
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import open_store
@@ -33,7 +33,7 @@ def show(url: str | None) -> int:
     try:
         store = open_store(url)
         names = sweep_names(store)
-    except BadStore as error:
+    except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
     if not names:

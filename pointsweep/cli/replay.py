@@ -34,7 +34,7 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.errors import ConfigError, unknown
 from pointsweep.reporting.build import build, independent_clouds, read
-from pointsweep.reporting.bundle import BadBundle, arrays_of
+from pointsweep.reporting.bundle import BundleError, arrays_of
 from pointsweep.reporting.compare import column_number, row_number
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.kept_plugins import import_kept
@@ -166,7 +166,7 @@ def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
         return Run(record, arrays_of(store.read(f"trials/{key}/predictions.npz")))
     except FileNotFoundError as error:
         raise ValueError(f"trial {key}: {error.filename or error} is missing") from error
-    except BadBundle as error:
+    except BundleError as error:
         raise ValueError(f"{store.place(f'trials/{key}/predictions.npz')}: {error}") from error
 
 

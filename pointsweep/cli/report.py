@@ -11,11 +11,11 @@ import typer
 
 from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, TrackingOption, Version
 from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, SweepArgument, html
-from pointsweep.errors import ConfigError, StoreFailed
+from pointsweep.errors import ConfigError, StoreUnavailableError
 from pointsweep.reporting.build import build
 from pointsweep.reporting.stored import by_metric, compared, read_stored
 from pointsweep.storage.stores import open_store
-from pointsweep.tracking.target import TrackerAway
+from pointsweep.tracking.target import TrackerUnavailableError
 from pointsweep.utils.cli_exit import INVALID
 
 
@@ -73,7 +73,7 @@ def write(options: ReportOptions) -> int:
         table = build(
             replace(layout, protocol=options.protocol or layout.protocol), records, stored[2]
         )
-    except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
+    except (ConfigError, ValueError, StoreUnavailableError, TrackerUnavailableError) as error:
         print(error, file=sys.stderr)
         return INVALID
     path = Path(options.output or f"{table.name}.html")

@@ -29,7 +29,14 @@ from pointsweep.cli.command import (
     whole_number,
 )
 from pointsweep.config.plugins import Source
-from pointsweep.errors import BadStore, ConfigError, Problem, RayLost, SearchFailedError, Unfit
+from pointsweep.errors import (
+    ConfigError,
+    Problem,
+    RayLostError,
+    ResourcesError,
+    SearchFailedError,
+    StoreError,
+)
 from pointsweep.execution import progress, ray_cluster
 from pointsweep.execution.budget import Spending
 from pointsweep.execution.notify import problem_of
@@ -41,7 +48,7 @@ from pointsweep.planning.design_power import resolution
 from pointsweep.planning.plan import Plan, input_problems, make_plan
 from pointsweep.reporting import build as tables
 from pointsweep.reporting.formats.text import render_here
-from pointsweep.results.trial_dir import Held
+from pointsweep.results.trial_dir import LeaseHeldError
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import open_store
 from pointsweep.sweep.definition import taken
@@ -305,7 +312,7 @@ def plan_and_run(options: RunOptions, display: Display) -> int:
             last_words=f"all that is done is kept in {store.url}; the same command continues",
             rescue=preempted,
         )
-    except BadStore as error:
+    except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
 
@@ -315,7 +322,7 @@ def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: D
     try:
         with display:
             return planned(sweeps, store, options, display)
-    except RayLost as error:
+    except RayLostError as error:
         interruption.check()  # a signal to the whole group of processes may have reached Ray first
         print(
             f"{error}: all that is done is kept in {store.url}; the same command continues",
@@ -441,7 +448,7 @@ def launched(
     except SearchFailedError as error:
         print(error, file=sys.stderr)
         return FAILED
-    except (Unfit, Held, BadStore) as error:
+    except (ResourcesError, LeaseHeldError, StoreError) as error:
         print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
         return INVALID
     except BrokenPipeError:

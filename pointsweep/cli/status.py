@@ -48,7 +48,7 @@ def show(sweep: str, url: str | None) -> int:
 
             name = load(sweep).name
         found = standing(store, name)
-    except ValueError as error:  # BadStore and ConfigError are such
+    except ValueError as error:  # StoreError and ConfigError are such
         print(error, file=sys.stderr)
         return INVALID
     for line in lines(found, store):

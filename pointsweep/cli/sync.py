@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from pointsweep.cli.command import Program, Version
-from pointsweep.errors import BadStore, StoreFailed
+from pointsweep.errors import StoreError, StoreUnavailableError
 from pointsweep.reporting import build as tables
 from pointsweep.reporting.cell_metrics import cell_metrics
 from pointsweep.results.records import Layout
@@ -22,7 +22,7 @@ from pointsweep.storage.base import FileStore
 from pointsweep.storage.stores import on_disk, open_store
 from pointsweep.tracking.mirroring import tracking_uri
 from pointsweep.tracking.mlflow_client import finish, prepare, publish, reachable
-from pointsweep.tracking.target import TrackerAway, TrialTags, uri_mistake
+from pointsweep.tracking.target import TrackerUnavailableError, TrialTags, uri_mistake
 from pointsweep.utils.cli_exit import BROKEN_OFF, INVALID
 from pointsweep.utils.masking import masked
 
@@ -68,11 +68,11 @@ def mirror_store(options: SyncOptions) -> int:
             if store.exists(f"sweeps/{entry}plan.json")
         ]
         if not names:
-            raise BadStore(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
+            raise StoreError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
         uri = tracking_uri(options.tracking_uri, store)
         if mistake := uri_mistake(uri):
-            raise BadStore(mistake)
-    except BadStore as error:
+            raise StoreError(mistake)
+    except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
     return mirror_all(store, names, uri)
@@ -90,10 +90,10 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = max(code, INVALID)
-        except (TrackerAway, StoreFailed) as error:
+        except (TrackerUnavailableError, StoreUnavailableError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = BROKEN_OFF
-            if isinstance(error, StoreFailed) or reachable(uri):
+            if isinstance(error, StoreUnavailableError) or reachable(uri):
                 break
     if code == BROKEN_OFF:
         print("what was sent is kept; the same command continues", file=sys.stderr)
@@ -101,8 +101,8 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
 
 
 def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
-    """Mirror one sweep with the trials that have begun; return their number. Raises TrackerAway and
-    ValueError.
+    """Mirror one sweep with the trials that have begun; return their number. Raises
+    TrackerUnavailableError and ValueError.
     """
     layout, records, failures = tables.read(store, name)
     begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
@@ -112,7 +112,9 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
         target, tables.files_of(store, name), cell_metrics(tables.build(layout, records, failures))
     )
     if missing:
-        raise TrackerAway(f"MLflow at {masked(uri)} has all runs and metrics, but {missing}")
+        raise TrackerUnavailableError(
+            f"MLflow at {masked(uri)} has all runs and metrics, but {missing}"
+        )
     return len(begun)
 
 

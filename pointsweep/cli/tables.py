@@ -28,7 +28,7 @@ from pointsweep.cli.command import (
     complete_sweep,
     one_of,
 )
-from pointsweep.errors import ConfigError, StoreFailed
+from pointsweep.errors import ConfigError, StoreUnavailableError
 from pointsweep.reporting.best_cells import MARKS
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import bundle
@@ -46,7 +46,7 @@ from pointsweep.reporting.template import from_template
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store, write_whole
 from pointsweep.storage.stores import open_store
-from pointsweep.tracking.target import TrackerAway
+from pointsweep.tracking.target import TrackerUnavailableError
 from pointsweep.utils.cli_exit import INVALID
 from pointsweep.utils.console import columns_of, encoding_of
 
@@ -250,7 +250,7 @@ def show(options: TablesOptions) -> int:
             return 0
         made = printed(table, records, store, options)
         return _written(made, options.output)
-    except (ConfigError, ValueError, StoreFailed, TrackerAway) as error:
+    except (ConfigError, ValueError, StoreUnavailableError, TrackerUnavailableError) as error:
         print(error, file=sys.stderr)
         return INVALID
 

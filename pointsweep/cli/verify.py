@@ -26,13 +26,13 @@ from pointsweep.cli.verify_store import verify_store
 from pointsweep.config.plugins import is_allowed
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
-from pointsweep.errors import BadStore, PluginError
+from pointsweep.errors import PluginError, StoreError
 from pointsweep.planning.plan import count_arms
 from pointsweep.reporting.build import build, every_format
 from pointsweep.reporting.bundle import (
     FORMAT,
     MANIFEST,
-    BadBundle,
+    BundleError,
     arrays_of,
     chosen,
     recomputed,
@@ -92,12 +92,12 @@ class Contents:
 
 
 def contents(data: bytes) -> Contents:
-    """Read a bundle. Raises BadBundle naming the member that is not as `bundle.py` writes it."""
+    """Read a bundle. Raises BundleError naming the member that is not as `bundle.py` writes it."""
     members = unpack(data)
     about: dict[str, Any] = _parsed(members, MANIFEST, json.loads)
     found = about.get("format") if isinstance(about, dict) else None
     if found != FORMAT:
-        raise BadBundle(f"{MANIFEST}: format {found!r}, this version reads {FORMAT}")
+        raise BundleError(f"{MANIFEST}: format {found!r}, this version reads {FORMAT}")
     keys = [str(key) for key in about["trials"]] if isinstance(about.get("trials"), list) else []
     records = {
         key: _parsed(members, f"trials/{key}/record.json", lambda text: from_json(text))
@@ -110,11 +110,11 @@ def contents(data: bytes) -> Contents:
 
 def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -> T:
     if name not in members:
-        raise BadBundle(f"{name}: missing")
+        raise BundleError(f"{name}: missing")
     try:
         return read(members[name].decode())
     except HOSTILE as error:
-        raise BadBundle(
+        raise BundleError(
             f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
 
@@ -126,7 +126,7 @@ def problems(found: Contents) -> list[str]:
     for key, record in found.records.items():
         try:
             records[key] = _trial(found, key, record)
-        except BadBundle as error:
+        except BundleError as error:
             wrong.append(f"trial {key}: {error}")
         except HOSTILE as error:
             wrong.append(f"trial {key}: {type(error).__name__}: {error}")
@@ -140,19 +140,19 @@ def problems(found: Contents) -> list[str]:
 
 
 def _trial(found: Contents, key: str, record: Record) -> Record:
-    """Return one trial as its predictions have it. Raises BadBundle."""
+    """Return one trial as its predictions have it. Raises BundleError."""
     if record.key != key:
-        raise BadBundle(f"its record is that of {record.key}")
+        raise BundleError(f"its record is that of {record.key}")
     config = config_of(record)
     not_imported = config is None and bool(runs_plugins(record.origin))
     if found.same_code and not not_imported and (config is None or config.key() != key):
-        raise BadBundle("its configuration has another key: not the trial that ran")
+        raise BundleError("its configuration has another key: not the trial that ran")
     name = f"trials/{key}/predictions.npz"
     if name not in found.members:
-        raise BadBundle("no predictions")
+        raise BundleError("no predictions")
     changed = other_code(record, from_members(found.members, ""))
     if changed:
-        raise BadBundle(f"the bundle holds other code than it ran: {changed}")
+        raise BundleError(f"the bundle holds other code than it ran: {changed}")
     made = recomputed(record, arrays_of(found.members[name]), found.layout.metric)
     chosen(record, _parsed(found.members, f"trials/{key}/epochs.json", json.loads))
     return made
@@ -247,7 +247,7 @@ def check(file: str, allow_plugins: bool = False) -> int:
     except PluginError as error:
         print(error, file=sys.stderr)
         return INVALID
-    except BadBundle as error:
+    except BundleError as error:
         wrong = [str(error)]
     if wrong:
         print("\n  ".join([f"{file}: not verified", *wrong]), file=sys.stderr)
@@ -265,7 +265,7 @@ def import_plugins(file: str, found: Contents, allowed: bool) -> None:
     try:
         sources = from_members(found.members, file)
     except UnicodeDecodeError as error:
-        raise BadBundle(f"the code in it is no text: {error}") from error
+        raise BundleError(f"the code in it is no text: {error}") from error
     known = found.layout.metric.partition("/")[2] in METRICS
     if sources and (not known or all(is_allowed(source, allowed) for source in sources)):
         import_all(sources, file, allowed)
@@ -276,11 +276,11 @@ def check_store(url: str) -> int:
     try:
         store = open_store(url)
         if not (has_marker(store) or store.list("trials")):
-            raise BadStore(
+            raise StoreError(
                 f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial"
             )
         found = verify_store(store)
-    except BadStore as error:
+    except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
     for line in found.unverified:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pointsweep.config.validation import check_trial
-from pointsweep.errors import BadStore
-from pointsweep.reporting.bundle import BadBundle, arrays_of, chosen, recomputed
+from pointsweep.errors import StoreError
+from pointsweep.reporting.bundle import BundleError, arrays_of, chosen, recomputed
 from pointsweep.results.events import epochs_of, parse
 from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import read_record
@@ -66,7 +66,7 @@ def _verify_trial(store: Store, key: str, found: Verified) -> None:
         record = read_record(store, key)
     except FileNotFoundError:
         return  # it is not finished
-    except BadStore as error:
+    except StoreError as error:
         found.finished += 1
         found.problems.append(f"trial {key}: {error}")
         return
@@ -113,7 +113,7 @@ def _result_problems(store: Store, record: Record) -> Iterator[str]:
     elif measure and arrays and ("labels" in arrays or measure == "test/instance_miou"):
         try:
             recomputed(record, arrays, measure)
-        except (BadBundle, KeyError, TypeError, ValueError) as error:
+        except (BundleError, KeyError, TypeError, ValueError) as error:
             yield f"{PREDICTIONS}: {error}"
     try:
         events, _ = parse(store.read(f"trials/{record.key}/{HISTORY}"))
@@ -121,7 +121,7 @@ def _result_problems(store: Store, record: Record) -> Iterator[str]:
     except FileNotFoundError:
         if record.schema >= FIRST_WITH_CHECKSUM and HISTORY in record.files:
             yield f"{HISTORY} is missing beside its record"
-    except (BadStore, BadBundle, KeyError, TypeError, ValueError) as error:
+    except (StoreError, BundleError, KeyError, TypeError, ValueError) as error:
         yield f"{HISTORY}: {error}"
 
 
@@ -140,7 +140,7 @@ def _arrays(store: Store, record: Record) -> dict[str, np.ndarray] | str:
         return arrays_of(store.read(f"trials/{record.key}/{PREDICTIONS}"))
     except FileNotFoundError:
         return {}
-    except (BadStore, BadBundle) as error:
+    except (StoreError, BundleError) as error:
         return f"{PREDICTIONS}: {error}"
 
 
@@ -158,11 +158,11 @@ def _sweep_problems(store: Store, name: str) -> Iterator[str]:
         layout_from_plan(store.read(f"sweeps/{name}/plan.json"))
     except FileNotFoundError:
         pass
-    except BadStore as error:
+    except StoreError as error:
         yield f"plan.json: {error}"
     try:
         json.loads(store.read(f"sweeps/{name}/search.json"))
     except FileNotFoundError:
         pass
-    except (BadStore, ValueError, RecursionError) as error:
+    except (StoreError, ValueError, RecursionError) as error:
         yield f"search.json: {error}"

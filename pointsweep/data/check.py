@@ -44,7 +44,7 @@ def check(copy: Copy) -> Report:
     report = Report(copy.place)
     try:
         arrays = copy.read()
-    except (ValueError, OSError) as error:  # MissingData is one
+    except (ValueError, OSError) as error:  # MissingDataError is one
         report.wrong.append(str(error))
         return report
     splits = [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]

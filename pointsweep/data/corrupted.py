@@ -26,7 +26,7 @@ from pointsweep.data.corruptions import CORRUPTIONS, NUM_SEVERITIES, REVISION, c
 from pointsweep.data.dataset import Copy, Dataset, Split, data_folder, folders_with
 from pointsweep.data.readers.clouds import as_stored
 from pointsweep.data.readers.hdf5 import read_h5
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files, cached_arrays, content_digest
 
 
@@ -107,16 +107,16 @@ class Corrupted(Dataset):
 
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
-        """The parent's arrays and their digest. Raises MissingData, ValueError."""
+        """The parent's arrays and their digest. Raises MissingDataError, ValueError."""
         raise NotImplementedError
 
     @classmethod
     def split_file(cls, config: Any) -> Path:
-        """The published file of a corruption and severity. Raises MissingData."""
+        """The published file of a corruption and severity. Raises MissingDataError."""
         folder = data_folder(cls.name, config.corrupted_folder, cls.origin)
         path = folder / f"{split_name(config.corruption, config.severity)}.h5"
         if not path.is_file():
-            raise MissingData(f"data set {cls.name}: no file {path}. {cls.origin}")
+            raise MissingDataError(f"data set {cls.name}: no file {path}. {cls.origin}")
         return path
 
     @classmethod
@@ -242,6 +242,6 @@ def read_split(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     the file and what is wrong.
     """
     if not path.is_file():
-        raise MissingData(f"no file {path}")
+        raise MissingDataError(f"no file {path}")
     points, labels = read_h5(path, num_classes, "file of corrupted clouds")
     return {"test_points": as_stored(points, str(path)), "test_labels": labels}

@@ -21,7 +21,7 @@ from torch import Tensor
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.data.augment import augment, normalise
 from pointsweep.data.splits import hold_out, in_turn
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.ops.point_ops import farthest_points, gather, to_device
 from pointsweep.storage.staging import staged
 from pointsweep.storage.stores import is_address
@@ -144,14 +144,14 @@ class Dataset:
 
     @classmethod
     def available(cls, config: DatasetConfig) -> None:
-        """Raise MissingData if this machine lacks the files; say where they were looked for and
-        where they come from.
+        """Raise MissingDataError if this machine lacks the files; say where they were looked for
+        and where they come from.
         """
 
     @classmethod
     def folders(cls, config: DatasetConfig) -> list[Path]:
         """The folders whose files this data set is read from; none if it is made. Raises
-        MissingData.
+        MissingDataError.
         """
         folder = getattr(config, "folder", None)
         return [data_folder(config.name, folder, cls.origin)] if folder else []
@@ -289,11 +289,11 @@ def sample(points: Tensor, count: int) -> Tensor:
 def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Path:
     """Return $POINTSWEEP_DATA/folder; `key` is the field that names it.
 
-    Raises MissingData naming what was looked for and where the data are obtained.
+    Raises MissingDataError naming what was looked for and where the data are obtained.
     """
     root = os.environ.get("POINTSWEEP_DATA")
     if not root:
-        raise MissingData(
+        raise MissingDataError(
             f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds"
             f" {folder}/. {origin}"
         )
@@ -302,13 +302,13 @@ def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Pat
     # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file
     # may not.
     if Path(folder).is_absolute() or ".." in Path(folder).parts:
-        raise MissingData(
+        raise MissingDataError(
             f"dataset.{key}: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it"
         )
     path = Path(root).expanduser() / folder
     if not path.is_dir():
         reason = "a broken link" if path.is_symlink() else "no folder"
-        raise MissingData(
+        raise MissingDataError(
             f"data set {name}: {reason} {path} (dataset.{key} below"
             f" POINTSWEEP_DATA).{_similar(path)} {origin}"
         )
@@ -328,7 +328,7 @@ def _from_s3(name: str, root: str, folder: str, origin: str) -> Path:
     try:
         return staged(root, folder)
     except ValueError as error:  # a bad name, or a store that cannot be read
-        raise MissingData(f"data set {name}: {error}. {origin}") from error
+        raise MissingDataError(f"data set {name}: {error}. {origin}") from error
 
 
 def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:

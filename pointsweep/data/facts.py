@@ -23,7 +23,7 @@ import numpy as np
 from pointsweep.config import plugins, registry
 from pointsweep.config.datasets import DatasetConfig, PartDatasetConfig
 from pointsweep.data.splits import hold_out, in_turn
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.storage.base import write_whole
 from pointsweep.storage.stores import is_address
 from pointsweep.utils.array_cache import cache_folder
@@ -137,7 +137,7 @@ def _path(section: Mapping[str, Any]) -> Path:
 
 def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
     """Return the stamps of a data set's folders; none of one that is made, or on S3. Raises
-    MissingData.
+    MissingDataError.
     """
     if config.name in MADE or is_address(os.environ.get("POINTSWEEP_DATA")):
         return ()
@@ -185,7 +185,7 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
 def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
     """Return the facts of a data set: computed, remembered, or read.
 
-    `whole`: with a digest even where that needs clouds that trials make. Raises MissingData,
+    `whole`: with a digest even where that needs clouds that trials make. Raises MissingDataError,
     UnreadableDataError.
     """
     if config.name in MADE:
@@ -201,7 +201,7 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
         stamped = {str(folder): _stamp_and_time(folder) for folder in folders}
         now = time.time_ns()
         dataset = maker(config) if whole else maker.preview(config)
-    except MissingData:
+    except MissingDataError:
         raise
     except (ValueError, OSError) as error:
         raise UnreadableDataError(f"{config.name}: {error}") from error

@@ -32,7 +32,7 @@ from pointsweep.data.readers.file_splits import (
     split_files,
 )
 from pointsweep.data.splits import hold_out
-from pointsweep.errors import MissingData, unknown
+from pointsweep.errors import MissingDataError, unknown
 from pointsweep.utils.array_cache import arrays_of_files
 
 ORIGIN = (
@@ -78,12 +78,12 @@ class Stored:
 
 
 def folder_of(config: FilesConfig) -> Path:
-    """Return the folder of the clouds. Raises MissingData."""
+    """Return the folder of the clouds. Raises MissingDataError."""
     return data_folder("files", config.root, ORIGIN, key="root")
 
 
 def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
-    """Return the files of each split that the configuration names. Raises MissingData,
+    """Return the files of each split that the configuration names. Raises MissingDataError,
     ValueError.
     """
     found = {}
@@ -102,14 +102,14 @@ def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
 
 
 def stored(config: FilesConfig, root: Path) -> Stored:
-    """Return all clouds of a folder, memory-mapped. Raises MissingData, ValueError."""
+    """Return all clouds of a folder, memory-mapped. Raises MissingDataError, ValueError."""
     splits = files_of(config, root)
     files = [path for split in splits.values() for path in split.files]
     listed = None
     if config.class_names is not None:
         names_file = root / config.class_names
         if not names_file.is_file():
-            raise MissingData(f"dataset.class_names: no file {names_file}; {contents(root)}")
+            raise MissingDataError(f"dataset.class_names: no file {names_file}; {contents(root)}")
         files.append(names_file)
         listed = names_of(names_file)
     # A cloud's class may be its folder, which the digest of its content does not cover.

@@ -21,7 +21,7 @@ from pointsweep.config.backbones import BackboneConfig
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
-from pointsweep.errors import MissingData, MissingWeights, WeightsToFetch
+from pointsweep.errors import MissingDataError, MissingWeightsError, WeightsNotFetchedError
 from pointsweep.storage.base import write_whole
 from pointsweep.storage.stores import is_address
 from pointsweep.utils.array_cache import cache_folder
@@ -70,14 +70,14 @@ def read_all(
             found = _facts_for_plan(dataset)
             if found is not None:
                 data[dataset] = found
-        except (MissingData, UnreadableDataError) as error:
+        except (MissingDataError, UnreadableDataError) as error:
             missing[str(error)] = None
     for backbone in backbones:
         try:
             weights[backbone] = weight_facts(backbone, fetch)
-        except WeightsToFetch as error:
+        except WeightsNotFetchedError as error:
             to_fetch[str(error)] = None
-        except MissingWeights as error:
+        except MissingWeightsError as error:
             missing[str(error)] = None
         except ValueError as error:
             missing[f"weights of {backbone.name}: {error}"] = None
@@ -117,7 +117,7 @@ def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
     """Return the checkpoint of a backbone, remembered or read and compared with the backbone's
     names and shapes.
 
-    Raises MissingWeights, and ValueError for a checkpoint that cannot be used.
+    Raises MissingWeightsError, and ValueError for a checkpoint that cannot be used.
     """
     section = weight_section(backbone)
     remembered = known_weights(section)

@@ -21,7 +21,7 @@ from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.hdf5 import read_h5
 from pointsweep.data.readers.text import decode, last_part, lines_of, number_rows
 from pointsweep.data.readers.text import read_text as read_text_file
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
 
 CLASSES = (
@@ -79,7 +79,7 @@ class ModelNet40(Dataset):
 
 
 def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingData,
+    """All clouds and labels of a folder, memory-mapped, and their digest. Raises MissingDataError,
     ValueError.
     """
     files, read = layout(folder)
@@ -89,8 +89,8 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[str, np.ndarray]]]:
     """Return two functions of a folder's layout: one lists all files that are read, one reads them.
 
-    Raises MissingData if the folder has neither layout, or if a list or one of the hdf5 files is
-    absent.
+    Raises MissingDataError if the folder has neither layout, or if a list or one of the hdf5 files
+    is absent.
     """
     packed = folder / "modelnet40_normal_resampled.tar.xz"
     if (folder / "train_files.txt").is_file():
@@ -100,24 +100,26 @@ def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[st
         return lambda: [packed], lambda: read_text(packed)
     if (folder / "modelnet40_train.txt").is_file():
         return lambda: text_files(folder), lambda: read_text(folder)
-    raise MissingData(
+    raise MissingDataError(
         f"data set modelnet40: {folder} holds neither train_files.txt (hdf5 layout) nor"
         f" modelnet40_train.txt (text layout). {ORIGIN}"
     )
 
 
 def hdf5_files(folder: Path) -> list[Path]:
-    """Return all files that `read_hdf5` reads. Raises MissingData."""
+    """Return all files that `read_hdf5` reads. Raises MissingDataError."""
     files = []
     for name in ("shape_names.txt", "train_files.txt", "test_files.txt"):
         if not (folder / name).is_file():
-            raise MissingData(f"data set modelnet40: no file {folder / name}. {ORIGIN}")
+            raise MissingDataError(f"data set modelnet40: no file {folder / name}. {ORIGIN}")
         files.append(folder / name)
     return [*files, *listed(folder, "train"), *listed(folder, "test")]
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Return all files that `read_text` reads from a folder. Raises MissingData, ValueError."""
+    """Return all files that `read_text` reads from a folder. Raises MissingDataError,
+    ValueError.
+    """
     files = [
         folder / "modelnet40_shape_names.txt",
         folder / "modelnet40_train.txt",
@@ -128,7 +130,7 @@ def text_files(folder: Path) -> list[Path]:
             files.append(folder / name / f"{shape}.txt")
     for file in files:
         if not file.is_file():
-            raise MissingData(f"data set modelnet40: no file {file}. {ORIGIN}")
+            raise MissingDataError(f"data set modelnet40: no file {file}. {ORIGIN}")
     return files
 
 
@@ -139,10 +141,12 @@ def listed(folder: Path, split: str) -> list[Path]:
     list_file = folder / f"{split}_files.txt"
     files = [folder / last_part(name) for name in lines_of(_text(list_file))]
     if not files:
-        raise MissingData(f"data set modelnet40: {list_file} names no file")
+        raise MissingDataError(f"data set modelnet40: {list_file} names no file")
     for file in files:
         if not file.is_file():
-            raise MissingData(f"data set modelnet40: {list_file} names {file}, which is not there")
+            raise MissingDataError(
+                f"data set modelnet40: {list_file} names {file}, which is not there"
+            )
     return files
 
 
@@ -249,7 +253,7 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise MissingData(f"data set modelnet40: no file {path}. {ORIGIN}")
+        raise MissingDataError(f"data set modelnet40: no file {path}. {ORIGIN}")
     return read_text_file(path)
 
 

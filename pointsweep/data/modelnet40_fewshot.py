@@ -31,7 +31,7 @@ from pointsweep.config.datasets import ModelNet40FewshotConfig
 from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with, text_digest
 from pointsweep.data.modelnet40 import CLASSES, ORIGIN, layout, stored
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files, cached_arrays
 
 KINDS = [(way, shot) for way in (5, 10) for shot in (10, 20)]
@@ -109,7 +109,7 @@ class ModelNet40Fewshot(Dataset):
 
 
 def source_folder(config: ModelNet40FewshotConfig) -> Path:
-    """The folder of ModelNet40 or of the converted folds. Raises MissingData."""
+    """The folder of ModelNet40 or of the converted folds. Raises MissingDataError."""
     if config.source == "generated":
         return data_folder(
             "modelnet40_fewshot", config.folder or "modelnet40_ply_hdf5_2048", ORIGIN
@@ -125,18 +125,18 @@ def episode_name(way: int, shot: int, fold: int) -> str:
 
 
 def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:
-    """The converted file of a fold. Raises MissingData, which says if the pickle waits to be
+    """The converted file of a fold. Raises MissingDataError, which says if the pickle waits to be
     converted.
     """
     path = folder / f"{episode_name(way, shot, fold)}.npz"
     if path.is_file():
         return path
     if path.with_suffix(".pkl").is_file():
-        raise MissingData(
+        raise MissingDataError(
             f"{path.with_suffix('.pkl')} is not converted: run pointsweep data --convert-fewshot"
             f" {folder}"
         )
-    raise MissingData(f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}")
+    raise MissingDataError(f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}")
 
 
 def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> dict[str, np.ndarray]:

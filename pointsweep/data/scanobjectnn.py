@@ -15,7 +15,7 @@ from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
 from pointsweep.data.readers.clouds import as_stored
 from pointsweep.data.readers.hdf5 import read_h5
 from pointsweep.data.readers.text import read_text
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
 
 CLASSES = (
@@ -106,7 +106,7 @@ def published_sizes(variant: str) -> dict[str, Sequence[int]]:
 
 
 def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
-    """All clouds and labels of a variant, memory-mapped, and their digest. Raises MissingData,
+    """All clouds and labels of a variant, memory-mapped, and their digest. Raises MissingDataError,
     ValueError.
     """
     files = list(split_files(folder, variant).values())
@@ -117,7 +117,7 @@ def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
 
 
 def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
-    """{train,test}_points (n, 2048, 3) float32 and _labels (n,) int64. Raises MissingData,
+    """{train,test}_points (n, 2048, 3) float32 and _labels (n,) int64. Raises MissingDataError,
     ValueError.
     """
     names = folder / "shape_names.txt"
@@ -231,12 +231,12 @@ def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
 
 
 def split_files(folder: Path, variant: str) -> dict[str, Path]:
-    """The training and the test file of a variant. Raises MissingData."""
+    """The training and the test file of a variant. Raises MissingDataError."""
     files = {}
     for split, places in candidates(folder, variant).items():
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise MissingData(
+            raise MissingDataError(
                 f"data set scanobjectnn, variant {variant}: no file {places[0]}, nor below"
                 f" h5_files/. {ORIGIN}"
             )

@@ -22,7 +22,7 @@ from pointsweep.data.dataset import Copy, data_folder, folders_with
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.text import lines_of, number_rows, read_text
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
 
 CATEGORIES = (
@@ -77,12 +77,12 @@ class ShapeNetPart(PartDataset):
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """The files of all shapes, in the lists' order. Raises MissingData, ValueError."""
+    """The files of all shapes, in the lists' order. Raises MissingDataError, ValueError."""
     lists = split_lists(folder, synsets(folder))
     files = [folder / f"{entry}.txt" for entries in lists.values() for entry in entries]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise MissingData(
+        raise MissingDataError(
             f"data set shapenetpart: no file {missing[0]} ({len(missing)} such shapes of"
             f" {len(files)}). {ORIGIN}"
         )
@@ -90,7 +90,9 @@ def listed_files(folder: Path) -> list[Path]:
 
 
 def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of `training`, memory-mapped, and their digest. Raises MissingData, ValueError."""
+    """The arrays of `training`, memory-mapped, and their digest. Raises MissingDataError,
+    ValueError.
+    """
     lists = [
         folder / "synsetoffset2category.txt",
         *(list_file(folder, split) for split in PUBLISHED),
@@ -113,7 +115,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     """{train,val,test}_points (total, 3), _parts (total,), _starts (n + 1,) and _labels (n,), the
     categories.
 
-    Raises MissingData, and ValueError naming the file and what is wrong with it.
+    Raises MissingDataError, and ValueError naming the file and what is wrong with it.
     """
     categories = synsets(folder)
     arrays: dict[str, np.ndarray] = {}
@@ -133,10 +135,10 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 
 def synsets(folder: Path) -> dict[str, int]:
-    """Synset (a folder's name) -> its place in CATEGORIES. Raises MissingData, ValueError."""
+    """Synset (a folder's name) -> its place in CATEGORIES. Raises MissingDataError, ValueError."""
     path = folder / "synsetoffset2category.txt"
     if not path.is_file():
-        raise MissingData(f"data set shapenetpart: no file {path}. {ORIGIN}")
+        raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
     pairs = [line.split() for line in lines_of(read_text(path))]
     if (
         any(len(pair) != 2 for pair in pairs)
@@ -154,7 +156,7 @@ def list_file(folder: Path, split: str) -> Path:
 
 
 def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[str]]:
-    """Split -> `<synset>/<id>` of its shapes, in the list's order. Raises MissingData,
+    """Split -> `<synset>/<id>` of its shapes, in the list's order. Raises MissingDataError,
     ValueError.
     """
     lists: dict[str, list[str]] = {}
@@ -162,7 +164,7 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
     for split in PUBLISHED:
         path = list_file(folder, split)
         if not path.is_file():
-            raise MissingData(f"data set shapenetpart: no file {path}. {ORIGIN}")
+            raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
         try:
             entries = [
                 "/".join(PureWindowsPath(entry).parts[-2:]) for entry in json.loads(read_text(path))
@@ -182,11 +184,11 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
 
 
 def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
-    """points (P, 3) float32 in the unit sphere and parts (P,) int64. Raises MissingData, ValueError
-    naming the file.
+    """points (P, 3) float32 in the unit sphere and parts (P,) int64. Raises MissingDataError,
+    ValueError naming the file.
     """
     if not path.is_file():
-        raise MissingData(f"data set shapenetpart: no file {path}")
+        raise MissingDataError(f"data set shapenetpart: no file {path}")
     rows = number_rows(read_text(path), str(path), (7,))
     check_clouds(rows[None, :, :3], np.array([category]), len(CATEGORIES), str(path))
     allowed = PARTS[category]

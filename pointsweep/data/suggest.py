@@ -20,7 +20,7 @@ from pointsweep.data.readers import cloud_arrays, cloud_files
 from pointsweep.data.readers.cloud_arrays import Keys, keys_of, read_arrays, splits_in
 from pointsweep.data.readers.cloud_files import POINT_KEYS
 from pointsweep.data.readers.file_splits import LISTS, contents, names_of, split_files
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.storage.stores import is_address
 
 NAMES = {  # of splits, in the order in which they are looked for
@@ -38,12 +38,12 @@ SHOWN = 10  # names of classes that are printed
 def suggest(folder: Path) -> list[str]:
     """Return the lines of the section that reads a folder, with what it holds as comments.
 
-    Everything is read, as a trial reads it. Raises MissingData, ValueError saying why the folder
-    cannot be read.
+    Everything is read, as a trial reads it. Raises MissingDataError, ValueError saying why the
+    folder cannot be read.
     """
     folder = folder.resolve()
     if not folder.is_dir():
-        raise MissingData(f"{folder}: no folder")
+        raise MissingDataError(f"{folder}: no folder")
     fields = _fields(folder)
     config = FilesConfig(root=folder.name, num_classes=2, **fields)
     config = config.replace(num_classes=_count_classes(config, folder))
@@ -143,8 +143,8 @@ def _yaml(value: Any) -> str:
 
 
 def _fields(folder: Path) -> dict[str, Any]:
-    """Return the fields that say where the splits are. Raises MissingData naming what was looked
-    for.
+    """Return the fields that say where the splits are. Raises MissingDataError naming what was
+    looked for.
     """
     for look in (_folders, _lists, _arrays, _classes):
         fields = look(folder)
@@ -152,7 +152,7 @@ def _fields(folder: Path) -> dict[str, Any]:
             if "test" not in fields:
                 fields |= {"test": None, "test_fraction": TEST_FRACTION}
             return fields | _pattern(folder, fields)
-    raise MissingData(
+    raise MissingDataError(
         f"{folder}: no layout that is read. Looked for: lists (*train*.txt) of files, folders"
         f" train/CLASS or CLASS/train, files of arrays ({', '.join(cloud_arrays.SUFFIXES)}) called"
         " *train*, one such file, folders of classes with clouds"

@@ -72,8 +72,9 @@ class Launcher(Protocol):
 
         `listen` hears of each trial that it started, of its epochs (of quick ones the last), and
         that it ended; but not of one that another process holds, whose outcome is `held`. A pack
-        that `may_start` forbids ends as `not_started`. Raises Interrupted after the trials under
-        way have saved their checkpoints, and a class of pointsweep.errors where the machines fail.
+        that `may_start` forbids ends as `not_started`. Raises InterruptionError after the trials
+        under way have saved their checkpoints, and a class of pointsweep.errors where the machines
+        fail.
         """
 
     def measure(self, function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:

@@ -34,9 +34,9 @@ RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries
 REPORT_S = 1.0
 
 
-class Told:
-    """In a pack's worker: what its trials report, passed on by `report` in a form that `Ends`
-    takes; quick epochs together.
+class WorkerReporter:
+    """In a pack's worker: what its trials report, passed on by `report` in a form that
+    `OutcomeCollector` takes; quick epochs together.
     """
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
@@ -66,7 +66,7 @@ class Told:
         self.epochs, self.said_at = {}, time.monotonic()
 
 
-class Ends:
+class OutcomeCollector:
     """Collects how the trials of all packs ended, and passes events on. `show` is called where the
     gauges may have changed.
 

@@ -63,7 +63,7 @@ class Label:
 
 
 @dataclass
-class Running:
+class RunningTrial:
     """A trial that has begun: when, and its last epoch."""
 
     begun: float
@@ -80,7 +80,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Whole:
+class SearchProgress:
     """How far a search is, whose batches are launches of their own: trials ended and in all; the
     used part of its hours.
     """
@@ -122,9 +122,9 @@ class Display:
         self.begun = self.spoken = self.phase_begun = time.monotonic()
         self.doing = "starting"  # what goes on while no trial trains
         self.progress: Progress | None = None
-        self.whole: Whole | None = None  # of a search
+        self.whole: SearchProgress | None = None  # of a search
         self.search_begun = 0.0  # when its first batch was made, and how far it was then
-        self.search_before = Whole(0, 0)
+        self.search_before = SearchProgress(0, 0)
         self.lock = threading.RLock()
         self.closed = threading.Event()
         self.best: dict[str, tuple[float, str]] = {}  # of each metric, with the trial's cell
@@ -260,7 +260,7 @@ class Display:
     def expect(self, ended: int, total: int, hours_share: float = 0.0) -> None:
         """Take note of how far a search is: what is left of it is more than its next launch."""
         with self.lock:
-            now = Whole(ended, max(total, ended) if total else 0, hours_share)
+            now = SearchProgress(ended, max(total, ended) if total else 0, hours_share)
             if self.whole is None:
                 self.search_begun, self.search_before = time.monotonic(), now
             self.whole = now
@@ -332,7 +332,7 @@ class Progress:
         self.ended, self.total = finished, total
         self.waiting = total - finished
         self.done_here = 0
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, RunningTrial] = {}
         self.failures: list[str] = []
         self.begun: float | None = None  # when the first trial began
         self.made: Sequence[Table] = ()
@@ -378,14 +378,14 @@ class Progress:
     def _start(self, event: Event) -> None:
         now = time.monotonic()
         self.begun = self.begun or now
-        self.running.setdefault(event.key, Running(now))
+        self.running.setdefault(event.key, RunningTrial(now))
         if self.display.verbose or self.display.form == "json":
             self._say("started", event.key, "")
 
     def _epoch(self, event: Event) -> None:
         now = time.monotonic()
         self.begun = self.begun or now
-        trial = self.running.setdefault(event.key, Running(now))
+        trial = self.running.setdefault(event.key, RunningTrial(now))
         trial.epoch, trial.epochs, trial.metrics = (
             event.epoch,
             event.epochs,
@@ -446,7 +446,7 @@ class Progress:
         if known is None or value > known[0]:
             self.display.best[label.metric] = (value, label.cell)
 
-    def _told(self, label: Label, trial: Running) -> str:
+    def _told(self, label: Label, trial: RunningTrial) -> str:
         """Return ", test/accuracy 48.7 %, best 49.0 %" of the last epoch."""
         value = trial.metrics.get(label.metric)
         if value is None or not math.isfinite(value):
@@ -521,7 +521,7 @@ class Progress:
         more = len(self.running) - len(named)
         return f"running  {'; '.join(named)}" + (f"; and {more} more" if more > 0 else "")
 
-    def _running(self, key: str, trial: Running) -> str:
+    def _running(self, key: str, trial: RunningTrial) -> str:
         label = self._label(key)
         if not trial.epoch:
             return (

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pointsweep.errors import RayLost, Unfit
+from pointsweep.errors import RayLostError, ResourcesError
 from pointsweep.utils import interruption
 from pointsweep.utils.cli_exit import look_less_for_garbage
 from pointsweep.utils.masking import masked
@@ -64,7 +64,7 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (a Ray job sets it), else start Ray on this machine
     for this command.
 
-    Raises Unfit if that cannot be done.
+    Raises ResourcesError if that cannot be done.
     """
     global _joined_here
     import ray
@@ -101,11 +101,11 @@ def leave() -> None:
         ray.shutdown()
 
 
-def lost(reason: str) -> RayLost:
+def lost(reason: str) -> RayLostError:
     """Return the exception to raise when Ray has ended by itself; it is not left any more."""
     global _lost
     _lost = True
-    return RayLost(reason)
+    return RayLostError(reason)
 
 
 def end_without_ray(code: int) -> NoReturn:
@@ -140,13 +140,13 @@ def _start() -> None:
                 runtime_env={"worker_process_setup_hook": look_less_for_garbage},
             )
             return
-        except Exception as error:  # Ray raises bare Exceptions here; each ends in Unfit
+        except Exception as error:  # Ray raises bare Exceptions here; each ends in ResourcesError
             ray.shutdown()
             interruption.check()
             why = _one_line(error)
         took_s = time.monotonic() - begun
         if attempt >= 2 and took_s >= _wait_s(default=0.0):
-            raise Unfit(
+            raise ResourcesError(
                 f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s:"
                 f" {why}. If the machine is busy, {WAIT_VARIABLE}=300 goes on trying for 300 s;"
                 f" {WITHOUT}"
@@ -157,7 +157,7 @@ def _start() -> None:
 
 
 def _join(address: str) -> None:
-    """Join the cluster at the address. Raises Unfit with what is wrong."""
+    """Join the cluster at the address. Raises ResourcesError with what is wrong."""
     import ray
 
     if address != "auto":
@@ -168,10 +168,10 @@ def _join(address: str) -> None:
     )
     try:
         _init()
-    except Exception as error:  # of many kinds; each ends in Unfit
+    except Exception as error:  # of many kinds; each ends in ResourcesError
         ray.shutdown()
         interruption.check()
-        raise Unfit(
+        raise ResourcesError(
             f"RAY_ADDRESS={masked(address)}: {_reason(error)}. For RAY_ADDRESS {ALLOWED}; {WITHOUT}"
         ) from error
 
@@ -184,29 +184,29 @@ def _init(**options: Any) -> None:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    """Split HOST:PORT. Raises Unfit if the address is something else."""
+    """Split HOST:PORT. Raises ResourcesError if the address is something else."""
     shown = masked(address)
     scheme, found, _ = address.partition("://")
     if found and scheme in ("http", "https"):
-        raise Unfit(
+        raise ResourcesError(
             f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes;"
             f" {ALLOWED}; {WITHOUT}"
         )
     if found:
-        raise Unfit(
+        raise ResourcesError(
             f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job"
             f" submit`), not through {scheme}://; {ALLOWED}; {WITHOUT}"
         )
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise Unfit(f"RAY_ADDRESS={shown} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
+        raise ResourcesError(f"RAY_ADDRESS={shown} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
     return host, int(port)
 
 
 def _wait_for(host: str, port: int) -> None:
-    """Wait until something listens at the address. Raises Unfit after POINTSWEEP_RAY_WAIT_S
-    seconds.
+    """Wait until something listens at the address. Raises ResourcesError after
+    POINTSWEEP_RAY_WAIT_S seconds.
     """
     wait_s = _wait_s()
     deadline = time.monotonic() + wait_s
@@ -220,7 +220,7 @@ def _wait_for(host: str, port: int) -> None:
             why = _one_line(error)
         interruption.check()
         if time.monotonic() + PAUSE_S > deadline:
-            raise Unfit(
+            raise ResourcesError(
                 f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why});"
                 f" {ALLOWED}; {WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
             )
@@ -236,14 +236,16 @@ def _wait_for(host: str, port: int) -> None:
 
 
 def _wait_s(default: float = WAIT_S) -> float:
-    """Return how long Ray is waited for. Raises Unfit if the environment says no number."""
+    """Return how long Ray is waited for. Raises ResourcesError if the environment says no
+    number.
+    """
     text = os.environ.get(WAIT_VARIABLE, "")
     if not text:
         return default
     try:
         return float(text)
     except ValueError:
-        raise Unfit(f"{WAIT_VARIABLE}={text} is not a number of seconds") from None
+        raise ResourcesError(f"{WAIT_VARIABLE}={text} is not a number of seconds") from None
 
 
 def _reason(error: BaseException) -> str:
@@ -281,7 +283,7 @@ class Watch:
         self.silent_since: float | None = None
 
     def check(self) -> None:
-        """Raise RayLost if Ray has ended: its processes on this machine, or the head of the
+        """Raise RayLostError if Ray has ended: its processes on this machine, or the head of the
         cluster.
         """
         if time.monotonic() - self.looked_at < LOOK_S:
@@ -324,7 +326,7 @@ class Watch:
 
 
 def check_fits(cpus: float, gpus: float) -> None:
-    """Raise Unfit if Ray is this machine alone and have not what one pack asks for."""
+    """Raise ResourcesError if Ray is this machine alone and have not what one pack asks for."""
     import ray
 
     if elsewhere():
@@ -336,7 +338,7 @@ def check_fits(cpus: float, gpus: float) -> None:
             hint = (
                 f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
             )
-            raise Unfit(
+            raise ResourcesError(
                 f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint},"
                 " or name a cluster by RAY_ADDRESS"
             )

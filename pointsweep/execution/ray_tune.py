@@ -29,10 +29,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pointsweep.config import plugins
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
-from pointsweep.errors import RayLost
+from pointsweep.errors import RayLostError
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.launchers import Listener, Pack, Resources, always, phase
-from pointsweep.execution.outcomes import RETRIES, Ends, Told
+from pointsweep.execution.outcomes import RETRIES, OutcomeCollector, WorkerReporter
 from pointsweep.execution.prometheus import GAUGES, Gauges, places_of
 from pointsweep.storage.base import Store
 from pointsweep.storage.lease import machine, read_holder
@@ -45,7 +45,7 @@ from pointsweep.training.supervisor import Outcome, failure_of, note_loss
 from pointsweep.utils import interruption
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.console import guard_streams
-from pointsweep.utils.interruption import Interrupted
+from pointsweep.utils.interruption import InterruptionError
 
 USUAL = (700, 10, 10)  # of Python, when it looks for garbage
 SAVE_S = 1.0  # for the workers' checkpoints when the command is interrupted
@@ -86,7 +86,8 @@ def run_ray(
     started here.
 
     Once `may_start` says no, those that run are trained to their end, and one that waits for a
-    worker. Raises Unfit if that cluster is this machine alone and has not what one pack asks for.
+    worker. Raises ResourcesError if that cluster is this machine alone and has not what one pack
+    asks for.
     """
     listen(phase("starting Ray"))
     ray_cluster.connect()
@@ -95,7 +96,7 @@ def run_ray(
     job, here = _with_one_writer(job, store)
     exported = _Exported(Gauges(places_of(packs)))
     exported()  # who waits for workers is seen from here on
-    ends = Ends(packs, job, listen, exported.gauges, exported.soon, here)
+    ends = OutcomeCollector(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
     name = uuid.uuid4().hex[:12]
     disk = folder_of(store)
@@ -128,11 +129,11 @@ def run_ray(
         listen(phase("starting workers"))
         with _queued_ahead(not_at_all=may_start is not always):
             tuner.fit()
-    except Interrupted:
+    except InterruptionError:
         _end_workers(ends, store)
         exported.close()
         raise
-    except _TuneLeft as left:
+    except _TuneAbandonedError as left:
         raise left.reason from None
     except tune.TuneError as error:
         if running.error is None:
@@ -155,7 +156,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip()[:300]
 
 
-def _end_workers(ends: Ends, store: Store) -> None:
+def _end_workers(ends: OutcomeCollector, store: Store) -> None:
     """Ask the workers on this machine to end, and wait until they have saved their checkpoints.
 
     Ray would ask them too when it is left, and kill them a moment later.
@@ -201,7 +202,7 @@ def _queued_ahead(not_at_all: bool) -> Iterator[None]:
 class _Running:
     """What Tune's hooks of a launch call, and the exception that one of them ended in."""
 
-    ends: Ends
+    ends: OutcomeCollector
     may_start: Callable[[], bool]
     error: Exception | None = None
 
@@ -235,12 +236,12 @@ class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
         return super().next_trial()
 
 
-class _TuneLeft(BaseException):
+class _TuneAbandonedError(BaseException):
     """Ends Tune's loop as it stands: what Tune does after an Exception waits for a Ray that is no
     more.
     """
 
-    def __init__(self, reason: RayLost) -> None:
+    def __init__(self, reason: RayLostError) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -258,8 +259,8 @@ class _Callback(tune.Callback):  # type: ignore[misc]
         interruption.check()
         try:
             self.watch.check()
-        except RayLost as error:
-            raise _TuneLeft(error) from error
+        except RayLostError as error:
+            raise _TuneAbandonedError(error) from error
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         running = _running[self.launch]
@@ -292,7 +293,7 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     lost workers only.
     """
     _settled()
-    told = Told(tune.report)
+    told = WorkerReporter(tune.report)
     told.end(run_encoded(config["pack"], job, told, _gather if job.processes > 1 else alone))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig
-from pointsweep.errors import BadStore, StoreFailed
+from pointsweep.errors import StoreError, StoreUnavailableError
 from pointsweep.execution import ray_cluster
 from pointsweep.execution.budget import Spending
 from pointsweep.execution.notify import announce
@@ -37,13 +37,13 @@ COMPLETE, FAILED, SPENT, HELD = 0, 1, 4, 7
 
 @contextmanager
 def after_launch() -> Iterator[None]:
-    """Turn BadStore into StoreFailed: what a store refuses once trials train is no mistake that
-    nothing was launched for.
+    """Turn StoreError into StoreUnavailableError: what a store refuses once trials train is no
+    mistake that nothing was launched for.
     """
     try:
         yield
-    except BadStore as error:
-        raise StoreFailed(str(error)) from error
+    except StoreError as error:
+        raise StoreUnavailableError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from pointsweep.sweep.definition import note
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.tracking.mirroring import mirrored, tracking_uri
 from pointsweep.tracking.mlflow_client import set_runs_aside
-from pointsweep.tracking.target import TrackerAway, TrialTags
+from pointsweep.tracking.target import TrackerUnavailableError, TrialTags
 
 
 def launch(
@@ -42,8 +42,9 @@ def launch(
 ) -> list[Conclusion]:
     """Train what is not finished, and return what became of each sweep. A search is launched alone.
 
-    Raises BadStore, Unfit or Held where nothing can be launched, SearchFailedError where all of a
-    search fails, and StoreFailed or another OSError where a disk or a service fails on the way.
+    Raises StoreError, ResourcesError or LeaseHeldError where nothing can be launched,
+    SearchFailedError where all of a search fails, and StoreUnavailableError or another OSError
+    where a disk or a service fails on the way.
     """
     establish(store)
     if rerun_stale:
@@ -60,7 +61,7 @@ def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
         if uri != "none" and plan.stale:
             try:
                 set_runs_aside(uri, plan.sweep.name, plan.stale)
-            except TrackerAway as error:
+            except TrackerUnavailableError as error:
                 print(
                     f"{error}\nthe runs of stale trials there keep their old epochs",
                     file=sys.stderr,

@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 
-from pointsweep.errors import Unfit
+from pointsweep.errors import ResourcesError
 from pointsweep.sweep.search_space import Parameter, Search
 
 
@@ -47,7 +47,7 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler that a search names. A grid's points are start points, so nothing is left to its
     sampler.
 
-    Raises Unfit for options that do not go together.
+    Raises ResourcesError for options that do not go together.
     """
     made: dict[str, Any] = {
         "tpe": optuna.samplers.TPESampler,
@@ -62,5 +62,5 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
     try:
         found: optuna.samplers.BaseSampler = made[search.sampler](seed=seed, **search.options)
     except ValueError as error:
-        raise Unfit(f"sampler {search.sampler}: {error}") from None
+        raise ResourcesError(f"sampler {search.sampler}: {error}") from None
     return found

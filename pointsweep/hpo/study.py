@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pointsweep.config.schema import TrialConfig
-from pointsweep.errors import BadStore, StoreFailed, Unfit
+from pointsweep.errors import ResourcesError, StoreError, StoreUnavailableError
 from pointsweep.hpo.pruners import LETS_WAIT, Curve, rung_that_counts
 from pointsweep.hpo.samplers import distribution, sampler, suggest
 from pointsweep.hpo.suggestion import Suggestion
@@ -57,7 +57,7 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 def require_sound(path: Path) -> None:
-    """Raise BadStore, with the way back, for a study's database that cannot be used."""
+    """Raise StoreError, with the way back, for a study's database that cannot be used."""
     problem = sqlite_problem(path)
     if not problem:
         return
@@ -70,13 +70,13 @@ def require_sound(path: Path) -> None:
             "its trials are in the store; set it aside and the same command makes it anew: mv"
             f" {_aside(path)}"
         )
-    raise BadStore(f"the search's study {path} {problem}; {mend}")
+    raise StoreError(f"the search's study {path} {problem}; {mend}")
 
 
 @contextmanager
 def opening(url: str | None) -> Iterator[None]:
     """Turn what Optuna and its database layer raise over a study that cannot be opened into
-    BadStore, without secrets.
+    StoreError, without secrets.
     """
     try:
         yield
@@ -90,15 +90,15 @@ def opening(url: str | None) -> Iterator[None]:
                 "; or set it aside, and the same command makes it anew from the trials: mv"
                 f" {_aside(path)}"
             )
-        raise BadStore(
+        raise StoreError(
             f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; {mend}"
         ) from error
 
 
 @contextmanager
 def working(url: str | None) -> Iterator[None]:
-    """Turn what a study's database raises while a search runs into StoreFailed: locked by another
-    process, or damaged.
+    """Turn what a study's database raises while a search runs into StoreUnavailableError: locked by
+    another process, or damaged.
     """
     try:
         yield
@@ -113,7 +113,7 @@ def working(url: str | None) -> Iterator[None]:
                 "; if that stays so, set it aside, and it is made anew from the trials: mv"
                 f" {_aside(path)}"
             )
-        raise StoreFailed(
+        raise StoreUnavailableError(
             f"the search's study {where} cannot be read or written: {words}{mend}"
         ) from error
 
@@ -414,8 +414,8 @@ class Study:
         self.live.add_trials(trials)
 
     def _draw(self) -> tuple[optuna.trial.Trial, dict[str, Any], TrialConfig] | None:
-        """The next suggestion that is a valid trial; None where a grid is used up. Raises Unfit if
-        there seems to be none.
+        """The next suggestion that is a valid trial; None where a grid is used up. Raises
+        ResourcesError if there seems to be none.
         """
         assert self.live is not None
         for _ in range(REJECTIONS):
@@ -432,7 +432,7 @@ class Study:
             if config is not None:
                 return trial, drawn, config
             self.live.tell(trial, state=TrialState.FAIL)
-        raise Unfit(
+        raise ResourcesError(
             f"{self.name}: {REJECTIONS} suggestions in a row break a constraint; widen the space or"
             " the constraints"
         )

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from pointsweep.config import scalars
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.execution.budget import seconds_of
 from pointsweep.hpo.batching import Batches
 from pointsweep.hpo.pruners import Limits
@@ -115,7 +115,7 @@ class Tuning:
             return {str(study): [str(keys) for keys in lists] for study, lists in kept.items()}
         except (ValueError, AttributeError, TypeError) as error:
             path = self.store.path(name)
-            raise BadStore(
+            raise StoreError(
                 f"{path} is damaged: {error}; set it aside and the same command goes on: "
                 f"mv {shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
             ) from error

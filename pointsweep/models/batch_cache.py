@@ -30,7 +30,7 @@ SHARE = 4  # a value larger than this part of the limit is not kept
 T = TypeVar("T")
 
 
-class Kept:
+class LeastRecentlyUsed:
     """Values by key, the least recently used first: their bytes, where they were made, and what
     must live for the key to hold.
     """
@@ -59,7 +59,7 @@ class Kept:
         return value
 
 
-_kept = {kind: Kept(limit) for kind, limit in LIMIT_BYTES.items()}
+_kept = {kind: LeastRecentlyUsed(limit) for kind, limit in LIMIT_BYTES.items()}
 
 
 def made(value: Any) -> Any:

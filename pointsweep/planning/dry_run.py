@@ -30,7 +30,7 @@ from pointsweep.planning.dry_run_data import BATCH, STEPS, dataset_of, wrong_dat
 from pointsweep.planning.dry_run_reference import wrong_rates
 from pointsweep.planning.dry_run_settings import TRAIN_SETTINGS, settings_without_effect
 from pointsweep.planning.dry_run_trial import EPOCHS, Run, wrong_seeds, wrong_start
-from pointsweep.results.failures import Diverged
+from pointsweep.results.failures import DivergedError
 
 
 def dry_run(arms: Sequence[Arm]) -> list[Finding]:
@@ -99,7 +99,7 @@ def look(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) 
         if dataset is not None:
             found += wrong_data(dataset, config)
         found += _wrong_training(smaller(config), thorough, late, config.train.epochs)
-    except Diverged:
+    except DivergedError:
         pass  # the launch says so of each seed, and the table of the cell
     except Exception as error:
         # a method or a data set of somebody else's may raise anything: the sweep is refused with
@@ -134,6 +134,6 @@ def _wrong_training(
             found += wrong_seeds(
                 run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1)
             )
-        with suppress(Diverged):  # at a rate that the first epochs have not reached
+        with suppress(DivergedError):  # at a rate that the first epochs have not reached
             found += list(run.wrong_late_epochs(late, planned))
     return found

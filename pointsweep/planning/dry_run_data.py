@@ -18,8 +18,8 @@ from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset, Split, sample
 from pointsweep.data.part_dataset import PartDataset
-from pointsweep.errors import MissingData
-from pointsweep.results.failures import BadData
+from pointsweep.errors import MissingDataError
+from pointsweep.results.failures import DataError
 from pointsweep.training.runner import load_dataset
 
 BATCH = 3  # clouds of a step
@@ -105,7 +105,7 @@ def dataset_of(config: DatasetConfig) -> Dataset | None:
         return None
     try:
         return load_dataset(config)
-    except (MissingData, BadData, ValueError, OSError):
+    except (MissingDataError, DataError, ValueError, OSError):
         return None
 
 

@@ -15,7 +15,7 @@ from pointsweep.data.dataset import Dataset
 from pointsweep.planning.dry_run_arm import PER_FIELD, Arm, made_data, smaller
 from pointsweep.planning.dry_run_data import dataset_of, small
 from pointsweep.planning.dry_run_trial import Run
-from pointsweep.results.failures import Diverged
+from pointsweep.results.failures import DivergedError
 
 TRAIN_SETTINGS = ("init", "votes")  # of training, whose values are compared with each other
 
@@ -58,7 +58,7 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
             run.trial.model.double()
             try:
                 run.trial.run()
-            except Diverged:
+            except DivergedError:
                 return True
             losses.append(run.trial.folder.epochs()[-1]["metrics"]["test/loss"])
         return losses[0] != losses[1]

@@ -27,7 +27,7 @@ from pointsweep.planning.probe import frozen_backbone
 from pointsweep.results.trial_dir import Snapshot, TrialFolder
 from pointsweep.training.loop import Evaluation, make_optimizer, train_epoch
 from pointsweep.training.runner import Trial
-from pointsweep.training.supervisor import Stopped
+from pointsweep.training.supervisor import TrialStoppedError
 
 EPOCHS = 2
 TOLERANCE = 1e-6  # of a tensor's largest change: double precision leaves 1e-10
@@ -101,7 +101,7 @@ class Run:
         """Return a small trial that has run to its end, or to an earlier epoch's."""
         made = cls(config, dataset, folder, last_epoch)
         made.start = copy.deepcopy(made.trial.model.double())
-        with suppress(Stopped):
+        with suppress(TrialStoppedError):
             made.trial.run()
         return made
 
@@ -111,7 +111,7 @@ class Run:
                 name: tensor.clone() for name, tensor in trained_state(self.trial.model).items()
             }
         if self.last_epoch <= result["epoch"] < EPOCHS:
-            raise Stopped(result["epoch"])
+            raise TrialStoppedError(result["epoch"])
 
     def epochs(self) -> list[list[tuple[np.ndarray, tuple[Tensor, ...]]]]:
         """The batches of every epoch, as the loop took them."""

@@ -21,7 +21,7 @@ from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.config.validation import check_trial
 from pointsweep.data.facts import DataFacts, marks, refusals, section_of
 from pointsweep.data.inputs import needed, read_all
-from pointsweep.errors import BadRecord, Finding
+from pointsweep.errors import Finding, RecordError
 from pointsweep.planning import plan_cache
 from pointsweep.planning.arm_groups import Key, model_key
 from pointsweep.reporting.stale import find_stale, marked
@@ -335,11 +335,11 @@ def look_closely(
             record = read_record(store, key)
             problem = config_problem(record, trial.config) or _changed_beside(record, store)
             if problem:
-                raise BadRecord(f"{store.url}, trials/{key}/record.json: {problem}")
+                raise RecordError(f"{store.url}, trials/{key}/record.json: {problem}")
             states[key], records[key] = "finished", record
         except FileNotFoundError:
             states[key] = unfinished_status(store, key)
-        except BadRecord as error:
+        except RecordError as error:
             states[key], damaged[key] = "damaged", str(error)
     records = with_metric(store, records, sweep.metric)
     if sweep.adaptive is not None:

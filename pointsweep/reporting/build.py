@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pointsweep.data.facts import COPIES_UNKNOWN
-from pointsweep.errors import BadStore, unknown
+from pointsweep.errors import StoreError, unknown
 from pointsweep.reporting.footnotes import spread
 from pointsweep.reporting.formats.registry import FORMATS, load, render, render_bytes
 from pointsweep.reporting.html.evidence import curves, gather
@@ -417,8 +417,8 @@ def read_layout(store: Store, name: str) -> Layout:
     except FileNotFoundError:
         known = [entry.rstrip("/") for entry in store.list("sweeps")]
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
-    except BadStore as error:
-        raise BadStore(
+    except StoreError as error:
+        raise StoreError(
             f"{store.place(file)}: {error}; the sweep's command (pointsweep run) writes it anew"
         ) from error
 

@@ -60,7 +60,7 @@ sha256sum -c SHA256SUMS             after unpacking: the checksums alone, withou
 """
 
 
-class BadBundle(ValueError):
+class BundleError(ValueError):
     """Not a bundle, or not one as it was written; the message says where."""
 
 
@@ -68,16 +68,16 @@ class BadBundle(ValueError):
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
-    """The members as one file, the same bytes for the same members. Raises BadBundle for a name or
-    a size that it cannot hold.
+    """The members as one file, the same bytes for the same members. Raises BundleError for a name
+    or a size that it cannot hold.
     """
     buffer = io.BytesIO()
     if sum(map(len, members.values())) > MOST_BYTES:
-        raise BadBundle(f"more than {MOST_BYTES:,} bytes; bundle a part of the sweep")
+        raise BundleError(f"more than {MOST_BYTES:,} bytes; bundle a part of the sweep")
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(members):
             if not NAME.fullmatch(name):
-                raise BadBundle(
+                raise BundleError(
                     f"bad name {name!r}; allowed are relative names of letters, digits, '_', '-'"
                     " and '.'"
                 )
@@ -88,8 +88,8 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """The members by name, their checksums compared. Raises BadBundle for everything that `sealed`
-    did not write.
+    """The members by name, their checksums compared. Raises BundleError for everything that
+    `sealed` did not write.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
@@ -99,14 +99,14 @@ def unpack(data: bytes) -> dict[str, bytes]:
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(
                 info.file_size for info in infos
             ) > len(data):
-                raise BadBundle("its members are not stored as they are")
+                raise BundleError("its members are not stored as they are")
             members = {info.filename: file.read(info) for info in infos}
     except UNREADABLE as error:
-        raise BadBundle(
+        raise BundleError(
             f"not a sound zip: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     if pack(members) != data:
-        raise BadBundle(
+        raise BundleError(
             "not the bytes that its members are written as: changed in a header, cut off, or"
             " extended"
         )
@@ -115,7 +115,9 @@ def unpack(data: bytes) -> dict[str, bytes]:
         wrong = [
             line.split()[1].decode() for line in sums(members).splitlines() if line not in listed
         ]
-        raise BadBundle(f"{SUMS}: does not match {', '.join(wrong[:5]) or 'the members there are'}")
+        raise BundleError(
+            f"{SUMS}: does not match {', '.join(wrong[:5]) or 'the members there are'}"
+        )
     return members
 
 
@@ -147,7 +149,7 @@ def bundle(
     """The bundle of a table, given its records and failures and the table in every format as
     `files`.
 
-    Raises BadBundle naming every trial whose numbers its predictions do not give, and what looks
+    Raises BundleError naming every trial whose numbers its predictions do not give, and what looks
     like a password.
     """
     records, failures = found
@@ -187,7 +189,7 @@ def bundle(
         except FileNotFoundError:
             problems.append(f"trial {key}: predictions.npz is missing")
             continue
-        except BadBundle as error:
+        except BundleError as error:
             problems.append(f"trial {key}: {error}")
             continue
         members |= {f"trials/{key}/{name}": data for name, data in _trial(store, records[key])}
@@ -198,7 +200,7 @@ def bundle(
         if SECRET.search(data)
     ]
     if problems:
-        raise BadBundle("\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]]))
+        raise BundleError("\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]]))
     return sealed(members)
 
 
@@ -244,28 +246,28 @@ def _json(value: Any) -> bytes:
 
 
 def arrays_of(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a predictions.npz. Raises BadBundle for anything but arrays of numbers and
+    """The arrays of a predictions.npz. Raises BundleError for anything but arrays of numbers and
     words, and for too large ones.
     """
     try:
         return read_arrays(data)
     except ValueError as error:
-        raise BadBundle(str(error)) from error
+        raise BundleError(str(error)) from error
 
 
 def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) -> Record:
     """Return the record with what its predictions give in place of what it says.
 
-    Raises BadBundle where the two are not equal. A metric that is not recorded is added.
+    Raises BundleError where the two are not equal. A metric that is not recorded is added.
     """
     values, correct = {}, {}
     added = computed(metric)
     for protocol, said in record.metrics.items():
         if protocol not in arrays:
-            raise BadBundle(f"no predictions of protocol {protocol}")
+            raise BundleError(f"no predictions of protocol {protocol}")
         predicted = arrays[protocol]
         if predicted.shape != (record.dataset["num_test"],):
-            raise BadBundle(
+            raise BundleError(
                 f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test"
                 " objects"
             )
@@ -290,31 +292,33 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
                     *(f"test/{name}" for name in computed_names()),
                 )
             )
-            raise BadBundle(f"{metric} cannot be computed from predictions; that can {can}")
+            raise BundleError(f"{metric} cannot be computed from predictions; that can {can}")
         for name, recorded in said.items():
             if values[protocol][name] != recorded:
-                raise BadBundle(
+                raise BundleError(
                     f"{protocol}: {name} is {values[protocol][name]!r} by its predictions, the"
                     f" record says {recorded!r}"
                 )
     if record.correct and correct and record.correct != correct:
-        raise BadBundle("which objects it got right is not what its record says")
+        raise BundleError("which objects it got right is not what its record says")
     return replace(record, metrics=values, correct=correct if record.correct else {})
 
 
 def _labels(arrays: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarray:
     labels = arrays.get("labels")
     if labels is None:
-        raise BadBundle(
+        raise BundleError(
             "no true classes beside its predictions, and this machine has not opened its data set"
         )
     if labels.shape != predicted.shape:
-        raise BadBundle(f"{labels.shape} true classes of {predicted.shape} predictions")
+        raise BundleError(f"{labels.shape} true classes of {predicted.shape} predictions")
     return labels
 
 
 def chosen(record: Record, epochs: Sequence[Event]) -> None:
-    """Raise BadBundle unless every protocol's epoch is the one it names (design.md, section 7)."""
+    """Raise BundleError unless every protocol's epoch is the one it names (design.md, section
+    7).
+    """
     problem = epochs_problem(record, epochs)
     if problem:
-        raise BadBundle(problem)
+        raise BundleError(problem)

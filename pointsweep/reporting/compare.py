@@ -15,7 +15,7 @@ import numpy as np
 from pointsweep.config import registry
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.validation import check_trial
-from pointsweep.errors import MissingData, unknown
+from pointsweep.errors import MissingDataError, unknown
 from pointsweep.reporting.cell_text import accuracy, count
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.metrics import PER_OBJECT
@@ -245,7 +245,7 @@ def _labels(config: DatasetConfig, digest: str) -> np.ndarray | None:
     """
     try:
         dataset: Any = registry.load("datasets", config.name)(config)
-    except MissingData:
+    except MissingDataError:
         return None
     return np.asarray(dataset.test.labels) if dataset.digest == digest else None
 

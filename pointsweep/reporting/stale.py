@@ -27,7 +27,7 @@ from pointsweep.data.facts import (
     section_of,
 )
 from pointsweep.data.inputs import WeightFacts, known_weights, parts_of, weight_facts
-from pointsweep.errors import MissingData, MissingWeights
+from pointsweep.errors import MissingDataError, MissingWeightsError
 from pointsweep.results.plugin_origin import plugin_origin, plugins_differ, runs_plugins
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store
@@ -46,10 +46,10 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
     weights: dict[BackboneConfig, WeightFacts] = {}
     for dataset in datasets:
         if is_here(section_of(dataset)):
-            with suppress(MissingData, UnreadableDataError):
+            with suppress(MissingDataError, UnreadableDataError):
                 data[dataset] = facts_of(dataset, whole=True)
     for backbone in backbones:
-        with suppress(MissingWeights, ValueError):
+        with suppress(MissingWeightsError, ValueError):
             weights[backbone] = weight_facts(backbone, fetch=False)
 
     found: dict[str, str] = {}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pointsweep.errors import BadStore, NotAFile
+from pointsweep.errors import NotAFileError, StoreError
 from pointsweep.reporting.build import filled, read_layout
 from pointsweep.results.events import read_events
 from pointsweep.results.records import Layout
@@ -70,7 +70,7 @@ def sweep_names(store: Store) -> list[str]:
 
 
 def standing(store: Store, name: str) -> SweepStanding:
-    """Look at the trials of a sweep. Raises ValueError naming the sweeps there are, and BadStore
+    """Look at the trials of a sweep. Raises ValueError naming the sweeps there are, and StoreError
     for what cannot be read.
     """
     layout = read_layout(store, name)
@@ -118,7 +118,7 @@ def _holder(store: Store, key: str) -> Holder | None:
     """Return the process that works on a trial just now; None if nobody does."""
     try:
         holder = Holder(**json.loads(store.read(f"trials/{key}/lease.json")))
-    except (FileNotFoundError, NotAFile, BadStore, ValueError, TypeError, RecursionError):
+    except (FileNotFoundError, NotAFileError, StoreError, ValueError, TypeError, RecursionError):
         return None
     alive = isinstance(holder.expires, int | float) and time.time() < holder.expires
     return holder if alive and not is_dead(holder) else None

@@ -31,9 +31,9 @@ def read_stored(
     whatever was run under its name.
 
     Returns its layout, its records and the reasons of its failures, both by key. Raises ConfigError
-    for a file with problems, BadStore or another ValueError where there is no such table, and
-    TrackerAway where MLflow does not answer. `allow_plugins`: the Python code that the file names,
-    or that the sweep's metric is, may be imported.
+    for a file with problems, StoreError or another ValueError where there is no such table, and
+    TrackerUnavailableError where MLflow does not answer. `allow_plugins`: the Python code that the
+    file names, or that the sweep's metric is, may be imported.
     """
     name = sweep
     own: Layout | None = None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.results.events import Event, epochs_of, parse
 from pointsweep.results.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, Record
 
@@ -98,7 +98,7 @@ def unsealed_problem(record: Record, read: Callable[[str], bytes]) -> str:
         )
     except FileNotFoundError:
         problem = f"{HISTORY} or {PREDICTIONS} is missing beside it"
-    except (BadStore, KeyError, TypeError, ValueError) as error:
+    except (StoreError, KeyError, TypeError, ValueError) as error:
         problem = f"what is beside it cannot be compared: {type(error).__name__}: {error}"
     return f"it has no checksum (older version), and {problem}" if problem else ""
 

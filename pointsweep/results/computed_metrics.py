@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pointsweep.errors import BadStore, ComputedMetricError
+from pointsweep.errors import ComputedMetricError, StoreError
 from pointsweep.results.metrics import PER_OBJECT, FromPredictions, accuracy, computed
 from pointsweep.results.records import Record
 from pointsweep.results.working_copy import PREDICTIONS, read_folder
@@ -66,7 +66,7 @@ def _completed(store: Store, record: Record, metric: str, compute: FromPredictio
         predictions, truth = folder.predictions(), folder.truth()
     except FileNotFoundError:
         raise ComputedMetricError(f"it has no {PREDICTIONS}") from None
-    except (BadStore, *UNREADABLE) as error:
+    except (StoreError, *UNREADABLE) as error:
         raise ComputedMetricError(f"{PREDICTIONS} cannot be read: {error}") from error
     labels = truth[0] if truth is not None else _cached_labels(record)
     if labels is None:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsweep.errors import NotAFile
+from pointsweep.errors import NotAFileError
 from pointsweep.storage.base import Store
 
 Event = dict[str, Any]
@@ -85,5 +85,5 @@ def read_events(store: Store, key: str) -> list[Event]:
     """All events of a trial in any store; none if it was not begun."""
     try:
         return parse(store.read(f"trials/{key}/history.jsonl"))[0]
-    except (FileNotFoundError, NotAFile):
+    except (FileNotFoundError, NotAFileError):
         return []

@@ -11,7 +11,14 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from pointsweep.errors import BadStore, ConfigError, MissingData, MissingWeights, StoreFailed, Unfit
+from pointsweep.errors import (
+    ConfigError,
+    MissingDataError,
+    MissingWeightsError,
+    ResourcesError,
+    StoreError,
+    StoreUnavailableError,
+)
 
 
 @dataclass(frozen=True)
@@ -41,19 +48,19 @@ POLICIES = {
 }
 
 
-class Diverged(ArithmeticError):
+class DivergedError(ArithmeticError):
     """A loss, a metric, a gradient or a trained weight stopped being a finite number."""
 
 
-class BadData(ValueError):
+class DataError(ValueError):
     """A data set is at hand and cannot be used."""
 
 
-class Hung(RuntimeError):
+class HungError(RuntimeError):
     """A trial made no progress for far longer than its epochs take."""
 
 
-class LostProcess(RuntimeError):
+class ProcessLostError(RuntimeError):
     """Another process of the same trial has ended."""
 
 
@@ -79,18 +86,18 @@ def classify(error: BaseException) -> str:
         return "out_of_memory"
     if isinstance(error, RuntimeError) and any(text in words for text in MEMORY_WORDS):
         return "out_of_memory"
-    if isinstance(error, StoreFailed) or (
+    if isinstance(error, StoreUnavailableError) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
     ):
         return "store"
     if isinstance(error, RuntimeError) and any(text in words for text in OVERFLOW_WORDS):
         return "diverged"
     kinds: dict[type[BaseException], str] = {
-        Diverged: "diverged",
-        Hung: "hang",
-        BadData: "data",
+        DivergedError: "diverged",
+        HungError: "hang",
+        DataError: "data",
         OSError: "data",
     }
-    kinds |= {MissingData: "data", MissingWeights: "data", LostProcess: "lost_node"}
-    kinds |= {ConfigError: "config", Unfit: "config", BadStore: "store"}
+    kinds |= {MissingDataError: "data", MissingWeightsError: "data", ProcessLostError: "lost_node"}
+    kinds |= {ConfigError: "config", ResourcesError: "config", StoreError: "store"}
     return next((kind for known, kind in kinds.items() if isinstance(error, known)), "bug")

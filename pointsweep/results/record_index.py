@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from pointsweep.errors import BadRecord, BadStore, LaterRecord, NotAFile
+from pointsweep.errors import NewerRecordError, NotAFileError, RecordError, StoreError
 from pointsweep.results.agreement import unsealed_problem
 from pointsweep.results.events import unfinished_status
 from pointsweep.results.records import FIELDS, Record, files_problem, from_json
@@ -54,14 +54,14 @@ Shape = str | tuple[tuple[str, "Shape"], ...]
 
 
 def read_record(store: Store, key: str) -> Record:
-    """The record of a finished trial. Raises BadStore naming the file, BadRecord if it is not
+    """The record of a finished trial. Raises StoreError naming the file, RecordError if it is not
     whole, FileNotFoundError.
     """
     name = f"trials/{key}/record.json"
     try:
         data = store.read(name)
-    except NotAFile as error:
-        raise BadRecord(f"{store.url}, {name}: no file is in its place") from error
+    except NotAFileError as error:
+        raise RecordError(f"{store.url}, {name}: no file is in its place") from error
     return _record(store, key, data)
 
 
@@ -69,7 +69,7 @@ def sound_record(store: Store, key: str) -> Record | None:
     """The record of a finished trial; None if there is none, or none that can be believed."""
     try:
         return read_record(store, key)
-    except (FileNotFoundError, BadRecord):
+    except (FileNotFoundError, RecordError):
         return None
 
 
@@ -80,7 +80,7 @@ def trial_status(store: Store, key: str) -> str:
         return "finished"
     except FileNotFoundError:
         return unfinished_status(store, key)
-    except BadRecord:
+    except RecordError:
         return "damaged"
 
 
@@ -92,8 +92,8 @@ def _record(store: Store, key: str, data: bytes) -> Record:
             record, lambda name: store.read(f"trials/{key}/{name}")
         )
         if problem:
-            raise BadRecord(problem)
-    except BadStore as error:  # the class stays: a record of a later version is not a damaged one
+            raise RecordError(problem)
+    except StoreError as error:  # the class stays: a record of a later version is not a damaged one
         raise type(error)(f"{store.url}, trials/{key}/record.json: {error}") from error
     return record
 
@@ -116,12 +116,12 @@ def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
 
 
 def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Record]:
-    """The records of those trials that have one, as their folders hold them now. Raises BadStore
+    """The records of those trials that have one, as their folders hold them now. Raises StoreError
     naming a file that is none.
     """
     records, damaged = sound_records(store, sweep, keys)
     for problem in damaged.values():
-        raise BadRecord(problem)
+        raise RecordError(problem)
     return records
 
 
@@ -131,7 +131,7 @@ def sound_records(
     """The records that can be believed, as their folders hold them now; and what is wrong with the
     others, by key.
 
-    Raises BadStore for a file that may not be read.
+    Raises StoreError for a file that may not be read.
     """
     disk = folder_of(store)
     if disk is None or len(keys) <= FEW:
@@ -173,16 +173,16 @@ def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], 
             records[key] = read_record(store, key)
         except FileNotFoundError:
             continue
-        except (BadRecord, LaterRecord) as error:
+        except (RecordError, NewerRecordError) as error:
             damaged[key] = _with_remedy(error)
     return records, damaged
 
 
-def _with_remedy(error: BadStore) -> str:
+def _with_remedy(error: StoreError) -> str:
     """Return what is wrong with a record, and what mends it: of a later version's record its own
     words say it.
     """
-    return f"{error}; {REMEDY}" if isinstance(error, BadRecord) else str(error)
+    return f"{error}; {REMEDY}" if isinstance(error, RecordError) else str(error)
 
 
 def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
@@ -202,7 +202,7 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
     damaged ones.
     """
 
-    def read(part: Sequence[str]) -> list[bytes | BadRecord | None]:
+    def read(part: Sequence[str]) -> list[bytes | RecordError | None]:
         return [_bytes_or_problem(store, key) for key in part]
 
     if len(keys) <= MANY:
@@ -214,23 +214,23 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
     for key, each in zip(keys, data, strict=True):
-        if isinstance(each, BadRecord):
+        if isinstance(each, RecordError):
             damaged[key] = _with_remedy(each)
         elif each is not None:
             try:
                 records[key] = _record(store, key, each)
-            except (BadRecord, LaterRecord) as error:
+            except (RecordError, NewerRecordError) as error:
                 damaged[key] = _with_remedy(error)
     return records, damaged
 
 
-def _bytes_or_problem(store: FileStore, key: str) -> bytes | BadRecord | None:
+def _bytes_or_problem(store: FileStore, key: str) -> bytes | RecordError | None:
     path = _path(store, key)
     try:
         with reading(Path(path)):
             return _bytes(path)
-    except NotAFile:
-        return BadRecord(f"{store.url}, trials/{key}/record.json: no file is in its place")
+    except NotAFileError:
+        return RecordError(f"{store.url}, trials/{key}/record.json: no file is in its place")
 
 
 def _path(store: FileStore, key: str) -> str:
@@ -251,7 +251,7 @@ def _bytes(path: str) -> bytes | None:
             os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0
         ) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise NotAFile(path)
+                raise NotAFileError(path)
             return file.read()
     except FileNotFoundError:
         return None
@@ -271,7 +271,7 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
             continue
         except OSError as error:
             if error.errno != errno.ELOOP:
-                raise BadStore(
+                raise StoreError(
                     f"the store cannot be read: {error.strerror}: {_path(store, key)}"
                 ) from error
             found[key] = (0, 0, 0, 0)  # a link to itself: the reading that follows says so
@@ -457,7 +457,7 @@ def _load(store: Store, sweep: str) -> Entries:
             return {}
         columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
     except (FileNotFoundError, ValueError, RecursionError):
-        # BadStore among them: a folder, or not to be read
+        # StoreError among them: a folder, or not to be read
         return {}
     for name in SHARED:
         column = columns[f"field.{name}"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from pointsweep.errors import BadRecord, BadStore, LaterRecord, unknown
+from pointsweep.errors import NewerRecordError, RecordError, StoreError, unknown
 from pointsweep.results.metrics import DEFAULT, FRACTIONS
 
 SCHEMA = 2  # of record.json; a reader accepts this and every older one
@@ -105,17 +105,17 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
     """Read a record of this or an older version: fields unknown here are dropped, new ones get
     their default.
 
-    `key` is that of the trial that it is looked for. Raises BadRecord if it cannot be believed,
-    LaterRecord.
+    `key` is that of the trial that it is looked for. Raises RecordError if it cannot be believed,
+    NewerRecordError.
     """
     data = _parsed(text)
     if not isinstance(data, dict):
-        raise BadRecord("not a record: no JSON object")
+        raise RecordError("not a record: no JSON object")
     schema = data.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise BadRecord("not a record: no schema number")
+        raise RecordError("not a record: no schema number")
     if schema > SCHEMA:
-        raise LaterRecord(
+        raise NewerRecordError(
             f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep"
         )
     if schema >= FIRST_WITH_CHECKSUM:
@@ -123,9 +123,9 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
     else:
         _check_unsealed(data)
     for problem in _problems(data):
-        raise BadRecord(f"not a record: {problem}")
+        raise RecordError(f"not a record: {problem}")
     if key is not None and data["key"] != key:
-        raise BadRecord(f"it is the record of trial {data['key']}")
+        raise RecordError(f"it is the record of trial {data['key']}")
     values = {name: value for name, value in data.items() if name in FIELDS}
     return Record(**(values | {"marks": tuple(values.get("marks", ()))}))
 
@@ -134,9 +134,9 @@ def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
-        raise BadRecord("not a record: nested too deeply") from error
+        raise RecordError("not a record: nested too deeply") from error
     except ValueError as error:
-        raise BadRecord(f"not a record: {error}") from error
+        raise RecordError(f"not a record: {error}") from error
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -154,13 +154,13 @@ def _no_constant(name: str) -> Any:
 
 def _check_sum(data: Mapping[str, Any]) -> None:
     if CHECKSUM not in data:
-        raise BadRecord("its checksum is missing")
+        raise RecordError("its checksum is missing")
     try:
         right = checksum(data) == data[CHECKSUM]
     except (ValueError, RecursionError) as error:  # a number too large for a float
-        raise BadRecord(f"not a record: {error}") from error
+        raise RecordError(f"not a record: {error}") from error
     if not right:
-        raise BadRecord(
+        raise RecordError(
             "its checksum does not match: it was edited or damaged after it was written"
         )
 
@@ -169,7 +169,7 @@ def _check_unsealed(data: Mapping[str, Any]) -> None:
     """Refuse a record that calls itself older than it is: one whose checksum was taken away."""
     for name in SINCE_CHECKSUM:
         if data.get(name):
-            raise BadRecord(
+            raise RecordError(
                 f"it says schema {data['schema']} and has {name}, which is written since schema"
                 f" {FIRST_WITH_CHECKSUM}: it was edited after it was written"
             )
@@ -290,7 +290,7 @@ def digests_problem(
             data = read(name)
         except FileNotFoundError:
             continue
-        except BadStore as error:
+        except StoreError as error:
             return str(error)
         if name == HISTORY:
             data = data[: about["bytes"]]  # it may have grown since
@@ -375,22 +375,22 @@ def plan_json(layout: Layout, **origin: Any) -> bytes:
 
 
 def layout_from_plan(data: bytes) -> Layout:
-    """The layout in a plan.json; older ones have no checksum. Raises BadStore if it cannot be
+    """The layout in a plan.json; older ones have no checksum. Raises StoreError if it cannot be
     believed.
     """
     try:
         plan = json.loads(data)
         if not isinstance(plan, dict) or "layout" not in plan:
-            raise BadStore("no layout in it")
+            raise StoreError("no layout in it")
         if CHECKSUM in plan and checksum(plan) != plan[CHECKSUM]:
-            raise BadStore(
+            raise StoreError(
                 "its checksum does not match: it was edited or damaged after it was written"
             )
         return layout_from_dict(plan["layout"])
     except RecursionError as error:
-        raise BadStore("nested too deeply") from error
+        raise StoreError("nested too deeply") from error
     except ValueError as error:
-        raise BadStore(str(error)) from error
+        raise StoreError(str(error)) from error
 
 
 def layout_from_dict(data: Any) -> Layout:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pointsweep.errors import BadRecord, NotAFile
+from pointsweep.errors import NotAFileError, RecordError
 from pointsweep.results import checkpoint
 from pointsweep.results.agreement import unsealed_problem
 from pointsweep.results.events import Event, epochs_of, parse, to_line
@@ -47,8 +47,8 @@ from pointsweep.storage.base import (
     write_whole,
     writing,
 )
-from pointsweep.storage.lease import Held as Held
 from pointsweep.storage.lease import Lease, leased
+from pointsweep.storage.lease import LeaseHeldError as LeaseHeldError
 from pointsweep.utils import fault_injection as faults
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class TrialFolder:
         faults.done(way)
 
     def _check(self) -> None:
-        """Raise LeaseLost if another process has taken the folder over from this one."""
+        """Raise LeaseLostError if another process has taken the folder over from this one."""
         if self.lease is not None:
             self.lease.check()
 
@@ -205,7 +205,7 @@ class TrialFolder:
         path = self.path / HISTORY
         try:
             return read_file(path)
-        except (FileNotFoundError, NotAFile):
+        except (FileNotFoundError, NotAFileError):
             return b""
 
     def repair(self) -> None:
@@ -439,18 +439,18 @@ class TrialFolder:
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def record(self) -> Record | None:
-        """The record of a finished trial, else None. Raises BadRecord if it is there and cannot be
-        believed.
+        """The record of a finished trial, else None. Raises RecordError if it is there and cannot
+        be believed.
         """
         path = self.path / "record.json"
         try:
             data = read_file(path)
         except FileNotFoundError:
             if path.is_symlink():
-                raise BadRecord("record.json is a link to nothing") from None
+                raise RecordError("record.json is a link to nothing") from None
             return None
-        except NotAFile as error:
-            raise BadRecord("record.json is no file") from error
+        except NotAFileError as error:
+            raise RecordError("record.json is no file") from error
         record = from_json(data)
         if self.partial:
             return record
@@ -458,7 +458,7 @@ class TrialFolder:
         problem = problem or digests_problem(record, lambda name: read_file(self.path / name))
         problem = problem or unsealed_problem(record, lambda name: read_file(self.path / name))
         if problem:
-            raise BadRecord(f"record.json is not believed: {problem}")
+            raise RecordError(f"record.json is not believed: {problem}")
         return record
 
     def _size(self, name: str) -> int | None:
@@ -478,8 +478,8 @@ class TrialFolder:
 
     @contextmanager
     def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:
-        """Hold the folder for this process; a killed process lets go of it by itself. Raises Held,
-        naming who has it.
+        """Hold the folder for this process; a killed process lets go of it by itself. Raises
+        LeaseHeldError, naming who has it.
         """
         with leased(self.path, wait_s) as self.lease:
             try:

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.results.record_index import read_record
 from pointsweep.results.records import HISTORY, WEIGHTS, Record
 from pointsweep.results.records import PREDICTIONS as PREDICTIONS
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import Store, write_whole
-from pointsweep.storage.lease import LeaseLost
+from pointsweep.storage.lease import LeaseLostError
 from pointsweep.storage.remote_lease import RemoteLease, remote_leased
 from pointsweep.storage.stores import folder_of, remote_of
 from pointsweep.utils.array_cache import cache_folder
@@ -82,7 +82,7 @@ class Copy:
     @contextmanager
     def hold(self, wait_s: float) -> Iterator[None]:
         """Hold the trial over all nodes: in a store on a server by its lease there, on a disk by
-        the folder's own. Raises Held.
+        the folder's own. Raises LeaseHeldError.
         """
         if self.remote is None:
             yield
@@ -92,7 +92,7 @@ class Copy:
                 yield
             finally:
                 self.lease = None
-        with suppress(BadStore):
+        with suppress(StoreError):
             if self.finished():  # whoever takes it now finds the record
                 self.store.delete(self.name(LEASE))
 
@@ -105,7 +105,9 @@ class Copy:
         return self.store.exists(self.name(RECORD))
 
     def record(self) -> Record | None:
-        """The trial's record in the store, else None. Raises BadRecord if it cannot be believed."""
+        """The trial's record in the store, else None. Raises RecordError if it cannot be
+        believed.
+        """
         try:
             return read_record(self.store, self.folder.path.name)
         except FileNotFoundError:
@@ -165,7 +167,7 @@ class Copy:
         """Something new stands in the folder. It is uploaded in the background; what comes faster
         than that goes together.
 
-        Raises LeaseLost once it is known that another process has taken the trial over.
+        Raises LeaseLostError once it is known that another process has taken the trial over.
         """
         if self.remote is None:
             return
@@ -185,20 +187,20 @@ class Copy:
         return time.monotonic() - since if since is not None else 0.0
 
     def flush(self) -> None:
-        """Return when the store has all that stands in the folder. Raises BadStore if it stays
+        """Return when the store has all that stands in the folder. Raises StoreError if it stays
         away.
         """
         for attempt in range(1, FLUSH_ATTEMPTS + 1):
             try:
                 self.upload()
                 return
-            except BadStore:
+            except StoreError:
                 if attempt == FLUSH_ATTEMPTS:
                     raise
                 threading.Event().wait(PAUSE_S)
 
     def close(self) -> None:
-        """End the thread and send the rest. Raises BadStore."""
+        """End the thread and send the rest. Raises StoreError."""
         if self.remote is None:
             return
         with self.changed:
@@ -221,9 +223,9 @@ class Copy:
                 warned = False
                 with self.changed:
                     self.behind_since = time.monotonic() if self.dirty else None
-            except LeaseLost:  # the trial is told at its next epoch
+            except LeaseLostError:  # the trial is told at its next epoch
                 return
-            except (BadStore, OSError) as error:
+            except (StoreError, OSError) as error:
                 # the store's trouble is not the trial's until its end
                 if not warned:
                     log.warning("%s; training goes on, the upload is tried again", error)
@@ -234,7 +236,7 @@ class Copy:
 
     def upload(self) -> None:
         """Send what is new, in the order that keeps the store complete; one caller at a time.
-        Raises BadStore, LeaseLost.
+        Raises StoreError, LeaseLostError.
         """
         if self.remote is None:
             return

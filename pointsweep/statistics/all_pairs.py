@@ -66,7 +66,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class ExcludedArm:
     """An arm about which the tests claim nothing: the value of `seed` lies far from `usual`, the
     median of the arm.
     """
@@ -88,7 +88,7 @@ class Family:
     title: str
     arms: tuple[str, ...]
     pairs: tuple[Pair, ...] = ()
-    set_aside: tuple[SetAside, ...] = ()
+    set_aside: tuple[ExcludedArm, ...] = ()
     sd: float | None = None
     freedom: int = 0
     detectable: float | None = None
@@ -142,7 +142,7 @@ def compare(
                 mean = float(differences.mean()) if len(differences) else None
                 pairs.append(Pair(*names, len(differences), mean, reason="set aside"))
     set_aside = tuple(
-        SetAside(
+        ExcludedArm(
             order[row], seeds[column], float(values[row, column]), float(np.nanmedian(values[row]))
         )
         for row, column in far

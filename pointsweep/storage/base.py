@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
-from pointsweep.errors import BadStore, NotAFile, StoreFailed
+from pointsweep.errors import NotAFileError, StoreError, StoreUnavailableError
 from pointsweep.utils import fault_injection as faults
 
 log = logging.getLogger("pointsweep.store")
@@ -70,7 +70,7 @@ class RemoteStore(Store, Protocol):
         """An object's bytes and its version. Raises FileNotFoundError."""
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
-        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been
+        """Bytes [start, stop) of one version of an object. Raises StoreError if it has been
         replaced.
         """
 
@@ -84,7 +84,7 @@ class RemoteStore(Store, Protocol):
         try at once, one succeeds.
 
         Returns its new version; None, and nothing is changed, if another one was faster. Raises
-        NoConditions.
+        NoConditionalWritesError.
         """
 
     def uploads(self) -> Sequence[tuple[str, str, datetime]]:
@@ -96,7 +96,7 @@ class RemoteStore(Store, Protocol):
         """Remove the parts of such an upload."""
 
 
-class NoConditions(BadStore):
+class NoConditionalWritesError(StoreError):
     """The server does not know conditional writes."""
 
 
@@ -130,7 +130,7 @@ class FileStore:
         return str(self.path(name))
 
     def read(self, name: str) -> bytes:
-        """The bytes under `name`. Raises FileNotFoundError, and BadStore for what is there and
+        """The bytes under `name`. Raises FileNotFoundError, and StoreError for what is there and
         cannot be read.
         """
         return read_file(self.path(name))
@@ -251,8 +251,8 @@ def open_append(path: Path) -> IO[bytes]:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises FileNotFoundError, NotAFile for a folder, a pipe or a link to
-    itself, BadStore.
+    """The bytes of a file. Raises FileNotFoundError, NotAFileError for a folder, a pipe or a link
+    to itself, StoreError.
     """
     # Without waiting: whoever opens a pipe to read it waits for a writer.
     with (
@@ -260,7 +260,7 @@ def read_file(path: Path) -> bytes:
         os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file,
     ):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise NotAFile(
+            raise NotAFileError(
                 f"the store cannot be read: no file, but something else is there: {path}"
             )
         return file.read()
@@ -268,7 +268,7 @@ def read_file(path: Path) -> bytes:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what a disk says when it does not give a file into BadStore, which names it;
+    """Turn what a disk says when it does not give a file into StoreError, which names it;
     FileNotFoundError stays.
     """
     try:
@@ -276,24 +276,24 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:
-        raise NotAFile(
+        raise NotAFileError(
             f"the store cannot be read: a folder is in the place of a file: {path}"
         ) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise NotAFile(
+            raise NotAFileError(
                 f"the store cannot be read: a link to itself is in the place of a file: {path}"
             ) from error
-        raise BadStore(f"the store cannot be read: {error.strerror or error}: {path}") from error
+        raise StoreError(f"the store cannot be read: {error.strerror or error}: {path}") from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a disk says when it refuses into StoreFailed, which names the file."""
+    """Turn what a disk says when it refuses into StoreUnavailableError, which names the file."""
     try:
         yield
     except OSError as error:
-        raise StoreFailed(
+        raise StoreUnavailableError(
             f"the store cannot be written: {error.strerror or error}: {path}"
         ) from error
 
@@ -361,7 +361,7 @@ def _user() -> str:
 def establish(store: Store) -> None:
     """Create the store, or take over one of an older version: from here on it has its marker.
 
-    Called before anything is launched. Raises BadStore if it cannot be written, or was made by a
+    Called before anything is launched. Raises StoreError if it cannot be written, or was made by a
     later version.
     """
     missing = not has_marker(store)
@@ -375,17 +375,17 @@ def establish(store: Store) -> None:
         if missing:
             content = {"kind": MARKER_KIND, "format": STORE_FORMAT}
             store.write(MARKER, (json.dumps(content) + "\n").encode())
-    except StoreFailed as error:
-        raise BadStore(str(error)) from error
+    except StoreUnavailableError as error:
+        raise StoreError(str(error)) from error
 
 
 def has_marker(store: Store) -> bool:
-    """Return whether the store has a marker that can be read. Raises BadStore for that of a later
+    """Return whether the store has a marker that can be read. Raises StoreError for that of a later
     version.
     """
     try:
         data = store.read(MARKER)
-    except (FileNotFoundError, NotAFile):
+    except (FileNotFoundError, NotAFileError):
         return False
     try:
         content = json.loads(data)
@@ -397,7 +397,7 @@ def has_marker(store: Store) -> bool:
     if not isinstance(version, int) or isinstance(version, bool):
         return False
     if version > STORE_FORMAT:
-        raise BadStore(
+        raise StoreError(
             f"store: {store.url} has format {version}, this version reads up to {STORE_FORMAT}: use"
             " a later pointsweep"
         )
@@ -405,21 +405,21 @@ def has_marker(store: Store) -> bool:
 
 
 def require_marker(store: Store) -> None:
-    """Raise BadStore unless the store has its marker."""
+    """Raise StoreError unless the store has its marker."""
     if not has_marker(store):
-        raise BadStore(
+        raise StoreError(
             f"store: {store.url} is no store of pointsweep: it has no readable {MARKER}. "
             "A store of an older version gets one from the next `pointsweep run` in it"
         )
 
 
 def _refuse_foreign(store: FileStore) -> None:
-    """Raise BadStore for a folder that is no store and have folders of the names that a store
+    """Raise StoreError for a folder that is no store and have folders of the names that a store
     uses.
     """
     taken = [name for name in TOP_FOLDERS if os.path.lexists(store.root / name)]
     if taken and not _has_store_shape(store):
-        raise BadStore(
+        raise StoreError(
             f"store: {store.url} is no store of pointsweep and holds {', '.join(taken)} already;"
             " name an empty folder, or one that does not exist, by --store or $POINTSWEEP_STORE"
         )
@@ -442,7 +442,7 @@ def _refuse_read_only(store: FileStore) -> None:
     for folder in (store.root, store.root / "trials", store.root / "sweeps"):
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             mode = stat.S_IMODE(folder.stat().st_mode)
-            raise BadStore(
+            raise StoreError(
                 f"store: {folder} may not be written by {_user()} (mode {mode:o}); whoever owns it"
                 " shares it with a common group, umask 002 and chmod -R g+w, or name another store"
                 " by --store"

@@ -32,11 +32,11 @@ POLL_S = 0.05
 SIZE = 512  # bytes of lease.json: a renewal replaces them in one write
 
 
-class Held(RuntimeError):
+class LeaseHeldError(RuntimeError):
     """Another process works on this trial."""
 
 
-class LeaseLost(RuntimeError):
+class LeaseLostError(RuntimeError):
     """This process was thought dead, and another one has taken the trial over: it must not write
     any more.
     """
@@ -72,7 +72,7 @@ def read_holder(path: Path) -> Holder | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError):
-        # BadStore among them: something that is no file
+        # StoreError among them: something that is no file
         return UNKNOWN_HOLDER
     texts = (holder.owner, holder.host, holder.machine)
     numbers = (holder.pid, holder.expires)
@@ -113,13 +113,13 @@ class Lease:
                 os.fsync(self.file.fileno())
 
     def check(self) -> None:
-        """Raise LeaseLost if another process has taken the trial over. Called before everything
-        that is written.
+        """Raise LeaseLostError if another process has taken the trial over. Called before
+        everything that is written.
         """
         found = read_holder(self.path)
         if found is None or found.owner != self.holder.owner:
             now = f"{found} holds it now" if found else "its lease is gone"
-            raise LeaseLost(f"{self.path.parent} was taken from {self.holder}: {now}")
+            raise LeaseLostError(f"{self.path.parent} was taken from {self.holder}: {now}")
 
     def release(self) -> None:
         """End the lease; another one's is left alone."""
@@ -133,8 +133,8 @@ class Lease:
 
 @contextmanager
 def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
-    """Hold `folder` for this process. Raises Held, naming the holder, if it is not let go within
-    `wait_s`.
+    """Hold `folder` for this process. Raises LeaseHeldError, naming the holder, if it is not let go
+    within `wait_s`.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _flock(file: IO[bytes]) -> bool:
 def _pause(path: Path, deadline: float) -> None:
     if time.monotonic() > deadline:
         holder = read_holder(path)
-        raise Held(
+        raise LeaseHeldError(
             f"{path.parent} is worked on by another process: {holder or 'it does not say which'}"
         )
     time.sleep(POLL_S)

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.storage import lease
-from pointsweep.storage.base import NoConditions, RemoteStore
-from pointsweep.storage.lease import Held, Holder, LeaseLost
+from pointsweep.storage.base import NoConditionalWritesError, RemoteStore
+from pointsweep.storage.lease import Holder, LeaseHeldError, LeaseLostError
 from pointsweep.storage.stores import open_remote
 
 log = logging.getLogger("pointsweep.remote_lease")
@@ -50,7 +50,7 @@ class RemoteLease:
     def _run(self) -> None:
         while not self.ended.wait(lease.TERM_S / 4):
             # A store that is away for a moment is met again by the next renewal.
-            with suppress(BadStore):
+            with suppress(StoreError):
                 self._renew()
 
     def _renew(self) -> None:
@@ -67,20 +67,20 @@ class RemoteLease:
             self.version, self.renewed = version, begun
 
     def check(self) -> None:
-        """Raise LeaseLost if another process has taken the trial over, BadStore if that cannot be
-        found out.
+        """Raise LeaseLostError if another process has taken the trial over, StoreError if that
+        cannot be found out.
         """
         if time.monotonic() - self.renewed > lease.TERM_S / 2:
             # nobody takes it before a whole term
             self._renew()
         if self.lost:
-            raise LeaseLost(f"{self.store.place(self.name)} was taken from {self.holder}")
+            raise LeaseLostError(f"{self.store.place(self.name)} was taken from {self.holder}")
 
     def release(self) -> None:
         """End the lease; another one's is left alone. If the store is away it runs out by
         itself.
         """
-        with self.busy, suppress(BadStore):
+        with self.busy, suppress(StoreError):
             self.ended.set()
             if not self.lost:
                 self._put(replace(self.holder, machine="", expires=0.0))
@@ -88,8 +88,8 @@ class RemoteLease:
 
 @contextmanager
 def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[RemoteLease | None]:
-    """Hold the lease `name` for this process; None where the server cannot hold any. Raises Held,
-    naming the holder.
+    """Hold the lease `name` for this process; None where the server cannot hold any. Raises
+    LeaseHeldError, naming the holder.
     """
     if not conditional(store.url):
         log.warning("%s: %s", store.url, WORDS)
@@ -104,7 +104,7 @@ def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[Remo
 
 @functools.cache
 def conditional(url: str) -> bool:
-    """Return whether the server of a store heeds the conditions of a write. Raises BadStore if it
+    """Return whether the server of a store heeds the conditions of a write. Raises StoreError if it
     is away.
     """
     store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
@@ -115,7 +115,7 @@ def conditional(url: str) -> bool:
             and store.write_if(name, b"third", f'"{"0" * 32}"') is None
         )
         return bool(first) and kept
-    except NoConditions:
+    except NoConditionalWritesError:
         return False
     finally:
         store.delete(name)
@@ -141,7 +141,7 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
             if made is not None:
                 return RemoteLease(store, name, mine, made, now)
         elif time.monotonic() > deadline:
-            raise Held(f"{store.place(name)} is held by another process: {found}")
+            raise LeaseHeldError(f"{store.place(name)} is held by another process: {found}")
         else:
             time.sleep(min(POLL_S, lease.TERM_S / 10))
 

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pointsweep.errors import BadStore
-from pointsweep.storage.base import NoConditions, parts_of
+from pointsweep.errors import StoreError
+from pointsweep.storage.base import NoConditionalWritesError, parts_of
 from pointsweep.utils.masking import scrubbed
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class S3Store:
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.prefix = "/".join(parts_of(prefix.strip("/")))
         if not self.bucket:
-            raise BadStore(
+            raise StoreError(
                 f"store: {url} names no bucket; allowed: s3://bucket or s3://bucket/prefix"
             )
         self.attempts = attempts
@@ -79,7 +79,7 @@ class S3Store:
             if len(data) != answer["ContentLength"] or (
                 expected and hashlib.sha256(data).hexdigest() != expected
             ):
-                raise _Damaged(f"{self.place(name)}: what arrived is not what was written")
+                raise _DamagedError(f"{self.place(name)}: what arrived is not what was written")
             return data, answer["ETag"]
 
         return self._ask(name, get)
@@ -136,7 +136,7 @@ class S3Store:
                     raise
         except BaseException:
             # Parts that nobody sees cost money all the same; gc.py finds those of a killed process.
-            with contextlib.suppress(BadStore, FileNotFoundError):
+            with contextlib.suppress(StoreError, FileNotFoundError):
                 self._ask(
                     name, lambda: self.client.abort_multipart_upload(**where, UploadId=upload)
                 )
@@ -200,7 +200,7 @@ class S3Store:
         is none).
 
         Returns its new version; None, and nothing is changed, if another one was faster. Raises
-        NoConditions.
+        NoConditionalWritesError.
         """
         from botocore.exceptions import ClientError
 
@@ -212,7 +212,7 @@ class S3Store:
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status == 501:
-                    raise NoConditions(
+                    raise NoConditionalWritesError(
                         f"{self.place(name)}: this server knows no conditional writes"
                     ) from error
                 if status in (404, 412) and error.response["Error"]["Code"] != "NoSuchBucket":
@@ -229,7 +229,7 @@ class S3Store:
         return made
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
-        """Bytes [start, stop) of one version of an object. Raises BadStore if it has been
+        """Bytes [start, stop) of one version of an object. Raises StoreError if it has been
         replaced.
         """
 
@@ -239,7 +239,9 @@ class S3Store:
                 "Body"
             ].read()
             if len(data) != stop - start:
-                raise _Damaged(f"{self.place(name)}: {len(data)} of {stop - start} bytes arrived")
+                raise _DamagedError(
+                    f"{self.place(name)}: {len(data)} of {stop - start} bytes arrived"
+                )
             return data
 
         return self._ask(name, get)
@@ -276,7 +278,7 @@ class S3Store:
 
     def _ask(self, name: str, request: Callable[[], T]) -> T:
         """The answer to a request, which is made again while what goes wrong may pass. Raises
-        FileNotFoundError, BadStore.
+        FileNotFoundError, StoreError.
         """
         from botocore.exceptions import (
             BotoCoreError,
@@ -307,14 +309,16 @@ class S3Store:
                     isinstance(error, broken),
                 )
             if not passing or attempt == self.attempts:
-                raise BadStore(f"{self.place(name)}: {problem}, after {attempt} attempts; {_HINT}")
+                raise StoreError(
+                    f"{self.place(name)}: {problem}, after {attempt} attempts; {_HINT}"
+                )
             longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])
             # many workers must not come back at once
             time.sleep(random.uniform(longest / 2, longest))
         raise AssertionError("attempts is at least 1")
 
 
-class _Damaged(OSError):
+class _DamagedError(OSError):
     pass
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.storage.base import RemoteStore, open_lock, walk, write_whole
 from pointsweep.storage.stores import is_address, open_remote
 from pointsweep.utils.array_cache import cache_folder
@@ -26,7 +26,7 @@ FILES = "files"
 
 def staged(place: str, folder: str = "") -> Path:
     """`place` on this node: a path as it is, an address as the folder or file it was staged to.
-    Raises BadStore, FileNotFoundError.
+    Raises StoreError, FileNotFoundError.
 
     `folder` below it is what is needed; the path returned leads to `place` all the same.
     """
@@ -101,7 +101,7 @@ def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != digest:
         part.unlink()
-        raise BadStore(
+        raise StoreError(
             f"{store.place(name)}: what arrived has sha256 {found[:16]}, expected {digest[:16]};"
             " run it again"
         )

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import cast
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.storage.base import FileStore, RemoteStore, Store, path_problem
 from pointsweep.utils import entry_points
 
@@ -53,7 +53,7 @@ def open_store(url: str | None = None) -> Store:
     """The store at `url`, else $POINTSWEEP_STORE, else ~/pointsweep: a folder, or an address such
     as s3://bucket/prefix.
 
-    Nothing is created. Raises BadStore for a path that can be no store, and for an address of an
+    Nothing is created. Raises StoreError for a path that can be no store, and for an address of an
     unknown kind.
     """
     place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
@@ -61,19 +61,19 @@ def open_store(url: str | None = None) -> Store:
         return open_remote(place)
     if "://" in place and not place.startswith("file://"):
         addresses = " or ".join(f"{scheme}://bucket/prefix" for scheme in SCHEMES)
-        raise BadStore(
+        raise StoreError(
             f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a"
             f" folder's path, or {addresses}"
         )
     path = place.removeprefix("file://")
     problem = path_problem(path)
     if problem:
-        raise BadStore(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
+        raise StoreError(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
     return FileStore(Path(path))
 
 
 def open_remote(address: str) -> RemoteStore:
-    """The store on a server at an address, for which `is_address` is true. Raises BadStore."""
+    """The store on a server at an address, for which `is_address` is true. Raises StoreError."""
     module, _, name = SCHEMES[address.partition("://")[0]].partition(":")
     made: RemoteStore = getattr(importlib.import_module(module), name)(address)
     return made
@@ -90,8 +90,10 @@ def remote_of(store: Store) -> RemoteStore | None:
 
 
 def on_disk(store: Store, because: str) -> FileStore:
-    """The store, if it is a folder. Raises BadStore saying why it must be one."""
+    """The store, if it is a folder. Raises StoreError saying why it must be one."""
     folder = folder_of(store)
     if folder is None:
-        raise BadStore(f"store: {store.url} is no folder, and {because}; name a folder by --store")
+        raise StoreError(
+            f"store: {store.url} is no folder, and {because}; name a folder by --store"
+        )
     return folder

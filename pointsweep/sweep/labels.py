@@ -29,7 +29,7 @@ MOST_PLACES = 3  # that one message names
 
 
 @dataclass
-class Lost:
+class LostSetting:
     """One dropped setting over all cells: where it stayed, and where its key now has another value
     or is no key.
     """
@@ -42,7 +42,7 @@ class Lost:
 
 
 @dataclass
-class Outdone:
+class OverriddenSetting:
     """One conditional setting over all cells: what took its place where, and whether it stayed
     anywhere.
     """
@@ -91,7 +91,7 @@ class LabelAudit:
         self._entries: dict[int, Entry] = {}  # kept, so that their ids stay theirs
         self._clashes: dict[tuple[Place, str, str], list[Place]] = {}
         self._replaced: dict[str, None] = {}
-        self._conditional: dict[tuple[str, Place], Outdone] = {}
+        self._conditional: dict[tuple[str, Place], OverriddenSetting] = {}
         self._space: list[Entry] | None = None
 
     # While cells are read
@@ -128,7 +128,9 @@ class LabelAudit:
             if sources.get(winner, setting.source) != setting.source:
                 # an heir may set again what its parent sets
                 continue
-            seen = self._conditional.setdefault((setting.key, setting.place), Outdone(setting))
+            seen = self._conditional.setdefault(
+                (setting.key, setting.place), OverriddenSetting(setting)
+            )
             if conditions.lookup(settings.data, setting.key) == setting.value:
                 seen.kept = True
                 continue
@@ -385,12 +387,12 @@ class LabelAudit:
         """Settings that went with their component: refused where some arms keep them, else said at
         the plan.
         """
-        gone: dict[tuple[str, Place], Lost] = {}
+        gone: dict[tuple[str, Place], LostSetting] = {}
         for name, settings in self._cells.with_dropped:
             for setting in settings.dropped:
                 if setting.key in settings.places:  # set again, by who named the other component
                     continue
-                lost = gone.setdefault((setting.key, setting.place), Lost(setting))
+                lost = gone.setdefault((setting.key, setting.place), LostSetting(setting))
                 part, _, rest = setting.key.partition(".")
                 component = settings.name(part)
                 owners = conditions.owners(setting.key, {part: component})
@@ -421,7 +423,7 @@ class LabelAudit:
             text = f"{scalars.spelled(setting.value)} gives way to {_listed(seen.winners)} {where}"
             self.dropped.append(f"{_described(setting.place)}: {text}")
 
-    def _report(self, lost: Lost) -> None:
+    def _report(self, lost: LostSetting) -> None:
         setting, place = lost.setting, lost.setting.place
         part, _, rest = setting.key.partition(".")
         if lost.differs and lost.kept:

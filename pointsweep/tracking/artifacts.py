@@ -22,7 +22,7 @@ import yaml
 
 from pointsweep.errors import unknown
 from pointsweep.results.records import HISTORY, PREDICTIONS, WEIGHTS, Record
-from pointsweep.tracking.target import TrackerAway
+from pointsweep.tracking.target import TrackerUnavailableError
 
 if TYPE_CHECKING:
     from pointsweep.results.trial_dir import TrialFolder
@@ -39,10 +39,10 @@ CLOUDS = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -
 
 
 def artifact_mode() -> str:
-    """Return how much is sent. Raises TrackerAway for a value that says nothing."""
+    """Return how much is sent. Raises TrackerUnavailableError for a value that says nothing."""
     mode = os.environ.get(VARIABLE, "all")
     if mode not in MODES:
-        raise TrackerAway(f"{VARIABLE}: {unknown('mode', mode, MODES, 'Allowed')}")
+        raise TrackerUnavailableError(f"{VARIABLE}: {unknown('mode', mode, MODES, 'Allowed')}")
     return mode
 
 

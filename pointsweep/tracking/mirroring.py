@@ -18,7 +18,7 @@ from pointsweep.tracking.artifacts import artifact_mode
 from pointsweep.tracking.background import drain
 from pointsweep.tracking.mlflow_client import finish, prepare, publish, require_usable
 from pointsweep.tracking.payload import runs_page, trial_page
-from pointsweep.tracking.target import Target, TrackerAway, TrialTags, default_uri
+from pointsweep.tracking.target import Target, TrackerUnavailableError, TrialTags, default_uri
 from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import sqlite_path
 
@@ -58,7 +58,7 @@ class Mirroring:
                 return
             self.target = prepare(self.uri, self.store, self.layout)
             self._file = self._identity()
-        except TrackerAway as error:
+        except TrackerUnavailableError as error:
             self.problem = str(error)
             print(f"{error}\ntraining goes on without it", file=sys.stderr, flush=True)
 
@@ -77,7 +77,7 @@ class Mirroring:
             self._require_same_file()
             if not self.files_problem:
                 self.store.write(self._mark, self._level())
-        except TrackerAway as error:
+        except TrackerUnavailableError as error:
             self.problem = str(error)
 
     def publish(self, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
@@ -88,7 +88,7 @@ class Mirroring:
             return
         try:
             publish(self.target, files, metrics)
-        except TrackerAway as error:
+        except TrackerUnavailableError as error:
             print(
                 f"MLflow has no table and report of {self.layout.name}: {error}",
                 file=sys.stderr,
@@ -149,11 +149,11 @@ class Mirroring:
         return status.st_dev, status.st_ino
 
     def _require_same_file(self) -> None:
-        """Raise TrackerAway if the database was moved: what was sent then went into the file that
-        was opened first.
+        """Raise TrackerUnavailableError if the database was moved: what was sent then went into the
+        file that was opened first.
         """
         if self._file is not None and self._file != self._identity():
-            raise TrackerAway(
+            raise TrackerUnavailableError(
                 f"MLflow's database {sqlite_path(self.uri)} was moved or replaced while the"
                 " sweep ran"
             )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pointsweep.errors import BadRecord
+from pointsweep.errors import RecordError
 from pointsweep.results.events import Event, epochs_of
 from pointsweep.results.records import HISTORY, PREDICTIONS, WEIGHTS, Layout, Record, from_json
 from pointsweep.results.trial_dir import TrialFolder
@@ -50,7 +50,7 @@ from pointsweep.tracking.sqlite_bootstrap import (
 from pointsweep.tracking.target import (
     NotMirroredError,
     Target,
-    TrackerAway,
+    TrackerUnavailableError,
     TrialTags,
     is_database,
     target_problem,
@@ -74,12 +74,12 @@ STEPS = "test/accuracy"  # the metric whose steps say which epochs a run has
 
 @contextmanager
 def tracker_errors(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow, its database layer and its connection raise into TrackerAway, without
-    secrets.
+    """Turn whatever MLflow, its database layer and its connection raise into
+    TrackerUnavailableError, without secrets.
     """
     try:
         yield
-    except (TrackerAway, NotMirroredError):
+    except (TrackerUnavailableError, NotMirroredError):
         raise
     except Exception as error:  # MLflow has no common base of what it raises
         words = " ".join(scrubbed(str(error), uri).split())[:300]
@@ -90,7 +90,7 @@ def tracker_errors(uri: str) -> Iterator[None]:
                 "; if another version of MLflow made it, use that one; else"
                 f" {way_back(path, 'damaged')}"
             )
-        raise TrackerAway(
+        raise TrackerUnavailableError(
             f"MLflow at {masked(uri)}: {type(error).__name__}: {words}{mend}"
         ) from error
 
@@ -105,23 +105,25 @@ def reachable(uri: str) -> str:
         with tracker_errors(uri):
             require_usable(uri)
             connected(uri).search_experiments(max_results=1)
-    except TrackerAway as error:
+    except TrackerUnavailableError as error:
         return str(error)
     return ""
 
 
 def require_usable(uri: str, writes: bool = True) -> None:
-    """Raise TrackerAway for a database that cannot be used, at once: MLflow would try it again for
-    minutes.
+    """Raise TrackerUnavailableError for a database that cannot be used, at once: MLflow would try
+    it again for minutes.
     """
     problem = uri_mistake(uri) or target_problem(uri)
     if problem:
-        raise TrackerAway(problem)
+        raise TrackerUnavailableError(problem)
     path = sqlite_path(uri)
     if path is not None:
         problem = sqlite_problem(path, writes)
         if problem:
-            raise TrackerAway(f"MLflow's database {path} {problem}; {way_back(path, problem)}")
+            raise TrackerUnavailableError(
+                f"MLflow's database {path} {problem}; {way_back(path, problem)}"
+            )
     elif is_database(uri):
         import sqlalchemy
 
@@ -134,7 +136,7 @@ def require_usable(uri: str, writes: bool = True) -> None:
 
 def prepare(uri: str, store: Store, layout: Layout) -> Target:
     """Prepare a sweep once, before workers start: the database, the experiment and the parent run.
-    Raises TrackerAway.
+    Raises TrackerUnavailableError.
     """
     disk = folder_of(store)
     own = disk if uri.startswith("sqlite") else None
@@ -164,7 +166,8 @@ def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
     """Take the runs of trials that are trained again out of a sweep: they keep what they hold,
     under another key.
 
-    Else the mirror would take their epochs for those of the new trial. Raises TrackerAway.
+    Else the mirror would take their epochs for those of the new trial. Raises
+    TrackerUnavailableError.
     """
     with tracker_errors(uri):
         require_usable(uri)
@@ -215,7 +218,7 @@ def _patiently(work: Callable[[], T], uri: str) -> T:
     for pause_s in PAUSES_S:
         try:
             return work()
-        except TrackerAway:
+        except TrackerUnavailableError:
             raise  # its cause stays
         except Exception as error:  # as in tracker_errors
             lasting = sqlite_path(uri) is not None and not _is_locked(error)
@@ -246,14 +249,14 @@ def connected(uri: str) -> Any:
 
 
 def require_active(experiment: Any, uri: str) -> None:
-    """Raise TrackerAway, with the ways back, for an experiment that somebody has deleted in
-    MLflow's UI.
+    """Raise TrackerUnavailableError, with the ways back, for an experiment that somebody has
+    deleted in MLflow's UI.
     """
     if experiment.lifecycle_stage != "deleted":
         return
     address = shlex.quote(masked(uri))
     number = experiment.experiment_id
-    raise TrackerAway(
+    raise TrackerUnavailableError(
         f"MLflow's experiment {experiment.name!r} is deleted there. It comes back by:"
         f" MLFLOW_TRACKING_URI={address} {PYTHON} -m mlflow experiments restore --experiment-id"
         f" {number}; or delete it for good, and a new one is made: {PYTHON} -m mlflow gc"
@@ -482,12 +485,13 @@ def _record_of(folder: TrialFolder) -> Record | None:
     """
     try:
         return folder.record()
-    except BadRecord:
+    except RecordError:
         return None
 
 
 def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> str:
-    """End a sweep: send what is not there yet, and close the parent run. Raises TrackerAway.
+    """End a sweep: send what is not there yet, and close the parent run. Raises
+    TrackerUnavailableError.
 
     Return why some trials' files are not there, "" if they all are: runs and metrics do not depend
     on them.
@@ -537,7 +541,9 @@ def _send_artifacts(runs: Runs, store: Store, tags: Mapping[str, TrialTags], mod
 
 
 def publish(target: Target, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
-    """Send a sweep's files and the numbers of its cells to its run. Raises TrackerAway."""
+    """Send a sweep's files and the numbers of its cells to its run. Raises
+    TrackerUnavailableError.
+    """
     with tracker_errors(target.uri):
         wanted = files if artifact_mode() != "none" else {}
         send_sweep(connected(target.uri), target.parent_run_id, wanted, metrics)

@@ -23,7 +23,7 @@ from pointsweep.utils.sqlite_files import sqlite_path
 
 def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from MLflow alone. Raises NotMirroredError if it is
-    not there, TrackerAway.
+    not there, TrackerUnavailableError.
     """
     with tracker_errors(uri):
         path = sqlite_path(uri)

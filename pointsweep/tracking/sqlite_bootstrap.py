@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from pointsweep.storage.base import FileStore, create_beside, open_lock
-from pointsweep.tracking.target import TrackerAway
+from pointsweep.tracking.target import TrackerUnavailableError
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
 
@@ -129,8 +129,8 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
-    """Hold the lock; tell whether nobody has held it before. Raises TrackerAway if another process
-    does not let go.
+    """Hold the lock; tell whether nobody has held it before. Raises TrackerUnavailableError if
+    another process does not let go.
     """
     deadline = time.monotonic() + wait_s
     with open_lock(path) as file:
@@ -140,7 +140,7 @@ def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TrackerAway(
+                    raise TrackerUnavailableError(
                         f"{path} is held by another process that does not let go of it"
                     ) from None
                 time.sleep(LOCK_PAUSE_S)

@@ -18,7 +18,7 @@ from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
 
 
-class TrackerAway(RuntimeError):
+class TrackerUnavailableError(RuntimeError):
     """MLflow cannot be reached, or refuses. Nothing is lost: the store has it all, the next run
     mirrors it.
     """

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pointsweep.results.failures import LostProcess
+from pointsweep.results.failures import ProcessLostError
 
 # with the others: one may still load its data, the first one evaluates
 PATIENCE = timedelta(minutes=30)
@@ -40,7 +40,7 @@ class Group:
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Put into each of the tensors, all of one dtype, its sum over the processes. Raises
-        LostProcess.
+        ProcessLostError.
         """
         if self.size == 1:
             return
@@ -54,7 +54,7 @@ class Group:
 
     def share(self, data: bytes) -> bytes:
         """The bytes that the first process has, at least one; the others give none. Raises
-        LostProcess.
+        ProcessLostError.
         """
         if self.size == 1:
             return data
@@ -83,7 +83,7 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # as torch.distributed says that a connection is gone
-        raise LostProcess(f"another process of the trial is gone: {error}") from error
+        raise ProcessLostError(f"another process of the trial is gone: {error}") from error
 
 
 def _summed(x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _normalised(
     norm: nn.modules.batchnorm._BatchNorm, alone: Callable[[Tensor], Tensor], x: Tensor
 ) -> Tensor:
     """(B, C, ...) -> the same shape: its process's part of the normalised whole. Raises
-    LostProcess.
+    ProcessLostError.
     """
     if not norm.training:
         return alone(x)
@@ -152,7 +152,7 @@ def meeting(host: str, size: int, port: int = 0) -> TCPStore:
 
 @contextmanager
 def joined(store: TCPStore, rank: int, size: int) -> Iterator[Group]:
-    """This process in the group that meets at `store`. Raises LostProcess if the others do not
+    """This process in the group that meets at `store`. Raises ProcessLostError if the others do not
     come.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -21,7 +21,7 @@ from pointsweep.training.trainer_state import from_bytes, restore
 
 def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str, port: int) -> None:
     """Compute this process's part until the trial has trained its last epoch. Raises
-    LostProcess.
+    ProcessLostError.
     """
     torch.set_num_threads(job.threads)
     plugins.adopt(job.plugins)

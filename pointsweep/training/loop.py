@@ -26,7 +26,7 @@ from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.part_metrics import part_score
 from pointsweep.models.batch_cache import eval_batch, on_device, train_batch
 from pointsweep.models.layers import set_noise
-from pointsweep.results.failures import Diverged
+from pointsweep.results.failures import DivergedError
 from pointsweep.results.records import class_type
 from pointsweep.training.adamw import AdamW
 from pointsweep.training.data_parallel import ALONE, Group
@@ -134,7 +134,7 @@ def train_epoch(
     """One pass over the training clouds, each batch computed by all processes of the group, in
     `parts` each.
 
-    Returns train/loss and train/accuracy; raises Diverged, LostProcess.
+    Returns train/loss and train/accuracy; raises DivergedError, ProcessLostError.
     """
     train, device = config.train, next(model.parameters()).device
     steps = len(dataset.train.labels) // train.batch_size
@@ -165,7 +165,7 @@ def train_epoch(
         interruption.check()
     mean = float(loss_sum) / seen
     if not math.isfinite(mean):
-        raise Diverged(f"the training loss of epoch {epoch} is {mean}")
+        raise DivergedError(f"the training loss of epoch {epoch} is {mean}")
     return {"train/loss": mean, "train/accuracy": int(correct) / seen}
 
 

@@ -25,16 +25,16 @@ from pointsweep.config.plugins import Source
 from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.data.dataset import Dataset, Split
 from pointsweep.data.facts import DIGITS, data_stamps
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.models.activation_checkpointing import recompute_stages
 from pointsweep.models.compilation import compile_parts
 from pointsweep.models.point_model import PointModel, build, trained_state
 from pointsweep.results.events import Event
-from pointsweep.results.failures import BadData, Diverged, classify
+from pointsweep.results.failures import DataError, DivergedError, classify
 from pointsweep.results.plugin_origin import plugin_origin, plugins_differ
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy, work_folder
-from pointsweep.storage.lease import LeaseLost
+from pointsweep.storage.lease import LeaseLostError
 from pointsweep.storage.stores import folder_of, open_store
 from pointsweep.tracking.background import mirror_to
 from pointsweep.tracking.target import Target, TrialTags
@@ -50,7 +50,7 @@ from pointsweep.training.record_builder import (
     make_record,
     peak_memory_bytes,
 )
-from pointsweep.training.supervisor import Guard, Outcome, Stopped
+from pointsweep.training.supervisor import Guard, Outcome, TrialStoppedError
 from pointsweep.training.trainer_state import restore, snapshot, to_bytes
 from pointsweep.utils import energy
 from pointsweep.utils.provenance import origin
@@ -200,7 +200,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     """The data set, opened once per process while its files do not change; its arrays are
     memory-mapped.
 
-    So the workers of a node share them. Raises MissingData, BadData.
+    So the workers of a node share them. Raises MissingDataError, DataError.
     """
     return _open_dataset(config, data_stamps(config))
 
@@ -210,10 +210,10 @@ def _open_dataset(config: DatasetConfig, stamps: tuple[str, ...]) -> Dataset:
     maker = registry.load("datasets", config.name)
     try:
         dataset: Dataset = maker(config)
-    except MissingData:
+    except MissingDataError:
         raise
     except (ValueError, OSError) as error:
-        raise BadData(f"{config.name}: {error}") from error
+        raise DataError(f"{config.name}: {error}") from error
     return dataset
 
 
@@ -249,15 +249,15 @@ def device_of(name: str) -> torch.device:
 
 
 def require_finite(metrics: Mapping[str, float], model: nn.Module, epoch: int) -> None:
-    """Raise Diverged, naming it, if a metric of an epoch or a trained weight is not a finite
+    """Raise DivergedError, naming it, if a metric of an epoch or a trained weight is not a finite
     number.
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise Diverged(f"{name} of epoch {epoch} is {value}")
+            raise DivergedError(f"{name} of epoch {epoch} is {value}")
     broken = not_finite_weight(model)
     if broken:
-        raise Diverged(f"{broken} is not finite after epoch {epoch}")
+        raise DivergedError(f"{broken} is not finite after epoch {epoch}")
 
 
 def not_finite_weight(model: nn.Module) -> str:
@@ -336,7 +336,7 @@ class Trial:
             else:
                 self._fit()
             self._finish()
-        except (Stopped, LeaseLost):
+        except (TrialStoppedError, LeaseLostError):
             raise
         except Exception as error:
             # Numbers that are not finite make libraries raise anything; the cause is then not a
@@ -344,7 +344,9 @@ class Trial:
             broken = not_finite_weight(self.model) if classify(error) == "bug" else ""
             if not broken:
                 raise
-            raise Diverged(f"{broken} is not finite: {type(error).__name__}: {error}") from error
+            raise DivergedError(
+                f"{broken} is not finite: {type(error).__name__}: {error}"
+            ) from error
 
     def _fit(self) -> None:
         """A network without training, or a probe: one look at the training clouds, then the test
@@ -366,7 +368,7 @@ class Trial:
 
     def _train(self) -> None:
         if len(self.dataset.train.labels) < self.config.train.batch_size:
-            raise BadData(
+            raise DataError(
                 f"{self.config.dataset.name}: its {len(self.dataset.train.labels)} training clouds"
                 f" are fewer than train.batch_size {self.config.train.batch_size}"
             )
@@ -381,7 +383,7 @@ class Trial:
         for event in self.folder.epochs():
             # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
-                raise Stopped(event["epoch"])
+                raise TrialStoppedError(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
             begun = time.time()
             metrics = train_epoch(
@@ -434,7 +436,7 @@ class Trial:
         pace = {"clouds_per_s": clouds / train_s} if train_s else {}
         self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **pace, **metrics})
         if stops:
-            raise Stopped(epoch)
+            raise TrialStoppedError(epoch)
 
     def _stops(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Return whether a search's scheduler ends the trial here; it sees the validation split

@@ -20,13 +20,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from pointsweep.config.schema import TrialConfig
-from pointsweep.errors import BadRecord, BadStore, ConfigError, StoreFailed
-from pointsweep.results.failures import POLICIES, Failure, Hung, classify
+from pointsweep.errors import ConfigError, RecordError, StoreError, StoreUnavailableError
+from pointsweep.results.failures import POLICIES, Failure, HungError, classify
 from pointsweep.results.identity import config_problem
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import Copy, work_folder
 from pointsweep.storage.base import Store, create_beside, write_whole
-from pointsweep.storage.lease import Held, LeaseLost
+from pointsweep.storage.lease import LeaseHeldError, LeaseLostError
 from pointsweep.utils.masking import scrubbed
 
 HANG_FACTOR = 10  # times the median epoch without progress is a hang
@@ -45,7 +45,7 @@ def preempted() -> None:
     for folder in list(_working):
         _working.discard(folder)
         # What cannot be kept is trained again.
-        with suppress(OSError, LeaseLost):
+        with suppress(OSError, LeaseLostError):
             folder.rescue()
             folder.append({"type": "stopped", "class": "preempted", "time": time.time()})
 
@@ -54,7 +54,7 @@ def preempted() -> None:
 atexit.register(preempted)
 
 
-class Stopped(Exception):
+class TrialStoppedError(Exception):
     """The search that suggested a trial has seen enough of it after this epoch."""
 
 
@@ -101,7 +101,7 @@ class Guard:
                     self.copy.fetch()
                 try:
                     outcome = self._attempts(key, body)
-                except Stopped as end:
+                except TrialStoppedError as end:
                     self.folder.append(
                         {"type": "pruned", "epoch": end.args[0], "time": time.time()}
                     )
@@ -109,9 +109,9 @@ class Guard:
                 finally:
                     if self.copy:
                         self.copy.close()
-        except (Held, LeaseLost) as error:
+        except (LeaseHeldError, LeaseLostError) as error:
             return Outcome(key, "held", str(error))
-        except (OSError, BadStore) as error:
+        except (OSError, StoreError) as error:
             # The folder itself cannot be written: its history cannot say so.
             return Outcome(key, "failed", one_line(error), "store")
         self.notify()
@@ -127,8 +127,8 @@ class Guard:
             if record is not None and self.config is not None:
                 problem = config_problem(record, self.config)
                 if problem:
-                    raise BadRecord(problem)
-        except BadRecord as error:
+                    raise RecordError(problem)
+        except RecordError as error:
             if elsewhere is not None:
                 elsewhere.set_record_aside()
             else:
@@ -156,7 +156,7 @@ class Guard:
         try:
             with Watchdog(self.folder) as watchdog:
                 body(watchdog.beat)
-        except (LeaseLost, Stopped):
+        except (LeaseLostError, TrialStoppedError):
             raise
         except Exception as error:
             # whatever a trial raises is its own end, told in full, and not that of its pack
@@ -201,7 +201,11 @@ def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: flo
     copy = Copy(store, work_folder(store, key))
     folder = copy.folder
     folder.launch = launch
-    with suppress(Held, LeaseLost, OSError, BadStore), folder.lock(wait_s), copy.hold(wait_s):
+    with (
+        suppress(LeaseHeldError, LeaseLostError, OSError, StoreError),
+        folder.lock(wait_s),
+        copy.hold(wait_s),
+    ):
         copy.fetch()
         failure = folder.final_failure() or failure
         folder.repair()
@@ -215,7 +219,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ConfigError):
         # Without its head, which says that nothing was launched.
         text = "; ".join(str(problem) for problem in error.problems)
-    elif isinstance(error, StoreFailed):
+    elif isinstance(error, StoreUnavailableError):
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
@@ -235,8 +239,8 @@ class Watchdog:
     """A thread that ends a trial which makes no progress: the stacks of all threads go to the
     trial's folder, then it is killed.
 
-    In the main thread a signal raises Hung; where that is not possible, as in a worker of Ray, or
-    does not help, the process is ended, and who started it tries again.
+    In the main thread a signal raises HungError; where that is not possible, as in a worker of Ray,
+    or does not help, the process is ended, and who started it tries again.
     """
 
     def __init__(self, folder: TrialFolder) -> None:
@@ -283,7 +287,7 @@ class Watchdog:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self.ended.is_set():
-            raise Hung(self._words())
+            raise HungError(self._words())
 
     def _words(self) -> str:
         return (
@@ -312,6 +316,6 @@ class Watchdog:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             if self.ended.wait(10.0):
                 return
-        with suppress(OSError, LeaseLost):
-            note(self.folder, Failure("hang", f"Hung: {self._words()}"))
+        with suppress(OSError, LeaseLostError):
+            note(self.folder, Failure("hang", f"HungError: {self._words()}"))
         os._exit(HANG_EXIT)

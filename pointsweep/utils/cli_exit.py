@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from pointsweep.errors import StoreFailed
+from pointsweep.errors import StoreUnavailableError
 from pointsweep.utils.console import ReaderGoneError, SafeStream, guard_streams
 from pointsweep.utils.masking import scrubbed
 
@@ -99,7 +99,7 @@ def broken_off(error: OSError) -> int:
 
 def _described(error: Exception) -> tuple[int, str]:
     text = scrubbed(str(error))
-    if isinstance(error, StoreFailed):
+    if isinstance(error, StoreUnavailableError):
         return BROKEN_OFF, f"{text}\nwhat is done is kept; the same command continues"
     if isinstance(error, MemoryError):
         return (

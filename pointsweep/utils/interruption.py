@@ -3,8 +3,8 @@ at it and ends.
 
 A handler that raised would do so anywhere, inside a library's C code too, which turns the exception
 into another one or loses it. So the handler only keeps which signal came. `check` raises
-`Interrupted` where it is safe: at the end of a batch, in a step of Ray Tune, between two attempts
-to reach a cluster.
+`InterruptionError` where it is safe: at the end of a batch, in a step of Ray Tune, between two
+attempts to reach a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOW_CURSOR = b"\x1b[?25h"
 _received: signal.Signals | None = None
 
 
-class Interrupted(BaseException):
+class InterruptionError(BaseException):
     """SIGINT or SIGTERM arrived. Not an Exception, so that nothing takes it for a trial's
     failure.
     """
@@ -39,9 +39,9 @@ def received() -> signal.Signals | None:
 
 
 def check() -> None:
-    """Raise Interrupted if a signal asked this process to end."""
+    """Raise InterruptionError if a signal asked this process to end."""
     if _received is not None:
-        raise Interrupted
+        raise InterruptionError
 
 
 def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) -> int:
@@ -89,7 +89,7 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
             before[number] = signal.signal(number, handle)
     try:
         return work()
-    except Interrupted:
+    except InterruptionError:
         rescue()
         with suppress(OSError):  # the terminal may be gone
             sys.stdout.flush()

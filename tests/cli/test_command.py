@@ -16,8 +16,8 @@ import pytest
 
 from pointsweep import __version__
 from pointsweep.cli.app import COMMANDS as COMMAND_MODULES
-from pointsweep.errors import BadStore, ConfigError, Problem, StoreFailed
-from pointsweep.tracking.target import TrackerAway
+from pointsweep.errors import ConfigError, Problem, StoreError, StoreUnavailableError
+from pointsweep.tracking.target import TrackerUnavailableError
 from pointsweep.utils.cli_exit import BROKEN_OFF, INTERNAL, INTERRUPTED, INVALID, UNREAD, exit_code
 
 
@@ -41,11 +41,11 @@ def ends(error: BaseException) -> int:
     ("error", "code", "words"),
     [
         (ConfigError("a.yaml", [Problem("train.lr", "is no number", 3)]), INVALID, "train.lr (line 3): is no number"),
-        (BadStore("store: x is a file"), INVALID, "store: x is a file"),
-        (TrackerAway("MLflow at http://h: no answer"), INVALID, "no answer"),
+        (StoreError("store: x is a file"), INVALID, "store: x is a file"),
+        (TrackerUnavailableError("MLflow at http://h: no answer"), INVALID, "no answer"),
         (PermissionError(errno.EACCES, "Permission denied", "/some/record.json"), INVALID, "Permission denied: /some/record.json"),
         (BrokenPipeError("a server's"), INVALID, "a server's"),
-        (StoreFailed("the store cannot be written: No space left on device: /s/record.json"), BROKEN_OFF, "No space left"),
+        (StoreUnavailableError("the store cannot be written: No space left on device: /s/record.json"), BROKEN_OFF, "No space left"),
         (MemoryError(), BROKEN_OFF, "memory does not suffice"),
         (KeyError("rows"), INTERNAL, "internal error: KeyError: 'rows'"),
         (RuntimeError("a library's\nlong story"), INTERNAL, "internal error: RuntimeError: a library's long story"),

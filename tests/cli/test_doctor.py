@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pointsweep.cli import doctor
-from pointsweep.cli.doctor import Finding, Wanted, clock, look, main, wanted_by
+from pointsweep.cli.doctor import Finding, NodeQuestion, clock, look, main, wanted_by
 
 
 def found(findings: list[Finding], check: str) -> Finding:
@@ -15,7 +15,7 @@ def found(findings: list[Finding], check: str) -> Finding:
 def test_a_machine_with_all_it_needs_has_nothing_to_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
     monkeypatch.setattr(doctor, "FREE_BYTES", 1)
-    findings = look(Wanted(str(tmp_path / "store"), "none"))
+    findings = look(NodeQuestion(str(tmp_path / "store"), "none"))
     assert [finding for finding in findings if finding.mend] == []
     assert list((tmp_path / "store" / "doctor").iterdir()) == []
 
@@ -24,7 +24,7 @@ def test_what_is_wrong_is_said_with_how_to_mend_it(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path / "none"))
     monkeypatch.setattr(doctor, "FREE_BYTES", 2**70)
-    findings = look(Wanted(str(tmp_path / "file"), "http://127.0.0.1:9"))
+    findings = look(NodeQuestion(str(tmp_path / "file"), "http://127.0.0.1:9"))
     store = found(findings, "store")
     assert "is a file, and a store is a folder; name a folder by --store" in store.found
     assert store.mend

@@ -10,10 +10,10 @@ import pytest
 from pointsweep.cli.gc import waste
 from pointsweep.cli.run import main
 from pointsweep.cli.verify import check_store
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.storage import remote_lease, staging, stores
 from pointsweep.storage.base import FileStore, walk
-from pointsweep.storage.lease import Held
+from pointsweep.storage.lease import LeaseHeldError
 from pointsweep.storage.remote_lease import remote_leased
 from pointsweep.storage.stores import is_address, open_store, remote_of
 from tests.end_to_end.test_command import SWEEP, table
@@ -128,7 +128,7 @@ def test_ranges_are_those_of_one_version(remote):
     assert size == 200
     assert remote.read_range("x", 50, 60, version) == bytes(range(50, 60))
     remote.write("x", b"other")
-    with pytest.raises(BadStore):
+    with pytest.raises(StoreError):
         remote.read_range("x", 0, 1, version)
     with pytest.raises(FileNotFoundError):
         remote.stat("y")
@@ -137,7 +137,11 @@ def test_ranges_are_those_of_one_version(remote):
 def test_a_trial_is_held_by_one_process_over_all_nodes(remote, monkeypatch):
     monkeypatch.setattr(remote_lease, "POLL_S", 0.02)
     assert remote_lease.conditional(remote.url)
-    with remote_leased(remote, "trials/k/lease.json", 1.0), pytest.raises(Held), remote_leased(remote, "trials/k/lease.json", 0.1):
+    with (
+        remote_leased(remote, "trials/k/lease.json", 1.0),
+        pytest.raises(LeaseHeldError),
+        remote_leased(remote, "trials/k/lease.json", 0.1),
+    ):
         pass
     with remote_leased(remote, "trials/k/lease.json", 0.0) as again:
         assert not again.lost

@@ -16,7 +16,7 @@ from pointsweep.config.validation import component_problems
 from pointsweep.data import corruptions
 from pointsweep.data.corruptions import CORRUPTIONS, corrupt
 from pointsweep.data.readers.clouds import unit_sphere
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.models.tokenizers import PointPNLight
 from pointsweep.utils.array_cache import content_digest
 from tests.data.made import clouds, dataset, write_h5, write_modelnet, write_scanobjectnn
@@ -204,9 +204,9 @@ def test_published_files_are_read_as_they_are(here, tmp_path):
     np.testing.assert_array_equal(data.test.points, points)
     assert data.test.labels.tolist() == labels.tolist()
     assert data.marks == ()
-    with pytest.raises(MissingData, match=r"no file .*modelnet_c/jitter_3\.h5.*pointcloud-c"):
+    with pytest.raises(MissingDataError, match=r"no file .*modelnet_c/jitter_3\.h5.*pointcloud-c"):
         dataset("modelnet40_c", source="published", corruption="jitter", severity=3)
-    with pytest.raises(MissingData, match=r"no folder .*scanobjectnn_c .*AdaptPoint"):
+    with pytest.raises(MissingDataError, match=r"no folder .*scanobjectnn_c .*AdaptPoint"):
         dataset("scanobjectnn_c", source="published")
 
 

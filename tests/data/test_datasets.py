@@ -17,7 +17,7 @@ from pointsweep.data.augment import augment, turns
 from pointsweep.data.dataset import Dataset, sample
 from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.data.readers.clouds import unit_sphere
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 
 MINI = "modelnet40_mini/modelnet40_ply_hdf5_2048"
 
@@ -184,15 +184,15 @@ def test_two_processes_convert_at_once(tmp_path):
 
 def test_missing_data_say_where_they_were_looked_for(monkeypatch, tmp_path):
     monkeypatch.delenv("POINTSWEEP_DATA", raising=False)
-    with pytest.raises(MissingData, match="POINTSWEEP_DATA is not set"):
+    with pytest.raises(MissingDataError, match="POINTSWEEP_DATA is not set"):
         dataset("modelnet40")
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
-    with pytest.raises(MissingData, match=r"no folder .*scanobjectnn.*terms-of-use form"):
+    with pytest.raises(MissingDataError, match=r"no folder .*scanobjectnn.*terms-of-use form"):
         dataset("scanobjectnn")
-    with pytest.raises(MissingData, match="leads out of POINTSWEEP_DATA"):
+    with pytest.raises(MissingDataError, match="leads out of POINTSWEEP_DATA"):
         dataset("modelnet40", folder="../elsewhere")
     (tmp_path / "scanobjectnn").mkdir()
-    with pytest.raises(MissingData, match=r"variant obj_bg: no file .*training_objectdataset\.h5"):
+    with pytest.raises(MissingDataError, match=r"variant obj_bg: no file .*training_objectdataset\.h5"):
         dataset("scanobjectnn", variant="obj_bg")
 
 

@@ -16,7 +16,7 @@ from pointsweep.data.modelnet40 import CLASSES
 from pointsweep.data.modelnet40_fewshot import draw, read_npz
 from pointsweep.data.readers.clouds import unit_sphere
 from pointsweep.data.readers.fewshot_pickles import convert
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import content_digest
 from tests.data.made import clouds, config, dataset, write_modelnet
 
@@ -185,7 +185,7 @@ def test_damaged_pickles_are_named(tmp_path, content):
 
 
 def test_conversion_says_what_it_looked_for(tmp_path):
-    with pytest.raises(MissingData, match=r"no file .*way.*shot.*\.pkl"):
+    with pytest.raises(MissingDataError, match=r"no file .*way.*shot.*\.pkl"):
         list(convert(tmp_path))
     write(tmp_path / "7way_10shot/0.pkl", fold())
     with pytest.raises(ValueError, match="must be called"):
@@ -237,9 +237,9 @@ def test_damaged_converted_folds_are_named_and_pickles_are_never_read(tmp_path):
 def test_a_fold_that_waits_for_its_conversion_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
     write(tmp_path / "ModelNetFewshot/5way_10shot/0.pkl", fold())
-    with pytest.raises(MissingData, match=r"0\.pkl is not converted: run pointsweep data --convert-fewshot"):
+    with pytest.raises(MissingDataError, match=r"0\.pkl is not converted: run pointsweep data --convert-fewshot"):
         dataset("modelnet40_fewshot", source="point_bert")
-    with pytest.raises(MissingData, match=r"no file .*1\.npz"):
+    with pytest.raises(MissingDataError, match=r"no file .*1\.npz"):
         dataset("modelnet40_fewshot", source="point_bert", fold=1)
 
 

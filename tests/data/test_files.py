@@ -18,7 +18,7 @@ from pointsweep.data.files import resized
 from pointsweep.data.readers.cloud_arrays import starts_of
 from pointsweep.data.readers.cloud_files import read_cloud
 from pointsweep.data.readers.clouds import unit_sphere
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from tests.data.made import clouds, config, dataset
 
 laspy = pytest.importorskip("laspy", reason="pointsweep[files] is not installed")
@@ -338,7 +338,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name_and_line(root):
         write_cloud(root / "set" / split / name / "1.xyz", clouds(1, 40, number)[0])
 
     def refused(text: str, **fields) -> None:
-        with pytest.raises((UnreadableDataError, MissingData), match=text):
+        with pytest.raises((UnreadableDataError, MissingDataError), match=text):
             facts_of(config("files", **({"root": "set", "num_classes": 2} | SMALL | fields)))
 
     refused("num_classes: 3 asked for, 2 are there: a, b", num_classes=3)

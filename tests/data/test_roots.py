@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pointsweep.cli.data import NOTHING, SOUND, WRONG, main
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from tests.data.made import dataset, write_modelnet, write_scanobjectnn, write_shapenetpart
 from tests.data.test_shapenetpart import SHAPES
 
@@ -68,7 +68,7 @@ def test_a_link_in_a_circle_ends_and_counts_once(tmp_path, capsys):
 def test_a_link_that_leads_nowhere_is_called_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
     (tmp_path / NAME).symlink_to(tmp_path / "gone")
-    with pytest.raises(MissingData, match=f"a broken link .*{NAME}"):
+    with pytest.raises(MissingDataError, match=f"a broken link .*{NAME}"):
         dataset("modelnet40")
     code, text = said(capsys, tmp_path)
     assert code == NOTHING
@@ -78,14 +78,14 @@ def test_a_link_that_leads_nowhere_is_called_so(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("folder", ["../root", "/tmp", "a/../../b", ".."])
 def test_a_name_that_leads_out_is_refused(tmp_path, monkeypatch, folder):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
-    with pytest.raises(MissingData, match="leads out of POINTSWEEP_DATA"):
+    with pytest.raises(MissingDataError, match="leads out of POINTSWEEP_DATA"):
         dataset("modelnet40", folder=folder)
 
 
 def test_a_misspelt_folder_is_answered_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path))
     write_modelnet(tmp_path / NAME, 1, 1, 12)
-    with pytest.raises(MissingData, match=f"no folder .*modelnet40_hdf5_2048.* Did you mean '{NAME}'"):
+    with pytest.raises(MissingDataError, match=f"no folder .*modelnet40_hdf5_2048.* Did you mean '{NAME}'"):
         dataset("modelnet40", folder="modelnet40_hdf5_2048")
 
 

@@ -11,7 +11,7 @@ import torch
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.part_metrics import part_score, shape_iou
 from pointsweep.data.shapenetpart import CATEGORIES, FIRST_PARTS, NUM_PARTS, PARTS, read
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 from tests.data.made import SYNSETS, config, dataset, rows, write_shapenetpart
 
 SHAPES = {
@@ -127,12 +127,12 @@ def test_text_that_is_not_numbers_is_named(folder):
 
 def test_what_is_missing_is_named(folder, monkeypatch):
     (folder / SYNSETS["Table"] / "t2.txt").unlink()
-    with pytest.raises(MissingData, match=r"no file .*t2\.txt \(1 such shapes of 6\)"):
+    with pytest.raises(MissingDataError, match=r"no file .*t2\.txt \(1 such shapes of 6\)"):
         data()
     (folder / "train_test_split" / "shuffled_val_file_list.json").unlink()
-    with pytest.raises(MissingData, match=r"shuffled_val_file_list\.json"):
+    with pytest.raises(MissingDataError, match=r"shuffled_val_file_list\.json"):
         data()
-    with pytest.raises(MissingData, match="no folder"):
+    with pytest.raises(MissingDataError, match="no folder"):
         data(folder="elsewhere")
 
 

@@ -107,7 +107,7 @@ def test_one_failing_trial_leaves_the_others_and_is_seen(store, sweep, tmp_path)
     )
     run = command(bad, "--inline", "--tracking-uri", "none")
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "Diverged: the training loss of epoch" in run.stderr
+    assert "DivergedError: the training loss of epoch" in run.stderr
     assert len(list((store / "trials").glob("*/record.json"))) == 1
     assert "failed" in (store / "sweeps" / "tiny" / "table.txt").read_text()
 

@@ -41,7 +41,7 @@ def drive(stream: io.StringIO, **how: object) -> str:
         progress(Event("epoch", "k0", 1, 2, {"test/accuracy": 0.5}))
         progress(Event("finished", "k0"))
         progress(Event("finished", "k1"))
-        progress(Event("failed", "k2", reason="Diverged: loss is nan"))
+        progress(Event("failed", "k2", reason="DivergedError: loss is nan"))
         if display.live is not None:
             display.live.refresh()
     return stream.getvalue()
@@ -53,7 +53,7 @@ def test_a_log_gets_one_plain_line_for_each_end_with_value_best_and_times():
     time_of = r"\(0 s; 0 s so far(, about 0 s left)?\)"
     assert re.fullmatch(rf"\[2/4\] finished  lora / line / seed 0  test/accuracy 48\.7 %  {time_of}", lines[0])
     assert lines[1].startswith("[3/4] finished  lora / line / seed 1  test/accuracy 52.8 %, the best so far  (")
-    assert lines[2].startswith("[4/4] failed  lora / line / seed 2: Diverged: loss is nan  (")
+    assert lines[2].startswith("[4/4] failed  lora / line / seed 2: DivergedError: loss is nan  (")
     assert "\x1b" not in "".join(lines)
 
 
@@ -203,7 +203,12 @@ def test_a_terminal_gets_the_half_filled_table_counts_and_the_last_failures(monk
     monkeypatch.setenv("COLUMNS", "118")
     monkeypatch.setenv("LINES", "30")
     shown = drive(Terminal())
-    for part in ("81.2 ± 0.4", "[4/4] ", "failed: lora / line / seed 2: Diverged: loss is nan", "best so far: test/accuracy 52.8 %"):
+    for part in (
+        "81.2 ± 0.4",
+        "[4/4] ",
+        "failed: lora / line / seed 2: DivergedError: loss is nan",
+        "best so far: test/accuracy 52.8 %",
+    ):
         assert part in shown
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pointsweep.cli import doctor
 from pointsweep.cli.run import main
-from pointsweep.errors import Unfit
+from pointsweep.errors import ResourcesError
 from pointsweep.execution import ray_cluster
 from tests.end_to_end.test_command import SWEEP
 from tests.support.ports import free_port
@@ -92,7 +92,7 @@ def test_a_cluster_that_comes_up_while_it_is_waited_for_is_found(monkeypatch, ca
 
 def test_the_time_to_wait_must_be_a_number(monkeypatch):
     monkeypatch.setenv("POINTSWEEP_RAY_WAIT_S", "long")
-    with pytest.raises(Unfit, match="POINTSWEEP_RAY_WAIT_S=long is not a number of seconds"):
+    with pytest.raises(ResourcesError, match="POINTSWEEP_RAY_WAIT_S=long is not a number of seconds"):
         ray_cluster._wait_s()
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsweep.errors import Unfit
+from pointsweep.errors import ResourcesError
 from pointsweep.hpo.samplers import distribution
 from pointsweep.hpo.study import Study
 from pointsweep.sweep.search_space import Parameter
@@ -143,7 +143,7 @@ def test_a_search_that_ends_anywhere_goes_on_as_if_it_had_not(study, name):
 
 
 def test_options_that_do_not_go_together_are_refused_before_anything_is_asked(study):
-    with pytest.raises(Unfit, match=r"sampler nsga2: `population_size` must be greater than or equal to 2"):
+    with pytest.raises(ResourcesError, match=r"sampler nsga2: `population_size` must be greater than or equal to 2"):
         study(sampler="{name: nsga2, population_size: 1}")
 
 
@@ -231,7 +231,7 @@ def test_suggestions_keep_the_constraints(study):
 
 
 def test_constraints_that_leave_next_to_nothing_end_the_search_with_a_word(study):
-    with pytest.raises(Unfit, match="1000 suggestions in a row break a constraint"):
+    with pytest.raises(ResourcesError, match="1000 suggestions in a row break a constraint"):
         search(study(FILE + "  constraints: [train.lr <= 1e-4]\n", "random"), 4)
 
 

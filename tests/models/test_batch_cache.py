@@ -8,7 +8,7 @@ import torch
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models import batch_cache as module
 from pointsweep.models import tokenizers
-from pointsweep.models.batch_cache import Kept, eval_batch, once, train_batch
+from pointsweep.models.batch_cache import LeastRecentlyUsed, eval_batch, once, train_batch
 from pointsweep.models.methods.any2point import Any2Point
 from pointsweep.models.point_model import build
 from pointsweep.training.runner import load_dataset
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(module, "_kept", {"cpu": Kept(module.LIMIT_BYTES["cpu"])})
+    monkeypatch.setattr(module, "_kept", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
 
 
 def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypa
 def test_numbers_are_those_without(tmp_path, monkeypatch):
     configs = [config("any2point", seed=0), config("lora", seed=0)]
     shared = run(configs, tmp_path / "shared", False)
-    monkeypatch.setattr(module, "_kept", {"cpu": Kept(0)})
+    monkeypatch.setattr(module, "_kept", {"cpu": LeastRecentlyUsed(0)})
     for one, other in zip(shared, run(configs, tmp_path / "alone", False), strict=True):
         assert [epoch["metrics"] for epoch in one.epochs()] == [epoch["metrics"] for epoch in other.epochs()]
 
@@ -65,7 +65,7 @@ def test_a_value_is_of_these_numbers_in_this_mode_alone():
 
 
 def test_what_is_kept_is_bounded_and_the_least_used_goes_first():
-    kept = Kept(limit_bytes=4000)
+    kept = LeastRecentlyUsed(limit_bytes=4000)
     for name in "abcd":
         kept.get(name, lambda: torch.zeros(250))
     kept.get("a", lambda: pytest.fail("made twice"))

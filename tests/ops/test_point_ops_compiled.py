@@ -91,13 +91,13 @@ def test_points_near_the_origin_are_skipped_also_where_nothing_else_is_left():
 @pytest.mark.parametrize("points", [2048, 1024])
 def test_real_clouds(data_root, points):
     from pointsweep.config.validation import trial_from_dict
-    from pointsweep.errors import MissingData
+    from pointsweep.errors import MissingDataError
     from pointsweep.training.runner import load_dataset
 
     try:
         config = trial_from_dict({"dataset": {"name": "modelnet40"}, "network": "pointnet"}).dataset
         whole = torch.from_numpy(load_dataset(config).test.points[:4, :points].copy())
-    except MissingData as error:
+    except MissingDataError as error:
         pytest.skip(str(error))
     found = farthest_points(whole, 512)
     assert torch.equal(found, loop(whole, 512))

@@ -20,7 +20,7 @@ import pytest
 from pointsweep.cli.tables import main
 from pointsweep.cli.verify import main as verify
 from pointsweep.reporting import bundle as made
-from pointsweep.reporting.bundle import BadBundle, arrays_of, pack, sealed, unpack
+from pointsweep.reporting.bundle import BundleError, arrays_of, pack, sealed, unpack
 from pointsweep.results.agreement import ARRAY_BYTES
 from tests.support.resealed import forget_files
 
@@ -45,7 +45,7 @@ def test_every_one_of_a_thousand_flipped_bytes_is_noticed(file: Path):
     unpack(data)
     for _ in range(FLIPS):
         place, change = generator.randrange(len(data)), generator.randrange(1, 256)
-        with pytest.raises(BadBundle):
+        with pytest.raises(BundleError):
             unpack(data[:place] + bytes([data[place] ^ change]) + data[place + 1 :])
 
 
@@ -54,18 +54,18 @@ def test_every_byte_of_a_small_one_is_covered_and_every_bit():
     data = sealed({"a": b"x", "b/c": b"yz"})
     for place in range(len(data)):
         for bit in range(8):
-            with pytest.raises(BadBundle):
+            with pytest.raises(BundleError):
                 unpack(data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :])
 
 
 def test_what_is_cut_off_inserted_or_appended_is_noticed():
     data, generator = sealed(MEMBERS), random.Random(1)
     for cut in (*range(0, len(data), 97), len(data) - 1):
-        with pytest.raises(BadBundle):
+        with pytest.raises(BundleError):
             unpack(data[:cut])
     for _ in range(200):
         place, noise = generator.randrange(len(data) + 1), generator.randbytes(generator.randrange(1, 40))
-        with pytest.raises(BadBundle):
+        with pytest.raises(BundleError):
             unpack(data[:place] + noise + data[place:])
 
 
@@ -104,24 +104,24 @@ def link() -> zipfile.ZipInfo:
     ],
 )
 def test_what_somebody_else_made_is_refused_in_words(data, message):
-    with pytest.raises(BadBundle, match=message):
+    with pytest.raises(BundleError, match=message):
         unpack(data)
 
 
 def test_arrays_hold_no_pickle_and_no_bomb():
     buffer = io.BytesIO()
     np.savez(buffer, last=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(BadBundle, match="no arrays: ValueError"):
+    with pytest.raises(BundleError, match="no arrays: ValueError"):
         arrays_of(buffer.getvalue())
     bomb = zipped(("last.npy", bytes(ARRAY_BYTES + 1)), form=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
-    with pytest.raises(BadBundle, match="larger than"):
+    with pytest.raises(BundleError, match="larger than"):
         arrays_of(bomb)
     # A header that promises 8 exabytes.
     head = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
     head += b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000000,), }".ljust(117) + b"\n"
     for data in (zipped(("last.npy", head)), b"", b"PK"):
-        with pytest.raises(BadBundle, match="no arrays"):
+        with pytest.raises(BundleError, match="no arrays"):
             arrays_of(data)
 
 

@@ -148,7 +148,11 @@ def filled(store: Path) -> FileStore:
     failed.start()
     failed.append({"type": "epoch", "epoch": 1, "metrics": {}})
     failed.append(
-        {"type": "failed", "reason": "Diverged: the training loss of epoch 2 is nan", "trace": "Traceback\n  line\nDiverged: x"}
+        {
+            "type": "failed",
+            "reason": "DivergedError: the training loss of epoch 2 is nan",
+            "trace": "Traceback\n  line\nDivergedError: x",
+        }
     )
     TrialFolder(kept.path(f"trials/{names['b/0']}")).start()
     kept.write(f"trials/{names['b/1']}/checkpoint.safetensors", b"x")
@@ -159,8 +163,8 @@ def test_why_tells_the_story_of_every_seed(filled: FileStore, capsys):
     assert main(["t", "--why", "a", "all"]) == 0
     said = capsys.readouterr().out
     assert f"seed 0 ({0:016x}): finished, {percent(right('a', 0).mean())}" in said
-    assert "failed in attempt 1 after 1 epochs: Diverged: the training loss of epoch 2 is nan" in said
-    assert "    Diverged: x\n" in said
+    assert "failed in attempt 1 after 1 epochs: DivergedError: the training loss of epoch 2 is nan" in said
+    assert "    DivergedError: x\n" in said
     assert f"seed 2 ({2:016x}): never begun" in said
     assert main(["t", "--why", "b", "all"]) == 0
     said = capsys.readouterr().out

@@ -21,7 +21,7 @@ from pointsweep.reporting.formats.text import WIDTH, text
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Published
-from pointsweep.statistics.all_pairs import Family, Pair, SetAside
+from pointsweep.statistics.all_pairs import ExcludedArm, Family, Pair
 from pointsweep.utils.console import width, wrapped
 from pointsweep.utils.numbers import percent
 
@@ -176,7 +176,7 @@ def test_what_is_not_compared_says_why():
         Pair("b", "c", 3, 0.0, reason="the same difference with every seed"),
         Pair("a", "d", 3, 0.593, reason="set aside"),
     )
-    aside = (SetAside("d", 2, 0.12, 0.713),)
+    aside = (ExcludedArm("d", 2, 0.12, 0.713),)
     assert comparison(family(*pairs, set_aside=aside)) == (
         "vit: a has the best mean. d: seed 2 collapsed (12.0 against 71.3), so no test about it is made. "
         "a and b: no seed in common, not compared. "

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import save_file
 
 from pointsweep.cli.run import main
-from pointsweep.errors import ConfigError, Unfit
+from pointsweep.errors import ConfigError, ResourcesError
 from pointsweep.sweep.sweep import load
 from pointsweep.testing.chaos_flaky_proxy import free_port
 from pointsweep.utils.cli_exit import exit_code
@@ -211,6 +211,6 @@ def test_an_address_of_a_cluster_is_shown_without_its_secrets(monkeypatch, capsy
 
     for address in (f"http://{ADDRESS}", f"ray://{ADDRESS}"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(Unfit, match=r"RAY_ADDRESS=(http|ray)://\*\*\*@127.0.0.1") as error:
+        with pytest.raises(ResourcesError, match=r"RAY_ADDRESS=(http|ray)://\*\*\*@127.0.0.1") as error:
             connect()
         assert SECRET not in str(error.value) + capsys.readouterr().err

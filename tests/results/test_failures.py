@@ -18,12 +18,12 @@ from torch import nn
 from pointsweep.config.parts import TrainConfig
 from pointsweep.config.schema import with_seed
 from pointsweep.config.validation import trial_from_dict
-from pointsweep.errors import BadStore, ConfigError, MissingData, Problem, StoreFailed
+from pointsweep.errors import ConfigError, MissingDataError, Problem, StoreError, StoreUnavailableError
 from pointsweep.execution import ray_tune as launch
 from pointsweep.execution.inline import InlineLauncher
 from pointsweep.execution.launchers import Resources
 from pointsweep.results.events import read_failure_kind
-from pointsweep.results.failures import POLICIES, BadData, Diverged, Hung, classify
+from pointsweep.results.failures import POLICIES, DataError, DivergedError, HungError, classify
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
 from pointsweep.tracking.target import TrialTags
@@ -42,16 +42,16 @@ TAGS = TrialTags("s", "r", "c", 0)
         (MemoryError(), "out_of_memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
-        (Diverged("the training loss of epoch 1 is nan"), "diverged"),
-        (MissingData("no folder"), "data"),
-        (BadData("cloud 3 holds a coordinate that is not finite"), "data"),
+        (DivergedError("the training loss of epoch 1 is nan"), "diverged"),
+        (MissingDataError("no folder"), "data"),
+        (DataError("cloud 3 holds a coordinate that is not finite"), "data"),
         (OSError(errno.EIO, "Input/output error"), "data"),
-        (StoreFailed("the store cannot be written"), "store"),
+        (StoreUnavailableError("the store cannot be written"), "store"),
         (OSError(errno.ENOSPC, "No space left on device"), "store"),
         (RuntimeError("value cannot be converted to type float without overflow"), "diverged"),
         (ConfigError("sweep.yaml", [Problem("method", "unknown method 'x'")]), "config"),
-        (BadStore("store: no folder"), "store"),
-        (Hung("no progress"), "hang"),
+        (StoreError("store: no folder"), "store"),
+        (HungError("no progress"), "hang"),
         (TypeError("forward() got an unexpected argument"), "bug"),
         (ZeroDivisionError(), "bug"),
     ],
@@ -121,7 +121,7 @@ def test_numbers_that_are_not_finite_are_diverged_for_each_seed(tmp_path, arm, l
 def test_any_metric_that_is_not_finite_is_diverged_by_its_name(name, value):
     good = {"train/loss": 1.0, "test/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.5}
     trial.require_finite(good, Plain(), 3)
-    with pytest.raises(Diverged, match=f"{name} of epoch 3 is {value}"):
+    with pytest.raises(DivergedError, match=f"{name} of epoch 3 is {value}"):
         trial.require_finite({**good, name: value}, Plain(), 3)
 
 
@@ -131,7 +131,7 @@ def test_a_weight_or_statistic_that_is_not_finite_is_diverged_by_its_name(name):
     model = Plain(normalised=True)
     assert trial.not_finite_weight(model) == ""
     model.state_dict()[name].view(-1)[1] = math.inf
-    with pytest.raises(Diverged, match=f"{name} is not finite after epoch 2"):
+    with pytest.raises(DivergedError, match=f"{name} is not finite after epoch 2"):
         trial.require_finite({"test/loss": 1.0}, model, 2)
 
 
@@ -292,7 +292,7 @@ def test_an_attempt_that_ended_without_a_word_is_counted_as_lost(tmp_path):
 
 
 def test_what_a_launch_has_given_up_is_not_begun_again_when_its_pack_is(tmp_path, monkeypatch):
-    failing(monkeypatch, lambda *_: (_ for _ in ()).throw(Diverged("nan")))
+    failing(monkeypatch, lambda *_: (_ for _ in ()).throw(DivergedError("nan")))
     job = Job(str(tmp_path))
     first, second = (run_pack([Task(config(), TAGS)], job, lambda result: None)[0] for _ in range(2))
     assert first == second

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.results import record_index as index
 from pointsweep.results.record_index import read_records, sound_records
 from pointsweep.results.records import Record, from_json, sealed
@@ -73,7 +73,7 @@ def test_many_are_read_by_several_threads_and_one_that_goes_meanwhile_is_left_ou
     assert list(found) == [key for key in KEYS if key != gone]
     monkeypatch.setattr(index, "_bytes", real)
     path(store, KEYS[3]).write_text("{")
-    with pytest.raises(BadStore, match=f"trials/{KEYS[3]}/record.json"):
+    with pytest.raises(StoreError, match=f"trials/{KEYS[3]}/record.json"):
         read_records(store, "t", KEYS)
 
 
@@ -209,7 +209,7 @@ def test_a_small_sweep_and_a_store_that_cannot_be_written_have_none(store: FileS
 def test_a_record_that_is_none_is_named(store: FileStore):
     read_records(store, "t", KEYS)
     store.write(f"trials/{KEYS[2]}/record.json", b"{}")
-    with pytest.raises(BadStore, match=f"trials/{KEYS[2]}/record.json: not a record: no schema number"):
+    with pytest.raises(StoreError, match=f"trials/{KEYS[2]}/record.json: not a record: no schema number"):
         read_records(store, "t", KEYS)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pointsweep.config.validation import trial_from_dict
-from pointsweep.errors import BadRecord
+from pointsweep.errors import RecordError
 from pointsweep.results.records import CellLayout, Layout, Published, from_json, layout_from_json
 from pointsweep.results.working_copy import Copy, work_folder
 from pointsweep.storage.s3 import S3Store
@@ -64,7 +64,7 @@ def test_a_damaged_record_on_s3_is_moved_to_another_name_with_what_belongs_to_it
         for name, data in files.items():
             store.write(f"trials/{KEY}/{name}", data)
         copy = Copy(store, work_folder(store, KEY))
-        with pytest.raises(BadRecord, match="not a record"):
+        with pytest.raises(RecordError, match="not a record"):
             copy.record()
         copy.set_record_aside()
         assert copy.record() is None

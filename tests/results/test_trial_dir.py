@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.planning.plan import read_record
 from pointsweep.results.events import read_failure
 from pointsweep.results.record_index import trial_status
 from pointsweep.results.records import Record
-from pointsweep.results.trial_dir import Held, TrialFolder
+from pointsweep.results.trial_dir import LeaseHeldError, TrialFolder
 from pointsweep.storage.base import FileStore
 
 RECORD = Record("k", {}, {"last": {"test/accuracy": 0.5}}, {"trainable": 1}, {"name": "synthetic"}, "random")
@@ -165,7 +165,7 @@ with TrialFolder(Path({str(tmp_path / "t")!r})).lock():
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(Held, match="is worked on by another process"), folder.lock(wait_s=0.2):
+    with pytest.raises(LeaseHeldError, match="is worked on by another process"), folder.lock(wait_s=0.2):
         pass
     other.kill()
     other.communicate()
@@ -190,7 +190,7 @@ def test_a_record_cut_at_any_byte_is_refused_by_name_and_the_whole_one_is_read(t
     whole = path.read_bytes()
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
-        with pytest.raises(BadStore, match=r"trials/k/record.json: not a record"):
+        with pytest.raises(StoreError, match=r"trials/k/record.json: not a record"):
             read_record(store, "k")
     path.write_bytes(whole)
     assert read_record(store, "k") == RECORD

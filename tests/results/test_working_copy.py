@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.results import working_copy as workdir
 from pointsweep.results.events import read_failure, read_failure_kind
 from pointsweep.results.failures import Failure
@@ -107,7 +107,7 @@ def test_every_moment_of_an_upload_is_one_that_can_be_resumed(made, monkeypatch,
 
         def limited(self, name, data, allowed=allowed, count=[0]):  # noqa: B006 - one counter for each `allowed`
             if count[0] == allowed:
-                raise BadStore("cut off")
+                raise StoreError("cut off")
             count[0] += 1
             write(self, name, data)
 
@@ -119,7 +119,7 @@ def test_every_moment_of_an_upload_is_one_that_can_be_resumed(made, monkeypatch,
             train(folder, range(last - 1, last + 1))
             try:
                 copy.upload()
-            except BadStore:
+            except StoreError:
                 break
         monkeypatch.setattr(S3Store, "write", write)
         with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ import pytest
 
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage import lease
-from pointsweep.storage.lease import Held, LeaseLost, leased, read_holder
+from pointsweep.storage.lease import LeaseHeldError, LeaseLostError, leased, read_holder
 from pointsweep.training.runner import Job, Task, run_pack
 from tests.results.test_failures import TAGS
 from tests.training.test_trial import config
@@ -38,7 +38,7 @@ def put(folder, **changes) -> None:
 def test_a_held_folder_is_refused_with_the_holders_name(tmp_path, locks):
     with (
         leased(tmp_path, 1.0),
-        pytest.raises(Held, match=rf"worked on by another process: process {os.getpid()} on "),
+        pytest.raises(LeaseHeldError, match=rf"worked on by another process: process {os.getpid()} on "),
         leased(tmp_path, 0.2),
     ):
         pass
@@ -49,7 +49,7 @@ def test_a_held_folder_is_refused_with_the_holders_name(tmp_path, locks):
 
 def test_a_living_holder_elsewhere_is_waited_for_and_named(tmp_path):
     put(tmp_path)
-    with pytest.raises(Held, match="process 41 on node7"), leased(tmp_path, 0.2):
+    with pytest.raises(LeaseHeldError, match="process 41 on node7"), leased(tmp_path, 0.2):
         pass
 
 
@@ -65,7 +65,7 @@ def test_a_lease_that_is_not_renewed_for_a_term_is_taken_over_whatever_its_clock
 def test_a_lease_is_renewed_and_not_taken_while_its_owner_works(tmp_path, monkeypatch, locks):
     monkeypatch.setattr(lease, "TERM_S", 1.5)
     with leased(tmp_path, 1.0) as mine:
-        with pytest.raises(Held), leased(tmp_path, 3.0):
+        with pytest.raises(LeaseHeldError), leased(tmp_path, 3.0):
             pass
         mine.check()
 
@@ -117,7 +117,7 @@ def test_without_hard_links_the_lease_holds_too(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "_flock", lambda file: True)
     with leased(tmp_path, 1.0) as mine:
         mine.check()
-        with pytest.raises(Held), leased(tmp_path, 0.2):
+        with pytest.raises(LeaseHeldError), leased(tmp_path, 0.2):
             pass
 
 
@@ -130,7 +130,7 @@ def test_a_zombie_writes_nothing_once_its_trial_was_taken_over(tmp_path, monkeyp
         put(tmp_path / "t")
         before = (tmp_path / "t" / "history.jsonl").read_bytes()
         for write in (lambda: zombie.append({"type": "epoch"}), lambda: zombie.save_predictions({}), lambda: zombie.start()):
-            with pytest.raises(LeaseLost, match="process 41 on node7 holds it now"):
+            with pytest.raises(LeaseLostError, match="process 41 on node7 holds it now"):
                 write()
         assert (tmp_path / "t" / "history.jsonl").read_bytes() == before
     assert json.loads((tmp_path / "t" / "lease.json").read_bytes())["host"] == "node7"

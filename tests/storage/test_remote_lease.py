@@ -16,9 +16,9 @@ from pointsweep.results.working_copy import Copy
 from pointsweep.storage import lease, remote_lease
 from pointsweep.storage import s3 as s3_store
 from pointsweep.storage.base import walk
-from pointsweep.storage.lease import Held, LeaseLost
+from pointsweep.storage.lease import LeaseHeldError, LeaseLostError
 from pointsweep.storage.remote_lease import remote_leased
-from pointsweep.storage.s3 import NoConditions, S3Store
+from pointsweep.storage.s3 import NoConditionalWritesError, S3Store
 from pointsweep.training.runner import Job, Task, run_pack
 from tests.results.test_failures import TAGS
 from tests.support.s3 import BUCKET, served
@@ -72,7 +72,7 @@ def test_of_many_that_write_on_one_condition_one_succeeds_whatever_answers_are_l
 
 def test_a_held_trial_is_refused_with_the_holders_name_and_free_again_at_its_end(made):
     held = r"k/lease.json is held by another process: process \d+ on "
-    with remote_leased(made, NAME, 1.0), pytest.raises(Held, match=held), remote_leased(made, NAME, 0.1):
+    with remote_leased(made, NAME, 1.0), pytest.raises(LeaseHeldError, match=held), remote_leased(made, NAME, 0.1):
         pass
     with remote_leased(made, NAME, 0.0) as mine:
         mine.check()
@@ -99,7 +99,7 @@ def test_a_lease_is_renewed_while_its_owner_works_and_answers_are_lost(made, ser
     server.share = 0.2
     with remote_leased(made, NAME, 1.0) as mine:
         first = mine.version
-        with pytest.raises(Held), remote_leased(made, NAME, 3.5):
+        with pytest.raises(LeaseHeldError), remote_leased(made, NAME, 3.5):
             pass
         mine.check()
         assert mine.version != first
@@ -124,7 +124,7 @@ def test_a_zombie_uploads_nothing_once_its_trial_was_taken_over(made, tmp_path, 
         before = made.read("trials/k/history.jsonl")
         folder.append({"type": "epoch", "epoch": 1})
         for write in (copy.upload, copy.poke):
-            with pytest.raises(LeaseLost, match="k/lease.json was taken from process"):
+            with pytest.raises(LeaseLostError, match="k/lease.json was taken from process"):
                 write()
     assert made.read("trials/k/history.jsonl") == before
     assert b"node7" in made.read(NAME)
@@ -143,7 +143,7 @@ def test_a_trial_that_another_node_works_on_is_not_run_and_no_failure(made):
 def test_a_server_without_conditional_writes_is_found_out_and_told(made, monkeypatch, caplog, way):
     def write(self, name, data, version):
         if way == "refuses them":
-            raise NoConditions("no")
+            raise NoConditionalWritesError("no")
         self.write(name, data)
         return "new"
 

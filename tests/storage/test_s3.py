@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.storage import s3 as module
 from pointsweep.storage.base import walk
 from pointsweep.storage.s3 import S3Store
@@ -57,7 +57,7 @@ def test_under_faults_nothing_is_lost_and_nobody_sees_half(faults, monkeypatch):
 def test_a_store_that_stays_away_is_told_after_the_last_attempt(faults, monkeypatch):
     faults.share = 1.0
     monkeypatch.setattr(faults, "kinds", ("refused",))
-    with pytest.raises(BadStore, match=r"s3://bucket/away/x: .*after 3 attempts; check bucket, AWS_ENDPOINT_URL_S3"):
+    with pytest.raises(StoreError, match=r"s3://bucket/away/x: .*after 3 attempts; check bucket, AWS_ENDPOINT_URL_S3"):
         S3Store(f"s3://{BUCKET}/away", attempts=3).write("x", b"1")
 
 
@@ -75,7 +75,7 @@ def test_a_failed_upload_in_parts_leaves_none_and_the_old_object(faults, monkeyp
 def test_an_object_that_was_changed_behind_our_back_is_refused(faults):
     store = S3Store(f"s3://{BUCKET}/damaged", attempts=2)
     store.client.put_object(Bucket=BUCKET, Key="damaged/x", Body=b"two", Metadata={"sha256": "0" * 64})
-    with pytest.raises(BadStore, match="what arrived is not what was written"):
+    with pytest.raises(StoreError, match="what arrived is not what was written"):
         store.read("x")
 
 
@@ -85,7 +85,7 @@ def test_a_part_of_a_replaced_object_is_refused(faults):
     _, version, _ = store.stat("x")
     assert store.read_range("x", 2, 5, version) == b"234"
     store.write("x", b"9876543210")
-    with pytest.raises(BadStore, match="PreconditionFailed"):
+    with pytest.raises(StoreError, match="PreconditionFailed"):
         store.read_range("x", 2, 5, version)
 
 
@@ -108,12 +108,12 @@ def test_names_are_walked_however_deep(faults):
 
 
 def test_what_is_wrong_with_an_address_or_the_credentials_is_said(monkeypatch):
-    with pytest.raises(BadStore, match="names no bucket"):
+    with pytest.raises(StoreError, match="names no bucket"):
         open_store("s3://")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    with pytest.raises(BadStore, match=r"NoCredentialsError: .*after 1 attempts"):
+    with pytest.raises(StoreError, match=r"NoCredentialsError: .*after 1 attempts"):
         S3Store("s3://bucket/x").read("x")

@@ -13,7 +13,7 @@ import pytest
 
 from pointsweep.config.backbones import MiniLMConfig
 from pointsweep.data.dataset import data_folder
-from pointsweep.errors import BadStore, MissingData, MissingWeights
+from pointsweep.errors import MissingDataError, MissingWeightsError, StoreError
 from pointsweep.models.backbones.checkpoints import local_file
 from pointsweep.storage import s3 as s3_store
 from pointsweep.storage import staging
@@ -112,7 +112,7 @@ def test_a_part_of_an_older_version_is_dropped(made, tmp_path, monkeypatch):
 
 def test_a_wrong_digest_is_refused_and_begun_anew(made, tmp_path):
     made.client.put_object(Bucket=BUCKET, Key=made.key("bad"), Body=b"x", Metadata={"sha256": "0" * 64})
-    with pytest.raises(BadStore, match="what arrived has sha256 .*, expected 0000000000000000"):
+    with pytest.raises(StoreError, match="what arrived has sha256 .*, expected 0000000000000000"):
         stage(made, "bad", tmp_path)
     assert not list(tmp_path.rglob("*.part"))
 
@@ -128,7 +128,7 @@ def test_only_the_folder_that_is_needed_is_staged(made, monkeypatch):
     folder = data_folder("made up", "b", "From nowhere.")
     assert [path.name for path in folder.iterdir()] == ["y.txt"]
     assert not (folder.parent / "a").exists()
-    with pytest.raises(MissingData, match="no folder"):
+    with pytest.raises(MissingDataError, match="no folder"):
         data_folder("made up", "c", "From nowhere.")
 
 
@@ -136,6 +136,6 @@ def test_weights_are_staged_and_a_path_stays_a_path(made, tmp_path):
     backbone = MiniLMConfig(weights=made.place("data/b/y.txt"))
     assert local_file(backbone).read_bytes() == b"other"
     missing = backbone.replace(weights=made.place("data/none"))
-    with pytest.raises(MissingWeights, match="cannot be staged"):
+    with pytest.raises(MissingWeightsError, match="cannot be staged"):
         local_file(missing)
     assert staged(str(tmp_path)) == Path(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pointsweep.cli import gc, run, sync, tables, verify
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import MARKER, FileStore, establish, has_marker
 from pointsweep.storage.lease import leased
@@ -241,7 +241,7 @@ def test_a_folder_of_somebody_elses_is_no_place_for_a_store(tmp_path: Path, name
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(BadStore, match="is no store of pointsweep and holds"):
+    with pytest.raises(StoreError, match="is no store of pointsweep and holds"):
         establish(FileStore(tmp_path))
     assert not (tmp_path / MARKER).exists()
 
@@ -261,5 +261,5 @@ def test_verify_of_a_folder_that_is_no_store_says_so(tmp_path: Path, capsys):
 
 
 def test_an_environment_that_names_no_user_is_refused():
-    with pytest.raises(BadStore, match="is no path"):
+    with pytest.raises(StoreError, match="is no path"):
         open_store("~nobody_of_this_name/store")

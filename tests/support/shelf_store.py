@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pointsweep.errors import BadStore
+from pointsweep.errors import StoreError
 from pointsweep.storage.base import parts_of
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS objects (name TEXT PRIMARY KEY, data BLOB NOT NULL, version TEXT NOT NULL)"
@@ -89,7 +89,7 @@ class ShelfStore:
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
         data, found = self._row(name)
         if found != version:
-            raise BadStore(f"{self.place(name)} was replaced")
+            raise StoreError(f"{self.place(name)} was replaced")
         return data[start:stop]
 
     def stat(self, name: str) -> tuple[int, str, str]:

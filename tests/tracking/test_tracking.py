@@ -27,7 +27,7 @@ from pointsweep.tracking.mirroring import mirrored
 from pointsweep.tracking.mlflow_client import Runs, connected, finish, prepare, sync_trial
 from pointsweep.tracking.payload import marks
 from pointsweep.tracking.reader import read_table, steps_by_run
-from pointsweep.tracking.target import NotMirroredError, Target, TrackerAway, TrialTags, uri_mistake
+from pointsweep.tracking.target import NotMirroredError, Target, TrackerUnavailableError, TrialTags, uri_mistake
 from pointsweep.training.runner import Job, Task, run_pack
 from pointsweep.utils.masking import masked
 from tests.training.test_trial import config
@@ -170,9 +170,9 @@ def test_a_failed_trial_is_failed_there_too_and_finished_after_its_retry(sqlite)
     store, uri = sqlite
     target = prepare(uri, store, Layout("failing", "", ("m",), (("a",),), ("b",), ()))
     folder = trial(store, epochs=1, key="f" * 16)
-    folder.append({"type": "failed", "reason": "Diverged: loss is nan", "time": 1.0})
+    folder.append({"type": "failed", "reason": "DivergedError: loss is nan", "time": 1.0})
     sync_trial(Runs(target), folder, TAGS)
-    assert read_table(uri, "failing")[2] == {"f" * 16: "Diverged: loss is nan"}
+    assert read_table(uri, "failing")[2] == {"f" * 16: "DivergedError: loss is nan"}
     folder.start()
     sync_trial(Runs(target), folder, TAGS)
     client = connected(uri)
@@ -261,7 +261,7 @@ def runs_of(target: Target) -> dict[str, list[list[int]]]:
 def until_it_ends(target: Target, store: FileStore, places: dict[str, TrialTags]) -> None:
     """As the command given again and again."""
     for _ in range(30):
-        with contextlib.suppress(TrackerAway):
+        with contextlib.suppress(TrackerUnavailableError):
             return finish(target, store, places)
     pytest.fail("the line was too bad for 30 commands")
 
@@ -277,7 +277,7 @@ def test_a_server_that_goes_away_and_comes_back_has_everything_once(tmp_path, li
     for epoch in (3, 4):
         add_epoch(folder, epoch)
         mirror.poke(folder, TAGS)
-    with pytest.raises(TrackerAway, match=line.address):
+    with pytest.raises(TrackerUnavailableError, match=line.address):
         finish(target, store, {KEY: TAGS})
     assert mirror.lag_s() > 0
     line.share = 0.0
@@ -396,7 +396,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 def test_secrets_in_an_address_are_masked(tmp_path):
     assert masked("postgresql://user:secret@host/db") == "postgresql://***@host/db"
     uri = f"http://user:secret@127.0.0.1:{chaos_tracker.free_port()}"
-    with pytest.raises(TrackerAway) as error:
+    with pytest.raises(TrackerUnavailableError) as error:
         prepare(uri, FileStore(tmp_path), LAYOUT)
     assert "secret" not in str(error.value)
 
@@ -424,9 +424,9 @@ def test_a_server_that_is_no_mlflow_is_away(tmp_path, monkeypatch, status):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     uri = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        with pytest.raises(TrackerAway, match=uri):
+        with pytest.raises(TrackerUnavailableError, match=uri):
             prepare(uri, FileStore(tmp_path), LAYOUT)
-        with pytest.raises((TrackerAway, NotMirroredError), match=uri):
+        with pytest.raises((TrackerUnavailableError, NotMirroredError), match=uri):
             read_table(uri, "tiny")
     finally:
         server.shutdown()
@@ -444,7 +444,7 @@ def test_an_experiment_deleted_in_the_ui_is_said_with_the_ways_back_and_comes_ba
         lambda: finish(target, store, {}),
         lambda: read_table(uri, "gone"),
     ):
-        with pytest.raises(TrackerAway, match=command):
+        with pytest.raises(TrackerUnavailableError, match=command):
             deed()
     client.restore_experiment(target.experiment_id)
     assert prepare(uri, store, layout("gone", [KEY])).experiment_id == target.experiment_id

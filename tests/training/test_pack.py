@@ -86,7 +86,7 @@ def test_a_pack_gives_what_its_members_give_alone(tmp_path, double, joined, meth
             assert_same(alone, packed)
         else:
             assert packed.failure() == alone.failure()
-            assert alone.failure().startswith("Diverged")
+            assert alone.failure().startswith("DivergedError")
     if registry.config_class("methods", method).joins:
         assert set(joined) >= {2}
 
@@ -132,7 +132,7 @@ def test_members_end_fail_and_resume_one_by_one(tmp_path, double, joined):
     for one, a, b in zip(configs, alone, packed, strict=True):
         if one is bad:
             assert a.failure() == b.failure()
-            assert a.failure().startswith("Diverged")
+            assert a.failure().startswith("DivergedError")
         else:
             assert_same(a, b)
     assert packed[3].attempts() == 2

@@ -137,7 +137,7 @@ def test_a_trial_that_raises_leaves_the_rest_of_its_pack_alone(tmp_path):
     bad = config(train={"epochs": 3, "batch_size": 8, "lr": 1e30, "warmup_epochs": 0})
     outcomes = run_pack([Task(bad, TAGS), Task(config(), TAGS)], Job(store.url), lambda result: None)
     assert [o.status for o in outcomes] == ["failed", "finished"]
-    assert outcomes[0].reason.startswith("Diverged: the training loss of epoch")
+    assert outcomes[0].reason.startswith("DivergedError: the training loss of epoch")
     folder = TrialFolder(store.path(f"trials/{bad.key()}"))
     assert folder.failure() == outcomes[0].reason
     assert "Traceback" in folder.events()[-1]["trace"]

@@ -32,7 +32,7 @@ def exception_classes() -> list[type[BaseException]]:
 
 def test_the_packages_exceptions_are_found():
     names = {each.__name__ for each in exception_classes()}
-    assert {"ConfigError", "StoreFailed", "Diverged", "TrackerAway", "Interrupted"} <= names
+    assert {"ConfigError", "StoreUnavailableError", "DivergedError", "TrackerUnavailableError", "InterruptionError"} <= names
 
 
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])

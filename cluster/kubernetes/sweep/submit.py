@@ -21,12 +21,12 @@ PAUSE_S = 2.0
 PATIENCE_S = 120.0  # for a head that does not answer
 
 
-class Stopped(Exception):
+class TrialStoppedError(Exception):
     """A signal asked to end."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(signal.Signals(number).name)
+    raise TrialStoppedError(signal.Signals(number).name)
 
 
 def _show(client: JobSubmissionClient, job: str, printed: int) -> int:
@@ -64,7 +64,7 @@ def main(words: list[str]) -> int:
     try:
         client = JobSubmissionClient()
         job = client.submit_job(entrypoint=shlex.join(words))
-    except Stopped:
+    except TrialStoppedError:
         return 3
     except (OSError, RuntimeError) as error:
         print(f"submit: Ray takes no job: {error}", file=sys.stderr)
@@ -72,7 +72,7 @@ def main(words: list[str]) -> int:
     print(f"submit: Ray job {job}", flush=True)
     try:
         info = _follow(client, job)
-    except Stopped:
+    except TrialStoppedError:
         client.stop_job(job)
         return 3
     except ConnectionError as error:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pointsweep.data.readers.clouds import MIN_POINTS, faults
 from pointsweep.data.readers.text import SHOWN, number_rows, read_text
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 
 COLUMNS = tuple(range(3, 13))  # of a text file: x, y, z, and what else it gives of a point
 POINT_KEYS = (
@@ -48,8 +48,8 @@ def read_cloud(path: Path, mesh_points: int, points_key: str | None = None) -> n
     """Return the points (P, 3) of a file in the type in which they are stored; of a mesh
     `mesh_points` of its surface.
 
-    Raises MissingData without the library that reads the format, ValueError naming the file and
-    what is wrong with it.
+    Raises MissingDataError without the library that reads the format, ValueError naming the file
+    and what is wrong with it.
     """
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
@@ -270,7 +270,7 @@ def _library(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingData(
+        raise MissingDataError(
             f'{path}: {path.suffix} files are read by {name}: pip install "pointsweep[files]"'
         ) from error
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pointsweep.data.modelnet40_fewshot import check_episode, episode_name
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
@@ -158,11 +158,11 @@ def _plain(value: Any) -> Any:
 
 def convert(folder: Path) -> Iterator[Path]:
     """Converts every pickle of a ModelNetFewshot folder and yields each npz file. Raises
-    MissingData, ValueError.
+    MissingDataError, ValueError.
     """
     found = sorted(folder.glob("*way*shot/*.pkl"))
     if not found:
-        raise MissingData(
+        raise MissingDataError(
             f"{folder}: no file {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl (Point-BERT's"
             " ModelNetFewshot)"
         )

@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 
 from pointsweep.data.readers import cloud_arrays, cloud_files
 from pointsweep.data.readers.text import lines_of, read_text
-from pointsweep.errors import MissingData
+from pointsweep.errors import MissingDataError
 
 LISTS = (".txt", ".lst", ".list", ".csv")
 # no names of classes, in lists
@@ -44,7 +44,7 @@ def split_files(root: Path, split: str, value: str, pattern: str | None) -> Spli
 
     `value`: a folder with a folder for each class, the name of a folder in each class's folder, a
     list of names, a file of arrays, or a pattern of those. `split` is the field of the
-    configuration. Raises MissingData, ValueError.
+    configuration. Raises MissingDataError, ValueError.
     """
     where = f"dataset.{split}: {value!r}"
     if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
@@ -57,7 +57,7 @@ def split_files(root: Path, split: str, value: str, pattern: str | None) -> Spli
             )
         )
         if not arrays:
-            raise MissingData(
+            raise MissingDataError(
                 f"{where} matches no {' or '.join(cloud_arrays.SUFFIXES)} file in {root};"
                 f" {contents(root)}"
             )
@@ -67,7 +67,7 @@ def split_files(root: Path, split: str, value: str, pattern: str | None) -> Spli
     if place.is_dir():
         folders = {path.name: path for path in _folders(place)}
         if not folders:
-            raise MissingData(
+            raise MissingDataError(
                 f"{where}: {place} holds no folders, one for each class is expected;"
                 f" {contents(place)}"
             )
@@ -79,7 +79,7 @@ def split_files(root: Path, split: str, value: str, pattern: str | None) -> Spli
             value, [*(path.name for path in root.iterdir()), *inner], n=1
         )
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise MissingData(
+        raise MissingDataError(
             f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}"
         )
     clouds: list[tuple[Path, str]] = []
@@ -91,7 +91,7 @@ def split_files(root: Path, split: str, value: str, pattern: str | None) -> Spli
             if pattern
             else f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
         )
-        raise MissingData(
+        raise MissingDataError(
             f"{where}: the {len(folders)} folders of classes hold no file {wanted};"
             f" {contents(folders[min(folders)])}"
         )
@@ -193,7 +193,9 @@ def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]])
         if not path.is_file():
             path = root / relative.name
         if not path.is_file():
-            raise MissingData(f"{place}, line {number}: names {line!r}, which is not in {root}")
+            raise MissingDataError(
+                f"{place}, line {number}: names {line!r}, which is not in {root}"
+            )
         yield path
 
 
@@ -226,7 +228,7 @@ class _Names:
                 return path, label.strip()
         near = difflib.get_close_matches(line, [*self.by_path, *self.by_stem], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise MissingData(f"{source}: names {line!r}, which is not in {self.root}.{hint}")
+        raise MissingDataError(f"{source}: names {line!r}, which is not in {self.root}.{hint}")
 
     def _file(self, name: str, source: str) -> Path | None:
         relative = PureWindowsPath(name)

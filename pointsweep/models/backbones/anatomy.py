@@ -79,7 +79,7 @@ class Anatomy:
     table: Table | None = None
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """Ends a run in front of the first layer."""
 
 
@@ -185,7 +185,7 @@ def run(model: LibraryModel, stack: str, until_first: bool = False) -> _Run:
     }
     try:
         model.module(**inputs)
-    except _Stop:
+    except _StopError:
         pass
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         _check_shapes(model, seen, 0)
@@ -213,7 +213,7 @@ def _watched(module: nn.Module, layers: nn.Module, seen: _Run, until_first: bool
 
     def stop(module: nn.Module, args: Any, kwargs: Any) -> None:
         seen.calls.append((args, kwargs, None))
-        raise _Stop
+        raise _StopError
 
     inside = set(layers.modules())
     handles: list[Any] = []

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from pointsweep.config.backbones import WEIGHT_KINDS, BackboneConfig
 from pointsweep.config.official import Program
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeightsError
 from pointsweep.models.backbones.checkpoint_files import candidates, read_checkpoint
 from pointsweep.models.backbones.checkpoints import check_values, init_random, local_file, misfits
 from pointsweep.models.backbones.initialisation import (
@@ -375,7 +375,7 @@ class Backbone(nn.Module):
     @classmethod
     def locate(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         """The checkpoint file, without reading it: `weights:` if it is a path, else the backbone's
-        own. Raises MissingWeights.
+        own. Raises MissingWeightsError.
         """
         if config.weights not in WEIGHT_KINDS:
             return local_file(config)
@@ -386,7 +386,7 @@ class Backbone(nn.Module):
         """Return where the published checkpoint lies on this machine; `fetch`: got from its hub
         first, if that can be reached.
         """
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"{config.name} has no published weights: set backbone.weights to random or to a file's"
             " path"
         )
@@ -460,7 +460,7 @@ class Backbone(nn.Module):
     @classmethod
     def check(cls, config: BackboneConfig) -> None:
         """Read the checkpoint and compare names and shapes, before anything is launched. Raises
-        ValueError, MissingWeights.
+        ValueError, MissingWeightsError.
         """
         make: Callable[[BackboneConfig], Backbone] = cls  # type: ignore[assignment]  # a subclass knows its shape
         with torch.device("meta"):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.config.backbones import WEIGHT_KINDS, BackboneConfig
-from pointsweep.errors import MissingWeights, WeightsToFetch
+from pointsweep.errors import MissingWeightsError, WeightsNotFetchedError
 from pointsweep.storage.staging import staged_file
 from pointsweep.storage.stores import is_address
 
@@ -29,7 +29,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def local_file(config: BackboneConfig) -> Path:
-    """The file that `weights:` names. Raises MissingWeights if it is not there."""
+    """The file that `weights:` names. Raises MissingWeightsError if it is not there."""
     if is_address(config.weights):
         return _from_s3(config, config.weights)
     path = Path(config.weights).expanduser()
@@ -40,11 +40,11 @@ def local_file(config: BackboneConfig) -> Path:
             if entry.suffix in (".safetensors", ".bin", ".pth", ".pt")
         )
         hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}"
         )
     if not path.is_file():
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"backbone.weights: no file {path} for {config.name}; {allowed_weights(config)}"
         )
     return path
@@ -61,7 +61,7 @@ def _from_s3(config: BackboneConfig, place: str) -> Path:
     try:
         return staged_file(place)
     except (ValueError, FileNotFoundError) as error:
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"weights of {config.name}: {place} cannot be staged: {error}"
         ) from error
 
@@ -69,8 +69,8 @@ def _from_s3(config: BackboneConfig, place: str) -> Path:
 def hub_file(
     config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors"
 ) -> Path:
-    """A file of a hub repository, from the local cache, or fetched if asked. Raises MissingWeights
-    naming id, cache, `weights:`.
+    """A file of a hub repository, from the local cache, or fetched if asked. Raises
+    MissingWeightsError naming id, cache, `weights:`.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of a connection too, which is no OSError
@@ -83,14 +83,14 @@ def hub_file(
         if fetch:
             return Path(hf_hub_download(repository, filename))
         _ask_hub(repository, filename)
-        raise WeightsToFetch(
+        raise WeightsNotFetchedError(
             f"weights of {config.name} are not cached: {where}; a launch fetches them first"
         )
-    except WeightsToFetch:
+    except WeightsNotFetchedError:
         raise
     except (OSError, ValueError, HTTPError) as error:
         cause = f"{type(error).__name__}: {error}".rstrip(".")
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"weights of {config.name} are not cached, and the hub cannot be asked: {cause};"
             f" {where}; fetch them there, or set backbone.weights to a local file or to random"
         ) from error
@@ -109,14 +109,14 @@ def _ask_hub(repository: str, filename: str) -> None:
 
 
 def data_file(config: BackboneConfig, relative: str) -> Path:
-    """A weight file below the folder that POINTSWEEP_DATA names. Raises MissingWeights."""
+    """A weight file below the folder that POINTSWEEP_DATA names. Raises MissingWeightsError."""
     root = os.environ.get("POINTSWEEP_DATA")
     if root and is_address(root):
         return _from_s3(config, f"{root.rstrip('/')}/{relative}")
     path = Path(root or "", relative)
     if not root or not path.is_file():
         where = path if root else "POINTSWEEP_DATA, which is not set"
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a"
             " file's path"
         )

@@ -90,7 +90,7 @@ class LibraryBackbone(Backbone):
     @classmethod
     @abstractmethod
     def empty(cls, config: Any) -> LibraryModel:
-        """The model with parameters on the meta device. Raises MissingWeights, ValueError."""
+        """The model with parameters on the meta device. Raises MissingWeightsError, ValueError."""
 
     @classmethod
     @abstractmethod
@@ -100,7 +100,7 @@ class LibraryBackbone(Backbone):
     @classmethod
     @abstractmethod
     def pretrained(cls, config: Any) -> tuple[nn.Module, str]:
-        """The model with its weights, and their origin for the record. Raises MissingWeights,
+        """The model with its weights, and their origin for the record. Raises MissingWeightsError,
         ValueError.
         """
 

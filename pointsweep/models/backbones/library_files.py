@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT, LibraryBackboneConfig
-from pointsweep.errors import MissingWeights, WeightsToFetch
+from pointsweep.errors import MissingWeightsError, WeightsNotFetchedError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -33,7 +33,7 @@ def model_folder(config: LibraryBackboneConfig) -> Path | None:
 
 def config_file(config: LibraryBackboneConfig, repository: str | None = None) -> Path:
     """The model's config.json; small, so it is fetched where it is not here. Raises
-    MissingWeights.
+    MissingWeightsError.
     """
     folder = model_folder(config)
     if folder is None:
@@ -41,15 +41,15 @@ def config_file(config: LibraryBackboneConfig, repository: str | None = None) ->
     path = folder / CONFIG
     if not path.is_file():
         there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"backbone.model: the folder {folder} has no {CONFIG}; it holds {there}"
         )
     return path
 
 
 def weight_file(config: LibraryBackboneConfig, fetch: bool, repository: str | None = None) -> Path:
-    """The model's safetensors file, or the index of several. Raises MissingWeights,
-    WeightsToFetch.
+    """The model's safetensors file, or the index of several. Raises MissingWeightsError,
+    WeightsNotFetchedError.
     """
     folder = model_folder(config)
     if folder is None:
@@ -60,8 +60,8 @@ def weight_file(config: LibraryBackboneConfig, fetch: bool, repository: str | No
             return folder / name
     pickled = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
     if pickled:
-        raise MissingWeights(_pickled(str(folder), pickled[0]))
-    raise MissingWeights(
+        raise MissingWeightsError(_pickled(str(folder), pickled[0]))
+    raise MissingWeightsError(
         f"backbone.model: the folder {folder} has no {WEIGHTS}; put it there, or set weights to"
         " random"
     )
@@ -72,18 +72,18 @@ def _check_shards(path: Path) -> None:
         return
     missing = [name for name in shards_of(path) if not (path.parent / name).is_file()]
     if missing:
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"backbone.model: {path} lists {missing[0]}, which is not there ({len(missing)} such"
             " files)"
         )
 
 
 def shards_of(index: Path) -> list[str]:
-    """The files that an index lists. Raises MissingWeights for an index that is none."""
+    """The files that an index lists. Raises MissingWeightsError for an index that is none."""
     try:
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"backbone.model: {index} is no index of safetensors files: {error}"
         ) from error
 
@@ -109,8 +109,8 @@ def _hub_weights(config: LibraryBackboneConfig, repository: str, fetch: bool) ->
     if not name:
         pickled = next((found for found in names if Path(found).suffix in PICKLES), "")
         if pickled:
-            raise MissingWeights(_pickled(f"the hub's {repository}", pickled))
-        raise MissingWeights(
+            raise MissingWeightsError(_pickled(f"the hub's {repository}", pickled))
+        raise MissingWeightsError(
             f"backbone.model: the hub's {repository} has no {WEIGHTS}; it holds"
             f" {', '.join(sorted(names)[:8])}"
         )
@@ -128,7 +128,7 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
     try:
         found = try_to_load_from_cache(repository, name, revision=revision)
     except HFValidationError as error:
-        raise MissingWeights(
+        raise MissingWeightsError(
             f"backbone.model: {repository!r} is no folder here, and no id of a hub: {error}"
         ) from error
     return Path(found) if isinstance(found, str) else None
@@ -148,10 +148,10 @@ def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: 
             return Path(hf_hub_download(repository, name, revision=config.revision))
         _names_on_hub(config, repository)
     except (OSError, ValueError, HTTPError) as error:
-        if isinstance(error, MissingWeights):
+        if isinstance(error, MissingWeightsError):
             raise
-        raise MissingWeights(_not_here(config, repository, name, error)) from error
-    raise WeightsToFetch(
+        raise MissingWeightsError(_not_here(config, repository, name, error)) from error
+    raise WeightsNotFetchedError(
         f"weights of {config.name} {repository} are not cached: file {name}; a launch fetches them"
         " first"
     )
@@ -172,7 +172,7 @@ def _names_on_hub(config: LibraryBackboneConfig, repository: str) -> tuple[str, 
     try:
         return _listed(repository, config.revision)
     except (OSError, ValueError, HTTPError) as error:
-        raise MissingWeights(_not_here(config, repository, WEIGHTS, error)) from error
+        raise MissingWeightsError(_not_here(config, repository, WEIGHTS, error)) from error
 
 
 def _not_here(config: LibraryBackboneConfig, repository: str, name: str, error: Exception) -> str:

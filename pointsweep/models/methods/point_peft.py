@@ -36,7 +36,7 @@ from pointsweep.ops.vmap import folded
 
 
 @dataclass(frozen=True)
-class Seen:
+class BankOutput:
     """Of one forward: what the bank gave for each cloud (B, S, C), and the clouds (B, P, 3)."""
 
     knowledge: Tensor | None
@@ -49,7 +49,7 @@ class Context:
     prompts.
     """
 
-    seen: Seen
+    seen: BankOutput
     plain: Any
     prompted: Any
 
@@ -179,14 +179,14 @@ class PointPEFT(Method):
         tokens = encoder.norm(tokens)
         return tokens.amax(dim=1) + (tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0)
 
-    def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Seen]:
+    def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, BankOutput]:
         if not self.config.bank or not len(self.fillers):
-            return tokens, Seen(None, points)
+            return tokens, BankOutput(None, points)
         if not self.bank.shape[1]:
             raise RuntimeError(
                 "point_peft: the memory bank is empty; prepare() fills it from the training clouds"
             )
-        return tokens, Seen(self._retrieve(folded(self._query, points)), points)
+        return tokens, BankOutput(self._retrieve(folded(self._query, points)), points)
 
     def _retrieve(self, query: Tensor) -> Tensor:
         """query (B, C) -> itself, the softmax mixture of its nearest columns, and these columns,
@@ -206,7 +206,7 @@ class PointPEFT(Method):
         )
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Seen
+        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: BankOutput
     ) -> tuple[Tensor, Context]:
         if not self.config.local:
             return tokens, Context(seen, None, None)

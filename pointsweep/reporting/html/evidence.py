@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pointsweep.reporting.html.search import Searched, read_searches
+from pointsweep.reporting.html.search import ArmSearch, read_searches
 from pointsweep.reporting.table import Table
 from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.records import Record
@@ -48,7 +48,7 @@ class Evidence:
 
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     truths: Mapping[str, Truth] = field(default_factory=dict)
-    searches: Sequence[Searched] = ()
+    searches: Sequence[ArmSearch] = ()
 
 
 def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidence:

@@ -66,7 +66,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Searched:
+class ArmSearch:
     """The search of one arm: its objectives with their directions, importances, and the trials that
     finished.
     """
@@ -81,7 +81,7 @@ class Searched:
     curves: Sequence[Mapping[str, Any]]
 
 
-def read_searches(store: Store, name: str) -> list[Searched]:
+def read_searches(store: Store, name: str) -> list[ArmSearch]:
     """The searches of a sweep, one an arm; none of a sweep that is no search."""
     path = f"sweeps/{name}/search.json"
     if not store.exists(path):
@@ -100,7 +100,7 @@ def read_searches(store: Store, name: str) -> list[Searched]:
         return []
 
 
-def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> Searched:
+def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> ArmSearch:
     done = [each for each in arm["suggestions"] if each["state"] == "complete"]
     axes = []
     for each in data["parameters"]:
@@ -111,10 +111,12 @@ def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> Searched:
     states = [each["state"] for each in arm["suggestions"]]
     others = {state: states.count(state) for state in ("stopped", "failed") if state in states}
     curves = [each for each in arm["suggestions"] if each.get("curve")]
-    return Searched(arm["name"], data["objectives"], axes, arm["importances"], done, others, curves)
+    return ArmSearch(
+        arm["name"], data["objectives"], axes, arm["importances"], done, others, curves
+    )
 
 
-def searches(found: Sequence[Searched]) -> str:
+def searches(found: Sequence[ArmSearch]) -> str:
     """The section; "" of a sweep that is no search."""
     body = "".join(_search(one) for one in found if one.trials and one.axes)
     lead = (
@@ -123,7 +125,7 @@ def searches(found: Sequence[Searched]) -> str:
     return section("search", "The search", lead, body)
 
 
-def _search(one: Searched) -> str:
+def _search(one: ArmSearch) -> str:
     others = "".join(f", {number} {state}" for state, number in one.others.items())
     parts = [f"<h3>{escape(one.name)}: {len(one.trials)} finished{others}</h3>"]
     if len(one.objectives) > 1:
@@ -165,7 +167,7 @@ def _word(name: str, value: float) -> str:
     return count(int(value)) if name == "parameters" else f"{_shown(name, value):.4g}"
 
 
-def _told(one: Searched, trial: Mapping[str, Any]) -> str:
+def _told(one: ArmSearch, trial: Mapping[str, Any]) -> str:
     """A trial in words."""
     values = ", ".join(
         f"{name} {_word(name, value)}"
@@ -178,7 +180,7 @@ def _told(one: Searched, trial: Mapping[str, Any]) -> str:
     return f"trial {trial['number']}: {values}; {drawn}"
 
 
-def _goodness(one: Searched) -> list[float]:
+def _goodness(one: ArmSearch) -> list[float]:
     """Return of every trial the share of the others that it is not worse than by the first
     objective: 0 the worst, 1 the best.
     """
@@ -207,13 +209,13 @@ def _importance(shares: Mapping[str, float]) -> str:
     )
 
 
-def _scale(one: Searched, index: int) -> list[tuple[float, str]]:
+def _scale(one: ArmSearch, index: int) -> list[tuple[float, str]]:
     name = list(one.objectives)[index]
     values = [_shown(name, trial["values"][index]) for trial in one.trials]
     return ticks(min(values), max(values), 5)
 
 
-def _slice(one: Searched, axis: Axis, index: int) -> str:
+def _slice(one: ArmSearch, axis: Axis, index: int) -> str:
     """One objective over the values of one key."""
     name, y_ticks = list(one.objectives)[index], _scale(one, index)
     frame = Frame(
@@ -233,7 +235,7 @@ def _slice(one: Searched, axis: Axis, index: int) -> str:
     return svg(frame, f"{name} over {axis.key}", dots)
 
 
-def _parallel(one: Searched) -> str:
+def _parallel(one: ArmSearch) -> str:
     """Every trial as a line over the keys and the first objective; where a key does not apply the
     line passes below it.
     """
@@ -283,7 +285,7 @@ def _parallel(one: Searched) -> str:
     return svg(frame, "parallel coordinates of the search", body)
 
 
-def _courses(one: Searched) -> str:
+def _courses(one: ArmSearch) -> str:
     """The curve of every trial, of those that were stopped as far as they came; what ran to its end
     on top.
     """
@@ -316,7 +318,7 @@ def _courses(one: Searched) -> str:
     return svg(frame, "curves of the search's trials", body, "epoch")
 
 
-def _front(one: Searched) -> str:
+def _front(one: ArmSearch) -> str:
     """The first two objectives against each other, the second across, and the trials that no other
     beats in both.
     """

@@ -25,7 +25,16 @@ from torch import Tensor
 from pointsweep.ops.vmap import Inputs, Part, folded, run, tensors
 from pointsweep.training.adamw import AdamW
 from pointsweep.training.fusion.fused_step import Step, take_together
-from pointsweep.training.fusion.requests import Backward, Call, Lead, Led, Pass, Turn, Visit, Wait
+from pointsweep.training.fusion.requests import (
+    Backward,
+    BatchBarrier,
+    BatchedCall,
+    Call,
+    DiskWait,
+    FollowerResult,
+    LeaderTurn,
+    Pass,
+)
 from pointsweep.utils import fault_injection as faults
 
 _here = threading.local()
@@ -35,7 +44,7 @@ _here = threading.local()
 # would live at once.
 JOINED_ON = {"cuda"}
 M_ARENA_MAX = -8  # of glibc's mallopt
-Wish = Pass | Visit | Backward | Step | Turn | Call
+Wish = Pass | BatchedCall | Backward | Step | BatchBarrier | Call
 
 
 def backward(loss: Tensor) -> None:
@@ -65,7 +74,7 @@ def take_turns(device: torch.device) -> None:
     """
     member: Member | None = getattr(_here, "member", None)
     if member is not None and device.type not in JOINED_ON:
-        member.ask(Turn())
+        member.ask(BatchBarrier())
 
 
 @dataclass
@@ -75,7 +84,7 @@ class Member:
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Wish | Led | Wait | None = None
+    wish: Wish | FollowerResult | DiskWait | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -111,7 +120,7 @@ class Member:
         """Let the others go on while the body of this runs in the member's thread, which must touch
         nothing of theirs.
         """
-        self.wish = wait = Wait()
+        self.wish = wait = DiskWait()
         self.back.release()
         try:
             yield
@@ -156,7 +165,7 @@ def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
     """Meets the wishes that come first: a turn after the disk, a call, the earliest part, and
     gradients, steps or turns at last.
     """
-    aside = [(member, member.wish) for member in waiting if isinstance(member.wish, Wait)]
+    aside = [(member, member.wish) for member in waiting if isinstance(member.wish, DiskWait)]
     for _, wish in aside:
         wish.over.wait()
     if aside:
@@ -164,10 +173,12 @@ def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
     calls = [member for member in waiting if isinstance(member.wish, Call)]
     if calls:
         return [_call(member) for member in calls]
-    led = [member for member in waiting if isinstance(member.wish, Led) and member.wish.over]
+    led = [
+        member for member in waiting if isinstance(member.wish, FollowerResult) and member.wish.over
+    ]
     if led:
         return led
-    places = [member.wish for member in waiting if isinstance(member.wish, (Pass, Visit))]
+    places = [member.wish for member in waiting if isinstance(member.wish, (Pass, BatchedCall))]
     if not places:
         return _end_of_step(waiting)
     # Whoever is behind goes first, so that all come to the next part together.
@@ -185,7 +196,7 @@ def _call(member: Member) -> Member:
     return member
 
 
-def _alike(wish: Any, first: Pass | Visit) -> bool:
+def _alike(wish: Any, first: Pass | BatchedCall) -> bool:
     if isinstance(wish, Pass) and isinstance(first, Pass):
         return (wish.place, wish.modes, wish.rows.shape[1:]) == (
             first.place,
@@ -193,8 +204,8 @@ def _alike(wish: Any, first: Pass | Visit) -> bool:
             first.rows.shape[1:],
         )
     return (
-        isinstance(wish, Visit)
-        and isinstance(first, Visit)
+        isinstance(wish, BatchedCall)
+        and isinstance(first, BatchedCall)
         and (wish.place, wish.kind) == (first.place, first.kind)
     )
 
@@ -203,11 +214,11 @@ def _visit(group: Sequence[Member]) -> Sequence[Member]:
     """Let the first go on and run the part for all, in its own thread: on the way it may wish for
     passes.
     """
-    group[0].answer = Lead(
-        group, [member.wish for member in group if isinstance(member.wish, Visit)]
+    group[0].answer = LeaderTurn(
+        group, [member.wish for member in group if isinstance(member.wish, BatchedCall)]
     )
     for member in group[1:]:
-        member.wish = Led()
+        member.wish = FollowerResult()
     return group[:1]
 
 
@@ -282,11 +293,11 @@ def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) ->
     if member is None or shapes[0][2] not in JOINED_ON:
         return part.forward(*inputs)
     alike = (kind, part.shapes, part.module.training, shapes, _current_modes(shapes[0][2]))
-    found = member.ask(Visit(place, part, inputs, alike))
-    return _lead(found) if isinstance(found, Lead) else found
+    found = member.ask(BatchedCall(place, part, inputs, alike))
+    return _lead(found) if isinstance(found, LeaderTurn) else found
 
 
-def _lead(lead: Lead) -> Any:
+def _lead(lead: LeaderTurn) -> Any:
     first, others = lead.visits[0], lead.group[1:]
     try:
         found = (
@@ -300,7 +311,7 @@ def _lead(lead: Lead) -> Any:
         raise
     finally:
         for member in others:
-            member.wish = Led(over=True)
+            member.wish = FollowerResult(over=True)
     for member, own in zip(others, found[1:], strict=True):
         member.answer = own
     return found[0]

@@ -25,7 +25,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Visit:
+class BatchedCall:
     """A part of its model run on its inputs. Visits of one kind run as one."""
 
     place: tuple[int, ...]
@@ -35,17 +35,17 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Lead:
+class LeaderTurn:
     """The answer to the first of the members who visit together: it runs their parts, and gives the
     others what comes out.
     """
 
     group: Sequence[Any]
-    visits: Sequence[Visit]
+    visits: Sequence[BatchedCall]
 
 
 @dataclass
-class Led:
+class FollowerResult:
     """What a visit of the others becomes until then."""
 
     over: bool = False
@@ -59,7 +59,7 @@ class Backward:
 
 
 @dataclass(frozen=True)
-class Turn:
+class BatchBarrier:
     """That all others come to the end of their batch."""
 
 
@@ -71,7 +71,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Wait:
+class DiskWait:
     """Its turn again, once `over` is set. Until then its thread waits for the disk."""
 
     over: threading.Event = field(default_factory=threading.Event)

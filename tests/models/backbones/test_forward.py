@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pointsweep.config import registry
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeightsError
 from tests.models.backbones.helpers import block_outputs, check, ours, save, save_as_on_the_hub
 
 transformers = pytest.importorskip("transformers")
@@ -187,10 +187,10 @@ def test_a_hub_that_does_not_answer_is_said_before_a_launch(tmp_path, unreachabl
     code = """
 from pointsweep.config import registry
 from pointsweep.models.backbones.checkpoints import hub_file
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeightsError
 try:
     hub_file(registry.config_class("backbones", "bert")(name="bert"), "google-bert/bert-base-uncased", fetch=False)
-except MissingWeights as error:
+except MissingWeightsError as error:
     print(error)
 """
     import os
@@ -207,11 +207,11 @@ except MissingWeights as error:
 def test_missing_weights_name_the_hub_id_the_cache_and_the_key(tmp_path):
     code = """
 from pointsweep.config import registry
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeightsError
 for name in set(registry.names("backbones")) - {"transformers", "timm"}:
     try:
         registry.load("backbones", name).locate(registry.config_class("backbones", name)(name=name))
-    except MissingWeights as error:
+    except MissingWeightsError as error:
         print(name, error)
 """
     import os
@@ -229,5 +229,5 @@ for name in set(registry.names("backbones")) - {"transformers", "timm"}:
 
 
 def test_a_weights_path_that_is_not_there_is_named():
-    with pytest.raises(MissingWeights, match=r"backbone.weights: no file nowhere.safetensors for minilm"):
+    with pytest.raises(MissingWeightsError, match=r"backbone.weights: no file nowhere.safetensors for minilm"):
         ours("minilm", "nowhere.safetensors")

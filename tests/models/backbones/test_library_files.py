@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pointsweep.config import registry
 from pointsweep.data.inputs import read_all, weight_facts
-from pointsweep.errors import MissingWeights
+from pointsweep.errors import MissingWeightsError
 from pointsweep.models.backbones.library_files import cached_models
 from pointsweep.utils.digests import file_sha256
 from tests.models.backbones.architectures import BY_NAME
@@ -64,7 +64,7 @@ def test_drawn_weights_need_a_config_json_alone(folder):
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
     assert float(first.state_dict()[name].std()) == pytest.approx(0.02, rel=0.1)
-    with pytest.raises(MissingWeights, match=r"has no model\.safetensors; put it there, or set weights to random"):
+    with pytest.raises(MissingWeightsError, match=r"has no model\.safetensors; put it there, or set weights to random"):
         make(model=str(folder))
     narrow, _ = make(model=str(folder), weights="random", sizes=["hidden_size=16"], num_blocks=1)
     assert (narrow.dim, len(narrow.blocks)) == (16, 1)
@@ -72,7 +72,7 @@ def test_drawn_weights_need_a_config_json_alone(folder):
 
 def test_pickles_are_refused_with_what_to_do(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(MissingWeights, match=r"in pytorch_model\.bin alone, a pickle.*save_pretrained\(FOLDER\)"):
+    with pytest.raises(MissingWeightsError, match=r"in pytorch_model\.bin alone, a pickle.*save_pretrained\(FOLDER\)"):
         make(model=str(folder))
 
 
