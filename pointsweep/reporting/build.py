@@ -441,9 +441,11 @@ def files_of(store: Store, name: str) -> dict[str, bytes]:
     """Return the files of a sweep that others want to see: its table in every format, report, file
     and layout.
     """
+    wanted = {f"table.{form.suffix}" for form in map(load, FORMATS) if form.stored}
+    wanted |= {"report.html", "sweep.yaml"}
     files = {}
     for entry in store.list(f"sweeps/{name}"):
-        if entry.startswith("table.") or entry in ("report.html", "sweep.yaml"):
+        if entry in wanted:
             files[entry] = store.read(f"sweeps/{name}/{entry}")
     files["layout.json"] = read_layout(store, name).to_json().encode()
     return files

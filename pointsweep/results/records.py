@@ -6,6 +6,7 @@ and a store, or MLflow.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
 import math
@@ -249,13 +250,44 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
     for name, (fits, words) in SHAPES.items():
         if name in data and not fits(data[name]):
             yield f"{name} is not {words}"
-    metrics = data.get("metrics")
+    metrics: Any = data.get("metrics")
     if not isinstance(metrics, dict):
         return
     for protocol, values in metrics.items():
         for name, value in values.items() if isinstance(values, dict) else ():
             if name.endswith(FRACTIONS) and _is_number(value) and not 0 <= value <= 1:
                 yield f"{protocol} {name} is {value}, allowed is 0 to 1"
+    if data["schema"] >= FIRST_WITH_CHECKSUM:
+        yield from _accuracy_problems(data)
+
+
+def _accuracy_problems(data: Mapping[str, Any]) -> Iterator[str]:
+    """Accuracies that are not the share of objects which the record itself says were right.
+
+    A checksum can be made anew by whoever edits a number; `verify` compares with the predictions.
+    """
+    total = data["dataset"].get("num_test") if _is_mapping(data.get("dataset")) else None
+    correct: Any = data.get("correct")
+    if not _is_count(total) or not total or not _is_texts(correct):
+        return
+    for protocol, text in correct.items():
+        values = data["metrics"].get(protocol)
+        recorded = values.get("test/accuracy") if isinstance(values, dict) else None
+        if not _is_number(recorded):
+            continue
+        try:
+            bits = binascii.a2b_base64(text)
+        except binascii.Error:
+            bits = b""
+        if len(bits) != (total + 7) // 8:
+            yield f"correct.{protocol} is not the bits of {total} objects"
+            continue
+        right = int.from_bytes(bits, "big").bit_count()
+        if recorded != right / total:
+            yield (
+                f"{protocol} test/accuracy is {recorded}, and {right} of {total} objects were"
+                f" right, which is {right / total}"
+            )
 
 
 def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:

@@ -16,6 +16,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from pointsweep.cli.replay import EQUAL, OUTSIDE, WITHIN, Run, compare, further, kept, main
+from pointsweep.results.agreement import packed
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import FileStore
 from tests.reporting.test_tables import record
@@ -57,17 +58,23 @@ def test_a_trial_on_a_cpu_is_bit_equal_when_it_is_trained_again_elsewhere(traine
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before, "the store is only read"
 
 
+def right(data: dict, count: int) -> None:
+    """A record that says of so many of its 20 objects that they were right."""
+    data["metrics"]["last"]["test/accuracy"] = count / 20
+    data["correct"]["last"] = packed(np.arange(20) < count)
+
+
 def test_a_record_that_training_does_not_give_is_outside(copy: Path, capsys):
     key = keys(copy)[1, 0]
     path = copy / f"trials/{key}/record.json"
 
     def better(data: dict) -> None:
-        data["metrics"]["last"]["test/accuracy"] = 1.0
+        right(data, 20)
         data["origin"]["version.torch"] = "1.0"
 
     rewrite(path, better)
     other = copy / f"trials/{keys(copy)[1, 1]}/record.json"
-    rewrite(other, lambda data: data["metrics"]["last"].update({"test/accuracy": 0.99}))
+    rewrite(other, lambda data: right(data, 19))
     assert main(["tiny", "head_only", "1d", "--seed", "0", "--store", str(copy)]) == 1
     said = capsys.readouterr().out
     assert f"seed 0 ({key}): outside: test/accuracy " in said

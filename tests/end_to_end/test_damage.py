@@ -153,6 +153,10 @@ def test_a_damaged_trial_is_set_aside_and_trained_again(copied, capsys, name, ki
     assert words
 
 
+def test_a_folder_in_the_place_of_a_table_is_set_aside(copied, capsys):
+    check_run(copied, capsys, "table.json", "folder_with_content")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*TRIAL_FILES, *SWEEP_FILES[:-1], MARKER])

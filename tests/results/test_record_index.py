@@ -8,12 +8,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsweep.errors import StoreError
 from pointsweep.results import record_index as index
+from pointsweep.results.agreement import packed
 from pointsweep.results.record_index import read_records, sound_records
 from pointsweep.results.records import Record, from_json, sealed
 from pointsweep.storage.base import FileStore
@@ -25,7 +27,9 @@ KEYS = [f"{i:016x}" for i in range(COUNT)]
 
 def made(i: int, **changes: object) -> Record:
     config = {"seed": i % 3, "dataset": {"name": "synthetic", "fold": i % 2}, "method": {"name": "lora", "rank": i}}
-    return record(KEYS[i], 0.5 + i / 1000, config=config, correct={"last": "AAAA"}, seconds={"total": 0.1 * i}, **changes)
+    right = i % 30
+    correct = {"last": packed(np.arange(30) < right)}
+    return record(KEYS[i], right / 30, config=config, correct=correct, seconds={"total": 0.1 * i}, **changes)
 
 
 def path(store: FileStore, key: str) -> Path:
@@ -127,7 +131,7 @@ def with_its_old_times(store: FileStore, key: str, text: str) -> None:
 def test_the_index_hides_no_edit(store: FileStore, change):
     read_records(store, "t", KEYS)
     text = path(store, KEYS[7]).read_text()
-    change(store, KEYS[7], text.replace("0.507", "0.907"))
+    change(store, KEYS[7], text.replace("0.233", "0.933"))
     for _ in range(2):
         records, damaged = sound_records(store, "t", KEYS)
         assert list(damaged) == [KEYS[7]] and "its checksum does not match" in damaged[KEYS[7]]
@@ -139,12 +143,12 @@ def test_a_changed_record_is_seen_at_once_even_of_the_same_size(store: FileStore
     read_records(store, "t", KEYS)
     text = path(store, KEYS[7]).read_text()
     before = from_json(text)
-    metrics = {**before.metrics, "last": {**before.metrics["last"], "test/accuracy": 0.907}}
-    other = replace(before, metrics=metrics).to_json()
+    metrics = {**before.metrics, "last": {**before.metrics["last"], "test/accuracy": 8 / 30}}
+    other = replace(before, metrics=metrics, correct={"last": packed(np.arange(30) < 8)}).to_json()
     assert len(other) == len(text) and other != text
     change(store, KEYS[7], other)
     assert opened(store, monkeypatch) == [KEYS[7]]
-    assert read_records(store, "t", KEYS)[KEYS[7]].metrics["last"]["test/accuracy"] == 0.907
+    assert read_records(store, "t", KEYS)[KEYS[7]].metrics["last"]["test/accuracy"] == 8 / 30
 
 
 def test_deleted_and_new_records_are_seen_at_once(store: FileStore):
