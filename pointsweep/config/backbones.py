@@ -13,9 +13,9 @@ from pointsweep.config.base import (
     NamedConfig,
     Natural,
     Positive,
-    SearchProgress,
     Share,
     TwoCounts,
+    Whole,
 )
 
 # Values of `backbone.weights` besides a file's path. What is drawn depends on `weights_seed`;
@@ -42,7 +42,7 @@ class BackboneConfig(NamedConfig):
     """pretrained, a file's path, or a control: shuffled, reinitialised, random."""
     sha256: str | None = None
     """Of the weight file, checked when given."""
-    weights_seed: SearchProgress | None = 0
+    weights_seed: Whole | None = 0
     """Of what is drawn. A number: one frozen network for all seeds; null: the trial's seed."""
     num_blocks: Natural | None = None
     """The first so many blocks; 0: none (tokenizer, positions, norm and head stay); null: all."""

@@ -59,7 +59,7 @@ def _exact_float(value: Any) -> Any:
 IN_64_BITS = AfterValidator(_in_64_bits)
 EXACT = BeforeValidator(_exact_float)
 
-SearchProgress = Annotated[int, IN_64_BITS]
+Whole = Annotated[int, IN_64_BITS]
 Natural = Annotated[int, Field(ge=0), IN_64_BITS]
 Count = Annotated[int, Field(ge=1), IN_64_BITS]
 Real = Annotated[float, EXACT]

@@ -14,9 +14,9 @@ from pointsweep.config.base import (
     Count,
     NamedConfig,
     NonNegative,
-    SearchProgress,
     Share,
     TwoPositives,
+    Whole,
 )
 
 Rotation = Literal["none", "gravity", "all"]
@@ -38,7 +38,7 @@ class DatasetConfig(NamedConfig):
 
     num_points: NumPoints = 1024
     """Points of a cloud that a model sees."""
-    presample: SearchProgress = 1200
+    presample: Whole = 1200
     """Points that farthest point sampling leaves of a training cloud, of which num_points are
     drawn.
     """
@@ -105,7 +105,7 @@ class FilesConfig(DatasetConfig):
     name: Literal["files"] = "files"
     root: str = ""
     """The folder of the clouds, below POINTSWEEP_DATA."""
-    num_classes: SearchProgress = 0
+    num_classes: Whole = 0
     """Decides the head's size; `pointsweep data add FOLDER` counts them."""
     train: str = "train"
     """The training split, below root: a folder, a list of names, a file of arrays (or a pattern of
@@ -134,7 +134,7 @@ class FilesConfig(DatasetConfig):
     """Key of the split of each cloud, where one file of arrays holds several."""
     features: Annotated[tuple[str, ...], Strict(False)] = ("xyz",)
     """Every model takes coordinates alone: xyz."""
-    stored_points: SearchProgress = 2048
+    stored_points: Whole = 2048
     """At most so many points of a cloud; so many of a mesh."""
     keep_units: bool = False
     """False: each cloud is moved to its mean and scaled to the unit sphere when it is read."""
@@ -193,7 +193,7 @@ class ModelNet40Config(DatasetConfig):
     scale: TwoPositives = (2 / 3, 3 / 2)
     translate: NonNegative = 0.2
     center: bool = False
-    presample: SearchProgress = 1200
+    presample: Whole = 1200
 
 
 class ModelNet40FewshotConfig(DatasetConfig):
@@ -220,7 +220,7 @@ class ModelNet40FewshotConfig(DatasetConfig):
     scale: TwoPositives = (2 / 3, 3 / 2)
     translate: NonNegative = 0.2
     center: bool = False
-    presample: SearchProgress = 1200
+    presample: Whole = 1200
 
 
 ScanObjectNNVariant = Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"]
@@ -284,7 +284,7 @@ class ModelNet40CConfig(CorruptedConfig):
     scale: TwoPositives = (2 / 3, 3 / 2)
     translate: NonNegative = 0.2
     center: bool = False
-    presample: SearchProgress = 1200
+    presample: Whole = 1200
 
 
 class ScanObjectNNCConfig(CorruptedConfig):
@@ -325,7 +325,7 @@ class ShapeNetPartConfig(PartDatasetConfig):
     folder: str = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
     """Below POINTSWEEP_DATA."""
     num_points: NumPoints = 2048
-    presample: SearchProgress = 2048
+    presample: Whole = 2048
     scale: TwoPositives = (0.8, 1.25)
     translate: NonNegative = 0.1
     center: bool = False
@@ -343,7 +343,7 @@ class SyntheticConfig(DatasetConfig):
     """Training clouds of each class."""
     test_per_class: Count = 20
     """Test clouds of each class."""
-    source_points: SearchProgress = 512
+    source_points: Whole = 512
     """Points stored of every cloud."""
     noise: NonNegative = 0.03
     """Standard deviation of a point's place; shapes are about 2 wide."""
@@ -351,9 +351,9 @@ class SyntheticConfig(DatasetConfig):
     """Share of the surface cut away on one side."""
     clutter: Annotated[float, Field(ge=0, le=0.5), EXACT] = 0.05
     """Share of the points that belong to no shape."""
-    data_seed: SearchProgress = 0
+    data_seed: Whole = 0
     """Seed of the clouds."""
-    presample: SearchProgress = 512
+    presample: Whole = 512
     num_points: NumPoints = 256
     scale: TwoPositives = (0.9, 1.1)
     rotate: Rotation = "gravity"
@@ -378,14 +378,14 @@ class SyntheticPartsConfig(PartDatasetConfig):
     """Training shapes of each category."""
     test_per_category: Count = 25
     """Test shapes of each category."""
-    source_points: SearchProgress = 512
+    source_points: Whole = 512
     """Points stored of every shape, at least; at most a quarter more."""
     noise: NonNegative = 0.03
     """Standard deviation of a point's place; shapes are about 2 wide."""
-    data_seed: SearchProgress = 0
+    data_seed: Whole = 0
     """Seed of the shapes."""
     num_points: NumPoints = 256
-    presample: SearchProgress = 256
+    presample: Whole = 256
     scale: TwoPositives = (0.9, 1.1)
     rotate: Rotation = "gravity"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, Strict
@@ -20,6 +20,8 @@ from pointsweep.config.base import (
 )
 from pointsweep.config.peft_tuners import REFUSED, TUNERS
 
+Counted = Mapping[str, Literal["blocks", "tokens", "points"]]
+
 
 class MethodConfig(NamedConfig):
     """Base of the methods' configurations.
@@ -30,6 +32,8 @@ class MethodConfig(NamedConfig):
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
     needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
+    # fields that count blocks, tokens or points: of which there must be so many
+    counted: ClassVar[Counted] = {}
     # false: in a pack on a GPU its models do not run as one, they share the frozen weights alone
     joins: ClassVar[bool] = True
     # a package that its code needs and pointsweep brings as an extra of the same name
@@ -93,6 +97,7 @@ class APPTConfig(MethodConfig):
     """APPT: prompts and a position feature made from the tokens."""
 
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+    counted: ClassVar[Counted] = {"prompt_depth": "blocks"}
 
     name: Literal["appt"] = "appt"
     position_feature: bool = True
@@ -100,7 +105,7 @@ class APPTConfig(MethodConfig):
     prompt_source: Literal["shared", "learnable", "none"] = "shared"
     """The tokenizer's vector, one of the method's own a block, or no prompt."""
     prompt_depth: Natural = 12
-    """The first so many blocks get a prompt, all where there are fewer."""
+    """The first so many blocks get a prompt; at this default all where there are fewer."""
     accumulate: bool = True
     """Prompts stay behind their block; false: dropped after it."""
     prompt_update: Literal["static", "per_block"] = "static"
@@ -191,9 +196,11 @@ class IA3Config(MethodConfig):
 class IDPTConfig(MethodConfig):
     """IDPT: an instance-aware prompt before the last block."""
 
+    counted: ClassVar[Counted] = {"neighbours": "tokens"}
+
     name: Literal["idpt"] = "idpt"
     neighbours: Count = 20
-    """Nearest in feature space; all tokens where there are fewer."""
+    """Nearest in feature space; at this default all tokens where there are fewer."""
     num_layers: Count = 3
 
 
@@ -282,10 +289,13 @@ class PEFTConfig(MethodConfig):
 class PointGSTConfig(MethodConfig):
     """PointGST: adapters that tune tokens in the spectrum of graphs of their centres."""
 
+    counted: ClassVar[Counted] = {"local_size": "tokens"}
+
     name: Literal["point_gst"] = "point_gst"
     bottleneck: Count = 36
     local_size: Count = 32
-    """Tokens of a local graph, neighbours on a Z-order curve; all tokens where there are fewer."""
+    """Tokens of a local graph, neighbours on a Z-order curve; at this default all where there are
+    fewer."""
     scopes: Literal["both", "global", "local"] = "both"
     """Whose spectra: that of all tokens, those of the local graphs, or both."""
     transform: Literal["fourier", "program"] = "fourier"
@@ -297,11 +307,17 @@ class PointPEFTConfig(MethodConfig):
 
     modalities: ClassVar[tuple[str, ...]] = ("3d",)
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
+    counted: ClassVar[Counted] = {
+        "depth": "blocks",
+        "bank_groups": "points",
+        "bank_group_size": "points",
+        "local_neighbours": "tokens",
+    }
 
     name: Literal["point_peft"] = "point_peft"
     num_prompts: Count = 10
     depth: Natural = 6
-    """The first so many blocks are prompted, all where there are fewer."""
+    """The first so many blocks are prompted; at this default all where there are fewer."""
     prompt_kind: Literal["concat", "gated"] = "concat"
     """gated: a zero-gated cross-attention to them (the ModelNet variant)."""
     bank: bool = True
@@ -349,10 +365,11 @@ class PPTConfig(MethodConfig):
 
     modalities: ClassVar[tuple[str, ...]] = ("3d",)
     joins: ClassVar[bool] = False  # the embedding that it trains makes tokens and prompts
+    counted: ClassVar[Counted] = {"num_prompts": "points", "prompt_neighbours": "points"}
 
     name: Literal["ppt"] = "ppt"
     num_prompts: Count = 128
-    """Groups of points that become prompts; all points where there are fewer."""
+    """Groups of points that become prompts; at this default all where there are fewer."""
     prompt_neighbours: Count = 32
     """Points of such a group."""
     bottleneck: Count = 256

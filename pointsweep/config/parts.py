@@ -18,8 +18,8 @@ from pointsweep.config.base import (
     NonNegative,
     Positive,
     Real,
-    SearchProgress,
     Share,
+    Whole,
 )
 
 
@@ -126,7 +126,7 @@ class TrainConfig(Config):
     warmup_epochs: Natural = PAPER_WARMUP
     warmup_fraction: Added[Annotated[float, Field(gt=0, lt=1), EXACT] | None] = None
     """null: the papers' warm-up by epochs; else takes the place of warmup_epochs."""
-    cosine_epochs: SearchProgress | None = None
+    cosine_epochs: Whole | None = None
     """Period of the cosine; null: epochs."""
     weight_decay: NonNegative = 0.05
     """Of what `decayed` says."""

@@ -164,6 +164,7 @@ class TrialConfig(Config):
         if dataset.heights and (self.tokenizer is None or self.tokenizer.name != "point_pn"):
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
             yield "dataset.heights", text
+        yield from self._too_many()
         if self.probes:
             yield from self._probe_misfits()
         if self.head and backbone and self.head.pool == "class_max" and not backbone.class_token:
@@ -171,6 +172,27 @@ class TrialConfig(Config):
                 "head.pool",
                 f"{backbone.name} has no class token; allowed: mean_max, mean_plus_max",
             )
+
+    def _too_many(self) -> Iterator[tuple[str, str]]:
+        """Yield what a method counts beyond what the model has: it would be cut without a word.
+
+        A default is a paper's number and fits itself to a smaller model. A stand-in for smoke runs
+        takes the place of a larger one, whose numbers these are.
+        """
+        if self.method is None or self.backbone is None or self.backbone.stand_in:
+            return
+        blocks = self.backbone.num_blocks
+        available = {
+            "blocks": self.backbone.max_blocks if blocks is None else blocks,
+            "tokens": getattr(self.tokenizer, "num_tokens", None),
+            "points": self.dataset.num_points,
+        }
+        for field, kind in self.method.counted.items():
+            value, most = getattr(self.method, field), available[kind]
+            default = type(self.method).model_fields[field].default
+            if most is not None and value != default and value > most:
+                text = f"{value} of {most} {kind}; allowed: at most {most}"
+                yield f"method.{field}", text
 
     def _probe_misfits(self) -> Iterator[tuple[str, str]]:
         """Yield what a probe of frozen features cannot be taken of."""

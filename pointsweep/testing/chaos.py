@@ -51,7 +51,7 @@ CUT = 0.2  # share of the requests to the server that go wrong
 SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")
 
 # invariant -> column of the matrix -> whether it held, round by round
-LeaseHeldError = dict[str, dict[str, list[bool]]]
+Outcomes = dict[str, dict[str, list[bool]]]
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def disturb_sweep(options: ChaosOptions) -> int:
     rounds = choose(options, seed, writes)
     print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # the server and the line to it end too
-    held: LeaseHeldError = defaultdict(lambda: defaultdict(list))
+    held: Outcomes = defaultdict(lambda: defaultdict(list))
     try:
         with tracker(subject, any(each.tracker == "server" for each in rounds)) as tracked:
             disturb_all(tracked, rounds, held)
@@ -261,7 +261,7 @@ def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
         yield replace(subject, server=f"http://127.0.0.1:{port}", line=line)
 
 
-def disturb_all(subject: Subject, rounds: Sequence[Round], held: LeaseHeldError) -> None:
+def disturb_all(subject: Subject, rounds: Sequence[Round], held: Outcomes) -> None:
     """Run the rounds, say what breaks, and enter into `held` what held."""
     for each in rounds:
         begun = time.monotonic()
