@@ -145,7 +145,7 @@ def _initials(name: str) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the audit of a sweep's arms found: it `refuses` the launch, or is only said."""
+    """Finding of the audit of a sweep's arms: it `refuses` the launch, or is only said."""
 
     refuses: bool
     text: str

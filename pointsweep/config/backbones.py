@@ -26,7 +26,7 @@ WITHOUT_CHECKPOINT = ("random", "reinitialised")
 
 
 class BackboneConfig(NamedConfig):
-    """Fields every backbone has.
+    """Base of the backbones' configurations: the fields that every one has.
 
     `weights`: `pretrained`, a file's path, or a control, which every record and table marks:
     `shuffled` (the values of each pretrained tensor permuted), `reinitialised` (as the
@@ -57,8 +57,8 @@ class BackboneConfig(NamedConfig):
 
     @property
     def reads_files(self) -> bool:
-        """Whether files are needed to build it: a checkpoint, or what says how the network is
-        built.
+        """Return whether files are needed to build it: a checkpoint, or what says how the network
+        is built.
         """
         return self.weights not in WITHOUT_CHECKPOINT
 

@@ -24,7 +24,8 @@ NumPoints = Annotated[int, Field(ge=8), IN_64_BITS]
 
 
 class DatasetConfig(NamedConfig):
-    """Fields every data set has; augmentation follows each paper's program (spec 2.9, 4.4).
+    """Base of the data sets' configurations: the fields that every one has; augmentation follows
+    each paper's program (spec 2.9, 4.4).
 
     A training cloud is cut to `presample` points by farthest point sampling, then to a random
     `num_points` of those; a test cloud is cut to `num_points` by farthest point sampling. Lengths
@@ -73,7 +74,7 @@ class DatasetConfig(NamedConfig):
 
     @property
     def has_validation(self) -> bool:
-        """Whether there are validation clouds."""
+        """Return whether there are validation clouds."""
         return self.val_fraction > 0
 
     def problems(self) -> Iterator[tuple[str, str]]:

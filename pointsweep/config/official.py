@@ -27,8 +27,8 @@ VISION_AND_AUDIO = ("dinov2", "deit", "imagebind_audio", "ssast")
 
 @dataclass(frozen=True)
 class Program:
-    """What a released program does that no setting says; the defaults are those of `compat:
-    fixed`.
+    """Settings of a released program: what it does that no setting says; the defaults are those of
+    `compat: fixed`.
     """
 
     block_eps: float | None = None  # of the blocks' layer norms; null = the backbone's own

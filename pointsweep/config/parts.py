@@ -148,7 +148,7 @@ class TrainConfig(Config):
 
     @property
     def full_rate_after(self) -> int:
-        """How many epochs there are of which a part, or all, is warm-up."""
+        """Return how many epochs there are of which a part, or all, is warm-up."""
         if self.warmup_fraction is None:
             return self.warmup_epochs
         return math.ceil(self.warmup_fraction * self.epochs)

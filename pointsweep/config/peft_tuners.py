@@ -15,7 +15,7 @@ NORMS = ("norm1", "norm2")
 
 @dataclass(frozen=True)
 class Tuner:
-    """How a tuner is asked for in the library."""
+    """A tuner of peft, and how the library is asked for it."""
 
     kind: str
     """Its name in `peft.PeftType`."""

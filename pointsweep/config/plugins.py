@@ -54,7 +54,7 @@ class Source:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it is a package that every machine has installed."""
+        """Return whether it is a package that every machine has installed."""
         return not self.files
 
     @cached_property
@@ -204,7 +204,7 @@ _active: dict[str, Source] = {}
 
 
 class _Loader(importlib.abc.ExecutionLoader):
-    """Loads a module from the text of a plug-in."""
+    """Import loader that takes a module from the text of a plug-in."""
 
     def __init__(self, source: Source, file: str) -> None:
         self.source, self.file = source, file
@@ -223,7 +223,7 @@ class _Loader(importlib.abc.ExecutionLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules of the plug-ins that are active in this process."""
+    """Import finder of the modules of the plug-ins that are active in this process."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Return where a module is, if it is a plug-in's."""

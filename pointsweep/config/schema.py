@@ -94,12 +94,12 @@ class TrialConfig(Config):
 
     @property
     def probes(self) -> bool:
-        """Whether the head is a probe: a classifier that is fitted to frozen features."""
+        """Return whether the head is a probe: a classifier that is fitted to frozen features."""
         return self.head is not None and self.head.kind in PROBES
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train; false: one look at the training clouds."""
+        """Return whether there is anything to train; false: one look at the training clouds."""
         if self.network is not None:
             return self.network.trainable
         return not self.probes

@@ -46,7 +46,7 @@ class PointPNTokenizerConfig(TokenizerConfig):
 
 
 class PatchConfig(TokenizerConfig):
-    """Groups of neighbours around farthest points, as the 3D transformers have them."""
+    """Patches: groups of neighbours around farthest points, as the 3D transformers have them."""
 
     name: Literal["patch"] = "patch"
     num_tokens: Count = 128

@@ -154,7 +154,7 @@ def _nested(owner: type[Config], name: str) -> type[Config] | None:
 
 
 class _Place:
-    """Where an error stands, and what may stand there."""
+    """Position of an error: where it stands, and what may stand there."""
 
     def __init__(self, owner: type[Config], path: str, field: str) -> None:
         self.owner, self.path, self.field = owner, path, field

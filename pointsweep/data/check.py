@@ -25,7 +25,7 @@ from pointsweep.utils.array_cache import content_digest
 
 @dataclass
 class Report:
-    """What was found of one copy."""
+    """Findings about one copy of a data set."""
 
     place: str
     facts: list[str] = field(default_factory=list)

@@ -31,7 +31,9 @@ from pointsweep.utils.array_cache import arrays_of_files, cached_arrays, content
 
 
 class Corrupted(Dataset):
-    """What both share. The digest covers exactly the training and the corrupted clouds."""
+    """Base of the corrupted data sets. The digest covers exactly the training and the corrupted
+    clouds.
+    """
 
     name: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]

@@ -36,8 +36,8 @@ SAMPLING = "fps-first-0-unfused"
 
 @dataclass(frozen=True)
 class Split:
-    """Clouds (n, P, 3) float32, read-only, the labels (n,) int64, and which of the stored clouds
-    they are.
+    """One split: clouds (n, P, 3) float32, read-only, the labels (n,) int64, and which of the
+    stored clouds they are.
     """
 
     name: str

@@ -50,8 +50,8 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What was found. Splits are `train`, `val` and `test`; a split that there is not has no
-    entry.
+    """Facts found about a data set. Splits are `train`, `val` and `test`; a split that there is not
+    has no entry.
     """
 
     place: str = ""  # the folder that was read

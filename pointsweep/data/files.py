@@ -191,8 +191,8 @@ def checked_names(
 
 @dataclass(frozen=True)
 class _Clouds:
-    """Clouds (P, 3) of any sizes, at most `stored_points`; how many points each had; numbers or
-    names of classes.
+    """Collector of clouds (P, 3) of any sizes, at most `stored_points`; how many points each had;
+    numbers or names of classes.
     """
 
     clouds: list[np.ndarray]

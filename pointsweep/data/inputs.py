@@ -38,8 +38,8 @@ class WeightFacts:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found. `missing`: what is not here or cannot be used; `to_fetch`: weights that a
-    launch gets first.
+    """Data and weights that were found. `missing`: what is not here or cannot be used; `to_fetch`:
+    weights that a launch gets first.
     """
 
     data: Mapping[DatasetConfig, DataFacts]

@@ -14,8 +14,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PartScore:
-    """Fractions in [0, 1]. `by_category` holds the mean over a category's shapes, for the
-    categories that have any.
+    """Scores of part segmentation, fractions in [0, 1]. `by_category` holds the mean over a
+    category's shapes, for the categories that have any.
     """
 
     instance_miou: float

@@ -22,7 +22,7 @@ from pointsweep.training.supervisor import Outcome
 
 
 class InlineLauncher:
-    """Runs packs in this process."""
+    """Launcher that runs packs in this process."""
 
     divides = False
 

@@ -39,7 +39,7 @@ WAIT_S = 60.0  # for trials that others hold, after everything else is done
 
 @dataclass
 class Launch:
-    """What a launch holds. `job` is what all its packs share; `places` says of every trial where it
+    """State of a launch. `job` is what all its packs share; `places` says of every trial where it
     stands in the tables.
     """
 
@@ -197,8 +197,8 @@ def run_all(
 
 @dataclass(frozen=True)
 class Measured:
-    """What a worker measures: packs of a trial, as plain data, since the worker imports plug-ins
-    before it reads a trial.
+    """Request to a worker to measure: packs of a trial, as plain data, since the worker imports
+    plug-ins before it reads a trial.
     """
 
     config: Mapping[str, Any]

@@ -18,7 +18,7 @@ from pointsweep.training.supervisor import Outcome
 
 @dataclass(frozen=True)
 class Event:
-    """What happens in a launch: a trial has `started`, ended an `epoch`, or has ended itself
+    """Event of a launch: a trial has `started`, ended an `epoch`, or has ended itself
     (`finished`, `failed`, `stopped`).
 
     A `phase` is of no trial: its reason says what the launch is busy with.
@@ -39,7 +39,7 @@ Pack = Sequence[Task]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one pack takes of the cluster; fractions of a GPU let packs share it."""
+    """Resources that one pack takes of the cluster; fractions of a GPU let packs share it."""
 
     cpus: float = 1
     gpus: float = 0
@@ -53,7 +53,7 @@ def always() -> bool:
 
 
 class Launcher(Protocol):
-    """Runs packs, and says on the way what happens."""
+    """Contract of what runs packs and says on the way what happens."""
 
     divides: bool
     """Whether one trial may have several processes, and packs share a GPU by what they are measured

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """What a launch needs beside its plans and its store."""
+    """Options that a launch needs beside its plans and its store."""
 
     # a name in execution/launchers.py; "inline": in this process, without Ray
     launcher: str = "ray"

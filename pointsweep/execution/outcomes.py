@@ -35,7 +35,7 @@ REPORT_S = 1.0
 
 
 class WorkerReporter:
-    """In a pack's worker: what its trials report, passed on by `report` in a form that
+    """Reporter in a pack's worker: what its trials report is passed on by `report` in a form that
     `OutcomeCollector` takes; quick epochs together.
     """
 
@@ -52,7 +52,7 @@ class WorkerReporter:
             self._say()
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
-        """How the pack's trials ended."""
+        """Return how the pack's trials ended."""
         self._say(outcomes)
 
     def _say(self, outcomes: Sequence[Outcome] = ()) -> None:
@@ -67,8 +67,8 @@ class WorkerReporter:
 
 
 class OutcomeCollector:
-    """Collects how the trials of all packs ended, and passes events on. `show` is called where the
-    gauges may have changed.
+    """Collector of how the trials of all packs ended, and passes events on. `show` is called where
+    the gauges may have changed.
 
     `targets`: where this process mirrors trials to, by sweep, as their workers do not.
     """
@@ -89,7 +89,7 @@ class OutcomeCollector:
         self.tags = {task.config.key(): task.tags for pack in packs for task in pack}
 
     def result(self, result: Mapping[str, Any]) -> None:
-        """What a pack reports: epochs of its trials, and how these ended."""
+        """Return what a pack reports: epochs of its trials, and how these ended."""
         for epoch in json.loads(result["epochs"]):
             self.gauges.epoch(
                 {

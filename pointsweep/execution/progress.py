@@ -52,7 +52,7 @@ FORMATS = ("text", "json")
 
 @dataclass(frozen=True)
 class Label:
-    """What is said of a trial: its cell, and which number of it counts."""
+    """Label of a trial: its cell, and which number of it counts."""
 
     cell: str  # "row / column / seed n"
     metric: str = ""
@@ -81,7 +81,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """How far a search is, whose batches are launches of their own: trials ended and in all; the
+    """Progress of a search, whose batches are launches of their own: trials ended and in all; the
     used part of its hours.
     """
 
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Shows what a command does, on standard output."""
+    """Display of what a command does, on standard output."""
 
     def __init__(
         self,

@@ -276,7 +276,9 @@ def _one_line(error: BaseException) -> str:
 
 
 class Watch:
-    """Notices that Ray has ended under a launch. Holds plain data, as Tune pickles it."""
+    """Watch that notices when Ray has ended under a launch. Holds plain data, as Tune pickles
+    it.
+    """
 
     def __init__(self) -> None:
         self.looked_at = time.monotonic()
@@ -346,7 +348,9 @@ def check_fits(cpus: float, gpus: float) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said, or the exception it ended in; times of this machine before and after."""
+    """Answer of a node: what it said, or the exception it ended in; times of this machine before
+    and after.
+    """
 
     asked: float
     answered: float

@@ -53,8 +53,8 @@ SHOW_S = 1.0  # between two updates of the gauges; Prometheus looks less often
 
 
 class RayLauncher:
-    """Runs packs as trials of Ray Tune, on this machine or on the cluster that RAY_ADDRESS
-    names.
+    """Launcher that runs packs as trials of Ray Tune, on this machine or on the cluster that
+    RAY_ADDRESS names.
     """
 
     divides = True
@@ -188,7 +188,9 @@ def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
 
 @contextmanager
 def _queued_ahead(not_at_all: bool) -> Iterator[None]:
-    """How many trials Tune hands to the cluster before there is room for them: 200, or one."""
+    """Return how many trials Tune hands to the cluster before there is room for them: 200, or
+    one.
+    """
     queued = {"TUNE_MAX_PENDING_TRIALS_PG": "1"} if not_at_all else {}
     before = {name: os.environ.get(name, "auto") for name in queued}
     os.environ.update(queued)
@@ -200,7 +202,9 @@ def _queued_ahead(not_at_all: bool) -> Iterator[None]:
 
 @dataclass
 class _Running:
-    """What Tune's hooks of a launch call, and the exception that one of them ended in."""
+    """State of a launch, which Tune's hooks change, and the exception that one of them
+    ended in.
+    """
 
     ends: OutcomeCollector
     may_start: Callable[[], bool]
@@ -237,8 +241,8 @@ class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
 
 
 class _TuneAbandonedError(BaseException):
-    """Ends Tune's loop as it stands: what Tune does after an Exception waits for a Ray that is no
-    more.
+    """Exception that ends Tune's loop as it stands: what Tune does after an Exception waits for a
+    Ray that is no more.
     """
 
     def __init__(self, reason: RayLostError) -> None:
@@ -247,8 +251,8 @@ class _TuneAbandonedError(BaseException):
 
 
 class _Callback(tune.Callback):  # type: ignore[misc]
-    """Passes on what Tune reports, and looks at every step of Tune's whether the command is to
-    end.
+    """Tune callback that passes on what is reported, and looks at every step of Tune's whether the
+    command is to end.
     """
 
     def __init__(self, launch: str) -> None:
@@ -377,7 +381,7 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Exported:
-    """Hands the gauges to Ray, which serves them to Prometheus on every node."""
+    """Exporter that hands the gauges to Ray, which serves them to Prometheus on every node."""
 
     def __init__(self, gauges: Gauges) -> None:
         self.gauges = gauges
@@ -388,8 +392,8 @@ class _Exported:
             self.made[name] = Gauge(name, text, tag_keys=tags)
 
     def soon(self) -> None:
-        """As often as Prometheus could notice: of thousands of quick trials a call for each would
-        take longer than some of them.
+        """Send the gauges as often as Prometheus could notice: of thousands of quick trials a call
+        for each would take longer than some of them.
         """
         if time.monotonic() - self.shown_at > SHOW_S:
             self()

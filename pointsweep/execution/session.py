@@ -48,7 +48,7 @@ def after_launch() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a launch made of one sweep: its table, and the exit code that says how complete it
+    """Result of a launch for one sweep: its table, and the exit code that says how complete it
     is.
     """
 

@@ -30,8 +30,8 @@ LETS_WAIT = ("asha", "hyperband")
 def limits_of(
     curves: Sequence[Curve], search: Search, epochs: int, bracket: int = 0
 ) -> dict[int, float]:
-    """What a trial of so many epochs needs so as to go on at once, judged by those of its bracket
-    that were there before it.
+    """Return what a trial of so many epochs needs so as to go on at once, judged by those of its
+    bracket that were there before it.
     """
     if search.scheduler == "median":
         return dict(_medians(curves, search.schedule))

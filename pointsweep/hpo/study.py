@@ -159,7 +159,7 @@ class Study:
 
     @property
     def started(self) -> bool:
-        """Whether `start` has been called, in this process or an earlier one."""
+        """Return whether `start` has been called, in this process or an earlier one."""
         return bool(self.log.user_attrs.get("started"))
 
     def start(self, known: Iterable[Found]) -> None:

@@ -36,12 +36,12 @@ class Suggestion:
 
     @property
     def waiting(self) -> bool:
-        """Whether it may go on, but does not now."""
+        """Return whether it may go on, but does not now."""
         return self.state == "running" and self.batches[-1] in self.waits
 
     @property
     def open(self) -> bool:
-        """Whether it is a part of the batch that trains now."""
+        """Return whether it is a part of the batch that trains now."""
         return self.state == "running" and not self.waiting
 
     def before(self, batch: int) -> tuple[str, Curve]:

@@ -37,8 +37,8 @@ class Dropout(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a whole residual branch of a sample in training (stochastic depth, arXiv 1603.09382);
-    see `Dropout` for its noise.
+    """Stochastic depth: drops a whole residual branch of a sample in training (arXiv
+    1603.09382); see `Dropout` for its noise.
 
     `lead`: how many of the first axes have a draw for each of their entries; 1 is a draw for each
     sample.
@@ -181,7 +181,7 @@ def fully_connected(
 
 
 def init_matrix(weight: Tensor, kind: str) -> None:
-    """In place: truncated normal 0.02 for `trunc_normal` (the ModelNet program), else
+    """Initialise in place: truncated normal 0.02 for `trunc_normal` (the ModelNet program), else
     Xavier-uniform (the ScanObjectNN program).
     """
     if kind == "trunc_normal":

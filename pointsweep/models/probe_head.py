@@ -22,7 +22,8 @@ UNSEEN = -1e4  # score of a class that no training cloud has
 
 
 class ProbeHead(nn.Module):
-    """Tokens (B, prefix + N, C) -> scores (B, classes) of a classifier that `fit` has fitted.
+    """Probe: tokens (B, prefix + N, C) -> scores (B, classes) of a classifier that `fit` has
+    fitted.
 
     Features as the other heads have them: the class token and the maximum, the mean and the maximum
     (without class token), or the sum of the last two (`head.pool: mean_plus_max`). A class token

@@ -35,8 +35,8 @@ def levels(num_blocks: int) -> list[int]:
 
 
 class SegmentationHead(nn.Module):
-    """Points, categories and levels -> logits of every point. Width 384, 12 blocks, 50 parts:
-    5,238,706 values.
+    """Head of part segmentation: points, categories and levels -> logits of every point. Width 384,
+    12 blocks, 50 parts: 5,238,706 values.
 
     `widths` are those of the levels; `extra` the width of what a method pools beside the tokens.
     """

@@ -141,7 +141,9 @@ def _update(x, y, z, near, start, px, py, pz):
 
 @njit(cache=True, fastmath=FAST, inline="always")
 def _first_farthest(top, near, order, size):
-    """Where the farthest point stands; of several the one whose row in the cloud is the first."""
+    """Return where the farthest point stands; of several the one whose row in the cloud is the
+    first.
+    """
     best, found, at = np.float32(-2), size, 0
     for k in range(len(top)):
         best = max(best, top[k])

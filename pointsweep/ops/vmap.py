@@ -34,8 +34,8 @@ Inputs = Sequence[Any]  # of one member: tensors, None, and tuples of these
 
 @dataclass(frozen=True)
 class Joint:
-    """Members that run as one in this thread: their generators, and which tensors of theirs a
-    tensor under vmap stands for.
+    """Group of members that run as one in this thread: their generators, and which tensors of
+    theirs a tensor under vmap stands for.
     """
 
     generators: Sequence[torch.Generator | None]
@@ -137,8 +137,8 @@ def uniform(
 
 
 def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
-    """What `make` gives for every member, of tensors in tuples, lists and dataclasses -> one, of
-    stacked tensors under vmap.
+    """Return what `make` gives for every member, of tensors in tuples, lists and dataclasses ->
+    one, of stacked tensors under vmap.
     """
     made: list[T] = []
     parts: list[list[Tensor]] = []
@@ -196,7 +196,7 @@ class _Rows(torch.autograd.Function):
 
 
 class _Layers(TorchFunctionMode):
-    """Takes the functions of layers out of vmap (stacked.py)."""
+    """Mode that takes the functions of layers out of vmap (stacked.py)."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -249,7 +249,7 @@ class Part:
 
     @property
     def generator(self) -> torch.Generator | None:
-        """That of all its noise."""
+        """Return the generator of all its noise."""
         return self.noise[0].generator if self.noise else None  # type: ignore[return-value]
 
     @cached_property
@@ -275,7 +275,7 @@ class Part:
 
     @cached_property
     def shapes(self) -> tuple[Any, ...]:
-        """What must be equal, beside the modules' code and settings, for two parts to run as
+        """Return what must be equal, beside the modules' code and settings, for two parts to run as
         one.
         """
         return tuple((name, tensor.shape, tensor.dtype) for name, tensor in self.own.items())

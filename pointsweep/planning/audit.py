@@ -267,8 +267,8 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
 
 
 def _models_by_name(arms: Sequence[Arm]) -> Iterator[Finding]:
-    """What was found of models that a file names: their modality, width, blocks, causality and
-    positions, each once.
+    """Return what was found of models that a file names: their modality, width, blocks, causality
+    and positions, each once.
     """
     by_model: dict[str, list[str]] = {}
     for arm in arms:

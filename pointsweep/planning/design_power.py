@@ -126,8 +126,8 @@ def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float
 
 
 def of_models(objects: int, accuracy: float) -> str:
-    """What one seed shows: as many objects as the variance of the accuracy are taken to be decided
-    otherwise by the other model.
+    """Return what one seed shows: as many objects as the variance of the accuracy are taken to be
+    decided otherwise by the other model.
     """
     discordant = accuracy * (1 - accuracy)
     gain = smallest_gain(lambda gain: power_of_models(gain, objects, discordant))

@@ -76,7 +76,7 @@ def reference(
 
 @dataclass
 class Moments:
-    """What AdamW keeps of a parameter: the running means of its gradient and of its square, over
+    """State of AdamW for a parameter: the running means of its gradient and of its square, over
     `steps`.
     """
 

@@ -46,7 +46,7 @@ class HistoryAlone(TrialFolder):
 
 
 class Frozen:
-    """What a pack's shared backbone is to a trial: here one of made numbers, whose own tensors are
+    """Stand-in for a pack's shared backbone: here one of made numbers, whose own tensors are
     remembered.
     """
 

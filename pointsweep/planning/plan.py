@@ -66,8 +66,8 @@ class Plan:
 
     @property
     def refused(self) -> list[str]:
-        """Why a launch would refuse the sweep: what is missing here, then what the data and the
-        audit forbid.
+        """Return why a launch would refuse the sweep: what is missing here, then what the data and
+        the audit forbid.
         """
         lacking = [f"lacking here: {text}" for text in self.missing]
         return [*lacking, *(finding.text for finding in self.findings if finding.refuses)]

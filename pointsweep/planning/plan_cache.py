@@ -28,8 +28,8 @@ from pointsweep.utils.provenance import tree_digest
 
 @dataclass(frozen=True)
 class Checked:
-    """Of the trials without a record: the counts of those that can be built, and the audit's
-    findings.
+    """Result of the checks of trials without a record: the counts of those that can be built, and
+    the audit's findings.
     """
 
     parameters: Mapping[str, Mapping[str, int]]

@@ -48,7 +48,7 @@ LOOKS = 16
 
 @dataclass(frozen=True)
 class Probe:
-    """What one look at an arm found. Tensors on the CPU."""
+    """Result of looking at an arm. Tensors on the CPU."""
 
     trained: Mapping[str, tuple[int, ...]]  # names and shapes
     starts_at_zero: frozenset[str]  # trained tensors that are all zero at the start

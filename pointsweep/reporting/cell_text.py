@@ -78,8 +78,8 @@ def trained(cell: TableCell) -> int | None:
 
 @dataclass(frozen=True)
 class Unit:
-    """In what the parameters of one column are printed: a letter, the power of ten it stands for,
-    and decimals.
+    """Unit that the parameters of one column are printed in: a letter, the power of ten it stands
+    for, and decimals.
     """
 
     letter: str

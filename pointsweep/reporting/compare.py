@@ -276,7 +276,7 @@ def of_clouds(groups: np.ndarray | None) -> str:
 
 
 def why(table: Table, store: Store, row: str, column: str) -> str:
-    """What is known of a cell: why it is empty, failed or incomplete, seed by seed. Raises
+    """Return what is known of a cell: why it is empty, failed or incomplete, seed by seed. Raises
     ValueError for names that are none.
     """
     cell = table.cell(row_number(table, row), column_number(table, column))

@@ -59,7 +59,7 @@ def models(tests: Sequence[ModelTest]) -> str:
 
 
 def verdict_notes(table: Table) -> Iterator[str]:
-    """What the published values were judged by, and each cell that has one: ours, theirs,
+    """Return what the published values were judged by, and each cell that has one: ours, theirs,
     difference, interval, margin, verdict.
     """
     yield from no_verdict_notes(table)
@@ -246,7 +246,9 @@ def p_short(p: float) -> str:
 
 
 def survivor_note(table: Table) -> Iterator[str]:
-    """That seeds which failed are missing from means and tests, and whom that favours."""
+    """Return the note that seeds which failed are missing from means and tests, and whom that
+    favours.
+    """
     cells = [cell for cell in table.cells if cell.failures]
     if not cells:
         return

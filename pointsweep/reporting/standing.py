@@ -21,7 +21,7 @@ STATES = ("finished", "failed", "running", "open")
 
 @dataclass(frozen=True)
 class TrialStanding:
-    """Where one trial stands. `state` is one of STATES."""
+    """Standing of one trial. `state` is one of STATES."""
 
     key: str
     place: str  # "row / column / seed n"
@@ -33,7 +33,7 @@ class TrialStanding:
 
 @dataclass(frozen=True)
 class SweepStanding:
-    """Where a sweep stands. Trials that adaptive seeds do not ask for yet are not among its
+    """Standing of a sweep. Trials that adaptive seeds do not ask for yet are not among its
     trials.
     """
 

@@ -58,7 +58,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """What is printed."""
+    """Table to be printed."""
 
     name: str
     title: str

@@ -23,7 +23,7 @@ from pointsweep.errors import (
 
 @dataclass(frozen=True)
 class Policy:
-    """How often one launch tries again after a failure of a class, and why."""
+    """Retry policy: how often one launch tries again after a failure of a class, and why."""
 
     retries: int
     why: str

@@ -361,8 +361,8 @@ class CellLayout:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Seeds from `least` to `most` in a cell, by what its comparison with the row `against` still
-    needs (adaptive.py).
+    """Adaptive seeds: from `least` to `most` in a cell, by what its comparison with the row
+    `against` still needs (adaptive.py).
     """
 
     least: int

@@ -61,7 +61,7 @@ class Pair:
 
     @property
     def resolved(self) -> bool:
-        """Whether the seeds tell the two apart."""
+        """Return whether the seeds tell the two apart."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -79,7 +79,8 @@ class ExcludedArm:
 
 @dataclass(frozen=True)
 class Family:
-    """Arms compared with each other, from the best mean on, and their pairs in that order.
+    """Family of arms compared with each other, from the best mean on, and their pairs in that
+    order.
 
     `sd` is the pooled error of one value with `freedom` degrees of freedom; None where there is
     none. `detectable`: the difference that would be found with a chance of 90 %.

@@ -34,8 +34,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None where n
-    carries none of them.
+    """Difference of two arms, first minus second. `low`, `high` and `p` (paired t-test) are None
+    where n carries none of them.
     """
 
     mean: float
@@ -46,15 +46,15 @@ class Difference:
 
     @property
     def constant(self) -> bool:
-        """Whether every seed gave the same difference: there is no spread to judge by, and n seeds
-        claim no certainty.
+        """Return whether every seed gave the same difference: there is no spread to judge by, and n
+        seeds claim no certainty.
         """
         return self.low is not None and self.low == self.high
 
     @property
     def resolved(self) -> bool:
-        """Whether these seeds tell the arms apart, if they are all that is compared: the interval
-        leaves out zero and has a width.
+        """Return whether these seeds tell the arms apart, if they are all that is compared: the
+        interval leaves out zero and has a width.
         """
         if self.low is None or self.high is None or self.constant:
             return False
@@ -154,7 +154,7 @@ def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, f
 
 @dataclass(frozen=True)
 class Verdict:
-    """On a published number: `reproduced`, `not` or `undecided`; all numbers are fractions.
+    """Verdict on a published number: `reproduced`, `not` or `undecided`; all numbers are fractions.
 
     `difference` is ours less the published one, `low` to `high` its 90 % interval, over `basis`:
     "seeds" or "objects". `margin`: differences within it count as none. `reason` says why in words.

@@ -71,8 +71,8 @@ def null_evidence(least: int, most: int) -> np.ndarray:
 
 
 def chance(differences: Summary, most: int, level: float) -> float:
-    """That the look at `most` seeds will have a p-value of `level`: the predictive probability
-    under a flat prior.
+    """Return the chance that the look at `most` seeds will have a p-value of `level`: the
+    predictive probability under a flat prior.
 
     Spiegelhalter, Freedman & Blackburn 1986 (Controlled Clinical Trials 7), with the present sd
     (Dmitrienko & Wang 2006, Statist. Med. 25). Without spread it is not known: 1, or 0 where all

@@ -28,11 +28,11 @@ TOP_FOLDERS = ("trials", "sweeps", "ray", "launches", "mlartifacts")
 
 
 class Store(Protocol):
-    """What the rest of the package asks of a store."""
+    """Contract of a store: what the rest of the package asks of it."""
 
     @property
     def url(self) -> str:
-        """What `open_store` takes to open this store again."""
+        """Return what `open_store` takes to open this store again."""
 
     def read(self, name: str) -> bytes:
         """The bytes under `name`. Raises FileNotFoundError."""
@@ -61,7 +61,7 @@ class Store(Protocol):
 
 
 class RemoteStore(Store, Protocol):
-    """What a store on a server offers besides: leases over all nodes, staging and gc ask for it.
+    """Contract of a store on a server, besides: leases over all nodes, staging and gc ask for it.
 
     A version is what the server calls one state of an object (S3: its ETag).
     """

@@ -37,14 +37,16 @@ class LeaseHeldError(RuntimeError):
 
 
 class LeaseLostError(RuntimeError):
-    """This process was thought dead, and another one has taken the trial over: it must not write
-    any more.
+    """The lease is lost: this process was thought dead, and another one has taken the trial over:
+    it must not write any more.
     """
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What lease.json says. `expires` is in seconds since 1970 by the owner's clock."""
+    """Holder of a lease, as lease.json names it. `expires` is in seconds since 1970 by the owner's
+    clock.
+    """
 
     owner: str
     host: str

@@ -38,7 +38,7 @@ Chosen = frozenset[str]
 
 @dataclass(frozen=True)
 class Component:
-    """What switches one component on and off: settings, by side."""
+    """Component of an ablation: what switches it on and off: settings, by side."""
 
     name: str
     sides: Mapping[str, Mapping[str, Any]]
@@ -204,8 +204,8 @@ class Ablation:
     # The rows
 
     def _rows(self, generator: str, names: Sequence[str]) -> Iterator[tuple[Chosen, str]]:
-        """Which components a row has, and its label. What a generator does not name is there in
-        rows that take away, else not.
+        """Return which components a row has, and its label. What a generator does not name is there
+        in rows that take away, else not.
         """
         everything = frozenset(self.components)
         if generator == "leave_one_out":

@@ -54,7 +54,7 @@ class OverriddenSetting:
 
 
 class _CellNames:
-    """What is kept of every cell that was looked at. Sweeps have a hundred thousand of them, so
+    """Memory of every cell that was looked at. Sweeps have a hundred thousand of them, so
     nested data are kept of those cells alone that `conclude` needs them of.
     """
 
@@ -78,7 +78,7 @@ class _CellNames:
 
 
 class LabelAudit:
-    """Looks at every cell while a file is read; `conclude` reports to the reader."""
+    """Audit that looks at every cell while a file is read; `conclude` reports to the reader."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -448,7 +448,9 @@ class LabelAudit:
             )
 
     def _unused(self, base: Settings) -> None:
-        """What is wrong with the base, also where every row puts something else in its place."""
+        """Return what is wrong with the base, also where every row puts something else in its
+        place.
+        """
         found = [(key, message) for key, message in conditions.setting_problems(base.data, {})]
         for part in PARTS:
             name = base.name(part)

@@ -17,7 +17,7 @@ from pointsweep.config.schema import MODEL_PARTS, PARTS
 
 @dataclass(frozen=True)
 class Place:
-    """Where a setting stands: the path as shown, and the line."""
+    """Place of a setting: the path as shown, and the line."""
 
     path: str
     line: int | None

@@ -74,7 +74,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ReadableCell:
-    """What can be looked at of a cell, even if it or another one has problems: its sound parts, and
+    """Readable parts of a cell, even if it or another one has problems: its sound parts, and
     its first trial.
     """
 
@@ -87,7 +87,9 @@ WARMUP_PROBES = 20  # random points of an arm's space that its warm-up is looked
 
 
 class Reader:
-    """Turns the documents of one sweep into the parts of a Sweep, collecting problems."""
+    """Reader that turns the documents of one sweep into the parts of a Sweep, collecting
+    problems.
+    """
 
     def __init__(self, documents: Sequence[Document], source: str) -> None:
         self.documents, self.document, self.source = documents, documents[-1], source

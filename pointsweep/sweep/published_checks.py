@@ -69,8 +69,8 @@ def setting(line: Line) -> dict[str, str]:
 
 
 def same_setting(line: Line) -> tuple[str, ...]:
-    """What two lines share that must print the same number. Papers that call a method by its name
-    mean it as they set it up.
+    """Return what two lines share that must print the same number. Papers that call a method by its
+    name mean it as they set it up.
     """
     settings = setting(line)
     name = line["row"] if settings.get("method") in (COMPARISON, None) else ""

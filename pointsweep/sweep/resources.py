@@ -21,7 +21,7 @@ AboveZero = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)]
 
 
 class Budget(Config):
-    """What a sweep may use, in hours of devices or in money.
+    """Budget of a sweep: what it may use, in hours of devices or in money.
 
     A trial uses its time, multiplied by its part of a pack's `gpus`, or of its `cpus` where there
     is no GPU. `per_hour` is the price of one such hour; alone it limits nothing.
@@ -47,7 +47,7 @@ class Budget(Config):
 
 
 class Resources(Config):
-    """What one pack takes of the cluster, and the sweep's budget."""
+    """Resources that one pack takes of the cluster, and the sweep's budget."""
 
     cpus: Amount = 1
     """Of one pack."""

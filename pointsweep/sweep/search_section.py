@@ -44,7 +44,7 @@ MOST_TRIALS = 1000  # where only hours are given
 
 
 class SearchReader:
-    """Reads the section of one sweep; problems go to the sweep's reader."""
+    """Reader of the search section of one sweep; problems go to the sweep's reader."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader, self.per_arm = reader, "per_arm" in reader.data

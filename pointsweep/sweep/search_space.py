@@ -443,8 +443,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Search:
-    """How a search is run. `then_seeds` is None for a search on its own; else every row's winner is
-    trained with so many more.
+    """Settings of a search. `then_seeds` is None for a search on its own; else every row's winner
+    is trained with so many more.
     """
 
     space: tuple[Parameter, ...] = ()
@@ -469,7 +469,7 @@ class Search:
 
     @property
     def single(self) -> bool:
-        """Whether there is one objective, so that there is one best trial."""
+        """Return whether there is one objective, so that there is one best trial."""
         return len(self.objectives) == 1
 
     @property

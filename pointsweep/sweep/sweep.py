@@ -74,8 +74,8 @@ class Sweep:
         return list(found.values())
 
     def probe(self) -> Sweep:
-        """Of a search, the sweep of some points of every arm, to see what they need and whether
-        they can be built; else itself.
+        """Return, of a search, the sweep of some points of every arm, to see what they need and
+        whether they can be built; else itself.
         """
         if self.search is None:
             return self

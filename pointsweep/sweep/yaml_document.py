@@ -40,7 +40,9 @@ MERGE = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes whose tags are those of the core schema; remembers where anchors stand."""
+    """YAML loader that composes nodes whose tags are those of the core schema; remembers where
+    anchors stand.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -197,8 +199,8 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
 
 
 class _Builder:
-    """Turns the nodes of one file into plain data; what is wrong is added to the document's
-    problems.
+    """Builder that turns the nodes of one file into plain data; what is wrong is added to the
+    document's problems.
     """
 
     def __init__(self, document: Document, anchored: set[int]) -> None:

@@ -26,7 +26,7 @@ TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Killer:
-    """Kills one process of the command's, chosen at random: driver, worker, or what Ray has
+    """Killer of one process of the command's, chosen at random: driver, worker, or what Ray has
     started; after `delay_s`.
     """
 

@@ -150,8 +150,8 @@ def same_seed_same_model(method: str, modality: str, **fields: Any) -> None:
 
 
 def state_carries_over(method: str, modality: str, **fields: Any) -> None:
-    """What training changes is all that a checkpoint needs: a model of another seed with it gives
-    the same.
+    """Check that what training changes is all that a checkpoint needs: a model of another seed with
+    it gives the same.
     """
     made, copy = (
         settled(model(method, modality, **fields), POINTS),

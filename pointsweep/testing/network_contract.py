@@ -113,7 +113,7 @@ def same_seed_same_network(name: str, **fields: Any) -> None:
 
 
 def state_carries_over(name: str, **fields: Any) -> None:
-    """What training changes is all that a checkpoint needs."""
+    """Check that what training changes is all that a checkpoint needs."""
     carried_over(
         settled(network(name, **fields), POINTS), network(name, seed=5, **fields).eval(), points()
     )

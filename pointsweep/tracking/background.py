@@ -46,8 +46,8 @@ def drain(target: Target) -> None:
 
 
 class Mirror:
-    """Of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on its
-    machine; else in every worker.
+    """Mirror of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on
+    its machine; else in every worker.
     """
 
     def __init__(self, target: Target) -> None:

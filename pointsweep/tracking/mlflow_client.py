@@ -297,8 +297,8 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
 
 
 class Runs:
-    """What this process knows of the runs of one target, so that it need not ask again. Every call
-    costs, however little it says.
+    """Cache of what this process knows of the runs of one target, so that it need not ask again.
+    Every call costs, however little it says.
     """
 
     def __init__(self, target: Target) -> None:

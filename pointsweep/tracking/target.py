@@ -30,7 +30,7 @@ class NotMirroredError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a sweep is mirrored: server or database, experiment and parent run.
+    """Target that a sweep is mirrored to: server or database, experiment and parent run.
 
     `fresh`: the experiment had no trial's run when the launch began, and all its workers see the
     same folders.

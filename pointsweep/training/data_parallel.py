@@ -144,8 +144,8 @@ def _normalised(
 
 
 def meeting(host: str, size: int, port: int = 0) -> TCPStore:
-    """Where `size` processes find each other: at a free port of this one, that `port` tells the
-    others. To be kept to the end.
+    """Return where `size` processes find each other: at a free port of this one, that `port` tells
+    the others. To be kept to the end.
     """
     return TCPStore(host, port, size, is_master=not port, wait_for_workers=False, timeout=PATIENCE)
 

@@ -24,7 +24,7 @@ from pointsweep.utils.provenance import origin
 
 @dataclass(frozen=True)
 class Result:
-    """What training has left: `best` and `predictions` by protocol, the latter as Evaluation has
+    """Result of a training: `best` and `predictions` by protocol, the latter as Evaluation has
     them; `parts` of a batch.
     """
 

@@ -64,8 +64,8 @@ WAIT_S = 5.0  # for a process that is being ended to let go of its trial
 
 @dataclass(frozen=True)
 class Job:
-    """What all packs of a launch share. `tracking`: where each sweep is mirrored. `device`: `auto`
-    takes a GPU where there is one.
+    """Job: what all packs of a launch share. `tracking`: where each sweep is mirrored. `device`:
+    `auto` takes a GPU where there is one.
 
     `launch` names one run of the command; `wait_s` is how long a trial that another process works
     on is waited for.

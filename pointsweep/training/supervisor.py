@@ -60,7 +60,7 @@ class TrialStoppedError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `finished`; `failed`, with class and reason; `held` by another process;
+    """Outcome of a trial: `finished`; `failed`, with class and reason; `held` by another process;
     `stopped` by a search.
 
     `waiting`: it was not started, as the sweep's budget was used up.
@@ -74,8 +74,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Guard:
-    """Runs one trial. `bug_mark` is written at the first bug of the trial's arm in a launch; none
-    of the arm starts after it.
+    """Guard that runs one trial. `bug_mark` is written at the first bug of the trial's arm in a
+    launch; none of the arm starts after it.
 
     `relieve` makes the next attempt take less memory, and says False if it cannot.
     """

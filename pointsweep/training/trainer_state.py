@@ -49,8 +49,8 @@ def restore(
 
 
 def to_bytes(tensors: Mapping[str, Tensor], first: int, parts: int) -> bytes:
-    """What the other processes of a trial begin with: a snapshot, the first epoch to train, and in
-    how many parts. No pickle.
+    """Return what the other processes of a trial begin with: a snapshot, the first epoch to train,
+    and in how many parts. No pickle.
     """
     from safetensors.torch import save
 

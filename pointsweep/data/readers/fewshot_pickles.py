@@ -26,7 +26,7 @@ NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8
 
 
 class _Type:
-    """In the place of numpy.dtype: one of NUMBERS."""
+    """Stand-in for numpy.dtype: one of NUMBERS."""
 
     def __init__(self, name: object, *unused: object) -> None:
         if name not in NUMBERS:
@@ -43,7 +43,7 @@ class _Type:
 
 
 class _Array:
-    """In the place of numpy.ndarray and of the function that makes an empty one; the numbers come
+    """Stand-in for numpy.ndarray and of the function that makes an empty one; the numbers come
     with the state.
     """
 
@@ -56,14 +56,14 @@ class _Array:
 
 
 class _Buffer(_Array):
-    """In the place of the function that makes an array of bytes (pickle protocol 5)."""
+    """Stand-in for the function that makes an array of bytes (pickle protocol 5)."""
 
     def __init__(self, raw: object, kind: object, shape: tuple[int, ...], order: str) -> None:
         self.array = _numbers(raw, kind, shape, order)
 
 
 class _Number(_Array):
-    """In the place of the function that makes one number with a numpy type."""
+    """Stand-in for the function that makes one number with a numpy type."""
 
     def __init__(self, kind: object, raw: object) -> None:
         self.array = _numbers(raw, kind, (), "C")
@@ -89,8 +89,8 @@ ADMITTED: dict[tuple[str, str], type] = {
 
 
 class NumbersUnpickler(pickle.Unpickler):
-    """Containers, numbers, texts and numpy arrays of numbers; anything else raises UnpicklingError
-    before it is looked up.
+    """Unpickler of containers, numbers, texts and numpy arrays of numbers; anything else raises
+    UnpicklingError before it is looked up.
     """
 
     def find_class(self, module_name: str, global_name: str) -> type:

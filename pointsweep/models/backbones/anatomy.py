@@ -59,7 +59,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """What was found of a model."""
+    """Anatomy of a model, as it was found."""
 
     stack: str
     num_layers: int
@@ -80,12 +80,12 @@ class Anatomy:
 
 
 class _StopError(Exception):
-    """Ends a run in front of the first layer."""
+    """Exception that ends a run in front of the first layer."""
 
 
 @dataclass
 class _Run:
-    """What happened while the copy ran."""
+    """Record of what happened while the copy ran."""
 
     # path, module, inputs, output; of layers: path of the stack
     order: list[tuple[str, nn.Module, Any, Any]]
@@ -93,7 +93,7 @@ class _Run:
 
     @property
     def hidden(self) -> Tensor:
-        """What goes into the first layer, (1, N, C)."""
+        """Return what goes into the first layer, (1, N, C)."""
         return tokens_of(*self.calls[0][:2])
 
 
@@ -429,7 +429,9 @@ def _tables(
 def _extended(
     rows: Tensor, model: LibraryModel, name: str, width: int, grid: tuple[int, int] | None
 ) -> Tensor:
-    """On a line the rows go on to the end of the table, as places in a row do."""
+    """Extend a table of places: on a line the rows go on to the end of the table, as places in a
+    row do.
+    """
     if grid is not None or len(rows) < 2 or not bool((rows.diff() == 1).all()):
         return rows
     total = dict(_tensors(model.module))[name].numel() // width
@@ -457,7 +459,9 @@ def _outside(model: LibraryModel, stack: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _in_front(model: LibraryModel, stack: str, start_norm: str, seen: _Run | None) -> Tensor:
-    """What goes into the first layer, or into the norm that stands in front of it, (1, N, C)."""
+    """Return what goes into the first layer, or into the norm that stands in front of it, (1, N,
+    C).
+    """
     if seen is None:
         seen = run(model, stack, until_first=True)
     for path, _, (args, _), output in seen.order:

@@ -49,7 +49,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one plain transformer from another."""
+    """Sizes that tell one plain transformer from another."""
 
     dim: int
     num_blocks: int
@@ -70,8 +70,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a projection lands: a line of `width` places (height 1) or a plane in pixels, with the
-    default cell size.
+    """Plane that a projection lands on: a line of `width` places (height 1) or a plane in pixels,
+    with the default cell size.
     """
 
     width: int
@@ -351,7 +351,7 @@ class Backbone(nn.Module):
         return None
 
     def marks(self) -> tuple[str, ...]:
-        """What a table must say of the backbone beside a number."""
+        """Return what a table must say of the backbone beside a number."""
         return ()
 
     def describe(self) -> str:

@@ -59,7 +59,7 @@ DEPTH = 2  # of containers in containers, and of prefixes
 
 
 class StandIn:
-    """Takes the place of an object that is not read: keeps nothing and does nothing."""
+    """Stand-in for an object that is not read: it keeps nothing and does nothing."""
 
     def __init__(self, *unused: object) -> None:
         pass
@@ -69,7 +69,7 @@ class StandIn:
 
 
 class DictStandIn:
-    """Takes the place of a class that is a dict of some kind, and makes plain ones."""
+    """Stand-in for a class that is a dict of some kind, and makes plain ones."""
 
     def __new__(cls, *unused: object) -> Any:
         return OrderedDict()  # which torch fills

@@ -232,7 +232,7 @@ def init_random(module: nn.Module, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Names:
-    """How a checkpoint's names map to this package's. What stands in none of them keeps its name
+    """Map of a checkpoint's names to this package's. What stands in none of them keeps its name
     and is reported by `misfits`.
     """
 

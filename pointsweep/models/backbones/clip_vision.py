@@ -55,7 +55,9 @@ OPENAI_NAMES = Names(  # of OpenAI's own file, below `visual.`
 
 
 class CLIPVision(Backbone):
-    """Tokens with their positions pass the frozen norm in front of the blocks, as patches do."""
+    """CLIP's vision tower. Tokens with their positions pass the frozen norm in front of the blocks,
+    as patches do.
+    """
 
     plane = Plane(width=224, height=224, cell=16)
     scheme = "clip"

@@ -56,8 +56,8 @@ def arguments_of(
 def find_call(
     name: str, heads: int, layers: list[nn.Module], called: Called, causal: bool | None
 ) -> tuple[LayerCall, bool]:
-    """How the layers are called, and whether their own program lets a token look at those in front
-    of it alone.
+    """Return how the layers are called, and whether their own program lets a token look at those in
+    front of it alone.
 
     `called` is the call of the last of them. `causal`: how tokens shall look; None: as in the own
     program. Raises ValueError.
@@ -299,7 +299,7 @@ def _fits(layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | 
 
 
 def _looks(of: Callable[[Tensor], Tensor], tokens: Tensor, at: int, token: int) -> bool:
-    """Whether what comes out at one token depends on another."""
+    """Return whether what comes out at one token depends on another."""
     changed = tokens.clone()
     changed[:, token] += torch.linspace(-1.0, 1.0, tokens.shape[2], dtype=tokens.dtype)
     return bool((of(changed)[:, at] - of(tokens)[:, at]).abs().max() > 1e-7)

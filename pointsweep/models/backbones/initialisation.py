@@ -25,7 +25,9 @@ PROBE_CLOUDS, PROBE_TOKENS = 4, 16
 
 @dataclass(frozen=True)
 class Start:
-    """How a program draws its network: the scheme, and the sizes that deviations depend on."""
+    """Initialisation of a program's network: the scheme, and the sizes that deviations depend
+    on.
+    """
 
     scheme: str  # normal, truncated, keras, clip, t5, torch
     width: int

@@ -34,8 +34,8 @@ NAMES = Names(
 
 
 class KWT1(Backbone):
-    """Its patches are slices of time, so its positions lie on a line; there is no final norm, the
-    model trains a new one.
+    """KWT-1. Its patches are slices of time, so its positions lie on a line; there is no final
+    norm, the model trains a new one.
     """
 
     plane = Plane(width=LENGTH, height=1, cell=2)

@@ -31,7 +31,7 @@ ROTARY, GRID_ROTARY, RELATIVE, ALIBI, UNPLACED = (
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """Arguments of a layer beside its tokens."""
+    """Call of a layer: its arguments beside its tokens."""
 
     constants: Mapping[str, Any]
     mask_argument: str = ""

@@ -29,7 +29,7 @@ FELT = 1e-9  # of the largest gradient: less is rounding in double precision
 
 @dataclass(frozen=True, eq=False)
 class LayerRoles:
-    """Paths of modules inside a layer, by what they do."""
+    """Roles of modules: paths inside a layer, by what they do."""
 
     branch: str  # the feed-forward branch is this module's output
     branch_calls: int  # it is called so often in a forward; the last call counts
@@ -45,7 +45,7 @@ Run = Callable[[Tensor], Tensor]  # the layer on tokens (1, N, C), with all that
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm over channels, of torch's or of a library's own."""
+    """Return whether a module is a norm over channels, of torch's or of a library's own."""
     return "Norm" in type(module).__name__ and not any(True for _ in module.children())
 
 
@@ -231,8 +231,8 @@ def _branch(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen) -> str:
 
 
 def _is_zero_without(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen, name: str) -> bool:
-    """Whether a module gives zero when the branch's last projection does: then no residual is in
-    it.
+    """Return whether a module gives zero when the branch's last projection does: then no residual
+    is in it.
     """
     with (
         _changed(layer, seen.down, seen.calls.count(seen.down), torch.zeros_like),

@@ -144,7 +144,7 @@ class LibraryBackbone(Backbone):
 
     @classmethod
     def origin(cls, config: Any) -> str:
-        """What the record says of a network whose weights are drawn."""
+        """Return what the record says of a network whose weights are drawn."""
         return f"{config.name} {config.model}"
 
     def _state_of(self, module: nn.Module) -> dict[str, Tensor]:
@@ -378,7 +378,7 @@ def structure_of(config: C) -> C:
 
 
 def anatomy_of(kind: type[LibraryBackbone], config: LibraryBackboneConfig) -> Anatomy:
-    """What was found of a model, found once in a process."""
+    """Return what was found of a model, found once in a process."""
     model = kind.empty(config)
     key = structure_of(config)
     if key not in model.found:
@@ -389,7 +389,7 @@ def anatomy_of(kind: type[LibraryBackbone], config: LibraryBackboneConfig) -> An
 
 
 def _by_layer_type(rotary: nn.Module | None) -> bool:
-    """Whether rotations depend on the kind of a layer (Gemma 3, ModernBERT)."""
+    """Return whether rotations depend on the kind of a layer (Gemma 3, ModernBERT)."""
     return rotary is not None and "layer_type" in inspect.signature(rotary.forward).parameters
 
 

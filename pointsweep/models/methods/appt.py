@@ -31,8 +31,8 @@ class Prompts:
 
 
 class APPT(Method):
-    """With the ViT-B blocks: 3,421,251 values without the head, 3,369,792 of them the tokenizer's.
-    A class token stays frozen.
+    """APPT. With the ViT-B blocks: 3,421,251 values without the head, 3,369,792 of them the
+    tokenizer's. A class token stays frozen.
     """
 
     trains_class_token = False

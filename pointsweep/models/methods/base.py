@@ -72,8 +72,8 @@ class Method(nn.Module):
         return tokens, None
 
     def geometry(self, centers: Tensor, places: Tensor | None) -> Any:
-        """What `begin` makes of the first scale's centres and places alone, for `once` to keep; on
-        a GPU called one batch ahead.
+        """Return what `begin` makes of the first scale's centres and places alone, for `once` to
+        keep; on a GPU called one batch ahead.
         """
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
@@ -81,8 +81,8 @@ class Method(nn.Module):
         return tokens
 
     def after_attention(self, index: int, tokens: Tensor, context: Any) -> Tensor:
-        """Where `works_between`: the tokens between the attention and the feed-forward branch of
-        block `index`, as it shall go on.
+        """Return, where `works_between`, the tokens between the attention and the feed-forward
+        branch of block `index`, as it shall go on.
         """
         return tokens
 

@@ -10,8 +10,8 @@ from pointsweep.models.methods.base import Method
 
 
 class BitFit(Method):
-    """At width 768, 12 blocks: 101,376 values; 36,864 in Point-MAE, whose q, k and v have none.
-    Raises ValueError for no bias.
+    """BitFit. At width 768, 12 blocks: 101,376 values; 36,864 in Point-MAE, whose q, k and v have
+    none. Raises ValueError for no bias.
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:

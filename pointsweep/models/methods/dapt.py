@@ -23,7 +23,9 @@ from pointsweep.models.methods.ssf import Shift, shift_norm, shift_outputs
 
 
 class DynamicAdapter(nn.Module):
-    """Tokens (B, N, C) -> what is added to them, and what a prompt is made of, both (B, N, C)."""
+    """Dynamic adapter: tokens (B, N, C) -> what is added to them, and what a prompt is made of,
+    both (B, N, C).
+    """
 
     def __init__(self, config: DAPTConfig, dim: int) -> None:
         super().__init__()
@@ -40,8 +42,8 @@ class DynamicAdapter(nn.Module):
 
 
 class DAPT(Method):
-    """With Point-MAE and the two-layer head for 15 classes: 1,087,003 values. Head: class token,
-    mean of the prompts, maximum.
+    """DAPT. With Point-MAE and the two-layer head for 15 classes: 1,087,003 values. Head: class
+    token, mean of the prompts, maximum.
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:

@@ -46,7 +46,9 @@ class Decomposed(LowRank):
 
 
 class DoRA(Method):
-    """At width 768, 12 blocks: 608,256 values for q, v at rank 16; 18,432 more than LoRA's."""
+    """DoRA. At width 768, 12 blocks: 608,256 values for q, v at rank 16; 18,432 more than
+    LoRA's.
+    """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config = self.config

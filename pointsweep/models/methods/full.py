@@ -11,7 +11,7 @@ from pointsweep.models.methods.base import Method
 
 
 class Full(Method):
-    """At width 768: 85,054,464 values more (CLIP text), 85,072,896 (DINOv2)."""
+    """Full fine-tuning. At width 768: 85,054,464 values more (CLIP text), 85,072,896 (DINOv2)."""
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         backbone.blocks.requires_grad_(True)

@@ -29,7 +29,7 @@ class Rescaled(nn.Module):
 
 
 class IA3(Method):
-    """At width 768, 12 blocks: 12 (768 + 768 + 3072) = 55,296 values."""
+    """(IA)3. At width 768, 12 blocks: 12 (768 + 768 + 3072) = 55,296 values."""
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         for block in backbone.blocks:

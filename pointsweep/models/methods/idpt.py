@@ -22,8 +22,8 @@ from pointsweep.ops.point_ops import nearest
 
 
 class IDPT(Method):
-    """With Point-MAE and the two-layer head for 15 classes: 1,696,399 values. The head sees class
-    token, prompt and maximum.
+    """IDPT. With Point-MAE and the two-layer head for 15 classes: 1,696,399 values. The head sees
+    class token, prompt and maximum.
     """
 
     extra_features = 1

@@ -36,8 +36,8 @@ class LowRank(nn.Module):
 
 
 class LoRA(Method):
-    """At width 768, 12 blocks: 589,824 values for q, v at rank 16, as many for q, k, v, out at rank
-    8.
+    """LoRA. At width 768, 12 blocks: 589,824 values for q, v at rank 16, as many for q, k, v, out
+    at rank 8.
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:

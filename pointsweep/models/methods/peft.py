@@ -23,8 +23,8 @@ NORMS = ("norm1", "norm2")
 
 
 class PEFT(Method):
-    """Trains what the tuner puts beside the targets: as many values as the library itself
-    counts.
+    """A tuner of peft. Trains what the tuner puts beside the targets: as many values as the library
+    itself counts.
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
@@ -86,8 +86,8 @@ class PEFT(Method):
 
 
 def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
-    """Where all blocks together hold what each target names. Raises ValueError for a target that a
-    block does not have.
+    """Return where all blocks together hold what each target names. Raises ValueError for a target
+    that a block does not have.
     """
     names = {module: name for name, module in backbone.blocks.named_modules()}
     found: dict[str, list[str]] = {}

@@ -49,7 +49,7 @@ class Spectra:
 
 @dataclass
 class Context:
-    """What the hooks of one forward share: the scale's spectra, and what the running block's
+    """Context of one forward: the scale's spectra, and what the running block's
     adapter adds.
     """
 
@@ -58,7 +58,7 @@ class Context:
 
 
 class SpectralAdapter(nn.Module):
-    """Tokens (B, prefix + N, C) and spectra -> what is added to the tokens."""
+    """Spectral adapter: tokens (B, prefix + N, C) and spectra -> what is added to the tokens."""
 
     def __init__(self, dim: int, config: Any) -> None:
         super().__init__()
@@ -102,8 +102,8 @@ class SpectralAdapter(nn.Module):
 
 
 class PointGST(Method):
-    """With Point-MAE and the two-layer head for 15 classes: 622,831 values, 354,528 of them the
-    adapters'.
+    """PointGST. With Point-MAE and the two-layer head for 15 classes: 622,831 values, 354,528 of
+    them the adapters'.
     """
 
     works_between = True

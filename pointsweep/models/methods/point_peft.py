@@ -37,7 +37,9 @@ from pointsweep.ops.vmap import folded
 
 @dataclass(frozen=True)
 class BankOutput:
-    """Of one forward: what the bank gave for each cloud (B, S, C), and the clouds (B, P, 3)."""
+    """Output of the bank in one forward: what the bank gave for each cloud (B, S, C), and the
+    clouds (B, P, 3).
+    """
 
     knowledge: Tensor | None
     points: Tensor
@@ -45,8 +47,8 @@ class BankOutput:
 
 @dataclass(frozen=True)
 class Context:
-    """Of one forward and scale: Seen, and the groups of the local stage with and without
-    prompts.
+    """Context of one forward and scale: the bank's output, and the groups of the local stage with
+    and without prompts.
     """
 
     seen: BankOutput

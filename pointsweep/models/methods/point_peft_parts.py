@@ -22,8 +22,8 @@ HEADS, HEAD_DIM = 6, 3
 
 @dataclass(frozen=True)
 class Groups:
-    """Of one forward: which values are in a group and its centre, and how much of each group goes
-    back to each token.
+    """Groups of one forward: which values are in a group and its centre, and how much of each group
+    goes back to each token.
     """
 
     near: Tensor  # (B, G, K) into the values

@@ -34,7 +34,7 @@ TRAINED = ("stem.patches.0.first_conv.", "stem.places.0.")
 
 @dataclass
 class Prompts:
-    """What the hooks of one forward share: the prompts and their encodings (B, S, C), and what the
+    """Prompts of one forward: the prompts and their encodings (B, S, C), and what the
     running block adds.
     """
 
@@ -44,7 +44,9 @@ class Prompts:
 
 
 class PPT(Method):
-    """With Point-MAE and a two-layer head over three features for 15 classes: 1,042,191 values."""
+    """PPT. With Point-MAE and a two-layer head over three features for 15 classes: 1,042,191
+    values.
+    """
 
     extra_features = 1
     works_between = True
@@ -113,7 +115,7 @@ class PPT(Method):
         return torch.cat([tokens[:, : self.prefix], points], dim=1), [prompts]
 
     def _end(self, context: Any) -> int:
-        """Where the prompts end, which stand behind the class token."""
+        """Return where the prompts end, which stand behind the class token."""
         return self.prefix + int(context.tokens.shape[1])
 
 

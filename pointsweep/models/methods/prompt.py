@@ -17,7 +17,7 @@ from pointsweep.models.methods.base import Method
 
 
 class Prompt(Method):
-    """At width 768, 12 blocks, 10 prompts: 92,160 values deep, 7,680 shallow."""
+    """Prompt tuning. At width 768, 12 blocks, 10 prompts: 92,160 values deep, 7,680 shallow."""
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         self.deep = self.config.depth == "deep"

@@ -30,8 +30,8 @@ class Shift(nn.Module):
 
 
 class SSF(Method):
-    """At width 768, 12 blocks: 205,824 values, which the paper prints with heads of 100 and 1000
-    classes (0.28M, 0.97M).
+    """SSF. At width 768, 12 blocks: 205,824 values, which the paper prints with heads of 100 and
+    1000 classes (0.28M, 0.97M).
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:

@@ -44,8 +44,8 @@ class GeometricAffine(nn.Module):
 
 
 class Stage(nn.Module):
-    """Features of the centres (B, G, D) from those of their neighbours (B, G, K, C) and their own
-    (B, G, C).
+    """Stage: features of the centres (B, G, D) from those of their neighbours (B, G, K, C) and
+    their own (B, G, C).
     """
 
     def __init__(self, dim: int, width: int, config: PointMLPConfig) -> None:

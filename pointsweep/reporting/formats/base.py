@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be printed. A format lists in `Format.options` which of these it heeds."""
+    """Options of a printed table. A format lists in `Format.options` which of these it heeds."""
 
     mark: str = "tests"  # which cells are shown as the best and the second: best_cells.MARKS
     notes: bool = True  # what a reader must know beside the numbers, under the table

@@ -26,8 +26,8 @@ WIDE = 16  # the largest number over the smallest from which on the scale is log
 
 @dataclass(frozen=True)
 class NumericAxis:
-    """Labels of a table that stand for numbers: the row's label at `position`, or the column
-    (None). `values`: label -> number.
+    """Axis of numbers: labels of a table that stand for numbers: the row's label at `position`, or
+    the column (None). `values`: label -> number.
     """
 
     name: str

@@ -40,8 +40,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class Evidence:
-    """By trial key: the predicted classes (n,) of the table's protocol, and what is true of the
-    same objects.
+    """Evidence by trial key: the predicted classes (n,) of the table's protocol, and what is true
+    of the same objects.
 
     Of a search also what it saw, one an arm.
     """

@@ -51,8 +51,8 @@ def _mean(found: Sequence[Record], protocol: str, metric: str) -> float:
 
 
 def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Of every cell with a finished trial: how many there are, their hours of GPUs (or CPUs), and
-    the price if an hour has one.
+    """Return of every cell with a finished trial how many there are, their hours of GPUs (or CPUs),
+    and the price if an hour has one.
     """
     found = []
     for cell in table.cells:

@@ -51,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where values lie on the drawing. `ticks` are (value, word)."""
+    """Frame of a chart: where values lie on the drawing. `ticks` are (value, word)."""
 
     width: int
     height: int

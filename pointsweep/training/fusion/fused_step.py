@@ -19,7 +19,7 @@ from pointsweep.training.adamw import AdamW
 
 @dataclass(frozen=True)
 class Step:
-    """What a trial's step takes: its optimiser, all that it trains, and the norm to which gradients
+    """Parts of a trial's step: its optimiser, all that it trains, and the norm to which gradients
     are clipped.
     """
 

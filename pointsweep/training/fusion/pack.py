@@ -217,8 +217,8 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
 
 
 def _light(model: Any, points: Tensor) -> bool:
-    """Whether the launches of a tokenizer's kernels are what it takes. Where they are not, joining
-    would copy much for nothing.
+    """Return whether the launches of a tokenizer's kernels are what it takes. Where they are not,
+    joining would copy much for nothing.
 
     With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap
     does not let it keep.

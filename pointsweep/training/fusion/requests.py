@@ -16,7 +16,7 @@ from pointsweep.ops.vmap import Inputs, Part
 
 @dataclass(frozen=True)
 class Pass:
-    """Its rows through a frozen part. `place` orders the parts of one forward."""
+    """Request to pass its rows through a frozen part. `place` orders the parts of one forward."""
 
     place: tuple[int, ...]
     part: Callable[[Tensor], Tensor]
@@ -46,7 +46,7 @@ class LeaderTurn:
 
 @dataclass
 class FollowerResult:
-    """What a visit of the others becomes until then."""
+    """Result of a batched call for those who follow."""
 
     over: bool = False
 
@@ -60,7 +60,7 @@ class Backward:
 
 @dataclass(frozen=True)
 class BatchBarrier:
-    """That all others come to the end of their batch."""
+    """Request to wait until all others come to the end of their batch."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ class Call:
 
 @dataclass(frozen=True)
 class DiskWait:
-    """Its turn again, once `over` is set. Until then its thread waits for the disk."""
+    """Request for its turn again, once `over` is set. Until then its thread waits for the disk."""
 
     over: threading.Event = field(default_factory=threading.Event)
