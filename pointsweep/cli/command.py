@@ -204,16 +204,17 @@ class Program:
 
 
 def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
-    """Return what gives an option that is written in part its full name, if no other begins so:
-    --track is --tracking-uri.
+    """Return a function that completes the beginning of an option's name, without its dashes, where
+    one option alone begins so: `track` to `tracking-uri`. Any other name comes back unchanged.
     """
     known = {name.lstrip("-") for param in params for name in param.opts} | {"h", "help"}
 
     def full_name(name: str) -> str:
-        begun = [other for other in known if other.startswith(name)]
-        if name in known or len(name) == 1 or len(begun) != 1:
+        is_short = len(name) == 1  # -s is an option of its own, not the beginning of --store
+        if name in known or is_short:
             return name
-        return begun[0]
+        matches = [other for other in known if other.startswith(name)]
+        return matches[0] if len(matches) == 1 else name
 
     return full_name
 

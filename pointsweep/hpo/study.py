@@ -281,6 +281,7 @@ class Study:
         values: tuple[float, ...] | None = None,
         curve: Curve = NOTHING,
     ) -> int:
+        """Add a trial to the study, running if it has no values yet, and return its number."""
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING if values is None else TrialState.COMPLETE,
             values=values,
@@ -289,7 +290,8 @@ class Study:
             user_attrs=dict(attributes),
             intermediate_values=dict(curve),
         )
-        # one process at a time adds to it: the sweep's folder is locked
+        # The count before is the new trial's number: no other process can add one in between, as
+        # the sweep's folder is locked.
         number = len(self.log.get_trials(deepcopy=False))
         self.log.add_trial(trial)
         return number

@@ -77,16 +77,20 @@ class _Outside(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Sequence[int | None], work: Callable[..., Any], *tensors: Tensor
     ) -> tuple[Any, Any]:
-        whole = [
-            (
-                tensor.expand(info.batch_size, *tensor.shape)
-                if axis is None
-                else tensor.movedim(axis, 0)
-            )
-            for tensor, axis in zip(tensors, in_dims[1:], strict=True)
-        ]
-        found = work(*whole[1:])
-        return found, 0 if isinstance(found, Tensor) else tuple(0 for _ in found)
+        """Run `work` on all members' tensors, with the members along the first axis.
+
+        The first entry of `in_dims` is that of `work` itself, and the first tensor the one that
+        only makes torch call this: neither is an argument of `work`.
+        """
+        stacked = []
+        for tensor, axis in zip(tensors, in_dims[1:], strict=True):
+            if axis is None:  # the members share it
+                stacked.append(tensor.expand(info.batch_size, *tensor.shape))
+            else:
+                stacked.append(tensor.movedim(axis, 0))
+        output = work(*stacked[1:])
+        out_dims = 0 if isinstance(output, Tensor) else tuple(0 for _ in output)
+        return output, out_dims
 
 
 def _outside(joint: Joint, work: Callable[..., Any], *tensors: Tensor) -> Any:

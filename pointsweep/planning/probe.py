@@ -332,26 +332,25 @@ def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def frozen_backbone(config: Any) -> Backbone:
-    """The backbone with weights cut from the pool: matrices and tables of small numbers, norms
-    about 1.
+    """Return the backbone with frozen stand-ins for its weights: slices of one pool of random
+    numbers, small in matrices and tables, about 1 in the scales of norms.
     """
     with torch.device("meta"):
         backbone: Backbone = registry.load("backbones", config.name)(config)
-    for owner in backbone.modules():
-        for name, tensor in [
-            *owner.named_parameters(recurse=False),
-            *owner.named_buffers(recurse=False),
-        ]:
-            if name in owner._buffers and not tensor.is_meta:
-                continue  # a constant, such as the frequencies of rotations
-            made = _values(tensor, f"{type(owner).__name__}.{name}")
-            if name in owner._parameters:
-                owner.register_parameter(name, nn.Parameter(made, requires_grad=False))
-            else:
-                owner.register_buffer(name, made)
+    for module in backbone.modules():
+        kind = type(module).__name__
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            values = _values(parameter, f"{kind}.{name}")
+            module.register_parameter(name, nn.Parameter(values, requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            # A backbone may compute a constant, the frequencies of rotations for one, on the CPU.
+            if buffer.is_meta:
+                module.register_buffer(name, _values(buffer, f"{kind}.{name}"))
+
+    # The names above are those of classes, so all blocks would have the same weights.
     for number, block in enumerate(backbone.blocks):
-        for name, tensor in block.named_parameters():
-            tensor.data = _values(tensor, f"{number}.{name}")
+        for name, parameter in block.named_parameters():
+            parameter.data = _values(parameter, f"{number}.{name}")
     return backbone
 
 

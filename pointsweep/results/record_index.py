@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,16 +39,27 @@ from pointsweep.storage.stores import folder_of
 FEW = 500  # records: up to as many are as fast read one by one
 MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
 THREADS = 16
-STALE = 0.02  # share of the records that are not in the index, from which on it is written anew
+REWRITE_SHARE = 0.02  # of the records: where more are not in the index it is written anew
 REMEDY = "the sweep's command, run again, sets it aside and trains the trial again"
-YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
+MIN_AGE_NS = (
+    2 * 10**9
+)  # of a file that is entered: the coarsest clock of a file system ticks every two seconds
 FORMAT = 4
 # the same for many: each value is kept once
 SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")
 # as arrays, which are read faster than text
 NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")
 
-Stamp = tuple[int, int, int, int]  # inode, size, modified, changed (ns)
+
+class Stamp(NamedTuple):
+    """What a file system says of a file; it changes whenever the file does."""
+
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+
 Entries = dict[str, tuple[Stamp, Record]]
 Shape = str | tuple[tuple[str, "Shape"], ...]
 
@@ -128,41 +139,46 @@ def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Rec
 def sound_records(
     store: Store, sweep: str, keys: Sequence[str]
 ) -> tuple[dict[str, Record], dict[str, str]]:
-    """The records that can be believed, as their folders hold them now; and what is wrong with the
-    others, by key.
+    """Return the valid records by key, and what is wrong with damaged ones by key; a trial without
+    a record is in neither.
 
-    Raises StoreError for a file that may not be read.
+    Of a large sweep on a disk a file is read again only if its stamp is not the one in the index,
+    and the index is written anew where many were. Raises StoreError for a file that may not be
+    read.
     """
     disk = folder_of(store)
     if disk is None or len(keys) <= FEW:
         return _read_singly(store, keys)
-    stamps, known = _stamps(disk, keys), _load(store, sweep)
-    found = {
-        key: known[key][1]
-        for key, stamp in stamps.items()
-        if key in known and known[key][0] == stamp
-    }
-    damaged = _at_odds(disk, found)
-    stale = [key for key in stamps if key not in found]
-    # Before the files are looked at once more: what is written from here on is younger.
-    now = _clock(disk, sweep) if len(stale) > STALE * len(stamps) else None
-    if now is not None:
-        stamps = {key: stamp for key, stamp in stamps.items() if key in found} | _stamps(
-            disk, stale
-        )
-    fresh, wrong = _read_all(disk, stale)
-    found |= fresh
-    damaged |= wrong
-    if now is not None:
-        settled = {
-            key: (stamps[key], found[key])
-            for key in found
-            if key in stamps and stamps[key][3] < now - YOUNG_NS
-        }
+
+    stamps = _stamps(disk, keys)
+    records: dict[str, Record] = {}
+    for key, (stamp, record) in _load(store, sweep).items():
+        if stamps.get(key) == stamp:
+            records[key] = record
+    damaged = _files_beside(disk, records)
+    changed = [key for key in stamps if key not in records]
+
+    rewrite = len(changed) > REWRITE_SHARE * len(stamps)
+    # The time is taken, and the stamps are, before the files are read: a file that changes while
+    # it is read has a stamp of its own then, or is too young to be entered.
+    now_ns = _clock(disk, sweep) if rewrite else None
+    if now_ns is not None:
+        for key in changed:
+            del stamps[key]
+        stamps |= _stamps(disk, changed)
+    read, unreadable = _read_all(disk, changed)
+    records |= read
+    damaged |= unreadable
+
+    if now_ns is not None:
+        entries = {}
+        for key, record in records.items():
+            if key in stamps and stamps[key].changed_ns < now_ns - MIN_AGE_NS:
+                entries[key] = (stamps[key], record)
         with suppress(OSError):
-            store.write(_name(sweep), _dump(settled))
-    records = {key: found[key] for key in keys if key in found and key not in damaged}
-    return records, damaged
+            store.write(_name(sweep), _dump(entries))
+    valid = {key: records[key] for key in keys if key in records and key not in damaged}
+    return valid, damaged
 
 
 def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
@@ -185,7 +201,7 @@ def _with_remedy(error: StoreError) -> str:
     return f"{error}; {REMEDY}" if isinstance(error, RecordError) else str(error)
 
 
-def _at_odds(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
+def _files_beside(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
     """Return what is wrong beside records that have not changed since they were read: the files
     that they name may have.
     """
@@ -274,9 +290,9 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
                 raise StoreError(
                     f"the store cannot be read: {error.strerror}: {_path(store, key)}"
                 ) from error
-            found[key] = (0, 0, 0, 0)  # a link to itself: the reading that follows says so
+            found[key] = Stamp(0, 0, 0, 0)  # a link to itself: the reading that follows says so
             continue
-        found[key] = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+        found[key] = Stamp(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
     return found
 
 
@@ -468,5 +484,5 @@ def _load(store: Store, sweep: str) -> Entries:
         columns[f"field.{name}"] = _numbered(columns[f"field.{name}"])
     columns["field.config"] = _joined(columns["field.config"])
     records = map(Record, *(columns[f"field.{name}"] for name in FIELDS))
-    stamps = zip(*columns["stamp"], strict=True)
+    stamps = map(Stamp._make, zip(*columns["stamp"], strict=True))
     return dict(zip(columns["key"], zip(stamps, records, strict=True), strict=True))

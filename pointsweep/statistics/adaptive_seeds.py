@@ -34,7 +34,7 @@ class Comparison:
     row: int
     column: int
     n: int
-    strongest: float = float("inf")
+    evidence: float = float("inf")  # the strongest so far; smaller is stronger
     differences: Summary | None = None
     adjusted: float | None = None
     state: str = "open"
@@ -115,9 +115,9 @@ def _column(
         for each in found:
             if each.state == "open":
                 each.n = n
-                _look(each, arms[each.row], reference, rule, values)
+                _update(each, arms[each.row], reference, rule, values)
         looked = [
-            sequential_p(each.strongest, rule.least, rule.most) if each.differences else None
+            sequential_p(each.evidence, rule.least, rule.most) if each.differences else None
             for each in found
         ]
         for each, p in zip(found, holm(looked), strict=True):
@@ -133,21 +133,27 @@ def _column(
     return found
 
 
-def _look(
-    each: Comparison,
+def _update(
+    comparison: Comparison,
     arm: CellLayout,
     reference: CellLayout,
     rule: Adaptive,
     values: Mapping[str, float],
 ) -> None:
-    pairs = list(zip(arm.keys[: each.n], reference.keys[: each.n], strict=True))
-    if any(key not in values for pair in pairs for _, key in pair):
-        each.state = "waiting"
+    """Compare the first `n` seeds of an arm with those of the reference, and keep the strongest
+    evidence so far. The comparison waits where a value is missing.
+    """
+    arm_keys = [key for _, key in arm.keys[: comparison.n]]
+    reference_keys = [key for _, key in reference.keys[: comparison.n]]
+    if any(key not in values for key in (*arm_keys, *reference_keys)):
+        comparison.state = "waiting"
         return
-    each.differences = summary(
-        [round(values[mine] - values[other], DIGITS) for (_, mine), (_, other) in pairs]
-    )
-    each.strongest = min(each.strongest, evidence(each.differences, rule.most))
+    differences = [
+        round(values[key] - values[other], DIGITS)
+        for key, other in zip(arm_keys, reference_keys, strict=True)
+    ]
+    comparison.differences = summary(differences)
+    comparison.evidence = min(comparison.evidence, evidence(comparison.differences, rule.most))
 
 
 def _is_unlikely(each: Comparison, left: int, rule: Adaptive) -> bool:

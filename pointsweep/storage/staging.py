@@ -52,30 +52,35 @@ def _place(store: RemoteStore) -> Path:
 
 
 def stage(store: RemoteStore, name: str, root: Path) -> Path:
-    """Bring one object to root/files/name, whole and checked. Workers of a node that want it at
-    once wait for the first.
+    """Fetch one object to root/files/name unless it is there, and return its path. A transfer that
+    was cut off is resumed, and what has arrived is checked by its digest.
+
+    Workers of a node that ask at the same time wait for the first. Raises what `_transfer` and
+    `_check` raise.
     """
-    # The state of a transfer lies beside the files, where no reader of a data set meets it.
-    target, state = root / FILES / name, root / "state" / name
+    target = root / FILES / name
+    # Not beside the target: whoever lists the files of a data set must not see these.
+    state = root / "state" / name
+    part_file = state.with_name(state.name + ".part")
+    begun_file = state.with_name(state.name + ".begun")  # which version `part_file` is of
+    staged_file = state.with_name(state.name + ".staged")  # which version `target` is of
+
     size, version, digest = store.stat(name)
-    mark = json.dumps({"size": size, "version": version, "sha256": digest})
-    marker, part, about = (
-        state.with_name(state.name + ending) for ending in (".staged", ".part", ".begun")
-    )
-    if _is_here(target, marker, mark):
+    identity = json.dumps({"size": size, "version": version, "sha256": digest})
+    if _is_here(target, staged_file, identity):
         return target
     with _alone(state.with_name(state.name + ".lock")):
-        if _is_here(target, marker, mark):  # another worker was faster
+        if _is_here(target, staged_file, identity):  # another worker was faster
             return target
-        if not about.is_file() or about.read_text() != mark:
-            part.unlink(missing_ok=True)  # of another version, or of nothing that is known
-            write_whole(about, mark.encode())
-        _transfer(store, name, part, size, version)
-        _check(store, name, part, digest)
+        if not begun_file.is_file() or begun_file.read_text() != identity:
+            part_file.unlink(missing_ok=True)  # of another version, or of an unknown one
+            write_whole(begun_file, identity.encode())
+        _transfer(store, name, part_file, size, version)
+        _check(store, name, part_file, digest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(target)
-        write_whole(marker, mark.encode())
-        about.unlink()
+        part_file.replace(target)
+        write_whole(staged_file, identity.encode())
+        begun_file.unlink()
         return target
 
 

@@ -361,7 +361,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name_and_line(root):
     lists.write_text("train/a/1.xyz\ntrain/b/2.xyz\n")
     refused(r"list.txt, line 2: names 'train/b/2.xyz', which is not in .*Did you mean 'train/b/1.xyz'", train="list.txt")
     lists.write_text("train/a/1\ntrain/a/1.xyz b\n")
-    refused(r"list.txt, line 2: .* stands in line 1 too", train="list.txt")
+    refused(r"list.txt, line 2: .* is listed in line 1 already", train="list.txt")
     (root / "set" / "train" / "a" / "2.npy").write_bytes(b"no array")
     refused(r"files of several kinds: 4 .xyz, 1 .npy; set dataset.pattern")
     refused(r"2.npy: not a readable .npy file", pattern="*")

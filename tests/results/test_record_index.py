@@ -39,7 +39,7 @@ def path(store: FileStore, key: str) -> Path:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch) -> FileStore:
     monkeypatch.setattr(index, "FEW", 10)
-    monkeypatch.setattr(index, "YOUNG_NS", -(10**12))  # nothing is too young
+    monkeypatch.setattr(index, "MIN_AGE_NS", -(10**12))  # nothing is too young
     found = FileStore(tmp_path)
     found.write("sweeps/t/plan.json", b"{}")
     for i, key in enumerate(KEYS):
@@ -164,7 +164,7 @@ def test_deleted_and_new_records_are_seen_at_once(store: FileStore):
 
 def test_what_is_young_is_not_entered(store: FileStore, monkeypatch):
     """Within one tick of the file system's clock a second write could leave the same stamp."""
-    monkeypatch.setattr(index, "YOUNG_NS", 3600 * 10**9)
+    monkeypatch.setattr(index, "MIN_AGE_NS", 3600 * 10**9)
     assert opened(store, monkeypatch) == KEYS
     assert opened(store, monkeypatch) == KEYS
 
@@ -174,7 +174,7 @@ def test_what_is_young_is_not_entered(store: FileStore, monkeypatch):
 def test_a_damaged_index_is_as_good_as_none(tmp_path_factory, share, kind):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "FEW", 1)
-        patch.setattr(index, "YOUNG_NS", -(10**12))
+        patch.setattr(index, "MIN_AGE_NS", -(10**12))
         store = FileStore(tmp_path_factory.mktemp("damaged"))
         store.write("sweeps/t/plan.json", b"{}")
         for i in range(4):
@@ -194,7 +194,7 @@ def test_an_index_of_other_fields_is_not_believed(store: FileStore, monkeypatch)
 
 
 def test_a_few_new_records_do_not_write_it_anew(store: FileStore, monkeypatch):
-    monkeypatch.setattr(index, "STALE", 0.5)
+    monkeypatch.setattr(index, "REWRITE_SHARE", 0.5)
     read_records(store, "t", KEYS)
     before = store.read("sweeps/t/records.index")
     for i in range(5):

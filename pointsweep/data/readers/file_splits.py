@@ -150,10 +150,15 @@ def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
 # Lists
 
 
-def _of_file(root: Path, place: Path, where: str, pattern: str | None) -> SplitFiles:
-    suffix = place.suffix.lower()
+def _of_file(root: Path, path: Path, where: str, pattern: str | None) -> SplitFiles:
+    """Return the files of a split: the file of arrays at `path`, or those that a list there names.
+
+    `where` is the field that names it, for messages. Raises ValueError for a list that is empty,
+    names a file twice or no file.
+    """
+    suffix = path.suffix.lower()
     if suffix in cloud_arrays.SUFFIXES:
-        return SplitFiles(arrays=(place,))
+        return SplitFiles(arrays=(path,))
     if suffix not in LISTS:
         allowed = ", ".join((*LISTS, *cloud_arrays.SUFFIXES))
         raise ValueError(
@@ -162,24 +167,30 @@ def _of_file(root: Path, place: Path, where: str, pattern: str | None) -> SplitF
         )
     numbered = [
         (number, line.strip())
-        for number, line in enumerate(read_text(place).split("\n"), start=1)
+        for number, line in enumerate(read_text(path).split("\n"), start=1)
         if line.strip()
     ]
     if not numbered:
-        raise ValueError(f"{place}: lists no file")
-    first = PureWindowsPath(numbered[0][1]).name
-    if Path(first).suffix.lower() in cloud_arrays.HDF5:
-        return SplitFiles(arrays=tuple(_listed_arrays(root, place, numbered)), lists=(place,))
-    found = _Names(root, pattern)
+        raise ValueError(f"{path}: lists no file")
+
+    # A list names files of arrays or clouds, and its first line says which. PureWindowsPath takes
+    # both kinds of slash.
+    _, first_line = numbered[0]
+    if PureWindowsPath(first_line).suffix.lower() in cloud_arrays.HDF5:
+        return SplitFiles(arrays=tuple(_listed_arrays(root, path, numbered)), lists=(path,))
+
+    names = _Names(root, pattern)
     clouds = []
-    seen: dict[Path, int] = {}
+    line_of: dict[Path, int] = {}
     for number, line in numbered:
-        path, name = found.look_up(line, f"{place}, line {number}")
-        if path in seen:
-            raise ValueError(f"{place}, line {number}: {line!r} stands in line {seen[path]} too")
-        seen[path] = number
-        clouds.append((path, name))
-    return SplitFiles(clouds=tuple(clouds), lists=(place,))
+        cloud, name = names.look_up(line, f"{path}, line {number}")
+        if cloud in line_of:
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is listed in line {line_of[cloud]} already"
+            )
+        line_of[cloud] = number
+        clouds.append((cloud, name))
+    return SplitFiles(clouds=tuple(clouds), lists=(path,))
 
 
 def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]]) -> Iterator[Path]:

@@ -246,21 +246,24 @@ def own_slopes(call: LayerCall) -> Tensor:
 def _with_mask(
     layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | None
 ) -> LayerCall | None:
-    """The first kind of mask with which the layer looks as it should, and gives what it is expected
-    to.
+    """Return `call` with the first kind of mask under which the layer attends to the right tokens
+    and gives `expected` (None: whatever it gives), or None if there is no such kind.
     """
-    kinds: tuple[str, ...] = MASKS if call.mask_argument else MASKS[:1]
+    kinds: tuple[str, ...] = MASKS if call.mask_argument else ("none",)
     if call.positions == ALIBI:
-        kinds = ("added",)
+        kinds = ("added",)  # the biases are a mask that is added to the scores
     if "is_causal" in call.constants:
         call = replace(call, constants={**call.constants, "is_causal": call.causal})
+    spare_axes = (False, True) if call.positions == GRID_ROTARY else (False,)
+
     for kind in kinds:
-        # A mask that shuts every token out looks like an open one: which is which shows where it is
-        # causal.
-        unproven = not call.causal and kind != "none"
-        if unproven and not _fits(layer, replace(call, causal=True, mask_kind=kind), tokens, None):
-            continue
-        for spare_axis in (False, True) if call.positions == GRID_ROTARY else (False,):
+        # A mask that closes everything gives the same as one that opens everything. A causal mask
+        # tells which of its two values opens.
+        if not call.causal and kind != "none":
+            causal = replace(call, causal=True, mask_kind=kind)
+            if not _fits(layer, causal, tokens, expected=None):
+                continue
+        for spare_axis in spare_axes:
             tried = replace(call, mask_kind=kind, spare_axis=spare_axis)
             if _fits(layer, tried, tokens, expected):
                 return tried

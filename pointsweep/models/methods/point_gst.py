@@ -141,8 +141,10 @@ class PointGST(Method):
 
 @torch.no_grad()
 def spectra_of(centers: Tensor, size: int) -> Spectra:
-    """Work out the bases of centres (B, N, 3), with local graphs of `size` tokens. Raises
-    ValueError where N is no multiple.
+    """Return the bases of the graph of all tokens and of local graphs of `size` tokens each, from
+    the tokens' centres (B, N, 3), with the order along the curve and its inverse.
+
+    A size of N or more makes one local graph. Raises ValueError if N is not a multiple of `size`.
     """
     count = centers.shape[1]
     size = min(size, count)
@@ -154,7 +156,8 @@ def spectra_of(centers: Tensor, size: int) -> Spectra:
         )
     order = z_order(centers).sort(dim=1, stable=True).indices  # (B, N)
     local = reordered(centers, order).unflatten(1, (count // size, size))  # (B, G, S, 3)
-    return Spectra(basis_of(centers), basis_of(local), order, order.argsort(dim=1))
+    inverse = order.argsort(dim=1)
+    return Spectra(basis_of(centers), basis_of(local), order, inverse)
 
 
 def basis_of(centers: Tensor) -> Tensor:
