@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
 from pointsweep.config.base import (
     EXACT,
@@ -101,6 +101,8 @@ class HeadConfig(Config):
 
 
 PAPER_WARMUP = 10  # the default of `warmup_epochs`
+PAPER_EPOCHS = 100  # from so many epochs on the papers' warm-up is the default
+SHORT_WARMUP = 0.1  # of the steps of a shorter training
 
 
 class TrainConfig(Config):
@@ -108,7 +110,8 @@ class TrainConfig(Config):
 
     The papers have one learning rate an epoch, and the first epoch of a warm-up trains at `min_lr`.
     With `warmup_fraction` the rate changes with every step and rises from the first step on, over
-    that share of all steps: for short trainings.
+    that share of all steps. A training of fewer than 100 epochs that sets neither of the two has
+    `warmup_fraction: 0.1`: ten epochs would be most of it, and the first would train nothing.
     """
 
     epochs: Count = 300
@@ -125,7 +128,7 @@ class TrainConfig(Config):
     """The learning rate at the end of the cosine, and in the first epoch of a warm-up by epochs."""
     warmup_epochs: Natural = PAPER_WARMUP
     warmup_fraction: Added[Annotated[float, Field(gt=0, lt=1), EXACT] | None] = None
-    """null: the papers' warm-up by epochs; else takes the place of warmup_epochs."""
+    """null: warm-up by epochs, as in the papers; else takes the place of warmup_epochs."""
     cosine_epochs: Whole | None = None
     """Period of the cosine; null: epochs."""
     weight_decay: NonNegative = 0.05
@@ -145,6 +148,16 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Added[bool] = False
     """The layers with the most traffic compiled, on a GPU: other roundings, so another trial."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_warmup(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or {"warmup_epochs", "warmup_fraction"} & data.keys():
+            return data
+        epochs = data.get("epochs")
+        if isinstance(epochs, int) and epochs < PAPER_EPOCHS:
+            return {**data, "warmup_fraction": SHORT_WARMUP}
+        return data
 
     @property
     def full_rate_after(self) -> int:

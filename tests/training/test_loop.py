@@ -143,7 +143,7 @@ def test_the_warm_up_of_a_fraction_scales_with_the_epochs(epochs):
 
 
 def test_the_papers_have_one_rate_an_epoch():
-    train = TrainConfig(epochs=20)
+    train = TrainConfig(epochs=100)
     for epoch in (1, 5, 12):
         assert {step_rate(train, epoch, step, 9) for step in range(9)} == {learning_rate(train, epoch)}
 
