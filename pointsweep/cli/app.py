@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("pointsweep.cli.status", "print what of a sweep is done, failed and running"),
     "tables": ("pointsweep.cli.tables", "print a sweep's table from what is finished"),
     "report": ("pointsweep.cli.report", "write a sweep's report, one HTML file"),
+    "serve": ("pointsweep.cli.serve", "show sweeps in the browser while they run"),
     "replay": ("pointsweep.cli.replay", "train a cell's trials again and compare"),
     "verify": ("pointsweep.cli.verify", "check a bundle or a store"),
     "data": ("pointsweep.cli.data", "check the data sets"),
@@ -85,8 +86,9 @@ class LazyCommands(typer.core.TyperGroup):
         with formatter.indentation():
             formatter.write_dl([(command, text) for command, (_, text) in COMMANDS.items()])
         formatter.write(f"\nfirst steps: {name} new; {name} run first_sweep.yaml\n")
-        formatter.write(f"{name} COMMAND --help lists a command's options, with examples\n")
-        formatter.write("further: --version, --install-completion, --show-completion\n")
+        formatter.write(
+            "further: COMMAND --help, --version, --install-completion, --show-completion\n"
+        )
 
 
 app = typer.Typer(

@@ -78,7 +78,7 @@ def standing(store: Store, name: str) -> SweepStanding:
     asked, _ = settle(layout, records)
 
     trials = []
-    for key, place in _places(asked):
+    for key, place in places(asked):
         if key in records:
             trials.append(TrialStanding(key, place, "finished"))
             continue
@@ -98,8 +98,8 @@ def standing(store: Store, name: str) -> SweepStanding:
     return SweepStanding(layout.name, layout.title, trials, seconds)
 
 
-def _places(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Yield every trial of a table once, with the first place that it fills."""
+def places(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Yield the key of every trial of a table once, with the first place that it fills."""
     seen: set[str] = set()
     for cell in layout.cells:
         for seed, key in cell.keys:

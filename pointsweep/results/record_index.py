@@ -137,14 +137,14 @@ def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Rec
 
 
 def sound_records(
-    store: Store, sweep: str, keys: Sequence[str]
+    store: Store, sweep: str, keys: Sequence[str], keep_index: bool = True
 ) -> tuple[dict[str, Record], dict[str, str]]:
     """Return the valid records by key, and what is wrong with damaged ones by key; a trial without
     a record is in neither.
 
     Of a large sweep on a disk a file is read again only if its stamp is not the one in the index,
-    and the index is written anew where many were. Raises StoreError for a file that may not be
-    read.
+    and the index is written anew where many were (without `keep_index` nothing is). Raises
+    StoreError for a file that may not be read.
     """
     disk = folder_of(store)
     if disk is None or len(keys) <= FEW:
@@ -158,7 +158,7 @@ def sound_records(
     damaged = _files_beside(disk, records)
     changed = [key for key in stamps if key not in records]
 
-    rewrite = len(changed) > REWRITE_SHARE * len(stamps)
+    rewrite = keep_index and len(changed) > REWRITE_SHARE * len(stamps)
     # The time is taken, and the stamps are, before the files are read: a file that changes while
     # it is read has a stamp of its own then, or is too young to be entered.
     now_ns = _clock(disk, sweep) if rewrite else None

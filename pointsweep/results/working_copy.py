@@ -13,9 +13,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from pointsweep.errors import StoreError
 from pointsweep.results.record_index import read_record
@@ -49,10 +50,20 @@ def work_folder(store: Store, key: str) -> TrialFolder:
     return TrialFolder(cache_folder() / "trials" / place / key)
 
 
+@runtime_checkable
+class KeepsTrials(Protocol):
+    """A store that keeps what it has read of trials, and hands out their folders itself."""
+
+    def trial_folder(self, key: str, files: Iterable[str]) -> TrialFolder:
+        """A trial's folder for readers."""
+
+
 def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
     """A trial's folder for readers: that of the store, or a copy of the `files` (history and
     record) made just now.
     """
+    if isinstance(store, KeepsTrials):
+        return store.trial_folder(key, files)
     folder = work_folder(store, key)
     if remote_of(store) is None:
         return folder

@@ -19,6 +19,8 @@ OWNERS = {
     "mlflow": "tracking",
     "boto3": "storage",
     "hydra": "sweep",
+    "fastapi": "serving",
+    "uvicorn": "serving",
     "timm": "models.backbones",
     "transformers": "models.backbones",
 }

@@ -1,0 +1,1 @@
+"""The sweeps of a store in the browser, live and read-only."""

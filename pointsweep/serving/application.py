@@ -1,0 +1,311 @@
+"""The routes, who may ask, and the server-sent events.
+
+Everything is a GET, and nothing is written. What looks at the store runs in threads that do not
+keep the process from ending, however long a server of objects lets them wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+
+from pointsweep.errors import unknown
+from pointsweep.serving import pages
+from pointsweep.serving.watch import StoreWatch, SweepWatch
+from pointsweep.utils.masking import masked, scrubbed
+
+log = logging.getLogger("pointsweep.serving")
+
+T = TypeVar("T")
+Answer = Callable[[Request], Awaitable[Response]]
+
+COOKIE = "pointsweep-serve"
+ASSETS = "/assets/"  # which hold nothing of a store
+FIRST_LOOK_S = 2.0  # a page waits so long for the store before it is sent without its content
+ALIVE_S = 4.0  # between two signs of life; a browser gives up after three of them
+STEP_S = 0.25  # in which a stream notices that the server ends
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; frame-src 'self';"
+    " img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask: whoever has the token; without one whoever asks for one of these hosts, which
+    are names of this machine.
+    """
+
+    token: str = ""
+    hosts: frozenset[str] = frozenset({"localhost"})
+
+    def names_this_machine(self, host: str) -> bool:
+        """Return whether a request was made for this machine: the page of another site that has its
+        own name lead here (DNS rebinding) was not.
+        """
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        name = name.strip("[]").lower()
+        if name in self.hosts:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+    def is_right(self, text: str) -> bool:
+        """Return whether a text is the token; it takes as long for any text."""
+        return hmac.compare_digest(text.encode(), self.token.encode())
+
+    def ticket(self) -> str:
+        """Return what a browser keeps in the token's place."""
+        return hmac.new(self.token.encode(), b"pointsweep serve", hashlib.sha256).hexdigest()
+
+    def admits(self, request: Request) -> bool:
+        """Return whether a request comes from somebody who may look."""
+        if not self.token:
+            return self.names_this_machine(request.headers.get("host", ""))
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self.is_right(given.strip()):
+            return True
+        ticket = request.cookies.get(COOKIE, "")
+        return hmac.compare_digest(ticket.encode(), self.ticket().encode())
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Return what `work` returns, done in a thread that ends with the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="look", daemon=True).start()
+    return await done
+
+
+async def soon(work: Callable[[], T]) -> T | None:
+    """Return what `work` returns, or None where that takes long; it goes on all the same."""
+    task = asyncio.ensure_future(in_thread(work))
+    finished, _ = await asyncio.wait({task}, timeout=FIRST_LOOK_S)
+    return task.result() if finished else None
+
+
+def application(
+    watch: StoreWatch, access: Access, ending: Callable[[], bool] = lambda: False
+) -> FastAPI:
+    """Return the application. `ending` tells its streams that the server ends."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.middleware("http")(_guard(access))
+    routes = Routes(watch, ending)
+    app.get("/")(routes.index)
+    app.get("/events")(routes.index_events)
+    app.get("/sweeps/{name}")(routes.sweep)
+    app.get("/sweeps/{name}/report")(routes.report)
+    app.get("/sweeps/{name}/events")(routes.sweep_events)
+    app.get(f"{ASSETS}{{name}}")(routes.asset)
+    return app
+
+
+class Routes:
+    """What is answered at each address."""
+
+    def __init__(self, watch: StoreWatch, ending: Callable[[], bool]) -> None:
+        self.watch, self.ending = watch, ending
+
+    async def index(self) -> Response:
+        """The list of sweeps."""
+        states = await soon(self.watch.look_at_all)
+        return _page(pages.index(states, masked(self.watch.store.url), self.watch.problem))
+
+    async def index_events(self) -> Response:
+        """What changes in the list."""
+
+        def look() -> dict[str, str]:
+            states = self.watch.look_at_all()
+            return {"html": pages.index_content(states, self.watch.problem)}
+
+        return _stream(look, self.ending)
+
+    async def sweep(self, name: str) -> Response:
+        """The page of a sweep, around its report."""
+        found = await self._find(name)
+        if found is None:
+            return self._unknown(name)
+        state = await soon(found.look)
+        await soon(found.make_report)
+        version = found.report.version if found.report is not None else ""
+        return _page(pages.sweep(state, name, version))
+
+    async def report(self, name: str, request: Request) -> Response:
+        """The report of a sweep as far as it is filled."""
+        found = await self._find(name)
+        if found is None:
+            return self._unknown(name)
+        state = await in_thread(found.look)
+        made = await in_thread(found.make_report)
+        if made is None or made.problem:
+            text = made.problem if made is not None else state.problem
+            return _page(pages.message(name, text or "There is no table yet."))
+        # The page has a policy of its own, for its own scripts.
+        headers = {"Content-Security-Policy": "frame-ancestors 'self'", "Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            return Response(made.packed, media_type="text/html", headers=headers)
+        return Response(made.data, media_type="text/html", headers=headers)
+
+    async def sweep_events(self, name: str) -> Response:
+        """What changes on the page of a sweep."""
+        found = await self._find(name)
+        if found is None:
+            return self._unknown(name)
+        making = Making(found)
+
+        def look() -> dict[str, str]:
+            state = found.look()
+            making.start()
+            version = found.report.version if found.report is not None else ""
+            content = pages.sweep_content(state)
+            return {"html": content, "version": version, "title": pages.tab_title(state)}
+
+        return _stream(look, self.ending)
+
+    async def asset(self, name: str) -> Response:
+        """A script or a style sheet."""
+        if name not in pages.ASSETS:
+            return _page(pages.message("Not found", "There is no such file."), 404)
+        return Response(pages.asset(name), media_type=pages.ASSETS[name])
+
+    async def _find(self, name: str) -> SweepWatch | None:
+        return await in_thread(lambda: self.watch.sweep(name))
+
+    def _unknown(self, name: str) -> Response:
+        names = self.watch.names()
+        text = self.watch.problem or unknown("sweep", name, names, "In the store")
+        return _page(pages.message("Not found", text), 404)
+
+
+class Making:
+    """The report of a sweep, made beside the stream that tells of it."""
+
+    def __init__(self, watch: SweepWatch) -> None:
+        self.watch = watch
+        self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to make the report if it is due and nobody does."""
+        busy = self.thread is not None and self.thread.is_alive()
+        if not busy and self.watch.report_due():
+            self.thread = threading.Thread(target=self._make, name="report", daemon=True)
+            self.thread.start()
+
+    def _make(self) -> None:
+        try:
+            self.watch.make_report()
+        except Exception:
+            log.exception("the report of %s cannot be made", self.watch.name)
+
+
+def _guard(access: Access) -> Callable[[Request, Answer], Awaitable[Response]]:
+    """Return what stands before every answer: who may ask, and the headers of all of them."""
+
+    async def guard(request: Request, answer: Answer) -> Response:
+        given = request.query_params.get("token")
+        if access.token and given is not None and access.is_right(given):
+            # without the token, and to no other host: //host is an address too
+            path = "/" + request.url.path.lstrip("/")
+            response: Response = RedirectResponse(path, status_code=303)
+            response.set_cookie(COOKIE, access.ticket(), httponly=True, samesite="lax")
+        elif access.admits(request) or request.url.path.startswith(ASSETS):
+            response = await _answered(request, answer)
+        else:
+            response = _refused(access)
+        for name, value in HEADERS.items():
+            response.headers[name] = value
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+    return guard
+
+
+async def _answered(request: Request, answer: Answer) -> Response:
+    try:
+        response = await answer(request)
+    except Exception as error:
+        log.exception("%s cannot be shown", request.url.path)
+        text = scrubbed(f"{type(error).__name__}: {error}")
+        return _page(pages.message("This cannot be shown", text))
+    if response.status_code == 404 and response.headers.get("content-type") == "application/json":
+        return _page(pages.message("Not found", "There is no such page."), 404)
+    return response
+
+
+def _refused(access: Access) -> Response:
+    if access.token:
+        text = "Open the address that the server printed, or enter its token."
+        return _page(pages.message("A token is needed", text, ask_token=True), 401)
+    text = "This server answers to names of its own machine, such as localhost and 127.0.0.1."
+    return _page(pages.message("Another name", text), 421)
+
+
+def _page(text: str, status: int = 200) -> Response:
+    return Response(text, status_code=status, media_type="text/html")
+
+
+def _stream(look: Callable[[], dict[str, Any]], ending: Callable[[], bool]) -> Response:
+    return StreamingResponse(_events(look, ending), media_type="text/event-stream")
+
+
+async def _events(
+    look: Callable[[], dict[str, Any]], ending: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """Yield what `look` returns whenever it has changed, and signs of life."""
+    yield "retry: 1000\n\n"
+    last: dict[str, Any] | None = None
+    sent_at = 0.0
+    while not ending():
+        found = await in_thread(look)
+        now = time.monotonic()
+        if found != last:
+            yield f"event: state\ndata: {json.dumps(found)}\n\n"
+            last, sent_at = found, now
+        elif now - sent_at >= ALIVE_S:
+            yield "event: alive\ndata: .\n\n"  # browsers drop an event without data
+            sent_at = now
+        for _ in range(4):
+            if ending():
+                return
+            await asyncio.sleep(STEP_S)

@@ -1,0 +1,166 @@
+"""The pages around the report: the index, the state of a sweep, and messages."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+
+from pointsweep.serving.watch import RunningTrial, SweepState
+from pointsweep.utils.console import visible
+from pointsweep.utils.numbers import percent
+
+MOST_FAILED = 5  # failures that are listed
+CURVE = (120, 28, 2)  # width, height and margin of a running trial's curve
+MOST_POINTS = 60
+ASSETS = {"live.js": "text/javascript", "serve.css": "text/css"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sweep as the pages show it: numbers as text."""
+
+    name: str
+    title: str
+    state: str
+    problem: str
+    counts: Mapping[str, int]
+    total: int
+    left: str
+    devices: str  # the time of all devices
+    price: str
+    running: Sequence[Mapping[str, str | int]]
+    failed: Sequence[str]
+    more_failed: int
+    seen: str
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("pointsweep.serving", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _made(template: str, **values: object) -> str:
+    return visible(_templates().get_template(template).render(**values), keep="\n")
+
+
+@functools.cache
+def asset(name: str) -> bytes:
+    """Return a script or a style sheet, one of ASSETS."""
+    return resources.files("pointsweep.serving").joinpath(name).read_bytes()
+
+
+def index(states: Sequence[SweepState] | None, store: str, problem: str = "") -> str:
+    """Return the page that lists the sweeps; without states one that waits for them."""
+    return _made("index.html", content=index_content(states, problem), store=store)
+
+
+def index_content(states: Sequence[SweepState] | None, problem: str = "") -> str:
+    """Return the part of the index that changes."""
+    sweeps = None if states is None else [shown(state) for state in states]
+    return _made("index_content.html", sweeps=sweeps, problem=problem)
+
+
+def sweep(state: SweepState | None, name: str, version: str) -> str:
+    """Return the page of a sweep; without a state one that waits for it. `version` is that of its
+    report, empty while there is none.
+    """
+    return _made("sweep.html", content=sweep_content(state), name=name, version=version)
+
+
+def sweep_content(state: SweepState | None) -> str:
+    """Return the part of a sweep's page that changes, but for the report."""
+    return _made("sweep_content.html", sweep=None if state is None else shown(state))
+
+
+def message(title: str, text: str, ask_token: bool = False) -> str:
+    """Return a page with a few words; with `ask_token` one that takes a token."""
+    return _made("message.html", title=title, text=text, ask_token=ask_token)
+
+
+def tab_title(state: SweepState) -> str:
+    """Return what stands in the browser's tab."""
+    if state.standing is None:
+        return state.name
+    done = state.standing.count("finished")
+    return f"{done}/{len(state.standing.trials)} {state.name}"
+
+
+def shown(state: SweepState) -> Shown:
+    """Return the numbers of a sweep as text."""
+    standing = state.standing
+    counts = {}
+    failed: list[str] = []
+    if standing is not None:
+        counts = {word: standing.count(word) for word in ("finished", "failed", "running", "open")}
+        failed = [f"{trial.place}: {trial.reason}" for trial in standing.of("failed")]
+    return Shown(
+        name=state.name,
+        title=standing.title if standing is not None else "",
+        state=state.state if standing is not None else "",
+        problem=state.problem,
+        counts=counts,
+        total=len(standing.trials) if standing is not None else 0,
+        left=_duration(state.left_s) if state.left_s is not None else "",
+        devices=_device_time(state.device_hours) if state.device_hours else "",
+        price=f"{state.price:.3g}" if state.price is not None else "",
+        running=[_running(trial, state.metric) for trial in state.running],
+        failed=failed[:MOST_FAILED],
+        more_failed=max(len(failed) - MOST_FAILED, 0),
+        seen=time.strftime("%H:%M:%S", time.localtime(state.seen_at)) if state.seen_at else "",
+    )
+
+
+def _running(trial: RunningTrial, metric: str) -> dict[str, str | int]:
+    value = f"{percent(trial.values[-1])} %" if trial.values else ""
+    return {
+        "place": trial.place,
+        "worker": trial.worker,
+        "epoch": trial.epoch,
+        "epochs": trial.epochs,
+        "value": value,
+        "metric": metric,
+        "points": _points(trial.values),
+    }
+
+
+def _points(values: Sequence[float]) -> str:
+    """Return the points of a curve's line in SVG; empty where there is none to draw."""
+    kept = values[:: max(len(values) // MOST_POINTS, 1)]
+    if len(kept) < 2:
+        return ""
+    width, height, margin = CURVE
+    low, high = min(kept), max(kept)
+    points = []
+    for i, value in enumerate(kept):
+        share = (value - low) / (high - low) if high > low else 0.5
+        x = margin + (width - 2 * margin) * i / (len(kept) - 1)
+        y = height - margin - (height - 2 * margin) * share
+        points.append(f"{x:.1f},{y:.1f}")
+    return " ".join(points)
+
+
+def _duration(seconds: float) -> str:
+    """Return a rough time: 40 s, 12 min, 3.5 h, 2.1 days."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _device_time(hours: float) -> str:
+    """Return a time of devices, which is paid by the hour: 40 s, 12 min, 310.5 h."""
+    return _duration(hours * 3600) if hours < 1.5 else f"{hours:,.1f} h"
