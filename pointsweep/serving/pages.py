@@ -122,7 +122,7 @@ def shown(state: SweepState) -> Shown:
 
 
 def _running(trial: RunningTrial, metric: str) -> dict[str, str | int]:
-    value = f"{percent(trial.values[-1])} %" if trial.values else ""
+    value = f"{percent(trial.values[-1])}\N{NO-BREAK SPACE}%" if trial.values else ""
     return {
         "place": trial.place,
         "worker": trial.worker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import threading
@@ -36,7 +37,7 @@ def client(disk: FileStore, access: Access | None = None, base: str = "http://12
 
 
 def text_of(page: str) -> str:
-    return " ".join(re.sub("<[^>]*>", " ", page).split())
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", page)).split())
 
 
 def events(disk: FileStore, path: str, change=lambda: None, looks: int = 2) -> list[tuple[str, dict]]:
