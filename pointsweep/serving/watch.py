@@ -35,7 +35,7 @@ from pointsweep.utils.masking import scrubbed
 log = logging.getLogger("pointsweep.serving")
 
 PAUSE_S = (1.0, 15.0)  # between two looks at a folder, and at a store on a server
-COST = 10.0  # a pause is this many times as long as what it follows took
+COST = 10.0  # a pause is this many times the processor's time that it follows
 ALL_S = 60.0  # between two looks at the finished trials of a folder too
 REPORT_S = 2.0  # between two reports, at least
 SETTLING_S = 20.0  # between two trials nobody works on one, which is no interruption
@@ -85,6 +85,22 @@ class Report:
     problem: str = ""  # then there is no page, and this says why
 
 
+class Spent:
+    """What a piece of work took, from here on."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.cpu_begun = time.thread_time()
+
+    def next_time(self, pause_s: float) -> float:
+        """Return when the work may be done again: after this pause, or a longer one if it was
+        costly, or slow, as with a file server that has much to do.
+        """
+        now = time.monotonic()
+        cpu_s = time.thread_time() - self.cpu_begun
+        return now + max(pause_s, COST * cpu_s, now - self.begun)
+
+
 class SweepWatch:
     """One sweep of a store, looked at as often as it pays. `begun` gives the trials that have a
     folder.
@@ -120,6 +136,7 @@ class SweepWatch:
             now = time.monotonic()
             if now < self._next_look:
                 return self.state
+            spent = Spent()
             try:
                 self._look(self.begun())
             except FileNotFoundError as error:
@@ -129,8 +146,7 @@ class SweepWatch:
             except Exception as error:  # one sweep that nobody foresaw is no reason to show none
                 log.exception("%s cannot be read", self.name)
                 self._fail(f"{type(error).__name__}: {error}")
-            took = time.monotonic() - now
-            self._next_look = time.monotonic() + max(self.pause_s, COST * took)
+            self._next_look = spent.next_time(self.pause_s)
             return self.state
 
     def _fail(self, problem: str) -> None:
@@ -243,7 +259,7 @@ class SweepWatch:
         with self._making:
             if self.layout is None or not self.report_due():
                 return self.report
-            begun = time.monotonic()
+            spent = Spent()
             with self._looking:
                 version, layout = self.version, self.layout
                 records = records_of(self.store.trials, self.keys)
@@ -256,8 +272,7 @@ class SweepWatch:
                 log.exception("%s: no report can be made", self.name)
                 self.report = _report(b"", f"{type(error).__name__}: {error}")
             self._reported = version
-            took = time.monotonic() - begun
-            self._next_report = time.monotonic() + max(REPORT_S, COST * took)
+            self._next_report = spent.next_time(REPORT_S)
             return self.report
 
     def _failures(self) -> dict[str, str]:
@@ -396,8 +411,8 @@ class StoreWatch:
         with self._lock:
             now = time.monotonic()
             if now >= self._next_begun:
+                spent = Spent()
                 listed = self.store.list("trials")
                 self._begun = frozenset(entry.rstrip("/") for entry in listed)
-                took = time.monotonic() - now
-                self._next_begun = time.monotonic() + max(self.pause_s, COST * took) / 2
+                self._next_begun = spent.next_time(self.pause_s / 2)
             return self._begun

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -323,15 +325,54 @@ def test_a_look_at_many_trials_reads_none_of_those_that_are_finished(tmp_path):
     assert store.opened == [f"trials/{keys[-1]}/history.jsonl"]
 
 
+def spend(seconds: float, clock: Callable[[], float]) -> None:
+    """Pass so many seconds by a clock; by that of the processor they have to be worked."""
+    begun = clock()
+    while clock() - begun < seconds:
+        if clock is time.monotonic:
+            time.sleep(0.05)
+
+
 def test_looks_are_so_far_apart_that_they_cost_little(disk, monkeypatch):
     found = watched(disk)
     sweep = found.sweep("made")
     sweep.look()
     now = module.time.monotonic()
     assert 0.5 < sweep._next_look - now <= 1.5
-    monkeypatch.setattr(sweep, "_look", lambda begun: module.time.sleep(0.3))
-    at_once(sweep)
-    sweep.look()
-    assert sweep._next_look - module.time.monotonic() > 2.5
+    for work_s, clock, pause_s in ((0.2, time.thread_time, 2.0), (1.5, time.monotonic, 1.5)):
+        monkeypatch.setattr(sweep, "_look", lambda begun, work_s=work_s, clock=clock: spend(work_s, clock))
+        at_once(sweep)
+        sweep.look()
+        assert sweep._next_look - time.monotonic() > 0.9 * pause_s
     monkeypatch.setattr(sweep, "_look", lambda begun: pytest.fail("too early"))
     sweep.look()
+
+
+def test_a_store_on_s3_is_asked_little(monkeypatch):
+    """A finished trial is never asked for again; a running one with a listing, its lease, and its history where that grew."""
+    from pointsweep.storage.s3 import S3Store
+    from tests.support.s3 import BUCKET, served
+
+    with served():
+        store = S3Store(f"s3://{BUCKET}/watched")
+        plan(store)
+        finish(store, FIRST)
+        begin(store, SECOND, 1)
+        hold(store, SECOND)
+        asked: list[str] = []
+        store.client.meta.events.register("before-call.s3", lambda model, **more: asked.append(model.name))
+        found = watched(store)
+        state = look(found)
+        assert [trial.state for trial in state.standing.trials] == ["finished", "running", "open", "open"]
+        assert b"50.0 (n=1/2)" in found.sweep("made").make_report().data
+        asked.clear()
+        assert look(found).state == "running"
+        # that of the sweep's plan; of the trials, and the running one's folder; its lease
+        assert sorted(asked) == ["GetObject", "HeadObject", "ListObjectsV2", "ListObjectsV2"]
+        begin(store, SECOND, 3)
+        asked.clear()
+        assert look(found).running[0].epoch == 3
+        assert asked.count("GetObject") == 2
+        assert found.sweep("made").pause_s == 15.0
+        curve = curves(found.store, build(layout(), {}, {}))[SECOND]
+        assert curve == [0.1, 0.2, 0.3]
