@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -110,7 +111,7 @@ async def in_thread(work: Callable[[], T]) -> T:
             result = work()
         except Exception as raised:
             error = raised
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the server has ended meanwhile
             loop.call_soon_threadsafe(tell, result, error)
 
     threading.Thread(target=run, name="look", daemon=True).start()

@@ -21,6 +21,12 @@ TOKEN = "a-token-of-the-test"
 EVIL = "<script>document.title='taken'</script>"
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch) -> None:
+    """A page waits for its content, however busy this machine is."""
+    monkeypatch.setattr(module, "FIRST_LOOK_S", 60.0)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> FileStore:
     store = FileStore(tmp_path / "store")
@@ -212,6 +218,13 @@ def test_a_report_travels_packed_to_who_takes_it_so(disk):
 def test_nothing_can_be_changed(disk, method):
     for path in ("/", "/sweeps/made", "/sweeps/made/report"):
         assert getattr(client(disk), method)(path).status_code == 405
+
+
+def test_a_page_comes_without_its_content_where_the_store_is_slow(disk, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_LOOK_S", 0.0)
+    found = client(disk)
+    assert "The store is being read." in found.get("/").text
+    assert "The sweep is being read." in client(disk).get("/sweeps/made").text
 
 
 # Who may ask
