@@ -56,6 +56,12 @@ class DatasetConfig(NamedConfig):
     heights: Added[bool] = False
     """A fourth channel: the height above the cloud's lowest point, after scaling, before centring.
     """
+    skip_near_origin: Added[bool] = False
+    """True: farthest points are never within 0.0316 of the origin, but for the first, as the
+    programs' operator has it (T40).
+    """
+    rotate_together: Added[bool] = False
+    """True: one turn for all clouds of a training batch (Point-PEFT's program, T30)."""
     val_fraction: Share = 0.0
     """The share of every class of the training split that is kept out for validation."""
     test_order: Added[Literal["file", "by_class", "shuffled"]] = "file"
@@ -78,6 +84,8 @@ class DatasetConfig(NamedConfig):
         return self.val_fraction > 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rotate_together and self.rotate == "none":
+            yield "rotate_together", "there is no turn to share with rotate: none; leave it out"
         if self.presample < self.num_points:
             yield (
                 "presample",

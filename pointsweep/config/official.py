@@ -8,6 +8,7 @@ programs themselves, as spec 2.1, 2.8, 3.4 and 4.4 list them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,16 @@ class Program:
 
 
 def program(config: TrialConfig) -> Program:
-    """Return what the released program does that a trial stands for; the defaults under `fixed`."""
+    """Return what the released program does that a trial stands for; the defaults under `fixed`.
+
+    The tokenizer's `skip_near_origin` stands above it.
+    """
+    found = _released(config)
+    own = config.tokenizer.skip_near_origin if config.tokenizer is not None else None
+    return found if own is None else dataclasses.replace(found, skips_near_origin=own)
+
+
+def _released(config: TrialConfig) -> Program:
     if config.compat != "official" or config.method is None or config.backbone is None:
         return Program()
     modelnet = _is_modelnet(config.dataset.name)
@@ -84,8 +94,13 @@ def with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     if method == "point_peft":
         _fill(filled, "positions", "injection", "each_block")
         _fill(filled, "backbone", "drop_path", 0.1)
+        _fill(filled, "dataset", "skip_near_origin", True)
+        if _rotation(data.get("dataset")) != "none":
+            _fill(filled, "dataset", "rotate_together", True)
     if method == "any2point":
         modelnet = _is_modelnet(dataset)
+        if modelnet:
+            _fill(filled, "dataset", "skip_near_origin", True)
         on_scans, on_modelnet = INJECTIONS.get(backbone, ("once", "once"))
         _fill(filled, "positions", "injection", on_modelnet if modelnet else on_scans)
         if modelnet and backbone in VISION_AND_AUDIO:
@@ -105,6 +120,12 @@ def _name(part: Any) -> str:
     """
     name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", part)
     return name if isinstance(name, str) else ""
+
+
+def _rotation(dataset: Any) -> str:
+    """Return how training clouds are turned: as said, or as ScanObjectNN's are by default."""
+    default = "gravity" if _name(dataset).startswith("scanobjectnn") else "none"
+    return dataset.get("rotate", default) if isinstance(dataset, Mapping) else default
 
 
 def _fill(data: dict[str, Any], part: str, field: str, value: Any) -> None:

@@ -165,6 +165,11 @@ class TrialConfig(Config):
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
             yield "dataset.heights", text
         yield from self._too_many()
+        scrambled = self.positions.scrambled if self.positions is not None else None
+        has_plane = backbone is None or registry.modality(backbone) in ("2d", None)
+        if scrambled is not None and not has_plane:
+            text = "planes alone have encodings that can be scrambled; leave it out on 1d and 3d"
+            yield "positions.scrambled", text
         if self.probes:
             yield from self._probe_misfits()
         if self.head and backbone and self.head.pool == "class_max" and not backbone.class_token:

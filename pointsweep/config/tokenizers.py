@@ -6,13 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pointsweep.config.base import IN_64_BITS, Count, NamedConfig
+from pointsweep.config.base import IN_64_BITS, Added, Count, NamedConfig
 
 Normalisation = Literal["scan", "mn40"]
 
 
 class TokenizerConfig(NamedConfig):
     """Base of the tokenizers' configurations."""
+
+    skip_near_origin: Added[bool | None] = None
+    """Centres are never within 0.0316 of the origin, but for the first; null: as the program has it
+    under official, false under fixed.
+    """
 
 
 class PointPNLightConfig(TokenizerConfig):

@@ -31,10 +31,11 @@ def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -
         points = points * to_device(factors, points.device)
     points = normalise(points, config)
     heights, points = points[:, :, 3:], points[:, :, :3]
+    num_turns = 1 if config.rotate_together else len(points)
     if config.rotate == "gravity":
-        points = points @ to_device(turns_about_y(len(points), generator), points.device)
+        points = points @ to_device(turns_about_y(num_turns, generator), points.device)
     elif config.rotate == "all":
-        points = points @ to_device(turns(len(points), generator), points.device)
+        points = points @ to_device(turns(num_turns, generator), points.device)
     if config.translate:
         shift = config.translate * (2 * torch.rand(len(points), 1, 3, generator=generator) - 1)
         points = points + to_device(shift, points.device)

@@ -29,8 +29,8 @@ from pointsweep.utils.array_cache import cached_arrays
 
 CPU = torch.device("cpu")
 CHUNK = 64  # clouds whose evaluation samples are made at once
-# The variant of farthest point sampling, in its cache's key: from index 0, no point skipped (T40),
-# each square rounded.
+# The variant of farthest point sampling, in its cache's key: from index 0, no point skipped unless
+# the configuration asks for it (T40), each square rounded.
 SAMPLING = "fps-first-0-unfused"
 
 
@@ -191,7 +191,7 @@ class Dataset:
         points = to_device(points, device)
         if self.shuffles and self.config.presample < points.shape[1]:
             points = shuffled(points, generator)
-        points = sample(points, self.config.presample)
+        points = sample(points, self.config.presample, self.config.skip_near_origin)
         # One random subset for the whole batch, as the program draws it (T19).
         subset = torch.randperm(points.shape[1], generator=generator)[: self.config.num_points]
         points = points[:, to_device(subset, device)]
@@ -231,7 +231,7 @@ class Dataset:
         """The farthest point samples (n, num_points, 3) of all stored clouds of a split, made once
         per node.
         """
-        count = self.config.num_points
+        count, skip = self.config.num_points, self.config.skip_near_origin
         if count >= split.points.shape[1]:
             return split.points
         is_stored = split.name == "test" or (split.name == "val" and self.has_own_val)
@@ -241,12 +241,13 @@ class Dataset:
             parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
             return {
                 "points": np.concatenate(
-                    [sample(torch.from_numpy(np.array(p)), count).numpy() for p in parts]
+                    [sample(torch.from_numpy(np.array(p)), count, skip).numpy() for p in parts]
                 )
             }
 
         if stored not in self._sampled:
-            key = f"samples-{SAMPLING}-{self.digest[:24]}-{stored}-{count}"
+            variant = f"{SAMPLING}-skip" if skip else SAMPLING
+            key = f"samples-{variant}-{self.digest[:24]}-{stored}-{count}"
             self._sampled[stored] = cached_arrays(key, make)[0]["points"]
         return self._sampled[stored]
 
@@ -277,13 +278,13 @@ def shuffled(points: Tensor, generator: torch.Generator) -> Tensor:
     return gather(points, to_device(order, points.device))
 
 
-def sample(points: Tensor, count: int) -> Tensor:
+def sample(points: Tensor, count: int, skip_near_origin: bool = False) -> Tensor:
     """Farthest point samples (B, count, 3) of points (B, P, 3); all points, as they are, where
     there are no more.
     """
     if count >= points.shape[1]:
         return points
-    return gather(points, farthest_points(points[:, :, :3], count))
+    return gather(points, farthest_points(points[:, :, :3], count, skip_near_origin))
 
 
 def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Path:

@@ -42,6 +42,7 @@ class Positions(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.plane, self.compat = config, backbone.plane, compat
+        self.scrambled = compat == "official" if config.scrambled is None else config.scrambled
         self.encode, self.bias = backbone.positions_at, backbone.attention_bias
         if config.kind in ("learnable", "sinusoidal") and len(backbone.scale_starts) > 1:
             raise ValueError(
@@ -123,7 +124,7 @@ class Positions(nn.Module):
             found = self.encode(index, places * (self.plane.width - 1) / self.plane.width)
         else:
             found = self.encode(index, places)
-            if found is not None and self.compat == "official":
+            if found is not None and self.scrambled:
                 # The program has (C, N) a view and reshapes it to (N, C) where it should transpose
                 # (T41).
                 found = found.transpose(2, 3).reshape(found.shape)

@@ -69,7 +69,8 @@ def small(dataset: Dataset) -> Recording:
             # Training and validation clouds are stored together in a data set, and apart here: each
             # split has its own samples.
             points = torch.from_numpy(np.array(split.points))
-            return sample(points, self.config.num_points).numpy()
+            config = self.config
+            return sample(points, config.num_points, config.skip_near_origin).numpy()
 
         def augmented(self, points: Tensor, generator: torch.Generator) -> Tensor:
             return super().augmented(points.float(), generator).double()  # type: ignore[no-any-return]

@@ -33,10 +33,10 @@ def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float
     """The learning rate of epoch 1, 2, ... (spec 2.8): a line from min_lr up to lr, then half a
     cosine down to min_lr.
 
-    With `warmup_fraction` that of a step: the line goes over this share of all steps, and the first
-    step is already on its way.
+    With `lag_epochs` it comes so many epochs later. With `warmup_fraction` that of a step: the line
+    goes over this share of all steps, and the first step is already on its way.
     """
-    done = float(epoch - 1)
+    done = max(float(epoch - 1 - train.lag_epochs), 0.0)
     if train.warmup_fraction is not None:
         line = max(round(train.epochs * steps * train.warmup_fraction), 1)
         if steps * (epoch - 1) + step + 1 <= line:
@@ -46,7 +46,8 @@ def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float
         done += step / steps
     elif done < train.warmup_epochs:
         return train.min_lr + (train.lr - train.min_lr) * done / train.warmup_epochs
-    angle = math.pi * min(done / (train.cosine_epochs or train.epochs), 1.0)
+    length = train.cosine_epochs or max(train.epochs - train.lag_epochs, 1)
+    angle = math.pi * min(done / length, 1.0)
     return train.min_lr + (train.lr - train.min_lr) * (1.0 + math.cos(angle)) / 2.0
 
 

@@ -21,13 +21,13 @@ from pointsweep.sweep.yaml_document import Document
 PARTS_OF_A_TRIAL = tuple(TrialConfig.model_fields)
 DIGITS = 12  # numbers of one axis that are equal when written with so many were meant to be one
 # What a row or column may say beside its settings.
-OWN_KEYS = ("label", "when", "published", "factors")
+OWN_KEYS = ("label", "when", "published", "factors", "because")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row or column: what it sets, for which cells (`when`), and what the paper calls it
-    (`published`).
+    """One row or column: what it sets, for which cells (`when`), what the paper calls it
+    (`published`), and of one that cannot be run why (`because`).
     """
 
     label: str
@@ -39,6 +39,7 @@ class Entry:
     factors: Mapping[str, bool] | None = None  # of a factorial: which components the row has
     # settings that stand elsewhere than at `path`
     within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    because: str | None = None
 
     def place(self, key: str) -> Place:
         """Return where a key of the settings stands."""
@@ -181,6 +182,8 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     if not lists or len(lengths) < len(lists) or len(set(lengths.values())) != 1:
         complain(document, path, f"needs lists of one length, got {lengths or values!r}")
         return Axis("", ())
+    if "because" in lists:
+        complain(document, (*path, "because"), "stands in rows that are written out alone")
     settings = [key for key in lists if key not in OWN_KEYS]
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
@@ -220,9 +223,16 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
     if unknown_keys:
         return None
     refuse_set_twice(document, path, settings)
-    return Entry(
-        label, settings, document, path, when, item.get("published"), _factors(document, path, item)
-    )
+    because = item.get("because")
+    if because is not None:
+        because = document.text_of((*path, "because"), because)
+        if settings:
+            listed = ", ".join(settings)
+            text = f"has because: and is not run, so it sets nothing; leave out {listed}"
+            complain(document, path, text)
+    factors = _factors(document, path, item)
+    published = item.get("published")
+    return Entry(label, settings, document, path, when, published, factors, because=because)
 
 
 def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:

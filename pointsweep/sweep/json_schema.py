@@ -380,8 +380,10 @@ def _tables() -> dict[str, Schema]:
             "description": "What the paper calls it, or its number in percent.",
         },
         "factors": {**factors, "description": "Of a factorial: which components it has."},
+        "because": {**SCALAR, "description": "Why it cannot be run; it then sets nothing."},
     }
-    lists = {key: _list_of(schema) for key, schema in entry.items() if key != "factors"}
+    in_zips = ("label", "when", "published")
+    lists = {key: _list_of(entry[key]) for key in in_zips}
     lists["when"] = _list_of(_any_of(_ref("condition"), {"type": "null"}))
     lists["factors"] = _list_of(_any_of(factors, {"type": "null"}))
     # Not `anyOf`: an editor underlines what is wrong in the form that is meant.

@@ -363,6 +363,10 @@ class Reader:
         protocol: str,
     ) -> Cell:
         entries = [column[1], *reversed(row[1])]
+        cannot_run = next((entry.because for entry in entries if entry.because is not None), None)
+        if cannot_run is not None:
+            published = None if self.profile else self._published([*row[1], column[1]], row[1])
+            return Cell(row[0], column[0], (), cannot_run, published)
         settings = self.settings(entries, base)
         because = self._excluded(settings, entries)
         if because is not None:

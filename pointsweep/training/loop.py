@@ -65,14 +65,13 @@ def stream(*parts: int | str) -> int:
 
 def learning_rate(train: TrainConfig, epoch: int) -> float:
     """The rate of epoch 1, 2, ...: t = epoch - 1 counts from zero; linear warm-up from min_lr, then
-    a cosine in t, not shifted.
+    a cosine in t, not shifted. With `lag_epochs` all of it comes so many epochs later.
     """
-    t = epoch - 1
+    t = max(epoch - 1 - train.lag_epochs, 0)
     span = train.lr - train.min_lr
     if t < train.warmup_epochs:
         return train.min_lr + t * span / train.warmup_epochs
-    period = train.cosine_epochs or train.epochs
-    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / period, 1.0)))
+    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / train.period, 1.0)))
 
 
 def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
@@ -89,7 +88,7 @@ def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
     warmup_steps = max(1, round(train.warmup_fraction * train.epochs * steps))
     if number < warmup_steps:
         return train.min_lr + span * (number + 1) / warmup_steps
-    period = (train.cosine_epochs or train.epochs) * steps
+    period = train.period * steps
     return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(number / period, 1.0)))
 
 

@@ -65,8 +65,10 @@ class Predictor:
         """points (B, P, 3) as they were measured -> probabilities (B, C)."""
         found = []
         for start in range(0, len(points), BATCH):
-            batch = sample(points[start : start + BATCH], self.config.dataset.num_points)
-            batch = normalise(batch, self.config.dataset)
+            dataset = self.config.dataset
+            batch = points[start : start + BATCH]
+            batch = sample(batch, dataset.num_points, dataset.skip_near_origin)
+            batch = normalise(batch, dataset)
             found.append(self.model(batch).float().softmax(dim=1))
         return torch.cat(found)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pointsweep.config import official
 from pointsweep.config.base import canonical_json
 from pointsweep.config.datasets import SyntheticConfig
 from pointsweep.config.schema import TrialConfig
@@ -19,7 +20,7 @@ from pointsweep.models.tokenizers import normalise as normalise_groups
 from pointsweep.ops.point_ops import with_height
 
 
-def trial(method: str, backbone: str, dataset: str, compat: str = "official", **parts) -> TrialConfig:
+def trial(method: str, backbone: str, dataset: str | dict, compat: str = "official", **parts) -> TrialConfig:
     tokenizer = {"any2point": "point_pn_light", "appt": "point_pn", "point_peft": "patch"}[method]
     data = {"method": method, "backbone": backbone, "dataset": dataset, "tokenizer": tokenizer, "compat": compat}
     return trial_from_dict(data | parts)
@@ -149,6 +150,46 @@ def test_heights_are_scaled_as_the_cloud_is_but_not_turned_or_moved():
 def test_appts_program_asks_its_data_set_for_heights():
     assert trial("appt", "vit_in21k", "scanobjectnn").dataset.heights
     assert not trial("appt", "vit_in21k", "scanobjectnn", "fixed").dataset.heights
+
+
+def test_data_sets_skip_points_where_the_programs_operator_does_and_share_a_turn_where_they_do():
+    def chosen(method, backbone, dataset, compat="official"):
+        found = trial(method, backbone, dataset, compat).dataset
+        return found.skip_near_origin, found.rotate_together
+
+    assert chosen("any2point", "dinov2", "modelnet40") == (True, False)
+    assert chosen("any2point", "dinov2", "scanobjectnn") == (False, False)
+    assert chosen("point_peft", "point_mae", "scanobjectnn") == (True, True)
+    assert chosen("point_peft", "point_mae", "modelnet40") == (True, False)
+    assert chosen("appt", "vit_in21k", "scanobjectnn") == (False, False)
+    assert chosen("point_peft", "point_mae", "scanobjectnn", "fixed") == (False, False)
+    still = trial("point_peft", "point_mae", {"name": "scanobjectnn", "rotate": "none"})
+    assert not still.dataset.rotate_together
+
+
+@pytest.mark.parametrize(("compat", "own", "skips"), [("official", None, True), ("official", False, False), ("fixed", True, True)])
+def test_a_tokenizers_own_choice_of_skipping_stands_above_the_programs(compat, own, skips):
+    tokenizer = {"name": "point_pn_light", "skip_near_origin": own}
+    chosen = trial("any2point", "dinov2", "modelnet40", compat, tokenizer=tokenizer)
+    assert official.program(chosen).skips_near_origin == skips
+    with torch.device("meta"):
+        assert PointModel(chosen, 40).tokenizer.skips_near_origin == skips
+
+
+def test_a_turn_cannot_be_shared_where_there_is_none():
+    data = {
+        "dataset": {"name": "modelnet40", "rotate_together": True},
+        "tokenizer": "patch",
+        "backbone": "point_mae",
+        "method": "full",
+    }
+    assert [path for path, _ in check_trial(data)[1]] == ["dataset.rotate_together"]
+
+
+@pytest.mark.parametrize("backbone", ["clip_text", "point_mae"])
+def test_only_planes_have_encodings_that_can_be_scrambled(backbone):
+    data = {"dataset": "modelnet40", "tokenizer": "patch", "backbone": backbone, "method": "full", "positions": {"scrambled": True}}
+    assert [path for path, _ in check_trial(data)[1]] == ["positions.scrambled"]
 
 
 def test_heights_are_refused_where_nobody_takes_them():

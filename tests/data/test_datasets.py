@@ -85,6 +85,33 @@ def test_modelnet40_training_follows_the_programs_order(data_root):
     torch.testing.assert_close(found, augment(sampled, data.config, random))
 
 
+def test_points_near_the_origin_are_skipped_where_the_program_skips_them(monkeypatch, tmp_path):
+    """In training and in evaluation, but for the first point; |p|^2 <= 1e-3 is near (T40)."""
+    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path))
+    clouds = np.random.default_rng(0).normal(size=(4, 64, 3)).astype(np.float32)
+    clouds[:, 5:25] = 0.0
+    arrays = {f"{split}_{part}": made for split in ("train", "test") for part, made in (("points", clouds), ("labels", np.arange(4)))}
+    for skips in (False, True):
+        config = DatasetConfig(name="made", num_points=40, presample=44, skip_near_origin=skips, center=False)
+        data = Dataset(config, ["a", "b", "c", "d"], arrays, f"digest-{skips}")
+        for points in (data.train_batch(np.arange(4), generator())[0], data.eval_batch(data.test, np.arange(4))[0]):
+            near = points.square().sum(dim=2) <= 1e-3
+            assert points.shape[1] == 40
+            assert bool(near.any()) != skips
+
+
+def test_a_turn_may_be_the_same_for_a_whole_batch():
+    clouds = torch.randn(1, 20, 3).expand(3, -1, -1)
+    together, apart = (
+        augment(clouds, DatasetConfig(name="made", rotate="gravity", rotate_together=one, center=False), generator())
+        for one in (True, False)
+    )
+    assert torch.equal(together[0], together[1])
+    assert not torch.allclose(together[0], clouds[0], atol=1e-3)
+    torch.testing.assert_close(together[..., 1], clouds[..., 1])
+    assert not torch.allclose(apart[0], apart[1], atol=1e-3)
+
+
 @pytest.mark.parametrize(("name", "shuffles"), [("modelnet40", True), ("scanobjectnn", False)])
 def test_over_epochs_modelnet40_shows_most_points_of_a_cloud_and_scanobjectnn_the_farthest(data_root, name, shuffles):
     """Of 1,024 or 2,048 points 600 are sampled. In the programs for ScanObjectNN a cloud is sampled as it is stored."""

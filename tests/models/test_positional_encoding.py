@@ -48,6 +48,20 @@ def test_virtual_encodings_are_the_mean_over_views(modality: str):
     torch.testing.assert_close(six(CENTERS, places), torch.stack(one_by_one).mean(dim=0))
 
 
+@torch.no_grad()
+def test_scrambled_encodings_are_those_of_the_program_and_may_be_chosen_alone():
+    """T41: (C, N) a view is reshaped to (N, C), so token n has channels of all tokens."""
+    ordered, scrambled = positions("2d"), positions("2d", scrambled=True)
+    places = ordered.places(CENTERS)
+    by_view = torch.stack([ordered(CENTERS, places[:, view : view + 1]) for view in range(6)], dim=1)  # (B, M, N, C)
+    expected = torch.stack([torch.stack([view.t().reshape(5, -1) for view in cloud]).mean(dim=0) for cloud in by_view])
+    torch.testing.assert_close(scrambled(CENTERS, places), expected)
+    assert (expected - ordered(CENTERS, places)).abs().max() > 1e-3
+    for chosen, same in ((None, scrambled), (False, ordered)):
+        official = Positions(PositionsConfig(scrambled=chosen), backbone("2d"), num_tokens=5, compat="official")
+        torch.testing.assert_close(official(CENTERS, places), same(CENTERS, places))
+
+
 def test_the_two_ends_of_the_line_meet_different_ends_of_the_table():
     """Spec 2.3 under `fixed`: u = 0 stands at 0, u = 1 at (77 - 0.5) * 76 / 77 of 76."""
     line = positions(num_views=1)

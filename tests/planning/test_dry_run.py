@@ -80,7 +80,7 @@ FAULTS = [
     ("a batch is left out", "training.loop:batches", "range(0, count", "range(size, count", "does not run", {}),
     ("a constant rate", "training.loop:learning_rate", "span = train.lr - train.min_lr", "return train.lr", "learning rate of epoch 1", {}),
     ("no warm-up", "training.loop:learning_rate", "if t < train.warmup_epochs", "if False", "learning rate", {}),
-    ("a shifted cosine", "training.loop:learning_rate", "t / period", "(t - train.warmup_epochs) / period", "learning rate", {}),
+    ("a shifted cosine", "training.loop:learning_rate", "t / train.period", "(t - train.warmup_epochs) / train.period", "learning rate", {}),
     ("another rate in the step", "training.loop:train_epoch", "= step_rate(", "= 2 * step_rate(", "AdamW", {}),
     ("a warm-up by steps from nothing", "training.loop:step_rate", "(number + 1) / warmup_steps", "number / warmup_steps", "learning rate of epoch 1", {"train__warmup_epochs": 10, "train__warmup_fraction": 0.3}),
     ("a warm-up that does not scale", "training.loop:step_rate", "train.warmup_fraction * train.epochs", "train.warmup_fraction", "learning rate", {"train__warmup_epochs": 10, "train__warmup_fraction": 0.3}),

@@ -124,6 +124,25 @@ exclude: [{when: {method: any2point, backbone.modality: 3d}, because: any2point 
     assert [reasons[i] for i in ((0, 0), (0, 1), (1, 0), (2, 0))] == [None] * 4
 
 
+def test_a_row_that_cannot_be_run_stands_with_its_reason_and_its_published_number(write):
+    text = (
+        BASE
+        + """
+rows:
+  - {label: ours, method: head_only}
+  - {label: theirs, published: 88.2, because: "its program: not here"}
+columns: {backbone.modality: [1d, 2d]}
+"""
+    )
+    sweep = load(write(text))
+    cells = {(c.row, c.column): c for c in sweep.cells}
+    assert [cells[1, column].excluded for column in (0, 1)] == ["its program: not here"] * 2
+    assert [cells[1, column].published.value for column in (0, 1)] == [88.2, 88.2]
+    assert {trial.cell.row for trial in sweep.trials()} == {0}
+    assert all(cell.published is None for cell in load(write(text), ["profile=smoke"]).cells)
+    assert "theirs / 1d: not run: its program: not here" in sweep.resolved()
+
+
 def test_a_file_inherits_base_and_settings(write):
     write("name: p\nbase: {dataset: synthetic, backbone: tiny, tokenizer: point_pn_light, train.epochs: 7}\n"
           "settings: [{when: {method: lora}, method.rank: 5}]\n", "parent.yaml")  # fmt: skip
@@ -240,23 +259,24 @@ NUMBERS = {
     "smoke": 24,
     "quickstart": 9,
     "modelnet40_small": 48,
-    "ablation_table5": 18,
+    "ablation_table5": 36,
     "any2point_scanobjectnn": 6,
     "point_nn_modelnet40": 2,
     "networks_modelnet40": 15,
-    "any2point_table1": 18,
-    "any2point_table2": 30,
-    "any2point_table3": 24,
-    "any2point_table4": 24,
+    "any2point_table1": 114,
+    "any2point_table2": 36,
+    "any2point_table3": 48,
+    "any2point_table4": 48,
     "any2point_table6": 9,
     "backbones_3d": 36,
     "backbones_3d_modelnet40": 15,
     "few_shot": 80,
     "networks_table1": 42,
-    "point_peft_modelnet40": 18,
-    "point_peft_scanobjectnn": 30,
+    "point_peft_modelnet40": 27,
+    "point_peft_scanobjectnn": 45,
     "robustness": 72,
-    "leakage": 20,
+    "leakage": 24,
+    "encodings_scrambled": 48,
     "part_segmentation": 24,
     # What a search will train is not known beforehand.
     "search_any2point": 0,
@@ -271,7 +291,7 @@ NUMBERS = {
     "point_peft_parts": 21,
     "point_peft_prompts": 60,
     "point_peft_tuning": 21,
-    "appt_parts": 81,
+    "appt_parts": 108,
     "any_modality": 180,
 }
 
@@ -310,6 +330,8 @@ def test_table_5_carries_the_papers_numbers():
         ("rows:\n  - {method.rank: 2}\n", "rows[0] (line 9): must be a mapping with a label"),
         ("rows:\n  - {label: a}\n  - {label: a}\n", "rows (line 8): the label 'a' stands twice"),
         ("rows: []\n", "rows (line 8): has no entries"),
+        ("rows:\n  - {label: a, because: b, method.rank: 2}\n", "rows[0] (line 9): has because: and is not run, so it sets nothing; leave out method.rank"),
+        ("rows:\n  zip: {method.rank: [1], because: [x]}\n", "rows.zip.because (line 9): stands in rows that are written out alone"),
         ("columns:\n  zip: {method.rank: [1, 2], train.lr: [1.0]}\n", "columns.zip (line 9): needs lists of one length"),
         ("seeds: [1, 1]\n", "seeds (line 8): must be a number of seeds"),
         ("seeds: yes\n", "got 'yes'"),

@@ -24,6 +24,18 @@ def test_learning_rates_of_the_published_schedule(epoch: int, rate: float):
     assert learning_rate(TrainConfig(), epoch) == pytest.approx(rate, rel=1e-4)
 
 
+def test_a_schedule_that_lags_an_epoch_is_that_of_the_programs_that_step_it_late():
+    """301 epochs, numbered from 0, and the rate set for the next epoch by the number of the one that ends: two epochs at 1e-6."""
+    train = TrainConfig(epochs=301, lag_epochs=1)
+    assert [learning_rate(train, epoch) for epoch in (1, 2)] == [1e-6, 1e-6]
+    plain = [learning_rate(TrainConfig(), epoch) for epoch in range(1, 301)]
+    assert [learning_rate(train, epoch) for epoch in range(2, 302)] == plain
+    demo = TrainConfig(epochs=301, lag_epochs=1, min_lr=1e-4, warmup_epochs=0, cosine_epochs=200)
+    unshifted = [1e-4 + 2e-4 * (1 + math.cos(math.pi * min(t, 200) / 200)) for t in range(300)]
+    assert [learning_rate(demo, epoch) for epoch in range(2, 302)] == pytest.approx(unshifted)
+    assert learning_rate(demo, 1) == 5e-4
+
+
 def test_weight_decay_spares_vectors_and_on_request_tokens():
     class Model(nn.Module):
         def __init__(self):
