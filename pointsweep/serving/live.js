@@ -104,7 +104,17 @@
   const parts = (frame, kind) => [...frame.contentDocument.querySelectorAll(kind)];
   const same = (element, number, others) => (element.id ? others.find((other) => other.id === element.id) : others[number]);
 
+  // The order that the reader gave to a table: the button in its heading is pressed until it says the same.
+  function sort(before, after) {
+    const heads = parts(after, "th");
+    parts(before, "th").forEach((head, number) => {
+      const order = head.getAttribute("aria-sort"), button = heads[number] && heads[number].querySelector("button");
+      for (let press = 0; order && button && press < 2 && heads[number].getAttribute("aria-sort") !== order; press += 1) button.click();
+    });
+  }
+
   function restore(before, after) {
+    sort(before, after);
     for (const kind of ["select", "input"]) {
       const others = parts(after, kind);
       parts(before, kind).forEach((element, number) => {
