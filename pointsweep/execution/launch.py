@@ -49,6 +49,7 @@ class Launch:
     options: LaunchOptions
     display: Display
     job: Job
+    on_end: Callable[[str], None] | None = None  # called with the key of each trial that has ended
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # the reasons, by key
 
@@ -140,6 +141,8 @@ class Launch:
             if event.kind in ENDS:
                 spending.ended(event.key)
             progress(event)
+            if event.kind in ENDS and self.on_end is not None:
+                self.on_end(event.key)
 
         def run(packs: Sequence[Pack], job: Job) -> list[Outcome]:
             return launcher.run(packs, job, resources, listen, may_start)

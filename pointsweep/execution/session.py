@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -163,9 +163,12 @@ def launch_all(
     options: LaunchOptions,
     display: Display,
     limits: Mapping[str, Mapping[int, float]] | None = None,
+    on_end: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
     """Run every trial that has no record, once, in packs over one backbone where the sweep asks for
     them; return how they ended.
+
+    `on_end` is called with the key of each trial that has ended, while the others train.
     """
     groups = to_run(plans)
     if not groups:
@@ -176,7 +179,7 @@ def launch_all(
     job = Job(
         store.url, targets, threads=options.threads, limits=limits or {}, plugins=sources_of(plans)
     )
-    launch = Launch(plans, store, places, options, display, job)
+    launch = Launch(plans, store, places, options, display, job, on_end)
     with after_launch():
         return launch.run(groups)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pointsweep.errors import SearchFailedError
 from pointsweep.execution import ray_cluster
@@ -88,7 +88,11 @@ def search(
     ):
         target = mirror.target
 
-        def train(batch: Sweep, limits: Mapping[str, Mapping[int, float]]) -> None:
+        def train(
+            batch: Sweep,
+            limits: Mapping[str, Mapping[int, float]],
+            on_end: Callable[[str], None] | None = None,
+        ) -> None:
             places.update(places_of(batch))
             states = {
                 trial.config.key(): trial_status(store, trial.config.key())
@@ -97,7 +101,7 @@ def search(
             display.expect(*tuning.extent())
             rest = Plan(batch, states, {}, {}, {}, ())
             targets = {batch.name: target} if target is not None else {}
-            launch_all([rest], store, targets, places_of(batch), options, display, limits)
+            launch_all([rest], store, targets, places_of(batch), options, display, limits, on_end)
 
         tuning = Tuning(sweep, store)
         tuning.trial_page = mirror.trial_page

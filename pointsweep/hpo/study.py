@@ -220,10 +220,11 @@ class Study:
         stopped: Collection[int] = (),
         facts: Mapping[int, Mapping[str, Any]] = NOTHING,
     ) -> None:
-        """The values of a whole batch by number, None for what has none, and what a scheduler is to
-        know: a curve for each.
+        """The values of suggestions of the open batch by number, None for what has none, and what a
+        scheduler is to know: a curve for each.
 
-        What was `stopped` waits, under a scheduler that lets it; the rest without values has
+        The log has them at once; the sampler gets those of a batch together, when its last one is
+        there. What was `stopped` waits, under a scheduler that lets it; the rest without values has
         failed. Each is told once, whatever happens in between.
         """
         items, batch = self.suggestions(), self.next_batch()

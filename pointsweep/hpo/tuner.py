@@ -13,7 +13,8 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pointsweep.config import scalars
@@ -34,9 +35,21 @@ from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
 
-# trains every trial of a sweep that has no record; limits by key
-Train = Callable[[Sweep, Mapping[str, Limits]], None]
+# trains every trial of a sweep that has no record; limits by key; calls the function with the key
+# of each trial that has ended
+Train = Callable[[Sweep, Mapping[str, Limits], Callable[[str], None]], None]
 MISSING = "·"  # in a table: a key that its row does not have
+
+
+@dataclass
+class _OpenSuggestion:
+    """A suggestion of the batch that trains: its study, and the keys of its trials that have not
+    ended.
+    """
+
+    study: Study
+    item: Suggestion
+    keys: set[str]
 
 
 class Tuning:
@@ -75,17 +88,30 @@ class Tuning:
                 say(note)
             if not any(asked):
                 break
-            # One launch for the batches of all arms, so that the cluster is full.
-            limits: dict[str, Limits] = {}
-            for each, batch in zip(batches, asked, strict=True):
-                for item in batch:
-                    limits |= dict.fromkeys(self._keys(each.study, item), each.limits(item))
-            train(self._batch(asked), limits)
-            for study, batch in zip(self.studies, asked, strict=True):
-                self._tell(study, batch)
+            self._train_batches(batches, asked, train)
             say(self.progress())
         for study in self.studies:
             study.close()
+
+    def _train_batches(
+        self, batches: Sequence[Batches], asked: Sequence[Sequence[Suggestion]], train: Train
+    ) -> None:
+        """Train the batches of all arms in one launch, so that the cluster is full."""
+        limits: dict[str, Limits] = {}
+        open_suggestions = []
+        for each, batch in zip(batches, asked, strict=True):
+            for item in batch:
+                keys = self._keys(each.study, item)
+                limits |= dict.fromkeys(keys, each.limits(item))
+                unfinished = {key for key in keys if sound_record(self.store, key) is None}
+                open_suggestions.append(_OpenSuggestion(each.study, item, unfinished))
+        self._tell_ended(open_suggestions)
+        train(self._batch(asked), limits, partial(self._tell_ended, open_suggestions))
+        # A trial that another process holds has no end in this launch.
+        for study in self.studies:
+            left = [each.item for each in open_suggestions if each.study is study]
+            if left:
+                self._tell(study, left)
 
     def _first_told(self, study: Study) -> list[Finished]:
         """Return the finished trials that a study begins with, and keep which they are.
@@ -119,6 +145,19 @@ class Tuning:
                 f"{path} is damaged: {error}; set it aside and the same command goes on: "
                 f"mv {shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
             ) from error
+
+    def _tell_ended(self, open_suggestions: list[_OpenSuggestion], key: str = "") -> None:
+        """Write a suggestion to its study as soon as the last of its trials has ended, and take it
+        off the list. `key` is that of the trial that ended just now.
+
+        The sampler hears of it with the rest of its batch (study.py), so who ends first changes no
+        suggestion.
+        """
+        for each in list(open_suggestions):
+            each.keys.discard(key)
+            if not each.keys:
+                open_suggestions.remove(each)
+                self._tell(each.study, [each.item])
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
         keys = {item.number: self._keys(study, item) for item in batch}

@@ -142,6 +142,24 @@ def test_a_search_that_ends_anywhere_goes_on_as_if_it_had_not(study, name):
     assert {item.state for item in cut.suggestions()} == {"complete"}
 
 
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "cmaes"])
+def test_the_order_in_which_trials_end_changes_no_suggestion(study, name):
+    """Each told by itself, the last of a batch first, and every second one by another process: the log knows it at once."""
+    if name == "cmaes":
+        pytest.importorskip("cmaes")
+    whole = search(study(FLAT, name, "whole"), 24)
+    told = study(FLAT, name, "told")
+    told.start([])
+    for _ in range(6):
+        for count, item in enumerate(reversed(told.ask(4))):
+            told.tell({item.number: (score(item.drawn),)})
+            assert told.log.trials[item.number].value == score(item.drawn)
+            if count == 1:
+                told = study(FLAT, name, "told")
+                assert len(told.ask(4)) == 2
+    assert [dict(item.drawn) for item in told.suggestions()] == whole
+
+
 def test_options_that_do_not_go_together_are_refused_before_anything_is_asked(study):
     with pytest.raises(ResourcesError, match=r"sampler nsga2: `population_size` must be greater than or equal to 2"):
         study(sampler="{name: nsga2, population_size: 1}")

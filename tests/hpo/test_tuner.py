@@ -112,7 +112,7 @@ def test_a_search_ends_with_the_batch_that_spends_its_hours(tmp_path, monkeypatc
     said: list[str] = []
     for _ in range(2):  # the same command again asks for nothing more
         tuning = Tuning(load(file), FileStore(tmp_path / "store"))
-        tuning.run(lambda batch, limits: None, said.append)
+        tuning.run(lambda batch, limits, on_end: None, said.append)
     assert said == [
         "t: 2 of 1000 suggestions finished, 1 of 1.5 hours spent",
         "t: 4 of 1000 suggestions finished, 2 of 1.5 hours spent",
@@ -171,3 +171,15 @@ def test_optuna_shows_objectives_by_name_each_trials_course_and_where_it_is(stor
         [page] = trial.user_attrs["mlflow"]
         assert page.startswith("http://127.0.0.1:5000/#/experiments/")
         assert key in page
+    # One batch of two, one after the other: the first was told when it ended, before the second began.
+    [_, (began, ended)] = [span(store, trial) for trial in study.trials]
+    [first, second] = [trial.datetime_complete.timestamp() for trial in study.trials]
+    assert first < began < ended <= second
+
+
+def span(store, trial) -> tuple[float, float]:
+    """When a suggestion's trial began, by its history, and when its record was written."""
+    [key] = trial.user_attrs["keys"]
+    events = TrialFolder(store / "trials" / key).events()
+    [begin] = [event["time"] for event in events if event["type"] == "start"]
+    return begin, (store / "trials" / key / "record.json").stat().st_mtime
