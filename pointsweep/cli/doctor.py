@@ -1,7 +1,8 @@
 """The command doctor: look at every node of a cluster before a long sweep.
 
-Each line is one check on one node, `ok` or what to do. Exit code 0 if a sweep can run, 1 if
-something must be mended, 2 if there is no cluster to look at.
+It prints the nodes side by side, what is the same on all, and each problem once with its nodes and
+what to do. Exit code 0 if a sweep can run, 1 if something must be mended, 2 if there is no cluster
+to look at.
 """
 
 from __future__ import annotations
@@ -23,9 +24,18 @@ from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Ver
 from pointsweep.config.plugins import Source, adopt
 from pointsweep.errors import ConfigError, ResourcesError
 from pointsweep.execution import ray_cluster
+from pointsweep.execution.cluster_nodes import (
+    Cluster,
+    advice,
+    amounts,
+    demand_of,
+    joined_cluster,
+    shortage,
+)
 from pointsweep.storage import remote_lease
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import folder_of, is_address, open_store, remote_of
+from pointsweep.sweep.resources import Resources
 from pointsweep.tracking.mlflow_client import reachable
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.masking import masked, scrubbed
@@ -33,15 +43,24 @@ from pointsweep.utils.provenance import origin, tree_digest
 
 SKEW_S = 2.0  # of a node's clock: MLflow and histories order by it
 FREE_BYTES = 10 * 2**30  # of a node's cache: converted data, weights, working copies
+COMPARED = ("versions", "code")  # must be the same on all nodes, and are said once
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `mend` says what to do, and is empty if all is well."""
+    """One check: `mend` says what to do, and is empty if all is well. `short` is what the table of
+    nodes shows of it, if not whether all is well.
+    """
 
     check: str
     found: str
     mend: str = ""
+    short: str = ""
+
+    @property
+    def cell(self) -> str:
+        """What stands in the table of nodes."""
+        return self.short or ("mend" if self.mend else "ok")
 
 
 @dataclass(frozen=True)
@@ -119,12 +138,14 @@ def _store(wanted: NodeQuestion) -> list[Finding]:
             )
         ]
     store.delete(name)
+    took = f"{1000 * (time.monotonic() - begun):.0f} ms"
     mend = "" if same else "another node's bytes came back: use a folder that all nodes share"
     return [
         Finding(
             "store",
-            f"{store.url} written and read in {1000 * (time.monotonic() - begun):.0f} ms",
+            f"{store.url} written and read in {took}",
             mend,
+            "" if mend else took,
         ),
         *_lease(store),
     ]
@@ -148,7 +169,7 @@ def _lease(store: Store) -> list[Finding]:
 
 def _tracking(wanted: NodeQuestion) -> list[Finding]:
     if wanted.tracking_uri == "none":
-        return [Finding("MLflow", "off")]
+        return [Finding("MLflow", "off", short="off")]
     problem = reachable(wanted.tracking_uri)
     mend = (
         "start the server or correct MLFLOW_TRACKING_URI; training goes on without it"
@@ -162,11 +183,14 @@ def _cache(wanted: NodeQuestion) -> list[Finding]:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    mend = (
-        f"free some space, or name a larger disk by POINTSWEEP_CACHE: {FREE_BYTES >> 30} GiB are"
-        " wanted" * (free < FREE_BYTES)
-    )
-    return [Finding("cache", f"{folder}: {free / 2**30:.0f} GiB free", mend)]
+    mend = ""
+    if free < FREE_BYTES:
+        mend = (
+            "free some space, or name a larger disk by POINTSWEEP_CACHE:"
+            f" {FREE_BYTES >> 30} GiB are wanted"
+        )
+    room = f"{free / 2**30:.0f} GiB free"
+    return [Finding("cache", f"{folder}: {room}", mend, "" if mend else room)]
 
 
 def _data(wanted: NodeQuestion) -> list[Finding]:
@@ -199,65 +223,106 @@ def _data(wanted: NodeQuestion) -> list[Finding]:
     ]
 
 
-def clock(node: str, asked: float, told: float, answered: float) -> Finding:
+def clock(asked: float, told: float, answered: float) -> Finding:
     """Compare a node's clock with this one, as far as the time of the answer allows."""
     skew = max(asked - told, told - answered, 0.0)
-    mend = (
-        f"run an NTP client on {node}: more than {SKEW_S:.0f} s are too many"
-        if skew > SKEW_S
-        else ""
-    )
-    return Finding("clock", f"within {skew + (answered - asked) / 2:.1f} s of this machine", mend)
+    mend = f"run an NTP client: more than {SKEW_S:.0f} s are too many" if skew > SKEW_S else ""
+    within = f"{skew + (answered - asked) / 2:.1f} s"
+    return Finding("clock", f"within {within} of this machine", mend, within)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Every node's findings by its name, those of the cluster as a whole, and what the nodes
+    have.
+    """
+
+    nodes: Mapping[str, Sequence[Finding]]
+    cluster: Sequence[Finding]
+    has: Cluster
+
+    def problems(self) -> dict[tuple[str, str], dict[str, list[str]]]:
+        """Return each problem once: check and what to do -> what was found -> on which nodes."""
+        found: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for node, findings in (*self.nodes.items(), ("", self.cluster)):
+            for each in findings:
+                if each.mend:
+                    places = found.setdefault((each.check, each.mend), {})
+                    places.setdefault(each.found, []).append(node)
+        return found
 
 
 def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """Compare what must be the same on all nodes."""
-    found = []
+    compared = []
     for check in ("versions", "code"):
-        values = {
-            node: finding.found
-            for node, findings in reports.items()
-            for finding in findings
-            if finding.check == check
-        }
-        same = len(set(values.values())) <= 1
-        mend = "" if same else "install the same versions everywhere: one image, or a runtime env"
-        found.append(Finding(f"{check} alike", "on all nodes" if same else str(values), mend))
+        values: dict[str, list[str]] = {}
+        for node, findings in reports.items():
+            for each in findings:
+                if each.check == check:
+                    values.setdefault(each.found, []).append(node)
+        if len(values) <= 1:
+            compared += [Finding(check, value) for value in values]
+            continue
+        told = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in values.items())
+        compared.append(
+            Finding(
+                check, told, "install the same versions everywhere: one image, or a runtime env"
+            )
+        )
+    return compared
+
+
+def _resources(asked: Resources | None, cluster: Cluster) -> list[Finding]:
+    """Compare what a pack of the sweep asks for with what the nodes have."""
+    found = []
+    if cluster.autoscales:
+        found.append(Finding("autoscaling", "the cluster adds nodes by itself"))
+    if asked is None:
+        return found
+    demand = demand_of(asked)
+    lacking, instead = shortage(demand, cluster)
+    if lacking:
+        text = f"a pack of this sweep asks for {lacking}; {instead}"
+        # An autoscaling cluster may have no worker until somebody asks for one.
+        found.append(
+            Finding("resources", f"{text}; {advice(cluster)}")
+            if cluster.autoscales
+            else Finding("resources", text, advice(cluster))
+        )
+    elif demand.share():
+        room = demand.room(cluster) // demand.processes
+        words = f"room for {room:g} packs of {amounts(demand.share())} at once"
+        found.append(Finding("resources", words))
     return found
 
 
-def examine(wanted: NodeQuestion) -> dict[str, list[Finding]]:
-    """Join the cluster that RAY_ADDRESS names; return every node's findings by its name, and those
-    of the cluster as a whole.
-    """
+def examine(wanted: NodeQuestion, asked: Resources | None = None) -> Examination:
+    """Look at every node of the cluster that RAY_ADDRESS names, else of Ray on this machine."""
+    if ray_cluster.elsewhere():
+        ray_cluster.ask()  # what is wrong with the address or the token is said soon
     reports: dict[str, list[Finding]] = {}
-    for node, answer in ray_cluster.on_every_node(_timed_look, wanted).items():
+    for node, answer in ray_cluster.on_every_node(look, wanted).items():
         if isinstance(answer.value, Exception):
-            reports[node] = [
-                Finding(
-                    "node",
-                    f"no answer: {answer.value}",
-                    "look at its log, or remove it from the cluster",
-                )
-            ]
+            words = " ".join(str(answer.value).split())[:300] or type(answer.value).__name__
+            mend = "look at the node's log, or remove it from the cluster"
+            reports[node] = [Finding("node", f"no answer: {words}", mend)]
             continue
-        told, found = answer.value
-        reports[node] = [*found, clock(node, answer.asked, told, answer.answered)]
-    return reports | {"cluster": _alike(reports)}
-
-
-def _timed_look(wanted: NodeQuestion) -> tuple[float, list[Finding]]:
-    return time.time(), look(wanted)
+        reports[node] = [*answer.value, clock(answer.asked, answer.clock, answer.answered)]
+    cluster = joined_cluster()
+    return Examination(reports, [*_alike(reports), *_resources(asked, cluster)], cluster)
 
 
 def wanted_by(
     file: str | None, store: str | None, tracking_uri: str | None, allow_plugins: bool = False
-) -> NodeQuestion:
-    """Return what a sweep needs; without a file, what every sweep needs. Raises ConfigError."""
+) -> tuple[NodeQuestion, Resources | None]:
+    """Return what a sweep needs of a node, and what its packs ask for; without a file, what every
+    sweep needs. Raises ConfigError.
+    """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     url = open_store(store).url
     if file is None:
-        return NodeQuestion(url, uri)
+        return NodeQuestion(url, uri), None
     from pointsweep.sweep.sweep import load
 
     loaded = load(file, allow_plugins=allow_plugins)
@@ -265,7 +330,7 @@ def wanted_by(
         (str(trial.config.dataset), str(trial.config.backbone)): trial.config.to_dict()
         for trial in loaded.trials()
     }
-    return NodeQuestion(url, uri, tuple(arms.values()), loaded.plugins)
+    return NodeQuestion(url, uri, tuple(arms.values()), loaded.plugins), loaded.resources
 
 
 @dataclass(frozen=True)
@@ -321,21 +386,65 @@ def report(options: DoctorOptions) -> int:
     if options.address:
         os.environ["RAY_ADDRESS"] = options.address
     try:
-        reports = examine(
-            wanted_by(options.sweep, options.store, options.tracking_uri, options.allow_plugins)
+        wanted, resources = wanted_by(
+            options.sweep, options.store, options.tracking_uri, options.allow_plugins
         )
+        examination = examine(wanted, resources)
     except (ConfigError, ResourcesError, ConnectionError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2
     finally:
         ray_cluster.leave()
-    sick = 0
-    for node, findings in reports.items():
-        for finding in findings:
-            sick += bool(finding.mend)
-            print(
-                f"{node}  {finding.check:18} {finding.found}"
-                + (f"\n    MEND: {finding.mend}" if finding.mend else "")
-            )
-    print(f"{sick} to mend" if sick else "all is well")
-    return 1 if sick else 0
+    print("\n".join([*table_of(examination), "", *_alike_lines(examination)]))
+    problems = examination.problems()
+    for (check, mend), found in problems.items():
+        print(f"\nMEND {check}: {mend}")
+        for text, nodes in found.items():
+            print(f"    {text}{_places(nodes, len(examination.nodes))}")
+    print(f"\n{len(problems)} to mend" if problems else "\nall is well")
+    return 1 if problems else 0
+
+
+def table_of(examination: Examination) -> list[str]:
+    """Return the nodes side by side: a line each, with what it has and how its checks ended."""
+    has = {node.name: node.resources for node in examination.has.nodes}
+    checks: dict[str, None] = {}
+    for findings in examination.nodes.values():
+        checks |= dict.fromkeys(each.check for each in findings if each.check not in COMPARED)
+    lines = [["node", "CPUs", "GPUs", "memory", *checks]]
+    for node, findings in examination.nodes.items():
+        own = has.get(node, {})
+        memory = f"{own.get('memory', 0.0) / 2**30:.0f} GiB"
+        line = [node, f"{own.get('CPU', 0.0):g}", f"{own.get('GPU', 0.0):g}", memory]
+        for check in checks:
+            cells = {each.cell: None for each in findings if each.check == check}
+            line.append("mend" if "mend" in cells else "".join(list(cells)[:1]) or "-")
+        lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _alike_lines(examination: Examination) -> list[str]:
+    """Return what holds for the cluster as a whole, and what all nodes answer alike."""
+    lines = [f"{each.check:18} {each.found}" for each in examination.cluster if not each.mend]
+    answers: dict[tuple[str, str], int] = {}
+    for findings in examination.nodes.values():
+        for each in findings:
+            if not each.mend and not each.short and each.check not in COMPARED:
+                answers[each.check, each.found] = answers.get((each.check, each.found), 0) + 1
+    for (check, text), number in answers.items():
+        if number == len(examination.nodes):
+            lines.append(f"{check:18} {text}")
+    return lines
+
+
+def _places(nodes: Sequence[str], number: int) -> str:
+    """Return " (on all 3 nodes)", or " (on A, B)"; nothing for the cluster as a whole."""
+    if "" in nodes:
+        return ""
+    if len(nodes) == number > 1:
+        return f" (on all {number} nodes)"
+    return f" (on {', '.join(nodes)})"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -39,6 +39,7 @@ from pointsweep.errors import (
 )
 from pointsweep.execution import progress, ray_cluster
 from pointsweep.execution.budget import Spending
+from pointsweep.execution.cluster_nodes import demand_of, launch_line
 from pointsweep.execution.notify import problem_of
 from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
@@ -400,15 +401,47 @@ def tell(
     if len(plans) > 1:
         display.say(f"all {len(plans)} together: {together(plans)}")
     if options.plan:
-        display.answer(
-            "\n\n".join(
-                skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)
-            )
-        )
+        answer_plan(sweeps, plans, store, options, display)
     unfit = [plan for plan in plans if not fit(plan, display)]  # each says why
     if unfit:
         return INVALID
     return COMPLETE if options.plan else None
+
+
+def answer_plan(
+    sweeps: Sequence[Sweep],
+    plans: Sequence[Plan],
+    store: Store,
+    options: RunOptions,
+    display: Display,
+) -> None:
+    """Show what --plan asks for, and what the cluster lacks."""
+    skeletons = [skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)]
+    display.answer("\n\n".join(skeletons))
+    for text in cluster_lines(sweeps, plans, options):
+        display.say(text)
+
+
+def cluster_lines(
+    sweeps: Sequence[Sweep], plans: Sequence[Plan], options: RunOptions
+) -> Iterator[str]:
+    """Yield what packs ask for and the cluster that RAY_ADDRESS names does not have."""
+    to_launch = [
+        sweep
+        for sweep, plan in zip(sweeps, plans, strict=True)
+        if sweep.search is not None or plan.to_run
+    ]
+    if not to_launch or options.launch.launcher != "ray" or not ray_cluster.elsewhere():
+        return
+    try:
+        cluster = ray_cluster.ask()
+    except ResourcesError as error:
+        yield f"the cluster was not looked at: {error}"
+        return
+    for sweep in to_launch:
+        text = launch_line(demand_of(sweep.resources), cluster)
+        if text:
+            yield f"{sweep.name}: {text}"
 
 
 def together(plans: Sequence[Plan]) -> str:

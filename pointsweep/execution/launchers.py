@@ -21,7 +21,8 @@ class Event:
     """Event of a launch: a trial has `started`, ended an `epoch`, or has ended itself
     (`finished`, `failed`, `stopped`).
 
-    A `phase` is of no trial: its reason says what the launch is busy with.
+    A `phase` is of no trial: its reason says what the launch is busy with. Nor is a `notice`: its
+    reason is a line to show.
     """
 
     kind: str
@@ -102,6 +103,11 @@ def not_started(key: str) -> Outcome:
 def phase(doing: str) -> Event:
     """Return what a launch is busy with while no trial trains."""
     return Event("phase", "", reason=doing)
+
+
+def notice(text: str) -> Event:
+    """Return a line that the launch has to say beside what happens to its trials."""
+    return Event("notice", "", reason=text)
 
 
 def epoch_event(result: Mapping[str, Any]) -> Event:

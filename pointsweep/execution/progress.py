@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
 HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
+LONGEST_PAUSE_S = 300.0  # between two lines that say the same of a launch in which nothing trains
 PATIENCE_S = 5.0  # until a log says what a command is busy with
 TICK_S = 1.0
 MOST_RUNNING = 4  # trials that are named; the others are counted
@@ -121,6 +122,7 @@ class Display:
         self.clock = clock  # whether a log has heartbeats
         self.begun = self.spoken = self.phase_begun = time.monotonic()
         self.doing = "starting"  # what goes on while no trial trains
+        self.pause_s = HEARTBEAT_S  # until that is said again: longer each time
         self.progress: Progress | None = None
         self.whole: SearchProgress | None = None  # of a search
         self.search_begun = 0.0  # when its first batch was made, and how far it was then
@@ -183,6 +185,7 @@ class Display:
         """Take note of what goes on while no trial trains; it is shown if it takes long."""
         with self.lock:
             self.doing, self.phase_begun = doing, time.monotonic()
+            self.pause_s = HEARTBEAT_S
             if self.form == "json" and doing and not self.quiet:
                 self._line("", {"event": "phase", "phase": doing})
 
@@ -230,8 +233,10 @@ class Display:
         running = self.progress is not None and bool(self.progress.running)
         # A new phase is named soon, and then as seldom as all else.
         new = not running and self.spoken < self.phase_begun < now - PATIENCE_S
-        if quiet_s < HEARTBEAT_S and not new:
+        if quiet_s < (HEARTBEAT_S if running else self.pause_s) and not new:
             return
+        if not running and not new:
+            self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
         doing = (
             self.progress.running_line() if self.progress is not None and running else self.doing
         )
@@ -365,6 +370,8 @@ class Progress:
         with self.display.lock:
             if event.kind == "phase":
                 self.display.phase(event.reason)
+            elif event.kind == "notice":
+                self.display.say(event.reason)
             elif event.kind == "started":
                 self._start(event)
             elif event.kind == "epoch":

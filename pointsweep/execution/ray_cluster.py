@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pointsweep.errors import RayLostError, ResourcesError
+from pointsweep.execution import cluster_nodes
+from pointsweep.execution.cluster_nodes import Cluster, node_name
 from pointsweep.utils import interruption
 from pointsweep.utils.cli_exit import look_less_for_garbage
 from pointsweep.utils.masking import masked
@@ -27,6 +29,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the traceback of each lost worker
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interruption.py has the handlers
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     # Tune asks the head for resources that nothing here uses, and would hang in that call when the
@@ -46,6 +49,7 @@ WAIT_VARIABLE = "POINTSWEEP_RAY_WAIT_S"
 # for a cluster that does not answer; a start on this machine is tried twice, however long that
 # takes
 WAIT_S = 30.0
+ASK_S = 10.0  # for a connection to a head that is asked without joining it
 LOOK_S = 0.5  # between two looks whether Ray is still there
 HEAD_S = 40.0  # that the head of a cluster may be away
 VITAL = ("gcs_server", "raylet")
@@ -176,9 +180,33 @@ def _join(address: str) -> None:
         ) from error
 
 
+def ask() -> Cluster:
+    """Ask the head that RAY_ADDRESS names for its nodes, without joining it. Raises
+    ResourcesError, in one line and within half a minute, if that cannot be done.
+    """
+    address = os.environ["RAY_ADDRESS"].strip()
+    try:
+        if address != "auto":
+            place = _host_and_port(address)
+            socket.create_connection(place, timeout=ASK_S).close()
+        return cluster_nodes.ask(address)
+    except OSError as error:
+        raise ResourcesError(
+            f"RAY_ADDRESS={masked(address)}: no cluster answers ({_one_line(error)}); {ALLOWED}"
+        ) from error
+    except ResourcesError as error:
+        if str(error).startswith("RAY_ADDRESS"):
+            raise
+        raise ResourcesError(f"RAY_ADDRESS={masked(address)}: {_reason(error)}") from error
+
+
 def _init(**options: Any) -> None:
     import ray
+    from ray._private import worker
 
+    # Ray would print the last lines of a lost node's log, some 20 of them, into the output.
+    # ray_tune.py says in a sentence what was lost.
+    worker._worker_logs_enabled = False
     with interruption.handlers_kept():
         ray.init(log_to_driver=False, logging_level="ERROR", **options)
 
@@ -348,44 +376,51 @@ def check_fits(cpus: float, gpus: float) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of a node: what it said, or the exception it ended in; times of this machine before
-    and after.
+    """Answer of a node: what it said, or the exception it ended in. Its clock, and this machine's
+    before and after it was read.
     """
 
-    asked: float
-    answered: float
     value: Any
+    asked: float = 0.0
+    clock: float = 0.0
+    answered: float = 0.0
 
 
 def on_every_node(
     function: Callable[[Any], Any], argument: Any, wait_s: float = 120
 ) -> dict[str, Answer]:
-    """function(argument) on each living node of the cluster, by the node's name. Raises
-    ConnectionError if there is none.
+    """function(argument) on each living node of the cluster at once, by the node's name.
+
+    Raises ResourcesError if there is no cluster.
     """
     connect()
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    answers = {}
+    places, started = {}, {}
     for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        # Without a CPU, so that a busy node answers too.
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(function)
-        gpus = f", {node['Resources']['GPU']:g} GPUs" if "GPU" in node["Resources"] else ""
-        name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}{gpus}"
-        # A first call starts the node's worker and imports; the second one's times are those of the
-        # answer alone.
+        if node["Alive"]:
+            name = node_name(node["NodeManagerAddress"], node["NodeID"])
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            # Without a CPU, so that a busy node answers too.
+            places[name] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
+            started[name] = ray.remote(**places[name])(function).remote(argument)
+    deadline = time.monotonic() + wait_s
+    answers = {}
+    for name, task in started.items():
         try:
-            ray.get(task.remote(argument), timeout=wait_s)
+            value = ray.get(task, timeout=max(deadline - time.monotonic(), 1.0))
+            # One node after the other, as the time of an answer says how well a clock is known.
             asked = time.time()
-            value = ray.get(task.remote(argument), timeout=wait_s)
+            clock = ray.get(ray.remote(**places[name])(_read_clock).remote(), timeout=wait_s)
+            answers[name] = Answer(value, asked, clock, time.time())
         except (ray.exceptions.RayError, OSError) as error:
-            asked, value = time.time(), error
-        answers[name] = Answer(asked, time.time(), value)
+            answers[name] = Answer(error)
     return answers
+
+
+def _read_clock() -> float:
+    return time.time()
 
 
 def on_worker(function: Callable[[Any], Any], argument: Any, cpus: float, gpus: float) -> Any:

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,17 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import RayLostError
 from pointsweep.execution import ray_cluster
-from pointsweep.execution.launchers import Listener, Pack, Resources, always, phase
+from pointsweep.execution.cluster_nodes import (
+    Demand,
+    joined_cluster,
+    launch_line,
+    waiting_line,
+)
+from pointsweep.execution.launchers import Listener, Pack, Resources, always, notice, phase
 from pointsweep.execution.outcomes import RETRIES, OutcomeCollector, WorkerReporter
 from pointsweep.execution.prometheus import GAUGES, Gauges, places_of
+from pointsweep.execution.waiting import GATHER_S, Lost, PackCount, cause_of, lost_lines
+from pointsweep.results.events import epochs_of, read_events
 from pointsweep.storage.base import Store
 from pointsweep.storage.lease import machine, read_holder
 from pointsweep.storage.stores import folder_of, open_store
@@ -92,6 +100,9 @@ def run_ray(
     listen(phase("starting Ray"))
     ray_cluster.connect()
     ray_cluster.check_fits(resources.cpus, resources.gpus)
+    demand = Demand(resources.cpus, resources.gpus, resources.processes)
+    if ray_cluster.elsewhere() and (text := launch_line(demand, joined_cluster())):
+        listen(notice(text))
     store = open_store(job.store)
     job, here = _with_one_writer(job, store)
     exported = _Exported(Gauges(places_of(packs)))
@@ -107,7 +118,7 @@ def run_ray(
     }
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
-    running = _running[name] = _Running(ends, may_start)
+    running = _running[name] = _Running(ends, may_start, demand, PackCount(len(packs)))
     try:
         tuner = tune.Tuner(
             trainable,
@@ -208,7 +219,12 @@ class _Running:
 
     ends: OutcomeCollector
     may_start: Callable[[], bool]
+    demand: Demand
+    packs: PackCount
     error: Exception | None = None
+    waits_for: str = ""  # what was said last of packs that wait
+    lost: list[Lost] = field(default_factory=list)  # workers of which nothing was said yet
+    lost_at: float = 0.0
 
     @contextmanager
     def keeping_errors(self) -> Iterator[None]:
@@ -218,6 +234,53 @@ class _Running:
         except Exception as error:
             self.error = error
             raise
+
+    def start(self, trial: Any) -> None:
+        """A pack has got a worker."""
+        self.packs.start(trial.trial_id)
+        if self.waits_for:
+            self.waits_for = ""
+            self.ends.listen(phase("starting workers"))
+        for task in _decode(trial.config["pack"]):
+            self.ends.start(task.config.key())
+
+    def recover(self, trial: Any) -> None:
+        """A pack has lost its worker and waits for another."""
+        self.packs.stop(trial.trial_id, ended=False)
+        node, cause = cause_of(_last_failure(trial.error_file))
+        if not self.lost:
+            self.lost_at = time.monotonic()
+        for task in _decode(trial.config["pack"]):
+            key = task.config.key()
+            if key in self.ends.ended:
+                continue
+            self.ends.wait(key)
+            epochs = epochs_of(read_events(self.ends.store, key))
+            epoch = int(epochs[-1]["epoch"]) if epochs else 0
+            self.lost.append(Lost(task.tags.cell, epoch, node, cause))
+
+    def say(self, head_answers: bool) -> None:
+        """Say what was lost, once it is all there, and what packs wait for."""
+        if self.lost and time.monotonic() - self.lost_at >= GATHER_S:
+            for line in lost_lines(self.lost):
+                self.ends.listen(notice(line))
+            self.lost.clear()
+        # Ray waits long for a head that is away.
+        if head_answers and ray_cluster.elsewhere() and self.packs.is_stuck():
+            text = waiting_line(self.packs.waiting, self.demand, joined_cluster())
+            if text != self.waits_for:
+                self.waits_for = text
+                self.ends.listen(phase(text))
+                self.ends.listen(notice(text))
+
+
+def _last_failure(path: str | None) -> str:
+    """Return what Ray wrote of a pack's last failure."""
+    try:
+        text = Path(path or "").read_text(errors="replace")
+    except OSError:
+        return ""
+    return text[text.rfind("Failure #") :] if "Failure #" in text else text
 
 
 # Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing
@@ -265,18 +328,22 @@ class _Callback(tune.Callback):  # type: ignore[misc]
             self.watch.check()
         except RayLostError as error:
             raise _TuneAbandonedError(error) from error
+        running = _running[self.launch]
+        with running.keeping_errors():
+            running.say(head_answers=self.watch.silent_since is None)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         running = _running[self.launch]
         with running.keeping_errors():
-            for task in _decode(trial.config["pack"]):
-                running.ends.start(task.config.key())
+            running.start(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         running = _running[self.launch]
         with running.keeping_errors():
-            for task in _decode(trial.config["pack"]):
-                running.ends.wait(task.config.key())
+            running.recover(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        _running[self.launch].packs.stop(trial.trial_id, ended=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -288,6 +355,7 @@ class _Callback(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         running = _running[self.launch]
+        running.packs.stop(trial.trial_id, ended=True)
         with running.keeping_errors():
             running.ends.lost(_decode(trial.config["pack"]), str(trial.error_file or "unknown"))
 

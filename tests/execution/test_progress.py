@@ -106,6 +106,24 @@ def test_a_log_says_what_a_command_is_busy_with_before_any_trial():
     assert stream.getvalue().splitlines() == ["planning tiny  (0 s so far)", "[0/2] starting Ray  (0 s so far)"]
 
 
+def test_what_goes_on_for_long_is_said_again_ever_more_rarely():
+    stream = io.StringIO()
+    display, progress = begin(stream, 0, 2)
+    with progress:
+        progress(phase("waiting for 2 x {GPU: 1}"))
+        pauses = []
+        for _ in range(6):
+            while not (said := len(stream.getvalue().splitlines())) > len(pauses):
+                display.spoken -= 1
+                display.phase_begun = display.spoken  # said when it began
+                display.heartbeat()
+            pauses.append(said)
+            assert display.pause_s <= 300
+        assert display.pause_s == 300
+        progress(phase("starting workers"))
+        assert display.pause_s == 30
+
+
 def test_the_clock_speaks_by_itself(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr("pointsweep.execution.progress.TICK_S", 0.01)

@@ -13,7 +13,7 @@ import pytest
 from pointsweep.cli import doctor
 from pointsweep.cli.run import main
 from pointsweep.errors import ResourcesError
-from pointsweep.execution import ray_cluster
+from pointsweep.execution import cluster_nodes, ray_cluster
 from tests.end_to_end.test_command import SWEEP
 from tests.support.ports import free_port
 
@@ -88,6 +88,21 @@ def test_a_cluster_that_comes_up_while_it_is_waited_for_is_found(monkeypatch, ca
     timer.join()
     listener.close()
     assert "waiting up to 60 s" in capsys.readouterr().err
+
+
+def test_something_else_at_the_address_is_one_line_long_before_ray_would_say_so(store, sweep, monkeypatch, capsys):
+    """A listener that never answers, and a port at which nobody listens: of the doctor and of a plan."""
+    monkeypatch.setattr(cluster_nodes, "ASK_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+        assert doctor.main(["--store", str(store)]) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        assert "something listens there and did not answer as the head of a Ray cluster within 3 s" in line
+    assert doctor.main(["--store", str(store)]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "no cluster answers" in line and "allowed are HOST:PORT" in line
+    assert main([str(sweep), "--plan", "--tracking-uri", "none"]) == 0
+    assert "the cluster was not looked at: RAY_ADDRESS=127.0.0.1:" in capsys.readouterr().out
 
 
 def test_the_time_to_wait_must_be_a_number(monkeypatch):
