@@ -164,7 +164,8 @@ class TrainConfig(Config):
             return data
         epochs = data.get("epochs")
         if isinstance(epochs, int) and epochs < PAPER_EPOCHS:
-            return {**data, "warmup_fraction": SHORT_WARMUP}
+            # It is no longer the schedule of a program that steps late.
+            return {**data, "warmup_fraction": SHORT_WARMUP, "lag_epochs": 0}
         return data
 
     @property

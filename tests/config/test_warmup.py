@@ -28,3 +28,12 @@ def test_what_a_file_sets_stands():
     assert TrainConfig(epochs=5, warmup_epochs=1).warmup_fraction is None
     assert TrainConfig(epochs=5, warmup_fraction=None).warmup_epochs == 10
     assert TrainConfig(epochs=5, warmup_fraction=0.4).warmup_fraction == 0.4
+
+
+def test_a_short_form_of_a_programs_recipe_does_not_lag():
+    short = TrainConfig(epochs=20, lag_epochs=1)
+    assert (short.warmup_fraction, short.lag_epochs) == (0.1, 0)
+    assert TrainConfig(epochs=301, lag_epochs=1).lag_epochs == 1
+    assert TrainConfig(epochs=20, warmup_epochs=2, lag_epochs=1).lag_epochs == 1
+    with pytest.raises(ValueError, match="has no effect with warmup_fraction"):
+        TrainConfig(epochs=301, warmup_fraction=0.1, lag_epochs=1)
