@@ -69,17 +69,19 @@ def _one_view(
         running_mean=torch.zeros_like(norm.bias[rows]),
         running_var=torch.zeros_like(norm.bias[rows]),
     )
-    mean, var = any2point.CellNorm._statistics(own, pooled.float(), cells)  # type: ignore[arg-type]
+    mean, var = any2point.CellNorm._statistics(own, pooled.to(norm.bias.dtype), cells)  # type: ignore[arg-type]
     scale = norm.weight[rows] * torch.rsqrt(var + norm.eps)
     return nn.functional.gelu(pooled * scale + (norm.bias[rows] - mean * scale)).squeeze(1)
 
 
 @contextmanager
 def public_layers() -> Iterator[None]:
-    """Views in a loop, the usual loop of farthest points, and nothing made ahead, as in the public
-    program.
+    """The tokenizer's stages as 1x1 convolutions, views in a loop, the usual loop of farthest
+    points, and nothing made ahead, as in the public program.
     """
     before = Any2Point.after_block, tokenizers.farthest_points
+    by_rows = tokenizers.Stage.works_by_rows
+    tokenizers.Stage.works_by_rows = lambda *_: False  # type: ignore[method-assign]
     any2point.Any2Point.after_block = looped_after_block  # type: ignore[method-assign]
     tokenizers.farthest_points = plain_farthest_points  # type: ignore[assignment]
     try:
@@ -87,6 +89,7 @@ def public_layers() -> Iterator[None]:
             yield
     finally:
         any2point.Any2Point.after_block, tokenizers.farthest_points = before  # type: ignore[method-assign,assignment]
+        tokenizers.Stage.works_by_rows = by_rows  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -102,10 +102,12 @@ def _in_double(load: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a GPU; the sizes of the groups that ran as one."""
+    from pointsweep.models.tokenizers import Stage
     from pointsweep.ops import vmap as joint
     from pointsweep.training.fusion import coroutines as members
 
     sizes: list[int] = []
+    monkeypatch.setattr(Stage, "works_by_rows", lambda *_: False)  # which is for a CPU alone
     monkeypatch.setattr(members, "JOINED_ON", {"cpu"})
     monkeypatch.setattr(members, "run", lambda parts, inputs: (sizes.append(len(parts)), joint.run(parts, inputs))[1])
     return sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class TokenizerConfig(NamedConfig):
 
 class PointPNLightConfig(TokenizerConfig):
     """Any2Point's tokenizer: three stages of Point-PN."""
+
+    code_revision: ClassVar[int] = 2  # 2: on a CPU stages work by rows, which rounds otherwise
 
     name: Literal["point_pn_light"] = "point_pn_light"
     neighbours: Count = 81

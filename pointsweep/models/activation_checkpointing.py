@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,17 @@ def recompute_stages(tokenizer: nn.Module) -> None:
     tokenizer.recomputed = True  # type: ignore[assignment]
     for stage in getattr(tokenizer, "stages", ()):
         stage.forward = functools.partial(_forward, stage, stage.forward)
+        if hasattr(stage, "rows"):
+            stage.rows = functools.partial(_forward, stage, stage.rows)
 
 
-def _forward(stage: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _forward(stage: nn.Module, forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
     if not torch.is_grad_enabled():
-        return forward(x)
+        return forward(*inputs)
     contexts = functools.partial(_contexts, stage)
     # Nothing in a stage draws noise, so no state of a generator has to be kept.
     found: Tensor = checkpoint(
-        forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
     )
     return found
 

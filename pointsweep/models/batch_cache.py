@@ -106,6 +106,12 @@ def once(
     )
 
 
+def keeps(made_of: Tensor, values: int) -> bool:
+    """Return whether so many values, of the type of what they are made of, are kept by `once`."""
+    size = (values + made_of.numel()) * made_of.element_size()
+    return size * SHARE <= LIMIT_BYTES[made_of.device.type]
+
+
 def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> T:
     if any(tensor.requires_grad or tensor.is_meta for tensor in made_of):
         return make(*made_of)

@@ -32,6 +32,7 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
         )
     for stage in getattr(getattr(model, "tokenizer", None), "stages", ()):
         stage.forward = torch.compile(stage.forward, backend=backend, dynamic=False)
+        stage.compiled = True
     method: Any = getattr(model, "method", None)
     if hasattr(method, "aggregate") and not any(
         isinstance(module, DropPath) and module.p > 0 for module in method.modules()

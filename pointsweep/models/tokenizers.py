@@ -9,6 +9,7 @@ neighbours, D width of a stage.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from pointsweep.config.tokenizers import PatchConfig, PointPNLightConfig, PointPNTokenizerConfig
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
-from pointsweep.models.batch_cache import once
+from pointsweep.models.batch_cache import keeps, once
 from pointsweep.models.layers import Residual
+from pointsweep.ops import residual_stage
 from pointsweep.ops.point_ops import farthest_points, gather, nearest, pos_e, with_height
+from pointsweep.ops.vmap import current
 
 
 class PointPNLight(nn.Module):
@@ -50,7 +53,7 @@ class PointPNLight(nn.Module):
             (width, config.last_width, 1),
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(Residual(wide, middle) for _ in range(repeats)))
+            Stage(*(Residual(wide, middle) for _ in range(repeats)))
             for wide, middle, repeats in plan
         )
         self.out = nn.Identity() if width == dim else nn.Linear(width, dim)
@@ -69,17 +72,105 @@ class PointPNLight(nn.Module):
         own, centers = gather(features, index), points
         for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
             own = features = self._stage(
-                stage, gather(features, near), own[:, : centers.shape[1]], relative
+                stage, features, own[:, : centers.shape[1]], near, relative
             )
         return self.out(features), centers
 
-    def _stage(self, stage: nn.Module, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
-        """neighbour (B, G, K, C), own (B, G, C), relative (B, G, K, 3) -> (B, G, 2C)."""
-        wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
+    def _stage(
+        self, stage: nn.Module, features: Tensor, own: Tensor, near: Tensor, relative: Tensor
+    ) -> Tensor:
+        """features (B, P, C), own (B, G, C), near (B, G, K), relative (B, G, K, 3) -> (B, G,
+        2C).
+        """
+        width = 2 * features.shape[2]
         scan = self.config.normalisation == "scan"
         kind = "exact_scan" if scan and self.official else self.config.normalisation
-        wide = wide + encoded(relative, wide.shape[3], kind, self.official)
-        return stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
+        if isinstance(stage, Stage) and stage.works_by_rows(features):
+            return stage.rows(features, own, near, self._encoder(relative, width, kind))
+        neighbour = gather(features, near)
+        wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
+        wide = wide + encoded(relative, width, kind, self.official)
+        found: Tensor = stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
+        return found
+
+    def _encoder(self, relative: Tensor, width: int, kind: str) -> residual_stage.Encoder:
+        """PosE of some centres of a cloud, in rows: taken from that of all where this is small
+        enough to be kept for others, else made when it is asked for.
+        """
+        if keeps(relative, relative.numel() // 3 * width):
+            whole = encoded(relative, width, kind, self.official).flatten(0, 1)
+            return lambda first, last: whole[first:last].flatten(0, 1)
+        scaled = normalise(relative, kind, self.official).flatten(0, 1)
+        return lambda first, last: pos_e(scaled[first:last], width).flatten(0, 1)
+
+
+class Stage(nn.Sequential):
+    """Residual blocks over (B, D, G, K).
+
+    On a CPU they run together with what stands before and behind them (ops/residual_stage.py),
+    unless someone has changed how a part of them works. The numbers are the same but for rounding.
+    """
+
+    compiled = False  # by torch (compilation.py)
+
+    def works_by_rows(self, features: Tensor) -> bool:
+        """Return whether `rows` can stand for the plain layers."""
+        if features.device.type != "cpu" or features.dtype not in (torch.float32, torch.float64):
+            return False
+        if self.compiled or current() is not None or torch.is_autocast_enabled("cpu"):
+            return False
+        parts = list(self.modules())[1:]
+        if any("forward" in vars(part) or part._forward_hooks for part in parts):
+            return False
+        norms = [part for part in parts if isinstance(part, nn.BatchNorm2d)]
+        trains = {norm.training for norm in norms}
+        if trains == {False}:
+            asked = [features, *self.parameters()]
+            return not (torch.is_grad_enabled() and any(one.requires_grad for one in asked))
+        return trains == {True} and all(norm.momentum is not None for norm in norms)
+
+    def rows(
+        self, features: Tensor, own: Tensor, near: Tensor, encode: residual_stage.Encoder
+    ) -> Tensor:
+        """features (B, P, C), own (B, G, C), near (B, G, K) -> (B, G, 2C), the maximum included."""
+        pairs = residual_stage.Pairs(features, own, near, encode)
+        parts = [block.layers for block in self if isinstance(block, Residual)]
+        norms = [norm for part in parts for norm in part if isinstance(norm, nn.BatchNorm2d)]
+        blocks = [_block_of(part) for part in parts]
+        if not norms[0].training:
+            return residual_stage.evaluation(pairs, blocks, [_running(norm) for norm in norms])
+        found, statistics = residual_stage.training(pairs, blocks)
+        for norm, (mean, var) in zip(norms, statistics, strict=True):
+            _count(norm, mean, var, near.numel())
+        return found
+
+
+def _running(norm: nn.BatchNorm2d) -> residual_stage.Statistics:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+@torch.no_grad()
+def _count(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, rows: int) -> None:
+    """Let a norm's running statistics see a batch."""
+    running_mean, running_var = _running(norm)
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked.add_(1)
+    running_mean.mul_(1 - norm.momentum).add_(mean, alpha=norm.momentum)
+    unbiased = var * (rows / max(rows - 1, 1))
+    running_var.mul_(1 - norm.momentum).add_(unbiased, alpha=norm.momentum)
+
+
+def _block_of(layers: nn.Sequential) -> residual_stage.Block:
+    parts: list[Any] = list(layers)
+    first, norm1, _, second, norm2 = parts
+    return residual_stage.Block(
+        (norm1.eps, norm2.eps),
+        first.weight.flatten(1), first.bias, norm1.weight, norm1.bias,
+        second.weight.flatten(1), second.bias, norm2.weight, norm2.bias,
+    )  # fmt: skip
 
 
 class PointPN(nn.Module):

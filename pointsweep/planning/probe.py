@@ -10,6 +10,7 @@ many others each of them has. Letters: B clouds, P points.
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ SMALL: dict[str, Any] = {
 # Names of tensors whose gradient is zero by construction: a key's bias adds the same to every logit
 # of a softmax, and what is added to all channels is taken out by each norm. Rounding alone decides
 # whether such a gradient is exactly zero.
-WITHOUT_GRADIENT = ("k.bias", "k.1.shift", "method.mix.bias")
+WITHOUT_GRADIENT = re.compile(
+    r"(k\.bias|k\.1\.shift|method\.mix\.bias|^tokenizer\.stages\..*\.layers\.[03]\.bias)$"
+)
 # of its own movement: what another place in the batch may do to a cloud's logits, by rounding
 PLACE = 0.01
 # At the gradients of parts of tensors: what a first look finds without one, another may reach. A
@@ -103,7 +106,7 @@ def probe(config: TrialConfig, whole: bool = False) -> Probe:
     if isinstance(model, PointModel):
         flat = set(model.backbone.flat_parameters("backbone."))
         unreached = [name for name in unreached if name not in flat]
-        unreached = [name for name in unreached if not name.endswith(WITHOUT_GRADIENT)]
+        unreached = [name for name in unreached if not WITHOUT_GRADIENT.search(name)]
         idle, unreached = _look_again(model, trained, unreached, inputs, size)
     model.eval()
     given, leak, ignored = _look_across(model, inputs)

@@ -1,0 +1,486 @@
+"""A stage of Point-PN's tokenizer as one operator with a gradient of its own: residual blocks over
+pairs of a centre and a neighbour, and the maximum over the neighbours.
+
+The same function as the plain layers (layers.Residual behind tokenizers.PointPNLight), but for
+rounding. It is for the CPU, where the plain form moves each tensor over all pairs through memory
+some thirty times. Here the pairs are rows of matrices, and work goes slice by slice, so that what
+one product gives is normalised, added and reduced while it is still in the cache. Beside that,
+algebra leaves out what need not be computed for every pair:
+
+- The second layer's batch statistics follow from those of what it is fed, r: with mean u and
+  scatter C of r, W r has mean W u and variances diag(W C W') / n. So its output is never stored,
+  neither for the statistics nor for the gradient.
+- A gradient that is only to be summed over pairs, for the points and the centres, is summed before
+  it is multiplied by the first layer's weights.
+
+Letters: B clouds, P points, G centres, K neighbours, C channels of a point, D = 2 C of a pair, E in
+the middle of a block, n = B G K rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SLICE_BYTES = 1 << 19  # of a slice's rows (., D): some of these fit into the second cache
+PARAMETERS = 8  # of a block, in the order of `Block`
+
+# (first, last) of all B G centres -> rows ((last - first) K, D)
+Encoder = Callable[[int, int], Tensor]
+# mean (C,) and variance (C,), without Bessel's correction, of what a norm is given
+Statistics = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The parameters of ReLU(x + BN2(W2 ReLU(BN1(W1 x + b1)) + b2)), and its norms' eps."""
+
+    eps: tuple[float, float]
+    w1: Tensor  # (E, D)
+    b1: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    w2: Tensor  # (D, E)
+    b2: Tensor
+    weight2: Tensor
+    bias2: Tensor
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Return the tensors in the order of the fields."""
+        return (
+            self.w1, self.b1, self.weight1, self.bias1,
+            self.w2, self.b2, self.weight2, self.bias2,
+        )  # fmt: skip
+
+
+@dataclass
+class _Kept:
+    """What a block's forward leaves for its backward, beside x (n, D) and a (n, E)."""
+
+    scale1: Tensor = field(init=False)  # (E,) BN1(a) = a * scale1 + shift1
+    shift1: Tensor = field(init=False)
+    mean1: Tensor = field(init=False)  # of a
+    inverse1: Tensor = field(init=False)  # 1 / its standard deviation
+    mean_r: Tensor = field(init=False)  # (E,)
+    scatter_r: Tensor = field(init=False)  # (E, E)
+    scale2: Tensor = field(init=False)  # (D,)
+    shift2: Tensor = field(init=False)
+    inverse2: Tensor = field(init=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the centres of one cloud, or all of some clouds, among all B G centres."""
+
+    clouds: slice
+    centres: slice
+    rows: slice
+
+
+class Pairs:
+    """The pairs of a stage: features (B, P, C) of points, own (B, G, C) of centres, near (B, G, K),
+    and what gives the encodings to be added.
+    """
+
+    def __init__(self, features: Tensor, own: Tensor, near: Tensor, encode: Encoder) -> None:
+        self.features, self.own, self.near, self.encode = features, own, near, encode
+        self.clouds, self.centres, self.neighbours = near.shape
+        self.points, self.half = features.shape[1:]
+        self.width = 2 * self.half
+        self.count = near.numel()
+        # what stands at a row, among the points of all clouds
+        starts = torch.arange(self.clouds) * self.points
+        self.index = (near + starts[:, None, None]).flatten()
+
+    def slices(self) -> Iterator[Slice]:
+        """Yield all rows, one slice after the other."""
+        row_bytes = self.width * self.features.element_size()
+        step = max(1, SLICE_BYTES // (row_bytes * self.neighbours))
+        together = max(1, step // self.centres)  # clouds
+        if together > 1:
+            step = self.centres
+        for cloud in range(0, self.clouds, together):
+            behind = min(cloud + together, self.clouds)
+            for first in range(0, self.centres, step):
+                last = min(first + step, self.centres)
+                start = cloud * self.centres + first
+                stop = (behind - 1) * self.centres + last
+                rows = slice(start * self.neighbours, stop * self.neighbours)
+                yield Slice(slice(cloud, behind), slice(start, stop), rows)
+
+    def by_centre(self, rows: Tensor) -> Tensor:
+        """(. K, C) -> (., K, C)."""
+        return rows.view(-1, self.neighbours, rows.shape[1])
+
+    def fill(self, part: Slice, into: Tensor) -> Tensor:
+        """Write concat(neighbour, centre) + encoding into rows (., D)."""
+        encoding = self.encode(part.centres.start, part.centres.stop)
+        points = self.features.flatten(0, 1).index_select(0, self.index[part.rows])
+        torch.add(encoding[:, : self.half], points, out=into[:, : self.half])
+        own = self.own.flatten(0, 1)[part.centres].unsqueeze(1)
+        torch.add(
+            self.by_centre(encoding)[:, :, self.half :],
+            own,
+            out=self.by_centre(into)[:, :, self.half :],
+        )
+        return into
+
+    def add_to_points(self, part: Slice, rows: Tensor, into: Tensor) -> None:
+        """Add rows (., C) to what stands at their points in (B P, C)."""
+        start, stop = part.clouds.start * self.points, part.clouds.stop * self.points
+        into[start:stop] += torch.ops.aten.embedding_dense_backward(
+            rows, self.index[part.rows] - start, stop - start, -1, False
+        )
+
+
+def training(pairs: Pairs, blocks: Sequence[Block]) -> tuple[Tensor, list[Statistics]]:
+    """The stage's output (B, G, D) with batch statistics, and these, in double precision, two for
+    each block.
+    """
+    flat = [parameter for block in blocks for parameter in block.parameters()]
+    found, *statistics = _Stage.apply(  # type: ignore[no-untyped-call]
+        pairs.features, pairs.own, pairs, [block.eps for block in blocks], *flat
+    )
+    return found, list(zip(statistics[::2], statistics[1::2], strict=True))
+
+
+@torch.no_grad()
+def evaluation(pairs: Pairs, blocks: Sequence[Block], statistics: Sequence[Statistics]) -> Tensor:
+    """The stage's output (B, G, D) with given statistics; nothing of it can be differentiated."""
+    found = pairs.features.new_empty(pairs.clouds * pairs.centres, pairs.width)
+    layers = []
+    for block, first, second in zip(blocks, statistics[::2], statistics[1::2], strict=True):
+        scale, _ = _scale(block.weight1, first[1], block.eps[0])
+        w1, t1 = _folded(block.w1, block.b1, block.bias1, scale, first[0])
+        scale, _ = _scale(block.weight2, second[1], block.eps[1])
+        layers.append((w1, t1, *_folded(block.w2, block.b2, block.bias2, scale, second[0])))
+    for part in pairs.slices():
+        x = pairs.fill(part, found.new_empty(part.rows.stop - part.rows.start, pairs.width))
+        for w1, t1, w2, t2 in layers:
+            r = torch.addmm(t1, x, w1.t()).relu_()
+            x = torch.addmm(t2, r, w2.t()).add_(x).relu_()
+        torch.amax(pairs.by_centre(x), dim=1, out=found[part.centres])
+    return found.view(pairs.clouds, pairs.centres, pairs.width)
+
+
+def _folded(
+    weight: Tensor, own: Tensor, bias: Tensor, scale: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A linear layer and the norm behind it as one linear layer: weight and bias."""
+    shift = bias.double() + (own.double() - mean.double()) * scale
+    return (weight.double() * scale[:, None]).to(weight.dtype), shift.to(weight.dtype)
+
+
+def _scale(weight: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """weight / sd and 1 / sd, in double precision."""
+    inverse = torch.rsqrt(var.double() + eps)
+    return weight.double() * inverse, inverse
+
+
+class _Stage(torch.autograd.Function):
+    """(features, own, pairs, eps, parameters of every block) -> (output, statistics)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        features: Tensor,
+        own: Tensor,
+        pairs: Pairs,
+        eps: Sequence[tuple[float, float]],
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        found = features.new_empty(pairs.clouds * pairs.centres, pairs.width)
+        place = torch.empty_like(found, dtype=torch.long)
+        x = _room(features, pairs.count, pairs.width)
+        passes: list[_Pass] = []
+        statistics: list[Tensor] = []
+        blocks = _blocks(parameters, eps)
+        for index, block in enumerate(blocks):
+            one = _Pass(pairs, block, x)
+            statistics += one.first_layer(fill=index == 0)
+            statistics += one.moments()
+            if index == len(blocks) - 1:
+                one.maximum(found, place)
+            else:
+                x = _room(features, *x.shape)
+                one.output(x)
+            passes.append(one)
+        ctx.pairs, ctx.eps, ctx.kept = pairs, eps, [one.kept for one in passes]
+        rows = [tensor for one in passes for tensor in (one.x, one.a)]
+        ctx.save_for_backward(found, place, *rows, *parameters)
+        ctx.mark_non_differentiable(*statistics)
+        return found.view(pairs.clouds, pairs.centres, pairs.width), *statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
+        depth = len(ctx.kept)
+        found, place, *rest = ctx.saved_tensors
+        rows, blocks = rest[: 2 * depth], _blocks(rest[2 * depth :], ctx.eps)
+        dy: _AtMaximum | Tensor = _AtMaximum(ctx.pairs, place, gradient.flatten(0, 1) * (found > 0))
+        of_parameters: list[Tensor] = []
+        for index in reversed(range(depth)):
+            x, a = rows[2 * index : 2 * index + 2]
+            one = _Pass(ctx.pairs, blocks[index], x, a, ctx.kept[index])
+            back = _Backward(one, dy)
+            back.second_layer()
+            back.first_norm()
+            if index > 0:
+                dy = back.to_block_before()
+            else:
+                of_features, of_own = back.to_points()
+            of_parameters = [*back.found(), *of_parameters]
+        return of_features, of_own, None, None, *of_parameters
+
+
+class _Pass:
+    """The looks at all rows, slice by slice, that the forward of one block takes."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        block: Block,
+        x: Tensor,
+        a: Tensor | None = None,
+        kept: _Kept | None = None,
+    ) -> None:
+        self.pairs, self.block, self.x = pairs, block, x
+        self.a = _room(x, len(x), len(block.w1)) if a is None else a
+        self.kept = _Kept() if kept is None else kept
+
+    def first_layer(self, fill: bool) -> tuple[Tensor, Tensor]:
+        """a = W1 x, less about its mean, which keeps the sum of squares exact; its statistics."""
+        block, pilot = self.block, None
+        total, squares = _zeros(self.a, len(block.w1)), _zeros(self.a, len(block.w1))
+        across = block.w1.t().contiguous()
+        for part in self.pairs.slices():
+            x, a = self.x[part.rows], self.a[part.rows]
+            if fill:
+                self.pairs.fill(part, x)
+            if pilot is None:
+                torch.mm(x, across, out=a)
+                pilot = a.mean(dim=0)
+                a -= pilot
+            else:
+                torch.addmm(pilot, x, across, beta=-1, out=a)
+            total += _column_sums(a)
+            squares += _column_sums(a * a)
+        assert pilot is not None
+        mean = total / len(self.x)
+        var = (squares / len(self.x) - mean.square()).clamp_(min=0)
+        scale, inverse = _scale(block.weight1, var, block.eps[0])
+        self.kept.mean1, self.kept.scale1, self.kept.inverse1 = mean, scale, inverse
+        self.kept.shift1 = block.bias1.double() - mean * scale
+        return mean + pilot + block.b1, var
+
+    def r(self, rows: slice) -> Tensor:
+        """ReLU(BN1(a))."""
+        kept = self.kept
+        return torch.addcmul(kept.shift1.to(self.a), self.a[rows], kept.scale1.to(self.a)).relu_()
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and scatter of r, and what follows from them: the statistics of W2 r + b2."""
+        block, kept = self.block, self.kept
+        middle, count = len(block.w1), len(self.x)
+        total, products = _zeros(self.a, middle), _zeros(self.a, middle, middle)
+        for part in self.pairs.slices():
+            r = self.r(part.rows)
+            total += _column_sums(r)
+            products += r.t() @ r
+        kept.mean_r = total / count
+        kept.scatter_r = products - count * torch.outer(kept.mean_r, kept.mean_r)
+        w2 = block.w2.double()
+        mean = w2 @ kept.mean_r
+        var = ((w2 @ kept.scatter_r) * w2).sum(dim=1).clamp_(min=0) / count
+        kept.scale2, kept.inverse2 = _scale(block.weight2, var, block.eps[1])
+        kept.shift2 = block.bias2.double() - mean * kept.scale2
+        return mean + block.b2, var
+
+    @property
+    def scaled_w2(self) -> Tensor:
+        """W2 with the scale of the norm behind it (D, E)."""
+        return (self.block.w2.double() * self.kept.scale2[:, None]).to(self.x)
+
+    def _before_relu(self, rows: slice, across: Tensor, shift: Tensor) -> Tensor:
+        return torch.addmm(shift, self.r(rows), across).add_(self.x[rows])
+
+    def output(self, into: Tensor) -> None:
+        """ReLU(x + BN2(W2 r + b2)) of all rows."""
+        across, shift = self.scaled_w2.t().contiguous(), self.kept.shift2.to(self.x)
+        for part in self.pairs.slices():
+            torch.clamp_min(self._before_relu(part.rows, across, shift), 0, out=into[part.rows])
+
+    def maximum(self, found: Tensor, place: Tensor) -> None:
+        """The same, of each centre the largest, (B G, D), and which neighbour it is."""
+        across, shift = self.scaled_w2.t().contiguous(), self.kept.shift2.to(self.x)
+        for part in self.pairs.slices():
+            before = self.pairs.by_centre(self._before_relu(part.rows, across, shift))
+            torch.max(before, dim=1, out=(found[part.centres], place[part.centres]))
+        found.relu_()
+
+
+@dataclass(frozen=True)
+class _AtMaximum:
+    """A gradient (B G, D) of the largest neighbours: rows that are zero elsewhere."""
+
+    pairs: Pairs
+    place: Tensor
+    gradient: Tensor
+
+    def rows(self, part: Slice) -> Tensor:
+        own = self.gradient[part.centres]
+        found = own.new_zeros(len(own), self.pairs.neighbours, self.pairs.width)
+        found.scatter_(1, self.place[part.centres].unsqueeze(1), own.unsqueeze(1))
+        return found.flatten(0, 1)
+
+
+class _Backward:
+    """The looks at all rows that the backward of one block takes.
+
+    With y = BN2(W2 r + b2), z = BN1(a), and dy etc. the gradient of the loss with respect to y: the
+    gradient through a norm is scale (dy - mean(dy) - y^ mean(dy y^)), y^ being what was normalised.
+    """
+
+    def __init__(self, one: _Pass, dy: _AtMaximum | Tensor) -> None:
+        self.one, self.pairs, self.dy = one, one.pairs, dy
+        self.dz = _room(one.a, *one.a.shape)
+
+    def _dy(self, part: Slice) -> Tensor:
+        return self.dy.rows(part) if isinstance(self.dy, _AtMaximum) else self.dy[part.rows]
+
+    def second_layer(self) -> None:
+        """The gradients of W2 and of the norm behind it; that of r, all but what is the same linear
+        function of r in every row.
+        """
+        one, kept, block = self.one, self.one.kept, self.one.block
+        width, middle = block.w2.shape
+        w2 = block.w2.double()
+        products, total = _zeros(one.a, width, middle), _zeros(one.a, width)
+        scaled = one.scaled_w2
+        for part in self.pairs.slices():
+            dy = self._dy(part)
+            products += dy.t() @ one.r(part.rows)
+            total += _column_sums(dy)
+            torch.mm(dy, scaled, out=self.dz[part.rows])
+        count = len(one.x)
+        centred = products - torch.outer(total, kept.mean_r)  # dy' (r - mean)
+        self.of_weight2 = kept.inverse2 * (w2 * centred).sum(dim=1)
+        self.of_bias2 = total
+        share = kept.inverse2 * self.of_weight2 / count
+        self.of_w2 = kept.scale2[:, None] * (centred - share[:, None] * (w2 @ kept.scatter_r))
+        weighed = w2 * kept.scale2[:, None]
+        self.linear = (w2 * share[:, None]).t() @ weighed  # (E, E)
+        self.constant = kept.mean_r @ self.linear - (total / count) @ weighed
+
+    def first_norm(self) -> None:
+        """The gradient of z, and those of the first norm."""
+        one, kept = self.one, self.one.kept
+        linear, constant = self.linear.to(one.a), self.constant.to(one.a)
+        total, products = _zeros(one.a, len(constant)), _zeros(one.a, len(constant))
+        for part in self.pairs.slices():
+            r, dz = one.r(part.rows), self.dz[part.rows]
+            dz.addmm_(r, linear, alpha=-1).add_(constant)
+            dz.mul_(r > 0)
+            total += _column_sums(dz)
+            products += _column_sums(dz * one.a[part.rows])
+        self.of_bias1 = total
+        self.of_weight1 = kept.inverse1 * (products - kept.mean1 * total)
+
+    def _of_rows(self) -> Iterator[tuple[Slice, Tensor]]:
+        """Yield each slice with the gradient of a / scale1; on the way that of W1."""
+        one, kept = self.one, self.one.kept
+        count = len(one.x)
+        share = kept.inverse1 * self.of_weight1 / count
+        constant = (kept.mean1 * share - self.of_bias1 / count).to(one.a)
+        factor = (-share).to(one.a)
+        products = _zeros(one.a, *one.block.w1.shape)
+        for part in self.pairs.slices():
+            u = self.dz[part.rows].addcmul_(one.a[part.rows], factor).add_(constant)
+            products += u.t() @ one.x[part.rows]
+            yield part, u
+        self.of_w1 = kept.scale1[:, None] * products
+
+    @property
+    def _scaled_w1(self) -> Tensor:
+        return (self.one.block.w1.double() * self.one.kept.scale1[:, None]).to(self.one.x)
+
+    def to_block_before(self) -> Tensor:
+        """The gradient of the sum in front of the ReLU of the block before."""
+        found = self.dy if isinstance(self.dy, Tensor) else _room(self.one.x, *self.one.x.shape)
+        scaled = self._scaled_w1
+        for part, u in self._of_rows():
+            dx = torch.addmm(self._dy(part), u, scaled)
+            torch.mul(dx, self.one.x[part.rows] > 0, out=found[part.rows])
+        return found
+
+    def to_points(self) -> tuple[Tensor, Tensor]:
+        """The gradients of features (B, P, C) and own (B, G, C): sums over pairs first, then one
+        product.
+        """
+        pairs, half, scaled = self.pairs, self.pairs.half, self._scaled_w1
+        a = self.one.a
+        points, centres = pairs.clouds * pairs.points, pairs.clouds * pairs.centres
+        features, own = a.new_zeros(points, half), a.new_zeros(centres, half)
+        u_points, u_own = a.new_zeros(points, a.shape[1]), a.new_empty(centres, a.shape[1])
+        for part, u in self._of_rows():
+            pairs.add_to_points(part, u, u_points)
+            torch.sum(pairs.by_centre(u), dim=1, out=u_own[part.centres])
+            if isinstance(self.dy, Tensor):
+                dy = self.dy[part.rows]
+                pairs.add_to_points(part, dy[:, :half].contiguous(), features)
+                torch.sum(pairs.by_centre(dy)[:, :, half:], dim=1, out=own[part.centres])
+        if isinstance(self.dy, _AtMaximum):
+            gradient, place = self.dy.gradient, self.dy.place[:, :half]
+            at = pairs.index.view(centres, -1).gather(1, place)
+            features.scatter_add_(0, at, gradient[:, :half])
+            own += gradient[:, half:]
+        features.addmm_(u_points, scaled[:, :half])
+        own.addmm_(u_own, scaled[:, half:])
+        return features.view_as(pairs.features), own.view_as(pairs.own)
+
+    def found(self) -> list[Tensor]:
+        """The gradients of the block's parameters, in their order. A bias in front of a norm has
+        none.
+        """
+        block = self.one.block
+        found = (
+            self.of_w1, torch.zeros_like(block.b1), self.of_weight1, self.of_bias1,
+            self.of_w2, torch.zeros_like(block.b2), self.of_weight2, self.of_bias2,
+        )  # fmt: skip
+        return [
+            own.to(parameter).view_as(parameter)
+            for own, parameter in zip(found, block.parameters(), strict=True)
+        ]
+
+
+def _blocks(parameters: Sequence[Tensor], eps: Sequence[tuple[float, float]]) -> list[Block]:
+    return [
+        Block(own, *parameters[PARAMETERS * index : PARAMETERS * (index + 1)])
+        for index, own in enumerate(eps)
+    ]
+
+
+def _zeros(like: Tensor, *shape: int) -> Tensor:
+    """Sums over slices are kept in double precision."""
+    return like.new_zeros(shape, dtype=torch.float64)
+
+
+def _column_sums(rows: Tensor) -> Tensor:
+    """(n, C) -> (C,): a product, which is faster than `sum` over the first axis."""
+    return rows.new_ones(len(rows)) @ rows
+
+
+def _room(like: Tensor, rows: int, width: int) -> Tensor:
+    """A tensor (rows, width) without values. NumPy asks the system for large pages, and new memory
+    is mapped several times as fast with them.
+    """
+    return torch.from_numpy(np.empty((rows, width), _NUMPY[like.dtype]))
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
