@@ -31,6 +31,7 @@ class ReportOptions:
     source: str = "store"
     tracking_uri: str | None = None
     allow_plugins: bool = False
+    cdn: bool = False
 
 
 def report(
@@ -46,6 +47,12 @@ def report(
     store: StoreOption = None,
     source: SourceOption = "store",
     tracking_uri: TrackingOption = None,
+    cdn: Annotated[
+        bool,
+        typer.Option(
+            "--cdn", help="fetch plotly.js when the page opens: a file of 100 kB instead of 5 MB"
+        ),
+    ] = False,
     allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
@@ -54,7 +61,9 @@ def report(
     exit codes: 0 written, 2 there is no such table
     """
     return write(
-        ReportOptions(sweep, output, metric, protocol, store, source, tracking_uri, allow_plugins)
+        ReportOptions(
+            sweep, output, metric, protocol, store, source, tracking_uri, allow_plugins, cdn
+        )
     )
 
 
@@ -77,7 +86,7 @@ def write(options: ReportOptions) -> int:
         print(error, file=sys.stderr)
         return INVALID
     path = Path(options.output or f"{table.name}.html")
-    page = html(table, records, store if options.source == "store" else None)
+    page = html(table, records, store if options.source == "store" else None, options.cdn)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")

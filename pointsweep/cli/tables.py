@@ -264,13 +264,16 @@ def write_bundle(file: str, store: Store, stored: Stored) -> None:
     print(f"{file}: written; {check} checks it")
 
 
-def html(table: Table, records: Mapping[str, Record], store: Store | None) -> str:
+def html(
+    table: Table, records: Mapping[str, Record], store: Store | None, cdn: bool = False
+) -> str:
     """Return the report page; with curves, predictions and clouds where the store of the trials is
-    at hand.
+    at hand. `cdn`: plotly.js is fetched when the page opens.
     """
     if store is None:
-        return page(table, records, {}, Evidence())
-    return page(table, records, curves(store, table), gather(store, table, records))
+        return page(table, records, {}, Evidence(), cdn=cdn)
+    evidence = gather(store, table, records)
+    return page(table, records, curves(store, table), evidence, cdn=cdn)
 
 
 def printed(

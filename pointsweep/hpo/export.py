@@ -1,5 +1,5 @@
 """What a search has seen -> sweeps/<name>/search.json, from which the report draws it without
-Optuna and without the database.
+the study's database.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def _arm(study: Study) -> dict[str, Any]:
                 "known": item.known,
             }
             | ({"curve": list(item.curve.items())} if item.curve else {})
+            | ({"times": list(item.times)} if len(item.times) == 2 else {})
             for item in told
         ],
     }

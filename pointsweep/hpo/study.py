@@ -453,6 +453,16 @@ def _suggestion(trial: FrozenTrial) -> Suggestion:
     batches = () if known else (attributes["batch"], *attributes.get("promoted", ()))
     # JSON has words for keys
     waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}
+    # A trial that was found finished in the store was not trained by the search.
+    times = () if known else (trial.datetime_start, trial.datetime_complete)
     return Suggestion(
-        trial.number, trial.params, batches, STATES[trial.state], values, curve, known, waits
+        trial.number,
+        trial.params,
+        batches,
+        STATES[trial.state],
+        values,
+        curve,
+        known,
+        waits,
+        tuple(time.timestamp() for time in times if time is not None),
     )

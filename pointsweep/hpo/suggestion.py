@@ -28,6 +28,8 @@ class Suggestion:
     known: bool = False
     # batch in which a scheduler let it wait -> after which epoch
     waits: Mapping[int, int] = field(default_factory=dict)
+    # when it was suggested and when its values came, in seconds of Unix time
+    times: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def batch(self) -> int:

@@ -41,7 +41,7 @@ def best_mean(table: Table) -> TableCell | None:
     finished.
     """
     filled = [cell for cell in table.cells if cell.mean is not None]
-    return _ordered(table, filled)[0] if filled else None
+    return ordered(table, filled)[0] if filled else None
 
 
 def legend(table: Table, mark: str, bold: str = "bold", underlined: str = "underlined") -> str:
@@ -76,7 +76,7 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
     """Return the best mean of a column and the one after it, by the row's name; equal ones share
     their place.
     """
-    filled = _ordered(
+    filled = ordered(
         table, [cell for cell in table.cells if cell.column == column and cell.mean is not None]
     )
     marked: dict[str, str] = {}
@@ -93,7 +93,26 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
     return marked
 
 
-def _ordered(table: Table, cells: Sequence[TableCell]) -> list[TableCell]:
+def ordered(table: Table, cells: Sequence[TableCell]) -> list[TableCell]:
     """Return cells with a mean from the best on; of equal ones the first in the table."""
     sign = -1 if higher_is_better(table.metric) else 1
     return sorted(cells, key=lambda cell: sign * (cell.mean or 0.0))
+
+
+def tied(table: Table) -> set[tuple[int, int]]:
+    """Return the cells that share the first place of their column by the tests: the highest mean,
+    and what the tests do not tell apart from it. None where there is a best, or no test.
+    """
+    found: set[tuple[int, int]] = set()
+    rows = {" / ".join(labels): row for row, labels in enumerate(table.rows)}
+    for column in range(len(table.columns)):
+        if not table.comparisons:  # adaptive seeds
+            break
+        family = table.comparisons[column]
+        with_first = [pair for pair in family.pairs if pair.first == family.arms[0]]
+        open_ones = [
+            pair.second for pair in with_first if pair.low is not None and not pair.resolved
+        ]
+        if open_ones:
+            found |= {(rows[name], column) for name in (family.arms[0], *open_ones)}
+    return found

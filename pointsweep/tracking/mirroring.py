@@ -209,6 +209,21 @@ def mirrored(
     mirroring.end()
 
 
+def run_pages(store: Store, name: str) -> dict[str, str]:
+    """Return the address of the page of every run of a sweep that MLflow has, by trial key; none
+    where it was not mirrored to a database or a server.
+    """
+    try:
+        mark = json.loads(store.read(f"sweeps/{name}/mirrored.json"))
+        uri, experiment, keys = str(mark["uri"]), str(mark["experiment"]), list(mark["keys"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return {}
+    if not experiment:
+        return {}
+    server = uri.rstrip("/") if uri.startswith(("http:", "https:")) else UI_ADDRESS
+    return {str(key): f"{server}{trial_page(experiment, str(key))}" for key in keys}
+
+
 def sync_command(store: Store, uri: str) -> str:
     """Return the command that brings MLflow level with the store."""
     line = f"{PYTHON} -m pointsweep.sync {shlex.quote(store.url)}"

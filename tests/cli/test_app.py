@@ -14,7 +14,7 @@ from pointsweep.cli.app import COMMANDS
 from pointsweep.utils.cli_exit import INVALID
 
 CONSOLE = "import sys; sys.argv[0] = 'pointsweep'; from pointsweep.cli.app import console; code = console(); "
-HEAVY = ("torch", "ray", "mlflow", "transformers", "optuna", "numba", "pandas")
+HEAVY = ("torch", "ray", "mlflow", "transformers", "optuna", "numba", "pandas", "plotly")
 
 
 def pointsweep(*words: str, ending: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from pointsweep.reporting.build import build
+from pointsweep.reporting.formats.registry import render
 from pointsweep.reporting.html.comparison import commands, replay, rerun
+from pointsweep.reporting.html.evidence import Evidence
 from pointsweep.reporting.html.page import page
-from pointsweep.results.records import Layout
+from pointsweep.results.records import CellLayout, Layout
 from tests.reporting.test_tables import failures, layout, record, records
 
 CURVES = {f"full/a/{seed}": [0.2, 0.5, 0.8 + seed / 50] for seed in range(3)}
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "input"}
 
 
 class Reader(HTMLParser):
@@ -71,20 +75,47 @@ def test_every_cell_opens_its_runs():
     assert "95 % t-interval of the mean: 77.0 to 87.0" in made.text  # 82 ± 4.303 * 2 / sqrt(3)
 
 
-def test_the_page_needs_no_network_and_runs_no_script_but_its_own():
-    made = shown()
+def scripts(source: str) -> list[tuple[str, str]]:
+    """The attributes and the text of every script element."""
+    return re.findall(r"<script([^>]*)>(.*?)</script>", source, re.DOTALL)
+
+
+def digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def policy(made: Reader) -> str:
+    [found] = [value for name, value in made.attributes if name == "content" and "default-src" in value]
+    return found
+
+
+def test_the_page_asks_the_network_for_nothing_and_runs_no_script_but_its_two():
+    source = page(build(layout(), records(), failures()), records(), CURVES)
+    made = Reader(source)
     assert not {"link", "img", "iframe", "object", "embed", "base", "form"} & set(made.tags)
     assert not [name for name, _ in made.attributes if name in ("src", "action") or name.startswith("on")]
     assert all(value.startswith("#") for name, value in made.attributes if name == "href")
-    source = page(build(layout(), records(), failures()), records(), CURVES)
-    assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)|url\(|@import", source)
-    assert "prefers-color-scheme: dark" in source
+    style = source.split("<style>")[1].split("</style>")[0]
+    assert not re.search(r"url\(|@import", style)
+    assert "prefers-color-scheme: dark" in style
     assert "width=device-width" in source
-    data, script = re.findall(r"<script([^>]*)>(.*?)</script>", source, re.DOTALL)
-    assert data[0] == " type='application/json' id='data'"
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    [policy] = [value for name, value in made.attributes if name == "content" and "default-src" in value]
-    assert policy.startswith(f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';")
+    run = [text for attributes, text in scripts(source) if not attributes]
+    assert len(run) == 2
+    assert run[0] == get_plotlyjs()
+    wanted = f"script-src 'sha256-{digest(run[1])}' 'sha256-{digest(run[0])}'; img-src data: blob:;"
+    assert policy(made).startswith(f"default-src 'none'; style-src 'unsafe-inline'; {wanted}")
+    data = [attributes for attributes, _ in scripts(source) if attributes]
+    assert all('type="application/json"' in attributes for attributes in data)
+
+
+def test_with_cdn_the_page_is_small_and_fetches_one_file_whose_digest_it_names():
+    source = page(build(layout(), records(), failures()), records(), CURVES, cdn=True)
+    made = Reader(source)
+    assert len(source) < 300_000
+    [address] = [value for name, value in made.attributes if name == "src"]
+    assert address == f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
+    assert f"'sha256-{dict(made.attributes)['integrity'].removeprefix('sha256-')}'" == f"'sha256-{digest(get_plotlyjs())}'"
+    assert f" {address};" in policy(made)
 
 
 def test_every_section_is_reached_from_the_top():
@@ -94,31 +125,52 @@ def test_every_section_is_reached_from_the_top():
     assert set(links) <= {value for name, value in made.attributes if name == "id"}
 
 
-def test_curves_are_drawn_on_the_scale_of_their_values():
-    source = page(build(layout(), records(), failures()), records(), CURVES)
-    [plot] = re.findall(r"<svg.*?</svg>", source.split("</table>")[0])
-    lines = re.findall(r"points='([^']+)'", plot)
-    points = [[tuple(map(float, point.split(","))) for point in line.split()] for line in lines]
-    assert len(points) == 3
-    assert all(len(line) == 3 for line in points)
-    heights = {y for line in points for _, y in line}
-    assert points[0][0][1] == max(heights), "0.2 is the least value: at the bottom"
-    assert points[2][2][1] == min(heights), "0.84 is the greatest value: at the top"
-    # 0.5 lies (0.5 - 0.2) / (0.84 - 0.2) of the way up.
-    assert points[0][1][1] == pytest.approx(max(heights) - (max(heights) - min(heights)) * 0.3 / 0.64, abs=0.06)
-    assert ">84.0</text>" in plot
-    assert ">20.0</text>" in plot
+def test_every_chart_has_a_title_and_a_text():
+    source = page(build(layout(), records(), failures()), records(), CURVES, cdn=True)
+    charts = re.findall(r'class="plot" role="group" tabindex="0" aria-labelledby="([^"]+)" aria-describedby="([^"]+)"', source)
+    titles = dict(re.findall(r'<figcaption id="([^"]+)">([^<]+)<', source))
+    texts = dict(re.findall(r'<p id="([^"]+)">([^<]+)</p>', source))
+    assert [titles[title] for title, _ in charts] == [
+        "test/accuracy against trainable parameters",
+        "test/accuracy by epoch, a",
+        "Time of a trial",
+    ]
+    assert all(texts[text] for _, text in charts)
 
 
 @pytest.mark.parametrize("curve", [[], [0.5]])
 def test_a_curve_of_one_epoch_is_not_drawn(curve):
-    made = shown(curves={"full/a/0": curve})
-    assert "polyline" not in made.tags
-    assert "Learning curves" not in made.text
+    assert "Learning curves" not in shown(curves={"full/a/0": curve}).text
 
 
-def test_a_constant_curve_is_drawn():
-    assert "polyline" in shown(curves={"full/a/0": [0.5, 0.5]}).tags
+def test_a_run_links_to_its_page_in_mlflow():
+    links = {"full/a/0": "http://127.0.0.1:5000/#/experiments/1/runs?searchFilter=x%20%3D%20%27y%27"}
+    made = Reader(page(build(layout(), records(), failures()), records(), CURVES, Evidence(links=links)))
+    assert [value for name, value in made.attributes if name == "href" and not value.startswith("#")] == list(links.values())
+
+
+def test_best_and_tied_are_marked_by_the_tests_and_not_by_the_mean():
+    """Two rows far above a third, each seed by seed: the two cannot be told apart, the third can."""
+    cells = tuple(CellLayout(row, 0, tuple((seed, f"{row}/{seed}") for seed in range(4))) for row in range(3))
+    shape = Layout("s", "S", ("method",), (("one",), ("two",), ("three",)), ("a",), cells)
+    values = {0: (0.80, 0.82, 0.81, 0.83), 1: (0.81, 0.81, 0.82, 0.82), 2: (0.51, 0.50, 0.53, 0.52)}
+    found = {f"{row}/{seed}": record(f"{row}/{seed}", value) for row, each in values.items() for seed, value in enumerate(each)}
+    marks = re.findall(r'<td class="([^"]+)" data-value', page(build(shape, found, {}), found, {}, cdn=True))
+    assert marks == ["first tied", "first tied", "first"]
+    found |= {f"1/{seed}": record(f"1/{seed}", value - 0.15) for seed, value in enumerate(values[1])}
+    marks = re.findall(r'<td class="([^"]+)" data-value', page(build(shape, found, {}), found, {}, cdn=True))
+    assert marks == ["first best", "first second", "first"]
+
+
+def test_the_table_is_in_the_page_as_csv_and_tex():
+    made = build(layout(), records(), failures())
+    source = page(made, records(), CURVES, cdn=True)
+    exports = {
+        re.search('data-file="([^"]+)"', attributes)[1]: json.loads(text)["text"]
+        for attributes, text in scripts(source)
+        if "export" in attributes
+    }
+    assert exports == {"made_up.csv": render(made, "csv"), "made_up.tex": render(made, "latex")}
 
 
 def test_everything_is_escaped():
@@ -126,7 +178,8 @@ def test_everything_is_escaped():
     shape = layout(title=bad, row_headers=(bad,), rows=((bad,), *layout().rows[1:]), columns=(bad, "b"), notes=(bad,))
     found = {key: replace(r, weights_origin=bad, marks=(bad,), dataset={**r.dataset, "name": bad}) for key, r in records().items()}
     made = Reader(page(build(shape, found, {"prompt/a/2": bad}), found, CURVES))
-    assert made.tags.count("script") == 2, "the page's data and its own script"
+    run = [attributes for attributes, _ in scripts(page(build(shape, found, {"prompt/a/2": bad}), found, CURVES)) if not attributes]
+    assert len(run) == 2, "Plotly's and the page's own"
     assert made.tags.count("style") == 1
     assert made.text.count("alert('x')") >= 6
     assert "<script>alert" not in page(build(shape, found, {"prompt/a/2": bad}), found, CURVES)

@@ -1,11 +1,10 @@
-"""What the report draws is what the records say: marks, lines, fronts, axes and bars, read back from the page."""
+"""What the report draws is what the records say: marks, lines, fronts, axes and bars, read back from the figures."""
 
 from __future__ import annotations
 
 import base64
 import itertools
 import json
-import re
 from dataclasses import replace
 from html import unescape
 
@@ -16,11 +15,14 @@ from hypothesis import strategies as st
 
 from pointsweep.reporting.build import build
 from pointsweep.reporting.html.axes import axes, numeric_axes
-from pointsweep.reporting.html.comparison import as_script, payload
+from pointsweep.reporting.html.charts import DARK, LIGHT, Chart, as_json, thinned, with_band, words
+from pointsweep.reporting.html.comparison import payload
+from pointsweep.reporting.html.contents import with_chart
 from pointsweep.reporting.html.evidence import Evidence, Truth
+from pointsweep.reporting.html.learning import learning
 from pointsweep.reporting.html.numbers import cost, optimism
-from pointsweep.reporting.html.sections import flat, front, learning, pareto
-from pointsweep.reporting.html.svg_charts import Frame, thinned, ticks, whole_ticks
+from pointsweep.reporting.html.pareto import front, pareto
+from pointsweep.reporting.html.sections import Section, flat
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import CellLayout, Layout
 from tests.reporting.test_tables import failures, layout, record, records
@@ -28,8 +30,21 @@ from tests.reporting.test_tables import failures, layout, record, records
 CURVES = {f"full/a/{seed}": [0.2, 0.5, 0.8 + seed / 50] for seed in range(3)}
 
 
-def titles(source: str) -> list[str]:
-    return [unescape(title) for title in re.findall(r"<title>(.*?)</title>", source)]
+def charts(section: Section) -> dict[tuple[str, ...], Chart]:
+    """Every chart of a section, by what is chosen."""
+    found = {}
+    for one in section.values["charts"]:
+        found |= {(one.title,): one} if isinstance(one, Chart) else dict(one.charts)
+    return found
+
+
+def only(section: Section) -> Chart:
+    [chart] = charts(section).values()
+    return chart
+
+
+def lines(chart: Chart) -> list:
+    return [trace for trace in chart.figure.data if "lines" in (trace.mode or "")]
 
 
 def made() -> Table:
@@ -49,37 +64,65 @@ def numbered(rows=("2", "4", "8"), header="num_prompts", configs=None) -> tuple[
 
 
 def test_a_learning_curve_has_the_mean_and_the_range_of_the_seeds():
-    source = learning(made(), records(), CURVES)
-    assert titles(source) == [  # the last epoch first: it is the one that the table shows
-        "full / a, epoch 3: 82.0 (80.0 to 84.0, 3 seeds)",
-        "full / a, epoch 2: 50.0 (50.0 to 50.0, 3 seeds)",
-        "full / a, epoch 1: 20.0 (20.0 to 20.0, 3 seeds)",
-    ]
-    [line] = re.findall(r"<polyline[^>]* points='([^']+)'", source)
-    heights = [float(point.split(",")[1]) for point in line.split()]
-    # The scale is linear: 20, 50 and 82 lie at 0, 30 and 62 sixty-seconds of the way.
-    assert (heights[0] - heights[1]) / (heights[0] - heights[2]) == pytest.approx(30 / 62, abs=0.005)
-    [band] = re.findall(r"<polygon[^>]* points='([^']+)'", source)
-    places = [tuple(map(float, point.split(","))) for point in band.split()]
-    assert places[2][1] < heights[2] < places[3][1], "84 above the mean and 80 below it"
+    chart = only(learning(made(), records(), CURVES, {}))
+    band, line = chart.figure.data
+    assert line.x.tolist() == [1, 2, 3]
+    assert line.y == pytest.approx([20, 50, 82])
+    assert line.customdata == pytest.approx(np.array([[20, 20], [50, 50], [80, 84]]))
+    assert line.hovertemplate == "%{y:.1f} (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
+    assert band.x.tolist() == [1, 2, 3, 3, 2, 1]
+    assert band.y == pytest.approx([20, 50, 84, 80, 50, 20])
+    assert chart.figure.layout.hovermode == "x unified", "the crosshair"
+    assert chart.rows == [("full", "3", "82.0", "80.0 to 84.0", "3")]
+
+
+def test_losses_and_the_rate_are_drawn_beside_the_metric():
+    histories = {
+        "full/a/0": {"test/accuracy": [0.9, 0.9], "train/loss": [2.0, 1.5], "test/loss": [2.5, 1.8], "learning rate": [1e-3, 5e-4]}
+    }
+    found = charts(learning(made(), records(), CURVES, histories))
+    assert list(found) == [(name, "a") for name in ("test/accuracy", "test/loss", "train/loss", "learning rate")]
+    assert lines(found["test/accuracy", "a"])[0].y == pytest.approx([20, 50, 82]), "that of the table"
+    assert lines(found["train/loss", "a"])[0].y == pytest.approx([2.0, 1.5]), "not in percent"
+    assert found["train/loss", "a"].figure.layout.yaxis.title.text == "train/loss"
+    assert lines(found["learning rate", "a"])[0].y == pytest.approx([1e-3, 5e-4])
 
 
 def test_a_trial_under_way_does_not_bend_the_curve_of_the_finished_ones():
-    source = learning(
-        made(), records(), {**CURVES, "prompt/a/0": [0.3, 0.4, 0.71], "prompt/a/1": [0.1, 0.2, 0.73], "prompt/a/2": [0.9]}
-    )
-    assert "prompt / a, epoch 3: 72.0 (71.0 to 73.0, 2 seeds)" in titles(source)
+    curves = {**CURVES, "prompt/a/0": [0.3, 0.4, 0.71], "prompt/a/1": [0.1, 0.2, 0.73], "prompt/a/2": [0.9]}
+    chart = only(learning(made(), records(), curves, {}))
+    [line] = [line for line in lines(chart) if line.name == "prompt"]
+    assert line.y == pytest.approx([20, 30, 72])
+
+
+def test_of_many_rows_the_best_are_drawn():
+    table, found = numbered([str(n) for n in range(40)], "n")
+    curves = {key: [0.1, one.metrics["last"]["test/accuracy"]] for key, one in found.items()}
+    section = learning(table, found, curves, {})
+    assert {line.name for line in lines(only(section))} == {str(n) for n in range(16, 40)}
+    assert "the 24 with the best means" in section.lead
 
 
 def test_the_scatter_plot_shows_every_filled_cell_with_its_parameters():
-    source = pareto(made())
-    assert sorted(titles(source)) == [
-        "adapter / a: 72.3 ± 2.5, 306,560 parameters",
-        "full / a: 82.0 ± 2.0, 22,100,000 parameters",
-        "full / b: 50.0, 22,100,000 parameters",
-        "prompt / a: 72.0 ± 1.4, 9,216 parameters",
-    ]
-    assert "higher mean than <b>prompt / a</b>, <b>adapter / a</b>, <b>full / a</b>." in source
+    section = pareto(made())
+    chart = only(section)
+    marks = [trace for trace in chart.figure.data if trace.mode == "markers"]
+    shown = {
+        text: (x, y, sd)
+        for trace in marks
+        for text, x, y, sd in zip(trace.text, trace.x, trace.y, trace.error_y.array or [0] * 9, strict=False)
+    }
+    assert {text: (x, round(y, 1)) for text, (x, y, _) in shown.items()} == {
+        "adapter / a: 72.3 ± 2.5, 306,560 parameters": (306_560, 72.3),
+        "full / a: 82.0 ± 2.0, 22,100,000 parameters": (22_100_000, 82.0),
+        "full / b: 50.0, 22,100,000 parameters": (22_100_000, 50.0),
+        "prompt / a: 72.0 ± 1.4, 9,216 parameters": (9_216, 72.0),
+    }
+    assert shown["full / a: 82.0 ± 2.0, 22,100,000 parameters"][2] == pytest.approx(2.0)
+    [steps] = [trace for trace in chart.figure.data if trace.mode == "lines"]
+    assert list(zip(steps.x, np.round(steps.y, 1), strict=True))[:3] == [(9_216, 72.0), (306_560, 72.3), (22_100_000, 82.0)]
+    assert "higher mean than <b>prompt / a</b>, <b>adapter / a</b>, <b>full / a</b>." in section.lead
+    assert chart.figure.layout.xaxis.type == "log"
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), min_size=1, max_size=12))
@@ -103,9 +146,17 @@ def test_an_arm_that_trains_nothing_has_its_place_on_the_logarithmic_scale():
     found |= {
         k: replace(r, parameters={**r.parameters, "trainable_without_head": 0}) for k, r in found.items() if k.startswith("prompt")
     }
-    source = pareto(build(layout(), found, failures()))
-    assert "prompt / a: 72.0 ± 1.4, 0 parameters" in titles(source)
-    assert ">0</text>" in source
+    chart = only(pareto(build(layout(), found, failures())))
+    [place] = [
+        x
+        for trace in chart.figure.data
+        if trace.mode == "markers"
+        for x, text in zip(trace.x, trace.text, strict=True)
+        if " 0 parameters" in text
+    ]
+    axis = chart.figure.layout.xaxis
+    assert 0 < place < 306_560
+    assert (axis.tickvals[0], axis.ticktext[0]) == (place, "0")
 
 
 @pytest.mark.parametrize(
@@ -138,20 +189,27 @@ def test_a_setting_in_which_alone_the_arms_differ_is_an_axis():
 
 def test_the_curve_over_an_axis_has_means_and_intervals():
     half = 4.302652729911275 * 0.001 / 3**0.5
-    assert titles(axes(*numbered())) == [
-        f"{label} / tiny: {100 * mean:.1f} ({100 * (mean - half):.1f} to {100 * (mean + half):.1f})"
-        for label, mean in (("8", 0.521), ("4", 0.511), ("2", 0.501))
-    ]
-    assert axes(made(), records()) == ""
+    band, line = only(axes(*numbered())).figure.data
+    means = 100 * np.array([0.501, 0.511, 0.521])
+    assert line.x.tolist() == [2, 4, 8]
+    assert line.y == pytest.approx(means, rel=1e-5)
+    assert band.y == pytest.approx([*(means + 100 * half), *(means - 100 * half)[::-1]], rel=1e-5)
+    assert axes(made(), records()) is None
+
+
+def row_of(section: Section, name: str) -> list[str]:
+    [row] = [row for row in section.values["rows"] if row[0] == name]
+    return [cell if isinstance(cell, str) else cell.word for cell in row[1:]]
 
 
 def test_optimism_and_cost_are_those_of_the_records():
-    row = re.search(r"full / a</th>(.*?)</tr>", optimism(made(), records())).group(1)
-    assert re.findall(r">([^<]+)<", row) == ["82.0", "83.0", "+1.0", "2, 2, 2"]
+    assert row_of(optimism(made(), records()), "full / a") == ["82.0", "83.0", "+1.0", "2, 2, 2"]
     found = {key: replace(r, clouds_per_s=40.0, peak_memory_bytes=2**31, attempts=2) for key, r in records().items()}
-    row = re.search(r"full / a</th>(.*?)</tr>", cost(made(), found)).group(1)
+    section = with_chart(made(), found, cost(made(), found))
     hours = sum(found[f"full/a/{seed}"].seconds["total"] for seed in range(3)) / 3600
-    assert re.findall(r">([^<]+)<", row) == ["12 s", "40", "2.00", "2", f"{hours:.3g}"]
+    assert row_of(section, "full / a") == ["12 s", "40", "2.00", "2", f"{hours:.3g}"]
+    [bars] = only(section).figure.data
+    assert bars.x[list(bars.customdata).index("full / a")] == pytest.approx(12.5)
 
 
 def test_the_page_carries_predictions_and_truth_as_they_are():
@@ -159,9 +217,7 @@ def test_the_page_carries_predictions_and_truth_as_they_are():
         "d" * 64, np.array([0, 1, 2, 1], dtype=np.uint8), ("cup", "car", "bed"), np.random.default_rng(0).normal(size=(4, 50, 3))
     )
     said = {key: np.array([0, 1, 2, seed], dtype=np.uint8) for seed, key in enumerate(sorted(records()))}
-    data = json.loads(
-        re.sub("^<script[^>]*>|</script>$", "", as_script(payload(made(), records(), Evidence(said, dict.fromkeys(said, truth)))))
-    )
+    data = json.loads(as_json(payload(made(), records(), Evidence(said, dict.fromkeys(said, truth)))))
     unpacked = lambda text, kind="u1": np.frombuffer(base64.b64decode(text), kind).tolist()  # noqa: E731
     arms = {arm["name"]: arm for arm in data["arms"]}
     assert arms["full / a"]["seeds"] == [0, 1, 2]
@@ -193,42 +249,63 @@ def test_settings_are_flat_and_lists_can_be_compared():
     assert flat({"a": {"b": 1, "c": {"d": [1, [2]]}}, "e": None}) == {"a.b": 1, "a.c.d": (1, (2,)), "e": None}
 
 
-@given(st.floats(-1e3, 1e3), st.floats(1e-6, 1e3))
-def test_ticks_span_the_values_and_stay_few(low, span):
-    values = [value for value, _ in ticks(low, low + span)]
-    assert values[0] <= low + 1e-6 * span and values[-1] >= low + span - 1e-6 * span - 1e-9 * abs(low)
-    assert 2 <= len(values) <= 8
+def test_predictions_of_many_arms_are_those_of_the_best(monkeypatch):
+    monkeypatch.setattr("pointsweep.reporting.html.comparison.PREDICTION_BYTES", 8)
+    truth = Truth("d" * 64, np.array([0, 1, 2, 1], dtype=np.uint8), ("cup", "car", "bed"), None)
+    said = {key: np.array([0, 1, 2, 0], dtype=np.uint8) for key in sorted(records())}
+    data = payload(made(), records(), Evidence(said, dict.fromkeys(said, truth)))
+    assert [arm["name"] for arm in data["arms"] if arm["predictions"]] == ["full / a", "adapter / a"]
+    assert not data["whole"]
 
 
-@given(st.integers(0, 50), st.integers(1, 2000))
-def test_whole_ticks_hold_both_ends_and_no_fraction(low, span):
-    values = [value for value, _ in whole_ticks(low, low + span)]
-    assert values[0] == low and values[-1] == low + span
-    assert values == sorted(set(values)) and all(value == int(value) for value in values) and len(values) <= 9
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '<b>x</b> & "y"', "a\u202eb", "提示调优"])
+def test_text_reaches_a_figure_as_it_stands(text):
+    """Plotly reads <b> and entities; what it is given must come out as the text that went in."""
+    given = words(text)
+    assert "<" not in given
+    assert unescape(given) == text.replace("\u202e", "\\u202e")
+    data = as_json({"name": text})
+    assert not set("<>&") & set(data)
+    assert json.loads(data) == {"name": text}
 
 
-def test_a_frame_of_one_value_draws_it_in_the_middle():
-    frame = Frame(100, 50, (1, 1), (5, 5), (), (), left=0, right=0, top=0, bottom=0)
-    assert (frame.x(1), frame.y(5)) == (50, 25)
+def luminance(color: str) -> float:
+    """Relative luminance of WCAG 2."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("count", [1, 2, 100, 101, 300, 1000])
+@pytest.mark.parametrize("colors, card", [(LIGHT, "#ffffff"), (DARK, "#181e26")])
+def test_colours_stand_out_from_the_page(colors, card):
+    for color in colors:
+        high, low = sorted((luminance(color), luminance(card)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 3, color
+
+
+def test_more_lines_than_colours_are_told_apart_by_their_dashes():
+    traces = [with_band("x", slot, [(1, 1, 1, 1), (2, 2, 2, 2)])[-1] for slot in range(24)]
+    assert len({(trace.meta["slot"] % len(LIGHT), trace.line.dash) for trace in traces}) == 24
+
+
+@pytest.mark.parametrize("count", [1, 2, 120, 121, 300, 1000])
 def test_a_long_line_is_thinned_evenly_to_its_last_point(count):
     kept = thinned(range(count))
-    assert kept[-1] == count - 1 and len(kept) == count if count <= 100 else 50 <= len(kept) <= 100
+    assert kept[-1] == count - 1 and len(kept) == count if count <= 120 else 60 <= len(kept) <= 120
     assert len({b - a for a, b in itertools.pairwise(kept)}) <= 1
 
 
 def test_many_lines_over_an_axis_are_split_by_column():
-    rows = [(method, str(number)) for method in ("a", "b", "c", "d") for number in (1, 4, 100)]
+    rows = [(method, str(number)) for method in ("a", "b", "c", "d", "e") for number in (1, 4, 100)]
     cells = tuple(
         CellLayout(i, j, ((0, f"{'/'.join(row)}/{column}"),)) for i, row in enumerate(rows) for j, column in enumerate(("x", "y"))
     )
     shape = Layout("many", "Many", ("method", "rank"), tuple(rows), ("x", "y"), cells)
     found = {key: record(key, 0.5) for cell in cells for _, key in cell.keys}
-    source = axes(build(shape, found, {}), found)
-    assert re.findall(r"<figcaption>(.)</figcaption>", source) == ["x", "y"]
-    assert source.count("<polyline") == 8
-    assert source.count("rank (logarithmic)") == 2
-    [first, middle, last] = sorted({float(x) for x in re.findall(r"cx='([0-9.]+)'", source)})
-    assert (middle - first) / (last - first) == pytest.approx(np.log(4) / np.log(100), abs=0.01)
+    found_charts = charts(axes(build(shape, found, {}), found))
+    assert list(found_charts) == [("x",), ("y",)]
+    assert [len(lines(chart)) for chart in found_charts.values()] == [5, 5]
+    for chart in found_charts.values():
+        assert chart.figure.layout.xaxis.type == "log"
+        assert chart.figure.layout.xaxis.title.text == "rank (logarithmic)"
+        assert all(line.x.tolist() == [1, 4, 100] for line in lines(chart))

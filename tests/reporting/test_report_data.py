@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -90,13 +92,13 @@ def test_the_page_says_where_true_classes_or_predictions_are_lacking(store):
     table = build(layout(), found, failures())
     source = page(table, found, {}, gather(store, table, found))
     assert "These trials kept no true classes" in source
-    assert "id='confusion'" not in source
+    assert 'id="confusion"' not in source
     save(store, found, "full/a/0")
     for seed in range(3):
         store.path(f"trials/adapter/a/{seed}/predictions.npz").write_bytes(b"PK damaged")
     source = page(table, found, {}, gather(store, table, found))
     assert "or without the true classes of theirs: adapter / a.</p>" in source
-    assert "id='confusion'" in source
+    assert 'id="confusion"' in source
 
 
 def test_curves_hold_the_metric_of_every_epoch(store):
@@ -106,6 +108,26 @@ def test_curves_hold_the_metric_of_every_epoch(store):
     found = curves(store, build(layout(), records(), failures()))
     assert found["full/a/0"] == [0.25, 0.5]
     assert found["full/a/1"] == []
+
+
+def test_histories_hold_accuracies_losses_and_the_rate_of_every_trial_that_has_begun(store):
+    folder = TrialFolder(store.path("trials/full/a/0"))
+    for epoch, value in ((1, 0.25), (2, 0.5)):
+        metrics = {"test/accuracy": value, "test/loss": 2 - value, "test/macro_f1": 0.1, "train/loss": float("nan")}
+        folder.append({"type": "epoch", "epoch": epoch, "metrics": metrics, "lr": 1 / 2**epoch})
+    histories = gather(store, build(layout(), {}, {}), {}).histories
+    kept = {name: values.tolist() for name, values in histories["full/a/0"].items()}
+    assert kept == {"test/accuracy": [0.25, 0.5], "test/loss": [1.75, 1.5], "learning rate": [0.5, 0.25]}
+
+
+def test_runs_link_to_the_mlflow_that_has_them(store):
+    mark = {"uri": "https://tracking.example.org/", "experiment": "7", "keys": ["full/a/0"], "version": 2, "files": "all"}
+    store.write("sweeps/made_up/mirrored.json", json.dumps(mark).encode())
+    [(key, address)] = gather(store, build(layout(), {}, {}), {}).links.items()
+    assert key == "full/a/0"
+    assert address.startswith("https://tracking.example.org/#/experiments/7/runs?searchFilter=")
+    store.write("sweeps/made_up/mirrored.json", b"{damaged")
+    assert gather(store, build(layout(), {}, {}), {}).links == {}
 
 
 def test_the_report_of_a_store_on_s3_has_the_predictions(trained):

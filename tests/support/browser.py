@@ -20,6 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--hide-scrollbars", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--enable-unsafe-swiftshader",  # WebGL without a GPU
 )  # fmt: skip
 PATIENCE_S = 120
 
@@ -29,6 +30,7 @@ class Page:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket, self.number = socket, 0
+        self.events: list[dict[str, Any]] = []  # what domains that were enabled have reported
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self.number += 1
@@ -38,6 +40,7 @@ class Page:
             if answer.get("id") == self.number:
                 assert "error" not in answer, answer
                 return answer["result"]
+            self.events.append(answer)
         raise AssertionError("Chromium has gone")
 
     async def evaluate(self, expression: str) -> Any:

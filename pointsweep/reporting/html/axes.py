@@ -1,26 +1,26 @@
 """The report's curves over a number: rows or columns that stand for a length, a rank, a share.
 
-An axis is told by its labels, or by the one setting in which its arms differ.
+A numeric axis is recognised by its labels, or by the one setting in which its arms differ.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from pointsweep.reporting.html.sections import flat, section
-from pointsweep.reporting.html.svg_charts import Frame, Point, Series, legend, lines, ticks
+from pointsweep.reporting.html.charts import Chart, Choice, figure, legend_height, with_band
+from pointsweep.reporting.html.sections import Section, flat
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Record
 from pointsweep.utils.numbers import percent
 
 # standing alone: not the 3 of "3d"
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])")
-MOST_LINES = 6  # in one drawing; of more, one drawing a column
+MOST_PANELS = 12  # charts of an axis
+MOST_TRACES = 24  # drawn in a chart
+MOST_LINES = 8  # in one chart; of more, one chart a column
 WIDE = 16  # the largest number over the smallest from which on the scale is logarithmic
 
 
@@ -36,8 +36,8 @@ class NumericAxis:
 
 
 def numeric_axes(table: Table, records: Mapping[str, Record]) -> list[NumericAxis]:
-    """Every axis with at least three numbers, told by its labels, or by the one number in which its
-    arms' settings differ.
+    """Every axis with at least three numbers, recognised by its labels, or by the one number in
+    which the settings of its arms differ.
     """
     found = []
     for position in (*range(len(table.row_headers)), None):
@@ -99,104 +99,93 @@ def _by_setting(
     )
 
 
-def axes(table: Table, records: Mapping[str, Record]) -> str:
-    """The drawings of every numeric axis: the means with their 95 % intervals, one line for each of
-    the other labels.
+def axes(table: Table, records: Mapping[str, Record]) -> Section | None:
+    """Return the section of every numeric axis: the means with their 95 % intervals, one line for
+    each of the other labels.
     """
-    body = "".join(_axis(table, axis) for axis in numeric_axes(table, records))
-    lead = f"{escape(table.metric)} in %: means, and bands of the 95 % t-intervals over the seeds."
-    return section("axes", "Over a number", lead, body)
+    found = [_axis(table, axis) for axis in numeric_axes(table, records)]
+    charts = [made for made in found if made is not None]
+    if not charts:
+        return None
+    lead = f"{table.metric} in %: means, and bands of the 95 % t-intervals over the seeds."
+    return Section("axes", "Over a number", lead, "charts.html", {"charts": charts})
 
 
-def _axis(table: Table, axis: NumericAxis) -> str:
-    """One drawing, or one for each column (over columns: each last label of the rows) where one
-    would hold too many lines.
+def _axis(table: Table, axis: NumericAxis) -> Chart | Choice | None:
+    """Return one chart, or one for each column (over columns: each last label of the rows) where
+    one would hold too many lines.
     """
     groups: dict[tuple[str, ...], list[TableCell]] = {}
     for cell in table.cells:
         if cell.mean is not None:
             column = [table.columns[cell.column]] if axis.position is not None else []
-            others = (
-                *(label for i, label in enumerate(table.rows[cell.row]) if i != axis.position),
-                *column,
-            )
-            groups.setdefault(others, []).append(cell)
-    if (
-        len({axis.values[_label(table, axis, cell)] for cells in groups.values() for cell in cells})
-        < 3
-    ):
-        return ""
-    split = len(groups) > MOST_LINES and all(len(names) > 1 for names in groups)
-    panels = list(dict.fromkeys(names[-1] for names in groups)) if split else [axis.name]
-    slots = {
-        name: i
-        for i, name in enumerate(
-            dict.fromkeys(" / ".join(names[:-1] if split else names) for names in groups)
-        )
-    }
-    size = (280, 225) if split else (720, 360)
-    frame, place = _frame(table, axis, [cell for cells in groups.values() for cell in cells], size)
-    figures = ""
-    for panel in panels:
-        chosen = {
-            names[:-1] if split else names: cells
-            for names, cells in groups.items()
-            if not split or names[-1] == panel
-        }
-        series = [
-            _line(table, axis, place, slots[" / ".join(names)], cells)
-            for names, cells in chosen.items()
-        ]
-        scale = " (logarithmic)" if place is math.log10 else ""
-        drawn = lines(frame, f"{table.metric} by {axis.name}", series, axis.name + scale, dots=True)
-        opened = "<figure>" if split else "<figure class=wide>"
-        figures += f"{opened}<figcaption>{escape(panel)}</figcaption>{drawn}</figure>"
-    keys = legend(slots) if len(slots) > 1 else ""
-    return f"<div class='panels'>{figures}</div>{keys}" if split else figures + keys
+            labels = table.rows[cell.row]
+            others = (label for i, label in enumerate(labels) if i != axis.position)
+            groups.setdefault((*others, *column), []).append(cell)
+    numbers = {_number(table, axis, cell) for cells in groups.values() for cell in cells}
+    if len(numbers) < 3:
+        return None
+
+    if len(groups) <= MOST_LINES or any(len(names) < 2 for names in groups):
+        return _chart(table, axis, "", groups)
+    charts: dict[tuple[str, ...], Chart] = {}
+    panels = list(dict.fromkeys(names[-1] for names in groups))
+    for panel in panels[:MOST_PANELS]:
+        mine = {names[:-1]: cells for names, cells in groups.items() if names[-1] == panel}
+        charts[(panel,)] = _chart(table, axis, panel, mine)
+    return Choice(("Column" if axis.position is not None else table.row_headers[-1],), charts)
 
 
-def _frame(
-    table: Table, axis: NumericAxis, cells: Sequence[TableCell], size: tuple[int, int]
-) -> tuple[Frame, Callable[[float], float]]:
-    numbers = sorted({axis.values[_label(table, axis, cell)] for cell in cells})
-    place: Callable[[float], float] = (
-        math.log10 if numbers[0] > 0 and numbers[-1] >= WIDE * numbers[0] else float
-    )
-    points = [_point(table, axis, place, cell) for cell in cells]
-    y_ticks = ticks(min(point.low for point in points), max(point.high for point in points), 6)
-    x_ticks = [(place(number), f"{number:g}") for number in numbers]
-    if len(numbers) > 12 and place is float:
-        x_ticks = ticks(numbers[0], numbers[-1], 8)
-    spans = (x_ticks[0][0], x_ticks[-1][0]), (y_ticks[0][0], y_ticks[-1][0])
-    return Frame(*size, *spans, x_ticks, y_ticks, left=40, bottom=42, right=20), place
-
-
-def _line(
+def _chart(
     table: Table,
     axis: NumericAxis,
-    place: Callable[[float], float],
-    slot: int,
-    cells: Sequence[TableCell],
-) -> Series:
-    points = sorted((_point(table, axis, place, cell) for cell in cells), key=lambda point: point.x)
-    return Series(table.place(cells[0]), slot, points)
-
-
-def _label(table: Table, axis: NumericAxis, cell: TableCell) -> str:
-    return (
-        table.rows[cell.row][axis.position]
-        if axis.position is not None
-        else table.columns[cell.column]
+    panel: str,
+    groups: Mapping[tuple[str, ...], Sequence[TableCell]],
+) -> Chart:
+    traces, rows = [], []
+    shown = list(groups.items())[:MOST_TRACES]
+    for slot, (names, cells) in enumerate(shown):
+        ordered = sorted(cells, key=lambda cell: _number(table, axis, cell))
+        name = " / ".join(names) or table.metric
+        points = [(_number(table, axis, cell), *_values(cell)) for cell in ordered]
+        traces += with_band(name, slot, points, markers=True)
+        rows += [(name, f"{_number(table, axis, cell):g}", _words(cell)) for cell in ordered]
+    numbers = sorted({_number(table, axis, cell) for cells in groups.values() for cell in cells})
+    wide = numbers[0] > 0 and numbers[-1] >= WIDE * numbers[0]
+    title = f"{axis.name} (logarithmic)" if wide else axis.name
+    drawn = figure(traces, title, f"{table.metric} in %", crosshair=True)
+    ticks = {"tickvals": numbers, "ticktext": [f"{number:g}" for number in numbers]}
+    if wide or len(numbers) <= 12:
+        drawn.update_layout(xaxis={"type": "log" if wide else "linear", **ticks})
+    return Chart(
+        f"{table.metric} by {axis.name}" + (f", {panel}" if panel else ""),
+        drawn,
+        f"{_counted(len(shown), len(groups))} over {len(numbers)} values from {numbers[0]:g} to"
+        f" {numbers[-1]:g}.",
+        ("", axis.name, f"{table.metric} in % (interval)"),
+        rows,
+        440 + legend_height(len(shown)),
     )
 
 
-def _point(
-    table: Table, axis: NumericAxis, place: Callable[[float], float], cell: TableCell
-) -> Point:
+def _counted(drawn: int, there: int) -> str:
+    return f"{drawn} lines" if drawn == there else f"The first {drawn} of {there} lines"
+
+
+def _number(table: Table, axis: NumericAxis, cell: TableCell) -> float:
+    if axis.position is None:
+        return axis.values[table.columns[cell.column]]
+    return axis.values[table.rows[cell.row][axis.position]]
+
+
+def _values(cell: TableCell) -> tuple[float, float, float]:
+    """Return mean, low and high in percent; the mean thrice where there is no interval."""
     mean = cell.mean or 0.0
-    low, high = (mean, mean) if cell.low is None or cell.high is None else (cell.low, cell.high)
-    span = f" ({percent(low)} to {percent(high)})" if cell.low is not None else ""
-    words = f"{table.place(cell)}: {percent(mean)}{span}"
-    return Point(
-        place(axis.values[_label(table, axis, cell)]), 100 * mean, 100 * low, 100 * high, words
-    )
+    if cell.low is None or cell.high is None:
+        return 100 * mean, 100 * mean, 100 * mean
+    return 100 * mean, 100 * cell.low, 100 * cell.high
+
+
+def _words(cell: TableCell) -> str:
+    span = f" ({percent(cell.low)} to {percent(cell.high)})" if cell.low is not None else ""
+    return f"{percent(cell.mean)}{span}"

@@ -12,19 +12,20 @@ import glob
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
+from pointsweep.reporting.best_cells import ordered
 from pointsweep.reporting.html.evidence import Evidence, Truth
-from pointsweep.reporting.html.sections import flat, row_name, section
+from pointsweep.reporting.html.sections import Section, flat, row_name
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Record, class_type
 
 PREDICTION_BYTES = 600_000  # of all trials in the page; beyond it, fewer seeds an arm
 CLOUD_BYTES = 450_000  # of all clouds in the page; beyond it, those that most arms disagree on
 CLOUD_POINTS = 224  # drawn of a cloud
+MOST_ARMS = 300  # with their settings
 LACKING = (
     "These trials kept no true classes beside their predictions (older ones did not), and this"
     " machine has not opened their data set, so neither gains and losses nor confusions can be"
@@ -45,9 +46,12 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
     order = {identity: index for index, identity in enumerate(truths)}
     seeds = _seeds_kept(cells, evidence)
     number = _type_of_classes(evidence)
+    carried = _arms_kept(table, cells, evidence)
     arms = []
     for cell, config in zip(cells, configs, strict=True):
         runs = [(seed, key) for seed, key in cell.keys if key in evidence.truths][:seeds]
+        if (cell.row, cell.column) not in carried:
+            runs = []
         chosen = order[id(evidence.truths[runs[0][1]])] if runs else None
         arms.append({
             "name": table.place(cell), "row": cell.row, "column": cell.column, "mean": cell.mean,
@@ -61,7 +65,7 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
         "metric": table.metric, "arms": arms, "settings": differing, "first": first,
         "second": second,
         "truths": [_truth(truth, evidence, len(truths), number) for truth in truths.values()],
-        "class_bytes": np.dtype(number).itemsize,
+        "whole": len(carried) == len(cells), "class_bytes": np.dtype(number).itemsize,
     }  # fmt: skip
 
 
@@ -80,6 +84,17 @@ def _seeds_kept(cells: Sequence[TableCell], evidence: Evidence) -> int:
     most = max((len(cell.keys) for cell in cells), default=1)
     size = sum(len(values) for values in evidence.predictions.values()) or 1
     return most if size <= PREDICTION_BYTES else max(1, most * PREDICTION_BYTES // size)
+
+
+def _arms_kept(
+    table: Table, cells: Sequence[TableCell], evidence: Evidence
+) -> set[tuple[int, int]]:
+    """Return the cells whose predictions the page carries, one seed each at least: those of the
+    best means where the page has no room for all.
+    """
+    size = max((len(values) for values in evidence.predictions.values()), default=1)
+    most = max(2, PREDICTION_BYTES // size)
+    return {(cell.row, cell.column) for cell in ordered(table, cells)[:most]}
 
 
 def _first_pair(table: Table, cells: Sequence[TableCell]) -> tuple[int, int]:
@@ -139,91 +154,45 @@ def _packed(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
-def as_script(data: Mapping[str, Any]) -> str:
-    """The data as an element that no text inside can end."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return f"<script type='application/json' id='data'>{text}</script>"
-
-
-def comparison(table: Table, data: Mapping[str, Any]) -> str:
-    """The places that report.js fills: two arms with what differs, gains and losses by class, and
-    the objects.
+def comparison(data: Mapping[str, Any]) -> Section | None:
+    """Return the section that report.js fills: two arms with what differs, gains and losses by
+    class, and the objects; None of one arm.
     """
     if len(data["arms"]) < 2:
-        return ""
-    options = [escape(arm["name"]) for arm in data["arms"]]
-    selects = "".join(
-        f"<label>{word} <select id='{name}'>{_options(options, chosen)}</select></label>"
-        for word, name, chosen in (
-            ("Arm", "first", data["first"]),
-            ("against", "second", data["second"]),
-        )
-    )
-    flips = (
-        f"<div id='flips'></div>{lacking(data)}"
-        if data["truths"]
-        else f"<p class='small'>{LACKING}</p>"
-    )
+        return None
     lead = (
-        "What two arms were told differently, and the test objects that the first gets right where"
+        "What two arms were given differently, and the test objects that the first gets right where"
         " the second does not."
     )
-    swap = "<button type='button' id='swap' aria-label='swap the arms'>⇄</button>"
-    card = f"<div class='card'><h3>Settings</h3><div id='settings'></div>{flips}</div>"
-    return section(
-        "compare",
-        "Two arms compared",
-        lead,
-        f"<div class='choose'>{selects}{swap}</div>{card}{NOSCRIPT}",
-    )
+    values = {"data": data, "lacking": lacking(data), "none": LACKING}
+    return Section("compare", "Two arms compared", lead, "comparison.html", values)
 
 
 def lacking(data: Mapping[str, Any]) -> str:
     """Return which arms have no predictions with true classes, if others have."""
     names = [arm["name"] for arm in data["arms"] if arm["truth"] is None]
-    return (
-        "<p class='small'>Without predictions, or without the true classes of theirs:"
-        f" {escape('; '.join(names))}.</p>"
-        if names
-        else ""
-    )
-
-
-def confusions(data: Mapping[str, Any]) -> str:
-    """The place for one arm's confusion matrix."""
-    if not data["truths"]:
+    if not names:
         return ""
-    options = [escape(arm["name"]) for arm in data["arms"]]
-    select = f"<label>Arm <select id='confused'>{_options(options, data['first'])}</select></label>"
+    if not data["whole"]:
+        number = len(data["arms"]) - len(names)
+        return f"The page carries the predictions of the {number} arms with the best means."
+    return f"Without predictions, or without the true classes of theirs: {'; '.join(names)}."
+
+
+def confusions(data: Mapping[str, Any]) -> Section | None:
+    """Return the section of one arm's confusion matrix, which report.js draws."""
+    if not data["truths"]:
+        return None
     lead = (
         "Rows are the true classes, columns what was predicted, over all seeds of the arm; colours"
         " show shares of a row."
     )
-    body = f"<div class='choose'>{select}</div><div class='card' id='confusion'></div>{NOSCRIPT}"
-    return section("confusions", "Confusions", lead, body)
+    return Section("confusions", "Confusions", lead, "confusions.html", {"data": data})
 
 
-NOSCRIPT = (
-    "<noscript><p class='small'>This part is drawn by the page's own script, which is switched"
-    " off.</p></noscript>"
-)
-
-
-def _options(names: Sequence[str], chosen: int) -> str:
-    return "".join(
-        f"<option value='{i}'{' selected' * (i == chosen)}>{name}</option>"
-        for i, name in enumerate(names)
-    )
-
-
-# Configs
-
-
-def configs(table: Table, records: Mapping[str, Record]) -> str:
-    """The resolved settings: those of all arms once, then of every arm what is its own, with the
-    command that runs its cell.
+def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
+    """Return the section of the resolved settings: those of all arms once, then of every arm what
+    is its own, with the command that runs its cell.
     """
     found = [
         (cell, done[0])
@@ -231,44 +200,28 @@ def configs(table: Table, records: Mapping[str, Record]) -> str:
         if (done := [records[key] for _, key in cell.keys if key in records])
     ]
     if not found:
-        return ""
+        return None
     flats = [flat(record.config) for _, record in found]
     differing = set(_differing(flats))
     common = {
-        key: value for key, value in flats[0].items() if key not in differing and key != "seed"
+        key: shown(value)
+        for key, value in flats[0].items()
+        if key not in differing and key != "seed"
     }
-    parts = [
-        (
-            f"<details><summary>All arms ({len(common)}"
-            f" settings)</summary>{_settings(common)}</details>"
-            if len(found) > 1
-            else ""
-        )
-    ]
+    arms = []
     for (cell, _), config in zip(found, flats, strict=True):
-        own = (
-            {key: value for key, value in config.items() if key in differing}
-            if len(found) > 1
-            else common
-        )
-        command = f"<pre>{escape(commands(table, cell).strip())}</pre>"
-        parts.append(
-            f"<details><summary>{escape(table.place(cell))}</summary>{_settings(own)}{command}</details>"
-        )
+        own = {key: shown(value) for key, value in config.items() if key in differing}
+        settings = own if len(found) > 1 else common
+        arms.append((table.place(cell), settings, commands(table, cell).strip()))
     lead = (
         "As resolved, defaults included: first the settings that all arms share, then what each has"
         " of its own and its command."
     )
-    return section(
-        "configs", "Settings and commands", lead, f"<div class='card stack'>{''.join(parts)}</div>"
-    )
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<dt>{escape(key)}</dt><dd>{escape(shown(value))}</dd>" for key, value in settings.items()
-    )
-    return f"<dl class='settings'>{rows}</dl>"
+    if len(arms) > MOST_ARMS:
+        lead += f" Of {len(arms):,} arms the first {MOST_ARMS}; every cell of the table has its"
+        lead += " command."
+    values = {"common": common if len(found) > 1 else None, "arms": arms[:MOST_ARMS]}
+    return Section("configs", "Settings and commands", lead, "configs.html", values)
 
 
 def replay(table: Table, cell: TableCell) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.storage.base import Store
 from pointsweep.utils.array_cache import find_entry
 
+DRAWN = ("accuracy", "loss")  # metrics, of any split, whose curves the report draws
+RATE = "learning rate"
 # what numpy raises for a missing or damaged file
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
@@ -43,17 +46,23 @@ class Evidence:
     """Evidence by trial key: the predicted classes (n,) of the table's protocol, and what is true
     of the same objects.
 
-    Of a search also what it saw, one an arm.
+    Of a search also what it saw, one an arm. `histories`: by trial key and metric the values by
+    epoch, of trials under way too; `links`: by trial key the page of its run in MLflow.
     """
 
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     truths: Mapping[str, Truth] = field(default_factory=dict)
     searches: Sequence[ArmSearch] = ()
+    histories: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidence:
     """The evidence of every finished trial of a table, as far as it was kept."""
-    keys = sorted({key for cell in table.cells for _, key in cell.keys if key in records})
+    from pointsweep.tracking.mirroring import run_pages  # the page alone needs it
+
+    every = sorted({key for cell in table.cells for _, key in cell.keys})
+    keys = [key for key in every if key in records]
     predictions: dict[str, np.ndarray] = {}
     # by digest and number of test objects: trials of one data set share one truth
     kept: dict[str, Truth] = {}
@@ -77,7 +86,28 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     fitting = {
         key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)
     }
-    return Evidence(predictions, fitting, read_searches(store, table.name))
+    histories: dict[str, dict[str, Any]] = {
+        key: history for key in every if (history := _history(store, key))
+    }
+    searches = read_searches(store, table.name)
+    return Evidence(predictions, fitting, searches, histories, run_pages(store, table.name))
+
+
+def _history(store: Store, key: str) -> dict[str, Any]:
+    """Return a trial's accuracies, losses and learning rate by epoch, as far as all epochs have
+    them.
+    """
+    epochs = read_folder(store, key).epochs()
+    if not epochs:
+        return {}
+    # A trial has some hundred epochs, a sweep thousands of trials: single precision draws as well.
+    found = {
+        name: np.array([epoch["metrics"].get(name, np.nan) for epoch in epochs], np.float32)
+        for name in epochs[0]["metrics"]
+        if name.rpartition("/")[2] in DRAWN
+    }
+    found[RATE] = np.array([epoch.get("lr", np.nan) for epoch in epochs], np.float32)
+    return {name: values for name, values in found.items() if np.isfinite(values).all()}
 
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:

@@ -1,0 +1,140 @@
+"""The sections of the report page in their order, each drawn from the table, its records and its
+evidence. What imports Plotly is imported from here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import plotly.graph_objects as go
+
+from pointsweep.reporting.html.axes import axes
+from pointsweep.reporting.html.charts import Chart, figure, themes, words
+from pointsweep.reporting.html.comparison import comparison, configs, confusions, payload
+from pointsweep.reporting.html.evidence import Evidence
+from pointsweep.reporting.html.learning import learning
+from pointsweep.reporting.html.numbers import cost, duration, mean_seconds, optimism
+from pointsweep.reporting.html.pareto import pareto
+from pointsweep.reporting.html.results import code
+from pointsweep.reporting.html.sections import Section
+from pointsweep.reporting.table import Table
+from pointsweep.results.records import Record
+
+MOST_BARS = 40  # of the chart of costs: the cells that take longest
+ORIGIN = (
+    "version.pointsweep",
+    "version.torch",
+    "version.numpy",
+    "version.ray",
+    "python",
+    "device",
+    "platform",
+)
+
+
+def sections(
+    table: Table,
+    records: Mapping[str, Record],
+    curves: Mapping[str, Sequence[float]],
+    evidence: Evidence,
+) -> tuple[list[Section], dict[str, Any]]:
+    """Return what follows the table, and the data that report.js draws from. A section is left out
+    where the sweep has nothing to show in it.
+    """
+    data = payload(table, records, evidence)
+    found = [
+        pareto(table),
+        _search(evidence),
+        axes(table, records),
+        learning(table, records, curves, evidence.histories),
+        comparison(data),
+        confusions(data),
+        optimism(table, records),
+        with_chart(table, records, cost(table, records)),
+        configs(table, records),
+        Section(
+            "rerun",
+            "Run it again",
+            "All of it, or one cell to see whether it comes out the same.",
+            "rerun.html",
+            {"name": table.name, "quoted": shlex.quote(table.name)},
+        ),
+        _origins(table, records),
+    ]
+    return [section for section in found if section is not None], {**data, "themes": themes()}
+
+
+def _search(evidence: Evidence) -> Section | None:
+    if not evidence.searches:
+        return None
+    from pointsweep.reporting.html.search_charts import searches  # takes a second to import
+
+    return searches(evidence.searches)
+
+
+def with_chart(
+    table: Table, records: Mapping[str, Record], section: Section | None
+) -> Section | None:
+    """Return the section of costs with a bar for every cell, the longest first."""
+    seconds = mean_seconds(table, records)
+    if section is None or len(seconds) < 2:
+        return section
+    longest = sorted(seconds.items(), key=lambda item: -item[1])[:MOST_BARS]
+    unit, word = (3600.0, "hours") if longest[0][1] >= 7200 else (1.0, "seconds")
+    names = [words(name) for name, _ in longest]
+    bars = go.Bar(
+        x=[value / unit for _, value in longest],
+        y=list(range(len(longest))),
+        customdata=names,
+        text=[duration(value) for _, value in longest],
+        textposition="auto",
+        orientation="h",
+        hovertemplate="%{customdata}: %{text}<extra></extra>",
+        meta={"slot": 0},
+    )
+    drawn = figure([bars], f"{word} a trial")
+    axis = {
+        "range": [len(longest) - 0.5, -0.5],
+        "tickvals": bars.y,
+        "ticktext": names,
+        "showgrid": False,
+    }
+    drawn.update_layout(yaxis=axis, bargap=0.3)
+    more = f", the {MOST_BARS} longest of {len(seconds)}" if len(seconds) > MOST_BARS else ""
+    chart = Chart(
+        "Time of a trial",
+        drawn,
+        f"{len(longest)} cells{more}; the table below has every number.",
+        height=130 + 26 * len(longest),
+    )
+    return replace(section, values={**section.values, "charts": [chart]})
+
+
+def _origins(table: Table, records: Mapping[str, Record]) -> Section:
+    """Return each distinct data set, code and machine of the table's trials."""
+    used = [records[key] for cell in table.cells for _, key in cell.keys if key in records]
+    lines: set[tuple[int, str]] = set()
+    for record in used:
+        data = record.dataset
+        lines.add((
+            0,
+            f"{data['name']}: {data['num_train']} training, {data['num_val']} validation and"
+            f" {data['num_test']} test clouds, digest {data['digest']}",
+        ))  # fmt: skip
+        lines.add((1, f"code: {code(record)}"))
+        machine = [
+            f"{name.removeprefix('version.')} {record.origin[name]}"
+            for name in ORIGIN
+            if name in record.origin
+        ]
+        lines.add((2, ", ".join(machine)))
+    return Section(
+        "origin",
+        "Where the numbers come from",
+        "Data, code and machines of the trials.",
+        "origin.html",
+        {"lines": [line for _, line in sorted(lines) if line]},
+    )
