@@ -74,7 +74,7 @@ def test_a_search_ends_with_its_trials_and_its_table_and_a_rerun_trains_nothing(
     assert {row["metric"] for row in rows} == {"val/accuracy"}
     assert f"train.lr={best.params['train.lr']!r}" in " ".join(before["table.txt"].decode().split())
     report = (store / "sweeps/tiny/report.html").read_text()
-    assert "Parallel coordinates" in report and report.count(f"trial {best.number}: val/accuracy") >= 2
+    assert "Parallel coordinates" in report and report.count(f">suggestion {best.number}</th>") >= 2
     assert "5 of 5" not in inline(sweep)
     assert (table(store), records(store)) == (before, times)
 

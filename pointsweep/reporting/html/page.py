@@ -69,7 +69,7 @@ def page(
     scripts = [digest(own)]
     if plotly:
         scripts.append(plotly_url if cdn else plotly_digest)
-    return _environment().get_template("page.html").render(
+    made = _environment().get_template("page.html").render(
         title=visible(table.title),
         policy=_policy(scripts),
         style=Markup(_file("report.css")),
@@ -79,6 +79,7 @@ def page(
         plotly_digest=plotly_digest.strip("'"),
         script=Markup(own),
     )  # fmt: skip
+    return f"{made}\n"
 
 
 @functools.cache
