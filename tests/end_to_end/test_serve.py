@@ -24,7 +24,7 @@ base:
   dataset: {name: synthetic, num_points: 64, presample: 64, train_limit: 40, test_limit: 20}
   tokenizer: {name: point_pn_light, num_tokens: 8, neighbours: 8}
   backbone: {name: tiny, modality: 1d}
-  train: {epochs: 40, batch_size: 16, warmup_epochs: 0, lr: 2.0e-3}
+  train: {epochs: 80, batch_size: 16, warmup_epochs: 0, lr: 2.0e-3}
 rows: {method: [lora, head_only]}
 seeds: 2
 """
@@ -65,7 +65,7 @@ def test_a_page_follows_a_running_sweep_while_the_server_is_killed_and_started_a
                 run = subprocess.Popen(command)
                 await tab.wait("document.querySelector('[data-sweep=watched] .state.running')")
                 await tab.evaluate("document.querySelector('[data-sweep=watched] a').click()")
-                await tab.wait("document.querySelector('.trials li').innerText.includes('of 40, test/accuracy')")
+                await tab.wait("document.querySelector('.trials li').innerText.includes('of 80, test/accuracy')")
                 await tab.wait("document.querySelector('.trials polyline')")
                 await tab.wait(f"{CELLS}.some((cell) => cell.includes('(n=1/2)'))")
                 assert run.poll() is None, "the sweep is not at its end"
