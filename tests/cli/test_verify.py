@@ -14,7 +14,8 @@ import pytest
 from pointsweep.cli import verify
 from pointsweep.cli.tables import main as tables
 from pointsweep.cli.verify import contents, main, problems
-from pointsweep.reporting.bundle import sealed, unpack
+from pointsweep.reporting.bundle import BundleError, sealed, unpack
+from pointsweep.results.agreement import packed
 from pointsweep.results.records import sealed as sealed_record
 
 Members = dict[str, bytes]
@@ -98,10 +99,19 @@ def test_a_better_number_in_record_and_table_is_found(members: Members):
     key = key_of(members)
 
     def better(data: dict) -> None:
-        for metrics in data["metrics"].values():
+        for protocol, metrics in data["metrics"].items():
             metrics["test/accuracy"] = 0.95
+            data["correct"][protocol] = packed(np.arange(20) < 19)
 
     assert len(wrong(edited(members, f"trials/{key}/record.json", better))) == 1
+
+
+def test_a_better_number_alone_is_not_even_read(members: Members):
+    def better(data: dict) -> None:
+        data["metrics"]["last"]["test/accuracy"] = 0.95
+
+    with pytest.raises(BundleError, match=r"last test/accuracy is 0.95, and \d+ of 20 objects were right"):
+        wrong(edited(members, f"trials/{key_of(members)}/record.json", better))
 
 
 @pytest.mark.parametrize("name", ["mean", "sd", "n", "low", "values", "optimism", "parameters"])

@@ -91,7 +91,7 @@ def said_in_lines(capsys, most: int = 12) -> str:
 def test_reading_commands_end_in_a_sentence(copied, capsys, monkeypatch, name, kind):
     """`tables`, `verify` and `gc` change nothing, print what stands, and end with 0, 1 (not verified) or 2 (a file cannot be used)."""
     monkeypatch.setattr(index, "FEW", 0)
-    monkeypatch.setattr(index, "YOUNG_NS", -(10**12))
+    monkeypatch.setattr(index, "MIN_AGE_NS", -(10**12))
     _, store = copied
     assert tables.main(["tiny", "--store", str(store)]) == 0  # makes the index
     whole = capsys.readouterr().out
