@@ -9,11 +9,12 @@ TESTS ?= tests
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/python -m pointsweep.run sweeps/quickstart.yaml
 
+# Two processes share two cores, so each has one thread.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(TESTS)
 
 test-long: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "slow or not slow" $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "slow or not slow" $(TESTS)
 
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff check .
