@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pointsweep.config.base import Count, NonNegative, SearchProgress
+from pointsweep.config.base import Count, NonNegative, Whole
 from pointsweep.config.datasets import DatasetConfig, NumPoints, Rotation
 from pointsweep.data.dataset import Dataset
 from pointsweep.utils.array_cache import content_digest
@@ -26,9 +26,9 @@ class KnotsConfig(DatasetConfig):
     test_per_class: Count = 20
     noise: NonNegative = 0.1
     """Standard deviation of a point's place; a knot is 6 wide."""
-    data_seed: SearchProgress = 0
+    data_seed: Whole = 0
     num_points: NumPoints = 128
-    presample: SearchProgress = 128
+    presample: Whole = 128
     rotate: Rotation = "gravity"
 
 
