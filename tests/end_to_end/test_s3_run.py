@@ -72,8 +72,11 @@ def test_two_commands_on_two_nodes_share_a_store_on_s3_and_double_nothing(store,
             assert [event["type"] for event in events] == ["start", *["epoch"] * 4], folder
 
 
-def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard():
+def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard(monkeypatch):
     import ray
+
+    # A process keeps the mode in which it first spoke to a Ray, and another test may have done so without tokens.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
     from pointsweep.execution.prometheus import GAUGES, Gauges, Place
     from pointsweep.execution.ray_tune import _Exported
