@@ -59,7 +59,7 @@ class Finding:
 
     @property
     def cell(self) -> str:
-        """What stands in the table of nodes."""
+        """Return what stands in the table of nodes."""
         return self.short or ("mend" if self.mend else "ok")
 
 

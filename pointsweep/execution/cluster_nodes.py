@@ -52,7 +52,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Demand:
-    """What one pack asks for: each of its processes gets an equal part, on one node."""
+    """Demand of one pack: each of its processes gets an equal part, on one node."""
 
     cpus: float
     gpus: float

@@ -22,8 +22,8 @@ OUT_OF_MEMORY = re.compile(r"OOM|out of memory|memory pressure|low on memory")
 
 @dataclass
 class PackCount:
-    """How many packs of a launch wait and run, and since when none runs. Plain data, as Tune
-    pickles it.
+    """Count of the packs of a launch that wait and run, and since when none runs. Plain data, as
+    Tune pickles it.
     """
 
     total: int

@@ -61,7 +61,9 @@ class Block:
 
 @dataclass
 class _Kept:
-    """What a block's forward leaves for its backward, beside x (n, D) and a (n, E)."""
+    """Intermediates that a block's forward leaves for its backward, beside x (n, D) and a (n,
+    E).
+    """
 
     scale1: Tensor = field(init=False)  # (E,) BN1(a) = a * scale1 + shift1
     shift1: Tensor = field(init=False)

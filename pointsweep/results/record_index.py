@@ -52,7 +52,7 @@ NUMBERS = ("metrics", "seconds", "clouds_per_s", "energy_j")
 
 
 class Stamp(NamedTuple):
-    """What a file system says of a file; it changes whenever the file does."""
+    """Stamp of a file by its file system; it changes whenever the file does."""
 
     inode: int
     size_bytes: int

@@ -53,8 +53,8 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: whoever has the token; without one whoever asks for one of these hosts, which
-    are names of this machine.
+    """Access to the server: whoever has the token; without one whoever asks for one of these hosts,
+    which are names of this machine.
     """
 
     token: str = ""
@@ -142,7 +142,7 @@ def application(
 
 
 class Routes:
-    """What is answered at each address."""
+    """Routes of the server: what is answered at each address."""
 
     def __init__(self, watch: StoreWatch, ending: Callable[[], bool]) -> None:
         self.watch, self.ending = watch, ending
@@ -153,7 +153,7 @@ class Routes:
         return _page(pages.index(states, masked(self.watch.store.url), self.watch.problem))
 
     async def index_events(self) -> Response:
-        """What changes in the list."""
+        """Return a stream of what changes in the list."""
 
         def look() -> dict[str, str]:
             states = self.watch.look_at_all()
@@ -189,7 +189,7 @@ class Routes:
         return Response(made.data, media_type="text/html", headers=headers)
 
     async def sweep_events(self, name: str) -> Response:
-        """What changes on the page of a sweep."""
+        """Return a stream of what changes on the page of a sweep."""
         found = await self._find(name)
         if found is None:
             return self._unknown(name)

@@ -41,7 +41,7 @@ Truth = tuple[np.ndarray, tuple[str, ...]]
 
 @dataclass
 class KeptTrial:
-    """What is known of a trial, and the marks of the files that it was read from."""
+    """Trial as it was last read, and the marks of the files that it was read from."""
 
     marks: Marks = field(default_factory=dict)
     record: Record | None = None
@@ -53,13 +53,13 @@ class KeptTrial:
 
     @property
     def running(self) -> bool:
-        """Whether a process works on it now."""
+        """Return whether a process works on it now."""
         holder = self.holder
         return holder is not None and time.time() < holder.expires and not is_dead(holder)
 
     @property
     def failure(self) -> str:
-        """Why its last attempt failed; empty if it did not."""
+        """Return why its last attempt failed; empty if it did not."""
         last = self.events[-1] if self.events else {"type": ""}
         return str(last.get("reason", "")) if last["type"] == "failed" else ""
 

@@ -86,7 +86,7 @@ class Report:
 
 
 class Spent:
-    """What a piece of work took, from here on."""
+    """Clock of what a piece of work takes, from here on."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()

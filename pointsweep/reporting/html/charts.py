@@ -61,7 +61,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Choice:
-    """Charts of which a reader chooses one: by one label for each of `names`."""
+    """Choice among charts, of which a reader sees one: by one label for each of `names`."""
 
     names: Sequence[str]
     charts: Mapping[tuple[str, ...], Chart] = field(default_factory=dict)
