@@ -90,8 +90,7 @@ def run_ray(
     listen: Listener,
     may_start: Callable[[], bool] = always,
 ) -> list[Outcome]:
-    """The packs as Ray Tune trials with reused workers, on the cluster RAY_ADDRESS names or on one
-    started here.
+    """Run the packs as Ray Tune trials, on the cluster RAY_ADDRESS names or on one started here.
 
     Once `may_start` says no, those that run are trained to their end, and one that waits for a
     worker. Raises ResourcesError if that cluster is this machine alone and has not what one pack
@@ -112,31 +111,9 @@ def run_ray(
     name = uuid.uuid4().hex[:12]
     disk = folder_of(store)
     folder = (disk.path("ray") if disk is not None else cache_folder() / "ray") / name
-    share = {
-        "CPU": resources.cpus / resources.processes,
-        "GPU": resources.gpus / resources.processes,
-    }
-    bundles = tune.PlacementGroupFactory([share] * resources.processes)
-    trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
     running = _running[name] = _Running(ends, may_start, demand, PackCount(len(packs)))
     try:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                search_alg=_Queue(name, resources.max_concurrent),
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(folder.parent),
-                callbacks=[_Callback(name)],
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-                verbose=0,
-            ),
-        )
+        tuner = _tuner(name, folder, packs, job, resources)
         listen(phase("starting workers"))
         with _queued_ahead(not_at_all=may_start is not always):
             tuner.fit()
@@ -159,6 +136,35 @@ def run_ray(
         shutil.rmtree(folder, ignore_errors=True)
     exported.close()
     return ends.outcomes(may_start)
+
+
+def _tuner(
+    name: str, folder: Path, packs: Sequence[Pack], job: Job, resources: Resources
+) -> tune.Tuner:
+    """Return the Tuner of a launch: a trial of Tune for each pack, on workers that are reused."""
+    share = {
+        "CPU": resources.cpus / resources.processes,
+        "GPU": resources.gpus / resources.processes,
+    }
+    bundles = tune.PlacementGroupFactory([share] * resources.processes)
+    trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
+    return tune.Tuner(
+        trainable,
+        param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            search_alg=_Queue(name, resources.max_concurrent),
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(folder.parent),
+            callbacks=[_Callback(name)],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            verbose=0,
+        ),
+    )
 
 
 def _last_line(error: Exception) -> str:
