@@ -344,6 +344,7 @@ class PointModel(nn.Module):
 
     def _run(self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Any) -> Tensor:
         after_ffn = partial(self._after_ffn, index, context)
+        bias = self.method.attention_bias(index, bias)
         if not self.method.works_between:
             return block(tokens, after_ffn, bias)  # type: ignore[no-any-return]
 

@@ -198,5 +198,5 @@ def test_heights_are_refused_where_nobody_takes_them():
 
 
 def test_published_forms_have_keys_of_their_own_revision_and_fixed_ones_keep_theirs():
-    assert '"program":2' in canonical_json(trial("any2point", "dinov2", "scanobjectnn"))
+    assert '"program":3' in canonical_json(trial("any2point", "dinov2", "scanobjectnn"))
     assert '"program"' not in canonical_json(trial("any2point", "dinov2", "scanobjectnn", "fixed"))

@@ -80,6 +80,12 @@ class Method(nn.Module):
         """The tokens as block `index` shall see them."""
         return tokens
 
+    def attention_bias(self, index: int, bias: Any) -> Any:
+        """Return what block `index` adds to its attention's logits among the last of its tokens
+        (`Backbone.attention_bias`); None where the backbone adds nothing.
+        """
+        return bias
+
     def after_attention(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         """Return, where `works_between`, the tokens between the attention and the feed-forward
         branch of block `index`, as it shall go on.

@@ -241,6 +241,15 @@ class PointPEFT(Method):
             prompt = prompt + known + self.fillers[str(index)](known)
         return insert_tokens(tokens, prompt, at=self.prefix)
 
+    def attention_bias(self, index: int, bias: Any) -> Any:
+        """The program's mask of Point-M2AE begins at the first token, where the prompts are, so
+        that every centre has the mask of another one (T31).
+        """
+        behind = self.config.num_prompts if self.config.prompt_kind == "concat" else 0
+        if bias is None or self.compat != "official" or index >= self.depth:
+            return bias
+        return F.pad(bias, (0, behind, 0, behind))
+
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Context) -> Tensor:
         if not self.config.adapter:
             return output

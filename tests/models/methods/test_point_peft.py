@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from pointsweep.config.backbones import TinyConfig
 from pointsweep.config.methods import PointPEFTConfig
-from pointsweep.config.validation import component_problems
+from pointsweep.config.validation import component_problems, trial_from_dict
 from pointsweep.models.backbones.tiny import Tiny
 from pointsweep.models.layers import DropPath
 from pointsweep.models.methods.point_peft import PointPEFT
 from pointsweep.models.methods.point_peft_parts import GatedPrompts, LocalStage
+from pointsweep.models.point_model import build
 
 
 def attached(**fields) -> tuple[PointPEFT, Tiny]:
@@ -116,3 +117,35 @@ def test_the_number_of_prompts_holds_query_mixture_and_a_column():
             "must be at least 3 with a bank (query, mixture and a column), else 1, got 2",
         )
     ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compat", ["fixed", "official"])
+def test_under_official_the_mask_of_point_m2ae_begins_at_the_prompts(compat):
+    # T31: the program puts the mask of its 16 centres over the first 16 of 16 + 5 tokens, of which 5 are prompts.
+    trial = {
+        "dataset": {"name": "synthetic", "num_points": 64},
+        "tokenizer": {"name": "patch", "num_tokens": 16, "neighbours": 8},
+        "backbone": {"name": "point_m2ae", "weights": "random", "scale_tokens": [8, 4], "scale_neighbours": [4, 4]},
+        "method": {"name": "point_peft", "num_prompts": 5},
+        "compat": compat,
+    }
+    made = build(trial_from_dict(trial), 5).eval()
+    made.method.prepare(made, [torch.randn(4, 64, 3)])
+    seen = {}
+
+    def keep(attention, inputs, output):
+        x, bias = inputs
+        mask = torch.zeros(len(x), x.shape[1], x.shape[1])
+        mask[:, -bias.shape[2] :, -bias.shape[3] :] = bias[:, 0]  # among the last tokens
+        seen["far"] = mask < 0
+
+    made.backbone.blocks[0].attn.register_forward_hook(keep)
+    points = torch.randn(2, 64, 3)
+    _, centers = made.tokenizer(points)
+    made(points)
+    far = torch.zeros(2, 21, 21, dtype=torch.bool)
+    first = 0 if compat == "official" else 5
+    far[:, first : first + 16, first : first + 16] = (centers[:, :, None] - centers[:, None]).norm(dim=-1) >= 0.32
+    assert torch.equal(seen["far"], far)
+    assert far.any() and not far.all()
