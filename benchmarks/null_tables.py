@@ -3,6 +3,9 @@ by simulation.
 
 python -m benchmarks.null_tables [--tables 4000] [--seed 1]
 
+A rate above 5.5 % is counted again in ten times as many tables of other seeds, with its 95 %
+interval (Clopper & Pearson 1934, Biometrika 26): among so many cases of 5 % some are counted so.
+
 Every rate is the share of simulated tables in which at least one pair of rows is told apart. Nulls:
 all rows have the same mean. `collapse`: a fifth of the runs of one row, or of all rows, ends far
 below (20 standard deviations). The other rows have the mean of its usual runs, so the claim would
@@ -26,6 +29,8 @@ DROP = 20.0  # standard deviations that a collapsed run lies below
 SHARE = 0.2  # of the runs that collapse
 OBJECTS, COPIES = 120, 5
 ADAPTIVE = (3, 10)
+MOST = 0.055  # of tables without a difference that may show one, in a count
+RECOUNT_SEEDS = range(101, 111)  # of the tables that such a count is made again in
 
 Draw = Callable[[np.random.Generator, int, int, int], np.ndarray]
 
@@ -214,6 +219,32 @@ def adaptive_rate(draw: Draw, rows: int, tables: int, seed: int) -> float:
     return float(told_apart_adaptive(values).any(axis=1).mean())
 
 
+def interval(claims: int, tables: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share (Clopper & Pearson 1934)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(claims, tables).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
+
+
+def count(draw: Draw, rows: int, seeds: int | None, tables: int, seed: int) -> int:
+    """Return how many simulated tables tell a pair apart; `seeds` None: 3 to 10, as many as it
+    needs.
+    """
+    if seeds is None:
+        return round(adaptive_rate(draw, rows, tables, seed) * tables)
+    return round(rate(draw, rows, seeds, tables, seed) * tables)
+
+
+def with_interval(claims: int, tables: int) -> str:
+    """ "221 of 4,000, 5.53 % (95 % 4.84 to 6.28)"."""
+    low, high = interval(claims, tables)
+    return (
+        f"{claims:,} of {tables:,}, {100 * claims / tables:.2f} % (95 % {100 * low:.2f} to"
+        f" {100 * high:.2f})"
+    )
+
+
 def power(
     rows: int, seeds: int, step: float, tables: int, seed: int
 ) -> dict[str, tuple[float, float]]:
@@ -241,29 +272,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     null_evidence(*ADAPTIVE)
     print(f"tables without a difference that show one, in % of {args.tables:,}, seed {args.seed}\n")
-    cases = [(rows, seeds) for seeds in (3, 5) for rows in (2, 3, 4, 5, 10)]
-    print(
-        "| | "
-        + " | ".join(f"{rows} rows, {seeds} seeds" for rows, seeds in cases)
-        + " | 5 rows, 3-10 seeds |"
-    )
-    print("| --- |" + " ---: |" * (len(cases) + 1))
+    cases: list[tuple[int, int | None]] = []
+    cases += [(rows, seeds) for seeds in (3, 5) for rows in (2, 3, 4, 5, 10)]
+    cases.append((5, None))
+    titles = [f"{rows} rows, {seeds or '3-10'} seeds" for rows, seeds in cases]
+    print("| | " + " | ".join(titles) + " |")
+    print("| --- |" + " ---: |" * len(cases))
+    high_counts = []
     for name, draw in (NULLS | NOT_HELD).items():
-        rates = [rate(draw, rows, seeds, args.tables, args.seed) for rows, seeds in cases]
-        rates.append(adaptive_rate(draw, 5, args.tables, args.seed))
-        print(
-            f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in rates) + " |", flush=True
-        )
+        claims = [count(draw, rows, seeds, args.tables, args.seed) for rows, seeds in cases]
+        shown = " | ".join(f"{100 * number / args.tables:.1f}" for number in claims)
+        print(f"| {name} | {shown} |", flush=True)
+        if name in NULLS:
+            for case, title, number in zip(cases, titles, claims, strict=True):
+                if number > MOST * args.tables:
+                    high_counts.append((f"{name}, {title}", draw, case, number))
+    print(f"\ncounted above {100 * MOST:.1f} %, then again in tables of ten other seeds:\n")
+    for title, draw, (rows, seeds), number in high_counts:
+        again = sum(count(draw, rows, seeds, args.tables, seed) for seed in RECOUNT_SEEDS)
+        first = with_interval(number, args.tables)
+        second = with_interval(again, args.tables * len(RECOUNT_SEEDS))
+        print(f"{title}: {first}; again {second}", flush=True)
+    if not high_counts:
+        print("none")
     print("\nfive rows, four steps of 1.5 sd: best told from worst, and pairs told apart of 10\n")
     print(
         "| seeds | all pairs | pairs | paired t-tests, Holm | pairs |\n| ---: | ---: | ---: | ---:"
         " | ---: |"
     )
-    for seeds in (3, 5, 10):
-        found = power(5, seeds, 1.5, args.tables, args.seed)
-        (ours, pairs), (theirs, their_pairs) = found.values()
+    for num_seeds in (3, 5, 10):
+        by_procedure = power(5, num_seeds, 1.5, args.tables, args.seed)
+        (ours, pairs), (theirs, their_pairs) = by_procedure.values()
         print(
-            f"| {seeds} | {100 * ours:.1f} % | {pairs:.1f} | {100 * theirs:.1f} % |"
+            f"| {num_seeds} | {100 * ours:.1f} % | {pairs:.1f} | {100 * theirs:.1f} % |"
             f" {their_pairs:.1f} |"
         )
 
