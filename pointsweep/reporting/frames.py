@@ -19,9 +19,13 @@ COUNTS = ("trainable", "trainable_without_head", "total")  # of parameters
 
 def label_columns(row_headers: tuple[str, ...]) -> list[str]:
     """Return the names of the columns that hold the labels of the rows: row, row1 ... where the
-    table has no heading.
+    table has no heading, and a number behind a heading that another column has already.
     """
-    return [header or f"row{number or ''}" for number, header in enumerate(row_headers)]
+    names: list[str] = []
+    for number, header in enumerate(row_headers):
+        name = header or f"row{number or ''}"
+        names.append(name if name not in names else f"{name}{number}")
+    return names
 
 
 def table_frame(table: Table) -> pandas.DataFrame:

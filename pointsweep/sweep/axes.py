@@ -48,7 +48,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Axis:
-    """A header and its entries."""
+    """A header and its entries.
+
+    The header is the key that varies; of several that vary together "label" where entries have
+    labels of their own, else all of the keys, as their values make the label.
+    """
 
     header: str
     entries: tuple[Entry, ...]
@@ -209,7 +213,10 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
         refuse_close(document, path, entries)
     else:
         refuse_equal(document, path, entries, labelled="label" in lists)
-    return Axis(settings[0].rpartition(".")[2] if settings else "", tuple(entries))
+    header = ", ".join(key.rpartition(".")[2] for key in settings)
+    if "label" in lists and len(settings) > 1:
+        header = "label"
+    return Axis(header, tuple(entries))
 
 
 def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:

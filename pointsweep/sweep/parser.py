@@ -83,6 +83,27 @@ class ReadableCell:
     trial: TrialConfig | None = None
 
 
+def published_once(cells: Sequence[Cell], rows: Sequence[Sequence[Entry]]) -> list[Cell]:
+    """Return the cells with each published number in one of the rows that an axis nests under the
+    row that names it: the first one that is run.
+
+    The number is one of the paper's: repeated, each setting of the axis would seem to have been
+    printed, and would be judged by it.
+    """
+    kept: list[Cell] = []
+    seen: set[tuple[int, ...]] = set()
+    for cell in cells:
+        row = rows[cell.row]
+        named = [place for place, entry in enumerate(row) if entry.published is not None]
+        if cell.published is not None and named:
+            owner = (cell.column, *(id(entry) for entry in row[: named[-1] + 1]))
+            if owner in seen:
+                cell = replace(cell, published=None)
+            seen.add(owner)
+        kept.append(cell)
+    return kept
+
+
 WARMUP_PROBES = 20  # random points of an arm's space that its warm-up is looked for in
 
 
@@ -216,6 +237,7 @@ class Reader:
             for i, row in enumerate(rows)
             for j, column in enumerate(column_axis.entries)
         ]
+        cells = published_once(cells, rows)
         configs = [cell.trials[0] for cell in cells if cell.trials]
         for key, text in misfits(resources, configs, self.search is not None):
             self.complain(("resources", key), text)

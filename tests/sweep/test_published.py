@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from pointsweep.config import registry
 from pointsweep.errors import ConfigError
 from pointsweep.planning.plan import count_arms
+from pointsweep.reporting.build import build, render
+from pointsweep.reporting.frames import label_columns
 from pointsweep.sweep.published import COLUMNS, find, lines
 from pointsweep.sweep.sweep import load
 
@@ -123,3 +126,64 @@ def test_a_file_of_numbers_that_does_not_fit_is_refused(own, csv, message):
 def test_a_file_of_numbers_that_is_not_there_is_refused(own):
     with pytest.raises(ConfigError, match=r"published.file \(line 8\): .*papers.csv: cannot be read"):
         load(own("row,value\n", SWEEP.replace("paper.csv", "papers.csv")))
+
+
+NESTED = """
+name: nested
+cite: Smith et al. 2026
+base: {dataset: synthetic, tokenizer: point_pn_light, backbone: {name: tiny, modality: 1d}, method: lora}
+rows:
+  - {label: ours, published: 71.5}
+  - {label: theirs, published: 90.25, because: its program is not here}
+  - {label: plain, method.rank: 1}
+columns: [{label: all, train.weight_decay: 0.01}]
+axes:
+  dataset.train_limit: [20, 30]
+  zip: {label: [slow, fast], train.lr: [1.0e-4, 1.0e-3], train.min_lr: [0.0, 1.0e-5]}
+seeds: 1
+"""
+
+
+def rendered(sweep) -> list[list[str]]:
+    """The lines of a table's grid as it is printed, without its notes."""
+    text = render(build(sweep.layout(), {}, {}), "markdown")
+    return [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_rows_number_stands_once_and_not_in_every_nested_row(own):
+    lines = rendered(load(own("row,value\nsmall net,1\n", NESTED)))
+    paper = (
+        lines[0].index("all: paper") if "all: paper" in lines[0] else next(i for i, text in enumerate(lines[0]) if "paper" in text)
+    )
+    shown = [(*line[:3], line[paper]) for line in lines[2:] if line[paper]]
+    assert [number for *_, number in shown] == ["71.5", "90.25"], lines
+    cells = load(own("row,value\nsmall net,1\n", NESTED)).cells
+    assert [cell.row for cell in cells if cell.published] == [0, 4]
+
+
+def test_numbers_that_a_nested_axis_gives_stay_in_every_row(own):
+    sweep = NESTED.replace("label: [slow, fast]", "label: [slow, fast], published: [50.0, 60.0]").replace(", published: 71.5", "")
+    cells = load(own("row,value\nsmall net,1\n", sweep)).cells
+    numbers = {cell.row: cell.published.value for cell in cells if cell.published and cell.trials}
+    assert numbers == {0: 50.0, 1: 60.0, 2: 50.0, 3: 60.0, 8: 50.0, 9: 60.0, 10: 50.0, 11: 60.0}
+
+
+def test_a_zip_is_headed_by_its_label(own):
+    """In every format: the values below are the labels, not those of its first key."""
+    table = build(load(own("row,value\nsmall net,1\n", NESTED)).layout(), {}, {})
+    assert table.row_headers == ("", "train_limit", "label")
+    for name in ("text", "markdown", "html", "latex"):
+        text = render(table, name)
+        assert "label" in text and "slow" in text, name
+        assert "min_lr" not in text, name
+    assert next(csv.reader(render(table, "csv").splitlines()))[:3] == ["row", "train_limit", "label"]
+    bare = NESTED.replace("label: [slow, fast], ", "")
+    assert load(own("row,value\nsmall net,1\n", bare)).row_headers[2] == "lr, min_lr"
+
+
+def test_two_columns_of_labels_keep_names_of_their_own(own):
+    rows = "rows: {zip: {label: [a, b], method.rank: [1, 2], method.alpha: [1, 2]}}\n"
+    sweep = NESTED[: NESTED.index("rows:")] + rows + NESTED[NESTED.index("columns:") :]
+    table = build(load(own("row,value\nsmall net,1\n", sweep)).layout(), {}, {})
+    assert label_columns(table.row_headers) == ["label", "train_limit", "label2"]
+    assert set(table.to_pandas()["label2"]) == {"slow", "fast"}

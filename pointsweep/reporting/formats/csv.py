@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from pointsweep.reporting.formats.base import Format, TableOptions
+from pointsweep.reporting.frames import label_columns
 from pointsweep.reporting.table import Table
 from pointsweep.results.records import Published
 from pointsweep.statistics.seeds import Verdict
@@ -57,7 +58,7 @@ class _SpreadsheetWriter:
 
 def cell_lines(table: Table) -> list[list[object]]:
     """Return a heading and a line for each cell: all its numbers as fractions in full precision."""
-    labels = [header or f"row{i or ''}" for i, header in enumerate(table.row_headers)]
+    labels = label_columns(table.row_headers)
     lines: list[list[object]] = [[*labels, *COLUMNS]]
     for cell in table.cells:
         published = cell.published or Published(None, None, "")
