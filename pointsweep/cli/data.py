@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ import typer
 
 from pointsweep.cli.command import Program, Version
 from pointsweep.data.check import Report, check_root, unread
-from pointsweep.data.readers.fewshot_pickles import convert
+from pointsweep.data.readers import fewshot_pickles, fps_pickles
 from pointsweep.data.suggest import suggest
 from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import CacheError, cache_folder, entries, open_entry, remove_entry
@@ -37,6 +38,7 @@ class DataOptions:
     allow_parts: bool = False  # a set with fewer clouds or classes than were published is sound too
     verify: bool = False  # look at the cache instead
     convert_fewshot: str | None = None  # convert the files of this folder instead
+    convert_fps: str | None = None  # convert the files of this folder instead
     folder: str | None = None  # print the section that reads this folder instead
 
 
@@ -80,6 +82,14 @@ def data(
             help="make npz files of Point-BERT's pickles in FOLDER, and stop",
         ),
     ] = None,
+    convert_fps: Annotated[
+        str | None,
+        typer.Option(
+            "--convert-fps",
+            metavar="FOLDER",
+            help="make hdf5 files of modelnet40_*_fps.dat in FOLDER, and stop",
+        ),
+    ] = None,
     version: Version = False,
 ) -> int:
     """Check the data sets below a data root: present, complete, sound, without overlap of training
@@ -92,7 +102,7 @@ def data(
         raise typer.BadParameter("add needs the folder that is to be read: add FOLDER")
     if root != ADD and folder is not None:
         raise typer.BadParameter(f"one ROOT, or add FOLDER; got {root} {folder}")
-    return check(DataOptions(root, allow_parts, verify, convert_fewshot, folder))
+    return check(DataOptions(root, allow_parts, verify, convert_fewshot, convert_fps, folder))
 
 
 main = Program("data", data, examples=("", "/data --allow-parts", "add /data/my_scans", "--verify"))
@@ -103,9 +113,15 @@ def check(options: DataOptions) -> int:
     if options.folder is not None:
         return _add(Path(options.folder))
     if options.convert_fewshot:
-        return _convert(Path(options.convert_fewshot))
+        return _convert(fewshot_pickles.convert(Path(options.convert_fewshot)))
+    if options.convert_fps:
+        return _convert(fps_pickles.convert(Path(options.convert_fps)))
     if options.verify:
         return _verify_cache()
+    return _check_root(options)
+
+
+def _check_root(options: DataOptions) -> int:
     root = options.root or os.environ.get("POINTSWEEP_DATA")
     if not root or not Path(root).is_dir():
         what = f"{root} is not a folder" if root else "POINTSWEEP_DATA is not set"
@@ -171,9 +187,9 @@ def lines(report: Report) -> list[str]:
     return [f"  {report.place}", *(f"    {text}" for text in texts)]
 
 
-def _convert(folder: Path) -> int:
+def _convert(converted: Iterator[Path]) -> int:
     try:
-        for path in convert(folder):
+        for path in converted:
             print(path, flush=True)
     except MissingDataError as error:
         print(error, file=sys.stderr)

@@ -108,10 +108,9 @@ class PartDatasetConfig(DatasetConfig):
     metrics: ClassVar[tuple[str, ...]] = ("instance_miou", "class_miou", "accuracy")
 
 
-class FilesConfig(DatasetConfig):
-    """Anybody's clouds: a folder of files or arrays (docs/data.md)."""
+class CloudFilesConfig(DatasetConfig):
+    """Base of the data sets that the general reader of files reads (docs/data.md)."""
 
-    name: Literal["files"] = "files"
     root: str = ""
     """The folder of the clouds, below POINTSWEEP_DATA."""
     num_classes: Whole = 0
@@ -130,6 +129,12 @@ class FilesConfig(DatasetConfig):
     """Which files in the folders are clouds, say `*.obj`; null: all that can be read."""
     class_names: str | None = None
     """A text file below root, a name a line; null: the folders' names, sorted."""
+    lists_folder: Added[str | None] = None
+    """The folder below root in which the files lie that lists name; null: root itself."""
+    class_before: Added[str | None] = None
+    """In lists, a file's class is its name up to the first of this text; null: its folder, or
+    another column of the list.
+    """
     # "{split}" stands for train, val or test.
     points_key: str | None = None
     """Key of the points in files of arrays; null: a usual name."""
@@ -187,6 +192,50 @@ class FilesConfig(DatasetConfig):
                 "stored_points",
                 f"must be at least num_points ({self.num_points}), got {self.stored_points}",
             )
+
+
+class FilesConfig(CloudFilesConfig):
+    """Anybody's clouds: a folder of files or arrays (docs/data.md)."""
+
+    name: Literal["files"] = "files"
+
+
+class ModelNet10Config(CloudFilesConfig):
+    """ModelNet10: 4,899 CAD shapes of 10 classes, as meshes, or as a part of
+    `modelnet40_normal_resampled`.
+    """
+
+    name: Literal["modelnet10"] = "modelnet10"
+    root: str = "ModelNet10"
+    """Below POINTSWEEP_DATA; the layout is recognised by what is in it."""
+    num_classes: Whole = 10
+    center: bool = False
+
+
+class ShapeNet55Config(CloudFilesConfig):
+    """ShapeNet-55: 52,470 CAD shapes of 55 classes, or the 34 of ShapeNet-34."""
+
+    name: Literal["shapenet55"] = "shapenet55"
+    root: str = "ShapeNet55-34"
+    num_classes: Whole = 55
+    train: str = "ShapeNet-55/train.txt"
+    test: str | None = "ShapeNet-55/test.txt"
+    lists_folder: Added[str | None] = "shapenet_pc"
+    class_before: Added[str | None] = "-"
+    center: bool = False
+
+
+class OmniObject3DConfig(CloudFilesConfig):
+    """OmniObject3D: real scans of 216 kinds of objects, without a published split."""
+
+    name: Literal["omniobject3d"] = "omniobject3d"
+    root: str = "OmniObject3D/point_clouds/ply_files/1024"
+    num_classes: Whole = 216
+    train: str = "."
+    test: str | None = None
+    test_fraction: Share = 0.2
+    presample: Whole = 1024  # as many as are stored
+    center: bool = False
 
 
 class ModelNet40Config(DatasetConfig):
@@ -247,6 +296,29 @@ class ScanObjectNNConfig(DatasetConfig):
     """So many clouds of each object stand one after another in the file, which is checked."""
     folder: str = "scanobjectnn"
     """Below POINTSWEEP_DATA."""
+    scale: TwoPositives = (0.9, 1.1)
+    rotate: Rotation = "gravity"
+
+
+class ScanObjectNNFewshotConfig(DatasetConfig):
+    """Few-shot ScanObjectNN: `way` classes, `shot` training clouds and 20 test clouds of each, ten
+    folds.
+    """
+
+    num_classes: ClassVar[int] = 15
+
+    name: Literal["scanobjectnn_fewshot"] = "scanobjectnn_fewshot"
+    way: Literal[5, 10] = 5
+    """Classes of an episode."""
+    shot: Literal[10, 20] = 10
+    """Training clouds of each class."""
+    fold: Annotated[int, Field(ge=0, le=9)] | None = 0
+    """null: the trial's seed, so that the seeds of a table are the folds."""
+    variant: ScanObjectNNVariant = "obj_bg"
+    """Which of the published splits the episodes are drawn from."""
+    folder: str = "scanobjectnn"
+    """Below POINTSWEEP_DATA."""
+    # This and the next as in ScanObjectNNConfig.
     scale: TwoPositives = (0.9, 1.1)
     rotate: Rotation = "gravity"
 

@@ -208,11 +208,17 @@ def modality(backbone: Any) -> str | None:
 OWN: dict[str, dict[type[NamedConfig], str]] = {
     "datasets": {
         datasets.FilesConfig: "pointsweep.data.files:Files",
+        datasets.ModelNet10Config: "pointsweep.data.named.modelnet10:ModelNet10",
         datasets.ModelNet40Config: "pointsweep.data.modelnet40:ModelNet40",
         datasets.ModelNet40CConfig: "pointsweep.data.corrupted:ModelNet40C",
         datasets.ModelNet40FewshotConfig: "pointsweep.data.modelnet40_fewshot:ModelNet40Fewshot",
+        datasets.OmniObject3DConfig: "pointsweep.data.named.omniobject3d:OmniObject3D",
         datasets.ScanObjectNNConfig: "pointsweep.data.scanobjectnn:ScanObjectNN",
         datasets.ScanObjectNNCConfig: "pointsweep.data.corrupted:ScanObjectNNC",
+        datasets.ScanObjectNNFewshotConfig: (
+            "pointsweep.data.named.scanobjectnn_fewshot:ScanObjectNNFewshot"
+        ),
+        datasets.ShapeNet55Config: "pointsweep.data.named.shapenet55:ShapeNet55",
         datasets.ShapeNetPartConfig: "pointsweep.data.shapenetpart:ShapeNetPart",
         datasets.SyntheticConfig: "pointsweep.data.synthetic:Synthetic",
         datasets.SyntheticPartsConfig: "pointsweep.data.synthetic_parts:SyntheticParts",

@@ -146,6 +146,7 @@ KNOWN_FILES = (
     "train_files.txt",
     "modelnet40_train.txt",
     "synsetoffset2category.txt",
+    "train_hdf5_file_list.txt",
     "modelnet40_normal_resampled.tar.xz",
 )
 # a set's own, below the one to name

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pointsweep.config.datasets import DatasetConfig, FilesConfig
-from pointsweep.data.dataset import Dataset, data_folder
+from pointsweep.config.datasets import CloudFilesConfig, DatasetConfig
+from pointsweep.data.dataset import Copy, Dataset, data_folder
 from pointsweep.data.readers.cloud_arrays import Keys, names_in, read_arrays
 from pointsweep.data.readers.cloud_files import read_cloud
 from pointsweep.data.readers.clouds import as_stored, unit_sphere, whole_labels
@@ -50,20 +50,27 @@ class Files(Dataset):
     shuffles = True
     origin = ORIGIN
 
-    def __init__(self, config: FilesConfig) -> None:
-        self.found = stored(config, folder_of(config))
+    def __init__(self, config: CloudFilesConfig) -> None:
+        self.found = stored(self.as_found(config), folder_of(config, self.origin))
         arrays = self.found.arrays
         groups = {name: arrays[f"{name}_groups"] for name in SPLITS if f"{name}_groups" in arrays}
         super().__init__(config, self.found.class_names, arrays, self.found.digest, groups or None)
         self.marks = tuple(_marks(arrays, config))
 
     @classmethod
+    def as_found(cls, config: CloudFilesConfig) -> CloudFilesConfig:
+        """Return the configuration with what the layout of the folder decides; a set that is
+        published in several layouts has its own. Raises MissingDataError.
+        """
+        return config
+
+    @classmethod
     def available(cls, config: DatasetConfig) -> None:
-        files_of(config, folder_of(config))  # type: ignore[arg-type]
+        files_of(cls.as_found(config), folder_of(config, cls.origin))  # type: ignore[arg-type]
 
     @classmethod
     def folders(cls, config: DatasetConfig) -> list[Path]:
-        return [folder_of(config)]  # type: ignore[arg-type]
+        return [folder_of(config, cls.origin)]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,12 @@ class Stored:
     class_names: tuple[str, ...]
 
 
-def folder_of(config: FilesConfig) -> Path:
+def folder_of(config: CloudFilesConfig, origin: str = ORIGIN) -> Path:
     """Return the folder of the clouds. Raises MissingDataError."""
-    return data_folder("files", config.root, ORIGIN, key="root")
+    return data_folder(config.name, config.root, origin, key="root")
 
 
-def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
+def files_of(config: CloudFilesConfig, root: Path) -> dict[str, SplitFiles]:
     """Return the files of each split that the configuration names. Raises MissingDataError,
     ValueError.
     """
@@ -90,7 +97,9 @@ def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
     for split in SPLITS:
         value = getattr(config, split)
         if value is not None:
-            found[split] = split_files(root, split, value, config.pattern)
+            found[split] = split_files(
+                root, split, value, config.pattern, config.lists_folder, config.class_before
+            )
     if len({bool(files.arrays) for files in found.values()}) > 1:
         kinds = ", ".join(
             f"{split}: {'arrays' if files.arrays else 'a cloud a file'}"
@@ -101,17 +110,13 @@ def files_of(config: FilesConfig, root: Path) -> dict[str, SplitFiles]:
     return found
 
 
-def stored(config: FilesConfig, root: Path) -> Stored:
+def stored(config: CloudFilesConfig, root: Path) -> Stored:
     """Return all clouds of a folder, memory-mapped. Raises MissingDataError, ValueError."""
     splits = files_of(config, root)
     files = [path for split in splits.values() for path in split.files]
-    listed = None
-    if config.class_names is not None:
-        names_file = root / config.class_names
-        if not names_file.is_file():
-            raise MissingDataError(f"dataset.class_names: no file {names_file}; {contents(root)}")
+    names_file = _names_file(config, root)
+    if names_file is not None:
         files.append(names_file)
-        listed = names_of(names_file)
     # A cloud's class may be its folder, which the digest of its content does not cover.
     places = {
         split: [str(path.relative_to(root)) for path in found.files]
@@ -133,7 +138,7 @@ def stored(config: FilesConfig, root: Path) -> Stored:
         ]
     )
 
-    class_names = _class_names(config, splits, listed)
+    class_names = _class_names(config, splits, names_file)
     arrays, digest = arrays_of_files(
         "files", files, lambda: _read(config, splits, class_names), key
     )
@@ -142,7 +147,36 @@ def stored(config: FilesConfig, root: Path) -> Stored:
     return Stored(arrays, digest, class_names)
 
 
-def _keys(config: FilesConfig) -> tuple[str | None, ...]:
+def named_copies(
+    config: CloudFilesConfig, data_root: Path, published: Mapping[str, int]
+) -> list[Copy]:
+    """Return the copy of a published set that lies where its configuration says, below a data root,
+    for `pointsweep data`; none if there is no such folder.
+    """
+    root = data_root / config.root
+    if not root.is_dir():
+        return []
+    names: list[str] = []
+
+    def read() -> Mapping[str, np.ndarray]:
+        splits = files_of(config, root)
+        names.extend(_class_names(config, splits, _names_file(config, root)))
+        return _read(config, splits, tuple(names))
+
+    counts = {split: (count,) for split, count in published.items()}
+    return [Copy(config.root, read, names, counts)]
+
+
+def _names_file(config: CloudFilesConfig, root: Path) -> Path | None:
+    if config.class_names is None:
+        return None
+    path = root / config.class_names
+    if not path.is_file():
+        raise MissingDataError(f"dataset.class_names: no file {path}; {contents(root)}")
+    return path
+
+
+def _keys(config: CloudFilesConfig) -> tuple[str | None, ...]:
     return (
         config.points_key,
         config.labels_key,
@@ -153,11 +187,12 @@ def _keys(config: FilesConfig) -> tuple[str | None, ...]:
 
 
 def _class_names(
-    config: FilesConfig, splits: Mapping[str, SplitFiles], listed: Sequence[str] | None
+    config: CloudFilesConfig, splits: Mapping[str, SplitFiles], names_file: Path | None
 ) -> tuple[str, ...]:
     """Return the classes in the order of their numbers; of arrays without a file of names,
     numbers.
     """
+    listed = None if names_file is None else names_of(names_file)
     arrays = [path for found in splits.values() for path in found.arrays]
     if arrays:
         named = (
@@ -202,7 +237,7 @@ class _Clouds:
 
 
 def _read(
-    config: FilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]
+    config: CloudFilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     found: dict[str, _Clouds] = {}
     for split, files in splits.items():
@@ -235,7 +270,9 @@ def _read(
     return arrays
 
 
-def _read_files(config: FilesConfig, files: SplitFiles, class_names: tuple[str, ...]) -> _Clouds:
+def _read_files(
+    config: CloudFilesConfig, files: SplitFiles, class_names: tuple[str, ...]
+) -> _Clouds:
     numbers = {name: number for number, name in enumerate(class_names)}
     clouds: list[np.ndarray] = []
     sizes: list[int] = []
@@ -247,7 +284,7 @@ def _read_files(config: FilesConfig, files: SplitFiles, class_names: tuple[str, 
     return _Clouds(clouds, sizes, labels, None)
 
 
-def _read_arrays(config: FilesConfig, split: str, files: SplitFiles) -> _Clouds:
+def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Clouds:
     keys = Keys(*_keys(config))
     clouds: list[np.ndarray] = []
     sizes: list[int] = []
@@ -269,7 +306,7 @@ def _read_arrays(config: FilesConfig, split: str, files: SplitFiles) -> _Clouds:
 
 
 def _numbered(
-    found: Mapping[str, _Clouds], config: FilesConfig, class_names: tuple[str, ...]
+    found: Mapping[str, _Clouds], config: CloudFilesConfig, class_names: tuple[str, ...]
 ) -> tuple[dict[str, _Clouds], tuple[str, ...]]:
     """Return the clouds with numbers in place of names of classes, and the names."""
     for split, clouds in found.items():
@@ -328,7 +365,7 @@ def resized(cloud: np.ndarray, count: int) -> np.ndarray:
     return cloud[order[rows]]
 
 
-def _marks(arrays: Mapping[str, np.ndarray], config: FilesConfig) -> Iterator[str]:
+def _marks(arrays: Mapping[str, np.ndarray], config: CloudFilesConfig) -> Iterator[str]:
     """Yield what a table must say of clouds that were filled up."""
     for split, name in (("train", "training"), ("test", "test")):
         sizes = arrays[f"{split}_sizes"]

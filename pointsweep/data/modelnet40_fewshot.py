@@ -139,23 +139,38 @@ def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:
     raise MissingDataError(f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}")
 
 
-def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> dict[str, np.ndarray]:
+def draw(
+    arrays: Mapping[str, np.ndarray],
+    way: int,
+    shot: int,
+    fold: int,
+    class_names: Sequence[str] = CLASSES,
+    among: Sequence[int] | None = None,
+) -> dict[str, np.ndarray]:
     """An episode out of all of ModelNet40: the arrays named in ARRAYS, points (n, P, 3).
 
-    Raises ValueError naming the classes that have too few shapes.
+    Of another set its `class_names` are given; `among`: the classes that may be drawn, by default
+    all. Raises ValueError naming the classes that have too few shapes.
     """
     name = episode_name(way, shot, fold)
+    drawable = range(len(class_names)) if among is None else among
+    if len(drawable) < way:
+        raise ValueError(
+            f"few-shot episode {name}: {way} classes are needed that have {shot} training and"
+            f" {TEST_PER_CLASS} test shapes, {len(drawable)} have them"
+        )
     classes = sorted(
-        range(len(CLASSES)), key=lambda number: text_digest(f"{name}/class/{CLASSES[number]}")
+        drawable, key=lambda number: text_digest(f"{name}/class/{class_names[number]}")
     )[:way]
-    check_shapes_suffice(arrays, classes, name, {"train": shot, "test": TEST_PER_CLASS})
+    needed = {"train": shot, "test": TEST_PER_CLASS}
+    check_shapes_suffice(arrays, classes, name, needed, class_names)
     episode = {"classes": np.array(classes, dtype=np.int64)}
     for split, count in (("train", shot), ("test", TEST_PER_CLASS)):
         chosen: list[tuple[str, int, int]] = []  # order, row of the stored clouds, label
         for label, number in enumerate(classes):
             rows = np.flatnonzero(arrays[f"{split}_labels"] == number)
             order = (
-                (text_digest(f"{name}/{split}/{CLASSES[number]}/{k}"), int(row), label)
+                (text_digest(f"{name}/{split}/{class_names[number]}/{k}"), int(row), label)
                 for k, row in enumerate(rows)
             )
             chosen += sorted(order)[:count]
@@ -170,14 +185,18 @@ def draw(arrays: Mapping[str, np.ndarray], way: int, shot: int, fold: int) -> di
 
 
 def check_shapes_suffice(
-    arrays: Mapping[str, np.ndarray], classes: Sequence[int], name: str, needed: Mapping[str, int]
+    arrays: Mapping[str, np.ndarray],
+    classes: Sequence[int],
+    name: str,
+    needed: Mapping[str, int],
+    class_names: Sequence[str],
 ) -> None:
     """Raise ValueError unless the episode's classes have the shapes that it takes of each."""
     lacking = []
     for split, count in needed.items():
-        stored = np.bincount(arrays[f"{split}_labels"], minlength=len(CLASSES))
+        stored = np.bincount(arrays[f"{split}_labels"], minlength=len(class_names))
         short = [
-            f"{CLASSES[number]} has {stored[number]}"
+            f"{class_names[number]} has {stored[number]}"
             for number in classes
             if stored[number] < count
         ]

@@ -1,27 +1,32 @@
 """ShapeNetPart: 16,881 shapes of 16 categories, every point labelled with one of 50 parts.
 
-Source: A Scalable Active Framework for Region Annotation (Yi et al. 2016); text layout of spec 6.4:
+Source: A Scalable Active Framework for Region Annotation (Yi et al. 2016). Text layout of spec 6.4:
 `synsetoffset2category.txt`, `<synset>/<id>.txt` with rows x y z nx ny nz part,
-`train_test_split/shuffled_{train,val,test}_file_list.json`. Every cloud is moved to its mean and
-scaled to the unit sphere when it is read. Shapes differ in their number of points, so arrays lie
-end to end. As in the published programs (Point-MAE, arXiv 2203.06604) one trains on the training
-and the validation list together. Letters: B shapes, P points.
+`train_test_split/shuffled_{train,val,test}_file_list.json`. HDF5 layout of PointNet's program
+(`shapenet_part_seg_hdf5_data`): `{train,val,test}_hdf5_file_list.txt` and the files that they name,
+with `data` (n, 2048, 3), the category `label` (n, 1) and the part `pid` (n, 2048) from 0 to 49.
+Every cloud is moved to its mean and scaled to the unit sphere when it is read. Shapes of the text
+layout differ in their number of points, so arrays lie end to end. As in the published programs
+(Point-MAE, arXiv 2203.06604) one trains on the training and the validation list together. Letters:
+B shapes, P points.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
+import h5py
 import numpy as np
 
 from pointsweep.config.datasets import ShapeNetPartConfig
 from pointsweep.data.dataset import Copy, data_folder, folders_with
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
-from pointsweep.data.readers.text import lines_of, number_rows, read_text
+from pointsweep.data.readers.hdf5 import read_h5
+from pointsweep.data.readers.text import last_part, lines_of, number_rows, read_text
 from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
 
@@ -37,6 +42,8 @@ PARTS = tuple(
     range(first, end) for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True)
 )
 PUBLISHED = {"train": 12137, "val": 1870, "test": 2874}
+HDF5_LIST = "train_hdf5_file_list.txt"
+HDF5_NAMES = "all_object_categories.txt"
 ORIGIN = (
     "ShapeNetPart (shapenetcore_partanno_segmentation_benchmark_v0_normal) comes from Stanford;"
     " ShapeNet's terms of use apply."
@@ -56,8 +63,7 @@ class ShapeNetPart(PartDataset):
 
     @classmethod
     def available(cls, config: ShapeNetPartConfig) -> None:  # type: ignore[override]
-        folder = data_folder("shapenetpart", config.folder, ORIGIN)
-        listed_files(folder)
+        layout(data_folder("shapenetpart", config.folder, ORIGIN))
 
     @classmethod
     def published_sizes(cls, config: ShapeNetPartConfig) -> Mapping[str, Sequence[int]]:  # type: ignore[override]
@@ -66,14 +72,24 @@ class ShapeNetPart(PartDataset):
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         """See `Dataset.copies`."""
-        for folder in folders_with(root, "synsetoffset2category.txt"):
-            counts = {split: (count,) for split, count in PUBLISHED.items()}
-            yield Copy(
-                str(folder.relative_to(root)),
-                partial(read, folder),
-                CATEGORIES,
-                counts,
-            )
+        counts = {split: (count,) for split, count in PUBLISHED.items()}
+        for marker, reader in (("synsetoffset2category.txt", read), (HDF5_LIST, read_hdf5)):
+            for folder in folders_with(root, marker):
+                place = str(folder.relative_to(root))
+                yield Copy(place, partial(reader, folder), CATEGORIES, counts)
+
+
+def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]]]:
+    """Return all files of a folder's layout, and a function that reads them. Raises
+    MissingDataError, ValueError.
+    """
+    if (folder / HDF5_LIST).is_file():
+        return hdf5_files(folder), partial(read_hdf5, folder)
+    lists = [
+        folder / "synsetoffset2category.txt",
+        *(list_file(folder, split) for split in PUBLISHED),
+    ]
+    return [*listed_files(folder), *lists], partial(read, folder)
 
 
 def listed_files(folder: Path) -> list[Path]:
@@ -93,13 +109,8 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays of `training`, memory-mapped, and their digest. Raises MissingDataError,
     ValueError.
     """
-    lists = [
-        folder / "synsetoffset2category.txt",
-        *(list_file(folder, split) for split in PUBLISHED),
-    ]
-    return arrays_of_files(
-        "shapenetpart-trainval", [*listed_files(folder), *lists], lambda: training(read(folder))
-    )
+    files, reader = layout(folder)
+    return arrays_of_files("shapenetpart-trainval", files, lambda: training(reader()))
 
 
 def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -138,7 +149,10 @@ def synsets(folder: Path) -> dict[str, int]:
     """Synset (a folder's name) -> its place in CATEGORIES. Raises MissingDataError, ValueError."""
     path = folder / "synsetoffset2category.txt"
     if not path.is_file():
-        raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
+        raise MissingDataError(
+            f"data set shapenetpart: {folder} holds neither {path.name} (text layout) nor"
+            f" {HDF5_LIST} (hdf5 layout). {ORIGIN}"
+        )
     pairs = [line.split() for line in lines_of(read_text(path))]
     if (
         any(len(pair) != 2 for pair in pairs)
@@ -199,3 +213,102 @@ def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: point {bad[0]} has part {rows[bad[0], 6]:g}, {names} ({len(bad)} such points)"
         )
     return unit_sphere(rows[None, :, :3])[0], rows[:, 6].astype(np.int64)
+
+
+# The hdf5 layout
+
+
+def hdf5_files(folder: Path) -> list[Path]:
+    """Return all files that `read_hdf5` reads. Raises MissingDataError, ValueError."""
+    names = folder / HDF5_NAMES
+    files = [names] if names.is_file() else []
+    for split in PUBLISHED:
+        files += [hdf5_list(folder, split), *hdf5_listed(folder, split)]
+    return files
+
+
+def hdf5_list(folder: Path, split: str) -> Path:
+    """Return the file that lists the hdf5 files of a split."""
+    return folder / f"{split}_hdf5_file_list.txt"
+
+
+def hdf5_listed(folder: Path, split: str) -> list[Path]:
+    """Return the hdf5 files of a split; of a listed path its last part counts. Raises
+    MissingDataError, ValueError.
+    """
+    path = hdf5_list(folder, split)
+    if not path.is_file():
+        raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
+    files = [folder / last_part(name) for name in lines_of(read_text(path))]
+    if not files:
+        raise ValueError(f"{path}: names no file")
+    for file in files:
+        if not file.is_file():
+            raise MissingDataError(
+                f"data set shapenetpart: {path} names {file}, which is not there"
+            )
+    return files
+
+
+def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of the hdf5 layout, under the names and in the shapes that `read` gives.
+
+    Raises MissingDataError, and ValueError naming the file and what is wrong with it.
+    """
+    _check_hdf5_names(folder / HDF5_NAMES)
+    arrays: dict[str, np.ndarray] = {}
+    for split in PUBLISHED:
+        points: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
+        for path in hdf5_listed(folder, split):
+            clouds, categories = read_h5(path, len(CATEGORIES), "ShapeNetPart file")
+            points += list(unit_sphere(clouds))
+            parts += list(_parts_of(path, clouds.shape[:2], categories))
+            labels.append(categories)
+        arrays |= {
+            f"{split}_points": np.concatenate(points),
+            f"{split}_parts": np.concatenate(parts),
+            f"{split}_starts": np.cumsum([0, *(len(shape) for shape in parts)]),
+            f"{split}_labels": np.concatenate(labels),
+        }
+    return arrays
+
+
+def _check_hdf5_names(path: Path) -> None:
+    """Raise ValueError where the file of the categories' names has them in another order than the
+    labels assume.
+    """
+    if not path.is_file():
+        return
+    names = tuple(line.split()[0].lower() for line in lines_of(read_text(path)))
+    if names != CATEGORIES:
+        raise ValueError(
+            f"{path}: must list {', '.join(CATEGORIES)} in this order, found {', '.join(names)}"
+        )
+
+
+def _parts_of(path: Path, shape: tuple[int, ...], categories: np.ndarray) -> np.ndarray:
+    """Return the parts (n, P) int64 of a file's points. Raises ValueError for a part that the
+    shape's category does not have.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            parts = np.asarray(file["pid"][()])
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a ShapeNetPart file with pid: {error}") from error
+    if parts.shape != shape or parts.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: pid must be whole numbers of the shape {shape}, found {parts.dtype}"
+            f" {parts.shape}"
+        )
+    for number, (own, category) in enumerate(zip(parts, categories, strict=True)):
+        allowed = PARTS[category]
+        bad = np.flatnonzero(~np.isin(own, allowed))
+        if len(bad):
+            names = f"{CATEGORIES[category]} has {allowed[0]} to {allowed[-1]}"
+            raise ValueError(
+                f"{path}: point {bad[0]} of cloud {number} has part {own[bad[0]]}, {names}"
+                f" ({len(bad)} such points)"
+            )
+    return parts.astype(np.int64)

@@ -151,7 +151,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path):
     for harm in harms:
         for content in (harm, fold() | {"more": harm}, {"train": [(harm, 0, 3)], "test": []}):
             write(path, content)
-            with pytest.raises(ValueError, match=r"0\.pkl: not a few-shot pickle of numpy arrays: refused .* only numpy arrays"):
+            with pytest.raises(ValueError, match=r"0\.pkl: not a pickle of numpy arrays: refused .* only numpy arrays"):
                 list(convert(tmp_path))
     assert not mark.exists()
     assert not mark.with_suffix(".npz").exists()

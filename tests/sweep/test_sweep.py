@@ -293,6 +293,7 @@ NUMBERS = {
     "point_peft_tuning": 21,
     "appt_parts": 108,
     "any_modality": 180,
+    "any_modality_small": 36,
 }
 
 

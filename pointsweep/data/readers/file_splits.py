@@ -39,14 +39,40 @@ class SplitFiles:
         return [*self.lists, *self.arrays, *(path for path, _ in self.clouds)]
 
 
-def split_files(root: Path, split: str, value: str, pattern: str | None) -> SplitFiles:
+def split_files(
+    root: Path,
+    split: str,
+    value: str,
+    pattern: str | None,
+    lists_folder: str | None = None,
+    class_before: str | None = None,
+) -> SplitFiles:
     """Return the files of a split whose place below `root` is `value`.
 
     `value`: a folder with a folder for each class, the name of a folder in each class's folder, a
     list of names, a file of arrays, or a pattern of those. `split` is the field of the
-    configuration. Raises MissingDataError, ValueError.
+    configuration. A list names files below `lists_folder`, whose class is their name up to the
+    first `class_before`. Raises MissingDataError, ValueError.
     """
     where = f"dataset.{split}: {value!r}"
+    found = _split_files(root, where, value, pattern, lists_folder, class_before)
+    for field, text in (("lists_folder", lists_folder), ("class_before", class_before)):
+        if text is not None and (found.arrays or not found.lists):
+            raise ValueError(
+                f"dataset.{field}: {text!r} is for lists of files with one cloud each, and"
+                f" {where} is none; leave it out"
+            )
+    return found
+
+
+def _split_files(
+    root: Path,
+    where: str,
+    value: str,
+    pattern: str | None,
+    lists_folder: str | None,
+    class_before: str | None,
+) -> SplitFiles:
     if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
         raise ValueError(f"{where} leads out of dataset.root; allowed are names below it")
     place = root / value
@@ -63,7 +89,7 @@ def split_files(root: Path, split: str, value: str, pattern: str | None) -> Spli
             )
         return SplitFiles(arrays=arrays)
     if place.is_file():
-        return _of_file(root, place, where, pattern)
+        return _of_file(root, place, where, pattern, lists_folder, class_before)
     if place.is_dir():
         folders = {path.name: path for path in _folders(place)}
         if not folders:
@@ -150,7 +176,14 @@ def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
 # Lists
 
 
-def _of_file(root: Path, path: Path, where: str, pattern: str | None) -> SplitFiles:
+def _of_file(
+    root: Path,
+    path: Path,
+    where: str,
+    pattern: str | None,
+    lists_folder: str | None,
+    class_before: str | None,
+) -> SplitFiles:
     """Return the files of a split: the file of arrays at `path`, or those that a list there names.
 
     `where` is the field that names it, for messages. Raises ValueError for a list that is empty,
@@ -179,7 +212,20 @@ def _of_file(root: Path, path: Path, where: str, pattern: str | None) -> SplitFi
     if PureWindowsPath(first_line).suffix.lower() in cloud_arrays.HDF5:
         return SplitFiles(arrays=tuple(_listed_arrays(root, path, numbered)), lists=(path,))
 
-    names = _Names(root, pattern)
+    if lists_folder and (
+        Path(lists_folder).is_absolute() or ".." in PureWindowsPath(lists_folder).parts
+    ):
+        raise ValueError(
+            f"dataset.lists_folder: {lists_folder!r} leads out of dataset.root; allowed are names"
+            " below it"
+        )
+    below = root if lists_folder is None else root / lists_folder
+    if not below.is_dir():
+        raise MissingDataError(
+            f"dataset.lists_folder: no folder {below}, in which the files of {path} are looked for;"
+            f" {contents(root)}"
+        )
+    names = _Names(below, pattern, class_before)
     clouds = []
     line_of: dict[Path, int] = {}
     for number, line in numbered:
@@ -215,14 +261,15 @@ class _Names:
     ending.
     """
 
-    def __init__(self, root: Path, pattern: str | None) -> None:
+    def __init__(self, root: Path, pattern: str | None, class_before: str | None) -> None:
         self.root = root
+        self.class_before = class_before
         self.by_path: dict[str, Path] = {}
         self.by_stem: dict[str, list[Path]] = {}
         for path in _clouds_below(root, pattern):
             relative = path.relative_to(root)
             self.by_path[relative.as_posix()] = path
-            if len(relative.parts) > 1:
+            if len(relative.parts) > 1 or class_before is not None:
                 self.by_stem.setdefault(relative.with_suffix("").as_posix(), []).append(path)
 
     def look_up(self, line: str, source: str) -> tuple[Path, str]:
@@ -264,6 +311,14 @@ class _Names:
         return None
 
     def _class(self, path: Path, source: str) -> str:
+        if self.class_before is not None:
+            name, separator, _ = path.stem.partition(self.class_before)
+            if not separator or not name:
+                raise ValueError(
+                    f"{source}: {path.name} has no class before {self.class_before!r}, which"
+                    " dataset.class_before asks for"
+                )
+            return name
         folders = [
             part for part in path.relative_to(self.root).parts[:-1] if part not in SPLIT_FOLDERS
         ]
