@@ -14,8 +14,8 @@ from pathlib import Path
 from pointsweep.reporting.build import read
 from pointsweep.results.working_copy import read_folder
 from pointsweep.storage.base import FileStore
-from pointsweep.tracking.artifacts import send_trial
-from pointsweep.tracking.mlflow_client import connected
+from pointsweep.tracking.mlflow.artifacts import send_trial
+from pointsweep.tracking.mlflow.client import connected
 
 
 def main(url: str, sweep: str) -> None:

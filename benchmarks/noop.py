@@ -178,8 +178,8 @@ def ours(count: int, pack: int) -> dict[str, float]:
     from pointsweep.execution.ray_tune import run_ray
     from pointsweep.results.records import Layout
     from pointsweep.storage.stores import open_store
-    from pointsweep.tracking.mlflow_client import finish, prepare
-    from pointsweep.tracking.reader import read_table
+    from pointsweep.tracking.mlflow.client import finish, prepare
+    from pointsweep.tracking.mlflow.reader import read_table
     from pointsweep.tracking.target import TrialTags, default_uri
     from pointsweep.training.fusion.pack import packs_of
     from pointsweep.training.runner import Job, Task

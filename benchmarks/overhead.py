@@ -31,7 +31,7 @@ from pointsweep.models.point_model import build
 from pointsweep.results.records import CellLayout, Layout
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
-from pointsweep.tracking.mlflow_client import finish, prepare
+from pointsweep.tracking.mlflow.client import finish, prepare
 from pointsweep.tracking.target import TrialTags, default_uri
 from pointsweep.training.loop import evaluate, make_optimizer, stream, train_epoch
 from pointsweep.training.runner import Job, Task, load_dataset, run_pack

@@ -30,7 +30,7 @@ import mlflow.tracking
 from pointsweep.storage.base import FileStore
 from pointsweep.sweep.sweep import load
 from pointsweep.tracking.target import default_uri
-from pointsweep.tracking.mlflow_client import prepare
+from pointsweep.tracking.mlflow.client import prepare
 layout, store = load(sys.argv[1]).layout(), FileStore(Path(sys.argv[2]))
 begun = time.process_time()
 prepare(default_uri(store), store, layout)

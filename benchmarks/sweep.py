@@ -71,7 +71,7 @@ def train(config: dict[str, Any]) -> None:
     from pointsweep.config.validation import trial_from_dict
     from pointsweep.models.point_model import build, count_parameters
     from pointsweep.ops import point_ops as geometry
-    from pointsweep.tracking.payload import flat
+    from pointsweep.tracking.mlflow.payload import flat
     from pointsweep.training.loop import evaluate, make_optimizer, stream, train_epoch
     from pointsweep.training.runner import load_dataset
 

@@ -135,7 +135,7 @@ def log(folder: Path, found: list[tuple[str, str, int, Record]]) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    from pointsweep.tracking.payload import flat
+    from pointsweep.tracking.mlflow.payload import flat
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     run = client.create_run(client.create_experiment(NAME), run_name="first")

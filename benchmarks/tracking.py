@@ -24,7 +24,7 @@ from pointsweep.config.validation import trial_from_dict
 from pointsweep.results.records import Layout, Record
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
-from pointsweep.tracking import mlflow_client as tracking
+from pointsweep.tracking.mlflow import client as tracking
 from pointsweep.tracking.target import Target, TrialTags, default_uri
 
 EPOCHS, TAGS = 10, TrialTags("life", "r", "c", 0)

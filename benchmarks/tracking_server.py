@@ -26,8 +26,8 @@ from pathlib import Path
 from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.results.trial_dir import TrialFolder
-from pointsweep.tracking.mlflow_client import Runs, prepare, sync_trial
-from pointsweep.tracking.payload import flat
+from pointsweep.tracking.mlflow.client import Runs, prepare, sync_trial
+from pointsweep.tracking.mlflow.payload import flat
 from pointsweep.tracking.target import Target, TrialTags
 from pointsweep.training.runner import Job, Task, run_pack
 

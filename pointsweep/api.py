@@ -32,7 +32,7 @@ from pointsweep.storage.stores import open_store as open_store_at
 from pointsweep.sweep.definition import taken
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.sweep.sweep import load as load_file
-from pointsweep.tracking.target import uri_mistake
+from pointsweep.tracking.trackers import uri_mistake
 
 if TYPE_CHECKING:
     import pandas

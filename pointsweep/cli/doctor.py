@@ -36,7 +36,7 @@ from pointsweep.storage import remote_lease
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import folder_of, is_address, open_store, remote_of
 from pointsweep.sweep.resources import Resources
-from pointsweep.tracking.mlflow_client import reachable
+from pointsweep.tracking.trackers import open_tracker
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.masking import masked, scrubbed
 from pointsweep.utils.provenance import origin, tree_digest
@@ -170,13 +170,14 @@ def _lease(store: Store) -> list[Finding]:
 def _tracking(wanted: NodeQuestion) -> list[Finding]:
     if wanted.tracking_uri == "none":
         return [Finding("MLflow", "off", short="off")]
-    problem = reachable(wanted.tracking_uri)
+    tracker = open_tracker(wanted.tracking_uri)
+    problem = tracker.problem()
     mend = (
         "start the server or correct MLFLOW_TRACKING_URI; training goes on without it"
         if problem
         else ""
     )
-    return [Finding("MLflow", problem or masked(wanted.tracking_uri), mend)]
+    return [Finding(tracker.title, problem or masked(wanted.tracking_uri), mend)]
 
 
 def _cache(wanted: NodeQuestion) -> list[Finding]:

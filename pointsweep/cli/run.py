@@ -55,7 +55,7 @@ from pointsweep.storage.stores import open_store
 from pointsweep.sweep.definition import taken
 from pointsweep.sweep.sweep import Sweep, load, readable_cells
 from pointsweep.sweep.yaml_document import is_file_name, is_shipped
-from pointsweep.tracking.target import uri_mistake
+from pointsweep.tracking.trackers import uri_mistake
 from pointsweep.training.supervisor import preempted
 from pointsweep.utils import interruption
 from pointsweep.utils.cli_exit import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, log_traceback

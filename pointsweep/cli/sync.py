@@ -20,9 +20,8 @@ from pointsweep.reporting.cell_metrics import cell_metrics
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import FileStore
 from pointsweep.storage.stores import on_disk, open_store
-from pointsweep.tracking.mirroring import tracking_uri
-from pointsweep.tracking.mlflow_client import finish, prepare, publish, reachable
-from pointsweep.tracking.target import TrackerUnavailableError, TrialTags, uri_mistake
+from pointsweep.tracking.target import TrackerUnavailableError, TrialTags, tracking_uri
+from pointsweep.tracking.trackers import open_tracker, uri_mistake
 from pointsweep.utils.cli_exit import BROKEN_OFF, INVALID
 from pointsweep.utils.masking import masked
 
@@ -81,19 +80,18 @@ def mirror_store(options: SyncOptions) -> int:
 def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
     """Mirror the sweeps, each whatever happens to another; return the exit code."""
     code = 0
+    tracker = open_tracker(uri)
     for name in names:
         try:
-            print(
-                f"{name}: {mirror_sweep(store, name, uri)} trials are in MLflow at {masked(uri)}",
-                flush=True,
-            )
+            count = mirror_sweep(store, name, uri)
+            print(f"{name}: {count} trials are in {tracker.title} at {masked(uri)}", flush=True)
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = max(code, INVALID)
         except (TrackerUnavailableError, StoreUnavailableError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = BROKEN_OFF
-            if isinstance(error, StoreUnavailableError) or reachable(uri):
+            if isinstance(error, StoreUnavailableError) or tracker.problem():
                 break
     if code == BROKEN_OFF:
         print("what was sent is kept; the same command continues", file=sys.stderr)
@@ -106,20 +104,20 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     """
     layout, records, failures = tables.read(store, name)
     begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
-    target = prepare(uri, store, layout)
-    missing = finish(target, store, begun)
-    publish(
-        target, tables.files_of(store, name), cell_metrics(tables.build(layout, records, failures))
-    )
+    tracker = open_tracker(uri)
+    target = tracker.begin(store, layout)
+    missing = tracker.end(target, store, begun)
+    table = tables.build(layout, records, failures)
+    tracker.publish(target, tables.files_of(store, name), cell_metrics(table))
     if missing:
         raise TrackerUnavailableError(
-            f"MLflow at {masked(uri)} has all runs and metrics, but {missing}"
+            f"{tracker.title} at {masked(uri)} has all runs and metrics, but {missing}"
         )
     return len(begun)
 
 
 def places(layout: Layout) -> dict[str, TrialTags]:
-    """Return the first place of every trial in a table, as a sweep's launch tells it to MLflow."""
+    """Return the first place of every trial in a table, as a sweep's launch sends it."""
     found: dict[str, TrialTags] = {}
     for cell in layout.cells:
         for seed, key in cell.keys:

@@ -156,8 +156,8 @@ class OutcomeCollector:
         ]
 
     def _mirror(self, key: str) -> float:
-        """Tell this process' writer that a trial's folder has changed; return for how long MLflow
-        has been behind.
+        """Tell this process' writer that a trial's folder has changed; return for how long the
+        tracker has been behind.
         """
         target = self.targets.get(self.tags[key].sweep)
         if target is None:

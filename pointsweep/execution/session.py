@@ -28,8 +28,9 @@ from pointsweep.storage.base import Store
 from pointsweep.sweep.definition import note
 from pointsweep.sweep.resources import Resources
 from pointsweep.sweep.sweep import Sweep
-from pointsweep.tracking.mirroring import Mirroring, mirrored, tracking_uri
-from pointsweep.tracking.target import Target, TrialTags
+from pointsweep.tracking.mirroring import Mirroring, mirrored
+from pointsweep.tracking.target import Target, TrialTags, tracking_uri
+from pointsweep.tracking.trackers import open_tracker
 from pointsweep.training.supervisor import Outcome
 
 COMPLETE, FAILED, SPENT, HELD = 0, 1, 4, 7
@@ -65,10 +66,11 @@ def exit_code_of(conclusions: Sequence[Conclusion]) -> int:
 def execute(
     plans: Sequence[Plan], store: Store, options: LaunchOptions, display: Display
 ) -> list[Conclusion]:
-    """Launch what is not finished, mirror it to MLflow, write and print the tables. Return what
-    became of each sweep.
+    """Launch what is not finished, mirror it to the tracker, write and print the tables. Return
+    what became of each sweep.
     """
     uri = tracking_uri(options.tracking_uri, store)
+    tracker = open_tracker(uri).title
     owns = {plan.sweep.name: _asked(plan) for plan in plans}
     # A trial that several sweeps show is seen live in the first one's experiment; the others have
     # it at the end.
@@ -79,7 +81,7 @@ def execute(
         for plan in plans:
             name = plan.sweep.name
             note(plan.sweep, store)
-            display.phase("preparing MLflow" if uri != "none" else "")
+            display.phase(f"preparing {tracker}" if uri != "none" else "")
             mirror = stack.enter_context(
                 mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run))
             )
@@ -100,7 +102,7 @@ def execute(
                 owns[fresh.sweep.name].update(_asked(fresh))
                 places = _asked(fresh) | places
             outcomes += launch_all(further, store, targets, places, options, display)
-        display.phase("bringing MLflow level" if targets else "ending the launch")
+        display.phase(f"bringing {tracker} level" if targets else "ending the launch")
         ray_cluster.leave()
     conclusions = []
     with after_launch():
@@ -149,7 +151,7 @@ def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Pla
 
 
 def places_of(sweep: Sweep) -> dict[str, TrialTags]:
-    """Return what MLflow is to say of every trial, by key."""
+    """Return what the tracker is to say of every trial, by key."""
     return {
         trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()
     }
@@ -210,8 +212,9 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
 
 
 def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
-    """Show a table at its end, and where everything lies; `mirror`: what is said of MLflow; `part`:
-    of a larger table.
+    """Show a table at its end, and where everything lies.
+
+    `mirror`: what is said of the tracker; `part`: of a larger table.
     """
     report = store.place(f"sweeps/{table.name}/report.html")
     whole = [f"whole    pointsweep tables {table.name}"] if part else []
@@ -230,7 +233,7 @@ def conclude(
 ) -> Conclusion:
     """Print the table as it now stands, and where everything lies; notify whom the options name.
 
-    `mirror`: what is said of MLflow.
+    `mirror`: what is said of the tracker.
     """
     display.phase("computing the table and the report")
     plan = make_plan(sweep, store)

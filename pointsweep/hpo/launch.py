@@ -27,9 +27,9 @@ from pointsweep.storage.base import FileStore, Store, establish
 from pointsweep.storage.stores import on_disk
 from pointsweep.sweep.definition import note
 from pointsweep.sweep.sweep import Sweep
-from pointsweep.tracking.mirroring import mirrored, tracking_uri
-from pointsweep.tracking.mlflow_client import set_runs_aside
-from pointsweep.tracking.target import TrackerUnavailableError, TrialTags
+from pointsweep.tracking.mirroring import mirrored
+from pointsweep.tracking.target import TrackerUnavailableError, TrialTags, tracking_uri
+from pointsweep.tracking.trackers import open_tracker
 
 
 def launch(
@@ -56,11 +56,11 @@ def launch(
 
 
 def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
-    """Take what is stale out of the store, and out of MLflow where it can be reached."""
+    """Take what is stale out of the store, and out of the tracker where it can be reached."""
     for plan in plans:
         if uri != "none" and plan.stale:
             try:
-                set_runs_aside(uri, plan.sweep.name, plan.stale)
+                open_tracker(uri).set_aside(plan.sweep.name, plan.stale)
             except TrackerUnavailableError as error:
                 print(
                     f"{error}\nthe runs of stale trials there keep their old epochs",

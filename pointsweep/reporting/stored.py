@@ -46,10 +46,11 @@ def read_stored(
         known = store.exists(f"sweeps/{name}/plan.json") or found[1]
         return found if known else read(store, name, allow_plugins)
 
-    from pointsweep.tracking import reader
-    from pointsweep.tracking.mirroring import tracking_uri as default_uri
+    from pointsweep.tracking.target import tracking_uri as tracker_address
+    from pointsweep.tracking.trackers import open_tracker
 
-    layout, records, failures = reader.read_table(default_uri(tracking_uri, store), name)
+    tracker = open_tracker(tracker_address(tracking_uri, store))
+    layout, records, failures = tracker.read_table(name)
     return own or layout, records, failures
 
 

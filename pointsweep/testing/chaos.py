@@ -37,7 +37,7 @@ from pointsweep.sweep.sweep import load
 from pointsweep.testing import chaos_processes as processes
 from pointsweep.testing.chaos_flaky_proxy import Line, server
 from pointsweep.testing.chaos_processes import Killer
-from pointsweep.tracking.reader import rename, steps_by_run
+from pointsweep.tracking.mlflow.reader import rename, steps_by_run
 from pointsweep.utils import fault_injection as faults
 from pointsweep.utils.cli_exit import INVALID
 

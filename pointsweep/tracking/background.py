@@ -1,5 +1,5 @@
-"""A process' one writer to MLflow: a thread that syncs the trials it is told of, each with one call
-for all that is new.
+"""A process' one writer to a tracker: a thread that sends the trials it is told of, each with one
+call for all that is new.
 
 Training never waits for it.
 """
@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from pointsweep.results.trial_dir import TrialFolder
-from pointsweep.tracking.mlflow_client import Runs, sync_trial
 from pointsweep.tracking.target import Target, TrialTags
+from pointsweep.tracking.trackers import TrialWriter, open_tracker
 from pointsweep.utils.masking import masked
 
 # Epochs that come faster than this travel together: a call costs the same for one as for many.
@@ -22,7 +22,7 @@ PACE_S = 1.0
 # travel together
 SHARE = 0.03
 LONGEST_S = 5.0  # that an epoch waits for others
-STUCK_S = 10.0  # without a trial sent: MLflow does not answer
+STUCK_S = 10.0  # without a trial sent: the tracker does not answer
 
 log = logging.getLogger("pointsweep.mirror")
 
@@ -38,16 +38,16 @@ def mirror_to(target: Target) -> Mirror:
 
 
 def drain(target: Target) -> None:
-    """Wait until this process' writer of a sweep, if there is one, have sent what it knows of, or
-    MLflow does not take it.
+    """Wait until this process' writer of a sweep, if there is one, has sent what it knows of, or
+    the tracker does not take it.
     """
     if target in _mirrors:
         _mirrors[target].drain()
 
 
 class Mirror:
-    """Mirror of one sweep: in the driver, which has loaded MLflow anyway, where all workers are on
-    its machine; else in every worker.
+    """Mirror of one sweep: in the driver, which has loaded the tracker's library anyway, where all
+    workers are on its machine; else in every worker.
     """
 
     def __init__(self, target: Target) -> None:
@@ -59,7 +59,7 @@ class Mirror:
         self.pace_s = PACE_S
         self.behind_since: float | None = None
         self.synced, self.failing = 0, False
-        threading.Thread(target=self._run, name="mlflow-mirror", daemon=True).start()
+        threading.Thread(target=self._run, name="tracker-mirror", daemon=True).start()
 
     def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
         """Something new stands in a folder."""
@@ -75,7 +75,9 @@ class Mirror:
             self.changed.notify_all()
 
     def drain(self) -> None:
-        """Wait until all that waits is sent, whether due or not, or MLflow does not take it."""
+        """Wait until all that waits is sent, whether due or not, or the tracker does not take
+        it.
+        """
         with self.changed:
             self.waiting = {
                 path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()
@@ -92,14 +94,15 @@ class Mirror:
         return time.monotonic() - since if since is not None else 0.0
 
     def _run(self) -> None:
-        runs: Runs | None = None
+        tracker = open_tracker(self.target.uri)
+        writer: TrialWriter | None = None
         pause = 1.0
         while True:
             folder, tags = self._next()
             try:
                 begun = time.thread_time()
-                runs = runs or Runs(self.target)
-                sync_trial(runs, folder, tags)
+                writer = writer or tracker.writer(self.target)
+                writer.send(folder, tags)
                 pause = 1.0
                 self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - begun) / SHARE))
                 with self.changed:
@@ -111,8 +114,8 @@ class Mirror:
                     self.changed.notify_all()
             except Exception as error:
                 # the tracker's trouble is never the trial's: said once, tried again
-                self._warn(error)
-                runs = None
+                self._warn(tracker.title, error)
+                writer = None
                 with self.changed:
                     self.waiting.setdefault(folder.path, (folder, tags, time.monotonic()))
                     self.failing = True
@@ -131,11 +134,12 @@ class Mirror:
                     return folder, tags
                 self.changed.wait(wait_s)
 
-    def _warn(self, error: Exception) -> None:
+    def _warn(self, title: str, error: Exception) -> None:
         if type(error).__name__ not in self.warned:
             self.warned.add(type(error).__name__)
             log.warning(
-                "MLflow at %s: %s; training goes on, the mirror catches up",
+                "%s at %s: %s; training goes on, the mirror catches up",
+                title,
                 masked(self.target.uri),
                 type(error).__name__,
             )

@@ -1,4 +1,4 @@
-"""A sweep's mirror in MLflow over a launch: ready at its begin, level with the store at its end,
+"""A sweep's mirror in a tracker over a launch: ready at its begin, level with the store at its end,
 and never in training's way.
 """
 
@@ -14,16 +14,11 @@ from dataclasses import dataclass
 
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import Store
-from pointsweep.tracking.artifacts import artifact_mode
 from pointsweep.tracking.background import drain
-from pointsweep.tracking.mlflow_client import finish, prepare, publish, require_usable
-from pointsweep.tracking.payload import runs_page, trial_page
 from pointsweep.tracking.target import Target, TrackerUnavailableError, TrialTags, default_uri
+from pointsweep.tracking.trackers import open_tracker
 from pointsweep.utils.masking import masked
-from pointsweep.utils.sqlite_files import sqlite_path
 
-UI_ADDRESS = "http://127.0.0.1:5000"  # of `mlflow ui`, unless it is told another
-MIRROR_VERSION = 2  # of what is sent: after a change of it everything is looked at again
 PYTHON = shlex.quote(sys.executable)
 
 
@@ -32,8 +27,8 @@ class Mirroring:
     """The mirror of one sweep. `places` may grow while the sweep runs: with adaptive seeds, and in
     a search.
 
-    `target` is None where MLflow is off, has everything already or cannot be used; `problem` says
-    why it is behind.
+    `target` is None where there is no tracker, or it has everything already or cannot be used;
+    `problem` says why it is behind.
     """
 
     uri: str
@@ -45,36 +40,35 @@ class Mirroring:
     skipped: bool = False
     # why files of trials are missing there, though their runs and metrics are there
     files_problem: str = ""
-    _file: tuple[int, int] | None = None
     _mirrored_experiment: str = ""
 
+    def __post_init__(self) -> None:
+        self.tracker = open_tracker(self.uri)
+
     def begin(self, to_run: bool) -> None:
-        """Make MLflow ready, unless it is off, or has all of a sweep of which nothing is left to
-        run.
+        """Make the tracker ready, unless there is none, or it has all of a sweep of which nothing
+        is left to run.
         """
         try:
             if self.uri == "none" or (not to_run and self._is_level()):
                 self.skipped = True
                 return
-            self.target = prepare(self.uri, self.store, self.layout)
-            self._file = self._identity()
+            self.target = self.tracker.begin(self.store, self.layout)
         except TrackerUnavailableError as error:
             self.problem = str(error)
             print(f"{error}\ntraining goes on without it", file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Send what MLflow does not have yet."""
+        """Send what the tracker does not have yet."""
         if self.skipped:
             return
         if self.target is not None:
             drain(self.target)  # or both would send the same
         self.problem = ""
         try:
-            self._require_same_file()
             # Once more: the experiment may have been deleted meanwhile, the database mended.
-            self.target = prepare(self.uri, self.store, self.layout)
-            self.files_problem = finish(self.target, self.store, self.places)
-            self._require_same_file()
+            self.target = self.tracker.begin(self.store, self.layout)
+            self.files_problem = self.tracker.end(self.target, self.store, self.places)
             if not self.files_problem:
                 self.store.write(self._mark, self._level())
         except TrackerUnavailableError as error:
@@ -87,76 +81,38 @@ class Mirroring:
         if self.skipped or self.problem or self.target is None:
             return
         try:
-            publish(self.target, files, metrics)
+            self.tracker.publish(self.target, files, metrics)
         except TrackerUnavailableError as error:
             print(
-                f"MLflow has no table and report of {self.layout.name}: {error}",
+                f"{self.tracker.title} has no table and report of {self.layout.name}: {error}",
                 file=sys.stderr,
                 flush=True,
             )
 
     def lines(self) -> list[str]:
-        """Return what a launch says of MLflow at its end: where it is, or why it is behind and how
-        that is mended.
+        """Return what a launch says of the tracker at its end: where it is, or why it is behind and
+        how that is mended.
         """
         if self.uri == "none":
             return []
-        if self.files_problem:
-            again = sync_command(self.store, self.uri)
-            return [
-                *self._place(),
-                f"         has all runs and metrics, but {self.files_problem}; then: {again}",
-            ]
-        return self._place()
-
-    def _place(self) -> list[str]:
+        again = sync_command(self.store, self.uri)
         if self.problem:
-            return [
-                f"MLflow   is behind: {self.problem}; then: {sync_command(self.store, self.uri)}"
-            ]
-        shown = shlex.quote(masked(self.uri))
-        page = runs_page(self.experiment_id) if self.experiment_id else ""
-        if sqlite_path(self.uri) is not None:
-            opened = f"opens at {UI_ADDRESS}{page}"
-            return [
-                f"MLflow   {PYTHON} -m mlflow ui --backend-store-uri {shown}",
-                f"         {opened}",
-            ]
-        if self.uri.startswith(("http:", "https:")):
-            return [f"MLflow   {masked(self.uri).rstrip('/')}{page}"]
-        return [f"MLflow   {masked(self.uri)}"]
+            texts = [f"is behind: {self.problem}; then: {again}"]
+        else:
+            texts = self.tracker.lines(self.experiment_id)
+        if self.files_problem:
+            texts.append(f"has all runs and metrics, but {self.files_problem}; then: {again}")
+        labels = [self.tracker.title, *[""] * (len(texts) - 1)]
+        return [f"{label:<8} {text}" for label, text in zip(labels, texts, strict=True)]
 
     def trial_page(self, key: str) -> str:
-        """Return the address of the page that shows a trial's run; "" where there is no MLflow."""
-        if not self.experiment_id:
-            return ""
-        server = (
-            masked(self.uri).rstrip("/") if self.uri.startswith(("http:", "https:")) else UI_ADDRESS
-        )
-        return f"{server}{trial_page(self.experiment_id, key)}"
+        """Return the address of the page that shows a trial's run; "" where there is none."""
+        return self.tracker.trial_page(self.experiment_id, key) if self.experiment_id else ""
 
     @property
     def experiment_id(self) -> str:
-        """The sweep's experiment, "" where nobody has asked MLflow for it."""
+        """The sweep's experiment, "" where nobody has asked the tracker for it."""
         return self.target.experiment_id if self.target is not None else self._mirrored_experiment
-
-    def _identity(self) -> tuple[int, int] | None:
-        """Return which file the database is, None if it is none."""
-        path = sqlite_path(self.uri)
-        if path is None or not path.exists():
-            return None
-        status = path.stat()
-        return status.st_dev, status.st_ino
-
-    def _require_same_file(self) -> None:
-        """Raise TrackerUnavailableError if the database was moved: what was sent then went into the
-        file that was opened first.
-        """
-        if self._file is not None and self._file != self._identity():
-            raise TrackerUnavailableError(
-                f"MLflow's database {sqlite_path(self.uri)} was moved or replaced while the"
-                " sweep ran"
-            )
 
     @property
     def _mark(self) -> str:
@@ -166,16 +122,11 @@ class Mirroring:
         return json.dumps({**self._sent(), "experiment": self.experiment_id}).encode()
 
     def _sent(self) -> dict[str, object]:
-        return {
-            "uri": masked(self.uri),
-            "keys": sorted(self.places),
-            "version": MIRROR_VERSION,
-            "files": artifact_mode(),
-        }
+        return {"uri": masked(self.uri), "keys": sorted(self.places), **self.tracker.form()}
 
     def _is_level(self) -> bool:
-        """Return whether everything has been sent to this MLflow, and its database, if it is a
-        file, is still there.
+        """Return whether everything has been sent to this tracker, and is there as far as can be
+        told.
         """
         if not self.store.exists(self._mark):
             return False
@@ -183,17 +134,11 @@ class Mirroring:
             mark = json.loads(self.store.read(self._mark))
         except ValueError:
             return False
-        if (
-            not isinstance(mark, dict)
-            or {name: mark.get(name) for name in self._sent()} != self._sent()
-        ):
+        sent = self._sent()
+        if not isinstance(mark, dict) or {name: mark.get(name) for name in sent} != sent:
             return False
         self._mirrored_experiment = str(mark.get("experiment", ""))
-        path = sqlite_path(self.uri)
-        if path is None:
-            return True
-        require_usable(self.uri, writes=False)
-        return path.exists()
+        return self.tracker.is_there()
 
 
 @contextmanager
@@ -210,8 +155,8 @@ def mirrored(
 
 
 def run_pages(store: Store, name: str) -> dict[str, str]:
-    """Return the address of the page of every run of a sweep that MLflow has, by trial key; none
-    where it was not mirrored to a database or a server.
+    """Return the address of the page of every run of a sweep that its tracker has, by trial key;
+    none where it was not mirrored, or has no pages.
     """
     try:
         mark = json.loads(store.read(f"sweeps/{name}/mirrored.json"))
@@ -220,22 +165,16 @@ def run_pages(store: Store, name: str) -> dict[str, str]:
         return {}
     if not experiment:
         return {}
-    server = uri.rstrip("/") if uri.startswith(("http:", "https:")) else UI_ADDRESS
-    return {str(key): f"{server}{trial_page(experiment, str(key))}" for key in keys}
+    tracker = open_tracker(uri)
+    pages = {str(key): tracker.trial_page(experiment, str(key)) for key in keys}
+    return {key: page for key, page in pages.items() if page}
 
 
 def sync_command(store: Store, uri: str) -> str:
-    """Return the command that brings MLflow level with the store."""
+    """Return the command that brings a tracker level with the store."""
     line = f"{PYTHON} -m pointsweep.sync {shlex.quote(store.url)}"
     if uri == default_uri(store):
         return line
     if uri == os.environ.get("MLFLOW_TRACKING_URI"):
         return f'{line} --tracking-uri "$MLFLOW_TRACKING_URI"'
     return f"{line} --tracking-uri {shlex.quote(masked(uri))}"
-
-
-def tracking_uri(given: str | None, store: Store) -> str:
-    """Return the URI of MLflow: as the command says, else the environment, else a database in the
-    store; `none` for none.
-    """
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)

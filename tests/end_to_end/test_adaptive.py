@@ -68,7 +68,7 @@ def test_the_table_from_mlflow_alone_is_the_same(store, sweep, tmp_path):
     assert done.returncode == 0, done.stderr
     from pointsweep.reporting.build import build
     from pointsweep.reporting.formats.registry import render
-    from pointsweep.tracking.reader import read_table
+    from pointsweep.tracking.mlflow.reader import read_table
 
     assert render(build(*read_table(uri, "adaptive")), "json").encode() == table(store, "adaptive")["table.json"]
 

@@ -258,7 +258,7 @@ def test_several_files_are_one_launch_and_what_they_share_trains_once(store, swe
     assert "all 2 together: 8 trials of cells are 6 distinct ones, 6 to run" in first.stdout
     assert len(list((store / "trials").glob("*/record.json"))) == 6
     assert table(store).keys() == table(store, "second").keys() >= {"table.txt"}
-    from pointsweep.tracking.reader import read_table
+    from pointsweep.tracking.mlflow.reader import read_table
 
     for name in ("tiny", "second"):
         assert len(read_table(f"sqlite:///{store}/mlflow.db", name)[1]) == 4

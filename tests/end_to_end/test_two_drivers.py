@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pointsweep.cli import sync
-from pointsweep.tracking.reader import read_table
+from pointsweep.tracking.mlflow.reader import read_table
 from tests.end_to_end.test_command import SWEEP, command, epochs_in_mlflow
 
 

@@ -17,7 +17,7 @@ from pointsweep.cli import tables
 from pointsweep.cli.run import main
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.sweep.sweep import load
-from pointsweep.tracking.mlflow_client import connected
+from pointsweep.tracking.mlflow.client import connected
 from pointsweep.training.runner import inputs_changed
 from pointsweep.utils import fault_injection
 from tests.data.made import clouds

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 OWNERS = {
     "ray": "execution",
     "optuna": ("hpo", "reporting.html"),  # its figures
-    "mlflow": "tracking",
+    "mlflow": "tracking.mlflow",
     "boto3": "storage",
     "hydra": "sweep",
     "fastapi": "serving",
@@ -39,7 +39,8 @@ TORCH_FREE = [
     "sweep.published",
     "sweep.sweep",
     "tracking.background",
-    "tracking.mlflow_client",
+    "tracking.mlflow.tracker",
+    "tracking.trackers",
 ]
 MOST_IN_ROOT, MOST_IN_FOLDER = 12, 20
 
@@ -74,6 +75,14 @@ def test_an_outside_service_has_a_package_of_its_own(path: Path):
         owners = (owner,) if isinstance(owner, str) else owner or ()
         allowed = owner is None or any(module(path).startswith(f"{each}.") for each in owners)
         assert allowed, f"{module(path)} imports {name}; only {' and '.join(owners)} may"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_launch_knows_no_tracker_by_its_module(path: Path):
+    """The chaos tool alone does: it is about what arrives in MLflow."""
+    if module(path).startswith(("tracking.mlflow.", "testing.chaos")):
+        return
+    assert not [name for name in imported(path) if name.startswith("pointsweep.tracking.mlflow")]
 
 
 def test_no_modules_import_each_other():

@@ -192,7 +192,7 @@ ADDRESS = f"u:{SECRET}@127.0.0.1:{free_port()}"
     ],
 )  # fmt: skip
 def test_a_secret_of_an_address_is_neither_printed_nor_stored(store, tmp_path, monkeypatch, capsys, arguments, environment):
-    monkeypatch.setattr("pointsweep.tracking.mlflow_client.PAUSES_S", (0.0,))
+    monkeypatch.setattr("pointsweep.tracking.mlflow.client.PAUSES_S", (0.0,))
     monkeypatch.setattr("pointsweep.storage.s3.PAUSE_S", (0.0, 0.0))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

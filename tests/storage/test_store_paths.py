@@ -17,8 +17,8 @@ from pointsweep.results.records import Layout
 from pointsweep.storage.base import MARKER, FileStore, establish, has_marker
 from pointsweep.storage.lease import leased
 from pointsweep.storage.stores import open_store
-from pointsweep.tracking.mlflow_client import prepare
-from pointsweep.tracking.sqlite_bootstrap import locked, take_artifacts_along
+from pointsweep.tracking.mlflow.client import prepare
+from pointsweep.tracking.mlflow.sqlite_bootstrap import locked, take_artifacts_along
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
 
 SWEEP = """

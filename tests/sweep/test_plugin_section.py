@@ -18,7 +18,7 @@ from pointsweep.errors import ConfigError
 from pointsweep.results import metrics
 from pointsweep.sweep.json_schema import sweep_schema
 from pointsweep.sweep.sweep import load
-from tests.support import shelf_store
+from tests.support import lines_tracker, shelf_store
 
 METHOD = """
 from typing import Literal
@@ -323,6 +323,7 @@ def installed(tmp_path) -> Path:
         "FORMAT = Format('names', lambda table, options: table.name + chr(10))\n"
     )
     (folder / "their_package" / "shelf.py").write_text(Path(shelf_store.__file__).read_text())
+    (folder / "their_package" / "lines.py").write_text(Path(lines_tracker.__file__).read_text())
     about = folder / "their_package-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
@@ -331,6 +332,7 @@ def installed(tmp_path) -> Path:
         "[pointsweep.metrics]\nalways = their_package.more:always\n"
         "[pointsweep.formats]\nnames = their_package.more:FORMAT\n"
         "[pointsweep.stores]\nshelf = their_package.shelf:ShelfStore\n"
+        "[pointsweep.trackers]\njsonl = their_package.lines:LinesTracker\n"
     )
     return folder
 
@@ -362,6 +364,17 @@ def test_an_installed_package_offers_a_kind_of_store(installed, tmp_path):
     without = ran("tables", "own", "--store", address, cwd=tmp_path, path=None)
     assert without.returncode == 2
     assert "shelf:// is not a store this version knows" in without.stderr
+
+
+def test_an_installed_package_offers_a_tracker(installed, tmp_path):
+    Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", "").replace("shift", "head_only"))
+    words = ("run", "own.yaml", "--inline", "--tracking-uri", f"jsonl:{tmp_path}/lines")
+    ended = ran(*words, cwd=tmp_path, path=installed)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"Lines    {tmp_path}/lines/own.jsonl" in ended.stdout
+    without = ran(*words, cwd=tmp_path, path=None)
+    assert without.returncode == 2
+    assert "unknown scheme 'jsonl'" in without.stderr
 
 
 def test_a_package_that_lies_in_the_current_folder_is_not_installed(installed):

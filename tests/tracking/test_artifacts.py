@@ -13,7 +13,7 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.config.validation import check_trial
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore, establish
-from pointsweep.tracking.mlflow_client import connected
+from pointsweep.tracking.mlflow.client import connected
 from pointsweep.training.runner import load_dataset
 
 SWEEP = """

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pointsweep.cli import run, sync, tables
-from pointsweep.tracking.mlflow_client import connected
+from pointsweep.tracking.mlflow.client import connected
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.cli_exit import exit_code
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
@@ -133,7 +133,7 @@ TEMPLATE_DAMAGES = [*damage.DAMAGES, damage.of_a_newer_version, damage.without_a
 @pytest.mark.parametrize("harm", TEMPLATE_DAMAGES, ids=lambda each: each.__name__)
 def test_a_damaged_template_in_the_cache_is_not_used(tmp_path, harm, monkeypatch):
     """Seen by the database that is made: it is whole, and MLflow's."""
-    from pointsweep.tracking import sqlite_bootstrap as mlflow_files
+    from pointsweep.tracking.mlflow import sqlite_bootstrap as mlflow_files
 
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
     made = tmp_path / "made.db"

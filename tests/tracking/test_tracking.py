@@ -21,13 +21,14 @@ from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
 from pointsweep.testing import chaos_flaky_proxy as chaos_tracker
 from pointsweep.testing.chaos_flaky_proxy import Line
-from pointsweep.tracking import mlflow_client as tracking
 from pointsweep.tracking.background import Mirror
 from pointsweep.tracking.mirroring import mirrored
-from pointsweep.tracking.mlflow_client import Runs, connected, finish, prepare, sync_trial
-from pointsweep.tracking.payload import marks
-from pointsweep.tracking.reader import read_table, steps_by_run
-from pointsweep.tracking.target import NotMirroredError, Target, TrackerUnavailableError, TrialTags, uri_mistake
+from pointsweep.tracking.mlflow import client as tracking
+from pointsweep.tracking.mlflow.client import Runs, connected, finish, prepare, sync_trial
+from pointsweep.tracking.mlflow.payload import marks
+from pointsweep.tracking.mlflow.reader import read_table, steps_by_run
+from pointsweep.tracking.target import NotMirroredError, Target, TrackerUnavailableError, TrialTags
+from pointsweep.tracking.trackers import uri_mistake
 from pointsweep.training.runner import Job, Task, run_pack
 from pointsweep.utils.masking import masked
 from tests.training.test_trial import config
@@ -216,7 +217,7 @@ def test_eight_processes_on_a_fresh_database_at_once_all_succeed(tmp_path):
 from pathlib import Path
 from pointsweep.results.records import SCHEMA, Record, Layout
 from pointsweep.storage.base import FileStore
-from pointsweep.tracking.mlflow_client import prepare
+from pointsweep.tracking.mlflow.client import prepare
 store = FileStore(Path({str(tmp_path)!r}))
 target = prepare("sqlite:///{tmp_path}/mlflow.db", store, Layout("together", "", ("m",), (("a",),), ("b",), ()))
 print(target.experiment_id, target.parent_run_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsweep.results.records import Layout, Record, from_json, layout_from_json
-from pointsweep.tracking.mlflow_client import (
+from pointsweep.tracking.mlflow.client import (
     STEPS,
     connected,
     require_active,
@@ -15,7 +15,7 @@ from pointsweep.tracking.mlflow_client import (
     tracker_errors,
     trial_runs,
 )
-from pointsweep.tracking.payload import joined, layout_text
+from pointsweep.tracking.mlflow.payload import joined, layout_text
 from pointsweep.tracking.target import NotMirroredError
 from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import sqlite_path

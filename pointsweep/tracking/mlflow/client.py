@@ -1,4 +1,4 @@
-"""MLflow as the live mirror of the trials' folders. The only file with mlflow.
+"""MLflow as the live mirror of the trials' folders.
 
 `sync_trial` brings one run up to what stands in its folder, whatever was sent before: called again
 it changes nothing, and a process killed between any two of its calls leaves nothing that the next
@@ -26,8 +26,20 @@ from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import read_folder
 from pointsweep.storage.base import FileStore, Store
 from pointsweep.storage.stores import folder_of
-from pointsweep.tracking.artifacts import SENT, artifact_mode, mark_of, send_sweep, send_trial
-from pointsweep.tracking.payload import (
+from pointsweep.tracking.mlflow.address import (
+    is_database,
+    target_problem,
+    uri_mistake,
+    way_back,
+)
+from pointsweep.tracking.mlflow.artifacts import (
+    SENT,
+    artifact_mode,
+    mark_of,
+    send_sweep,
+    send_trial,
+)
+from pointsweep.tracking.mlflow.payload import (
     CHUNK,
     LAYOUT_DIGEST,
     NESTED,
@@ -41,7 +53,7 @@ from pointsweep.tracking.payload import (
     source_tags,
     summary,
 )
-from pointsweep.tracking.sqlite_bootstrap import (
+from pointsweep.tracking.mlflow.sqlite_bootstrap import (
     locked,
     one_at_a_time,
     ready_made,
@@ -52,10 +64,6 @@ from pointsweep.tracking.target import (
     Target,
     TrackerUnavailableError,
     TrialTags,
-    is_database,
-    target_problem,
-    uri_mistake,
-    way_back,
 )
 from pointsweep.utils.masking import masked, scrubbed
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_problem

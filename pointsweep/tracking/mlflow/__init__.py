@@ -1,0 +1,1 @@
+"""MLflow: the tracker of every address that names no other one."""
