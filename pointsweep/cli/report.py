@@ -13,6 +13,7 @@ from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, Tra
 from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, SweepArgument, html
 from pointsweep.errors import ConfigError, StoreUnavailableError
 from pointsweep.reporting.build import build
+from pointsweep.reporting.html.page import plotly_cdn
 from pointsweep.reporting.stored import by_metric, compared, read_stored
 from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrackerUnavailableError
@@ -86,7 +87,8 @@ def write(options: ReportOptions) -> int:
         print(error, file=sys.stderr)
         return INVALID
     path = Path(options.output or f"{table.name}.html")
-    page = html(table, records, store if options.source == "store" else None, options.cdn)
+    plotly_src = plotly_cdn() if options.cdn else ""
+    page = html(table, records, store if options.source == "store" else None, plotly_src)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")

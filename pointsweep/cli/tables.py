@@ -265,15 +265,15 @@ def write_bundle(file: str, store: Store, stored: Stored) -> None:
 
 
 def html(
-    table: Table, records: Mapping[str, Record], store: Store | None, cdn: bool = False
+    table: Table, records: Mapping[str, Record], store: Store | None, plotly_src: str = ""
 ) -> str:
     """Return the report page; with curves, predictions and clouds where the store of the trials is
-    at hand. `cdn`: plotly.js is fetched when the page opens.
+    at hand. `plotly_src`: where the page fetches plotly.js instead of carrying it.
     """
     if store is None:
-        return page(table, records, {}, Evidence(), cdn=cdn)
+        return page(table, records, {}, Evidence(), plotly_src=plotly_src)
     evidence = gather(store, table, records)
-    return page(table, records, curves(store, table), evidence, cdn=cdn)
+    return page(table, records, curves(store, table), evidence, plotly_src=plotly_src)
 
 
 def printed(

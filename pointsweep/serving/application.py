@@ -23,8 +23,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from pointsweep.errors import unknown
+from pointsweep.reporting.html.page import plotly_file
 from pointsweep.serving import pages
-from pointsweep.serving.watch import StoreWatch, SweepWatch
+from pointsweep.serving.watch import ASSETS, StoreWatch, SweepWatch
 from pointsweep.utils.masking import masked, scrubbed
 
 log = logging.getLogger("pointsweep.serving")
@@ -33,8 +34,9 @@ T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
 
 COOKIE = "pointsweep-serve"
-ASSETS = "/assets/"  # which hold nothing of a store
 FIRST_LOOK_S = 2.0  # a page waits so long for the store before it is sent without its content
+# plotly.js has its version in its name: what a browser has kept of it is never out of date
+KEPT = "public, max-age=31536000, immutable"
 ALIVE_S = 4.0  # between two signs of life; a browser gives up after three of them
 STEP_S = 0.25  # in which a stream notices that the server ends
 POLICY = (
@@ -182,11 +184,8 @@ class Routes:
             text = made.problem if made is not None else state.problem
             return _page(pages.message(name, text or "There is no table yet."))
         # The page has a policy of its own, for its own scripts.
-        headers = {"Content-Security-Policy": "frame-ancestors 'self'", "Vary": "Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            headers["Content-Encoding"] = "gzip"
-            return Response(made.packed, media_type="text/html", headers=headers)
-        return Response(made.data, media_type="text/html", headers=headers)
+        headers = {"Content-Security-Policy": "frame-ancestors 'self'"}
+        return _packed(made.data, made.packed, "text/html", headers, request)
 
     async def sweep_events(self, name: str) -> Response:
         """Return a stream of what changes on the page of a sweep."""
@@ -204,8 +203,12 @@ class Routes:
 
         return _stream(look, self.ending)
 
-    async def asset(self, name: str) -> Response:
+    async def asset(self, name: str, request: Request) -> Response:
         """A script or a style sheet."""
+        if name == await in_thread(plotly_file):
+            data, packed = await in_thread(pages.plotly)
+            headers = {"Cache-Control": KEPT}
+            return _packed(data, packed, "text/javascript", headers, request)
         if name not in pages.ASSETS:
             return _page(pages.message("Not found", "There is no such file."), 404)
         return Response(pages.asset(name), media_type=pages.ASSETS[name])
@@ -255,7 +258,7 @@ def _guard(access: Access) -> Callable[[Request, Answer], Awaitable[Response]]:
         else:
             response = _refused(access)
         for name, value in HEADERS.items():
-            response.headers[name] = value
+            response.headers.setdefault(name, value)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
 
@@ -280,6 +283,17 @@ def _refused(access: Access) -> Response:
         return _page(pages.message("A token is needed", text, ask_token=True), 401)
     text = "This server answers to names of its own machine, such as localhost and 127.0.0.1."
     return _page(pages.message("Another name", text), 421)
+
+
+def _packed(
+    data: bytes, packed: bytes, kind: str, headers: dict[str, str], request: Request
+) -> Response:
+    """Return data, or the same packed by gzip to who takes that."""
+    headers = {**headers, "Vary": "Accept-Encoding"}
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        return Response(data, media_type=kind, headers=headers)
+    headers["Content-Encoding"] = "gzip"
+    return Response(packed, media_type=kind, headers=headers)
 
 
 def _page(text: str, status: int = 200) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from importlib import resources
 
 import jinja2
 
+from pointsweep.reporting.html.page import plotly_js
 from pointsweep.serving.watch import RunningTrial, SweepState
 from pointsweep.utils.console import visible
 from pointsweep.utils.numbers import percent
@@ -58,6 +60,13 @@ def _made(template: str, **values: object) -> str:
 def asset(name: str) -> bytes:
     """Return a script or a style sheet, one of ASSETS."""
     return resources.files("pointsweep.serving").joinpath(name).read_bytes()
+
+
+@functools.cache
+def plotly() -> tuple[bytes, bytes]:
+    """Return plotly.js, and the same packed by gzip."""
+    data = plotly_js().encode()
+    return data, gzip.compress(data, 6, mtime=0)
 
 
 def index(states: Sequence[SweepState] | None, store: str, problem: str = "") -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from pointsweep.errors import StoreError
 from pointsweep.reporting.build import build, read_layout
+from pointsweep.reporting.html.page import plotly_file
 from pointsweep.reporting.standing import SweepStanding, TrialStanding, places, sweep_names
 from pointsweep.reporting.stored import compared
 from pointsweep.reporting.table import Table
@@ -34,6 +35,7 @@ from pointsweep.utils.masking import scrubbed
 
 log = logging.getLogger("pointsweep.serving")
 
+ASSETS = "/assets/"  # the address of scripts and style sheets, which hold nothing of a store
 PAUSE_S = (1.0, 15.0)  # between two looks at a folder, and at a store on a server
 COST = 10.0  # a pause is this many times the processor's time that it follows
 ALL_S = 60.0  # between two looks at the finished trials of a folder too
@@ -41,7 +43,8 @@ REPORT_S = 2.0  # between two reports, at least
 SETTLING_S = 20.0  # between two trials nobody works on one, which is no interruption
 MOST_RUNNING = 12  # trials that are described
 
-MakePage = Callable[[Table, Mapping[str, Record], Store], str]
+# the last argument: from where the page fetches plotly.js
+MakePage = Callable[[Table, Mapping[str, Record], Store, str], str]
 
 
 @dataclass(frozen=True)
@@ -302,7 +305,7 @@ class SweepWatch:
         whole = {key: self._completed[key][1] for key in records}
         layout, shown = compared(layout, whole, self.store)
         table = build(layout, shown, failures)
-        return self.make_page(table, shown, self.store)
+        return self.make_page(table, shown, self.store, f"{ASSETS}{plotly_file()}")
 
 
 def _report(data: bytes, problem: str = "") -> Report:

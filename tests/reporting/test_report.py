@@ -17,7 +17,7 @@ from pointsweep.reporting.build import build
 from pointsweep.reporting.formats.registry import render
 from pointsweep.reporting.html.comparison import commands, replay, rerun
 from pointsweep.reporting.html.evidence import Evidence
-from pointsweep.reporting.html.page import page
+from pointsweep.reporting.html.page import page, plotly_cdn
 from pointsweep.results.records import CellLayout, Layout
 from tests.reporting.test_tables import failures, layout, record, records
 
@@ -109,7 +109,7 @@ def test_the_page_asks_the_network_for_nothing_and_runs_no_script_but_its_two():
 
 
 def test_with_cdn_the_page_is_small_and_fetches_one_file_whose_digest_it_names():
-    source = page(build(layout(), records(), failures()), records(), CURVES, cdn=True)
+    source = page(build(layout(), records(), failures()), records(), CURVES, plotly_src=plotly_cdn())
     made = Reader(source)
     assert len(source) < 300_000
     [address] = [value for name, value in made.attributes if name == "src"]
@@ -126,7 +126,7 @@ def test_every_section_is_reached_from_the_top():
 
 
 def test_every_chart_has_a_title_and_a_text():
-    source = page(build(layout(), records(), failures()), records(), CURVES, cdn=True)
+    source = page(build(layout(), records(), failures()), records(), CURVES, plotly_src=plotly_cdn())
     charts = re.findall(r'class="plot" role="group" tabindex="0" aria-labelledby="([^"]+)" aria-describedby="([^"]+)"', source)
     titles = dict(re.findall(r'<figcaption id="([^"]+)">([^<]+)<', source))
     texts = dict(re.findall(r'<p id="([^"]+)">([^<]+)</p>', source))
@@ -155,16 +155,16 @@ def test_best_and_tied_are_marked_by_the_tests_and_not_by_the_mean():
     shape = Layout("s", "S", ("method",), (("one",), ("two",), ("three",)), ("a",), cells)
     values = {0: (0.80, 0.82, 0.81, 0.83), 1: (0.81, 0.81, 0.82, 0.82), 2: (0.51, 0.50, 0.53, 0.52)}
     found = {f"{row}/{seed}": record(f"{row}/{seed}", value) for row, each in values.items() for seed, value in enumerate(each)}
-    marks = re.findall(r'<td class="([^"]+)" data-value', page(build(shape, found, {}), found, {}, cdn=True))
+    marks = re.findall(r'<td class="([^"]+)" data-value', page(build(shape, found, {}), found, {}, plotly_src=plotly_cdn()))
     assert marks == ["first tied", "first tied", "first"]
     found |= {f"1/{seed}": record(f"1/{seed}", value - 0.15) for seed, value in enumerate(values[1])}
-    marks = re.findall(r'<td class="([^"]+)" data-value', page(build(shape, found, {}), found, {}, cdn=True))
+    marks = re.findall(r'<td class="([^"]+)" data-value', page(build(shape, found, {}), found, {}, plotly_src=plotly_cdn()))
     assert marks == ["first best", "first second", "first"]
 
 
 def test_the_table_is_in_the_page_as_csv_and_tex():
     made = build(layout(), records(), failures())
-    source = page(made, records(), CURVES, cdn=True)
+    source = page(made, records(), CURVES, plotly_src=plotly_cdn())
     exports = {
         re.search('data-file="([^"]+)"', attributes)[1]: json.loads(text)["text"]
         for attributes, text in scripts(source)

@@ -222,6 +222,8 @@ async def looked(path: Path, folder: Path) -> dict:
         await tab.open(path.as_uri(), "document.readyState === 'complete' && !document.getElementById('tools').hidden")
         await shown_whole(tab)
         seen = await tab.evaluate(LOOK)
+        await tab.evaluate("document.querySelector('#table details').open = true")
+        await tab.wait(f"{DRAWN}[0].querySelector('.main-svg')")
         number = await tab.evaluate(f"{DRAWN}.length")
         seen["charts"], kinds = [], set()
         for index in range(number):
@@ -295,8 +297,9 @@ def test_nothing_is_complained_of_no_label_is_run_and_nothing_is_fetched(seen):
 def test_every_chart_answers_hover_zoom_and_keys(seen):
     titles = [chart["title"] for chart in seen["charts"]]
     for word in (
+        "by epoch, each seed",
         "parameters",
-        "by epoch",
+        "test/accuracy by epoch",
         "Pareto front",
         "history",
         "Importance",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from pointsweep.serving import application as module
 from pointsweep.serving.application import Access, application
@@ -202,6 +203,22 @@ def test_pages_load_nothing_from_elsewhere(disk):
         assert " style=" not in page and "onclick" not in page
     assert found.get("/assets/live.js").headers["content-type"].startswith("text/javascript")
     assert found.get("/assets/serve.css").headers["content-type"].startswith("text/css")
+
+
+def test_plotly_is_a_file_of_its_own_that_a_browser_keeps(disk):
+    found = client(disk)
+    report = found.get("/sweeps/made/report").text
+    [address] = re.findall(r'<script src="([^"]+)"', report)
+    assert address == f"/assets/plotly-{get_plotlyjs_version()}.min.js"
+    assert len(report) < 300_000 and " 'self'; img-src" in html.unescape(report)
+    for encoding, packed in (("identity", False), ("gzip", True)):
+        answer = found.get(address, headers={"Accept-Encoding": encoding})
+        assert answer.text == get_plotlyjs()
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["vary"] == "Accept-Encoding"
+        assert ("content-encoding" in answer.headers) == packed
+    assert int(answer.headers["content-length"]) < len(get_plotlyjs()) / 2
+    assert found.get("/assets/plotly-0.0.0.min.js").status_code == 404
 
 
 def test_a_report_travels_packed_to_who_takes_it_so(disk):

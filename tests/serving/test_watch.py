@@ -12,6 +12,7 @@ import pytest
 from pointsweep.cli.tables import html
 from pointsweep.errors import StoreError
 from pointsweep.reporting.build import build, curves, read
+from pointsweep.reporting.html.page import plotly_file
 from pointsweep.reporting.stored import compared
 from pointsweep.results import record_index
 from pointsweep.results.records import CellLayout, Layout, plan_json
@@ -166,7 +167,8 @@ def test_the_report_is_the_page_that_the_command_report_writes(trained):
     store = FileStore(trained)
     layout, records, failures = read(store, "tiny")
     layout, records = compared(layout, records, store)
-    assert made.data.decode() == html(build(layout, records, failures), records, store)
+    beside = f"/assets/{plotly_file()}"
+    assert made.data.decode() == html(build(layout, records, failures), records, store, beside)
     assert made.problem == ""
 
 

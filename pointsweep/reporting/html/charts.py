@@ -170,6 +170,8 @@ def with_band(
     how its numbers are printed.
     """
     x = np.array([point[0] for point in points], dtype=float)
+    if np.all(np.abs(x) < 2**15) and np.all(x == np.rint(x)):
+        x = x.astype(np.int16)  # epochs: a quarter of the bytes
     # Single precision draws as well, and makes a smaller page.
     y, low, high = np.array([point[1:] for point in points], dtype=np.float32).T
     shown = label(name)

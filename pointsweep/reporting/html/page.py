@@ -3,8 +3,8 @@ their runs, and what the sweep has to show beside it.
 
 Templates (templates/, Jinja2, everything escaped) give the structure, figures of Plotly the charts.
 Nothing comes from the network: the page's policy allows its own style and the scripts inside, named
-by their digests, and nothing else. `cdn`: plotly.js is fetched from its makers' server instead,
-which makes a file of some 100 kB of one of 5 MB.
+by their digests, and nothing else. With `plotly_src` the page fetches plotly.js from this address
+instead, which makes a file of some 100 kB of one of 5 MB.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ def page(
     curves: Mapping[str, Sequence[float]],
     evidence: Evidence | None = None,
     *,
-    cdn: bool = False,
+    plotly_src: str = "",
 ) -> str:
     """Return the whole page. `curves` holds the table's metric (fraction) by epoch, by trial key;
     without records only the table.
     """
     evidence = evidence or Evidence()
-    sections: list[Section] = [results(table, records, evidence.links)]
+    sections: list[Section] = [results(table, records, evidence.links, curves)]
     data: dict[str, Any] = {}
-    plotly = plotly_url = plotly_digest = ""
+    plotly = plotly_digest = ""
     if records:
         # Plotly takes half a second to import, and most commands make no page.
         from pointsweep.reporting.html.contents import sections as further
 
         found, data = further(table, records, curves, evidence)
         sections += found
-        plotly, plotly_url = plotly_js()
+        plotly = plotly_js()
         plotly_digest = digest(plotly)
-    data = {"name": table.name, **data}
+    data = {"name": table.name, "metric": table.metric, **data}
 
     own = _file("report.js")
     body = _environment().get_template("body.html").render(
@@ -68,14 +68,14 @@ def page(
     )  # fmt: skip
     scripts = [digest(own)]
     if plotly:
-        scripts.append(plotly_url if cdn else plotly_digest)
+        scripts.append(_allowed(plotly_src) if plotly_src else plotly_digest)
     made = _environment().get_template("page.html").render(
         title=visible(table.title),
         policy=_policy(scripts),
         style=Markup(_file("report.css")),
         body=Markup(visible(body, keep="\n\t")),
-        plotly="" if cdn else Markup(plotly),
-        plotly_url=plotly_url if cdn else "",
+        plotly="" if plotly_src else Markup(plotly),
+        plotly_src=plotly_src if plotly else "",
         plotly_digest=plotly_digest.strip("'"),
         script=Markup(own),
     )  # fmt: skip
@@ -83,17 +83,35 @@ def page(
 
 
 @functools.cache
-def plotly_js() -> tuple[str, str]:
-    """Return the text of plotly.js, and the address from which its makers offer the same file."""
-    from plotly.offline import get_plotlyjs, get_plotlyjs_version
+def plotly_js() -> str:
+    """Return the text of plotly.js."""
+    from plotly.offline import get_plotlyjs
 
-    return get_plotlyjs(), f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
+    return str(get_plotlyjs())
+
+
+@functools.cache
+def plotly_file() -> str:
+    """Return the name of plotly.js with its version: another text has another name."""
+    from plotly.offline import get_plotlyjs_version
+
+    return f"plotly-{get_plotlyjs_version()}.min.js"
+
+
+def plotly_cdn() -> str:
+    """Return the address from which the makers of plotly.js offer the same file."""
+    return f"https://cdn.plot.ly/{plotly_file()}"
 
 
 @functools.cache
 def digest(script: str) -> str:
     """Return a script's digest, as a policy names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _allowed(address: str) -> str:
+    """Return how a policy names the source of a script: a path is on the page's own server."""
+    return address if address.startswith("https:") else "'self'"
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -124,7 +142,9 @@ def _environment() -> jinja2.Environment:
 
 def _script_json(data: Any) -> Markup:
     """Return data as JSON that no text inside can end an element with."""
-    text = data if isinstance(data, str) else json.dumps(data, allow_nan=False)
+    text = (
+        data if isinstance(data, str) else json.dumps(data, allow_nan=False, separators=(",", ":"))
+    )
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return Markup(text)

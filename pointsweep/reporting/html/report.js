@@ -84,13 +84,16 @@
     }), ...commands.map((text) => line(make("code", "", text))));
   }
 
+  const places = new Map([...at("table").querySelectorAll("details")].map((element, i) => [element, i]));
   if (at("runs")) {
-    const places = new Map([...at("table").querySelectorAll("details")].map((element, i) => [element, i]));
-    let cells = null;  // some megabytes: read when the first cell opens
+    let kept = null;  // some megabytes: read when the first cell opens
     at("table").addEventListener("toggle", ({ target }) => {
       if (!target.open || target.children.length > 1) return;
-      cells ||= JSON.parse(at("runs").textContent);
-      target.append(opened(cells[places.get(target)]));
+      kept ||= JSON.parse(at("runs").textContent);
+      const [interval, runs, commands] = kept.cells[places.get(target)];
+      target.append(opened({ interval, commands, runs: runs.map(([seed, key, lines, bad, link]) => ({
+        seed, key, bad, lines: lines.map((number) => kept.lines[number]), link: link === undefined ? "" : kept.lines[link].replaceAll("{key}", key),
+      })) }));
     }, true);
   }
 
@@ -108,8 +111,8 @@
 
   // Theme: the system's, until the button (or ?theme=dark) says otherwise.
 
-  const dark = matchMedia("(prefers-color-scheme: dark)"), printing = matchMedia("print");
-  const shown = () => (printing.matches ? "light" : root.dataset.theme || (dark.matches ? "dark" : "light"));
+  const dark = matchMedia("(prefers-color-scheme: dark)"), paper = () => root.classList.contains("paper");
+  const shown = () => (paper() ? "light" : root.dataset.theme || (dark.matches ? "dark" : "light"));
   const asked = new URLSearchParams(location.search).get("theme");
   if (asked === "dark" || asked === "light") root.dataset.theme = asked;
   at("theme").hidden = false;
@@ -225,11 +228,28 @@
     if ((width < NARROW) !== (innerWidth < NARROW)) repaint();
     width = innerWidth;
   });
+  // On paper everything is drawn, and as wide as the sheet: no chart and no table is cut. Three charts stand on a sheet.
+  const LOW = 280, heights = new Map();
   addEventListener("beforeprint", () => {
+    root.classList.add("paper");
+    for (const element of document.querySelectorAll(".plot")) {
+      const height = parseFloat(element.style.height);
+      heights.set(element, element.style.height);
+      if (height < 2 * LOW) element.style.height = `${Math.min(height, LOW)}px`;
+    }
     for (const element of document.querySelectorAll(".one:not([hidden]) .plot")) ready(element);
     repaint();
+    for (const table of document.querySelectorAll(".scroll > table")) {
+      if (table.scrollWidth > table.parentElement.clientWidth) table.style.zoom = table.parentElement.clientWidth / table.scrollWidth;
+    }
   });
-  addEventListener("afterprint", repaint);
+  addEventListener("afterprint", () => {
+    root.classList.remove("paper");
+    for (const [element, height] of heights) element.style.height = height;
+    heights.clear();
+    for (const table of document.querySelectorAll(".scroll > table")) table.style.zoom = "";
+    repaint();
+  });
 
   // Of several charts the one whose labels are chosen; a label that has none with the others is replaced by the first that has.
   for (const chart of document.querySelectorAll("figure.chart")) {
@@ -301,6 +321,28 @@
     element.setAttribute("aria-label", title);
     queueMicrotask(() => { if (element.isConnected) draw(element, figure, title); });
     return make("div", "drawn", make("p", "caption", title), element);
+  }
+
+  // An opened cell shows the table's metric by epoch, a line each seed.
+  function cellCurves(seeds) {
+    const lines = seeds.map(({ seed, last, step, values }, i) => ({
+      type: "scatter", mode: "lines", name: `seed ${seed}`, line: { width: 1.5, dash: ["solid", "dash", "dot", "dashdot"][Math.floor(i / 8) % 4] },
+      x: values.map((_, j) => last - step * (values.length - 1 - j)), y: values.map((value) => value / 100), hovertemplate: "%{y:.1f}", meta: { slot: i },
+    }));
+    const layout = {
+      margin: { l: 40, r: 8, t: 30, b: 34 }, showlegend: false, hovermode: "x unified", hoverlabel: { font: { size: 11 } }, font: { size: 11 },
+      xaxis: { title: { text: "epoch" }, showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "dot" }, yaxis: { automargin: true, title: { text: "%" } },
+    };
+    return plot(`${data.metric} by epoch, each seed`, 210, { data: lines, layout });
+  }
+  if (at("cell-curves")) {
+    let cells = null;
+    at("table").addEventListener("toggle", ({ target }) => {
+      if (!target.open || target.querySelector(".plot")) return;
+      cells ||= JSON.parse(at("cell-curves").textContent);
+      const seeds = cells[places.get(target)];
+      if (seeds.length) target.lastElementChild.prepend(cellCurves(seeds));
+    }, true);
   }
 
   // Two arms
@@ -463,7 +505,7 @@
   }
 
   // What is right in blue, what is wrong in red, by its share of the row.
-  function matrix(truth, table) {
+  function matrix(name, truth, table) {
     const size = table.length, totals = table.map((row) => row.reduce((sum, value) => sum + value, 0)), places = [...table.keys()];
     const names = places.map((i) => escaped(className(truth, i)));
     const layer = (name, slot, right) => ({
@@ -477,7 +519,7 @@
       margin: { l: 70, r: 10, t: 40, b: 70 }, hovermode: "closest", xaxis: { ...axis, range: [-0.5, size - 0.5], tickangle: -60, title: { text: "predicted" }, constrain: "domain" },
       yaxis: { ...axis, range: [size - 0.5, -0.5], scaleanchor: "x", constrain: "domain", title: { text: "true" } },
     };
-    return plot("Confusion matrix", Math.min(720, 240 + 26 * size, at("confusion").clientWidth + 90), { data: [layer("right", 0, true), layer("wrong", 4, false)], layout });
+    return plot(`Confusion matrix, ${name}`, Math.min(720, 240 + 26 * size, at("confusion").clientWidth + 90), { data: [layer("right", 0, true), layer("wrong", 4, false)], layout });
   }
 
   function confusion() {
@@ -487,7 +529,7 @@
     table.forEach((row, i) => row.forEach((value, j) => { if (i !== j && value) pairs.push([value, i, j]); }));
     pairs.sort((a, b) => b[0] - a[0]);
     const list = make("ol", "", ...pairs.slice(0, 12).map(([value, i, j]) => make("li", "", `${className(truth, i)} → ${className(truth, j)}: ${value}`)));
-    at("confusion").replaceChildren(make("div", "confusion", matrix(truth, table), make("div", "", make("h3", "", "Most often confused"), list)));
+    at("confusion").replaceChildren(make("div", "confusion", matrix(arm.name, truth, table), make("div", "", make("h3", "", "Most often confused"), list)));
   }
 
   // What is drawn from predictions waits, as the other charts do, until it comes near the window.

@@ -4,9 +4,10 @@ sorting, and the runs that it opens.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pointsweep.reporting.best_cells import legend, standings, tied
@@ -23,6 +24,9 @@ from pointsweep.utils.numbers import percent
 # a sha256, of which a cell shows the first digits
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 MOST_OPEN = 1500  # trials whose runs stand in the page's markup; of more, report.js writes them
+# of a seed's curve in an opened cell, and the same of a page with more trials than MOST_OPEN
+CURVE_POINTS = (60, 20)
+KEY = "{key}"  # in the place of a trial's key, in a link that is kept once
 LEAD = "A cell opens its runs; a heading sorts by its column."
 TIED = (
     "≈: shares the first place of its column, the tests do not tell it apart from the highest mean"
@@ -52,12 +56,19 @@ class ShownCell:
     runs: tuple[Run, ...]
     commands: tuple[str, ...]
     beside: tuple[str, ...]  # what the further sub-columns show
+    curves: tuple[Mapping[str, Any], ...] = ()  # the metric by epoch, of every seed
 
 
-def results(table: Table, records: Mapping[str, Record], links: Mapping[str, str]) -> Section:
+def results(
+    table: Table,
+    records: Mapping[str, Record],
+    links: Mapping[str, str],
+    curves: Mapping[str, Sequence[float]],
+) -> Section:
     """Return the section of the table."""
-    rows = list(_rows(table, records, links))
     later = sum(len(cell.keys) for cell in table.cells) > MOST_OPEN
+    rows = list(_rows(table, records, links, curves, CURVE_POINTS[later]))
+    opened = [cell for _, cells in rows for cell in cells if cell.runs]
     values: dict[str, Any] = {
         "table": table,
         "subs": [name for name, _ in headings(table)],
@@ -65,7 +76,8 @@ def results(table: Table, records: Mapping[str, Record], links: Mapping[str, str
         "notes": footnotes(table),
         "legend": _legend(table),
         "later": later,
-        "runs": [asdict(cell) for _, cells in rows for cell in cells if cell.runs] if later else [],
+        "runs": _later(opened) if later else {},
+        "curves": [cell.curves for cell in opened] if any(cell.curves for cell in opened) else [],
         "exports": {
             f"{table.name}.csv": comma_separated(table, DEFAULTS),
             f"{table.name}.tex": latex(table, DEFAULTS),
@@ -80,7 +92,11 @@ def _legend(table: Table) -> str:
 
 
 def _rows(
-    table: Table, records: Mapping[str, Record], links: Mapping[str, str]
+    table: Table,
+    records: Mapping[str, Record],
+    links: Mapping[str, str],
+    curves: Mapping[str, Sequence[float]],
+    most_points: int,
 ) -> Iterator[tuple[tuple[str, ...], list[ShownCell]]]:
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     places = standings(table, "tests") | dict.fromkeys(tied(table), "tied")
@@ -100,9 +116,44 @@ def _rows(
                     tuple(_runs(table, cell, records, links)) if opened else (),
                     tuple(commands(table, cell).strip().splitlines()) if opened else (),
                     tuple(show(cell) for _, show in subs),
+                    tuple(_curves(cell, curves, most_points)) if opened else (),
                 )
             )
         yield labels, shown
+
+
+def _later(cells: Sequence[ShownCell]) -> dict[str, Any]:
+    """Return what report.js writes when a cell opens. Most lines stand in many trials: each is
+    kept once, and a trial has their numbers.
+    """
+    numbers: dict[str, int] = {}
+
+    def number(line: str) -> int:
+        return numbers.setdefault(line, len(numbers))
+
+    found = []
+    for cell in cells:
+        runs = []
+        for run in cell.runs:
+            kept = [run.seed, run.key, [number(line) for line in run.lines], int(run.bad)]
+            runs.append([*kept, number(run.link.replace(run.key, KEY))] if run.link else kept)
+        found.append([cell.interval, runs, cell.commands])
+    return {"lines": list(numbers), "cells": found}
+
+
+def _curves(
+    cell: TableCell, curves: Mapping[str, Sequence[float]], most_points: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the metric by epoch of each seed with two epochs: every `step`-th value up to the
+    epoch `last`, in hundredths of a percent.
+    """
+    for seed, key in cell.keys:
+        values = curves.get(key, ())
+        if len(values) < 2 or not all(map(math.isfinite, values)):
+            continue
+        step = math.ceil(len(values) / most_points)
+        shown = [round(10_000 * value) for value in values[::-1][::step][::-1]]
+        yield {"seed": seed, "last": len(values), "step": step, "values": shown}
 
 
 def _interval(cell: TableCell) -> str:
