@@ -15,8 +15,10 @@ from pointsweep.errors import ConfigError, StoreUnavailableError
 from pointsweep.reporting.build import build
 from pointsweep.reporting.html.page import plotly_cdn
 from pointsweep.reporting.stored import by_metric, compared, read_stored
+from pointsweep.results.events import read_events
 from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrackerUnavailableError
+from pointsweep.tracking.tensorboard import trials_of, write_trials
 from pointsweep.utils.cli_exit import INVALID
 
 
@@ -33,6 +35,7 @@ class ReportOptions:
     tracking_uri: str | None = None
     allow_plugins: bool = False
     cdn: bool = False
+    tensorboard: str | None = None  # a folder: event files in place of the page
 
 
 def report(
@@ -54,6 +57,12 @@ def report(
             "--cdn", help="fetch plotly.js when the page opens: a file of 100 kB instead of 5 MB"
         ),
     ] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option(
+            "--tensorboard", metavar="FOLDER", help="write event files of TensorBoard instead"
+        ),
+    ] = None,
     allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
@@ -63,7 +72,16 @@ def report(
     """
     return write(
         ReportOptions(
-            sweep, output, metric, protocol, store, source, tracking_uri, allow_plugins, cdn
+            sweep,
+            output,
+            metric,
+            protocol,
+            store,
+            source,
+            tracking_uri,
+            allow_plugins,
+            cdn,
+            tensorboard,
         )
     )
 
@@ -73,6 +91,8 @@ main = Program("report", report, examples=("quickstart", "quickstart -o /tmp/rep
 
 def write(options: ReportOptions) -> int:
     """Write the report and print where it is; return the exit code."""
+    if options.tensorboard is not None:
+        return write_events(options, Path(options.tensorboard))
     try:
         store = open_store(options.store)
         stored = read_stored(
@@ -96,4 +116,25 @@ def write(options: ReportOptions) -> int:
         print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
         return INVALID
     print(path)
+    return 0
+
+
+def write_events(options: ReportOptions, folder: Path) -> int:
+    """Write the trials as event files of TensorBoard and print where they are; return the exit
+    code.
+    """
+    try:
+        if options.source != "store" or options.output is not None:
+            raise ValueError("--tensorboard is written from the store alone, to its own folder")
+        store = open_store(options.store)
+        layout, records, _ = read_stored(options.sweep, store, allow_plugins=options.allow_plugins)
+        keys = {key for cell in layout.cells for _, key in cell.keys}
+        histories = {key: read_events(store, key) for key in keys}
+        trials = list(trials_of(layout, records, histories))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_trials(folder, trials, options.protocol or layout.protocol)
+    except (ValueError, OSError, StoreUnavailableError) as error:
+        print(error, file=sys.stderr)
+        return INVALID
+    print(f"{folder}: {len(trials)} trials")
     return 0
