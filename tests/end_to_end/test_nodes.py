@@ -64,11 +64,11 @@ def wait_until(met: Callable[[], bool], doing: str) -> None:
         time.sleep(0.2)
 
 
-def submit(address: str, line: str, variables: dict[str, str]):
+def submit(address: str, line: str, variables: dict[str, str], shipped: Path = ROOT):
     """The client and the job's id, as `ray job submit --working-dir .` makes it; a fresh head may have no agent for some seconds."""
     from ray.job_submission import JobSubmissionClient
 
-    client, environment = None, {"working_dir": str(ROOT), "env_vars": variables}
+    client, environment = None, {"working_dir": str(shipped), "env_vars": variables}
     for _ in range(60):
         with contextlib.suppress(RuntimeError, ConnectionError):
             client = client or JobSubmissionClient(address)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.end_to_end.test_nodes import nodes, submit, variables, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_your_own"
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -83,6 +86,37 @@ def test_on_ray_workers_import_what_the_launch_has_sent_them(folder, store, tmp_
         assert record["metrics"] == here[key]["metrics"]
         sent = {name: value for name, value in record["origin"].items() if name.startswith("plugin.")}
         assert sent == {name: value for name, value in here[key]["origin"].items() if name.startswith("plugin.")}
+
+
+JOB = """
+import shutil, sys
+import pointsweep
+
+sweep = pointsweep.load(sys.argv[1] + "/own.yaml", *sys.argv[4:], allow_plugins=True)
+shutil.move(sys.argv[1], sys.argv[2])
+pointsweep.run(sweep, store=sys.argv[3], tracking_uri="none", workers=1)
+"""
+
+
+def test_as_a_ray_job_nothing_but_the_launch_brings_the_code_to_the_workers(folder, store, tmp_path, monkeypatch):
+    """What the job ships is a folder without plug-ins, and theirs is gone before a worker starts; trials run on another node."""
+    inline = command("run", "own.yaml", "--inline", "--allow-plugins", "--store", str(tmp_path / "inline"), *QUICK, cwd=folder)
+    assert inline.returncode == 0, inline.stderr
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "job.py").write_text(JOB)
+    line = shlex.join([sys.executable, "job.py", str(folder), str(tmp_path / "away"), str(store), *QUICK])
+    with nodes(2, monkeypatch, num_cpus=0) as (cluster, _):
+        address = f"http://{cluster.head_node.webui_url}"
+        client, job = submit(address, line, variables(), shipped)
+        wait_until(lambda: client.get_job_status(job).is_terminal(), "the end of the job")
+        logs = client.get_job_logs(job)
+    assert not folder.exists(), logs
+    here, on_ray = records(tmp_path / "inline"), records(store)
+    assert on_ray.keys() == here.keys(), logs
+    for key, record in on_ray.items():
+        assert record["metrics"] == here[key]["metrics"]
+        assert record["origin"]["plugin.knots"] == here[key]["origin"]["plugin.knots"]
 
 
 def test_the_examples_own_tests_pass(folder):
