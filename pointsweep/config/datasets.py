@@ -18,9 +18,12 @@ from pointsweep.config.base import (
     TwoPositives,
     Whole,
 )
+from pointsweep.errors import unknown
 
 Rotation = Literal["none", "gravity", "all"]
 NumPoints = Annotated[int, Field(ge=8), IN_64_BITS]
+# What files may give of a point beside its coordinates, and how many numbers it is.
+FEATURE_CHANNELS = {"normal": 3, "color": 3, "intensity": 1}
 
 
 class DatasetConfig(NamedConfig):
@@ -82,6 +85,16 @@ class DatasetConfig(NamedConfig):
     def has_validation(self) -> bool:
         """Return whether there are validation clouds."""
         return self.val_fraction > 0
+
+    @property
+    def point_features(self) -> tuple[str, ...]:
+        """What stands behind the coordinates of a point, in this order."""
+        return ()
+
+    @property
+    def feature_channels(self) -> int:
+        """Return how many numbers stand behind the coordinates of a point."""
+        return sum(FEATURE_CHANNELS[name] for name in self.point_features)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.rotate_together and self.rotate == "none":
@@ -147,7 +160,9 @@ class CloudFilesConfig(DatasetConfig):
     split_key: Added[str | None] = None
     """Key of the split of each cloud, where one file of arrays holds several."""
     features: Annotated[tuple[str, ...], Strict(False)] = ("xyz",)
-    """Every model takes coordinates alone: xyz."""
+    """xyz, and behind it what the model is to see of a point: normal, color, intensity; the
+    networks pointnet2 and pointnext take them.
+    """
     stored_points: Whole = 2048
     """At most so many points of a cloud; so many of a mesh."""
     keep_units: bool = False
@@ -159,6 +174,10 @@ class CloudFilesConfig(DatasetConfig):
     @property
     def has_validation(self) -> bool:
         return self.val is not None or super().has_validation
+
+    @property
+    def point_features(self) -> tuple[str, ...]:
+        return tuple(name for name in self.features if name in FEATURE_CHANNELS)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -172,14 +191,15 @@ class CloudFilesConfig(DatasetConfig):
                     " decides the head's size; `pointsweep data add FOLDER` counts them"
                 ),
             )
-        if self.features != ("xyz",):
-            asked = ", ".join(name for name in self.features if name != "xyz") or "no xyz"
+        known = ("xyz", *FEATURE_CHANNELS)
+        for name in self.features:
+            if name not in known:
+                yield "features", unknown("feature", name, known, "Allowed")
+        if self.features[:1] != ("xyz",) or len(set(self.features)) < len(self.features):
             yield (
                 "features",
-                (
-                    f"every model takes coordinates alone, {asked} cannot be given to it; allowed:"
-                    " [xyz]"
-                ),
+                f"must be xyz and then each of {', '.join(FEATURE_CHANNELS)} at most once, got"
+                f" {list(self.features)}",
             )
         if self.test is None and self.test_fraction == 0:
             yield "test", "null leaves nothing to test on; set test, or test_fraction above 0"

@@ -36,6 +36,9 @@ class NetworkConfig(NamedConfig):
 
     trainable: ClassVar[bool] = True
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
+    # True: the network is made with the number of channels behind the coordinates, as a fourth
+    # argument, where the data set has some (dataset.features).
+    takes_features: ClassVar[bool] = False
 
 
 class DGCNNConfig(NetworkConfig):
@@ -128,6 +131,8 @@ class PointNetConfig(NetworkConfig):
 class PointNet2Config(NetworkConfig):
     """PointNet++: PointNet within balls around farthest points."""
 
+    takes_features: ClassVar[bool] = True
+
     name: Literal["pointnet2"] = "pointnet2"
     strides: TwoCounts = (2, 4)
     """Points per centre, of the cloud and then of the first stage's centres."""
@@ -139,6 +144,8 @@ class PointNet2Config(NetworkConfig):
 
 class PointNeXtConfig(NetworkConfig):
     """PointNeXt: PointNet++ with inverted residual blocks and modern training."""
+
+    takes_features: ClassVar[bool] = True
 
     name: Literal["pointnext"] = "pointnext"
     width: Count = 32

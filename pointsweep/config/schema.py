@@ -164,6 +164,18 @@ class TrialConfig(Config):
         if dataset.heights and (self.tokenizer is None or self.tokenizer.name != "point_pn"):
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
             yield "dataset.heights", text
+        if dataset.point_features and not (network is not None and network.takes_features):
+            model = network.name if network is not None else "the tokenizer"
+            named = [
+                name
+                for name, kind in registry.config_classes("networks").items()
+                if getattr(kind, "takes_features", False)
+            ]
+            yield (
+                "dataset.features",
+                f"{', '.join(dataset.point_features)}: {model} takes coordinates alone; allowed:"
+                f" [xyz], or one of the networks {', '.join(named)}",
+            )
         yield from self._too_many()
         scrambled = self.positions.scrambled if self.positions is not None else None
         has_plane = backbone is None or registry.modality(backbone) in ("2d", None)

@@ -285,7 +285,7 @@ def _clouds(split: Split) -> list[np.ndarray]:
     """The clouds (P, 3) of a split."""
     starts: np.ndarray | None = getattr(split, "starts", None)
     if starts is None:
-        return [split.points[row] for row in split.index]
+        return [split.points[row][:, :3] for row in split.index]
     return [split.points[starts[row] : starts[row + 1]] for row in split.index]
 
 

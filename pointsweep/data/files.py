@@ -129,6 +129,7 @@ def stored(config: CloudFilesConfig, root: Path) -> Stored:
         config.keep_units,
         config.test_fraction,
         *_keys(config),
+        *config.point_features,
     ]
     key = json.dumps(
         [
@@ -262,9 +263,11 @@ def _read(
     size = max(len(cloud) for clouds in found.values() for cloud in clouds.clouds)
     for split, clouds in found.items():
         points = np.stack([resized(cloud, size) for cloud in clouds.clouds])
-        arrays[f"{split}_points"] = (
-            as_stored(points, f"dataset.{split}") if config.keep_units else unit_sphere(points)
-        )
+        places, features = points[:, :, :3], points[:, :, 3:]
+        places = as_stored(places, f"dataset.{split}") if config.keep_units else unit_sphere(places)
+        if features.shape[2]:
+            places = np.concatenate([places, features.astype(np.float32)], axis=2)
+        arrays[f"{split}_points"] = places
         arrays[f"{split}_labels"] = clouds.labels.astype(np.int64)
         arrays[f"{split}_sizes"] = np.array(clouds.sizes, dtype=np.int64)
     return arrays
@@ -277,7 +280,7 @@ def _read_files(
     clouds: list[np.ndarray] = []
     sizes: list[int] = []
     for path, _ in files.clouds:
-        cloud = read_cloud(path, config.stored_points, config.points_key)
+        cloud = read_cloud(path, config.stored_points, config.points_key, config.point_features)
         clouds.append(_at_most(cloud, config.stored_points))
         sizes.append(len(cloud))
     labels = np.array([numbers[name] for _, name in files.clouds], dtype=np.int64)
@@ -291,7 +294,7 @@ def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Cl
     labels: list[np.ndarray] = []
     groups: list[np.ndarray] = []
     for path in files.arrays:
-        content = read_arrays(path, keys, split)
+        content = read_arrays(path, keys, split, config.point_features)
         clouds.extend(_at_most(cloud, config.stored_points) for cloud in content.clouds)
         sizes.extend(len(cloud) for cloud in content.clouds)
         if content.labels.dtype.kind != "U":

@@ -372,8 +372,9 @@ def build(config: TrialConfig, num_classes: int) -> nn.Module:
     only its structure, to count.
     """
     if config.network is not None:
+        channels = config.dataset.feature_channels
         network: nn.Module = registry.load("networks", config.network.name)(
-            config.network, num_classes, config.compat
+            config.network, num_classes, config.compat, *((channels,) if channels else ())
         )
         return network
     return PointModel(config, num_classes)

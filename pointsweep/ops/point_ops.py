@@ -223,6 +223,11 @@ def pos_e(
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
+def coordinates(points: Tensor) -> Tensor:
+    """points (B, P, 3 + F) -> (B, P, 3): without the features; as they are where there are none."""
+    return points if points.shape[2] == 3 else points[:, :, :3].contiguous()
+
+
 def with_height(points: Tensor) -> Tensor:
     """points (B, P, 3) -> (B, P, 4): the height above the cloud's lowest point as a fourth channel;
     y points up.

@@ -151,7 +151,8 @@ def _look_again(
             _draw_trained(model, look)
             model.zero_grad()
             set_noise(model, torch.Generator().manual_seed(look))
-            logits = model(_clouds(CLOUDS, size, seed=10 + look), *inputs[1:])
+            channels = inputs[0].shape[2] - 3
+            logits = model(_clouds(CLOUDS, size, 10 + look, channels), *inputs[1:])
             F.cross_entropy(logits, _labels(logits)).backward()
         for name, parameter in trained.items():
             gradient = parameter.grad
@@ -283,7 +284,8 @@ def _movement(logits: Tensor, before: Tensor) -> Tensor:
 def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
     """Return what the model takes: clouds, and on a data set of parts their categories (B,)."""
     categories = config.dataset.num_categories
-    return [_clouds(CLOUDS, size), *([torch.arange(CLOUDS) % categories] if categories else [])]
+    clouds = _clouds(CLOUDS, size, channels=config.dataset.feature_channels)
+    return [clouds, *([torch.arange(CLOUDS) % categories] if categories else [])]
 
 
 def _labels(logits: Tensor) -> Tensor:
@@ -295,12 +297,18 @@ def _labels(logits: Tensor) -> Tensor:
     )
 
 
-def _clouds(count: int, size: int, seed: int = 0) -> Tensor:
-    """Blobs of two scales (B, P, 3): uneven, so that neighbourhoods, cells and voxels differ."""
+def _clouds(count: int, size: int, seed: int = 0, channels: int = 0) -> Tensor:
+    """Blobs of two scales (B, P, 3): uneven, so that neighbourhoods, cells and voxels differ; with
+    `channels` of features behind the coordinates.
+    """
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(count, size, 3, generator=generator)
     points[:, ::3] *= 0.25
-    return points / points.norm(dim=2).amax(dim=1)[:, None, None]
+    points = points / points.norm(dim=2).amax(dim=1)[:, None, None]
+    if not channels:
+        return points
+    features = torch.randn(count, size, channels, generator=generator)
+    return torch.cat([points, features], dim=2)
 
 
 def _smaller(config: TrialConfig) -> TrialConfig:

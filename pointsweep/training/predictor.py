@@ -43,14 +43,16 @@ class Predictor:
         """Return a line for each cloud: its class's number, the class, and the probability of each
         class.
 
-        model_input: (B, P, 3), or (P, 3) of one cloud. Raises ValueError for another shape.
+        model_input: (B, P, 3), or (P, 3) of one cloud; with features behind x, y, z as the data
+        set has them. Raises ValueError for another shape.
         """
         import pandas
 
         clouds = np.asarray(model_input, dtype=np.float32)
         clouds = clouds[None] if clouds.ndim == 2 else clouds
-        if clouds.ndim != 3 or clouds.shape[2] != 3:
-            raise ValueError(f"clouds are an array (clouds, points, 3), got {clouds.shape}")
+        width = 3 + self.config.dataset.feature_channels
+        if clouds.ndim != 3 or clouds.shape[2] != width:
+            raise ValueError(f"clouds are an array (clouds, points, {width}), got {clouds.shape}")
         chances = self.probabilities(torch.from_numpy(clouds)).numpy()  # (B, C)
         best = chances.argmax(axis=1)
         table = pandas.DataFrame(

@@ -418,7 +418,8 @@ def test_keys_of_arrays_are_named_when_they_are_refused(root):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"features": ["xyz", "normal"]}, "normal cannot be given to it; allowed: [xyz]"),
+        ({"features": ["xyz", "normals"]}, "Did you mean 'normal'?"),
+        ({"features": ["normal"]}, "must be xyz and then each of normal, color, intensity at most once"),
         ({"test": None}, "set test, or test_fraction above 0"),
         ({"test_fraction": 0.2}, "set one of the two"),
         ({"val": "val", "val_fraction": 0.2}, "val names a validation split of its own"),

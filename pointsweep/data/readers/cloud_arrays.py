@@ -16,7 +16,9 @@ import h5py
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
+from pointsweep.config.datasets import FEATURE_CHANNELS
 from pointsweep.data.readers.cloud_files import POINT_KEYS, array_key, checked_cloud
+from pointsweep.data.readers.features import ARRAY_KEYS, scaled
 
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (*HDF5, ".npz")
@@ -64,9 +66,10 @@ class CloudArrays:
     groups: np.ndarray | None
 
 
-def read_arrays(path: Path, keys: Keys, split: str) -> CloudArrays:
-    """Read the clouds of a split. Raises ValueError naming the file, the key, and what was found
-    under it.
+def read_arrays(path: Path, keys: Keys, split: str, features: tuple[str, ...] = ()) -> CloudArrays:
+    """Read the clouds of a split, with `features` behind their coordinates: further columns of the
+    points, or where they have three, arrays of their own. Raises ValueError naming the file, the
+    key, and what was found under it.
     """
     keys = keys.of(split)
     content = keys_of(path)
@@ -74,6 +77,10 @@ def read_arrays(path: Path, keys: Keys, split: str) -> CloudArrays:
     labels_key = array_key(path, content, keys.labels, LABEL_KEYS, "labels_key")
     points = _array(path, points_key)
     source = f"{path}: {points_key}"
+    if points.shape[-1:] == (3,):
+        for name in features:
+            key = array_key(path, content, None, ARRAY_KEYS[name], "features")
+            points = _beside(points, _array(path, key), name, f"{path}: {key}")
     if (
         points.dtype.kind not in "fiu"
         or points.ndim not in (2, 3)
@@ -108,8 +115,27 @@ def read_arrays(path: Path, keys: Keys, split: str) -> CloudArrays:
         groups_key = array_key(path, content, keys.groups, (), "groups_key")
         groups = _column(_array(path, groups_key), len(clouds), f"{path}: {groups_key}")[rows]
     return CloudArrays(
-        [checked_cloud(clouds[row], source, int(row)) for row in rows], labels[rows], groups
+        [checked_cloud(clouds[row], source, int(row), features) for row in rows],
+        labels[rows],
+        groups,
     )
+
+
+def _beside(points: np.ndarray, values: np.ndarray, name: str, source: str) -> np.ndarray:
+    """Return points (..., C) with a feature in further columns. Raises ValueError for an array that
+    does not fit them.
+    """
+    channels = FEATURE_CHANNELS[name]
+    if channels == 1 and values.shape == points.shape[:-1]:
+        values = values[..., None]
+    if values.shape != (*points.shape[:-1], channels) or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{source} must be numbers of the shape {(*points.shape[:-1], channels)}, found"
+            f" {values.dtype} {values.shape}"
+        )
+    values = scaled(name, values.reshape(-1, channels)).reshape(values.shape)
+    kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
+    return np.concatenate([points.astype(kind), values.astype(kind)], axis=-1)
 
 
 def _rows_of(split: str, splits: np.ndarray, source: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pointsweep.data.readers.clouds import MIN_POINTS, faults
+from pointsweep.data.readers.features import from_columns, from_fields, joined
 from pointsweep.data.readers.text import SHOWN, number_rows, read_text
 from pointsweep.errors import MissingDataError
 
@@ -44,24 +45,37 @@ MESH_SEED = 0  # the same mesh gives the same points, wherever it lies
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, OSError)
 
 
-def read_cloud(path: Path, mesh_points: int, points_key: str | None = None) -> np.ndarray:
+def read_cloud(
+    path: Path,
+    mesh_points: int,
+    points_key: str | None = None,
+    features: tuple[str, ...] = (),
+) -> np.ndarray:
     """Return the points (P, 3) of a file in the type in which they are stored; of a mesh
-    `mesh_points` of its surface.
+    `mesh_points` of its surface. With `features` these stand behind the coordinates (P, 3 + F).
 
     Raises MissingDataError without the library that reads the format, ValueError naming the file
     and what is wrong with it.
     """
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return checked_cloud(_read_numpy(path, points_key), str(path))
-    return checked_cloud(READERS[suffix](path, mesh_points), str(path))
+        return checked_cloud(_read_numpy(path, points_key), str(path), features=features)
+    if suffix in ROWS:
+        return checked_cloud(_read_rows(path), str(path), features=features)
+    return checked_cloud(READERS[suffix](path, mesh_points, features), str(path))
 
 
-def checked_cloud(points: np.ndarray, source: str, number: int | None = None) -> np.ndarray:
+def checked_cloud(
+    points: np.ndarray,
+    source: str,
+    number: int | None = None,
+    features: tuple[str, ...] | None = None,
+) -> np.ndarray:
     """Return a cloud (P, 3) as it is. Raises ValueError for what a model could not learn from, and
     for a file without points.
 
-    `number`: which cloud of a file it is, where there are several.
+    `number`: which cloud of a file it is, where there are several. `features`: what the columns
+    behind x, y, z are, of which the others are left out; None: all columns are kept.
     """
     name = "the cloud" if number is None else f"cloud {number}"
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
@@ -73,13 +87,21 @@ def checked_cloud(points: np.ndarray, source: str, number: int | None = None) ->
         raise ValueError(
             f"{source}: {name} has {len(points)} points, at least {MIN_POINTS} are needed"
         )
-    points = points[:, :3]
-    for message in faults(points[None], number or 0):
+    for message in faults(points[None, :, :3], number or 0):
         raise ValueError(f"{source}: {message.replace('cloud 0 ', f'{name} ', 1)}")
+    if features is not None:
+        points = from_columns(points, features, source)
+    absent = np.argwhere(~np.isfinite(points))
+    if len(absent):
+        point, channel = absent[0]
+        raise ValueError(
+            f"{source}: {name} has a feature that is not finite: {points[point, channel]} at point"
+            f" {point}"
+        )
     return points
 
 
-def _read_rows(path: Path, mesh_points: int) -> np.ndarray:
+def _read_rows(path: Path) -> np.ndarray:
     text = read_text(path)
     if path.suffix.lower() == ".pts":
         text = _without_count(text, path)
@@ -149,7 +171,7 @@ def array_key(
     raise ValueError(f"{path}: {reason}; set dataset.{field} to one of its keys: {present}")
 
 
-def _read_pcd(path: Path, mesh_points: int) -> np.ndarray:
+def _read_pcd(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.ndarray:
     library = _library("pypcd4", path)
     try:
         cloud = library.PointCloud.from_path(path)
@@ -158,18 +180,23 @@ def _read_pcd(path: Path, mesh_points: int) -> np.ndarray:
             raise ValueError(
                 f"no field {', '.join(sorted(missing))}; fields: {', '.join(cloud.fields)}"
             )
-        points: np.ndarray = cloud.numpy(("x", "y", "z"))
+        coordinates: np.ndarray = cloud.numpy(("x", "y", "z"))
+        named = {field: cloud.pc_data[field] for field in cloud.fields}
+        if "rgb" in named:
+            colors = library.PointCloud.decode_rgb(np.ascontiguousarray(named["rgb"]))
+            named |= dict(zip(("red", "green", "blue"), colors.T, strict=True))
+        points = joined(coordinates, from_fields(features, named, named.__getitem__))
         announced = int(cloud.metadata.points)
     except DAMAGED as error:
         raise _damaged(path, "PCD", error) from error
     if len(points) != announced:
         raise ValueError(f"{path}: announces {announced} points and holds {len(points)}: cut off?")
     # That is how the format marks the pixels of a depth camera that saw nothing.
-    is_absent = np.isnan(points).all(axis=1)
+    is_absent = np.isnan(coordinates).all(axis=1)
     return points[~is_absent]
 
 
-def _read_ply(path: Path, mesh_points: int) -> np.ndarray:
+def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.ndarray:
     library = _library("plyfile", path)
     try:
         content = library.PlyData.read(str(path))
@@ -187,19 +214,27 @@ def _read_ply(path: Path, mesh_points: int) -> np.ndarray:
     except (library.PlyParseError, StopIteration, *DAMAGED) as error:
         raise _damaged(path, "PLY", error) from error
     if not polygons:
-        return vertices
+        fields = [each.name for each in vertex.properties]
+        try:
+            return joined(vertices, from_fields(features, fields, lambda field: vertex[field]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     triangles = [
         (int(polygon[0]), int(polygon[corner]), int(polygon[corner + 1]))
         for polygon in polygons
         for corner in range(1, len(polygon) - 1)
     ]
-    return _sampled(path, vertices, np.array(triangles, dtype=np.int64).reshape(-1, 3), mesh_points)
+    faces = np.array(triangles, dtype=np.int64).reshape(-1, 3)
+    return _sampled(path, vertices, faces, mesh_points, features)
 
 
-def _read_las(path: Path, mesh_points: int) -> np.ndarray:
+def _read_las(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.ndarray:
     library = _library("laspy", path)
     try:
-        points: np.ndarray = np.asarray(library.read(path).xyz)
+        content = library.read(path)
+        fields = list(content.point_format.dimension_names)
+        found = from_fields(features, fields, lambda field: np.asarray(content[field]))
+        points = joined(np.asarray(content.xyz), found)
     except (library.errors.LaspyException, *DAMAGED) as error:
         hint = (
             "; .laz needs a decompressor beside laspy: pip install lazrs"
@@ -210,7 +245,7 @@ def _read_las(path: Path, mesh_points: int) -> np.ndarray:
     return points
 
 
-def _read_mesh(path: Path, mesh_points: int) -> np.ndarray:
+def _read_mesh(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.ndarray:
     library = _library("trimesh", path)
     suffix = path.suffix.lower()
     more = {"skip_materials": True} if suffix == ".obj" else {}
@@ -223,9 +258,11 @@ def _read_mesh(path: Path, mesh_points: int) -> np.ndarray:
         raise _damaged(path, f"{suffix[1:].upper()} mesh", error) from error
     if len(faces) == 0 and len(vertices) == 0:
         raise ValueError(f"{path}: holds no face; a mesh is sampled on its faces")
+    if len(faces) == 0 and features:
+        raise ValueError(f"{path}: holds no face, and so no {', '.join(features)}")
     if len(faces) == 0:
         return vertices
-    return _sampled(path, vertices, faces, mesh_points)
+    return _sampled(path, vertices, faces, mesh_points, features)
 
 
 def _check_off(path: Path) -> None:
@@ -247,10 +284,18 @@ def _check_off(path: Path) -> None:
         )
 
 
-def _sampled(path: Path, vertices: np.ndarray, faces: np.ndarray, count: int) -> np.ndarray:
+def _sampled(
+    path: Path, vertices: np.ndarray, faces: np.ndarray, count: int, features: tuple[str, ...]
+) -> np.ndarray:
     """Return points (count, 3) of a surface, each place as likely as any other; the same ones
-    whenever it is read.
+    whenever it is read. Their normals are those of the triangles.
     """
+    missing = [name for name in features if name != "normal"]
+    if missing:
+        raise ValueError(
+            f"{path}: a mesh is sampled on its surface, of which normals alone are known;"
+            f" dataset.features asks for {', '.join(missing)}"
+        )
     if not np.isfinite(vertices).all():
         vertex, axis = np.argwhere(~np.isfinite(vertices))[0]
         raise ValueError(
@@ -262,8 +307,9 @@ def _sampled(path: Path, vertices: np.ndarray, faces: np.ndarray, count: int) ->
     mesh = trimesh.Trimesh(vertices.astype(np.float64), faces, process=False)
     if not mesh.area > 0:
         raise ValueError(f"{path}: the {len(faces)} triangles have no area")
-    points, _ = trimesh.sample.sample_surface(mesh, count, seed=MESH_SEED)
-    return np.asarray(points)
+    points, triangles = trimesh.sample.sample_surface(mesh, count, seed=MESH_SEED)
+    normals = [np.asarray(mesh.face_normals)[triangles]] if features else []
+    return joined(np.asarray(points), normals)
 
 
 def _library(name: str, path: Path) -> Any:
@@ -280,12 +326,12 @@ def _damaged(path: Path, kind: str, error: Exception) -> ValueError:
     return ValueError(f"{path}: not a readable {kind} file: {text}")
 
 
-READERS: dict[str, Callable[[Path, int], np.ndarray]] = {
-    **dict.fromkeys((".txt", ".csv", ".xyz", ".pts", ".asc"), _read_rows),
+ROWS = (".txt", ".csv", ".xyz", ".pts", ".asc")
+READERS: dict[str, Callable[[Path, int, tuple[str, ...]], np.ndarray]] = {
     **dict.fromkeys((".off", ".obj", ".stl"), _read_mesh),
     **dict.fromkeys((".las", ".laz"), _read_las),
     ".ply": _read_ply,
     ".pcd": _read_pcd,
 }
-SUFFIXES = (*READERS, ".npy", ".npz")
+SUFFIXES = (*ROWS, *READERS, ".npy", ".npz")
 MESHES = (".off", ".obj", ".stl", ".ply")

@@ -2,8 +2,9 @@
 
 Source: arXiv 1706.02413, section 3.2 (set abstraction) and section B of its supplement: the
 single-scale network (SSG), with 512 and 128 centres for 1,024 points. Neighbourhoods are balls; see
-`geometry.ball` for the one deviation, the choice among too many points. Letters: B clouds, P
-points, G centres, K neighbours, C channels.
+`geometry.ball` for the one deviation, the choice among too many points. Features of points
+(normals) stand beside the relative coordinates in the first stage, as in its program. Letters: B
+clouds, P points, G centres, K neighbours, C channels, F features of a point.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from torch import Tensor, nn
 
 from pointsweep.config.networks import PointNet2Config
 from pointsweep.models.layers import fully_connected, shared_mlp
-from pointsweep.ops.point_ops import ball, gather, pyramid
+from pointsweep.ops.point_ops import ball, coordinates, gather, pyramid
 
 WIDTHS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
 
 
 class PointNet2(nn.Module):
-    """points (B, P, 3) -> logits (B, classes). With 40 classes: 1,475,688 parameters."""
+    """points (B, P, 3 + F) -> logits (B, classes). With 40 classes: 1,475,688 parameters, and 64
+    for each feature.
+    """
 
-    def __init__(self, config: PointNet2Config, num_classes: int, compat: str) -> None:
+    def __init__(
+        self, config: PointNet2Config, num_classes: int, compat: str, features: int = 0
+    ) -> None:
         super().__init__()
         self.config = config
-        inputs = (3, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
+        inputs = (3 + features, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
         self.stages = nn.ModuleList(
             shared_mlp((width, *widths), axes=2, bias=True)
             for width, widths in zip(inputs, WIDTHS, strict=True)
@@ -35,9 +40,9 @@ class PointNet2(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         config = self.config
-        order, counts = pyramid(points, config.strides)
-        # the points have no features yet
-        places, centers, x = points, gather(points, order), points[:, :, :0]
+        places, x = coordinates(points), points[:, :, 3:]
+        order, counts = pyramid(places, config.strides)
+        centers = gather(places, order)
         for stage, (count, radius) in enumerate(zip(counts, config.radii, strict=True)):
             centers = centers[:, :count]
             near = ball(centers, places, radius, config.neighbours << stage)  # (B, G, K)

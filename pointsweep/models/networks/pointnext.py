@@ -6,8 +6,8 @@ configuration of PointNeXt-S for ScanObjectNN: stem of width 32, four stages of 
 0.15 growing by 1.5, and the height as a fourth channel; ModelNet40's configuration has three
 (`heights: false`). Published: 1.367M and 1.374M parameters. The 94.0 on ModelNet40 that Any2Point's
 Table 1 prints beside 1.4M is that of `width: 64`, 4.5M. Balls as in `pointnet2`: the nearest of too
-many points, not the first. Letters: B clouds, P points, G centres, K neighbours, C channels, D
-width of a stage.
+many points, not the first. Features of points go into the stem. Letters: B clouds, P points, G
+centres, K neighbours, C channels, D width of a stage, F features of a point.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pointsweep.config.networks import PointNeXtConfig
 from pointsweep.models.layers import fully_connected, shared_mlp
-from pointsweep.ops.point_ops import ball, gather, pyramid, with_height
+from pointsweep.ops.point_ops import ball, coordinates, gather, pyramid, with_height
 
 STRIDE = 2  # points per centre
 
@@ -42,13 +42,17 @@ class SetAbstraction(nn.Module):
 
 
 class PointNeXt(nn.Module):
-    """points (B, P, 3) -> logits (B, classes). With 15 classes: 1,367,119 parameters."""
+    """points (B, P, 3 + F) -> logits (B, classes). With 15 classes: 1,367,119 parameters, and 32
+    for each feature.
+    """
 
-    def __init__(self, config: PointNeXtConfig, num_classes: int, compat: str) -> None:
+    def __init__(
+        self, config: PointNeXtConfig, num_classes: int, compat: str, features: int = 0
+    ) -> None:
         super().__init__()
         self.config = config
         dims = [config.width << stage for stage in range(config.num_stages + 1)]
-        self.stem = nn.Linear(4 if config.heights else 3, dims[0])
+        self.stem = nn.Linear((4 if config.heights else 3) + features, dims[0])
         self.stages = nn.ModuleList(
             SetAbstraction(dim, 2 * dim, config.residual) for dim in dims[:-1]
         )
@@ -58,9 +62,13 @@ class PointNeXt(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         config, radius = self.config, self.config.radius
-        order, counts = pyramid(points, [STRIDE] * config.num_stages)
-        x = self.stem(with_height(points) if config.heights else points)  # (B, P, C)
-        places, centers, own = points, gather(points, order), gather(x, order)
+        places, features = coordinates(points), points[:, :, 3:]
+        order, counts = pyramid(places, [STRIDE] * config.num_stages)
+        stem = with_height(places) if config.heights else places
+        if features.shape[2]:
+            stem = torch.cat([stem, features], dim=2)
+        x = self.stem(stem)  # (B, P, C)
+        centers, own = gather(places, order), gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = ball(centers, places, radius, config.neighbours)  # (B, G, K)

@@ -156,4 +156,7 @@ def _cached(digest: str) -> Mapping[str, np.ndarray] | None:
     arrays = find_entry(digest)
     if arrays is None or "test_labels" not in arrays:
         return None
-    return {name: arrays[name] for name in ("test_labels", "test_points") if name in arrays}
+    found: dict[str, np.ndarray] = {"test_labels": arrays["test_labels"]}
+    if "test_points" in arrays:
+        found["test_points"] = arrays["test_points"][..., :3]  # without features
+    return found

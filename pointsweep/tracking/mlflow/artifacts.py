@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pointsweep.config.datasets import FEATURE_CHANNELS
 from pointsweep.errors import unknown
 from pointsweep.results.records import HISTORY, PREDICTIONS, WEIGHTS, Record
 from pointsweep.tracking.target import TrackerUnavailableError
@@ -34,8 +35,14 @@ SENT = "pointsweep.artifacts"
 MODEL = "model"
 LOADER = "pointsweep.training.predictor"
 TRIAL = "trial.json"
-# What a cloud is to mlflow.pyfunc: (clouds, points, 3), any number of both.
-CLOUDS = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1, 3]}}]
+
+
+def signature(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a cloud is to mlflow.pyfunc: (clouds, points, 3), any number of both; with
+    features as many more as the data set has.
+    """
+    width = 3 + sum(FEATURE_CHANNELS.get(name, 0) for name in dataset.get("features") or ())
+    return [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1, width]}}]
 
 
 def artifact_mode() -> str:
@@ -130,6 +137,7 @@ def _write_model(
         "python_version": record.origin.get("python", ""),
         "env": {"virtualenv": "requirements.txt"},
     }
+    inputs = signature(record.config["dataset"])
     described = {
         "flavors": {"python_function": flavor},
         "mlflow_version": _mlflow_version(),
@@ -137,7 +145,7 @@ def _write_model(
         "model_uuid": model_id,
         "run_id": run_id,
         "utc_time_created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-        "signature": {"inputs": json.dumps(CLOUDS), "outputs": None, "params": None},
+        "signature": {"inputs": json.dumps(inputs), "outputs": None, "params": None},
     }
     (made / "MLmodel").write_text(yaml.safe_dump(described), encoding="utf-8")
 

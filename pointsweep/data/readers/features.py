@@ -1,0 +1,89 @@
+"""Features of points beside their coordinates: normals, colours and intensity, as files give them.
+
+Formats that name their fields are read by name; in rows and arrays the columns stand in the order
+of `dataset.features`, x y z first. Normals are brought to unit length, whole numbers are divided by
+the largest of their type, and colours from 0 to 255 in any type by 255: what a network sees is
+about 1 in size.
+
+Letters: P points, F channels of all features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+
+from pointsweep.config.datasets import FEATURE_CHANNELS
+
+# The names of a feature's fields in PLY, PCD and LAS.
+FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "normal": (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")),
+    "color": (("red", "green", "blue"), ("r", "g", "b")),
+    "intensity": (("intensity",), ("scalar_Intensity",), ("i",)),
+}
+# The names of a feature's own array in a file whose points have three columns.
+ARRAY_KEYS: dict[str, tuple[str, ...]] = {
+    "normal": ("normal", "normals"),
+    "color": ("color", "colors", "rgb"),
+    "intensity": ("intensity", "intensities"),
+}
+
+
+def from_fields(
+    names: Sequence[str], present: Collection[str], read: Callable[[str], np.ndarray]
+) -> list[np.ndarray]:
+    """Return each feature (P, channels) of a file whose fields have names. Raises ValueError naming
+    the feature that has none.
+    """
+    found = []
+    for name in names:
+        fields = next((each for each in FIELDS[name] if set(each) <= set(present)), None)
+        if fields is None:
+            wanted = " or ".join(", ".join(each) for each in FIELDS[name])
+            raise ValueError(
+                f"no {name} (fields {wanted}), which dataset.features asks for; fields:"
+                f" {', '.join(present)}"
+            )
+        found.append(scaled(name, np.stack([np.asarray(read(field)) for field in fields], axis=1)))
+    return found
+
+
+def from_columns(points: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
+    """Return the coordinates and features (P, 3 + F) of rows (P, C) whose columns stand in the
+    order of the features. Raises ValueError for too few columns.
+    """
+    width = 3 + sum(FEATURE_CHANNELS[name] for name in names)
+    if points.ndim != 2 or points.shape[1] < width:
+        raise ValueError(
+            f"{source}: dataset.features [{', '.join(('xyz', *names))}] are {width} columns, found"
+            f" {points.shape[-1]}"
+        )
+    found = []
+    first = 3
+    for name in names:
+        last = first + FEATURE_CHANNELS[name]
+        found.append(scaled(name, points[:, first:last]))
+        first = last
+    return joined(points[:, :3], found)
+
+
+def joined(points: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
+    """Return coordinates (P, 3) with their features behind them (P, 3 + F), in the coordinates'
+    type where that has fractions; without features the coordinates as they are.
+    """
+    if not features:
+        return points
+    kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
+    return np.concatenate([points.astype(kind), *(each.astype(kind) for each in features)], axis=1)
+
+
+def scaled(name: str, values: np.ndarray) -> np.ndarray:
+    """Return a feature (P, channels) as numbers of about 1 in size; float64."""
+    found = values.astype(np.float64)
+    if name == "normal":
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        return np.divide(found, lengths, out=np.zeros_like(found), where=lengths != 0)
+    if name == "color" and (values.dtype.kind == "f" or values.dtype.itemsize > 2):
+        return found / 255 if len(found) and found.max() > 1 else found
+    return found / np.iinfo(values.dtype).max if values.dtype.kind in "iu" else found
