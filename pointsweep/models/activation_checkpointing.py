@@ -23,14 +23,15 @@ def recompute_stages(tokenizer: nn.Module) -> None:
     as it is.
     """
     tokenizer.recomputed = True  # type: ignore[assignment]
-    for stage in getattr(tokenizer, "stages", ()):
-        stage.forward = functools.partial(_forward, stage, stage.forward)
-        if hasattr(stage, "rows"):
-            stage.rows = functools.partial(_forward, stage, stage.rows)
 
 
-def _forward(stage: nn.Module, forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    if not torch.is_grad_enabled():
+def run_stage(
+    stage: nn.Module, forward: Callable[..., Tensor], *inputs: Any, recomputed: bool
+) -> Tensor:
+    """Return `forward(*inputs)`, which runs a stage; `recomputed`: what it keeps for the backward
+    pass are its inputs alone.
+    """
+    if not recomputed or not torch.is_grad_enabled():
         return forward(*inputs)
     contexts = functools.partial(_contexts, stage)
     # Nothing in a stage draws noise, so no state of a generator has to be kept.

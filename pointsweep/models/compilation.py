@@ -23,7 +23,7 @@ BACKENDS = {"cuda": "inductor"}
 
 
 def compile_parts(model: nn.Module, device: torch.device) -> None:
-    """Compiles a model's parts in place. Raises ValueError where there is no GPU."""
+    """Compile a model's parts. Raises ValueError where there is no GPU."""
     backend = BACKENDS.get(device.type)
     if backend is None:
         raise ValueError(
@@ -31,10 +31,10 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
             " leave train.compile out"
         )
     for stage in getattr(getattr(model, "tokenizer", None), "stages", ()):
-        stage.forward = torch.compile(stage.forward, backend=backend, dynamic=False)
+        stage.compile(backend=backend, dynamic=False)
         stage.compiled = True
     method: Any = getattr(model, "method", None)
     if hasattr(method, "aggregate") and not any(
         isinstance(module, DropPath) and module.p > 0 for module in method.modules()
     ):
-        method.aggregate = torch.compile(method.aggregate, backend=backend, dynamic=False)
+        method.compiled_aggregate = torch.compile(method.aggregate, backend=backend, dynamic=False)

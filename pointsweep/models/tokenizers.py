@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsweep.config.tokenizers import PatchConfig, PointPNLightConfig, PointPNTokenizerConfig
+from pointsweep.models.activation_checkpointing import run_stage
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
 from pointsweep.models.batch_cache import keeps, once
@@ -34,6 +35,7 @@ class PointPNLight(nn.Module):
 
     uses_stem = False
     skips_near_origin = False  # set by the model: see official.py
+    recomputed = False  # see activation_checkpointing.py
 
     def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
@@ -86,12 +88,16 @@ class PointPNLight(nn.Module):
         scan = self.config.normalisation == "scan"
         kind = "exact_scan" if scan and self.official else self.config.normalisation
         if isinstance(stage, Stage) and stage.works_by_rows(features):
-            return stage.rows(features, own, near, self._encoder(relative, width, kind))
+            encoder = self._encoder(relative, width, kind)
+            return run_stage(
+                stage, stage.rows, features, own, near, encoder, recomputed=self.recomputed
+            )
         neighbour = gather(features, near)
         wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
         wide = wide + encoded(relative, width, kind, self.official)
-        found: Tensor = stage(wide.permute(0, 3, 1, 2)).amax(dim=3).transpose(1, 2)
-        return found
+        wide = wide.permute(0, 3, 1, 2)  # (B, D, G, K)
+        wide = run_stage(stage, stage, wide, recomputed=self.recomputed)
+        return wide.amax(dim=3).transpose(1, 2)
 
     def _encoder(self, relative: Tensor, width: int, kind: str) -> residual_stage.Encoder:
         """PosE of some centres of a cloud, in rows: taken from that of all where this is small
@@ -120,9 +126,11 @@ class Stage(nn.Sequential):
         if self.compiled or current() is not None or torch.is_autocast_enabled("cpu"):
             return False
         parts = list(self.modules())[1:]
-        if any("forward" in vars(part) or part._forward_hooks for part in parts):
+        if any(part._forward_hooks for part in parts):
             return False
-        norms = [part for part in parts if isinstance(part, nn.BatchNorm2d)]
+        norms = [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        if any(type(norm) is not nn.BatchNorm2d for norm in norms):
+            return False
         trains = {norm.training for norm in norms}
         if trains == {False}:
             asked = [features, *self.parameters()]
@@ -185,6 +193,7 @@ class PointPN(nn.Module):
 
     uses_stem = False
     skips_near_origin = False  # set by the model: see official.py
+    recomputed = False  # see activation_checkpointing.py
 
     def __init__(self, config: PointPNTokenizerConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
@@ -238,7 +247,8 @@ class PointPN(nn.Module):
                 .unflatten(1, near.shape[1:])
             )
             e = encoded(relative, wide.shape[3], self.config.normalisation, self.official)
-            out = stage(((wide + e) * e).permute(0, 3, 1, 2))  # (B, D, G, K)
+            wide = ((wide + e) * e).permute(0, 3, 1, 2)  # (B, D, G, K)
+            out = run_stage(stage, stage, wide, recomputed=self.recomputed)
             own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
         return self.out(features), centers
 

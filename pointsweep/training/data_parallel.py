@@ -9,8 +9,7 @@ function of the trial's config and its number (train.py), so that nothing more i
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -106,41 +105,57 @@ class _Sum(torch.autograd.Function):
 
 
 def synchronise(model: nn.Module) -> None:
-    """Make every batch normalisation take its statistics over the clouds of all processes while it
+    """Put a SynchronisedNorm in the place of every batch normalisation inside a model; it has the
+    same tensors.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                module.register_module(name, SynchronisedNorm(child))
+
+
+class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation that takes its statistics over the clouds of all processes while it
     trains.
 
     torch's SyncBatchNorm does it on CUDA alone; this is the same arithmetic on every device.
     """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = functools.partial(_normalised, module, module.forward)  # type: ignore[method-assign]
 
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+        self.train(norm.training)
 
-def _normalised(
-    norm: nn.modules.batchnorm._BatchNorm, alone: Callable[[Tensor], Tensor], x: Tensor
-) -> Tensor:
-    """(B, C, ...) -> the same shape: its process's part of the normalised whole. Raises
-    ProcessLostError.
-    """
-    if not norm.training:
-        return alone(x)
-    assert (
-        norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
-    )
-    wide, others = x.to(norm.running_mean.dtype), [axis for axis in range(x.dim()) if axis != 1]
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    count = _summed(wide.new_tensor(wide.numel() / wide.shape[1]))
-    mean = _Sum.apply(wide.sum(others)) / count  # (C,)
-    centred = wide - mean.view(shape)
-    var = _Sum.apply(centred.square().sum(others)) / count  # (C,)
-    with torch.no_grad():
-        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
-    normal = centred * torch.rsqrt(var + norm.eps).view(shape)
-    if norm.affine:
-        normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
-    return normal.to(x.dtype)
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take clouds of any shape (B, C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape: its process's part of the normalised whole. Raises
+        ProcessLostError.
+        """
+        if not self.training:
+            return super().forward(x)
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.momentum is not None
+        )
+        wide, others = x.to(self.running_mean.dtype), [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = _summed(wide.new_tensor(wide.numel() / wide.shape[1]))
+        mean = _Sum.apply(wide.sum(others)) / count  # (C,)
+        centred = wide - mean.view(shape)
+        var = _Sum.apply(centred.square().sum(others)) / count  # (C,)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        normal = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
 
 
 def meeting(host: str, size: int, port: int = 0) -> TCPStore:

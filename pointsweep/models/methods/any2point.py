@@ -11,6 +11,7 @@ in one tensor each, so that the views are computed together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -159,6 +160,7 @@ class Any2Point(Method):
 
     # where every cell holds one token, queries and keys have nothing to choose from
     idle_parts = ("attention.qkv_weight",)
+    compiled_aggregate: Callable[..., Tensor] | None = None  # see compilation.py
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: Any2PointConfig = self.config
@@ -229,7 +231,8 @@ class Any2Point(Method):
             getattr(self, name)[index] if name in self._modules else None
             for name in ("drop_paths", "cell_norms", "voxel_norms")
         ]
-        return self.aggregate(tokens, context, *own)
+        aggregate = self.compiled_aggregate or self.aggregate
+        return aggregate(tokens, context, *own)
 
     def aggregate(
         self,
@@ -239,8 +242,8 @@ class Any2Point(Method):
         cell_norm: Any,
         voxel_norm: Any,
     ) -> Tensor:
-        """`after_block` with the block's own layers; the same for all blocks, so that compiled.py
-        compiles it once.
+        """`after_block` with the block's own layers. It is the same for all blocks, so that it is
+        compiled once (compilation.py).
         """
         classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]  # (B, N, C)
         y = t.unsqueeze(1)  # (B, 1, N, C)
