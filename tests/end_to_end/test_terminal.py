@@ -28,7 +28,7 @@ def assert_complete(code: int, output: str, store: Path) -> None:
     assert code == 0, output
     assert "all cells: random frozen weights, synthetic data" in output
     assert (store / "sweeps/quickstart-smoke/table.txt").is_file()
-    assert len(list((store / "trials").glob("*/record.json"))) == 9
+    assert len(list((store / "trials").glob("*/record.json"))) == 6
     for word in WRONG:
         assert word not in output
 
@@ -37,7 +37,7 @@ def in_terminal(store: Path, columns: int = 118, lines: int = 40) -> None:
     terminal = Terminal([*QUICKSTART, "--store", str(store)], columns, lines)
     code = terminal.wait()
     assert_complete(code, terminal.text, store)
-    assert "0/9" in terminal.text and "9/9" in terminal.text  # the live table's line
+    assert "0/6" in terminal.text and "6/6" in terminal.text  # the live table's line
 
 
 def into_file(store: Path) -> None:
@@ -51,7 +51,7 @@ def into_file(store: Path) -> None:
             timeout=600,
         )
     assert_complete(run.returncode, output.read_text(), store)
-    assert "[9/9] finished" in output.read_text()
+    assert "[6/6] finished" in output.read_text()
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (118, 40), (200, 50)])
@@ -60,7 +60,7 @@ def test_in_a_terminal_a_sweep_shows_its_live_table_and_ends_with_its_table(stor
     if columns == 118:
         again = Terminal(QUICKSTART, columns, lines)
         assert again.wait() == 0
-        assert "9 finished, 0 to run" in again.text
+        assert "6 finished, 0 to run" in again.text
         assert "head only" in again.text
 
 

@@ -89,7 +89,7 @@ def test_the_installed_command_is_the_installed_package(pointsweep, installed):
     assert plan.returncode == 0, plan.stderr
     assert f"quickstart is {installed.parent}" in plan.stdout.replace("/bin/..", "")
     assert "which comes with pointsweep" in plan.stdout
-    assert "0 finished, 9 to run" in plan.stdout
+    assert "0 finished, 6 to run" in plan.stdout
 
 
 def test_a_sweep_that_comes_with_the_package_runs_in_an_empty_folder(pointsweep, store):
@@ -150,4 +150,4 @@ def test_the_page_on_python_runs_with_the_installed_package(installed, tmp_path)
 def test_the_quick_start_runs_as_it_is_in_an_empty_folder(pointsweep, store):
     run = pointsweep("run", "quickstart", "profile=smoke", "--inline")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert len(list((store / "trials").glob("*/record.json"))) == 9
+    assert len(list((store / "trials").glob("*/record.json"))) == 6

@@ -257,7 +257,7 @@ def models(sweep) -> int:
 
 NUMBERS = {
     "smoke": 24,
-    "quickstart": 9,
+    "quickstart": 12,
     "modelnet40_small": 48,
     "ablation_table5": 36,
     "any2point_scanobjectnn": 6,
