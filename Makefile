@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TESTS ?= tests
 
-.PHONY: quickstart test test-long lint docs
+.PHONY: quickstart test test-long lint docs pictures
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/python -m pointsweep.run sweeps/quickstart.yaml
@@ -23,6 +23,10 @@ lint: $(VENV)/.ready-test
 
 docs: $(VENV)/.ready-test
 	$(VENV)/bin/python -m sphinx -b html --fail-on-warning --keep-going docs build/docs
+
+# The pictures in docs/, of the quick start: terminal, serve, report, MLflow. Needs Chromium.
+pictures: $(VENV)/.ready-test
+	$(VENV)/bin/python -m docs.pictures
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -11,7 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
+from docs.pictures import screen
 from pointsweep import __version__
 from pointsweep.config import registry
 from pointsweep.sweep.sweep import load
@@ -36,6 +41,18 @@ def test_the_site_builds_without_a_warning(tmp_path):
     components = (tmp_path / "site" / "_generated" / "components.html").read_text()
     assert "LoRAConfig" in components
     assert "pointsweep.config.schema.TrialConfig" in (tmp_path / "site" / "reference.html").read_text()
+
+
+def test_the_picture_of_a_terminal_has_what_stands_on_it():
+    """A live display, drawn three times by rich with a line above it, ends as its last lines."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=40, legacy_windows=False, color_system="standard")
+    with Live("first", console=console, auto_refresh=False) as live:
+        live.update("second\nof two lines", refresh=True)
+        console.print("a line above")
+        live.update("[bold]third[/bold]\nand last", refresh=True)
+    shown = [Text.from_ansi(line).plain.rstrip() for line in screen(stream.getvalue())]
+    assert [line for line in shown if line] == ["a line above", "third", "and last"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
