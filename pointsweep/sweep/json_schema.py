@@ -20,12 +20,12 @@ from pointsweep.config import registry
 from pointsweep.config.base import MOST_WHOLE, Compat, Config, NamedConfig
 from pointsweep.config.schema import PARTS, UNNAMED
 from pointsweep.results.metrics import BUILT_IN, table_metrics
-from pointsweep.sweep import search_section
 from pointsweep.sweep.ablation import GENERATORS, SIDES
 from pointsweep.sweep.parser import PROTOCOLS
 from pointsweep.sweep.plugin_section import IMPORT_PATH
 from pointsweep.sweep.published import COLUMNS
 from pointsweep.sweep.resources import Budget, Resources
+from pointsweep.sweep.search_config import PerArmConfig, SearchConfig, StudyConfig
 from pointsweep.sweep.search_space import OBJECTIVES, SAMPLERS, SCHEDULERS
 from pointsweep.sweep.seeds import MOST_SEEDS
 from pointsweep.sweep.yaml_document import shipped_folder
@@ -452,23 +452,16 @@ def _searches() -> dict[str, Schema]:
             {"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")}, ("choices",)
         ),
     )
-    budget = {"trials": _whole(1), "hours": {"type": "number", "exclusiveMinimum": 0}}
     objectives: Schema = _closed(
         {name: {"const": direction} for name, direction in OBJECTIVES.items()}
     )
     text_or_list = _any_of({"type": "string"}, _list_of({"type": "string"}))
     point = {"type": "object", "propertyNames": _ref("key")}
-    keys = {
-        "space": {
-            **_mapping(_ref("key"), parameter, minProperties=1),
-            "description": "Keys of a trial and their ranges.",
-        },
-        "constraints": {**text_or_list, "description": "Arithmetic and comparisons of keys."},
-        "objectives": {
-            **objectives,
-            "minProperties": 1,
-            "description": "Several give the Pareto front.",
-        },
+    # What the models of the sections leave open.
+    read_apart: dict[str, Schema] = {
+        "space": _mapping(_ref("key"), parameter, minProperties=1),
+        "constraints": text_or_list,
+        "objectives": {**objectives, "minProperties": 1},
         "sampler": _any_of(*_choices({name: _options(kinds) for name, kinds in SAMPLERS.items()})),
         "scheduler": _any_of(
             {"type": "null"},
@@ -476,33 +469,25 @@ def _searches() -> dict[str, Schema]:
                 {name: {key: _whole(1) for key in options} for name, options in SCHEDULERS.items()}
             ),
         ),
-        "seed": _whole(0, MOST_WHOLE),
-        "batch": {**_whole(1), "description": "Suggestions that are made at once."},
-        "storage": {
-            "type": ["string", "null"],
-            "pattern": "://",
-            "description": "The URL of a database.",
-        },
-        "enqueue": {**_any_of(point, _list_of(point)), "description": "Points to start with."},
-        "use_finished": {
-            "type": "boolean",
-            "description": "Finished trials of the store are told first.",
-        },
-        "top": {**_whole(1), "description": "Rows of the table."},
-        **budget,
+        "enqueue": _any_of(point, _list_of(point)),
     }
-    sections = search_section.SECTIONS
-    inner = _closed({key: keys[key] for key in sections["per_arm.search"]}, ("space",))
-    outer = {
-        "search": inner,
-        **budget,
-        "then_seeds": _whole(1),
-        "then_on": {"enum": list(search_section.THEN_ON)},
-    }
+    inner = _section(StudyConfig, read_apart, "space")
     return {
-        "search": _closed({key: keys[key] for key in sections["search"]}, ("space",)),
-        "per_arm": _closed({key: outer[key] for key in sections["per_arm"]}, ("search",)),
+        "search": _section(SearchConfig, read_apart, "space"),
+        "per_arm": _section(PerArmConfig, {"search": inner}, "search"),
     }
+
+
+def _section(config: type[Config], open_keys: Mapping[str, Schema], required: str) -> Schema:
+    """Return the schema of a section: that of its model, with the keys that the model leaves
+    open.
+    """
+    keys = {}
+    for name, schema in model_schema(config)["properties"].items():
+        keys[name] = {**schema, **open_keys.get(name, {})}
+        if keys[name].get("default", "") is None:
+            del keys[name]["default"]
+    return _closed(keys, (required,))
 
 
 def _range(kind: str, type_name: str) -> Schema:

@@ -8,13 +8,23 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
 
 from pointsweep.config import scalars
-from pointsweep.config.validation import MOST_WHOLE
+from pointsweep.config.base import MOST_WHOLE, Config
+from pointsweep.config.validation import problems_of
 from pointsweep.errors import unknown
 from pointsweep.results.metrics import DEFAULT
 from pointsweep.sweep.axes import DIGITS, PARTS_OF_A_TRIAL, comparable, read_when
+from pointsweep.sweep.search_config import (
+    MOST_TRIALS,
+    PerArmConfig,
+    SearchConfig,
+    StudyConfig,
+)
 from pointsweep.sweep.search_space import (
     OBJECTIVES,
     ONE_OBJECTIVE,
@@ -32,15 +42,8 @@ if TYPE_CHECKING:
     from pointsweep.sweep.parser import Reader
 
 Path = tuple[Any, ...]
-PLAIN = ("space", "constraints", "objectives", "sampler", "scheduler", "seed", "batch", "storage")
-SECTIONS = {
-    "search": (*PLAIN, "enqueue", "trials", "hours", "use_finished", "top"),
-    "per_arm": ("search", "trials", "hours", "then_seeds", "then_on"),
-    "per_arm.search": PLAIN,
-}
+Section = TypeVar("Section", bound=Config)
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-THEN_ON = ("train", "train_and_val")
-MOST_TRIALS = 1000  # where only hours are given
 
 
 class SearchReader:
@@ -75,88 +78,80 @@ class SearchReader:
                 "a search sees and prints val/accuracy; test metrics are for a sweep of what it has"
                 " chosen",
             )
-        outer = self._section(("per_arm",), "per_arm") if self.per_arm else {}
-        section = self._section(self.path, ".".join(self.path))
-        budget = outer if self.per_arm else section
-        where: Path = ("per_arm",) if self.per_arm else self.path
-        sampler, options = self._sampler(section.get("sampler", "tpe"), section.get("objectives"))
-        scheduler, schedule = self._scheduler(section.get("scheduler"), section.get("objectives"))
+        study: StudyConfig
+        budget: SearchConfig | PerArmConfig
+        if self.per_arm:
+            budget = self._section(("per_arm",), PerArmConfig)
+            study = self._section(self.path, StudyConfig)
+        else:
+            budget = study = self._section(self.path, SearchConfig)
+        if isinstance(budget, PerArmConfig):
+            self._check_then_on(budget.then_on)
+        sampler, options = self._sampler(study.sampler, study.objectives)
+        scheduler, schedule = self._scheduler(study.scheduler, study.objectives)
+        hours_alone = budget.hours is not None and "trials" not in budget.model_fields_set
         found = Search(
-            space=self._space(section.get("space")),
-            constraints=tuple(self._constraints(section.get("constraints"))),
+            space=self._space(study.space),
+            constraints=tuple(self._constraints(study.constraints)),
             sampler=sampler,
             options=options,
-            seed=self._whole(self.path, section, "seed", 0, 0),
-            trials=self._whole(
-                where, budget, "trials", 20 if "hours" not in budget else MOST_TRIALS, 1
-            ),
-            hours=self._hours(where, budget),
-            batch=self._whole(self.path, section, "batch", 4, 1),
-            objectives=self._objectives(section.get("objectives", {"val/accuracy": "maximize"})),
-            enqueue=tuple(self._enqueue(section.get("enqueue"))),
+            seed=study.seed,
+            trials=MOST_TRIALS if hours_alone else budget.trials,
+            hours=budget.hours,
+            batch=study.batch,
+            objectives=self._objectives(study.objectives),
             scheduler=scheduler,
             schedule=schedule,
-            storage=section.get("storage"),
-            # Finished trials told to some rows' studies would give these more looks than their
-            # budget.
-            use_finished=not self.per_arm and section.get("use_finished", True) is not False,
-            top=self._whole(self.path, section, "top", 10, 1),
-            then_seeds=self._whole(where, outer, "then_seeds", 3, 1) if self.per_arm else None,
-            then_on=self._then_on(outer.get("then_on", "train")),
+            storage=study.storage,
         )
-        self._types(section)
-        return found
+        if isinstance(budget, SearchConfig):
+            return replace(
+                found,
+                enqueue=tuple(self._enqueue(budget.enqueue)),
+                use_finished=budget.use_finished,
+                top=budget.top,
+            )
+        # Finished trials told to some rows' studies would give these more looks than their budget.
+        return replace(
+            found, use_finished=False, then_seeds=budget.then_seeds, then_on=budget.then_on
+        )
 
-    def _then_on(self, value: Any) -> str:
-        """Return what the winners are trained on."""
-        if value not in THEN_ON:
-            self.complain(("per_arm", "then_on"), unknown("value", value, THEN_ON, "Allowed"))
-            return "train"
-        if value == "train_and_val":
-            for key, default in (("protocol", "last"), ("metric", DEFAULT)):
-                asked = str(self.reader.data.get(key, default))
-                if asked.startswith(("best_val", "val/")):
-                    message = (
-                        f"train_and_val leaves the winners no validation clouds, {key}: {asked}"
-                        " needs them"
-                    )
-                    self.complain(("per_arm", "then_on"), message)
-        return str(value)
+    def _check_then_on(self, value: str) -> None:
+        """Complain of winners that are trained on all clouds where validation clouds are needed."""
+        if value != "train_and_val":
+            return
+        for key, default in (("protocol", "last"), ("metric", DEFAULT)):
+            asked = str(self.reader.data.get(key, default))
+            if asked.startswith(("best_val", "val/")):
+                message = (
+                    f"train_and_val leaves the winners no validation clouds, {key}: {asked}"
+                    " needs them"
+                )
+                self.complain(("per_arm", "then_on"), message)
 
-    def _section(self, path: Path, name: str) -> Mapping[str, Any]:
+    def _section(self, path: Path, kind: type[Section]) -> Section:
+        """Return the section at a path; what is wrong in it is complained of and left at its
+        default.
+        """
         data: Any = self.reader.data
         for part in path:
             data = data.get(part) if isinstance(data, Mapping) else None
+        keys = list(kind.model_fields)
         if not isinstance(data, Mapping):
-            self.complain(path, f"must be a mapping with {', '.join(SECTIONS[name])}; got {data!r}")
-            return {}
+            self.complain(path, f"must be a mapping with {', '.join(keys)}; got {data!r}")
+            return kind()
         for key in data:
-            if key not in SECTIONS[name]:
-                self.complain((*path, key), unknown("key", key, SECTIONS[name], "Allowed"))
-        return data
-
-    def _types(self, section: Mapping[str, Any]) -> None:
-        if not isinstance(section.get("use_finished", True), bool):
-            self.complain(
-                (*self.path, "use_finished"),
-                f"must be true or false, got {section['use_finished']!r}",
-            )
-        storage = section.get("storage")
-        if storage is not None and (not isinstance(storage, str) or "://" not in storage):
-            self.complain(
-                (*self.path, "storage"),
-                f"must be the URL of a database, e.g. postgresql://host/name, got {storage!r}",
-            )
-        elif (
-            storage is not None
-            and "@" in storage
-            and ":" in storage.partition("://")[2].rpartition("@")[0]
-        ):
-            # Not repeated in the message: the file is kept in the store, and a log is read by many.
-            self.complain(
-                (*self.path, "storage"),
-                "holds a password, and this file is kept in the store; ~/.pgpass is a place for it",
-            )
+            if key not in keys:
+                self.complain((*path, key), unknown("key", key, keys, "Allowed"))
+        known = {key: value for key, value in data.items() if key in keys}
+        try:
+            return kind.model_validate(known)
+        except ValidationError as error:
+            wrong = problems_of(error, kind)
+        for key, message in wrong:
+            self.complain((*path, key), message)
+            known.pop(key, None)
+        return kind.model_validate(known)
 
     def _whole(
         self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int
@@ -172,14 +167,6 @@ class SearchReader:
             )
             return default
         return value
-
-    def _hours(self, path: Path, data: Mapping[str, Any]) -> float | None:
-        value = data.get("hours")
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and 0 < value < float("inf")):
-            self.complain((*path, "hours"), f"must be a number above 0, got {scalars.shown(value)}")
-            return None
-        return None if value is None else float(value)
 
     def _sampler(self, value: Any, objectives: Any) -> tuple[str, Mapping[str, Any]]:
         path = (*self.path, "sampler")
@@ -229,7 +216,7 @@ class SearchReader:
                 self.complain(
                     (*path, key), unknown(f"option of {name}", key, SCHEDULERS[name], "It has")
                 )
-        if objectives is not None and objectives != {"val/accuracy": "maximize"}:
+        if objectives != {"val/accuracy": "maximize"}:
             self.complain(path, "a scheduler needs val/accuracy as the one objective")
         least = {"reduction": 2}
         return name, {
