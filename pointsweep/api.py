@@ -29,7 +29,7 @@ from pointsweep.reporting.table import Table
 from pointsweep.results.trial_dir import LeaseHeldError
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import open_store as open_store_at
-from pointsweep.sweep.definition import taken
+from pointsweep.sweep.definition import name_conflict
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.sweep.sweep import load as load_file
 from pointsweep.tracking.trackers import uri_mistake
@@ -121,7 +121,7 @@ def run(
     mistake = uri_mistake(tracking_uri or "none")
     if mistake:
         raise ConfigError(asked.source, [Problem("tracking_uri", mistake)])
-    other = None if replace else taken(asked, place)
+    other = None if replace else name_conflict(asked, place)
     if other:
         raise ConfigError(asked.source, [Problem("name", other)])
 

@@ -52,7 +52,7 @@ from pointsweep.reporting.formats.text import render_here
 from pointsweep.results.trial_dir import LeaseHeldError
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import open_store
-from pointsweep.sweep.definition import taken
+from pointsweep.sweep.definition import name_conflict
 from pointsweep.sweep.sweep import Sweep, load, readable_cells
 from pointsweep.sweep.yaml_document import is_file_name, is_shipped
 from pointsweep.tracking.trackers import uri_mistake
@@ -353,7 +353,11 @@ def refusal(source: str, problems: Sequence[str]) -> str:
 
 def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
     """Plan, audit and, unless only the plan is asked for, launch. Return the exit code."""
-    others = [] if options.replace else [text for sweep in sweeps if (text := taken(sweep, store))]
+    others = (
+        []
+        if options.replace
+        else [text for sweep in sweeps if (text := name_conflict(sweep, store))]
+    )
     if others:
         print("\n".join(others), file=sys.stderr)
         return INVALID

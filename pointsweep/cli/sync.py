@@ -103,7 +103,7 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     TrackerUnavailableError and ValueError.
     """
     layout, records, failures = tables.read(store, name)
-    begun = {key: place for key, place in places(layout).items() if store.list(f"trials/{key}")}
+    begun = {key: place for key, place in trial_tags(layout).items() if store.list(f"trials/{key}")}
     tracker = open_tracker(uri)
     target = tracker.begin(store, layout)
     missing = tracker.end(target, store, begun)
@@ -116,7 +116,7 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     return len(begun)
 
 
-def places(layout: Layout) -> dict[str, TrialTags]:
+def trial_tags(layout: Layout) -> dict[str, TrialTags]:
     """Return the first place of every trial in a table, as a sweep's launch sends it."""
     found: dict[str, TrialTags] = {}
     for cell in layout.cells:

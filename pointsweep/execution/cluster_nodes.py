@@ -60,8 +60,8 @@ class Demand:
 
     def share(self) -> dict[str, float]:
         """Return what one process asks for; what it does not ask for is left out."""
-        asked = {"CPU": self.cpus / self.processes, "GPU": self.gpus / self.processes}
-        return {kind: amount for kind, amount in asked.items() if amount > 0}
+        amounts_of_process = {"CPU": self.cpus / self.processes, "GPU": self.gpus / self.processes}
+        return {kind: amount for kind, amount in amounts_of_process.items() if amount > 0}
 
     def room(self, cluster: Cluster) -> float:
         """Return how many of a pack's processes the cluster has nodes for, if nothing else runs."""
@@ -74,16 +74,18 @@ class Demand:
         )
 
 
-def demand_of(asked: Resources) -> Demand:
+def demand_of(resources: Resources) -> Demand:
     """Return the demand of a sweep's packs. What `gpus: auto` comes to is measured on a whole
     GPU.
     """
-    return Demand(asked.cpus, 1.0 if asked.gpus == "auto" else asked.gpus, asked.processes)
+    return Demand(
+        resources.cpus, 1.0 if resources.gpus == "auto" else resources.gpus, resources.processes
+    )
 
 
-def amounts(each: Mapping[str, float]) -> str:
+def amounts(resources: Mapping[str, float]) -> str:
     """Return "{CPU: 2, GPU: 1}"."""
-    return "{" + ", ".join(f"{kind}: {amount:g}" for kind, amount in each.items()) + "}"
+    return "{" + ", ".join(f"{kind}: {amount:g}" for kind, amount in resources.items()) + "}"
 
 
 def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
@@ -97,16 +99,16 @@ def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
     lacking = {
         kind: amount for kind, amount in share.items() if cluster.largest(kind) + 1e-9 < amount
     }
-    each = f"{demand.processes} x " if demand.processes > 1 else ""
+    times = f"{demand.processes} x " if demand.processes > 1 else ""
     if not lacking and demand.processes > 1:
         room = f"the cluster has room for {demand.room(cluster):g} of the {demand.processes}"
-        return each + amounts(share), room
+        return times + amounts(share), room
     if not lacking:
-        return each + amounts(share), "no node of the cluster has all of it"
+        return times + amounts(share), "no node of the cluster has all of it"
     if not any(cluster.largest(kind) for kind in lacking):
-        return each + amounts(lacking), "the cluster has 0"
+        return times + amounts(lacking), "the cluster has 0"
     there = {kind: cluster.largest(kind) for kind in lacking}
-    return each + amounts(lacking), f"the largest node has {amounts(there)}"
+    return times + amounts(lacking), f"the largest node has {amounts(there)}"
 
 
 def advice(cluster: Cluster) -> str:
@@ -123,9 +125,9 @@ def waiting_line(packs: int, demand: Demand, cluster: Cluster) -> str:
     """Return what is said while no pack runs and so many wait: for what the cluster does not have,
     or for nodes that are busy.
     """
-    asked, instead = shortage(demand, cluster)
-    if asked:
-        return f"waiting for {packs} x {asked}; {instead}; {advice(cluster)}"
+    lacking, instead = shortage(demand, cluster)
+    if lacking:
+        return f"waiting for {packs} x {lacking}; {instead}; {advice(cluster)}"
     more = "; it is an autoscaling one and may add nodes by itself" if cluster.autoscales else ""
     return (
         f"waiting for a free worker: {packs} x {amounts(demand.share())}, which the cluster has and"
@@ -137,8 +139,8 @@ def launch_line(demand: Demand, cluster: Cluster) -> str:
     """Return what is said before a launch whose packs do not fit on the cluster; empty if they
     do.
     """
-    asked, instead = shortage(demand, cluster)
-    return f"a pack asks for {asked} and {instead}; {advice(cluster)}" if asked else ""
+    lacking, instead = shortage(demand, cluster)
+    return f"a pack asks for {lacking} and {instead}; {advice(cluster)}" if lacking else ""
 
 
 # Asking
@@ -151,9 +153,9 @@ def joined_cluster() -> Cluster:
     from ray.experimental.internal_kv import _internal_kv_get
 
     nodes = [
-        Node(node_name(each["NodeManagerAddress"], each["NodeID"]), _counted(each["Resources"]))
-        for each in ray.nodes()
-        if each["Alive"]
+        Node(node_name(node["NodeManagerAddress"], node["NodeID"]), _counted(node["Resources"]))
+        for node in ray.nodes()
+        if node["Alive"]
     ]
     # The second version of Ray's autoscaler writes no status.
     return Cluster(nodes, adds_nodes(_internal_kv_get(STATUS_KEY)) or is_autoscaler_v2())
@@ -209,15 +211,15 @@ def _ask_here(address: str) -> Cluster:
     from ray._private.services import canonicalize_bootstrap_address
 
     raylet: Any = ray._raylet
-    found = canonicalize_bootstrap_address(address)
-    if not found:
+    gcs_address = canonicalize_bootstrap_address(address)
+    if not gcs_address:
         raise ResourcesError("no cluster runs on this machine")
-    client = raylet.GcsClient(address=found)
+    client = raylet.GcsClient(address=gcs_address)
     nodes = []
-    for key, each in client.get_all_node_info(timeout=ASK_S).items():
-        if each.state == 0:  # alive
-            name = node_name(each.node_manager_address, key.hex())
-            nodes.append(Node(name, _counted(dict(each.resources_total))))
+    for key, info in client.get_all_node_info(timeout=ASK_S).items():
+        if info.state == 0:  # alive
+            name = node_name(info.node_manager_address, key.hex())
+            nodes.append(Node(name, _counted(dict(info.resources_total))))
     status = client.internal_kv_get(STATUS_KEY, namespace=None, timeout=ASK_S)
     second = client.internal_kv_get(
         raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(),

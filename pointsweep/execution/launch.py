@@ -27,7 +27,7 @@ from pointsweep.results.record_index import sound_record
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import folder_of
-from pointsweep.sweep.resources import Resources as Asked
+from pointsweep.sweep.resources import Resources as SweepResources
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training import autotune as calibrate
 from pointsweep.training.fusion.pack import packs_of
@@ -39,13 +39,13 @@ WAIT_S = 60.0  # for trials that others hold, after everything else is done
 
 @dataclass
 class Launch:
-    """State of a launch. `job` is what all its packs share; `places` says of every trial where it
+    """State of a launch. `job` is what all its packs share; `tags` says of every trial where it
     stands in the tables.
     """
 
     plans: Sequence[Plan]
     store: Store
-    places: Mapping[str, TrialTags]
+    tags: Mapping[str, TrialTags]
     options: LaunchOptions
     display: Display
     job: Job
@@ -57,7 +57,9 @@ class Launch:
         self.records |= {key: record for plan in self.plans for key, record in plan.records.items()}
         self.keys = {key for plan in self.plans for key in plan.states}
 
-    def run(self, groups: Mapping[tuple[Asked, str], Sequence[TrialConfig]]) -> list[Outcome]:
+    def run(
+        self, groups: Mapping[tuple[SweepResources, str], Sequence[TrialConfig]]
+    ) -> list[Outcome]:
         """Run the trials, by what their sweep gives each and the sweep whose budget counts; return
         how they ended.
         """
@@ -72,8 +74,8 @@ class Launch:
                 self._tables,
             ) as progress:
                 self._rank_finished(progress)
-                for (asked, name), configs in groups.items():
-                    outcomes += self._group(asked, name, configs, progress)
+                for (resources, name), configs in groups.items():
+                    outcomes += self._group(resources, name, configs, progress)
         finally:
             disk = folder_of(self.store)
             if disk is not None:
@@ -86,11 +88,9 @@ class Launch:
         """
         metrics = {plan.sweep.name: plan.sweep.metric for plan in self.plans}
         labels = {}
-        for key, place in self.places.items():
-            metric = metrics.get(place.sweep, "")
-            labels[key] = Label(
-                place.cell, metric, place.sweep, place.row, place.column, place.seed
-            )
+        for key, tags in self.tags.items():
+            metric = metrics.get(tags.sweep, "")
+            labels[key] = Label(tags.cell, metric, tags.sweep, tags.row, tags.column, tags.seed)
         return labels
 
     def _value(self, key: str) -> float | None:
@@ -124,7 +124,11 @@ class Launch:
         return made
 
     def _group(
-        self, asked: Asked, name: str, configs: Sequence[TrialConfig], progress: Progress
+        self,
+        requested: SweepResources,
+        name: str,
+        configs: Sequence[TrialConfig],
+        progress: Progress,
     ) -> list[Outcome]:
         spending = Spending(
             next(plan for plan in self.plans if plan.sweep.name == name), self.store
@@ -132,7 +136,7 @@ class Launch:
         say = self.display.say
         say(spending.text())
         launcher = launchers.load(self.options.launcher)
-        resources, packs = self._packs(asked, configs, launcher)
+        resources, packs = self._packs(requested, configs, launcher)
         may_start = spending.left if spending.text() else always
 
         def listen(event: Event) -> None:
@@ -147,33 +151,33 @@ class Launch:
         def run(packs: Sequence[Pack], job: Job) -> list[Outcome]:
             return launcher.run(packs, job, resources, listen, may_start)
 
-        processes = asked.processes if launcher.divides else 1
+        processes = requested.processes if launcher.divides else 1
         job = replace(
             self.job,
-            recompute=asked.recompute,
+            recompute=requested.recompute,
             devices=resources.gpus or resources.cpus,
             processes=processes,
         )
         return run_all(packs, job, run, say)
 
     def _packs(
-        self, asked: Asked, configs: Sequence[TrialConfig], launcher: Launcher
+        self, requested: SweepResources, configs: Sequence[TrialConfig], launcher: Launcher
     ) -> tuple[Resources, list[list[Task]]]:
         # with which is measured what is to be measured
-        gpus = 1.0 if asked.gpus == "auto" else asked.gpus
-        resources = Resources(asked.cpus, gpus, asked.processes, self.options.workers)
-        if "auto" in (asked.pack, asked.gpus):
+        gpus = 1.0 if requested.gpus == "auto" else requested.gpus
+        resources = Resources(requested.cpus, gpus, requested.processes, self.options.workers)
+        if "auto" in (requested.pack, requested.gpus):
             self.display.phase("measuring how trials fit on this machine")
         size = (
-            asked.pack
-            if isinstance(asked.pack, int)
+            requested.pack
+            if isinstance(requested.pack, int)
             else functools.partial(_pack_size, launcher, resources, self.job)
         )
         packs = [
-            [Task(config, self.places[config.key()]) for config in pack]
+            [Task(config, self.tags[config.key()]) for config in pack]
             for pack in packs_of(configs, size)
         ]
-        if asked.gpus == "auto" and launcher.divides:
+        if requested.gpus == "auto" and launcher.divides:
             resources = replace(
                 resources, gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say)
             )
@@ -216,10 +220,10 @@ class Measured:
 
 def _pack_size(launcher: Launcher, resources: Resources, job: Job, config: TrialConfig) -> int:
     """Return the size of a pack for `pack: auto`: as it is measured, once, where packs will run."""
-    found: int = launcher.measure(
+    size: int = launcher.measure(
         _pack_size_of, Measured(config.to_dict(), 1, job.plugins), resources
     )
-    return found
+    return size
 
 
 def _gpu_share(
@@ -233,18 +237,18 @@ def _gpu_share(
     measured where packs will run.
     """
     arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
-    found: list[float] = []
+    shares: list[float] = []
     for (_, size), config in arms.items():
-        found.append(
+        shares.append(
             launcher.measure(_share_of, Measured(config.to_dict(), size, job.plugins), resources)
         )
-    say(f"gpus: auto: a pack gets {max(found):g} of a GPU, by the memory of its largest arm")
-    return max(found)
+    say(f"gpus: auto: a pack gets {max(shares):g} of a GPU, by the memory of its largest arm")
+    return max(shares)
 
 
-def _pack_size_of(asked: Measured) -> int:
-    return calibrate.pack_size(asked.read())
+def _pack_size_of(measured: Measured) -> int:
+    return calibrate.pack_size(measured.read())
 
 
-def _share_of(asked: Measured) -> float:
-    return calibrate.gpu_share(asked.read(), asked.size)
+def _share_of(measured: Measured) -> float:
+    return calibrate.gpu_share(measured.read(), measured.size)

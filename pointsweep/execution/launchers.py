@@ -100,9 +100,9 @@ def not_started(key: str) -> Outcome:
     return Outcome(key, "waiting", "the budget is used up")
 
 
-def phase(doing: str) -> Event:
+def phase(activity: str) -> Event:
     """Return what a launch is busy with while no trial trains."""
-    return Event("phase", "", reason=doing)
+    return Event("phase", "", reason=activity)
 
 
 def notice(text: str) -> Event:

@@ -24,7 +24,7 @@ from pointsweep.storage.stores import open_store
 from pointsweep.tracking.background import mirror_to
 from pointsweep.tracking.target import Target
 from pointsweep.training.runner import Job
-from pointsweep.training.supervisor import Outcome, note_loss
+from pointsweep.training.supervisor import Outcome, record_loss
 
 # of a pack whose worker ended, for whatever reason
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries
@@ -124,7 +124,7 @@ class OutcomeCollector:
             if key in self.ended:
                 continue
             failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            failure = note_loss(self.store, key, failure, self.job.launch, self.job.wait_s)
+            failure = record_loss(self.store, key, failure, self.job.launch, self.job.wait_s)
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:

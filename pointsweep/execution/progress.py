@@ -93,13 +93,13 @@ class SearchProgress:
 
 def duration(seconds: float) -> str:
     """Return a time as one says it: 12 s, 1 min 10 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    rounded = round(seconds)
+    if rounded < 100:
+        return f"{rounded} s"
+    minutes, rest = divmod(rounded, 60)
     if minutes < 10:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    minutes = round(whole / 60)
+    minutes = round(rounded / 60)
     hours, rest = divmod(minutes, 60)
     if not hours:
         return f"{minutes} min"
@@ -181,20 +181,20 @@ class Display:
             with self.lock:
                 self._line(text, {"event": "message", "text": text})
 
-    def phase(self, doing: str) -> None:
+    def phase(self, activity: str) -> None:
         """Take note of what goes on while no trial trains; it is shown if it takes long."""
         with self.lock:
-            self.doing, self.phase_begun = doing, time.monotonic()
+            self.doing, self.phase_begun = activity, time.monotonic()
             self.pause_s = HEARTBEAT_S
-            if self.form == "json" and doing and not self.quiet:
-                self._line("", {"event": "phase", "phase": doing})
+            if self.form == "json" and activity and not self.quiet:
+                self._line("", {"event": "phase", "phase": activity})
 
-    def result(self, table: Table, text: str, **places: str) -> None:
-        """Show a table at its end; `places` are the report, the store and MLflow."""
+    def result(self, table: Table, text: str, **addresses: str) -> None:
+        """Show a table at its end; `addresses` are the report, the store and MLflow."""
         with self.lock:
             self.doing = ""
             data = json.loads(render(table, "json"))
-            self._line(text, {"event": "table", "sweep": table.name, **places, "table": data})
+            self._line(text, {"event": "table", "sweep": table.name, **addresses, "table": data})
 
     def answer(self, text: str) -> None:
         """Show what was asked for: a plan, a configuration."""
@@ -237,18 +237,18 @@ class Display:
             return
         if not running and not new:
             self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
-        doing = (
+        activity = (
             self.progress.running_line() if self.progress is not None and running else self.doing
         )
-        if doing:
+        if activity:
             count = self.progress.count() if self.progress is not None else ""
             times = self.times()
             data = {
                 "event": "heartbeat",
-                "doing": doing,
+                "doing": activity,
                 **(self.progress.numbers() if self.progress is not None else {}),
             }
-            self._line(f"{count}{doing}  ({times})", data)
+            self._line(f"{count}{activity}  ({times})", data)
 
     def left_s(self) -> float | None:
         """Return how much time is left of the whole, if that can be told."""
@@ -344,9 +344,9 @@ class Progress:
         self.drawn_at = self.drawing_s = 0.0
 
     def __enter__(self) -> Progress:
-        whole = self.display.whole
-        if whole is not None:
-            self.ended, self.total = whole.ended, whole.total
+        search = self.display.whole
+        if search is not None:
+            self.ended, self.total = search.ended, search.total
         with self.display.lock:
             self.display.progress = self
             self._draw()
@@ -401,8 +401,8 @@ class Progress:
         for name, value in trial.metrics.items():
             trial.best[name] = max(value, trial.best.get(name, value))
         if self.display.verbose or self.display.form == "json":
-            told = self._told(self._label(event.key), trial)
-            self._say("epoch", event.key, f": epoch {event.epoch} of {event.epochs}{told}")
+            numbers = self._told(self._label(event.key), trial)
+            self._say("epoch", event.key, f": epoch {event.epoch} of {event.epochs}{numbers}")
 
     def _end(self, event: Event) -> None:
         now = time.monotonic()
@@ -420,7 +420,7 @@ class Progress:
         value = (
             self.value(event.key) if event.kind == "finished" and not self.display.quiet else None
         )
-        found = f"  {self._ranked(label, value)}" if value is not None else ""
+        ranked = f"  {self._ranked(label, value)}" if value is not None else ""
         reason = f": {event.reason}" if event.reason else ""
         data = {
             "value": value,
@@ -428,7 +428,7 @@ class Progress:
             "reason": event.reason or None,
             "metrics": trial.metrics if trial else None,
         }
-        self._say(event.kind, event.key, f"{reason}{found}", took_s, data)
+        self._say(event.kind, event.key, f"{reason}{ranked}", took_s, data)
         if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
             self._draw()
 
@@ -502,22 +502,22 @@ class Progress:
 
     def left_s(self) -> float | None:
         """Return the time left of the whole sweep or search; None where nothing tells it yet."""
-        begun = sum(trial.fraction for trial in list(self.running.values()))
-        done = self.done_here + begun
-        whole = self.display.whole
+        started = sum(trial.fraction for trial in list(self.running.values()))
+        done = self.done_here + started
+        search = self.display.whole
         now = time.monotonic()
-        if whole is None:
-            rest = self.waiting - begun
+        if search is None:
+            rest = self.waiting - started
             if self.begun is None or done < 0.5 or rest <= 0:
                 return None
             return (now - self.begun) * rest / done
         before, took_s = self.display.search_before, now - self.display.search_begun
-        done = self.ended - before.ended + begun
-        rest = self.total - self.ended - begun
+        done = self.ended - before.ended + started
+        rest = self.total - self.ended - started
         ways = [took_s * rest / done] if done >= 0.5 and rest > 0 else []
-        used = whole.hours_share - before.hours_share
+        used = search.hours_share - before.hours_share
         if used > 0:
-            ways.append(took_s * max(1 - whole.hours_share, 0) / used)
+            ways.append(took_s * max(1 - search.hours_share, 0) / used)
         return min(ways, default=None)
 
     def running_line(self) -> str:
@@ -544,11 +544,11 @@ class Progress:
         """
         if self.display.live is None:
             return
-        begun = time.monotonic()
+        started = time.monotonic()
         self.made = self.tables()
         self.display.live.refresh()
         self.drawn_at = time.monotonic()
-        self.drawing_s = self.drawn_at - begun
+        self.drawing_s = self.drawn_at - started
 
     def drawn(self, columns: int, encoding: str) -> list[str]:
         """Return the lines of the tables as they stand, without the sentences under them."""

@@ -47,7 +47,7 @@ LAGS = {
 }
 
 
-class Place(NamedTuple):
+class TrialCell(NamedTuple):
     """A trial's sweep and the name of its cell in the sweep's table."""
 
     sweep: str
@@ -55,23 +55,23 @@ class Place(NamedTuple):
 
 
 class Gauges:
-    """The numbers of a launch, one set a sweep. `places` maps the key of every trial to its place.
+    """The numbers of a launch, one set a sweep. `trials` maps the key of every trial to its cell.
 
     `clock` counts seconds; `began` is the Unix time of the launch.
     """
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        trials: Mapping[str, TrialCell],
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
         began = time.time() if began is None else began
         cells: dict[str, dict[str, str]] = {}
-        for key, place in places.items():
-            cells.setdefault(place.sweep, {})[key] = place.cell
+        for key, cell in trials.items():
+            cells.setdefault(cell.sweep, {})[key] = cell.cell
         self.sweeps = {sweep: SweepGauges(cells[sweep], clock, began) for sweep in cells}
-        self._of = {key: self.sweeps[place.sweep] for key, place in places.items()}
+        self._of = {key: self.sweeps[cell.sweep] for key, cell in trials.items()}
 
     def start(self, key: str) -> None:
         """A trial has got a worker."""
@@ -217,11 +217,11 @@ class SweepGauges:
         return found
 
 
-def places_of(packs: Sequence[Sequence[Any]]) -> dict[str, Place]:
+def cells_of(packs: Sequence[Sequence[Any]]) -> dict[str, TrialCell]:
     """key -> place of all tasks of some packs; the cell is named "row / column"."""
-    places = {}
+    cells = {}
     for pack in packs:
         for task in pack:
             tags = task.tags
-            places[task.config.key()] = Place(tags.sweep, f"{tags.row} / {tags.column}")
-    return places
+            cells[task.config.key()] = TrialCell(tags.sweep, f"{tags.row} / {tags.column}")
+    return cells

@@ -134,7 +134,7 @@ def _start() -> None:
     """
     import ray
 
-    begun = time.monotonic()
+    started = time.monotonic()
     attempt = 1
     while True:
         try:
@@ -148,7 +148,7 @@ def _start() -> None:
             ray.shutdown()
             interruption.check()
             why = _one_line(error)
-        took_s = time.monotonic() - begun
+        took_s = time.monotonic() - started
         if attempt >= 2 and took_s >= _wait_s(default=0.0):
             raise ResourcesError(
                 f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s:"
@@ -187,8 +187,8 @@ def ask() -> Cluster:
     address = os.environ["RAY_ADDRESS"].strip()
     try:
         if address != "auto":
-            place = _host_and_port(address)
-            socket.create_connection(place, timeout=ASK_S).close()
+            host_and_port = _host_and_port(address)
+            socket.create_connection(host_and_port, timeout=ASK_S).close()
         return cluster_nodes.ask(address)
     except OSError as error:
         raise ResourcesError(
@@ -214,13 +214,13 @@ def _init(**options: Any) -> None:
 def _host_and_port(address: str) -> tuple[str, int]:
     """Split HOST:PORT. Raises ResourcesError if the address is something else."""
     shown = masked(address)
-    scheme, found, _ = address.partition("://")
-    if found and scheme in ("http", "https"):
+    scheme, separator, _ = address.partition("://")
+    if separator and scheme in ("http", "https"):
         raise ResourcesError(
             f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes;"
             f" {ALLOWED}; {WITHOUT}"
         )
-    if found:
+    if separator:
         raise ResourcesError(
             f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job"
             f" submit`), not through {scheme}://; {ALLOWED}; {WITHOUT}"
@@ -238,7 +238,7 @@ def _wait_for(host: str, port: int) -> None:
     """
     wait_s = _wait_s()
     deadline = time.monotonic() + wait_s
-    told = False
+    announced = False
     while True:
         left_s = deadline - time.monotonic()
         try:
@@ -252,8 +252,8 @@ def _wait_for(host: str, port: int) -> None:
                 f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why});"
                 f" {ALLOWED}; {WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
             )
-        if not told:
-            told = True
+        if not announced:
+            announced = True
             print(
                 f"waiting up to {wait_s:.0f} s for the Ray cluster at {host}:{port} (RAY_ADDRESS):"
                 f" {why}",
@@ -362,14 +362,14 @@ def check_fits(cpus: float, gpus: float) -> None:
     if elsewhere():
         return
     there = ray.cluster_resources()
-    for name, asked in (("cpus", cpus), ("gpus", gpus)):
+    for name, amount in (("cpus", cpus), ("gpus", gpus)):
         has = there.get(name.removesuffix("s").upper(), 0)
-        if asked > has:
+        if amount > has:
             hint = (
                 f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
             )
             raise ResourcesError(
-                f"resources.{name}: a trial asks for {asked:g}, this machine has {has:g}; {hint},"
+                f"resources.{name}: a trial asks for {amount:g}, this machine has {has:g}; {hint},"
                 " or name a cluster by RAY_ADDRESS"
             )
 
@@ -397,23 +397,23 @@ def on_every_node(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    places, started = {}, {}
+    options, started = {}, {}
     for node in ray.nodes():
         if node["Alive"]:
             name = node_name(node["NodeManagerAddress"], node["NodeID"])
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             # Without a CPU, so that a busy node answers too.
-            places[name] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
-            started[name] = ray.remote(**places[name])(function).remote(argument)
+            options[name] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
+            started[name] = ray.remote(**options[name])(function).remote(argument)
     deadline = time.monotonic() + wait_s
     answers = {}
     for name, task in started.items():
         try:
             value = ray.get(task, timeout=max(deadline - time.monotonic(), 1.0))
             # One node after the other, as the time of an answer says how well a clock is known.
-            asked = time.time()
-            clock = ray.get(ray.remote(**places[name])(_read_clock).remote(), timeout=wait_s)
-            answers[name] = Answer(value, asked, clock, time.time())
+            asked_at = time.time()
+            clock = ray.get(ray.remote(**options[name])(_read_clock).remote(), timeout=wait_s)
+            answers[name] = Answer(value, asked_at, clock, time.time())
         except (ray.exceptions.RayError, OSError) as error:
             answers[name] = Answer(error)
     return answers

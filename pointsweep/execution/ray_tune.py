@@ -39,7 +39,7 @@ from pointsweep.execution.cluster_nodes import (
 )
 from pointsweep.execution.launchers import Listener, Pack, Resources, always, notice, phase
 from pointsweep.execution.outcomes import RETRIES, OutcomeCollector, WorkerReporter
-from pointsweep.execution.prometheus import GAUGES, Gauges, places_of
+from pointsweep.execution.prometheus import GAUGES, Gauges, cells_of
 from pointsweep.execution.waiting import GATHER_S, Lost, PackCount, cause_of, lost_lines
 from pointsweep.results.events import epochs_of, read_events
 from pointsweep.storage.base import Store
@@ -49,7 +49,7 @@ from pointsweep.tracking.target import Target, TrialTags
 from pointsweep.training.data_parallel import Group, alone, joined, meeting
 from pointsweep.training.data_parallel_worker import follow
 from pointsweep.training.runner import Gather, Job, Report, Task, run_pack
-from pointsweep.training.supervisor import Outcome, failure_of, note_loss
+from pointsweep.training.supervisor import Outcome, failure_of, record_loss
 from pointsweep.utils import interruption
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.console import guard_streams
@@ -104,21 +104,21 @@ def run_ray(
         listen(notice(text))
     store = open_store(job.store)
     job, here = _with_one_writer(job, store)
-    exported = _Exported(Gauges(places_of(packs)))
+    exported = _Exported(Gauges(cells_of(packs)))
     exported()  # who waits for workers is seen from here on
-    ends = OutcomeCollector(packs, job, listen, exported.gauges, exported.soon, here)
+    collector = OutcomeCollector(packs, job, listen, exported.gauges, exported.soon, here)
     # Tune wants a folder; nothing in it is read again.
     name = uuid.uuid4().hex[:12]
     disk = folder_of(store)
     folder = (disk.path("ray") if disk is not None else cache_folder() / "ray") / name
-    running = _running[name] = _Running(ends, may_start, demand, PackCount(len(packs)))
+    running = _running[name] = _Running(collector, may_start, demand, PackCount(len(packs)))
     try:
         tuner = _tuner(name, folder, packs, job, resources)
         listen(phase("starting workers"))
         with _queued_ahead(not_at_all=may_start is not always):
             tuner.fit()
     except InterruptionError:
-        _end_workers(ends, store)
+        _end_workers(collector, store)
         exported.close()
         raise
     except _TuneAbandonedError as left:
@@ -135,7 +135,7 @@ def run_ray(
         del _running[name]
         shutil.rmtree(folder, ignore_errors=True)
     exported.close()
-    return ends.outcomes(may_start)
+    return collector.outcomes(may_start)
 
 
 def _tuner(
@@ -173,7 +173,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip()[:300]
 
 
-def _end_workers(ends: OutcomeCollector, store: Store) -> None:
+def _end_workers(collector: OutcomeCollector, store: Store) -> None:
     """Ask the workers on this machine to end, and wait until they have saved their checkpoints.
 
     Ray would ask them too when it is left, and kill them a moment later.
@@ -182,7 +182,7 @@ def _end_workers(ends: OutcomeCollector, store: Store) -> None:
     if disk is None:
         return
     pids = set()
-    for key in ends.running():
+    for key in collector.running():
         holder = read_holder(disk.path(f"trials/{key}/lease.json"))
         if holder is not None and holder.machine == machine():
             pids.add(holder.pid)
@@ -371,8 +371,10 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     lost workers only.
     """
     _settled()
-    told = WorkerReporter(tune.report)
-    told.end(run_encoded(config["pack"], job, told, _gather if job.processes > 1 else alone))
+    reporter = WorkerReporter(tune.report)
+    reporter.end(
+        run_encoded(config["pack"], job, reporter, _gather if job.processes > 1 else alone)
+    )
 
 
 def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
@@ -392,8 +394,8 @@ def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> 
         store = open_store(job.store)
         outcomes = []
         for item in _items(pack):
-            kept = note_loss(store, item["key"], failure, job.launch, job.wait_s)
-            outcomes.append(Outcome(item["key"], "failed", kept.reason, kept.kind))
+            recorded = record_loss(store, item["key"], failure, job.launch, job.wait_s)
+            outcomes.append(Outcome(item["key"], "failed", recorded.reason, recorded.kind))
         return outcomes
 
 
@@ -418,8 +420,8 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
         task = ray.remote(
             num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), max_retries=0
         )(follow)
-        place = PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=rank)
-        options = task.options(scheduling_strategy=place)
+        strategy = PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=rank)
+        options = task.options(scheduling_strategy=strategy)
         started.append(options.remote(config.to_dict(), job, rank, job.processes, host, store.port))
     try:
         with joined(store, 0, job.processes) as group:

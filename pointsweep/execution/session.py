@@ -18,14 +18,14 @@ from pointsweep.execution.budget import Spending
 from pointsweep.execution.notify import announce
 from pointsweep.execution.options import LaunchOptions
 from pointsweep.execution.progress import Display
-from pointsweep.planning.plan import Plan, look, make_plan
+from pointsweep.planning.plan import Plan, make_plan, trial_states
 from pointsweep.reporting import build as tables
 from pointsweep.reporting.cell_metrics import cell_metrics
 from pointsweep.reporting.formats.text import render_for
 from pointsweep.reporting.table import Table
 from pointsweep.results.events import read_failure_kind
 from pointsweep.storage.base import Store
-from pointsweep.sweep.definition import note
+from pointsweep.sweep.definition import write_definition
 from pointsweep.sweep.resources import Resources
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.tracking.mirroring import Mirroring, mirrored
@@ -59,7 +59,7 @@ class Conclusion:
 
 def exit_code_of(conclusions: Sequence[Conclusion]) -> int:
     """Return the exit code of a launch: that some trials failed counts before all else."""
-    codes = [each.code for each in conclusions]
+    codes = [conclusion.code for conclusion in conclusions]
     return FAILED if FAILED in codes else max(codes)
 
 
@@ -71,24 +71,30 @@ def execute(
     """
     uri = tracking_uri(options.tracking_uri, store)
     tracker = open_tracker(uri).title
-    owns = {plan.sweep.name: _asked(plan) for plan in plans}
+    tags_by_sweep = {plan.sweep.name: _requested_tags(plan) for plan in plans}
     # A trial that several sweeps show is seen live in the first one's experiment; the others have
     # it at the end.
-    places = {key: place for own in reversed(owns.values()) for key, place in own.items()}
+    tags = {
+        key: trial_tags
+        for own in reversed(tags_by_sweep.values())
+        for key, trial_tags in own.items()
+    }
     with ExitStack() as stack:
         mirrors: dict[str, Mirroring] = {}
         targets = {}
         for plan in plans:
             name = plan.sweep.name
-            note(plan.sweep, store)
+            write_definition(plan.sweep, store)
             display.phase(f"preparing {tracker}" if uri != "none" else "")
             mirror = stack.enter_context(
-                mirrored(uri, store, plan.sweep.stored.layout(), owns[name], bool(plan.to_run))
+                mirrored(
+                    uri, store, plan.sweep.stored.layout(), tags_by_sweep[name], bool(plan.to_run)
+                )
             )
             mirrors[name] = mirror
             if mirror.target is not None:
                 targets[name] = mirror.target
-        outcomes = launch_all(plans, store, targets, places, options, display)
+        outcomes = launch_all(plans, store, targets, tags, options, display)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
             further = [
@@ -99,9 +105,9 @@ def execute(
             if not further:
                 break
             for fresh in further:
-                owns[fresh.sweep.name].update(_asked(fresh))
-                places = _asked(fresh) | places
-            outcomes += launch_all(further, store, targets, places, options, display)
+                tags_by_sweep[fresh.sweep.name].update(_requested_tags(fresh))
+                tags = _requested_tags(fresh) | tags
+            outcomes += launch_all(further, store, targets, tags, options, display)
         display.phase(f"bringing {tracker} level" if targets else "ending the launch")
         ray_cluster.leave()
     conclusions = []
@@ -122,11 +128,11 @@ def waiting(outcomes: Sequence[Outcome]) -> set[str]:
     return {outcome.key for outcome in outcomes if outcome.status == "waiting"}
 
 
-def _asked(plan: Plan) -> dict[str, TrialTags]:
+def _requested_tags(plan: Plan) -> dict[str, TrialTags]:
     """The places of those of a sweep's trials that are asked for as yet: with adaptive seeds not
     all of them.
     """
-    return {key: place for key, place in places_of(plan.sweep).items() if key in plan.states}
+    return {key: tags for key, tags in trial_tags_of(plan.sweep).items() if key in plan.states}
 
 
 def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Plan | None:
@@ -135,7 +141,7 @@ def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Pla
     """
     if plan.sweep.adaptive is None:
         return None
-    states, records = look(plan.sweep, store)
+    states, records = trial_states(plan.sweep, store)
     if not states.keys() - tried:  # what failed in this launch is left to the next one
         return None
     fresh = replace(
@@ -150,7 +156,7 @@ def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Pla
     return fresh
 
 
-def places_of(sweep: Sweep) -> dict[str, TrialTags]:
+def trial_tags_of(sweep: Sweep) -> dict[str, TrialTags]:
     """Return what the tracker is to say of every trial, by key."""
     return {
         trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()
@@ -161,7 +167,7 @@ def launch_all(
     plans: Sequence[Plan],
     store: Store,
     targets: Mapping[str, Target],
-    places: Mapping[str, TrialTags],
+    tags: Mapping[str, TrialTags],
     options: LaunchOptions,
     display: Display,
     limits: Mapping[str, Mapping[int, float]] | None = None,
@@ -181,15 +187,15 @@ def launch_all(
     job = Job(
         store.url, targets, threads=options.threads, limits=limits or {}, plugins=sources_of(plans)
     )
-    launch = Launch(plans, store, places, options, display, job, on_end)
+    launch = Launch(plans, store, tags, options, display, job, on_end)
     with after_launch():
         return launch.run(groups)
 
 
 def sources_of(plans: Sequence[Plan]) -> tuple[Source, ...]:
     """Return the plug-ins of all sweeps, each once."""
-    found = {source.name: source for plan in plans for source in plan.sweep.plugins}
-    return tuple(found.values())
+    sources = {source.name: source for plan in plans for source in plan.sweep.plugins}
+    return tuple(sources.values())
 
 
 def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfig]]:
@@ -198,7 +204,7 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
 
     The name is that of the sweep whose budget counts; sweeps without one are launched together.
     """
-    found: dict[tuple[Resources, str], list[TrialConfig]] = {}
+    groups: dict[tuple[Resources, str], list[TrialConfig]] = {}
     names: dict[Resources, str] = {}
     seen: set[str] = set()
     for plan in plans:
@@ -207,8 +213,8 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
         if fresh:
             own, name = plan.sweep.resources, plan.sweep.name
             name = names.setdefault(own, name) if math.isinf(own.budget.limit_hours()) else name
-            found.setdefault((own, name), []).extend(fresh)
-    return found
+            groups.setdefault((own, name), []).extend(fresh)
+    return groups
 
 
 def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
@@ -217,8 +223,8 @@ def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, p
     `mirror`: what is said of the tracker; `part`: of a larger table.
     """
     report = store.place(f"sweeps/{table.name}/report.html")
-    whole = [f"whole    pointsweep tables {table.name}"] if part else []
-    lines = ["", f"report   {report}", f"store    {store.url}", *whole, *mirror]
+    full_table = [f"whole    pointsweep tables {table.name}"] if part else []
+    lines = ["", f"report   {report}", f"store    {store.url}", *full_table, *mirror]
     text = render_for(display.stream, table) + "\n".join(lines)
     display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))
 
@@ -239,12 +245,12 @@ def conclude(
     plan = make_plan(sweep, store)
     # A trial whose folder cannot be written has no failure in its history.
     own = [outcome for outcome in outcomes if outcome.key in plan.states]
-    told = {
+    failed = {
         outcome.key: outcome
         for outcome in own
         if outcome.status == "failed" and outcome.key not in plan.records
     }
-    failures = {key: outcome.reason for key, outcome in told.items()} | dict(plan.failures)
+    failures = {key: outcome.reason for key, outcome in failed.items()} | dict(plan.failures)
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     if sweep.whole is None:
         tables.write_all(store, table, plan.records)
@@ -259,7 +265,7 @@ def conclude(
     for key in [key for key in missing if key not in beyond]:
         log = store.place(f"trials/{key}/history.jsonl")
         kind = (read_failure_kind(store, key) if key in plan.failures else "") or (
-            told[key].kind if key in told else "lost_node"
+            failed[key].kind if key in failed else "lost_node"
         )
         if key in held and key not in plan.failures:
             print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)

@@ -91,16 +91,16 @@ def lost_lines(lost: Iterable[Lost]) -> Iterator[str]:
     "node 10.0.0.3 4fa21c was lost: lora / vit / seed 0 goes on after epoch 12, on another worker"
     """
     by_cause: dict[str, list[Lost]] = {}
-    for each in lost:
-        by_cause.setdefault(each.cause, []).append(each)
+    for worker in lost:
+        by_cause.setdefault(worker.cause, []).append(worker)
     for cause, trials in by_cause.items():
-        told = [
-            f"{each.cell} goes on after epoch {each.epoch}"
-            if each.epoch
-            else f"{each.cell} begins again"
-            for each in trials[:MOST_NAMED]
+        texts = [
+            f"{worker.cell} goes on after epoch {worker.epoch}"
+            if worker.epoch
+            else f"{worker.cell} begins again"
+            for worker in trials[:MOST_NAMED]
         ]
-        if len(trials) > len(told):
-            told.append(f"{len(trials) - len(told)} more too")
+        if len(trials) > len(texts):
+            texts.append(f"{len(trials) - len(texts)} more too")
         where = "on another worker" if len(trials) == 1 else "on other workers"
-        yield f"{cause}: {', '.join(told)}, {where}"
+        yield f"{cause}: {', '.join(texts)}, {where}"

@@ -15,7 +15,7 @@ from pointsweep.execution.session import (
     conclude,
     execute,
     launch_all,
-    places_of,
+    trial_tags_of,
 )
 from pointsweep.planning.plan import Plan
 from pointsweep.reporting.build import files_of
@@ -25,7 +25,7 @@ from pointsweep.results.record_index import trial_status
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore, Store, establish
 from pointsweep.storage.stores import on_disk
-from pointsweep.sweep.definition import note
+from pointsweep.sweep.definition import write_definition
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.tracking.mirroring import mirrored
 from pointsweep.tracking.target import TrackerUnavailableError, TrialTags, tracking_uri
@@ -80,11 +80,11 @@ def search(
     from pointsweep.hpo.tuner import Tuning
 
     uri = tracking_uri(options.tracking_uri, store)
-    places: dict[str, TrialTags] = {}
+    tags: dict[str, TrialTags] = {}
     # One process at a time may add to a study.
     with (
         TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(),
-        mirrored(uri, store, plan.sweep.layout(), places, bool(plan.to_run)) as mirror,
+        mirrored(uri, store, plan.sweep.layout(), tags, bool(plan.to_run)) as mirror,
     ):
         target = mirror.target
 
@@ -93,7 +93,7 @@ def search(
             limits: Mapping[str, Mapping[int, float]],
             on_end: Callable[[str], None] | None = None,
         ) -> None:
-            places.update(places_of(batch))
+            tags.update(trial_tags_of(batch))
             states = {
                 trial.config.key(): trial_status(store, trial.config.key())
                 for trial in batch.trials()
@@ -101,19 +101,21 @@ def search(
             display.expect(*tuning.extent())
             rest = Plan(batch, states, {}, {}, {}, ())
             targets = {batch.name: target} if target is not None else {}
-            launch_all([rest], store, targets, places_of(batch), options, display, limits, on_end)
+            launch_all(
+                [rest], store, targets, trial_tags_of(batch), options, display, limits, on_end
+            )
 
         tuning = Tuning(sweep, store)
         tuning.trial_page = mirror.trial_page
         with working(tuning.url):
             tuning.run(train, display.say)
-            places.update(places_of(tuning.everything()))
+            tags.update(trial_tags_of(tuning.everything()))
             found = tuning.found()
         if found is None:
             raise SearchFailedError(
                 f"{sweep.name}: every suggestion failed; {store.path('trials')} says why"
             )
-        note(found, store)
+        write_definition(found, store)
         with working(tuning.url):
             write_searched(sweep, tuning.by_arm(), store)
         train(found, {})

@@ -47,23 +47,23 @@ def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> l
     """All findings, refusals first. `parameters` are the counts of each arm's config, by key."""
     probed: list[tuple[Arm, Probe]] = []
     broken: set[Key] = set()
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for key, arm in _models(arms).items():
         message = _broken(arm.config)
         if message:
             broken.add(key)
-            found.append(Finding(True, f"{arm.name}: the model does not run: {message}"))
+            findings.append(Finding(True, f"{arm.name}: the model does not run: {message}"))
         else:
             probed.append((arm, probe(arm.config)))
-    found += [
+    findings += [
         *_dead_knobs(probed),
         *_unreached(probed),
         *_leaks(probed),
         *_counts(arms, parameters),
     ]
     running = [arm for arm in arms if model_key(arm.config) not in broken]
-    found += [*_near_identities(running), *_models_by_name(running)]
-    return sorted(found, key=lambda finding: not finding.refuses)
+    findings += [*_near_identities(running), *_models_by_name(running)]
+    return sorted(findings, key=lambda finding: not finding.refuses)
 
 
 def _models(arms: Sequence[Arm]) -> dict[Key, Arm]:
@@ -143,11 +143,11 @@ def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
             continue
         # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused
         # it is looked at in full.
-        if probe(first.config, whole=True).differs(probe(second.config, whole=True)):
+        if probe(first.config, full_size=True).differs(probe(second.config, full_size=True)):
             continue
-        said = ", ".join(f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items()))
+        settings = ", ".join(f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items()))
         yield Finding(
-            True, f"{first.name} and {second.name} are the same model: {said} changes nothing"
+            True, f"{first.name} and {second.name} are the same model: {settings} changes nothing"
         )
 
 
@@ -164,11 +164,11 @@ def _alike(
     pairs = []
     for own in groups.values():
         own.sort()
-        for place, (total, number) in enumerate(own):
+        for position, (total, number) in enumerate(own):
             outputs = probed[number][1].outputs
             # what `differs` lets pass, over all outputs
             close = float((1e-6 + 1e-5 * outputs.abs()).sum())
-            for other_total, other in own[place + 1 :]:
+            for other_total, other in own[position + 1 :]:
                 if not other_total - total <= close:
                     break
                 pairs.append((min(number, other), max(number, other)))
@@ -195,11 +195,11 @@ def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
         if seen.thawed:
             more = f" and {len(seen.thawed) - 3} more" if len(seen.thawed) > 3 else ""
             thawed = f"{', '.join(seen.thawed[:3])}{more}"
-            said = (
+            reason = (
                 "of the frozen backbone would train, and the method does not declare it"
                 " (Method.thaws)"
             )
-            yield Finding(True, f"{arm.name}: {thawed} {said}")
+            yield Finding(True, f"{arm.name}: {thawed} {reason}")
         if seen.ignored:
             numbers = ", ".join(map(str, seen.ignored))
             yield Finding(
@@ -220,7 +220,7 @@ def _idle_in_full(config: TrialConfig, seen: Probe) -> list[str]:
     """The tensors with idle parts that have such parts with all tokens and points too: few tokens
     may leave a part nothing to do.
     """
-    in_full = {name.partition("[")[0] for name in probe(config, whole=True).idle}
+    in_full = {name.partition("[")[0] for name in probe(config, full_size=True).idle}
     return [name for name in seen.idle if name.partition("[")[0] in in_full]
 
 
@@ -274,8 +274,8 @@ def _models_by_name(arms: Sequence[Arm]) -> Iterator[Finding]:
     for arm in arms:
         if isinstance(arm.config.backbone, LibraryBackboneConfig):
             by_model.setdefault(_described(arm.config.backbone), []).extend(arm.cells)
-    for said, cells in by_model.items():
-        yield Finding(False, f"{Arm(arms[0].config, tuple(cells)).name}: {said}")
+    for text, cells in by_model.items():
+        yield Finding(False, f"{Arm(arms[0].config, tuple(cells)).name}: {text}")
 
 
 @functools.lru_cache(maxsize=64)

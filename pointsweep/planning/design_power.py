@@ -38,12 +38,12 @@ def resolution(plan: Plan) -> list[str]:
     """A sentence for each number of test objects in the sweep, least first; none where the number
     is not known.
     """
-    found: dict[int, list[Cell]] = {}
+    by_objects: dict[int, list[Cell]] = {}
     for cell in plan.sweep.cells:
         objects = num_test(cell, plan) if cell.trials else None
         if objects:
-            found.setdefault(objects, []).append(cell)
-    return [sentence(plan, objects, cells) for objects, cells in sorted(found.items())]
+            by_objects.setdefault(objects, []).append(cell)
+    return [sentence(plan, objects, cells) for objects, cells in sorted(by_objects.items())]
 
 
 def num_test(cell: Cell, plan: Plan) -> int | None:
@@ -65,8 +65,8 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
         facts = plan.data[dataset]
         return facts.objects.get("test", facts.sizes["test"])
     variant = str(getattr(dataset, "variant", "")).upper()
-    place = SETS.get(dataset.name, ("", ""))
-    size = NUM_TEST.get((place[0], variant) if variant else place)
+    known_set = SETS.get(dataset.name, ("", ""))
+    size = NUM_TEST.get((known_set[0], variant) if variant else known_set)
     return min(size, dataset.test_limit or size) if size else None
 
 
@@ -172,7 +172,7 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
     """(sd, n) over seeds of the differences between neighbouring rows of each column, as far as
     trials are finished.
     """
-    found: list[tuple[float, int]] = []
+    spreads_of_pairs: list[tuple[float, int]] = []
     columns: dict[int, list[dict[int, float]]] = {}
     for cell in sorted(cells, key=lambda cell: cell.row):
         columns.setdefault(cell.column, []).append(_values(plan, cell))
@@ -185,8 +185,8 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
                         for seed in sorted(one.keys() & other.keys())
                     ]
                 )
-                found.append((apart.sd or 0.0, apart.n))
-    return found
+                spreads_of_pairs.append((apart.sd or 0.0, apart.n))
+    return spreads_of_pairs
 
 
 def _values(plan: Plan, cell: Cell) -> dict[int, float]:

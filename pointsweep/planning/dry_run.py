@@ -63,12 +63,12 @@ def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
     varies = any(
         len({getattr(arm.config.train, name) for arm in arms}) > 1 for name in TRAIN_SETTINGS
     )
-    found: dict[tuple[str, str], Arm] = {}
+    arms_by_key: dict[tuple[str, str], Arm] = {}
     for arm in arms:
         train = canonical_json(arm.config.train) if varies else ""
         key = canonical_json(arm.config.dataset), train
-        found.setdefault(key, arm)
-    return [Arm(without_seed(arm.config), arm.name) for arm in found.values()]
+        arms_by_key.setdefault(key, arm)
+    return [Arm(without_seed(arm.config), arm.name) for arm in arms_by_key.values()]
 
 
 def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list[int]:
@@ -93,19 +93,19 @@ def look(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) 
 
     `thorough`: with what is the same for all arms of a launch.
     """
-    found = wrong_rates(config.train)
+    problems = wrong_rates(config.train)
     try:
         dataset = dataset_of(config.dataset)
         if dataset is not None:
-            found += wrong_data(dataset, config)
-        found += _wrong_training(smaller(config), thorough, late, config.train.epochs)
+            problems += wrong_data(dataset, config)
+        problems += _wrong_training(smaller(config), thorough, late, config.train.epochs)
     except DivergedError:
         pass  # the launch says so of each seed, and the table of the cell
     except Exception as error:
         # a method or a data set of somebody else's may raise anything: the sweep is refused with
         # its words
-        found.append(f"a small trial of it does not run: {type(error).__name__}: {error}")
-    return list(dict.fromkeys(found))
+        problems.append(f"a small trial of it does not run: {type(error).__name__}: {error}")
+    return list(dict.fromkeys(problems))
 
 
 def _wrong_training(
@@ -120,9 +120,9 @@ def _wrong_training(
     with tempfile.TemporaryDirectory() as folder:
         run = Run.of(config, dataset, Path(folder) / "first")
         again = Run(config, dataset, Path(folder) / "again")
-        found = list(wrong_start(run, again, Run(other, dataset, Path(folder) / "other")))
+        problems = list(wrong_start(run, again, Run(other, dataset, Path(folder) / "other")))
         # The step last: its definition trains the start itself.
-        found += [
+        problems += [
             *run.wrong_order(),
             *run.wrong_evaluation(),
             *run.wrong_choice(),
@@ -131,9 +131,9 @@ def _wrong_training(
         ]
         if thorough:
             same = Run.of(config, dataset, Path(folder) / "same", last_epoch=1)
-            found += wrong_seeds(
+            problems += wrong_seeds(
                 run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1)
             )
         with suppress(DivergedError):  # at a rate that the first epochs have not reached
-            found += list(run.wrong_late_epochs(late, planned))
-    return found
+            problems += list(run.wrong_late_epochs(late, planned))
+    return problems

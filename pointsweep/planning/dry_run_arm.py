@@ -51,7 +51,7 @@ def chosen(arms: Sequence[Arm]) -> list[Arm]:
     structures: set[Key] = set()
     trains: set[str] = set()
     values: dict[str, set[Any]] = {name: set() for name in TrainConfig.model_fields}
-    found: dict[str, Arm] = {}
+    arms_by_key: dict[str, Arm] = {}
     for arm in arms:
         structure = training_key(arm.config)
         settings = canonical_json(arm.config.train)
@@ -65,8 +65,8 @@ def chosen(arms: Sequence[Arm]) -> list[Arm]:
         structures.add(structure)
         if new:
             config = without_seed(arm.config)
-            found.setdefault(config.key(), Arm(config, arm.name))
-    return list(found.values())
+            arms_by_key.setdefault(config.key(), Arm(config, arm.name))
+    return list(arms_by_key.values())
 
 
 def smaller(config: TrialConfig) -> TrialConfig:

@@ -164,20 +164,20 @@ def _wrong_changes(data: Recording) -> Iterator[str]:
     """
     config = data.config
     neutral: dict[str, Any] = {"scale": (1.0, 1.0), "rotate": "none", "translate": 0.0}
-    asked = [name for name, value in neutral.items() if getattr(config, name) != value]
-    once = np.zeros(2, dtype=np.int64)  # the same cloud twice
-    whole, _ = data.train_batch(once, torch.Generator().manual_seed(0))
-    for name in asked:
+    active = [name for name, value in neutral.items() if getattr(config, name) != value]
+    same_twice = np.zeros(2, dtype=np.int64)  # the same cloud twice
+    augmented, _ = data.train_batch(same_twice, torch.Generator().manual_seed(0))
+    for name in active:
         without = copy.copy(data)
         without.config = config.model_copy(update={name: neutral[name]})
-        other, _ = without.train_batch(once, torch.Generator().manual_seed(0))
-        if torch.equal(whole, other):
+        other, _ = without.train_batch(same_twice, torch.Generator().manual_seed(0))
+        if torch.equal(augmented, other):
             yield f"dataset.{name}: {getattr(config, name)} changes no training cloud"
-    if asked:
-        if torch.equal(whole[0], whole[1]):
+    if active:
+        if torch.equal(augmented[0], augmented[1]):
             yield "all clouds of a batch are changed alike by augmentation"
-        other, _ = data.train_batch(once, torch.Generator().manual_seed(1))
-        if torch.equal(whole, other):
+        other, _ = data.train_batch(same_twice, torch.Generator().manual_seed(1))
+        if torch.equal(augmented, other):
             yield "augmentation changes a cloud alike in every epoch"
         without = copy.copy(data)
         without.config = config.model_copy(update=neutral)

@@ -157,14 +157,14 @@ class Run:
         a statistic.
         """
         config = self.config
-        begun = {name: value.clone() for name, value in self.start.state_dict().items()}
+        initial = {name: value.clone() for name, value in self.start.state_dict().items()}
         model = self.start
         losses, accuracies = reference(model, config, self.epochs(), self.data)
-        told = [event["metrics"]["train/loss"] for event in self.trial.folder.epochs()]
+        logged = [event["metrics"]["train/loss"] for event in self.trial.folder.epochs()]
         hits = [event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()]
-        if len(told) == len(losses) and not np.allclose(told, losses, rtol=1e-4):
+        if len(logged) == len(losses) and not np.allclose(logged, losses, rtol=1e-4):
             yield (
-                f"train/loss is {told[-1]:.6g}, the mean loss of the epoch's clouds"
+                f"train/loss is {logged[-1]:.6g}, the mean loss of the epoch's clouds"
                 f" {losses[-1]:.6g}"
             )
         elif len(hits) == len(accuracies) and not np.allclose(hits, accuracies):
@@ -172,7 +172,7 @@ class Run:
                 f"train/accuracy is {hits[-1]:.4f}, that of the training steps is"
                 f" {accuracies[-1]:.4f}"
             )
-        yield from _wrong_changes(begun, self.trial.model, model, config.train.lr)
+        yield from _wrong_changes(initial, self.trial.model, model, config.train.lr)
 
     def wrong_late_epochs(self, numbers: Sequence[int], planned: int) -> Iterator[str]:
         """Say where a step in late epochs of those planned is not the one that its settings
@@ -194,14 +194,14 @@ class Run:
             trains = [parameter.requires_grad for parameter in model.parameters()]
             train_epoch(model, make_optimizer(model, config.train), data, config, number)
             reference_epochs(expected, config, {number: data.train_calls}, data)
-            found = list(_wrong_changes(before, model, expected, config.train.lr))
-            if not found and trains != [
+            problems = list(_wrong_changes(before, model, expected, config.train.lr))
+            if not problems and trains != [
                 parameter.requires_grad for parameter in model.parameters()
             ]:
-                found = ["other tensors train after it than before it"]
-            for text in found:
+                problems = ["other tensors train after it than before it"]
+            for text in problems:
                 yield f"in epoch {number} of {planned}: {text}"
-            if found:
+            if problems:
                 return
 
     def wrong_statistics(self) -> Iterator[str]:
@@ -243,11 +243,11 @@ class Run:
         before = {name: value.clone() for name, value in self.trial.model.state_dict().items()}
         for split in filter(None, (self.data.test, self.data.val)):
             loss, accuracy = measured(self.trial.model, self.data, split, self.config)
-            told = metrics[f"{split.name}/loss"]
+            logged = metrics[f"{split.name}/loss"]
             hits = metrics[f"{split.name}/accuracy"]
-            if not math.isclose(told, loss, rel_tol=1e-4, abs_tol=1e-6):
+            if not math.isclose(logged, loss, rel_tol=1e-4, abs_tol=1e-6):
                 yield (
-                    f"{split.name}/loss is {told:.6g}, the model's own loss on the {split.name}"
+                    f"{split.name}/loss is {logged:.6g}, the model's own loss on the {split.name}"
                     f" clouds is {loss:.6g}: other clouds, an order that got lost, noise or"
                     " training mode in evaluation"
                 )
@@ -263,7 +263,7 @@ class Run:
         differ.
         """
         trial = self.trial
-        kept = trial.best, trial.predictions
+        before = trial.best, trial.predictions
         measure = self.config.dataset.metrics[0]
         test, val, train = (0.2, 0.9, 0.5, 0.9), (0.3, 0.1, 0.8, 0.8), (0.9, 0.1, 0.2, 0.3)
         trial.best, trial.predictions = {}, {}
@@ -278,7 +278,7 @@ class Run:
         wanted = {"last": 4, "best_test": 2, "best_val": 3}
         taken = {name: int(best["epoch"]) for name, best in trial.best.items()}
         shown = {name: int(values[0]) for name, values in trial.predictions.items()}
-        trial.best, trial.predictions = kept
+        trial.best, trial.predictions = before
         for name, epoch in wanted.items():
             if taken.get(name) != epoch or shown.get(name) != epoch:
                 yield (
@@ -293,7 +293,8 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     """
     first = {name: p.detach().float() for name, p in run.start.named_parameters()}
     again, second = (
-        {name: p.detach() for name, p in each.start.named_parameters()} for each in (same, other)
+        {name: p.detach() for name, p in trial_run.start.named_parameters()}
+        for trial_run in (same, other)
     )
     changed = [name for name in first if not torch.equal(first[name], again[name])]
     if changed:
@@ -336,7 +337,8 @@ def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:
         yield "the same seed gives other weights when it is run again"
     taken = len(other.data.train_calls)
     orders = [
-        [index.tolist() for index, _ in each.data.train_calls[:taken]] for each in (run, other)
+        [index.tolist() for index, _ in trial_run.data.train_calls[:taken]]
+        for trial_run in (run, other)
     ]
     if orders[0] == orders[1]:
         yield "another seed takes the training clouds in the same order"

@@ -77,10 +77,12 @@ class Plan:
         """The trials without a record; the first seed of every cell before the second of any: a
         part of the time fills the table.
         """
-        asked = sorted(self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config))
+        in_seed_order = sorted(
+            self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config)
+        )
         return [
             trial.config
-            for trial in asked
+            for trial in in_seed_order
             if self.states.get(trial.config.key(), "finished") != "finished"
         ]
 
@@ -102,8 +104,10 @@ class Plan:
             reason for key, reason in self.stale.items() if self.states.get(key) == "finished"
         ]
         if believed:
-            what = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
-            extra.append(f"{len(believed)} stale: {what}; --rerun-stale trains what is stale again")
+            reasons = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
+            extra.append(
+                f"{len(believed)} stale: {reasons}; --rerun-stale trains what is stale again"
+            )
         most = len(self.sweep.trials())
         adaptive = (
             f"; adaptive seeds: {len(self.states)} to {most} trials in all"
@@ -142,7 +146,7 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
     `rerun_stale`: finished trials whose data or weights have changed count as to be run; else they
     are marked.
     """
-    states, records, damaged = look_closely(sweep, store)
+    states, records, damaged = states_and_damage(sweep, store)
     configs = {
         trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states
     }
@@ -156,7 +160,7 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
     rest = {key: config for key, config in configs.items() if key not in finished}
 
     inputs = needed(rest.values(), fetch)
-    found = [
+    findings = [
         *of_the_data(sweep, rest, inputs.data),
         *of_the_machine(sweep, rest.values(), cpu_flags()),
     ]
@@ -171,7 +175,7 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
         failures,
         counted | dict(checked.parameters),
         (*inputs.missing, *lacking),
-        (*found, *checked.findings),
+        (*findings, *checked.findings),
         damaged,
         inputs.to_fetch,
         stale,
@@ -185,14 +189,14 @@ def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
     for config in configs:
         if config.method is not None and config.method.package is not None:
             needed_by.setdefault(config.method.package, config.method.name)
-    found = []
+    problems = []
     for package, method in needed_by.items():
         if importlib.util.find_spec(package) is None:
             hint = f'pip install "pointsweep[{package}]"'
-            found.append(
+            problems.append(
                 f"method {method} needs the package {package}, which is not installed: {hint}"
             )
-    return tuple(found)
+    return tuple(problems)
 
 
 def of_the_data(
@@ -204,7 +208,7 @@ def of_the_data(
     Each once, with the first cell that it is about.
     """
     refused: dict[str, dict[str, None]] = {}
-    said: dict[str, dict[str, None]] = {}
+    remarks: dict[str, dict[str, None]] = {}
     for cell in sweep.cells:
         for config in cell.trials:
             if config.key() not in rest:
@@ -218,13 +222,13 @@ def of_the_data(
                 ):
                     refused.setdefault(text, {})[name] = None
                 for text in marks(facts, config.dataset, trains):
-                    said.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
+                    remarks.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
             if cell.published is not None and (
                 text := mismatch(cell.published, section_of(config.dataset))
             ):
-                said.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
-    for found, refuses in ((refused, True), (said, False)):
-        for text, cells in found.items():
+                remarks.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
+    for texts, refuses in ((refused, True), (remarks, False)):
+        for text, cells in texts.items():
             yield Finding(refuses, f"{_first_of(cells)}: {text}")
 
 
@@ -254,17 +258,17 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
         if dataset is not None and dataset in inputs.data:
             for text in refusals(inputs.data[dataset], dataset, _batch_of(cell)):
                 refused.setdefault(text, {})[cell.name] = None
-    found = [f"lacking here: {text}" for text in inputs.missing]
-    found += [f"{_first_of(names)}: {text}" for text, names in refused.items()]
+    problems = [f"lacking here: {text}" for text in inputs.missing]
+    problems += [f"{_first_of(names)}: {text}" for text, names in refused.items()]
     if trials:
         from pointsweep.planning import audit
 
         arms = [audit.Arm(audit.arm_of(trial), (name,)) for name, trial in trials.items()]
         lacking = missing_packages(trials.values())
-        found += [f"lacking here: {text}" for text in lacking]
+        problems += [f"lacking here: {text}" for text in lacking]
         if not lacking:
-            found += [finding.text for finding in audit.audit(arms, {}) if finding.refuses]
-    return found
+            problems += [finding.text for finding in audit.audit(arms, {}) if finding.refuses]
+    return problems
 
 
 def _batch_of(cell: ReadableCell) -> int | None:
@@ -307,28 +311,28 @@ def of_the_machine(
         yield Finding(False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}")
 
 
-def look(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
+def trial_states(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
     """The states of the trials that are asked for, and the records of those that are finished."""
-    states, records, _ = look_closely(sweep, store)
+    states, records, _ = states_and_damage(sweep, store)
     return states, records
 
 
-def look_closely(
+def states_and_damage(
     sweep: Sweep, store: Store
 ) -> tuple[dict[str, str], dict[str, Record], dict[str, str]]:
-    """Look as `look` does, and say what is wrong with the records of the trials whose state is
-    `damaged`.
+    """Return what `trial_states` does, and what is wrong with the records of the trials whose state
+    is `damaged`.
     """
     states: dict[str, str] = {}
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
     trials = sweep.trials()
-    begun = _begun(store) if len(trials) >= WORTH_A_LISTING else None
+    started = _begun(store) if len(trials) >= WORTH_A_LISTING else None
     for trial in trials:
         key = trial.config.key()
         if key in states:
             continue
-        if begun is not None and key not in begun:
+        if started is not None and key not in started:
             states[key] = "new"
             continue
         try:
@@ -343,10 +347,12 @@ def look_closely(
             states[key], damaged[key] = "damaged", str(error)
     records = with_metric(store, records, sweep.metric)
     if sweep.adaptive is not None:
-        asked = {key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys}
-        states = {key: state for key, state in states.items() if key in asked}
-        records = {key: record for key, record in records.items() if key in asked}
-        damaged = {key: problem for key, problem in damaged.items() if key in asked}
+        requested = {
+            key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys
+        }
+        states = {key: state for key, state in states.items() if key in requested}
+        records = {key: record for key, record in records.items() if key in requested}
+        damaged = {key: problem for key, problem in damaged.items() if key in requested}
     return states, records, damaged
 
 
@@ -377,9 +383,9 @@ def check(
     """
     if not rest:
         return plan_cache.Checked({}, ())
-    kept = plan_cache.read(sweep, list(rest))
-    if kept is not None:
-        return kept
+    cached = plan_cache.read(sweep, list(rest))
+    if cached is not None:
+        return cached
     parameters = count_arms(rest)
     checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters))
     plan_cache.keep(sweep, list(rest), checked)
@@ -412,10 +418,10 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
     audited = [
         audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)) for arm in arms.values()
     ]
-    found = audit.audit(audited, counts)
+    collected = audit.audit(audited, counts)
     runs = {model_key(arm.config): audit.runs(arm.config) for arm in audited}
-    found += dry_run.dry_run([arm for model, arm in trained if runs[model]])
-    return tuple(sorted(found, key=lambda finding: not finding.refuses))
+    collected += dry_run.dry_run([arm for model, arm in trained if runs[model]])
+    return tuple(sorted(collected, key=lambda finding: not finding.refuses))
 
 
 @dataclass

@@ -42,10 +42,12 @@ def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
     """
     # A damaged file, say after a full disk, is made again.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        kept = json.loads(read_file(_place(sweep)))
-        if checksum(kept) == kept[CHECKSUM] and set(keys) <= set(kept["keys"]):
-            parameters = {key: kept["parameters"][key] for key in keys if key in kept["parameters"]}
-            return Checked(parameters, tuple(Finding(**finding) for finding in kept["findings"]))
+        cached = json.loads(read_file(_place(sweep)))
+        if checksum(cached) == cached[CHECKSUM] and set(keys) <= set(cached["keys"]):
+            parameters = {
+                key: cached["parameters"][key] for key in keys if key in cached["parameters"]
+            }
+            return Checked(parameters, tuple(Finding(**finding) for finding in cached["findings"]))
     return None
 
 

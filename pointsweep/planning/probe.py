@@ -77,12 +77,12 @@ class Probe:
 
 
 @functools.lru_cache(maxsize=256)
-def probe(config: TrialConfig, whole: bool = False) -> Probe:
-    """Look at an arm with few tokens, or with `whole` with as many tokens, neighbours and points as
-    the config says.
+def probe(config: TrialConfig, full_size: bool = False) -> Probe:
+    """Probe an arm: with few tokens and points, or with `full_size` with as many as its
+    configuration says.
     """
-    config = config if whole else _smaller(config)
-    size = config.dataset.num_points if whole else POINTS
+    config = config if full_size else _smaller(config)
+    size = config.dataset.num_points if full_size else POINTS
     model, thawed = _build(config)
     zero = frozenset(
         name for name, p in model.named_parameters() if p.requires_grad and _is_all(p, 0.0)
@@ -170,9 +170,9 @@ def _look_again(
     idle = []
     for (name, axis), reached in acts.items():
         if bool(reached.any()) and not bool(reached.all()):
-            places = [":"] * trained[name].dim()
-            places[axis] = _ranges((~reached).nonzero().flatten().tolist())
-            idle.append(f"{name}[{', '.join(places)}]")
+            slices = [":"] * trained[name].dim()
+            slices[axis] = _ranges((~reached).nonzero().flatten().tolist())
+            idle.append(f"{name}[{', '.join(slices)}]")
     return tuple(idle), asleep
 
 

@@ -63,13 +63,13 @@ def _layout_of_file(file: str, store: Store, allow_plugins: bool) -> tuple[str, 
     """Return the name of a file's table and its layout; none of a search, whose table is what it
     found.
     """
-    from pointsweep.sweep.definition import taken
+    from pointsweep.sweep.definition import name_conflict
     from pointsweep.sweep.sweep import load
 
     sweep = load(file, allow_plugins=allow_plugins)
     if sweep.search is None:
         return sweep.name, sweep.layout()
-    other = taken(sweep, store)
+    other = name_conflict(sweep, store)
     if other is not None:
         raise ValueError(other)
     return sweep.name, None

@@ -27,8 +27,8 @@ def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dic
 
     Raises ComputedMetricError naming every trial whose predictions do not give it.
     """
-    found = computed(metric)
-    if found is None or found.from_predictions is None:
+    definition = computed(metric)
+    if definition is None or definition.from_predictions is None:
         return dict(records)
     completed: dict[str, Record] = {}
     problems: list[str] = []
@@ -37,7 +37,7 @@ def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dic
             completed[key] = record
             continue
         try:
-            completed[key] = _completed(store, record, metric, found.from_predictions)
+            completed[key] = _completed(store, record, metric, definition.from_predictions)
         except ComputedMetricError as error:
             problems.append(f"trial {key}: {error}")
     if problems:

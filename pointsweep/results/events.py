@@ -18,10 +18,10 @@ Event = dict[str, Any]
 
 def epochs_of(events: Sequence[Event]) -> list[Event]:
     """The epoch events among a history's, each epoch once, in order."""
-    found = [event for event in events if event["type"] == "epoch"]
+    epochs = [event for event in events if event["type"] == "epoch"]
     # Two processes that both took themselves for the owner leave an epoch twice, with the same
     # numbers.
-    return list({event["epoch"]: event for event in reversed(found)}.values())[::-1]
+    return list({event["epoch"]: event for event in reversed(epochs)}.values())[::-1]
 
 
 def device_s(epochs: Sequence[Event]) -> float:

@@ -42,14 +42,14 @@ def kept_plugins(store: Store, name: str) -> tuple[Source, ...]:
     """Return the plug-ins that a sweep was last run with, as they were then. Nothing is
     imported.
     """
-    found = []
+    sources = []
     for about in _listed(store, name):
         files = []
         for file in about["files"]:
             files.append((str(file), store.read(f"sweeps/{name}/{FOLDER}/{file}").decode()))
         folder = store.place(f"sweeps/{name}/{FOLDER}") if files else ""
-        found.append(Source(str(about["name"]), tuple(files), folder))
-    return tuple(found)
+        sources.append(Source(str(about["name"]), tuple(files), folder))
+    return tuple(sources)
 
 
 def plugins_here(store: Store, name: str) -> dict[str, str]:
@@ -58,7 +58,7 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
 
     Their files are read, and nothing is imported. What is not here has none.
     """
-    found = {}
+    digests = {}
     for about in _listed(store, name):
         if not about["files"]:
             continue  # a package that is installed
@@ -67,8 +67,8 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
             str(about["folder"]), str(about["name"]) if in_package else str(about["files"][0])
         )
         with suppress(PluginError):
-            found[f"{PREFIX}{about['name']}"] = read_source(path).digest
-    return found
+            digests[f"{PREFIX}{about['name']}"] = read_source(path).digest
+    return digests
 
 
 def as_members(sources: Iterable[Source]) -> dict[str, bytes]:
@@ -76,9 +76,9 @@ def as_members(sources: Iterable[Source]) -> dict[str, bytes]:
     return {f"{FOLDER}/{file}": text.encode() for source in sources for file, text in source.files}
 
 
-def from_members(members: Mapping[str, bytes], place: str) -> tuple[Source, ...]:
-    """Return the plug-ins among the members of a bundle, which lies at `place`. Raises ValueError
-    for one that is no text.
+def from_members(members: Mapping[str, bytes], shown: str) -> tuple[Source, ...]:
+    """Return the plug-ins among the members of a bundle, which messages call `shown`. Raises
+    ValueError for one that is no text.
     """
     files: dict[str, list[tuple[str, str]]] = {}
     for name, data in sorted(members.items()):
@@ -86,7 +86,7 @@ def from_members(members: Mapping[str, bytes], place: str) -> tuple[Source, ...]
         if file != name:
             top = file.partition("/")[0].removesuffix(".py")
             files.setdefault(top, []).append((file, data.decode()))
-    return tuple(Source(name, tuple(own), f"{place}/{FOLDER}") for name, own in files.items())
+    return tuple(Source(name, tuple(own), f"{shown}/{FOLDER}") for name, own in files.items())
 
 
 def other_code(record: Record, sources: Iterable[Source]) -> str:
@@ -132,13 +132,13 @@ def register_metrics(sources: Iterable[Source], modules: Mapping[str, ModuleType
 
 def metric_at(source: Source, module: str, attribute: str) -> str:
     """Return the name of the metric that "module:name" names, registered. Raises PluginError."""
-    found = getattr(imported(source, module), attribute, None)
-    if not isinstance(found, Metric):
+    metric = getattr(imported(source, module), attribute, None)
+    if not isinstance(metric, Metric):
         raise PluginError(
             f"{module} has no metric {attribute}; one is made by {attribute} = computed_metric(...)"
         )
-    metrics.register(found, source.shown)
-    return found.name
+    metrics.register(metric, source.shown)
+    return metric.name
 
 
 def _listed(store: Store, name: str) -> list[Mapping[str, Any]]:

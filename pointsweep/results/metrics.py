@@ -106,32 +106,34 @@ DEFAULT = "test/accuracy"
 # a mean over the test objects, which a record keeps one by one (Record.correct)
 PER_OBJECT = "test/accuracy"
 BUILT_IN = frozenset(METRICS)
-_PLACES: dict[str, str] = {}  # where the metrics of others are from
+_ORIGINS: dict[str, str] = {}  # where the metrics of others are from
 
 
-def register(metric: Metric, place: str) -> None:
-    """Add a metric of somebody else's; `place` says where it is from. Raises PluginError for one
+def register(metric: Metric, origin: str) -> None:
+    """Add a metric of somebody else's; `origin` says where it is from. Raises PluginError for one
     that no table can show.
     """
     known = METRICS.get(metric.name)
     if known is metric:
         return
     if metric.name in BUILT_IN:
-        raise PluginError(f"{place}: the metric {metric.name!r} is pointsweep's own; rename it")
+        raise PluginError(f"{origin}: the metric {metric.name!r} is pointsweep's own; rename it")
     if metric.recorded or metric.from_predictions is None or metric.unit != "%":
         raise PluginError(
-            f"{place}: the metric {metric.name!r} is computed from no predictions; make it by"
+            f"{origin}: the metric {metric.name!r} is computed from no predictions; make it by"
             " computed_metric(...)"
         )
     if not metric.name.isidentifier():
-        raise PluginError(f"{place}: a metric's name is letters, digits and _, got {metric.name!r}")
-    if known is not None and _PLACES.get(metric.name) != place:
         raise PluginError(
-            f"{place}: the metric {metric.name!r} is that of {_PLACES.get(metric.name)} too;"
+            f"{origin}: a metric's name is letters, digits and _, got {metric.name!r}"
+        )
+    if known is not None and _ORIGINS.get(metric.name) != origin:
+        raise PluginError(
+            f"{origin}: the metric {metric.name!r} is that of {_ORIGINS.get(metric.name)} too;"
             " rename one"
         )
     METRICS[metric.name] = metric
-    _PLACES[metric.name] = place
+    _ORIGINS[metric.name] = origin
 
 
 def discover(name: str) -> bool:
@@ -140,17 +142,17 @@ def discover(name: str) -> bool:
     """
     for point in entry_points.offered("metrics", name):
         try:
-            found = point.load()
+            metric = point.load()
         except Exception as error:  # whatever another package's import raises: said with its words
             raise PluginError(
                 f"metric {name!r} of {point.value}: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(found, Metric) or found.name != name:
+        if not isinstance(metric, Metric) or metric.name != name:
             raise PluginError(
                 f"the entry point pointsweep.metrics {name} = {point.value} is no metric of that"
                 " name"
             )
-        register(found, point.value)
+        register(metric, point.value)
         return True
     return False
 
@@ -164,12 +166,12 @@ def table_metrics() -> tuple[str, ...]:
     """Return what a table can show, the default first. Predictions are kept of the test split
     alone.
     """
-    found = []
+    names = []
     for name, metric in METRICS.items():
         if metric.unit == "%":
             splits = (TEST, VAL) if metric.recorded else (TEST,)
-            found += [f"{split}/{name}" for split in splits]
-    return tuple(found)
+            names += [f"{split}/{name}" for split in splits]
+    return tuple(names)
 
 
 def computed(metric: str) -> Metric | None:

@@ -28,10 +28,10 @@ def plugin_origin(config: TrialConfig) -> dict[str, str]:
 
 def digests_of(configs: Iterable[TrialConfig]) -> dict[str, str]:
     """Return the digest of every plug-in that some trials run, by the name in an origin."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for config in configs:
-        found |= plugin_origin(config)
-    return found
+        digests |= plugin_origin(config)
+    return digests
 
 
 def runs_plugins(origin: Mapping[str, str]) -> list[str]:

@@ -118,10 +118,10 @@ def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
 
     def size(name: str) -> int | None:
         try:
-            found = os.stat(folder + name)  # noqa: PTH116 - half the time of pathlib's
+            status = os.stat(folder + name)  # noqa: PTH116 - half the time of pathlib's
         except OSError:
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     return size
 
@@ -226,15 +226,15 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
     else:
         parts = [keys[at : at + MANY // 8] for at in range(0, len(keys), MANY // 8)]
         with ThreadPoolExecutor(THREADS) as pool:
-            data = [each for part in pool.map(read, parts) for each in part]
+            data = [record for part in pool.map(read, parts) for record in part]
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
-    for key, each in zip(keys, data, strict=True):
-        if isinstance(each, RecordError):
-            damaged[key] = _with_remedy(each)
-        elif each is not None:
+    for key, record in zip(keys, data, strict=True):
+        if isinstance(record, RecordError):
+            damaged[key] = _with_remedy(record)
+        elif record is not None:
             try:
-                records[key] = _record(store, key, each)
+                records[key] = _record(store, key, record)
             except (RecordError, NewerRecordError) as error:
                 damaged[key] = _with_remedy(error)
     return records, damaged
@@ -279,7 +279,7 @@ def _name(sweep: str) -> str:
 
 def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
     """Return the stamp of every record that there is."""
-    found = {}
+    stamps = {}
     for key in keys:
         try:
             seen = os.stat(_path(store, key))  # noqa: PTH116 - half the time of pathlib's
@@ -290,10 +290,10 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
                 raise StoreError(
                     f"the store cannot be read: {error.strerror}: {_path(store, key)}"
                 ) from error
-            found[key] = Stamp(0, 0, 0, 0)  # a link to itself: the reading that follows says so
+            stamps[key] = Stamp(0, 0, 0, 0)  # a link to itself: the reading that follows says so
             continue
-        found[key] = Stamp(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
-    return found
+        stamps[key] = Stamp(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    return stamps
 
 
 def _clock(store: FileStore, sweep: str) -> int | None:
@@ -334,17 +334,17 @@ def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
 def _shared(values: Sequence[Any]) -> dict[str, list[Any]]:
     """Each value once, and for every record which one it has."""
     numbers: dict[bytes, int] = {}
-    kept: list[Any] = []
-    codes = [_code(numbers, kept, value) for value in values]
-    return {"values": kept, "codes": codes}
+    distinct: list[Any] = []
+    codes = [_code(numbers, distinct, value) for value in values]
+    return {"values": distinct, "codes": codes}
 
 
-def _code(numbers: dict[bytes, int], kept: list[Any], value: Any) -> int:
+def _code(numbers: dict[bytes, int], distinct: list[Any], value: Any) -> int:
     # Tells 1, 1.0 and True apart, in a tenth of the time of JSON. Nothing is ever read back from
     # it.
-    number = numbers.setdefault(marshal.dumps(value, 2), len(kept))
-    if number == len(kept):
-        kept.append(value)
+    number = numbers.setdefault(marshal.dumps(value, 2), len(distinct))
+    if number == len(distinct):
+        distinct.append(value)
     return number
 
 
@@ -372,9 +372,13 @@ def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """The inverse of `_configs`. Records that share a part share one object."""
     parts = column["parts"]
-    whole = [{name: parts[number] for name, number in value.items()} for value in column["values"]]
+    configs = [
+        {name: parts[number] for name, number in value.items()} for value in column["values"]
+    ]
     pairs = zip(column["codes"], column["seeds"], strict=True)
-    return [whole[code] if seed is None else {**whole[code], "seed": seed} for code, seed in pairs]
+    return [
+        configs[code] if seed is None else {**configs[code], "seed": seed} for code, seed in pairs
+    ]
 
 
 def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
@@ -412,9 +416,9 @@ def _exact(rows: Sequence[Sequence[Any]]) -> bool:
     them.
     """
     return all(
-        type(each) is float or (type(each) is int and abs(each) < 2**53)
+        type(number) is float or (type(number) is int and abs(number) < 2**53)
         for row in rows
-        for each in row
+        for number in row
     )
 
 
@@ -422,20 +426,20 @@ def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
     """The inverse of `_numbers`."""
     if "plain" in column:
         return column["plain"]
-    each = []
+    by_code = []
     for code, (shape, array) in enumerate(zip(column["shapes"], column["arrays"], strict=True)):
         count = column["codes"].count(code)
         # (places, values)
         numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)
-        each.append(iter(_filled(shape, iter(numbers), count)))
-    return [next(each[code]) for code in column["codes"]]
+        by_code.append(iter(_filled(shape, iter(numbers), count)))
+    return [next(by_code[code]) for code in column["codes"]]
 
 
 def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
     """The values of one shape; `numbers` (count,) of each place."""
     if isinstance(shape, str):
-        found: list[float] = next(numbers).astype(shape).tolist()
-        return found
+        values: list[float] = next(numbers).astype(shape).tolist()
+        return values
     names = [name for name, _ in shape]
     parts = [_filled(part, numbers, count) for _, part in shape]
     return (

@@ -141,12 +141,12 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} stands there twice")
-    return found
+    return mapping
 
 
 def _no_constant(name: str) -> Any:
@@ -441,7 +441,7 @@ def layout_from_dict(data: Any) -> Layout:
 
 
 def _known(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    names = {each.name for each in fields(kind)}
+    names = {item.name for item in fields(kind)}
     return {name: value for name, value in data.items() if name in names}
 
 
@@ -474,7 +474,7 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
         yield "a row has another number of labels than the table has columns for them"
     if layout.per_hour is not None and not _is_number(layout.per_hour):
         yield "per_hour is no number"
-    if not all(each is None or _is_mapping(each) for each in layout.factors):
+    if not all(value is None or _is_mapping(value) for value in layout.factors):
         yield "factors are no objects"
     for cell in layout.cells:
         if not _is_count(cell.row) or not _is_count(cell.column):
@@ -487,8 +487,8 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
         if not all(_is_whole(seed) and _is_text(key) for seed, key in cell.keys):
             yield "a cell's trials are not seeds and keys"
         if cell.published is not None and not all(
-            each is None or _is_number(each)
-            for each in (cell.published.value, cell.published.params_m)
+            value is None or _is_number(value)
+            for value in (cell.published.value, cell.published.params_m)
         ):
             yield "a published value is no number"
 

@@ -243,14 +243,14 @@ class TrialFolder:
 
     def _hold(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Keep a copy for `rescue`: the next step changes the tensors in place."""
-        begun = time.monotonic()
+        started = time.monotonic()
         self._held = (
             {name: tensor.clone() for name, tensor in tensors.items()},
             copy.deepcopy(dict(state)),
             len(self._pending),
         )
         self._held_at = time.monotonic()
-        self._hold_s = self._held_at - begun
+        self._hold_s = self._held_at - started
 
     def rescue(self) -> None:
         """A checkpoint of the last epoch that is held, as the process is being ended from outside;
@@ -268,37 +268,37 @@ class TrialFolder:
         """Write a checkpoint that has the first `count` pending epochs behind it, then their
         lines.
         """
-        begun = time.monotonic()
-        told = self._pending[:count]
+        started = time.monotonic()
+        pending = self._pending[:count]
         self._write(
-            "checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": told})
+            "checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": pending})
         )
-        for event in told:
+        for event in pending:
             self.append(event)
         self._pending, self._held = self._pending[count:], None
         self._saved_at = time.monotonic()
-        self._save_s = self._saved_at - begun
+        self._save_s = self._saved_at - started
 
     def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, and the history brought in line with it; None, and no epochs, if
         there is no sound one.
         """
-        found = self._load()
-        done = found[1]["epoch"] if found else 0
-        pending = found[1]["pending"] if found else []
-        kept = [
+        loaded = self._load()
+        done = loaded[1]["epoch"] if loaded else 0
+        pending = loaded[1]["pending"] if loaded else []
+        events = [
             event for event in self.events() if event["type"] != "epoch" or event["epoch"] <= done
         ]
-        known = {event["epoch"] for event in kept if event["type"] == "epoch"}
+        known = {event["epoch"] for event in events if event["type"] == "epoch"}
         # The process may have ended between the checkpoint and the lines that belong to it.
-        lines = kept + [event for event in pending if event["epoch"] not in known]
-        if found and len({event["epoch"] for event in lines if event["type"] == "epoch"}) < done:
+        lines = events + [event for event in pending if event["epoch"] not in known]
+        if loaded and len({event["epoch"] for event in lines if event["type"] == "epoch"}) < done:
             # The history lost epochs that the checkpoint has behind it: the trial is trained anew
             # rather than told with gaps.
             self._set_aside("history.jsonl")
             return self.resume()
         self._write("history.jsonl", b"".join(to_line(event) for event in lines))
-        return found
+        return loaded
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.path / "checkpoint.safetensors"
@@ -306,10 +306,10 @@ class TrialFolder:
             self._rename_aside(path.name)
         if not path.is_file():
             return None
-        found = checkpoint.decode(path)
-        if found is None:
+        decoded = checkpoint.decode(path)
+        if decoded is None:
             self._set_aside("checkpoint.safetensors")
-        return found
+        return decoded
 
     def _set_aside(self, damaged: str) -> None:
         """Take the checkpoint out of use because a file is damaged, and say so."""
@@ -346,21 +346,21 @@ class TrialFolder:
             reason,
         )
         history = self._read()
-        kept = [self._rename_aside("record.json")]
+        renamed = [self._rename_aside("record.json")]
         for name in (PREDICTIONS, WEIGHTS):
             if os.path.lexists(self.path / name):
-                kept.append(self._rename_aside(name))
+                renamed.append(self._rename_aside(name))
         if history:
             aside = free_name(self.path / HISTORY)
             self._write(aside.name, history)
-            kept.append(aside.name)
+            renamed.append(aside.name)
         self.repair()
         self.append(
             {
                 "type": "damaged",
                 "file": "record.json",
                 "word": reason,
-                "kept": kept,
+                "kept": renamed,
                 "time": time.time(),
             }
         )
@@ -467,14 +467,14 @@ class TrialFolder:
 
     def _described(self) -> dict[str, dict[str, Any]]:
         """The files that a record speaks for, with their sizes and digests."""
-        found = {}
+        files = {}
         for name in (HISTORY, PREDICTIONS, WEIGHTS):
             path = self.path / name
             if path.is_file():
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-                found[name] = {"bytes": path.stat().st_size, "sha256": digest}
-        return found
+                files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+        return files
 
     @contextmanager
     def lock(self, wait_s: float = LOCK_S) -> Iterator[None]:

@@ -46,8 +46,8 @@ def work_folder(store: Store, key: str) -> TrialFolder:
     disk = folder_of(store)
     if disk is not None:
         return TrialFolder(disk.path(f"trials/{key}"))
-    place = hashlib.sha256(store.url.encode()).hexdigest()[:16]
-    return TrialFolder(cache_folder() / "trials" / place / key)
+    digest = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    return TrialFolder(cache_folder() / "trials" / digest / key)
 
 
 @runtime_checkable
@@ -291,5 +291,5 @@ class Copy:
     def _files(self) -> list[Path]:
         if not self.folder.path.is_dir():
             return []
-        found = [path for path in self.folder.path.iterdir() if path.is_file()]
-        return sorted(path for path in found if path.name not in OWN and path.suffix != ".tmp")
+        files = [path for path in self.folder.path.iterdir() if path.is_file()]
+        return sorted(path for path in files if path.name not in OWN and path.suffix != ".tmp")

@@ -45,11 +45,11 @@ def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str,
     for key in data:
         if key not in KEYS:
             yield (key,), unknown("key", key, KEYS, "Allowed")
-    whole = {
+    is_whole = {
         key: isinstance(data.get(key), int) and not isinstance(data.get(key), bool)
         for key in ("min", "max")
     }
-    if not whole["min"] or data["min"] < 2:
+    if not is_whole["min"] or data["min"] < 2:
         yield (
             ("min",),
             (
@@ -57,7 +57,7 @@ def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str,
                 f" {scalars.shown(data.get('min'))}"
             ),
         )
-    elif not whole["max"] or not data["min"] < data["max"] <= most_seeds:
+    elif not is_whole["max"] or not data["min"] < data["max"] <= most_seeds:
         yield (
             ("max",),
             (
@@ -81,25 +81,25 @@ def settle(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, list[
         for _, key in cell.keys
         if key in records
     }
-    found: list[Comparison] = []
-    asked: dict[tuple[int, int], int] = {}
+    comparisons: list[Comparison] = []
+    seed_counts: dict[tuple[int, int], int] = {}
     for column in range(len(layout.columns)):
-        mine = _column(
+        of_column = _column(
             [cell for cell in layout.cells if cell.column == column and cell.keys],
             layout.adaptive,
             values,
         )
-        found += mine
-        asked |= {(each.row, column): each.n for each in mine}
-        asked[layout.adaptive.against, column] = max(
-            (each.n for each in mine), default=layout.adaptive.least
+        comparisons += of_column
+        seed_counts |= {(comparison.row, column): comparison.n for comparison in of_column}
+        seed_counts[layout.adaptive.against, column] = max(
+            (comparison.n for comparison in of_column), default=layout.adaptive.least
         )
     least = layout.adaptive.least
     cells = tuple(
-        replace(cell, keys=cell.keys[: asked.get((cell.row, cell.column), least)])
+        replace(cell, keys=cell.keys[: seed_counts.get((cell.row, cell.column), least)])
         for cell in layout.cells
     )
-    return replace(layout, cells=cells), found
+    return replace(layout, cells=cells), comparisons
 
 
 def _column(
@@ -110,27 +110,29 @@ def _column(
     if reference is None:
         return []
     arms = {cell.row: cell for cell in cells if cell.keys != reference.keys}
-    found = [Comparison(row, cell.column, rule.least) for row, cell in arms.items()]
+    comparisons = [Comparison(row, cell.column, rule.least) for row, cell in arms.items()]
     for n in range(rule.least, rule.most + 1):
-        for each in found:
-            if each.state == "open":
-                each.n = n
-                _update(each, arms[each.row], reference, rule, values)
-        looked = [
-            sequential_p(each.evidence, rule.least, rule.most) if each.differences else None
-            for each in found
+        for comparison in comparisons:
+            if comparison.state == "open":
+                comparison.n = n
+                _update(comparison, arms[comparison.row], reference, rule, values)
+        p_values = [
+            sequential_p(comparison.evidence, rule.least, rule.most)
+            if comparison.differences
+            else None
+            for comparison in comparisons
         ]
-        for each, p in zip(found, holm(looked), strict=True):
-            each.adjusted = p
+        for comparison, p in zip(comparisons, holm(p_values), strict=True):
+            comparison.adjusted = p
             if p is not None and p < ALPHA:
-                each.state = "decided"
-        left = sum(each.state != "decided" for each in found)
-        for each in found:
-            if each.state == "open" and n == rule.most:
-                each.state = "spent"
-            elif each.state == "open" and _is_unlikely(each, left, rule):
-                each.state = "unlikely"
-    return found
+                comparison.state = "decided"
+        left = sum(comparison.state != "decided" for comparison in comparisons)
+        for comparison in comparisons:
+            if comparison.state == "open" and n == rule.most:
+                comparison.state = "spent"
+            elif comparison.state == "open" and _is_unlikely(comparison, left, rule):
+                comparison.state = "unlikely"
+    return comparisons
 
 
 def _update(
@@ -156,10 +158,10 @@ def _update(
     comparison.evidence = min(comparison.evidence, evidence(comparison.differences, rule.most))
 
 
-def _is_unlikely(each: Comparison, left: int, rule: Adaptive) -> bool:
-    assert each.differences is not None
+def _is_unlikely(comparison: Comparison, left: int, rule: Adaptive) -> bool:
+    assert comparison.differences is not None
     return (
-        chance(each.differences, rule.most, last_level(ALPHA / left, rule.least, rule.most))
+        chance(comparison.differences, rule.most, last_level(ALPHA / left, rule.least, rule.most))
         < UNLIKELY
     )
 
@@ -167,7 +169,7 @@ def _is_unlikely(each: Comparison, left: int, rule: Adaptive) -> bool:
 # What the table says
 
 
-def reasons(layout: Layout, found: Sequence[Comparison]) -> dict[tuple[int, int], str]:
+def reasons(layout: Layout, comparisons: Sequence[Comparison]) -> dict[tuple[int, int], str]:
     """Return why the seeds of each cell ended where they did, by (row, column)."""
     if layout.adaptive is None:
         return {}
@@ -179,18 +181,20 @@ def reasons(layout: Layout, found: Sequence[Comparison]) -> dict[tuple[int, int]
         "spent": "the most seeds",
         "waiting": "waits for its seeds",
     }
-    told = {(each.row, each.column): words[each.state] for each in found}
+    decided = {
+        (comparison.row, comparison.column): words[comparison.state] for comparison in comparisons
+    }
     plain = {
         (cell.row, cell.column): "nothing to compare with" for cell in layout.cells if cell.keys
     }
     compared = {
-        (layout.adaptive.against, each.column): "as many as its comparisons asked for"
-        for each in found
+        (layout.adaptive.against, comparison.column): "as many as its comparisons asked for"
+        for comparison in comparisons
     }
-    return plain | compared | told
+    return plain | compared | decided
 
 
-def notes(layout: Layout, found: Sequence[Comparison]) -> Iterator[str]:
+def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """The comparisons of each column in words."""
     rule = layout.adaptive
     if rule is None:
@@ -202,22 +206,26 @@ def notes(layout: Layout, found: Sequence[Comparison]) -> Iterator[str]:
         " column (Holm); > and < the seeds tell the two apart, ~ they do not; intervals of the"
         " cells do not know that the number of seeds was chosen by the values"
     )
-    why = reasons(layout, found)
+    why = reasons(layout, comparisons)
     for column, title in enumerate(layout.columns):
         parts = [
-            _text(each, names[each.row], why[each.row, column])
-            for each in found
-            if each.column == column
+            _text(comparison, names[comparison.row], why[comparison.row, column])
+            for comparison in comparisons
+            if comparison.column == column
         ]
         if parts:
             yield f"{title}, against {names[rule.against]}: {'; '.join(parts)}"
 
 
-def _text(each: Comparison, name: str, why: str) -> str:
-    if each.differences is None or each.adjusted is None:
-        return f"{name} ? {each.n} seeds, {why}"
-    sign = "~" if each.state != "decided" else ">" if each.differences.mean > 0 else "<"
-    p = f"p {each.adjusted:.3f}" if each.adjusted >= 0.001 else "p below 0.001"
-    return (
-        f"{sign} {name} {percent(each.differences.mean, signed=True)} ({p}, {each.n} seeds, {why})"
-    )
+def _text(comparison: Comparison, name: str, why: str) -> str:
+    if comparison.differences is None or comparison.adjusted is None:
+        return f"{name} ? {comparison.n} seeds, {why}"
+    mean, adjusted = comparison.differences.mean, comparison.adjusted
+    if comparison.state != "decided":
+        sign = "~"
+    elif mean > 0:
+        sign = ">"
+    else:
+        sign = "<"
+    p = f"p {adjusted:.3f}" if adjusted >= 0.001 else "p below 0.001"
+    return f"{sign} {name} {percent(mean, signed=True)} ({p}, {comparison.n} seeds, {why})"

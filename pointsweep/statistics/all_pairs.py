@@ -127,17 +127,17 @@ def compare(
     values = np.array([[arms[name].get(seed, math.nan) for seed in seeds] for name in order])
     far = far_seeds(values)
     errors = Errors(np.delete(values, [row for row, _ in far], axis=0), len(order))
-    kept = [row for row in range(len(order)) if row not in dict(far)]
-    place = {row: number for number, row in enumerate(kept)}
+    tested = [row for row in range(len(order)) if row not in dict(far)]
+    position = {row: number for number, row in enumerate(tested)}
     pairs = []
     for first in range(len(order) if len(order) <= MOST_ARMS else 1):
         for second in range(first + 1, len(order)):
             names = order[first], order[second]
             shared = np.isfinite(values[first]) & np.isfinite(values[second])
             differences = np.round(values[first, shared] - values[second, shared], DIGITS)
-            if first in place and second in place:
+            if first in position and second in position:
                 pairs.append(
-                    _pair(names, differences, errors, (place[first], place[second]), families)
+                    _pair(names, differences, errors, (position[first], position[second]), families)
                 )
             else:
                 mean = float(differences.mean()) if len(differences) else None
@@ -150,8 +150,8 @@ def compare(
     )
     sd = math.sqrt(errors.variance) if errors.freedom and errors.variance else None
     detectable = None
-    if sd is not None and len(kept) > 1:
-        count = int(np.median(np.isfinite(values[kept]).sum(axis=1)))
+    if sd is not None and len(tested) > 1:
+        count = int(np.median(np.isfinite(values[tested]).sum(axis=1)))
         detectable = sd * detectable_gain(len(order), count, families) if count > 1 else None
     return Family(title, tuple(order), tuple(pairs), set_aside, sd, errors.freedom, detectable)
 
@@ -177,11 +177,11 @@ def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
     usual = statistics.median(counted) if counted else 0.0
     if usual <= 10**-DIGITS:
         return []
-    found = []
+    far = []
     for number, apart in enumerate(distances):
         if apart and max(apart) > FAR * usual:
-            found.append((number, apart.index(max(apart))))
-    return found
+            far.append((number, apart.index(max(apart))))
+    return far
 
 
 class Errors:
@@ -311,20 +311,20 @@ def half_widths(
     level = ALPHA / families
     half = np.sqrt(variance / seeds) * range_quantile(level, num_arms, freedom)
     guard = guard_level(num_arms)
-    own = (values[:, first] - values[:, second]).var(axis=2, ddof=1)  # (T, P)
+    pair_variance = (values[:, first] - values[:, second]).var(axis=2, ddof=1)  # (T, P)
     if guard is None:
-        return np.broadcast_to(half, own.shape)
+        return np.broadcast_to(half, pair_variance.shape)
     least, most = seeds - 1.0, (seeds - 1) * _freedom_gain(arms)
-    freedoms = np.full(own.shape, least)
+    freedoms = np.full(pair_variance.shape, least)
     if arms > 3:
         spread = (left**2).sum(axis=2) / (seeds - 1)  # (T, A)
-        each = (spread - variance / arms) / (1 - 2 / arms)
-        own = np.maximum(each[:, first] + each[:, second], own / 4)
-        freedoms = _own_freedom(each[:, first], each[:, second], least, most)
-    critical = np.zeros(own.shape)
+        per_arm = (spread - variance / arms) / (1 - 2 / arms)
+        pair_variance = np.maximum(per_arm[:, first] + per_arm[:, second], pair_variance / 4)
+        freedoms = _own_freedom(per_arm[:, first], per_arm[:, second], least, most)
+    critical = np.zeros(pair_variance.shape)
     for value in np.unique(freedoms):
         critical[freedoms == value] = range_quantile(guard / families, num_arms, float(value))
-    return np.maximum(half, np.sqrt(own / 2 / seeds) * critical)
+    return np.maximum(half, np.sqrt(pair_variance / 2 / seeds) * critical)
 
 
 @functools.lru_cache(maxsize=256)

@@ -238,7 +238,7 @@ def model_tests(
     """Test each arm and the next in `order`, one test for every seed that both have; adjusted over
     all of them together.
     """
-    kept = {
+    with_objects = {
         name: {
             seed: r
             for seed, r in arms[name].items()
@@ -249,13 +249,13 @@ def model_tests(
     pairs = [
         (first, second, seed)
         for first, second in itertools.pairwise(order)
-        for seed in sorted(kept[first].keys() & kept[second].keys())
-        if same_objects(kept[first][seed], kept[second][seed])
+        for seed in sorted(with_objects[first].keys() & with_objects[second].keys())
+        if same_objects(with_objects[first][seed], with_objects[second][seed])
     ]
     if not pairs:
         return ()
-    trials = [(name, seed) for name, mine in kept.items() for seed in mine]
-    bits = _matrix([kept[name][seed] for name, seed in trials], protocol)
+    trials = [(name, seed) for name, mine in with_objects.items() for seed in mine]
+    bits = _matrix([with_objects[name][seed] for name, seed in trials], protocol)
     rows = {trial: row for row, trial in enumerate(trials)}
     gained, lost = flips(
         bits[[rows[first, seed] for first, _, seed in pairs]],
@@ -265,7 +265,7 @@ def model_tests(
     objects = [0] * len(pairs)
     known: dict[str, np.ndarray | None] = {}
     for number, (first, second, seed) in enumerate(pairs):
-        one, other = kept[first][seed], kept[second][seed]
+        one, other = with_objects[first][seed], with_objects[second][seed]
         text = str(one.dataset.get("test_groups") or "")
         if text not in known:
             known[text] = groups_of(one)
@@ -273,10 +273,10 @@ def model_tests(
         if groups is not None:
             p_values[number] = sign_flip(_net(one, other, protocol, groups))
             objects[number] = int(groups.max()) + 1
-    found = zip(
+    tests = zip(
         pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), objects, strict=True
     )
-    return tuple(ModelTest(*pair, *tested) for pair, *tested in found)
+    return tuple(ModelTest(*pair, *tested) for pair, *tested in tests)
 
 
 def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.ndarray:

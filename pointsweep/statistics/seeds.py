@@ -184,25 +184,25 @@ def verdict(values: Sequence[float], published: float, num_test: float) -> Verdi
 
     lowest, highest = wilson(published * num_test, num_test)
     margin = (highest - lowest) / 2
-    found = summary(values)
-    apart = found.mean - published
-    if found.sd:
-        half = float(stdtrit(found.n - 1, LEVEL)) * found.sd / math.sqrt(found.n)
+    reached = summary(values)
+    apart = reached.mean - published
+    if reached.sd:
+        half = float(stdtrit(reached.n - 1, LEVEL)) * reached.sd / math.sqrt(reached.n)
         low, high, basis = apart - half, apart + half, "seeds"
     else:
-        ends = wilson(found.mean * num_test, num_test, 2 * LEVEL - 1)
-        low, high, basis = ends[0] - published, ends[1] - published, "objects"
+        interval = wilson(reached.mean * num_test, num_test, 2 * LEVEL - 1)
+        low, high, basis = interval[0] - published, interval[1] - published, "objects"
     if basis == "seeds":
-        said = f"{found.n} seeds"
+        evidence = f"{reached.n} seeds"
     else:
-        said = "one result" if found.n == 1 else f"the same with {found.n} seeds"
-        said += ", interval over the test objects"
+        evidence = "one result" if reached.n == 1 else f"the same with {reached.n} seeds"
+        evidence += ", interval over the test objects"
     if -margin < low and high < margin:
-        kind, reason = "reproduced", f"inside the margin ({said})"
+        kind, reason = "reproduced", f"inside the margin ({evidence})"
     elif high < -margin or low > margin:
-        kind, reason = "not", f"{'higher' if apart > 0 else 'lower'} ({said})"
+        kind, reason = "not", f"{'higher' if apart > 0 else 'lower'} ({evidence})"
     else:
-        kind, reason = "undecided", f"the interval reaches over the margin ({said})"
+        kind, reason = "undecided", f"the interval reaches over the margin ({evidence})"
     return Verdict(kind, margin, reason, apart, low, high, basis)
 
 

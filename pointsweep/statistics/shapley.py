@@ -62,8 +62,8 @@ def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str
     seeds = sorted(set.intersection(*(set(values) for values in by_subset.values())))
     if not seeds:
         raise ValueError("no seed has every row")
-    each = [
+    by_seed = [
         shares({subset: values[seed] for subset, values in by_subset.items()}, components)
         for seed in seeds
     ]
-    return {name: summary([one[name] for one in each]) for name in components}
+    return {name: summary([one[name] for one in by_seed]) for name in components}

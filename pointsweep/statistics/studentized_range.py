@@ -69,14 +69,14 @@ def _normal_tail(widths: np.ndarray, num_means: int) -> np.ndarray:
     By cubic interpolation between the points of a table.
     """
     tail, slope = _normal_table(num_means)
-    places = np.minimum(widths / STEP, len(tail) - 1.001)
-    left = places.astype(np.int64)
-    x = places - left
+    positions = np.minimum(widths / STEP, len(tail) - 1.001)
+    left = positions.astype(np.int64)
+    x = positions - left
     rise = tail[left + 1] - tail[left]
     bend = STEP * (slope[left] + slope[left + 1]) - 2 * rise
     turn = rise - STEP * slope[left] - bend
-    found: np.ndarray = tail[left] + x * (STEP * slope[left] + x * (turn + x * bend))
-    return found
+    values: np.ndarray = tail[left] + x * (STEP * slope[left] + x * (turn + x * bend))
+    return values
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,8 +98,8 @@ def _normal_table(num_means: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _density(values: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.exp(-values * values / 2) / np.sqrt(2 * np.pi)
-    return found
+    density: np.ndarray = np.exp(-values * values / 2) / np.sqrt(2 * np.pi)
+    return density
 
 
 @functools.lru_cache(maxsize=4096)

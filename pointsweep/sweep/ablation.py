@@ -45,11 +45,11 @@ class Component:
 
     def keys(self) -> set[str]:
         """Return the dotted keys that it sets on either side."""
-        found: set[str] = set()
+        keys: set[str] = set()
         for side in self.sides.values():
             for key, value in side.items():
-                found.update(keys_of(str(key), value))
-        return found
+                keys.update(keys_of(str(key), value))
+        return keys
 
 
 def read_rows(document: Document, path: Path, value: Any) -> Axis:
@@ -128,17 +128,17 @@ class Ablation:
                     f"must be a mapping {{name: {{without: {{KEY: VALUE}}}}}}, got {data!r}",
                 )
             return {}
-        found: dict[str, Component] = {}
+        components: dict[str, Component] = {}
         owners: dict[str, str] = {}
         for name, item in data.items():
-            found[name] = Component(name, self._sides(name, item))
-            for key in sorted(found[name].keys()):
+            components[name] = Component(name, self._sides(name, item))
+            for key in sorted(components[name].keys()):
                 for other, owner in owners.items():
                     if owner != name and overlap(key, other):
                         text = f"sets {key}, as does {owner!r}: a setting belongs to one component"
                         self.complain(("components", name), text)
                 owners.setdefault(key, name)
-        return found
+        return components
 
     def _sides(self, name: str, item: Any) -> dict[str, Mapping[str, Any]]:
         sides = item if isinstance(item, Mapping) else {}
@@ -237,8 +237,8 @@ class Ablation:
 
     def _labelled(self, sets: Sequence[Chosen], sign: str) -> Iterator[tuple[Chosen, str]]:
         for present in sets:
-            told = [name for name in self.components if (name in present) == (sign == "+")]
-            label = " ".join(f"{sign} {name}" for name in told)
+            named = [name for name in self.components if (name in present) == (sign == "+")]
+            label = " ".join(f"{sign} {name}" for name in named)
             yield (
                 present,
                 (

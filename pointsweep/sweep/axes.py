@@ -15,7 +15,7 @@ from pointsweep.config import scalars
 from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import Problem, unknown
 from pointsweep.sweep import conditions
-from pointsweep.sweep.overlay import Place, Settings, rank, set_twice
+from pointsweep.sweep.overlay import Location, Settings, rank, set_twice
 from pointsweep.sweep.yaml_document import Document
 
 PARTS_OF_A_TRIAL = tuple(TrialConfig.model_fields)
@@ -41,9 +41,9 @@ class Entry:
     within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     because: str | None = None
 
-    def place(self, key: str) -> Place:
+    def location(self, key: str) -> Location:
         """Return where a key of the settings stands."""
-        return place_of(self.document, self.within.get(key, self.path), key)
+        return location_of(self.document, self.within.get(key, self.path), key)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Axis:
     entries: tuple[Entry, ...]
 
 
-def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
+def location_of(document: Document, path: tuple[Any, ...], key: str) -> Location:
     """Return where `key` of the mapping at `path` stands; in a zip or a list of values, the value's
     own place.
     """
@@ -69,7 +69,7 @@ def place_of(document: Document, path: tuple[Any, ...], key: str) -> Place:
         inner = path
     else:
         inner = (*path, key)
-    return Place(f"{document.shown}{document.where(*inner)}", document.line(inner))
+    return Location(f"{document.shown}{document.where(*inner)}", document.line(inner))
 
 
 def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
@@ -142,11 +142,11 @@ def refuse_close(document: Document, path: tuple[Any, ...], entries: Sequence[En
         if not differing:
             continue
         key = differing[0]
-        place, other_place = first.place(key), entry.place(key)
-        line = f" (line {place.line})" if place.line else ""
+        location, other_location = first.location(key), entry.location(key)
+        line = f" (line {location.line})" if location.line else ""
         one, other = scalars.spelled(first.settings[key]), scalars.spelled(entry.settings[key])
-        text = f"{other} is the {one} of {place.path}{line} but for rounding: write both alike"
-        document.problems.append(Problem(other_place.path, text, other_place.line))
+        text = f"{other} is the {one} of {location.path}{line} but for rounding: write both alike"
+        document.problems.append(Problem(other_location.path, text, other_location.line))
 
 
 def comparable(value: Any, digits: int | None = None) -> Any:
@@ -262,7 +262,7 @@ def lay_entries(settings: Settings, entries: Iterable[Entry]) -> None:
     """
     listed = [(entry, key, value) for entry in entries for key, value in entry.settings.items()]
     for entry, key, value in sorted(listed, key=lambda item: rank(item[1], item[2])):
-        settings.set(key, value, entry.place(key))
+        settings.set(key, value, entry.location(key))
 
 
 def read_when(document: Document, path: tuple[Any, ...], when: Any) -> Mapping[str, Any] | None:
@@ -284,8 +284,8 @@ def refuse_set_twice(
 ) -> None:
     """Complain of every key that one mapping of settings sets twice."""
     for leaf, first, second in set_twice(settings):
-        place = place_of(document, path, first)
-        line = f" (line {place.line})" if place.line else ""
+        location = location_of(document, path, first)
+        line = f" (line {location.line})" if location.line else ""
         complain(document, (*path, second), f"sets {leaf}, which {first}{line} beside it sets too")
 
 

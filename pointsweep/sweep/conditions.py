@@ -31,8 +31,8 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
     A component is known by its name: the value of `method` is that of `method.name`.
     """
     part, _, rest = key.partition(".")
-    whole = data.get("network") is not None
-    if whole and part in MODEL_PARTS:
+    is_network = data.get("network") is not None
+    if is_network and part in MODEL_PARTS:
         return None
     node = data.get(part)
     owner: Any
@@ -168,10 +168,10 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
         if part == "compat"
         else [owner for owner in owners(key, when) if _has(owner, rest)]
     )
-    found = [field_problems(owner, rest or part, value) for owner in candidates]
-    if not found or not all(found):
+    problems_by_owner = [field_problems(owner, rest or part, value) for owner in candidates]
+    if not problems_by_owner or not all(problems_by_owner):
         return None
-    return found[0][0]
+    return problems_by_owner[0][0]
 
 
 def problems(when: When) -> Iterator[tuple[str, str]]:
@@ -212,11 +212,11 @@ def setting_problems(settings: Mapping[str, Any], when: When) -> Iterator[tuple[
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as dotted keys, each with its value."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in settings.items():
         for leaf in keys_of(str(key), value):
-            found[leaf] = _inner(value, leaf.removeprefix(str(key)).strip("."))
-    return found
+            flattened[leaf] = _inner(value, leaf.removeprefix(str(key)).strip("."))
+    return flattened
 
 
 def _inner(value: Any, path: str) -> Any:
@@ -238,8 +238,8 @@ def described(when: When) -> str:
 def kinds_of(key: str) -> set[type]:
     """Return the types that the value of a key may have, over all components with that field."""
     rest = key.partition(".")[2]
-    found: set[type] = set()
+    kinds: set[type] = set()
     for owner in owners(key, {}):
         if rest in field_names(owner):
-            found |= field_types(owner, rest)
-    return found
+            kinds |= field_types(owner, rest)
+    return kinds

@@ -16,35 +16,35 @@ from pointsweep.storage.base import Store
 from pointsweep.sweep.sweep import Sweep
 
 
-def note(sweep: Sweep, store: Store) -> None:
+def write_definition(sweep: Sweep, store: Store) -> None:
     """Write what `pointsweep tables NAME` needs: of a part of a table, the whole table that it
     belongs to.
     """
-    whole = sweep.stored
-    store.write(f"sweeps/{whole.name}/sweep.yaml", whole.text.encode())
-    origin: dict[str, Any] = {"source": _path(whole), "overrides": list(whole.overrides)}
-    if whole.plugins:
-        origin["plugins"] = keep_plugins(store, whole.name, whole.plugins)
-    store.write(f"sweeps/{whole.name}/plan.json", plan_json(whole.layout(), **origin))
+    stored = sweep.stored
+    store.write(f"sweeps/{stored.name}/sweep.yaml", stored.text.encode())
+    origin: dict[str, Any] = {"source": _path(stored), "overrides": list(stored.overrides)}
+    if stored.plugins:
+        origin["plugins"] = keep_plugins(store, stored.name, stored.plugins)
+    store.write(f"sweeps/{stored.name}/plan.json", plan_json(stored.layout(), **origin))
 
 
-def taken(sweep: Sweep, store: Store) -> str | None:
+def name_conflict(sweep: Sweep, store: Store) -> str | None:
     """Return why a sweep may not have its name in this store: it is that of another file's table.
     None if it may.
     """
-    whole = sweep.stored
-    plan = _read(store, whole.name)
+    stored = sweep.stored
+    plan = _read(store, stored.name)
     source = plan.get("source")
     if source is None:  # of a version that did not keep it
         return None
-    same_file = source == _path(whole) and plan.get("overrides") == list(whole.overrides)
-    if same_file or _same_table(whole, plan, store):
+    same_file = source == _path(stored) and plan.get("overrides") == list(stored.overrides)
+    if same_file or _same_table(stored, plan, store):
         return None
-    said = " ".join([str(source), *map(str, plan.get("overrides") or ())])
+    command = " ".join([str(source), *map(str, plan.get("overrides") or ())])
     return (
-        f"{sweep.source}: the name {whole.name!r} is that of another table in {store.url}, made by"
-        f" {said}. Give this file a name of its own (name: ...), or let it take the place of that"
-        " table with --replace"
+        f"{sweep.source}: the name {stored.name!r} is that of another table in {store.url}, made by"
+        f" {command}. Give this file a name of its own (name: ...), or let it take the place of"
+        " that table with --replace"
     )
 
 

@@ -113,13 +113,13 @@ def _own(kind: str) -> dict[str, type[NamedConfig]]:
 
 def _components() -> dict[str, Schema]:
     """Return the schema of every component, and of the parts that have no name."""
-    found: dict[str, Schema] = {}
+    schemas: dict[str, Schema] = {}
     for part, kind in PARTS.items():
         for name, config in _own(kind).items():
-            found[f"{part}.{name}"] = {**model_schema(config), "required": ["name"]}
+            schemas[f"{part}.{name}"] = {**model_schema(config), "required": ["name"]}
     for part, unnamed in UNNAMED.items():
-        found[part] = model_schema(unnamed)
-    return found
+        schemas[part] = model_schema(unnamed)
+    return schemas
 
 
 @functools.cache
@@ -138,19 +138,19 @@ def _cleaned(schema: Any) -> Any:
         return [_cleaned(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {}
+    cleaned = {}
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):
             continue
         if key == "prefixItems":
             key, value = "items", value[0]  # all entries have one type
-        found[key] = _cleaned(value)
-    return found
+        cleaned[key] = _cleaned(value)
+    return cleaned
 
 
 def _docstrings(config: type[Config]) -> dict[str, str]:
     """Return what stands in quotes below the fields of a class and of its bases."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for kind in reversed(config.__mro__):
         if not issubclass(kind, Config) or kind is Config:
             continue
@@ -160,8 +160,8 @@ def _docstrings(config: type[Config]) -> dict[str, str]:
             if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
                 continue
             if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[field.target.id] = inspect.cleandoc(str(text.value.value))
-    return found
+                texts[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return texts
 
 
 # Settings of a trial
@@ -204,29 +204,29 @@ def _merged(schemas: list[Schema]) -> Schema:
 
 def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
     """Return the definitions of settings: parts, dotted keys, lists of values, and conditions."""
-    found: dict[str, Schema] = {key: schema for key, schema in fields.items() if "." in key}
+    schemas: dict[str, Schema] = {key: schema for key, schema in fields.items() if "." in key}
     # A component's own definition may have the name of a field of its part.
-    found = {f"field.{key}": schema for key, schema in found.items()}
+    schemas = {f"field.{key}": schema for key, schema in schemas.items()}
     keys: dict[str, Schema] = {}
     for part in (*PARTS, *UNNAMED):
-        found[f"part.{part}"] = _part(part, fields)
+        schemas[f"part.{part}"] = _part(part, fields)
         keys[part] = _ref(f"part.{part}")
     keys["compat"] = {
         "enum": list(get_args(Compat)),
         "description": "fixed, or official: as the published program does it.",
     }
     keys |= {key: _ref(f"field.{key}") for key in fields}
-    found["key"] = {"enum": list(keys)}
-    found["settings"] = {"type": "object", "properties": keys}
+    schemas["key"] = {"enum": list(keys)}
+    schemas["settings"] = {"type": "object", "properties": keys}
     lists = {key: _list_of(schema) for key, schema in keys.items()}
-    found["values"] = {"type": "object", "properties": lists}
-    found["condition"] = {
+    schemas["values"] = {"type": "object", "properties": lists}
+    schemas["condition"] = {
         "type": "object",
         "minProperties": 1,
         "propertyNames": _any_of(_ref("key"), {"const": "backbone.modality"}),
         "properties": {key: _any_of(schema, _list_of(schema)) for key, schema in keys.items()},
     }
-    return found
+    return schemas
 
 
 def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
@@ -349,9 +349,9 @@ def _seeds() -> Schema:
             "description": "The row that all others are compared with; default: the first.",
         },
     }
-    each = {**_list_of(_whole(0, MOST_WHOLE)), **ONE_OR_MORE, "uniqueItems": True}
+    listed = {**_list_of(_whole(0, MOST_WHOLE)), **ONE_OR_MORE, "uniqueItems": True}
     return {
-        **_any_of(_whole(1, MOST_SEEDS), each, _closed(rule, ("min", "max", "until"))),
+        **_any_of(_whole(1, MOST_SEEDS), listed, _closed(rule, ("min", "max", "until"))),
         "description": (
             "A number of seeds, a list, or a rule that spends further seeds where rows are not told"
             " apart."
@@ -491,10 +491,10 @@ def _section(config: type[Config], open_keys: Mapping[str, Schema], required: st
 
 
 def _range(kind: str, type_name: str) -> Schema:
-    ends = {**_list_of({"type": type_name}), "minItems": 2, "maxItems": 2}
+    limits = {**_list_of({"type": type_name}), "minItems": 2, "maxItems": 2}
     step: Schema = {"type": [type_name, "null"], "exclusiveMinimum": 0}
     return _closed(
-        {kind: ends, "log": {"type": "boolean"}, "step": step, "when": _ref("condition")}, (kind,)
+        {kind: limits, "log": {"type": "boolean"}, "step": step, "when": _ref("condition")}, (kind,)
     )
 
 

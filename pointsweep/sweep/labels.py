@@ -18,7 +18,7 @@ from pointsweep.config.validation import component_problems
 from pointsweep.errors import Problem
 from pointsweep.sweep import conditions, profiles
 from pointsweep.sweep.axes import Entry, complain
-from pointsweep.sweep.overlay import Conditional, Dropped, Place, Settings, clashes
+from pointsweep.sweep.overlay import Conditional, Dropped, Location, Settings, clashes
 from pointsweep.sweep.yaml_document import Document
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class OverriddenSetting:
     """
 
     setting: Conditional
-    winners: list[Place] = field(default_factory=list)
+    winners: list[Location] = field(default_factory=list)
     cells: list[str] = field(default_factory=list)
     kept: bool = False
 
@@ -59,13 +59,15 @@ class _CellNames:
     """
 
     def __init__(self) -> None:
-        self.places: list[tuple[str, dict[str, Place]]] = []  # a cell, and the place of every leaf
+        self.locations: list[
+            tuple[str, dict[str, Location]]
+        ] = []  # a cell, and the place of every leaf
         self.with_dropped: list[tuple[str, Settings]] = []
         self._of_components: dict[tuple[Any, ...], Settings] = {}
 
     def add(self, name: str, settings: Settings) -> None:
         """Take in one cell."""
-        self.places.append((name, settings.places))
+        self.locations.append((name, settings.locations))
         if settings.dropped:
             self.with_dropped.append((name, settings))
         names = tuple(scalars.spelled(settings.name(part)) for part in PARTS)
@@ -89,9 +91,9 @@ class LabelAudit:
         self._held: set[tuple[str, Path]] = set()
         self._compared: set[tuple[int, int]] = set()
         self._entries: dict[int, Entry] = {}  # kept, so that their ids stay theirs
-        self._clashes: dict[tuple[Place, str, str], list[Place]] = {}
+        self._clashes: dict[tuple[Location, str, str], list[Location]] = {}
         self._replaced: dict[str, None] = {}
-        self._conditional: dict[tuple[str, Place], OverriddenSetting] = {}
+        self._conditional: dict[tuple[str, Location], OverriddenSetting] = {}
         self._space: list[Entry] | None = None
 
     # While cells are read
@@ -120,16 +122,16 @@ class LabelAudit:
 
     def look_at_conditional(self, name: str, settings: Settings) -> None:
         """Look at what became of conditional settings in a cell, with everything laid over them."""
-        sources = {setting.place: setting.source for setting in settings.conditional}
+        sources = {setting.location: setting.source for setting in settings.conditional}
         for setting in settings.conditional:
-            winner = settings.places.get(setting.key)
+            winner = settings.locations.get(setting.key)
             if winner is None or winner.path.startswith(profiles.SMOKE.path):
                 continue
             if sources.get(winner, setting.source) != setting.source:
                 # an heir may set again what its parent sets
                 continue
             seen = self._conditional.setdefault(
-                (setting.key, setting.place), OverriddenSetting(setting)
+                (setting.key, setting.location), OverriddenSetting(setting)
             )
             if conditions.lookup(settings.data, setting.key) == setting.value:
                 seen.kept = True
@@ -151,45 +153,45 @@ class LabelAudit:
         self._held.add((document.source, path))
 
     def decided_too_early(
-        self, document: Document, path: Path, when: Mapping[str, Any], held: bool, final: Settings
+        self, document: Document, path: Path, when: Mapping[str, Any], holds: bool, final: Settings
     ) -> None:
         """Complain of a condition whose outcome a conditional setting below it turned round."""
         self.held(document, path)
         changed = [
             key
             for key, value in conditions.opened(when).items()
-            if (conditions.lookup(final.data, key) in conditions.alternatives(key, value)) != held
+            if (conditions.lookup(final.data, key) in conditions.alternatives(key, value)) != holds
         ]
         for key in changed[:1]:
-            place = final.place(f"{key}.name" if key in PARTS else key)
-            found = conditions.lookup(final.data, key)
+            location = final.location(f"{key}.name" if key in PARTS else key)
+            value_now = conditions.lookup(final.data, key)
             text = (
-                f"{_described(place)} sets {key} to {found} after this condition was looked at;"
-                " write it above this, or into base"
+                f"{_described(location)} sets {key} to {value_now} after this condition was looked"
+                " at; write it above this, or into base"
             )
             self._complain(document, (*path, "when", key), text)
 
     def compare(self, entries: Sequence[Entry], settings: Settings, config: TrialConfig) -> None:
         """Compare what a cell's labels say with the trial that was made of it."""
-        said = [
+        stated = [
             (entry, key, value)
             for entry in entries
             for key, value in conditions.flat(entry.settings).items()
         ]
-        parts = {key.partition(".")[0] for _, key, _ in said}
+        parts = {key.partition(".")[0] for _, key, _ in stated}
         data = config.to_dict(only={"network", *parts})
-        for entry, key, value in said:
-            found = conditions.lookup(data, key)
-            if found == (list(value) if isinstance(value, tuple) else value):
+        for entry, key, value in stated:
+            value_of_trial = conditions.lookup(data, key)
+            if value_of_trial == (list(value) if isinstance(value, tuple) else value):
                 continue
             if self.reader.profile == "smoke":
                 self._replaced[key.removesuffix(".name")] = None
             else:
-                place = entry.place(key)
-                if self._is_clash(place):
+                location = entry.location(key)
+                if self._is_clash(location):
                     continue
-                text = f"says {value!r}, the trial would have {found!r}"
-                self.reader.own.append(Problem(place.path, text, place.line))
+                text = f"says {value!r}, the trial would have {value_of_trial!r}"
+                self.reader.own.append(Problem(location.path, text, location.line))
 
     # Keys that are set twice
 
@@ -239,7 +241,7 @@ class LabelAudit:
                 if network
                 else advice
             )
-            self._clash(one.place(key), leaf, said, other.place(other_key))
+            self._clash(one.location(key), leaf, said, other.location(other_key))
 
     def _against_command_line_and_profile(self, entry: Entry) -> None:
         searched = self._space is not None and any(entry is other for other in self._space)
@@ -247,32 +249,34 @@ class LabelAudit:
             overridden = {override.key: None if override.delete else override.value}
             for leaf, key, _ in clashes(entry.settings, overridden):
                 if searched:
-                    place = entry.place(key)
+                    location = entry.location(key)
                     text = "is searched, and set on the command line; take one of the two away"
-                    self.reader.own.append(Problem(place.path, text, place.line))
+                    self.reader.own.append(Problem(location.path, text, location.line))
                 else:
                     advice = "take the override away, or choose cells with --only"
-                    self._clash(Place(override.text, None), leaf, advice, entry.place(key))
+                    self._clash(Location(override.text, None), leaf, advice, entry.location(key))
         for document, profile_key, value in profiles.own_settings(
             self.reader.profile, self.reader.documents
         ):
-            place = profiles.place_of(document, self.reader.profile, profile_key)
+            location = profiles.location_of(document, self.reader.profile, profile_key)
             for leaf, key, _ in clashes(entry.settings, {profile_key: value}):
-                self._clash(place, leaf, "a profile may set what no label names", entry.place(key))
+                self._clash(
+                    location, leaf, "a profile may set what no label names", entry.location(key)
+                )
 
-    def _clash(self, place: Place, leaf: str, advice: str, other: Place) -> None:
-        self._clashes.setdefault((place, leaf, advice), []).append(other)
+    def _clash(self, location: Location, leaf: str, advice: str, other: Location) -> None:
+        self._clashes.setdefault((location, leaf, advice), []).append(other)
 
-    def _is_clash(self, place: Place) -> bool:
+    def _is_clash(self, location: Location) -> bool:
         """Return whether it is known already that a place sets what another does."""
         return any(
-            place.path.startswith(found.path) or found.path.startswith(place.path)
-            for found in self._clashing()
+            location.path.startswith(other.path) or other.path.startswith(location.path)
+            for other in self._clashing()
         )
 
-    def _clashing(self) -> Iterator[Place]:
-        for (place, _, _), others in self._clashes.items():
-            yield place
+    def _clashing(self) -> Iterator[Location]:
+        for (location, _, _), others in self._clashes.items():
+            yield location
             yield from others
 
     def _complain(self, document: Document, path: Path, message: str) -> None:
@@ -282,14 +286,14 @@ class LabelAudit:
 
     def conclude(self, base: Settings) -> None:
         """Report what was found over all cells."""
-        for (place, leaf, advice), others in self._clashes.items():
+        for (location, leaf, advice), others in self._clashes.items():
             text = (
                 f"sets {leaf}, which is set by {_listed(others)} as well: a label would stand over"
                 f" a value that never ran; {advice}"
             )
-            self.reader.own.append(Problem(place.path, text, place.line))
+            self.reader.own.append(Problem(location.path, text, location.line))
         self._conditions_on_the_space()
-        if self._cells.places or not self.reader.problems:
+        if self._cells.locations or not self.reader.problems:
             self._vacuous()
         self._constraints()
         self._dropped()
@@ -315,15 +319,15 @@ class LabelAudit:
             if self.reader.search
             else set()
         )
-        found: list[tuple[Document, Path, Mapping[str, Any]]] = [
+        conditions_found: list[tuple[Document, Path, Mapping[str, Any]]] = [
             (self.reader.document, ("exclude", i, "when"), item["when"])
             for i, item in enumerate(self.reader.data.get("exclude") or [])
             if isinstance(item, Mapping) and isinstance(item.get("when"), Mapping)
         ]
         for entry in self._entries.values():
             if entry.when is not None:
-                found.append((entry.document, (*entry.path, "when"), entry.when))
-        for document, path, when in found:
+                conditions_found.append((entry.document, (*entry.path, "when"), entry.when))
+        for document, path, when in conditions_found:
             for key in searched.intersection(conditions.opened(when)):
                 self._complain(
                     document, (*path, key), "is searched: cells are left out before it is chosen"
@@ -331,12 +335,12 @@ class LabelAudit:
 
     def _vacuous(self) -> None:
         """A condition of the file that holds in no cell."""
-        told = {problem.path for problem in self.reader.problems}
+        reported = {problem.path for problem in self.reader.problems}
         for path, when, kind in self._conditions():
             document = self.reader.document
             where = document.where(*path)
             if (document.source, path) in self._held or any(
-                name.startswith(where) for name in told
+                name.startswith(where) for name in reported
             ):
                 continue
             text = f"holds in no cell ({conditions.described(when)})"
@@ -387,12 +391,14 @@ class LabelAudit:
         """Settings that went with their component: refused where some arms keep them, else said at
         the plan.
         """
-        gone: dict[tuple[str, Place], LostSetting] = {}
+        lost_settings: dict[tuple[str, Location], LostSetting] = {}
         for name, settings in self._cells.with_dropped:
             for setting in settings.dropped:
-                if setting.key in settings.places:  # set again, by who named the other component
+                if setting.key in settings.locations:  # set again, by who named the other component
                     continue
-                lost = gone.setdefault((setting.key, setting.place), LostSetting(setting))
+                lost = lost_settings.setdefault(
+                    (setting.key, setting.location), LostSetting(setting)
+                )
                 part, _, rest = setting.key.partition(".")
                 component = settings.name(part)
                 owners = conditions.owners(setting.key, {part: component})
@@ -403,11 +409,11 @@ class LabelAudit:
                     list(setting.value) if isinstance(setting.value, tuple) else setting.value
                 ):
                     lost.differs.append((name, component, value))
-        for lost in gone.values():
+        for lost in lost_settings.values():
             lost.kept = [
                 name
-                for name, places in self._cells.places
-                if places.get(lost.setting.key) == lost.setting.place
+                for name, locations in self._cells.locations
+                if locations.get(lost.setting.key) == lost.setting.location
             ]
             self._report(lost)
 
@@ -421,10 +427,10 @@ class LabelAudit:
             setting = seen.setting
             where = "in " + _some(seen.cells) if seen.kept else "wherever its condition holds"
             text = f"{scalars.spelled(setting.value)} gives way to {_listed(seen.winners)} {where}"
-            self.dropped.append(f"{_described(setting.place)}: {text}")
+            self.dropped.append(f"{_described(setting.location)}: {text}")
 
     def _report(self, lost: LostSetting) -> None:
-        setting, place = lost.setting, lost.setting.place
+        setting, location = lost.setting, lost.setting.location
         part, _, rest = setting.key.partition(".")
         if lost.differs and lost.kept:
             cell, component, value = lost.differs[0]
@@ -434,7 +440,7 @@ class LabelAudit:
                 f" base ({part}: {{{rest}: {setting.value}}}) and name it in the rows, or set"
                 f" {setting.key} in each row"
             )
-            self.reader.own.append(Problem(place.path, text, place.line))
+            self.reader.own.append(Problem(location.path, text, location.line))
             return
         others = ", ".join(
             dict.fromkeys(
@@ -444,23 +450,23 @@ class LabelAudit:
         where = "in no cell" if not lost.kept else f"with it alone, not where {part} is {others}"
         if others:
             self.dropped.append(
-                f"{place.path}: {setting.value} is a setting of {setting.owner}, used {where}"
+                f"{location.path}: {setting.value} is a setting of {setting.owner}, used {where}"
             )
 
     def _unused(self, base: Settings) -> None:
         """Return what is wrong with the base, also where every row puts something else in its
         place.
         """
-        found = [(key, message) for key, message in conditions.setting_problems(base.data, {})]
+        problems = [(key, message) for key, message in conditions.setting_problems(base.data, {})]
         for part in PARTS:
             name = base.name(part)
             if name is not None and all(
                 settings.name(part) != name for settings in self._cells.of_components
             ):
-                found += component_problems(part, base.data[part])
-        for key, message in found:
-            place = base.place(key)
-            self.reader.own.append(Problem(place.path, message, place.line))
+                problems += component_problems(part, base.data[part])
+        for key, message in problems:
+            location = base.location(key)
+            self.reader.own.append(Problem(location.path, message, location.line))
 
 
 def _apart(one: Entry, other: Entry) -> bool:
@@ -474,12 +480,12 @@ def _apart(one: Entry, other: Entry) -> bool:
     return False
 
 
-def _described(place: Place) -> str:
-    return f"{place.path} (line {place.line})" if place.line else place.path
+def _described(location: Location) -> str:
+    return f"{location.path} (line {location.line})" if location.line else location.path
 
 
-def _listed(places: Sequence[Place]) -> str:
-    distinct = list(dict.fromkeys(places))
+def _listed(locations: Sequence[Location]) -> str:
+    distinct = list(dict.fromkeys(locations))
     shown = ", ".join(map(_described, distinct[:MOST_PLACES]))
     return (
         f"{shown} and {len(distinct) - MOST_PLACES} more" if len(distinct) > MOST_PLACES else shown

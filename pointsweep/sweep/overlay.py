@@ -16,8 +16,8 @@ from pointsweep.config.schema import MODEL_PARTS, PARTS
 
 
 @dataclass(frozen=True)
-class Place:
-    """Place of a setting: the path as shown, and the line."""
+class Location:
+    """Location of a setting: the path as shown, and the line."""
 
     path: str
     line: int | None
@@ -30,7 +30,7 @@ class Dropped:
     key: str
     value: Any
     owner: str
-    place: Place
+    location: Location
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Conditional:
 
     key: str
     value: Any
-    place: Place
+    location: Location
     source: str  # the file that it stands in
 
 
@@ -52,23 +52,23 @@ class Settings:
     """
 
     data: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    locations: dict[str, Location] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     conditional: list[Conditional] = field(default_factory=list)
 
     def copy(self) -> Settings:
         """Return a copy that can be laid over without changing this."""
         data = {k: dict(v) if isinstance(v, dict) else v for k, v in self.data.items()}
-        return Settings(data, dict(self.places), list(self.dropped), list(self.conditional))
+        return Settings(data, dict(self.locations), list(self.dropped), list(self.conditional))
 
-    def lay(self, other: Mapping[str, Any], place: Callable[[str], Place]) -> None:
-        """Lay settings over these, components before their fields; `place` tells where a key of
+    def lay(self, other: Mapping[str, Any], location: Callable[[str], Location]) -> None:
+        """Lay settings over these, components before their fields; `location` tells where a key of
         them stands.
         """
         for key in sorted(other, key=lambda key: rank(key, other[key])):
-            self.set(key, other[key], place(key))
+            self.set(key, other[key], location(key))
 
-    def set(self, key: str, value: Any, place: Place) -> None:
+    def set(self, key: str, value: Any, location: Location) -> None:
         """Set one dotted key; the value may be a mapping, or a name for a part that has one."""
         part, _, rest = key.partition(".")
         if rest:
@@ -81,7 +81,7 @@ class Settings:
         if not isinstance(value, Mapping) or part in ("compat", "seed"):
             self.drop(part)
             self.data[part] = value
-            self.places[part] = place
+            self.locations[part] = location
             return
         current = self.data.get(part)
         if not isinstance(current, dict):
@@ -95,11 +95,11 @@ class Settings:
             for other in MODEL_PARTS:
                 self.drop(other)
         self.data[part] = merge(current, value)
-        self.places.setdefault(part, place)
+        self.locations.setdefault(part, location)
         for leaf in leaves(value, part):
             # A dotted key already names its leaf; a mapping's leaves are named below it.
             below = leaf.removeprefix(key)
-            self.places[leaf] = Place(place.path + below, place.line)
+            self.locations[leaf] = Location(location.path + below, location.line)
 
     def drop(self, key: str) -> None:
         """Remove a dotted key, or a part and all that was set in it."""
@@ -108,8 +108,8 @@ class Settings:
             self.data.pop(part, None)
         elif isinstance(self.data.get(part), dict):
             self.data[part].pop(rest, None)
-        for path in [p for p in self.places if p == key or p.startswith(f"{key}.")]:
-            del self.places[path]
+        for path in [p for p in self.locations if p == key or p.startswith(f"{key}.")]:
+            del self.locations[path]
 
     def _remember(self, part: str, component: Mapping[str, Any]) -> None:
         """Keep note of the fields of a component that another one is about to replace."""
@@ -117,7 +117,7 @@ class Settings:
         for key, value in component.items():
             path = f"{part}.{key}"
             if key != "name":
-                self.dropped.append(Dropped(path, value, owner, self.place(path)))
+                self.dropped.append(Dropped(path, value, owner, self.location(path)))
 
     def name(self, part: str) -> Any:
         """Return the name of the component that a part has, None without one; of another part its
@@ -126,17 +126,17 @@ class Settings:
         node = self.data.get(part)
         return node.get("name") if isinstance(node, Mapping) and part in PARTS else node
 
-    def place(self, path: str) -> Place:
+    def location(self, path: str) -> Location:
         """Return where what is wrong at `path` was set: the leaf itself, or the nearest thing
         around it.
         """
         wanted = path
         while wanted:
-            if wanted in self.places:
-                found = self.places[wanted]
-                return Place(found.path + path.removeprefix(wanted), found.line)
+            if wanted in self.locations:
+                found = self.locations[wanted]
+                return Location(found.path + path.removeprefix(wanted), found.line)
             wanted = wanted.rpartition(".")[0]
-        return Place(path, None)
+        return Location(path, None)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

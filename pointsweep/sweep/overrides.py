@@ -71,18 +71,18 @@ def parse(text: str) -> Override:
         part.removeErrorListeners()
         part.addErrorListener(listener)
     try:
-        found = Visitor(create_functions()).visit(parser.override())
-        found.input_line = text
-        found.validate()
+        parsed = Visitor(create_functions()).visit(parser.override())
+        parsed.input_line = text
+        parsed.validate()
     except HydraException as error:
         raise ValueError(f"not an override: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ValueError("not an override: it is nested too deeply") from error
-    if found.package is not None:
+    if parsed.package is not None:
         raise ValueError("not an override: a sweep file has no packages, so @ has no meaning here")
-    if found.is_sweep_override():
+    if parsed.is_sweep_override():
         raise ValueError("one value only; to vary a key use an axis: +axes.KEY=[...]")
-    return Override(text, found.key_or_group, found.value(), found.is_delete())
+    return Override(text, parsed.key_or_group, parsed.value(), parsed.is_delete())
 
 
 # Where the file itself is changed
@@ -153,8 +153,8 @@ def _length(node: Any, names: list[str], inside_space: bool) -> int:
     if isinstance(node, dict):
         for count in range(len(names), 0, -1):
             key = ".".join(names[:count])
-            whole = count == len(names)
-            if key in node and (whole or isinstance(node[key], (dict, list)) or key in NAMED):
+            is_complete = count == len(names)
+            if key in node and (is_complete or isinstance(node[key], (dict, list)) or key in NAMED):
                 return count
     if isinstance(node, list) or names[0] not in PARTS:
         return 1
@@ -171,20 +171,20 @@ def _below(node: Any, name: Any, path: Path) -> Any:
         if isinstance(node[name], (dict, list)):
             return node[name]
         raise ValueError(f"{_shown(path)} is {scalars.spelled(node[name])}, which has no keys")
-    found = node.get(name)
+    child = node.get(name)
     default = NAMED.get(str(name))
-    if found is None and default is not None:
-        found = default
-    if isinstance(found, str) and name in NAMED:
-        found = node[name] = {"name": found}
-    elif found is None:
-        found = node[name] = {}
-    if not isinstance(found, (dict, list)):
+    if child is None and default is not None:
+        child = default
+    if isinstance(child, str) and name in NAMED:
+        child = node[name] = {"name": child}
+    elif child is None:
+        child = node[name] = {}
+    if not isinstance(child, (dict, list)):
         raise ValueError(
-            f"{_shown(path)} is {scalars.spelled(found)}, which has no keys; set it whole:"
+            f"{_shown(path)} is {scalars.spelled(child)}, which has no keys; set it whole:"
             f" {_shown(path)}={{...}}"
         )
-    return found
+    return child
 
 
 def _index(node: list[Any], text: str, path: Path) -> int:

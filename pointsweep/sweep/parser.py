@@ -30,12 +30,12 @@ from pointsweep.sweep.axes import (
     complain,
     factors_of,
     lay_entries,
-    place_of,
+    location_of,
     read_key,
     read_when,
     refuse_set_twice,
 )
-from pointsweep.sweep.overlay import Conditional, Place, Settings, keys_of, rank
+from pointsweep.sweep.overlay import Conditional, Location, Settings, keys_of, rank
 from pointsweep.sweep.plugin_section import read_plugins
 from pointsweep.sweep.published import BUILT_IN, COLUMNS, find, read_file
 from pointsweep.sweep.resources import misfits, read_resources
@@ -328,7 +328,7 @@ class Reader:
                 else:
                     own[str(key)] = value
             refuse_set_twice(document, ("base",), own)
-            settings.lay(own, partial(place_of, document, ("base",)))
+            settings.lay(own, partial(location_of, document, ("base",)))
         return settings
 
     def _axes(self) -> tuple[list[Axis], Axis]:
@@ -415,16 +415,16 @@ class Reader:
         first = trials[0] if trials else with_seed(config, first_seed)
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
-        asks = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
-        for key, value in asks.items():
+        requested = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
+        for key, value in requested.items():
             if value.startswith(("best_val", "val/")) and not config.dataset.has_validation:
                 self.complain(
                     (key,), f"{value} needs a validation split: set dataset.val_fraction above 0"
                 )
         recorded = config.dataset.metrics
-        if asks["metric"] in table_metrics() and asks["metric"].partition("/")[2] not in of_dataset(
-            recorded
-        ):
+        if requested["metric"] in table_metrics() and requested["metric"].partition("/")[
+            2
+        ] not in of_dataset(recorded):
             has = f"of each split: {', '.join(recorded)}"
             of_predictions = [
                 f"test/{name}" for name in of_dataset(recorded) if name not in recorded
@@ -432,7 +432,7 @@ class Reader:
             if of_predictions:
                 has += f"; from predictions: {', '.join(of_predictions)}"
             self.complain(
-                ("metric",), f"{config.dataset.name} has no {asks['metric']}; it has, {has}"
+                ("metric",), f"{config.dataset.name} has no {requested['metric']}; it has, {has}"
             )
         return Cell(row[0], column[0], trials, None, published)
 
@@ -459,15 +459,19 @@ class Reader:
             profiles.apply(self.profile, settings, self.documents)
         self._apply_overrides(settings)
         config, problems = check_trial(settings.data, self.known_parts)
-        places = [(settings.place(path), message) for path, message in problems]
-        return config, [Problem(place.path, message, place.line) for place, message in places]
+        locations = [(settings.location(path), message) for path, message in problems]
+        return config, [
+            Problem(location.path, message, location.line) for location, message in locations
+        ]
 
     def _apply_overrides(self, settings: Settings) -> None:
         for override in self.late:
             if override.delete:
                 settings.drop(override.key)
             else:
-                settings.set(override.key, override.value, Place(f"override {override.text}", None))
+                settings.set(
+                    override.key, override.value, Location(f"override {override.text}", None)
+                )
 
     def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
         """Return base < conditional settings < rows, columns and axes < overrides; a profile comes
@@ -486,7 +490,7 @@ class Reader:
             if holds:
                 self.audit.held(document, path)
                 self._lay_conditional(
-                    settings, rest, final, partial(place_of, document, path), document.source
+                    settings, rest, final, partial(location_of, document, path), document.source
                 )
                 final = self._named(settings, entries)
         for document, path, when, holds in decided:
@@ -557,7 +561,7 @@ class Reader:
         settings: Settings,
         rest: Mapping[str, Any],
         final: Settings,
-        place: Callable[[str], Place],
+        location: Callable[[str], Location],
         source: str,
     ) -> None:
         """Conditional settings may speak of a component that only a row names: it is named before
@@ -570,11 +574,13 @@ class Reader:
                 and isinstance(final.data.get(part), dict)
                 and "name" in final.data[part]
             ):
-                settings.set(part, final.data[part]["name"], final.place(part))
-            settings.set(str(key), rest[key], place(str(key)))
+                settings.set(part, final.data[part]["name"], final.location(part))
+            settings.set(str(key), rest[key], location(str(key)))
             for leaf in keys_of(str(key), rest[key]):
                 value = conditions.lookup(settings.data, leaf)
-                settings.conditional.append(Conditional(leaf, value, settings.place(leaf), source))
+                settings.conditional.append(
+                    Conditional(leaf, value, settings.location(leaf), source)
+                )
 
     def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
         """Return why a cell is left out; None if it is not."""
@@ -599,29 +605,29 @@ class Reader:
         """
         selectors: dict[str, Any] = dict(self.data.get("published") or {})
         selectors.pop("file", None)
-        asked = False
+        is_requested = False
         for entry in entries:
             value = entry.published
             if isinstance(value, Mapping) and not set(value) & set(COLUMNS):
                 value = self._by_column(entry, value, entries[-1].label)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 if not 0 <= value <= 100:
-                    place = entry.place("published")
+                    location = entry.location("published")
                     text = f"a published number is in percent, from 0 to 100, got {value}"
-                    self.own.append(Problem(place.path, text, place.line))
+                    self.own.append(Problem(location.path, text, location.line))
                     return None
                 return Published(float(value), None, self.cite or Path(self.source).name)
             if value is not None:
                 selectors |= value if isinstance(value, Mapping) else {"row": str(value)}
-                asked = asked or entry in row
-        if not asked:
+                is_requested = is_requested or entry in row
+        if not is_requested:
             return None
         try:
             return find(selectors, self.published_lines, self.published_file, self.cite)
         except ValueError as error:
             entry = next(entry for entry in row if entry.published is not None)
-            place = entry.place("published")
-            self.own.append(Problem(place.path, str(error), place.line))
+            location = entry.location("published")
+            self.own.append(Problem(location.path, str(error), location.line))
             return None
 
     def _read_published_file(self) -> None:
@@ -657,19 +663,19 @@ class Reader:
 
     def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
         """The number that a row gives for a column of the table."""
-        found = None
+        published = None
         for label, number in numbers.items():
             # A column of values is labelled with them: 0.001, however the file writes it.
             labels = {label, scalars.respelled(label)}
             if labels.isdisjoint(self.column_labels):
-                place = entry.place("published")
+                location = entry.location("published")
                 text = unknown(
                     "column",
                     label,
                     [*self.column_labels, *COLUMNS],
                     "Columns of the table and of published.csv",
                 )
-                self.own.append(Problem(place.path, text, place.line))
+                self.own.append(Problem(location.path, text, location.line))
             if column in labels:
-                found = number
-        return found
+                published = number
+        return published

@@ -46,8 +46,8 @@ class Named:
     @property
     def value(self) -> str:
         """The name as it stands there."""
-        found: str = self.holder[self.key]
-        return found
+        text: str = self.holder[self.key]
+        return text
 
     def problem(self, error: PluginError) -> Problem:
         """Return what to say where the name cannot be used."""
@@ -67,21 +67,23 @@ def read_plugins(
     listed, problems = _listed(documents)
     named = [*_named_in(documents), *_named_by(late)]
     paths = [place for place in named if IMPORT_PATH.fullmatch(place.value)]
-    located = _located(paths, {found.name for found, _ in listed}, folder, problems)
+    located = _located(paths, {plugin.name for plugin, _ in listed}, folder, problems)
     if problems:
         raise ConfigError(source, problems)
     wanted: dict[str, tuple[Source, Problem]] = {}
-    for found, place in [*listed, *located]:
-        wanted.setdefault(found.name, (found, place))
+    for plugin, place in [*listed, *located]:
+        wanted.setdefault(plugin.name, (plugin, place))
     refused = [
-        (found, place) for found, place in wanted.values() if not plugins.is_allowed(found, allowed)
+        (plugin, place)
+        for plugin, place in wanted.values()
+        if not plugins.is_allowed(plugin, allowed)
     ]
     if refused:
         raise ConfigError(source, [_refusal(refused)])
-    sources = tuple(found for found, _ in wanted.values())
+    sources = tuple(plugin for plugin, _ in wanted.values())
     if sources:
         _adopt(source, sources, {name: place for name, (_, place) in wanted.items()})
-        _replace_paths(source, paths, {found.name: found for found in sources})
+        _replace_paths(source, paths, {plugin.name: plugin for plugin in sources})
     _discover(source, named)
     return sources
 
@@ -90,7 +92,7 @@ def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]]
     """Return the sources under `plugins:`, each with its place in the file, and what is wrong with
     others.
     """
-    found: list[tuple[Source, Problem]] = []
+    sources: list[tuple[Source, Problem]] = []
     problems: list[Problem] = []
     for document in documents:
         entries = document.data.get(KEY) or []
@@ -105,13 +107,13 @@ def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]]
                         f"must be the name of a file or folder of Python, got {entry!r}"
                     )
                 read = plugins.read_source(Path(document.source).parent / Path(entry).expanduser())
-                twin = next((other for other, _ in found if other.name == read.name), None)
+                twin = next((other for other, _ in sources if other.name == read.name), None)
                 if twin is not None and twin != read:
                     raise PluginError(f"two plug-ins are called {read.name}; rename one")
-                found.append((read, place))
+                sources.append((read, place))
             except PluginError as error:
                 problems.append(replace(place, message=str(error)))
-    return found, problems
+    return sources, problems
 
 
 def _located(
@@ -120,7 +122,7 @@ def _located(
     """Return the sources of import paths that no `plugins:` lists; what is found nowhere is added
     to the problems.
     """
-    found = []
+    sources = []
     for named in paths:
         module = named.value.partition(":")[0]
         top = module.partition(".")[0]
@@ -133,10 +135,10 @@ def _located(
                     f"{named.value}: there is no module {top}: no {top}.py beside this file, nor an"
                     " installed package"
                 )
-            found.append((source, Problem(named.place, "", named.line)))
+            sources.append((source, Problem(named.place, "", named.line)))
         except PluginError as error:
             problems.append(named.problem(error))
-    return found
+    return sources
 
 
 def _refusal(refused: Sequence[tuple[Source, Problem]]) -> Problem:
@@ -185,16 +187,16 @@ def _discover(file: str, named: Sequence[Named]) -> None:
     ConfigError.
     """
     problems = []
-    for place in named:
+    for component in named:
         try:
-            if place.kind == "metrics":
-                name = place.value.rpartition("/")[2]
+            if component.kind == "metrics":
+                name = component.value.rpartition("/")[2]
                 if name not in metrics.METRICS:
                     metrics.discover(name)
-            elif place.value not in registry.names(place.kind):
-                registry.discover(place.kind, place.value)
+            elif component.value not in registry.names(component.kind):
+                registry.discover(component.kind, component.value)
         except PluginError as error:
-            problems.append(place.problem(error))
+            problems.append(component.problem(error))
     if problems:
         raise ConfigError(file, problems)
 
@@ -218,10 +220,10 @@ def _named_in(documents: Sequence[Document]) -> Iterator[Named]:
 
 def _named_by(late: list[Override]) -> Iterator[Named]:
     for number, override in enumerate(late):
-        whole: dict[str, Any] = {override.key: override.value}
-        for named in _walk(None, whole, ()):
+        holder: dict[str, Any] = {override.key: override.value}
+        for named in _walk(None, holder, ()):
             named.place = f"override {override.text}"
-            if named.holder is whole:
+            if named.holder is holder:
                 named.holder, named.key = _Late(late, number), "value"
             yield named
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from pointsweep.config import registry
 from pointsweep.config.backbones import DRAWN_WEIGHTS
-from pointsweep.sweep.overlay import Place, Settings
+from pointsweep.sweep.overlay import Location, Settings
 from pointsweep.sweep.yaml_document import Document
 
-SMOKE = Place("profile smoke", None)
+SMOKE = Location("profile smoke", None)
 SMALL_DATA = {
     "name": "synthetic", "num_points": 128, "presample": 128, "source_points": 128,
     "train_per_class": 8, "test_per_class": 4,
@@ -84,13 +84,13 @@ def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
     if name == "smoke":
         _smoke(settings)
     for document, key, value in own_settings(name, documents):
-        settings.set(key, value, place_of(document, name, key))
+        settings.set(key, value, location_of(document, name, key))
 
 
-def place_of(document: Document, name: str, key: str) -> Place:
+def location_of(document: Document, name: str, key: str) -> Location:
     """Return where a key of a profile stands."""
     path = ("profiles", name, key)
-    return Place(f"{document.shown}{document.where(*path)}", document.line(path))
+    return Location(f"{document.shown}{document.where(*path)}", document.line(path))
 
 
 def only(name: str, documents: Sequence[Document]) -> list[str]:
@@ -108,12 +108,12 @@ def only(name: str, documents: Sequence[Document]) -> list[str]:
 
 
 def _smoke(settings: Settings) -> None:
-    place = SMOKE
+    location = SMOKE
     data = settings.data
 
     def put(part: str, value: Mapping[str, Any]) -> None:
         settings.drop(part)
-        settings.set(part, dict(value), place)
+        settings.set(part, dict(value), location)
 
     dataset = data.get("dataset", {})
     held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
@@ -123,11 +123,11 @@ def _smoke(settings: Settings) -> None:
         "dataset",
         {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0},
     )
-    settings.set("train", SMALL_TRAIN, place)
+    settings.set("train", SMALL_TRAIN, location)
     network = data.get("network")
     if isinstance(network, dict):
         if "neighbours" in registry.config_class("networks", network["name"]).model_fields:
-            settings.set("network.neighbours", 8, place)
+            settings.set("network.neighbours", 8, location)
         return
     backbone = data.get("backbone")
     if (
@@ -136,7 +136,7 @@ def _smoke(settings: Settings) -> None:
         and backbone["name"] != "tiny"
     ):
         put("backbone", _stand_in(backbone))
-    settings.set("tokenizer", SMALL_TOKENS, place)
+    settings.set("tokenizer", SMALL_TOKENS, location)
 
 
 def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:

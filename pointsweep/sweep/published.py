@@ -76,20 +76,20 @@ def read_file(path: Path) -> tuple[dict[str, str], ...]:
         raise ValueError(
             f"{path}, line 1: no column {', '.join(absent)}; columns: {', '.join(names) or 'none'}"
         )
-    found = []
+    read = []
     for line in reader:
         if None in line or None in line.values():
             raise ValueError(
                 f"{path}, line {reader.line_num}: not {len(names)} fields, as line 1 has names"
             )
-        whole = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {
+        entry = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {
             name: value.strip() for name, value in line.items()
         }
-        _require_numbers(whole, f"{path}, line {reader.line_num}")
-        found.append(whole)
-    if not found:
+        _require_numbers(entry, f"{path}, line {reader.line_num}")
+        read.append(entry)
+    if not read:
         raise ValueError(f"{path}: holds no line below the names of its columns")
-    return tuple(found)
+    return tuple(read)
 
 
 def _require_numbers(line: Mapping[str, str], where: str) -> None:
@@ -122,12 +122,12 @@ def find(
     for column, value in selectors.items():
         if column not in COLUMNS:
             raise ValueError(unknown(f"column of {file}", column, COLUMNS, "Columns"))
-        kept = [line for line in left if line[column] == str(value)]
-        if not kept:
+        matching = [line for line in left if line[column] == str(value)]
+        if not matching:
             raise ValueError(
                 unknown(f"{column} in {file}", value, {line[column] for line in left}, "Known")
             )
-        left = kept
+        left = matching
     if len(left) > 1:
         differing = [
             c for c in COLUMNS if c not in selectors and len({line[c] for line in left}) > 1

@@ -74,8 +74,8 @@ def same_setting(line: Line) -> tuple[str, ...]:
     """
     settings = setting(line)
     name = line["row"] if settings.get("method") in (COMPARISON, None) else ""
-    place = [line[key] for key in ("backbone", "dataset", "split", "metric")]
-    return (name, *place, *(f"{key}={settings[key]}" for key in sorted(settings)))
+    cell = [line[key] for key in ("backbone", "dataset", "split", "metric")]
+    return (name, *cell, *(f"{key}={settings[key]}" for key in sorted(settings)))
 
 
 def check(lines: Sequence[Line], counts: Mapping[int, Sequence[int]] | None = None) -> list[Fault]:
@@ -91,7 +91,8 @@ def check(lines: Sequence[Line], counts: Mapping[int, Sequence[int]] | None = No
         _counts(numbered, counts or {}),
     )
     return sorted(
-        (fault for found in checks for fault in found), key=lambda fault: (fault.kind, fault.lines)
+        (fault for faults in checks for fault in faults),
+        key=lambda fault: (fault.kind, fault.lines),
     )
 
 
@@ -173,10 +174,10 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     rows: dict[tuple[str, str, str], dict[tuple[str, ...], tuple[int, Line]]] = {}
     for number, line in lines:
         if setting(line).get("method") != COMPARISON:
-            place = tuple(line[key] for key in ("backbone", "dataset", "split", "metric"))
-            rows.setdefault((line["paper"], line["table"], line["row"]), {})[place] = (number, line)
+            cell = tuple(line[key] for key in ("backbone", "dataset", "split", "metric"))
+            rows.setdefault((line["paper"], line["table"], line["row"]), {})[cell] = (number, line)
     for (one_name, one), (other_name, other) in itertools.combinations(rows.items(), 2):
-        pairs = [(one[place], other[place]) for place in one if place in other]
+        pairs = [(one[cell], other[cell]) for cell in one if cell in other]
         if (
             one_name[0] == other_name[0]
             and len(pairs) > 1
@@ -273,7 +274,7 @@ def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
     """The counts of a table that this package wrote as JSON (table.json), by the number of the
     published line they belong to.
     """
-    found: dict[int, list[int]] = {}
+    counts: dict[int, list[int]] = {}
     for cell in json.loads(table)["cells"]:
         published, built = cell["published"], cell["parameters"]
         if not published or not built:
@@ -285,8 +286,8 @@ def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
                 and _number(line["value"]) == published["value"]
                 and _number(line["params_m"]) == published["params_m"]
             ):
-                found[number] = [built["trainable_without_head"], built["trainable"]]
-    return found
+                counts[number] = [built["trainable_without_head"], built["trainable"]]
+    return counts
 
 
 def _number(text: str) -> float | None:

@@ -57,7 +57,7 @@ def _problems(
     if not arm.parameters:
         return
     seen: dict[tuple[str, Any], list[Problem] | None] = {}
-    ends = {parameter.key: parameter.ends() for parameter in arm.parameters}
+    extremes = {parameter.key: parameter.ends() for parameter in arm.parameters}
     feasible = applied = False
     for drawn in arm.probes(PROBES):
         settings = arm.lay(drawn)
@@ -98,7 +98,7 @@ def _problems(
             yield Problem(where, message, line(path))
             return
         for item in drawn.items():
-            if item[1] in ends[item[0]] and (good or item not in seen):
+            if item[1] in extremes[item[0]] and (good or item not in seen):
                 seen[item] = None if good else problems
     yield from (problem for problems in seen.values() if problems for problem in problems)
     if any(seen.values()):

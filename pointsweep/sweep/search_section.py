@@ -90,7 +90,7 @@ class SearchReader:
         sampler, options = self._sampler(study.sampler, study.objectives)
         scheduler, schedule = self._scheduler(study.scheduler, study.objectives)
         hours_alone = budget.hours is not None and "trials" not in budget.model_fields_set
-        found = Search(
+        search = Search(
             space=self._space(study.space),
             constraints=tuple(self._constraints(study.constraints)),
             sampler=sampler,
@@ -106,14 +106,14 @@ class SearchReader:
         )
         if isinstance(budget, SearchConfig):
             return replace(
-                found,
+                search,
                 enqueue=tuple(self._enqueue(budget.enqueue)),
                 use_finished=budget.use_finished,
                 top=budget.top,
             )
         # Finished trials told to some rows' studies would give these more looks than their budget.
         return replace(
-            found, use_finished=False, then_seeds=budget.then_seeds, then_on=budget.then_on
+            search, use_finished=False, then_seeds=budget.then_seeds, then_on=budget.then_on
         )
 
     def _check_then_on(self, value: str) -> None:
@@ -121,10 +121,10 @@ class SearchReader:
         if value != "train_and_val":
             return
         for key, default in (("protocol", "last"), ("metric", DEFAULT)):
-            asked = str(self.reader.data.get(key, default))
-            if asked.startswith(("best_val", "val/")):
+            requested = str(self.reader.data.get(key, default))
+            if requested.startswith(("best_val", "val/")):
                 message = (
-                    f"train_and_val leaves the winners no validation clouds, {key}: {asked}"
+                    f"train_and_val leaves the winners no validation clouds, {key}: {requested}"
                     " needs them"
                 )
                 self.complain(("per_arm", "then_on"), message)
@@ -264,10 +264,10 @@ class SearchReader:
                 self.complain(
                     (*path, key), unknown("key", key.partition(".")[0], allowed, "Allowed")
                 )
-        found = [self._parameter((*path, key), key, item) for key, item in value.items()]
+        parameters = [self._parameter((*path, key), key, item) for key, item in value.items()]
         # A component is chosen before its fields, wherever it stands.
         ordered = sorted(
-            (parameter for parameter in found if parameter is not None),
+            (parameter for parameter in parameters if parameter is not None),
             key=lambda parameter: "." in parameter.key,
         )
         for index, parameter in enumerate(ordered):
@@ -332,31 +332,31 @@ class SearchReader:
     def _range(
         self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]
     ) -> Parameter | None:
-        ends, log, step = value[kind], value.get("log", False), value.get("step")
+        limits, log, step = value[kind], value.get("log", False), value.get("step")
         kinds = int if kind == "int" else (int, float)
         two = (
-            isinstance(ends, list)
-            and len(ends) == 2
-            and all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
+            isinstance(limits, list)
+            and len(limits) == 2
+            and all(isinstance(e, kinds) and not isinstance(e, bool) for e in limits)
         )
-        if not two or any(e != e or abs(e) == float("inf") for e in ends):
+        if not two or any(e != e or abs(e) == float("inf") for e in limits):
             wrong = (
-                [end for end in ends if not isinstance(end, kinds)]
-                if isinstance(ends, list)
+                [end for end in limits if not isinstance(end, kinds)]
+                if isinstance(limits, list)
                 else []
             )
             hint = scalars.hint(wrong[0]) if wrong else ""
             whole = "whole " if kind == "int" else ""
             self.complain(
-                (*path, kind), f"must be [low, high], two {whole}numbers, got {ends!r}{hint}"
+                (*path, kind), f"must be [low, high], two {whole}numbers, got {limits!r}{hint}"
             )
             return None
-        low, high = ends
+        low, high = limits
         problem = ""
-        if kind == "float" and any(abs(end) > 2**53 and isinstance(end, int) for end in ends):
+        if kind == "float" and any(abs(end) > 2**53 and isinstance(end, int) for end in limits):
             problem = (
-                f"{max(ends, key=abs)} has more digits than a floating-point number keeps; write it"
-                " with an exponent, as 1e16"
+                f"{max(limits, key=abs)} has more digits than a floating-point number keeps; write"
+                " it with an exponent, as 1e16"
             )
         elif low > high:
             problem = f"the range is empty: {low} is above {high}"

@@ -295,15 +295,15 @@ def constraint_problems(text: str) -> list[str]:
 
     Raises ValueError or SyntaxError for what is no constraint.
     """
-    found: list[str] = []
+    nodes: list[str] = []
     tree = ast.parse(text, mode="eval").body
-    evaluate(tree, found.append)  # every key, and every kind of node
+    evaluate(tree, nodes.append)  # every key, and every kind of node
     if not isinstance(tree, (ast.Compare, ast.BoolOp)):
         raise ValueError(
             "must be a comparison, such as method.bottleneck * positions.num_views <= 64"
         )
     problems = []
-    for key in dict.fromkeys(found):
+    for key in dict.fromkeys(nodes):
         wrong = key_problem(key, {})
         if wrong is not None:
             problems.append(wrong)
@@ -419,9 +419,9 @@ class Arm:
             drawn: dict[str, Any] = {}
             for parameter in self.parameters:
                 if self.applies(parameter, drawn):
-                    ends = parameter.ends()
+                    extremes = parameter.ends()
                     drawn[parameter.key] = (
-                        ends[index % len(ends)] if index < rounds else parameter.any(order)
+                        extremes[index % len(extremes)] if index < rounds else parameter.any(order)
                     )
             yield drawn
 

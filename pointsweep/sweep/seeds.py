@@ -47,8 +47,8 @@ def _wrong_seeds(seeds: Any) -> str:
     if not seeds:
         return "an empty list"
     for seed in seeds:
-        whole = isinstance(seed, int) and not isinstance(seed, bool)
-        if not whole or not 0 <= seed <= MOST_WHOLE:
+        is_whole = isinstance(seed, int) and not isinstance(seed, bool)
+        if not is_whole or not 0 <= seed <= MOST_WHOLE:
             return f"{scalars.shown(seed)} in the list"
         if seeds.count(seed) > 1:
             return f"{seed} twice"

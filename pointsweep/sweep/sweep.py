@@ -67,11 +67,11 @@ class Sweep:
 
     def trials(self) -> list[Trial]:
         """All distinct trials, in the order of the table."""
-        found: dict[str, Trial] = {}
+        by_key: dict[str, Trial] = {}
         for cell in self.cells:
             for config in cell.trials:
-                found.setdefault(config.key(), Trial(cell, config))
-        return list(found.values())
+                by_key.setdefault(config.key(), Trial(cell, config))
+        return list(by_key.values())
 
     def probe(self) -> Sweep:
         """Return, of a search, the sweep of some points of every arm, to see what they need and
@@ -79,22 +79,22 @@ class Sweep:
         """
         if self.search is None:
             return self
-        found = []
+        cells = []
         for cell in self.cells:
             configs = [cell.arm.config(drawn) for drawn in cell.arm.probes(0)] if cell.arm else []
-            found.append(
+            cells.append(
                 replace(
                     cell,
                     trials=tuple(dict.fromkeys(config for config in configs if config is not None)),
                 )
             )
-        return replace(self, cells=tuple(found), search=None)
+        return replace(self, cells=tuple(cells), search=None)
 
     def searched(self) -> str:
         """Return a search in one line: "search of 20 trials by tpe for each of 4 arms"."""
         assert self.search is not None
         arms = sum(cell.arm is not None for cell in self.cells)
-        each = (
+        for_each_arm = (
             ""
             if self.search.then_seeds is None
             else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
@@ -102,7 +102,7 @@ class Sweep:
         budget = f"{self.search.trials} trials"
         if self.search.hours is not None:
             budget = f"at most {budget} and {self.search.hours:g} hours of training"
-        return f"search of {budget} by {self.search.sampler}{each}"
+        return f"search of {budget} by {self.search.sampler}{for_each_arm}"
 
     def layout(self) -> Layout:
         """Return what a table needs to know."""
@@ -177,28 +177,30 @@ def load(
     user's environment says.
     """
     file = found_file(str(file))
-    asked, kept = _read(file, override, allow_plugins)
-    whole = asked
+    selected, kept = _read(file, override, allow_plugins)
+    whole = selected
     seeds = [text for text in override if overrides.changes_seeds(text)]
-    if seeds and asked.search is None:
-        whole = _without_seeds(file, override, allow_plugins) or asked
+    if seeds and selected.search is None:
+        whole = _without_seeds(file, override, allow_plugins) or selected
     if kept:  # a part that the profile keeps is the profile's table
         whole = _select(whole, kept, str(file))
     if only or kept:
-        asked = _select(asked, only or kept, str(file))
-    if asked is whole and not seeds:
-        return asked
-    if asked.search is None and _is_part(asked, whole):
+        selected = _select(selected, only or kept, str(file))
+    if selected is whole and not seeds:
+        return selected
+    if selected.search is None and _is_part(selected, whole):
         return (
-            asked
-            if asked.layout() == whole.layout()
-            else replace(asked, name=whole.name, overrides=whole.overrides, whole=whole)
+            selected
+            if selected.layout() == whole.layout()
+            else replace(selected, name=whole.name, overrides=whole.overrides, whole=whole)
         )
     further = [*(f"only={pattern}" for pattern in only), *seeds]
     if overrides.names_the_sweep(override) or not further:
-        return asked
+        return selected
     return replace(
-        asked, name=overrides.view_name(asked.name, further), overrides=(*asked.overrides, *further)
+        selected,
+        name=overrides.view_name(selected.name, further),
+        overrides=(*selected.overrides, *further),
     )
 
 
@@ -316,17 +318,17 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
             missed.append(
                 Problem(f"--only {pattern}", unknown(kind, value, labels[kind], "Known") + hint)
             )
-    kept = {kind: set(names) for kind, names in labels.items()}
+    selected = {kind: set(names) for kind, names in labels.items()}
     for kind, patterns in wanted.items():
-        kept[kind] = {name for pattern in patterns for name in _named(labels[kind], pattern)}
+        selected[kind] = {name for pattern in patterns for name in _named(labels[kind], pattern)}
     if missed:
         raise ConfigError(source, missed)
-    rows = [i for i, name in enumerate(labels["row"]) if name in kept["row"]]
-    columns = [j for j, name in enumerate(labels["column"]) if name in kept["column"]]
+    rows = [i for i, name in enumerate(labels["row"]) if name in selected["row"]]
+    columns = [j for j, name in enumerate(labels["column"]) if name in selected["column"]]
     cells = tuple(
         replace(
             cell, row=rows.index(cell.row), column=columns.index(cell.column),
-            trials=tuple(config for config in cell.trials if str(config.seed) in kept["seed"]),
+            trials=tuple(config for config in cell.trials if str(config.seed) in selected["seed"]),
         )
         for cell in sweep.cells
         if cell.row in rows and cell.column in columns
@@ -351,8 +353,8 @@ def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:
     """Return what a pattern of --only is about, and the pattern itself; a row's whole label always
     names that row.
     """
-    kind, found, value = pattern.partition("=")
-    if pattern not in rows and found and kind in ("row", "column", "seed"):
+    kind, separator, value = pattern.partition("=")
+    if pattern not in rows and separator and kind in ("row", "column", "seed"):
         return kind, value
     return "row", pattern
 

@@ -137,8 +137,10 @@ def read(path: Path) -> Document:
         raise ConfigError(str(path), [Problem("", "must be a mapping with name, base, rows ...")])
 
     document.data = data
-    for place, message in drop_misshapen(data):
-        document.problems.append(Problem(".".join(place), message, document.line(place)))
+    for path_of_problem, message in drop_misshapen(data):
+        document.problems.append(
+            Problem(".".join(path_of_problem), message, document.line(path_of_problem))
+        )
     return document
 
 
@@ -154,11 +156,11 @@ def _decoded(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        found = (
+        problem = (
             f"cannot be read: byte 0x{content[error.start]:02x} is no"
             f" {encoding.upper()[:6].rstrip('-')}; save the file as UTF-8"
         )
-        raise ConfigError(str(path), [Problem("", found, line)]) from error
+        raise ConfigError(str(path), [Problem("", problem, line)]) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -182,20 +184,20 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
         for key, (kind, _) in SHAPES.items()
         if data.get(key) is not None and not isinstance(data[key], kind)
     ]
-    found: list[tuple[tuple[str, ...], str]] = [
+    problems: list[tuple[tuple[str, ...], str]] = [
         ((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong
     ]
     profiles = data.get("profiles") or {}
     for name, settings in list(profiles.items()):
         path = ("profiles", str(name))
         if not str(name):
-            found.append((path, "a profile needs a name, got ''"))
+            problems.append((path, "a profile needs a name, got ''"))
         elif settings is not None and not isinstance(settings, dict):
-            found.append((path, f"must be a mapping of settings, got {settings!r}"))
+            problems.append((path, f"must be a mapping of settings, got {settings!r}"))
         else:
             continue
         del profiles[name]
-    return found
+    return problems
 
 
 class _Builder:
@@ -255,9 +257,9 @@ class _Builder:
             self.complain((*path, "<<"), MERGE, node)
             return None
         if node.tag == TAG + "null":
-            found = node.value or "an empty one"
+            shown = node.value or "an empty one"
             self.complain(
-                path, f"a key is a text, found {found}; put it in quotes if it is meant", node
+                path, f"a key is a text, found {shown}; put it in quotes if it is meant", node
             )
             return None
         text: str = node.value
@@ -324,12 +326,16 @@ def found_file(name: str) -> str:
     known = {
         path.stem for folder in folders for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
     }
-    looked = ", ".join(str(folder) for folder in folders)
+    folders_text = ", ".join(str(folder) for folder in folders)
     near = difflib.get_close_matches(wanted.name, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise ConfigError(
         name,
-        [Problem("", f"cannot be read: there is no such sweep file.{hint} Looked in: {looked}")],
+        [
+            Problem(
+                "", f"cannot be read: there is no such sweep file.{hint} Looked in: {folders_text}"
+            )
+        ],
     )
 
 

@@ -24,7 +24,7 @@ PYTHON = shlex.quote(sys.executable)
 
 @dataclass
 class Mirroring:
-    """The mirror of one sweep. `places` may grow while the sweep runs: with adaptive seeds, and in
+    """The mirror of one sweep. `trials` may grow while the sweep runs: with adaptive seeds, and in
     a search.
 
     `target` is None where there is no tracker, or it has everything already or cannot be used;
@@ -34,7 +34,7 @@ class Mirroring:
     uri: str
     store: Store
     layout: Layout
-    places: Mapping[str, TrialTags]
+    trials: Mapping[str, TrialTags]
     target: Target | None = None
     problem: str = ""
     skipped: bool = False
@@ -68,7 +68,7 @@ class Mirroring:
         try:
             # Once more: the experiment may have been deleted meanwhile, the database mended.
             self.target = self.tracker.begin(self.store, self.layout)
-            self.files_problem = self.tracker.end(self.target, self.store, self.places)
+            self.files_problem = self.tracker.end(self.target, self.store, self.trials)
             if not self.files_problem:
                 self.store.write(self._mark, self._level())
         except TrackerUnavailableError as error:
@@ -122,7 +122,7 @@ class Mirroring:
         return json.dumps({**self._sent(), "experiment": self.experiment_id}).encode()
 
     def _sent(self) -> dict[str, object]:
-        return {"uri": masked(self.uri), "keys": sorted(self.places), **self.tracker.form()}
+        return {"uri": masked(self.uri), "keys": sorted(self.trials), **self.tracker.form()}
 
     def _is_level(self) -> bool:
         """Return whether everything has been sent to this tracker, and is there as far as can be
@@ -143,12 +143,12 @@ class Mirroring:
 
 @contextmanager
 def mirrored(
-    uri: str, store: Store, layout: Layout, places: Mapping[str, TrialTags], to_run: bool
+    uri: str, store: Store, layout: Layout, trials: Mapping[str, TrialTags], to_run: bool
 ) -> Iterator[Mirroring]:
     """A sweep's mirror: ready where the block begins, level with the store after it. An interrupted
     block leaves it as it is.
     """
-    mirroring = Mirroring(uri, store, layout, places)
+    mirroring = Mirroring(uri, store, layout, trials)
     mirroring.begin(to_run)
     yield mirroring
     mirroring.end()

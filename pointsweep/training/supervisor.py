@@ -175,10 +175,12 @@ class Guard:
                 self.bug_mark,
                 f"its arm failed with a bug in trial {self.folder.path.name}".encode(),
             )
-        return note(self.folder, failure, failure.kind != "out_of_memory" or self.relieve())
+        return record_failure(
+            self.folder, failure, failure.kind != "out_of_memory" or self.relieve()
+        )
 
 
-def note(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
+def record_failure(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
     """Appends a failure to the history; whether its class allows another attempt."""
     seen = folder.count_failures(failure.kind)
     again = possible and seen < POLICIES[failure.kind].retries
@@ -192,7 +194,7 @@ def note(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
     return again
 
 
-def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
+def record_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
     """Enter into a trial's history, in a store on a server too, that it is given up with its
     worker; or return what it had ended in.
 
@@ -209,7 +211,7 @@ def note_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: flo
         copy.fetch()
         failure = folder.final_failure() or failure
         folder.repair()
-        note(folder, failure, possible=False)
+        record_failure(folder, failure, possible=False)
         copy.upload()
     return failure
 
@@ -317,5 +319,5 @@ class Watchdog:
             if self.ended.wait(10.0):
                 return
         with suppress(OSError, LeaseLostError):
-            note(self.folder, Failure("hang", f"HungError: {self._words()}"))
+            record_failure(self.folder, Failure("hang", f"HungError: {self._words()}"))
         os._exit(HANG_EXIT)

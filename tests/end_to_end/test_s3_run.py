@@ -78,7 +78,7 @@ def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard
     # A process keeps the mode in which it first spoke to a Ray, and another test may have done so without tokens.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
-    from pointsweep.execution.prometheus import GAUGES, Gauges, Place
+    from pointsweep.execution.prometheus import GAUGES, Gauges, TrialCell
     from pointsweep.execution.ray_tune import _Exported
 
     with socket.socket() as free:
@@ -86,7 +86,7 @@ def test_what_a_launch_shows_reaches_prometheus_under_the_names_of_the_dashboard
         port = free.getsockname()[1]
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _metrics_export_port=port)
     try:
-        show = _Exported(Gauges({key: Place("s", "row / column") for key in ("a", "b")}))
+        show = _Exported(Gauges({key: TrialCell("s", "row / column") for key in ("a", "b")}))
         show.gauges.epoch({"key": "a", "epoch": 1, "epochs": 2})
         show.gauges.end("b", "failed", "ValueError: x")
         wanted = [f"ray_{name}{{" for name in GAUGES]

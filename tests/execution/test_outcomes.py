@@ -10,7 +10,7 @@ from pointsweep.config.validation import trial_from_dict
 from pointsweep.execution import ray_tune as launch
 from pointsweep.execution.launchers import Event
 from pointsweep.execution.outcomes import OutcomeCollector, WorkerReporter
-from pointsweep.execution.prometheus import Gauges, places_of
+from pointsweep.execution.prometheus import Gauges, cells_of
 from pointsweep.results.events import read_failure_kind
 from pointsweep.storage.base import FileStore
 from pointsweep.tracking.target import TrialTags
@@ -29,7 +29,7 @@ def test_every_trial_gets_its_own_outcome_and_the_listener_every_event_but_of_he
     heard: list[Event] = []
     first, second, third, fourth = (task.config.key() for task in tasks)
     ends = OutcomeCollector(
-        [tasks[:3], tasks[3:]], Job(str(tmp_path), wait_s=0.1), heard.append, Gauges(places_of([tasks])), lambda: None
+        [tasks[:3], tasks[3:]], Job(str(tmp_path), wait_s=0.1), heard.append, Gauges(cells_of([tasks])), lambda: None
     )
     epoch = {"key": first, "epoch": 1, "epochs": 2, "test/accuracy": 0.5}
     ends.result({"epochs": json.dumps([epoch]), "outcomes": "[]"})
@@ -50,7 +50,7 @@ def test_every_trial_gets_its_own_outcome_and_the_listener_every_event_but_of_he
 
 @pytest.mark.parametrize("left, status", [(True, "failed"), (False, "waiting")])
 def test_what_was_never_told_of_is_lost_or_waits_for_a_larger_budget(tasks, tmp_path, left, status):
-    ends = OutcomeCollector([tasks], Job(str(tmp_path)), lambda event: None, Gauges(places_of([tasks])), lambda: None)
+    ends = OutcomeCollector([tasks], Job(str(tmp_path)), lambda event: None, Gauges(cells_of([tasks])), lambda: None)
     assert {outcome.status for outcome in ends.outcomes(lambda: left)} == {status}
 
 
@@ -67,7 +67,7 @@ def test_a_pack_reaches_its_worker_as_it_was_and_is_named_by_its_first_trial(tas
 def test_quick_epochs_are_told_together_and_none_is_lost(tasks, tmp_path, monkeypatch):
     """Each report waits for the driver; what it counts is the same."""
     heard: list[Event] = []
-    gauges = Gauges(places_of([tasks]))
+    gauges = Gauges(cells_of([tasks]))
     ends = OutcomeCollector([tasks], Job(str(tmp_path)), heard.append, gauges, lambda: None)
     reports: list[dict] = []
     now = [100.0]
@@ -98,7 +98,7 @@ def test_the_driver_mirrors_what_its_workers_do_not(tasks, tmp_path, monkeypatch
 
     mirrors = {"there": Mirror()}
     monkeypatch.setattr("pointsweep.execution.outcomes.mirror_to", mirrors.__getitem__)
-    gauges = Gauges(places_of([tasks]))
+    gauges = Gauges(cells_of([tasks]))
     ends = OutcomeCollector([tasks], Job(str(tmp_path)), lambda event: None, gauges, lambda: None, {"s": "there"})
     first, second = tasks[0].config.key(), tasks[1].config.key()
     epoch = {"key": first, "epoch": 1, "epochs": 2, "tracker_lag_s": 0.0}

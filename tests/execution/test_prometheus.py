@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from pointsweep.execution.prometheus import GAUGES, Gauges, Place
+from pointsweep.execution.prometheus import GAUGES, Gauges, TrialCell
 
 PLACES = {
-    "a0": Place("s", "lora / tiny"),
-    "a1": Place("s", "lora / tiny"),
-    "b0": Place("s", "full / tiny"),
+    "a0": TrialCell("s", "lora / tiny"),
+    "a1": TrialCell("s", "lora / tiny"),
+    "b0": TrialCell("s", "full / tiny"),
 }
 
 
@@ -94,7 +94,7 @@ def test_progress_and_the_longest_epoch_are_told():
 
 
 def test_sweeps_of_one_launch_are_counted_apart():
-    gauges = Gauges({**PLACES, "x": Place("other", "lora / tiny")})
+    gauges = Gauges({**PLACES, "x": TrialCell("other", "lora / tiny")})
     gauges.epoch({"key": "a0", "epoch": 1, "epochs": 2, "clouds_per_s": 5.0})
     gauges.end("x", "failed", "ValueError: x")
     assert of(gauges)["pointsweep_epochs", ""] == 1
@@ -126,7 +126,7 @@ def test_a_launch_that_is_over_neither_waits_nor_runs_nor_lags():
 def test_a_result_does_not_cost_more_in_a_longer_launch():
     """`values` of a launch looks at what runs, not at all trials; and says what a count over all trials would."""
     generator = random.Random(0)
-    places = {f"{i:03}": Place("s", f"row {i % 40} / column") for i in range(300)}
+    places = {f"{i:03}": TrialCell("s", f"row {i % 40} / column") for i in range(300)}
     gauges = Gauges(places)
     counted = gauges.sweeps["s"]
     for key in generator.choices(sorted(places), k=900):

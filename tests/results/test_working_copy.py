@@ -20,7 +20,7 @@ from pointsweep.storage.s3 import S3Store
 from pointsweep.storage.stores import open_store
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training.runner import Job, Task, run_pack
-from pointsweep.training.supervisor import note_loss
+from pointsweep.training.supervisor import record_loss
 from tests.support.s3 import BUCKET, served
 from tests.training.test_trial import config
 
@@ -86,7 +86,7 @@ def test_that_a_worker_was_lost_is_seen_by_every_node(made, monkeypatch, tmp_pat
         copy.folder.start(config={})
         train(copy.folder, range(1, 4))
     on_another_node(monkeypatch, tmp_path)  # that of the command
-    failure = note_loss(made, KEY, Failure("lost_node", "its worker was lost"), "launch", 1.0)
+    failure = record_loss(made, KEY, Failure("lost_node", "its worker was lost"), "launch", 1.0)
     assert failure.reason == read_failure(made, KEY) == "its worker was lost"
     assert read_failure_kind(made, KEY) == "lost_node"
     assert [event["epoch"] for event in read_folder(made, KEY).epochs()] == [1, 2, 3]
@@ -96,7 +96,7 @@ def test_that_a_worker_was_lost_is_seen_by_every_node(made, monkeypatch, tmp_pat
 
 def test_a_loss_that_cannot_be_noted_ends_nothing(made, server):
     server.share = 1.0
-    assert note_loss(made, KEY, Failure("lost_node", "its worker was lost"), "launch", 1.0).reason == "its worker was lost"
+    assert record_loss(made, KEY, Failure("lost_node", "its worker was lost"), "launch", 1.0).reason == "its worker was lost"
 
 
 def test_every_moment_of_an_upload_is_one_that_can_be_resumed(made, monkeypatch, tmp_path):

@@ -72,7 +72,7 @@ def _folder(tmp_path, monkeypatch):
         plugins.forget(name)
     metrics.METRICS.clear()
     metrics.METRICS.update(known)
-    metrics._PLACES.clear()
+    metrics._ORIGINS.clear()
 
 
 def said(text: str = SWEEP, allowed: bool = True) -> str:
