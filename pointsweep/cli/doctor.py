@@ -421,11 +421,12 @@ def table_of(examination: Examination) -> list[str]:
             cells = {each.cell: None for each in findings if each.check == check}
             line.append("mend" if "mend" in cells else "".join(list(cells)[:1]) or "-")
         lines.append(line)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = []
+    for line in lines:
+        padded = map(str.ljust, line, widths)
+        aligned.append("  ".join(padded).rstrip())
+    return aligned
 
 
 def _alike_lines(examination: Examination) -> list[str]:

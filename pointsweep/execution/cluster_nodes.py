@@ -68,10 +68,11 @@ class Demand:
         share = self.share()
         if not share:
             return math.inf
-        return sum(
-            min(math.floor(node.has(kind) / amount + 1e-9) for kind, amount in share.items())
-            for node in cluster.nodes
-        )
+        room = 0
+        for node in cluster.nodes:
+            fits = [math.floor(node.has(kind) / amount + 1e-9) for kind, amount in share.items()]
+            room += min(fits)
+        return room
 
 
 def demand_of(resources: Resources) -> Demand:

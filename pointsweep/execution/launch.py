@@ -173,10 +173,9 @@ class Launch:
             if isinstance(requested.pack, int)
             else functools.partial(_pack_size, launcher, resources, self.job)
         )
-        packs = [
-            [Task(config, self.tags[config.key()]) for config in pack]
-            for pack in packs_of(configs, size)
-        ]
+        packs = []
+        for pack in packs_of(configs, size):
+            packs.append([Task(config, self.tags[config.key()]) for config in pack])
         if requested.gpus == "auto" and launcher.divides:
             resources = replace(
                 resources, gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say)
@@ -192,9 +191,11 @@ def run_all(
 ) -> list[Outcome]:
     """Run the packs; those that another process works on come last, when it may be done or gone."""
     outcomes = {outcome.key: outcome for outcome in run(packs, job)}
-    held = [
-        pack for pack in packs if any(outcomes[task.config.key()].status == "held" for task in pack)
-    ]
+    held = []
+    for pack in packs:
+        states = {outcomes[task.config.key()].status for task in pack}
+        if "held" in states:
+            held.append(pack)
     if held:
         for pack in held:
             say(f"waiting for {outcomes[pack[0].config.key()].reason}")

@@ -237,18 +237,15 @@ class Display:
             return
         if not running and not new:
             self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
-        activity = (
-            self.progress.running_line() if self.progress is not None and running else self.doing
-        )
+        activity, count = self.doing, ""
+        numbers: Mapping[str, Any] = {}
+        if self.progress is not None:
+            count, numbers = self.progress.count(), self.progress.numbers()
+            if running:
+                activity = self.progress.running_line()
         if activity:
-            count = self.progress.count() if self.progress is not None else ""
-            times = self.times()
-            data = {
-                "event": "heartbeat",
-                "doing": activity,
-                **(self.progress.numbers() if self.progress is not None else {}),
-            }
-            self._line(f"{count}{activity}  ({times})", data)
+            data = {"event": "heartbeat", "doing": activity, **numbers}
+            self._line(f"{count}{activity}  ({self.times()})", data)
 
     def left_s(self) -> float | None:
         """Return how much time is left of the whole, if that can be told."""
@@ -417,10 +414,11 @@ class Progress:
         took_s = now - trial.begun if trial is not None else None
         if event.kind == "failed":
             self.failures.append(f"{label.cell}: {event.reason}")
-        value = (
-            self.value(event.key) if event.kind == "finished" and not self.display.quiet else None
-        )
-        ranked = f"  {self._ranked(label, value)}" if value is not None else ""
+        value, ranked = None, ""
+        if event.kind == "finished" and not self.display.quiet:
+            value = self.value(event.key)
+        if value is not None:
+            ranked = f"  {self._ranked(label, value)}"
         reason = f": {event.reason}" if event.reason else ""
         data = {
             "value": value,

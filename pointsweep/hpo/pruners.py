@@ -80,12 +80,10 @@ def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> in
 
     So does BOHB with its budgets (arXiv 1807.01774, section 3.3).
     """
-    reached = [
-        rung
-        for rung in rungs(search, _end(curves))
-        if sum(rung in curve for curve in curves) >= enough
-    ]
-    return max(reached, default=search.schedule.get(WARMUP, 0) + search.schedule["min_epochs"])
+    for rung in sorted(rungs(search, _end(curves)), reverse=True):
+        if sum(rung in curve for curve in curves) >= enough:
+            return rung
+    return search.schedule.get(WARMUP, 0) + search.schedule["min_epochs"]
 
 
 def _end(curves: Iterable[Curve]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -289,9 +290,7 @@ class Tuning:
 
     def failed(self) -> bool:
         """Return whether an arm has no finished suggestion at all."""
-        return any(
-            all(item.state != "complete" for item in study.suggestions()) for study in self.studies
-        )
+        return not all(map(_finished, self.studies))
 
     def _keys(self, study: Study, item: Suggestion) -> list[str]:
         config = study.arm.config(item.drawn)
@@ -303,31 +302,24 @@ class Tuning:
         """The sweep of the result: the best trials or the front; per arm the winners with fresh
         seeds. None if nothing finished.
         """
-        told = [
-            [item for item in study.suggestions() if item.state == "complete"]
-            for study in self.studies
-        ]
+        finished = [_finished(study) for study in self.studies]
         if self.search.then_seeds is not None:
-            return self._winners(told)
-        items = chosen(told[0], self.search) if told else []
+            return self._winners(finished)
+        items = chosen(finished[0], self.search) if finished else []
         if not items:
             return None
         arm = self.studies[0].arm
         keys = [parameter.key for parameter in self.search.space]
-        rows = tuple(
-            (
-                f"#{item.number}",
-                *(short(item.drawn[key]) if key in item.drawn else MISSING for key in keys),
-            )
-            for item in items
-        )
+        rows = []
         cells = []
         for index, item in enumerate(items):
+            values = [short(item.drawn[key]) if key in item.drawn else MISSING for key in keys]
+            rows.append((f"#{item.number}", *values))
             config = arm.config(item.drawn)
             cells.append(Cell(index, 0, tuple(arm.trials(config)) if config else ()))
         kind = "best trials" if self.search.single else "Pareto front"
         return replace(
-            self.sweep, row_headers=("trial", *headers(keys)), rows=rows, columns=(kind,),
+            self.sweep, row_headers=("trial", *headers(keys)), rows=tuple(rows), columns=(kind,),
             cells=tuple(cells), search=None,
             metric="val/accuracy", notes=(*self.sweep.notes, *self._notes(items)),
         )  # fmt: skip
@@ -446,26 +438,32 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
     return f"{sweep.name}{where} {digest}"
 
 
+def _finished(study: Study) -> list[Suggestion]:
+    """Return a study's suggestions of which every trial has finished."""
+    return [item for item in study.suggestions() if item.state == "complete"]
+
+
 def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
     """The best first, as many as the table has rows; of several objectives those that no other
     beats, the best of the first ahead.
     """
     signs = [-1 if direction == "maximize" else 1 for direction in search.objectives.values()]
-    costs = {
-        item.number: tuple(sign * value for sign, value in zip(signs, item.values, strict=True))
-        for item in items
-    }
+    costs: dict[int, tuple[float, ...]] = {}
+    for item in items:
+        costs[item.number] = tuple(map(operator.mul, signs, item.values))
     ordered = sorted(items, key=lambda item: (costs[item.number], item.number))
     if search.single:
         return ordered[: search.top]
     front: list[Suggestion] = []
     for item in ordered:  # in this order nothing later can beat what is on the front already
-        mine = costs[item.number]
-        if not any(
-            all(a <= b for a, b in zip(costs[other.number], mine, strict=True)) for other in front
-        ):
+        if not any(_dominates(costs[other.number], costs[item.number]) for other in front):
             front.append(item)
     return front
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether no cost of one is above that of the other."""
+    return all(map(operator.le, one, other))
 
 
 def headers(keys: Sequence[str]) -> list[str]:

@@ -30,11 +30,11 @@ def values_of(
         records.append(record)
     if not records:
         return None
-    values = tuple(
-        math.fsum(objective(record, name, protocol) for record in records) / len(records)
-        for name in search.objectives
-    )
-    return values if all(map(math.isfinite, values)) else None
+    values = []
+    for name in search.objectives:
+        total = math.fsum(objective(record, name, protocol) for record in records)
+        values.append(total / len(records))
+    return tuple(values) if all(map(math.isfinite, values)) else None
 
 
 def objective(record: Record, name: str, protocol: str) -> float:
@@ -51,15 +51,15 @@ def curve_of(keys: Sequence[str], store: FileStore) -> dict[int, float]:
     """Validation accuracy by epoch: the mean over a suggestion's seeds, as far as all of them have
     come.
     """
-    epochs = [TrialFolder(store.path(f"trials/{key}")).epochs() for key in keys]
-    curves = [
-        {event["epoch"]: event["metrics"]["val/accuracy"] for event in each} for each in epochs
-    ]
-    return {
-        epoch: math.fsum(each[epoch] for each in curves) / len(curves)
-        for epoch in curves[0]
-        if all(epoch in e for e in curves)
-    }
+    curves = []
+    for key in keys:
+        epochs = TrialFolder(store.path(f"trials/{key}")).epochs()
+        curves.append({event["epoch"]: event["metrics"]["val/accuracy"] for event in epochs})
+    shared = set.intersection(*map(set, curves))
+    means = {}
+    for epoch in sorted(shared):
+        means[epoch] = math.fsum(curve[epoch] for curve in curves) / len(curves)
+    return means
 
 
 def known(

@@ -127,10 +127,8 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of the model in which two arms differ."""
-    a, b = (
-        flat({k: v for k, v in c.to_dict().items() if k in (*MODEL_PARTS, "network", "compat")})
-        for c in (first, second)
-    )
+    parts = (*MODEL_PARTS, "network", "compat")
+    a, b = flat(first.to_dict(only=parts)), flat(second.to_dict(only=parts))
     return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
 
 

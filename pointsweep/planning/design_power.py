@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections import Counter
 
 from pointsweep.planning.plan import Plan
 from pointsweep.statistics.all_pairs import detectable_gain
@@ -59,15 +60,21 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
         clouds = counted[0].dataset.get("num_test")
         if groups is not None:
             return int(groups.max()) + 1
-        return int(clouds) if clouds else None
+        if clouds:
+            return int(clouds)
+        return None
     dataset = cell.trials[0].dataset
     if dataset in plan.data:
         facts = plan.data[dataset]
         return facts.objects.get("test", facts.sizes["test"])
     variant = str(getattr(dataset, "variant", "")).upper()
     known_set = SETS.get(dataset.name, ("", ""))
-    size = NUM_TEST.get((known_set[0], variant) if variant else known_set)
-    return min(size, dataset.test_limit or size) if size else None
+    if variant:
+        known_set = known_set[0], variant
+    size = NUM_TEST.get(known_set)
+    if not size:
+        return None
+    return min(size, dataset.test_limit or size)
 
 
 def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
@@ -79,8 +86,8 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
     if seeds < 2:
         return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
     adaptive = plan.sweep.adaptive
-    columns = {cell.column for cell in cells}
-    rows = max(sum(cell.column == column for cell in cells) for column in columns)
+    columns = Counter(cell.column for cell in cells)
+    rows = max(columns.values())
     known = pooled_sd(spreads(plan, cells))
     sd = known[0] if known else assumed_sd(accuracy, objects)
     gain: float | None

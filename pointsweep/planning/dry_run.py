@@ -14,6 +14,7 @@ Letters: B clouds, P points.
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -60,9 +61,8 @@ def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
     Settings of training count where the sweep varies one that is compared: a sweep may have a
     hundred thousand learning rates.
     """
-    varies = any(
-        len({getattr(arm.config.train, name) for arm in arms}) > 1 for name in TRAIN_SETTINGS
-    )
+    settings = operator.attrgetter(*TRAIN_SETTINGS)
+    varies = len({settings(arm.config.train) for arm in arms}) > 1
     arms_by_key: dict[tuple[str, str], Arm] = {}
     for arm in arms:
         train = canonical_json(arm.config.train) if varies else ""

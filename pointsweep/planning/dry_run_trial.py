@@ -292,10 +292,8 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     of the frozen backbone.
     """
     first = {name: p.detach().float() for name, p in run.start.named_parameters()}
-    again, second = (
-        {name: p.detach() for name, p in trial_run.start.named_parameters()}
-        for trial_run in (same, other)
-    )
+    again = {name: p.detach() for name, p in same.start.named_parameters()}
+    second = {name: p.detach() for name, p in other.start.named_parameters()}
     changed = [name for name in first if not torch.equal(first[name], again[name])]
     if changed:
         yield f"{_listed(changed)} start otherwise when the same seed starts again"
@@ -336,11 +334,9 @@ def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:
     if any(not torch.equal(first[name], again[name]) for name in first):
         yield "the same seed gives other weights when it is run again"
     taken = len(other.data.train_calls)
-    orders = [
-        [index.tolist() for index, _ in trial_run.data.train_calls[:taken]]
-        for trial_run in (run, other)
-    ]
-    if orders[0] == orders[1]:
+    order = [index.tolist() for index, _ in run.data.train_calls[:taken]]
+    other_order = [index.tolist() for index, _ in other.data.train_calls[:taken]]
+    if order == other_order:
         yield "another seed takes the training clouds in the same order"
     if run.data.states[:1] == other.data.states[:1]:
         yield "another seed draws the same random numbers for augmentation"

@@ -87,12 +87,13 @@ def build(
     models = []
     names = [" / ".join(row) for row in layout.rows]
     for column in range(len(layout.columns)):
-        mine = [cell for cell in cells if cell.column == column]
-        order = [names[row] for row in by_mean({cell.row: dict(cell.values) for cell in mine})]
-        trials = {
-            names[cell.row]: {seed: here[key] for seed, key in cell.keys if key in here}
-            for cell in mine
-        }
+        values, trials = {}, {}
+        for cell in cells:
+            if cell.column != column:
+                continue
+            values[cell.row] = dict(cell.values)
+            trials[names[cell.row]] = {seed: here[key] for seed, key in cell.keys if key in here}
+        order = [names[row] for row in by_mean(values)]
         judged = layout.metric == PER_OBJECT
         models.append(model_tests(order if judged else [], trials, layout.protocol))
     versions = ", ".join(
@@ -156,9 +157,9 @@ def _columns(
         keys = [
             key for cell in cells if cell.column == column for _, key in cell.keys if key in records
         ]
-        facts = {
-            json.dumps([records[key].dataset.get(fact) for fact in TEST_FACTS]) for key in keys
-        }
+        facts = set()
+        for key in keys:
+            facts.add(json.dumps([records[key].dataset.get(fact) for fact in TEST_FACTS]))
         if len(facts) == 1:
             by_data.setdefault(facts.pop(), []).append(column)
     place = {(cell.row, cell.column): dict(cell.values) for cell in cells}
@@ -173,9 +174,9 @@ def _columns(
         means: dict[str, dict[int, float]] = {}
         for column in columns:
             seeds = set.intersection(*(set(place[row, column]) for row in rows))
-            means[layout.columns[column]] = {
-                seed: mean([place[row, column][seed] for row in rows]) for seed in sorted(seeds)
-            }
+            of_column = means[layout.columns[column]] = {}
+            for seed in sorted(seeds):
+                of_column[seed] = mean([place[row, column][seed] for row in rows])
         over = names[rows[0]] if len(rows) == 1 else f"mean of {len(rows)} rows"
         yield f"columns, {over}", {title: values for title, values in means.items() if values}
 
@@ -369,9 +370,8 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
     if metric not in CHOSEN_BY:
         return None
     try:
-        best, last = (
-            [record.metrics[name][metric] for record in records] for name in ("best_test", "last")
-        )
+        best = [record.metrics["best_test"][metric] for record in records]
+        last = [record.metrics["last"][metric] for record in records]
     except KeyError:
         return None
     return mean(best) - mean(last) if records else None

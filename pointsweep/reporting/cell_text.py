@@ -125,9 +125,10 @@ def paper(cell: TableCell) -> tuple[str, str]:
 
 def symbols(table: Table) -> dict[str, str]:
     """A footnote symbol for each mark that some cells have and others do not."""
-    filled = [cell for cell in table.cells if cell.values]
-    marks = sorted({mark for cell in filled for mark in cell.marks})
-    partial = [mark for mark in marks if not all(mark in cell.marks for cell in filled)]
+    marks = [set(cell.marks) for cell in table.cells if cell.values]
+    if not marks:
+        return {}
+    partial = sorted(marks[0].union(*marks) - marks[0].intersection(*marks))
     return {
         mark: SYMBOLS[i % len(SYMBOLS)] * (1 + i // len(SYMBOLS)) for i, mark in enumerate(partial)
     }
@@ -234,10 +235,8 @@ def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     columns = range(len(table.columns))
     second = list(table.row_headers) + [title for _ in columns for title, _ in subs]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    return [
-        second,
-        *(
-            [*row, *(show(cells[i, c]) for c in columns for _, show in subs)]
-            for i, row in enumerate(table.rows)
-        ),
-    ]
+    lines = [second]
+    for number, row in enumerate(table.rows):
+        shown = [show(cells[number, column]) for column in columns for _, show in subs]
+        lines.append([*row, *shown])
+    return lines

@@ -49,9 +49,8 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
     columns = []
     for column in range(len(table.columns)):
         cells = table.cell(rows[0], column), table.cell(rows[1], column)
-        one, other = (
-            {seed: records[key] for seed, key in cell.keys if key in records} for cell in cells
-        )
+        one = {seed: records[key] for seed, key in cells[0].keys if key in records}
+        other = {seed: records[key] for seed, key in cells[1].keys if key in records}
         columns.append((cells, (one, other), settings((one, other))))
     known = [lines for _, (one, other), lines in columns if one and other]
     common = [line for line in (known[0] if known else []) if all(line in lines for lines in known)]
@@ -180,9 +179,10 @@ def over_objects(names: tuple[str, str], found: Arms, protocol: str) -> Iterator
         and one.config.get("dataset") == pairs[0][0].config.get("dataset")
         for one, _ in pairs
     ):
-        arms = [{seed: _right(arm[seed], protocol) for seed in shared} for arm in found]
+        one_right = {seed: _right(found[0][seed], protocol) for seed in shared}
+        other_right = {seed: _right(found[1][seed], protocol) for seed in shared}
         groups = groups_of(pairs[0][0])
-        drawn = bootstrap(arms[0], arms[1], groups=groups)
+        drawn = bootstrap(one_right, other_right, groups=groups)
         over = (
             "objects and seeds"
             if drawn.seeds > 1

@@ -315,20 +315,21 @@ def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
         "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True)),
     }
     for name in FIELDS:
-        values = [getattr(record, name) for record in records]
-        way = (
-            _shared
-            if name in SHARED
-            else _numbers
-            if name in NUMBERS
-            else _configs
-            if name == "config"
-            else list
-        )
-        columns[f"field.{name}"] = way(values)
+        columns[f"field.{name}"] = _column(name, [getattr(record, name) for record in records])
     body = json.dumps(columns, separators=(",", ":"), allow_nan=False).encode()
     head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
     return json.dumps(head).encode() + b"\n" + body
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    """Return the values of one field of all records in the form in which the file has them."""
+    if name in SHARED:
+        return _shared(values)
+    if name in NUMBERS:
+        return _numbers(values)
+    if name == "config":
+        return _configs(values)
+    return values
 
 
 def _shared(values: Sequence[Any]) -> dict[str, list[Any]]:

@@ -124,7 +124,9 @@ def compare(
     if len(order) < 2:
         return Family(title, tuple(order))
     seeds = sorted({seed for name in order for seed in arms[name]})
-    values = np.array([[arms[name].get(seed, math.nan) for seed in seeds] for name in order])
+    values = np.full((len(order), len(seeds)), math.nan)
+    for row, name in enumerate(order):
+        values[row] = [arms[name].get(seed, math.nan) for seed in seeds]
     far = far_seeds(values)
     errors = Errors(np.delete(values, [row for row, _ in far], axis=0), len(order))
     tested = [row for row in range(len(order)) if row not in dict(far)]

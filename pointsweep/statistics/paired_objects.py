@@ -238,14 +238,11 @@ def model_tests(
     """Test each arm and the next in `order`, one test for every seed that both have; adjusted over
     all of them together.
     """
-    with_objects = {
-        name: {
-            seed: r
-            for seed, r in arms[name].items()
-            if protocol in r.correct and not one_episode(r)
-        }
-        for name in order
-    }
+    with_objects: dict[str, dict[int, Record]] = {name: {} for name in order}
+    for name in order:
+        for seed, record in arms[name].items():
+            if protocol in record.correct and not one_episode(record):
+                with_objects[name][seed] = record
     pairs = [
         (first, second, seed)
         for first, second in itertools.pairwise(order)

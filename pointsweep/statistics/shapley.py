@@ -62,8 +62,9 @@ def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str
     seeds = sorted(set.intersection(*(set(values) for values in by_subset.values())))
     if not seeds:
         raise ValueError("no seed has every row")
-    by_seed = [
-        shares({subset: values[seed] for subset, values in by_subset.items()}, components)
-        for seed in seeds
-    ]
-    return {name: summary([one[name] for one in by_seed]) for name in components}
+    by_component: dict[str, list[float]] = {name: [] for name in components}
+    for seed in seeds:
+        worth = {subset: values[seed] for subset, values in by_subset.items()}
+        for name, share in shares(worth, components).items():
+            by_component[name].append(share)
+    return {name: summary(found) for name, found in by_component.items()}

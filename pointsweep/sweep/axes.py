@@ -293,10 +293,12 @@ def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | No
     """The components of every row of the table, of all its axes together; empty where no row names
     any.
     """
-    merged = [
-        {name: present for entry in row for name, present in (entry.factors or {}).items()}
-        for row in rows
-    ]
+    merged: list[dict[str, bool]] = []
+    for row in rows:
+        factors: dict[str, bool] = {}
+        for entry in row:
+            factors.update(entry.factors or {})
+        merged.append(factors)
     return tuple(factors or None for factors in merged) if any(merged) else ()
 
 

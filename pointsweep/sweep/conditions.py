@@ -130,20 +130,18 @@ def key_problem(key: str, when: When) -> str | None:
         return unknown("key", part, PARTS_OF_A_TRIAL, "Allowed")
     if part not in PARTS and part not in UNNAMED:
         return f"{part} has no fields" if rest else None
-    if not rest or (rest == "name" and part in PARTS):
-        return None if part in PARTS else f"names no field; write {part}.FIELD"
+    if rest in ("", "name") and part in PARTS:
+        return None
+    if not rest:
+        return f"names no field; write {part}.FIELD"
     candidates = owners(key, when)
     if not candidates or any(_has(owner, rest) for owner in candidates):
         return None  # an unknown component is a problem of its own
     fields = sorted({name for owner in candidates for name in field_names(owner) if name != "name"})
     named = opened(when).get(part)
-    owner_name = (
-        part
-        if named is None
-        else " or ".join(map(str, named))
-        if isinstance(named, list)
-        else str(named)
-    )
+    if named is None:
+        named = part
+    owner_name = " or ".join(map(str, named)) if isinstance(named, list) else str(named)
     text = unknown("field", rest, fields, "Fields")
     return f"{owner_name} has no field '{rest}'." + text.removeprefix(f"unknown field '{rest}'.")
 
@@ -159,15 +157,15 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
         if value is None and part == "network":
             return None
         names = registry.names(PARTS[part])
-        known = isinstance(value, str) and value in names
-        return None if known else unknown(part, value, registry.offered(PARTS[part]), "Known")
+        if isinstance(value, str) and value in names:
+            return None
+        return unknown(part, value, registry.offered(PARTS[part]), "Known")
     if rest == "modality":
         return None if value in MODALITIES else unknown("modality", value, MODALITIES, "Allowed")
-    candidates = (
-        [TrialConfig]
-        if part == "compat"
-        else [owner for owner in owners(key, when) if _has(owner, rest)]
-    )
+    if part == "compat":
+        candidates = [TrialConfig]
+    else:
+        candidates = [owner for owner in owners(key, when) if _has(owner, rest)]
     problems_by_owner = [field_problems(owner, rest or part, value) for owner in candidates]
     if not problems_by_owner or not all(problems_by_owner):
         return None

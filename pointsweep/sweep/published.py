@@ -129,9 +129,11 @@ def find(
             )
         left = matching
     if len(left) > 1:
-        differing = [
-            c for c in COLUMNS if c not in selectors and len({line[c] for line in left}) > 1
-        ]
+        differing = []
+        for column in COLUMNS:
+            values = {line[column] for line in left}
+            if column not in selectors and len(values) > 1:
+                differing.append(column)
         raise ValueError(
             f"{len(left)} lines of {file} fit {dict(selectors)}; say which by:"
             f" {', '.join(differing)}"

@@ -216,11 +216,8 @@ def _gains(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     for number, line in lines:
         for gain, over in GAIN.findall(line["note"]):
             keys = ("paper", "dataset", "split", "metric")
-            others = [
-                (n, o)
-                for n, o in lines
-                if o["row"] == over.strip() and all(o[key] == line[key] for key in keys)
-            ]
+            cell = {"row": over.strip(), **{key: line[key] for key in keys}}
+            others = [(n, o) for n, o in lines if cell.items() <= o.items()]
             near = [(n, o) for n, o in others if o["backbone"] == line["backbone"]] or others
             near = [(n, o) for n, o in near if o["table"] == line["table"]] or near
             if not near:

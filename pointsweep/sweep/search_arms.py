@@ -118,12 +118,11 @@ def _problems(
             line((*path, "constraints")),
         )
     if search.then_seeds is None and feasible:
-        for key in [
-            parameter.key
-            for parameter in arm.parameters
-            if parameter.key not in {key for key, _ in seen}
-        ]:
-            own = (*path, "space", key)
+        chosen = {key for key, _ in seen}
+        for parameter in arm.parameters:
+            if parameter.key in chosen:
+                continue
+            own = (*path, "space", parameter.key)
             yield Problem(
                 reader.document.where(*own),
                 "is never chosen: no point meets its condition",

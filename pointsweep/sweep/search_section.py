@@ -340,16 +340,11 @@ class SearchReader:
             and all(isinstance(e, kinds) and not isinstance(e, bool) for e in limits)
         )
         if not two or any(e != e or abs(e) == float("inf") for e in limits):
-            wrong = (
-                [end for end in limits if not isinstance(end, kinds)]
-                if isinstance(limits, list)
-                else []
-            )
+            numbers = "two whole numbers" if kind == "int" else "two numbers"
+            given = limits if isinstance(limits, list) else []
+            wrong = [end for end in given if not isinstance(end, kinds)]
             hint = scalars.hint(wrong[0]) if wrong else ""
-            whole = "whole " if kind == "int" else ""
-            self.complain(
-                (*path, kind), f"must be [low, high], two {whole}numbers, got {limits!r}{hint}"
-            )
+            self.complain((*path, kind), f"must be [low, high], {numbers}, got {limits!r}{hint}")
             return None
         low, high = limits
         problem = ""

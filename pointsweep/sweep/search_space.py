@@ -188,15 +188,16 @@ class Parameter:
             span = ", ".join(map(word, self.labels))
         else:
             span = f"{_short(self.low)} to {_short(self.high)}"
-            span += ", log" if self.log else ""
-            span += f", step {_short(self.step)}" if self.step else ""
-        allowed = {
-            key: value if isinstance(value, list) else [value] for key, value in self.when.items()
-        }
-        condition = " and ".join(
-            f"{key} is {' or '.join(map(word, values))}" for key, values in allowed.items()
-        )
-        return f"{self.key} ({span})" + (f" where {condition}" if condition else "")
+            if self.log:
+                span += ", log"
+            if self.step:
+                span += f", step {_short(self.step)}"
+        conditions = []
+        for key, value in self.when.items():
+            values = value if isinstance(value, list) else [value]
+            conditions.append(f"{key} is {' or '.join(map(word, values))}")
+        where = f" where {' and '.join(conditions)}" if conditions else ""
+        return f"{self.key} ({span}){where}"
 
 
 def _short(number: float) -> str:
@@ -268,13 +269,17 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
     if isinstance(node, ast.BoolOp):
         values = [evaluate(value, find) for value in node.values]
         known = [value for value in values if value is not None]
-        return None if not known else all(known) if isinstance(node.op, ast.And) else any(known)
+        if not known:
+            return None
+        return all(known) if isinstance(node.op, ast.And) else any(known)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = evaluate(node.operand, find)
         return None if value is None else -value
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         left, right = evaluate(node.left, find), evaluate(node.right, find)
-        return None if left is None or right is None else OPERATORS[type(node.op)](left, right)
+        if left is None or right is None:
+            return None
+        return OPERATORS[type(node.op)](left, right)
     if isinstance(node, ast.Compare) and all(type(op) in OPERATORS for op in node.ops):
         values = [evaluate(value, find) for value in (node.left, *node.comparators)]
         if any(value is None for value in values):

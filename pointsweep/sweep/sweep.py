@@ -106,19 +106,14 @@ class Sweep:
 
     def layout(self) -> Layout:
         """Return what a table needs to know."""
-        cells = tuple(
-            CellLayout(
-                cell.row,
-                cell.column,
-                tuple((c.seed, c.key()) for c in cell.trials),
-                cell.published,
-                cell.excluded,
-            )
-            for cell in self.cells
-        )
+        cells = []
+        for cell in self.cells:
+            keys = tuple((config.seed, config.key()) for config in cell.trials)
+            cells.append(CellLayout(cell.row, cell.column, keys, cell.published, cell.excluded))
         notes = (*self.notes, *(f"the same trials: {names}" for names in self.identical_cells()))
         return Layout(
-            self.name, self.title, self.row_headers, self.rows, self.columns, cells, self.metric,
+            self.name, self.title, self.row_headers, self.rows, self.columns, tuple(cells),
+            self.metric,
             self.protocol, notes,
             self.factors, self.adaptive, self.resources.budget.per_hour,
         )  # fmt: skip
@@ -249,9 +244,9 @@ def _is_part(part: Sweep, whole: Sweep) -> bool:
     """Return whether all trials of a sweep belong to the same cells of another, printed alike."""
     if (part.metric, part.protocol, part.title) != (whole.metric, whole.protocol, whole.title):
         return False
-    cells = {
-        whole.cell_name(cell): {config.key() for config in cell.trials} for cell in whole.cells
-    }
+    cells: dict[str, set[str]] = {}
+    for cell in whole.cells:
+        cells[whole.cell_name(cell)] = {config.key() for config in cell.trials}
     for cell in part.cells:
         mine = {config.key() for config in cell.trials}
         if not mine <= cells.get(part.cell_name(cell), set()):
@@ -325,14 +320,13 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         raise ConfigError(source, missed)
     rows = [i for i, name in enumerate(labels["row"]) if name in selected["row"]]
     columns = [j for j, name in enumerate(labels["column"]) if name in selected["column"]]
-    cells = tuple(
-        replace(
-            cell, row=rows.index(cell.row), column=columns.index(cell.column),
-            trials=tuple(config for config in cell.trials if str(config.seed) in selected["seed"]),
-        )
-        for cell in sweep.cells
-        if cell.row in rows and cell.column in columns
-    )  # fmt: skip
+    cells = []
+    for cell in sweep.cells:
+        if cell.row not in rows or cell.column not in columns:
+            continue
+        trials = tuple(config for config in cell.trials if str(config.seed) in selected["seed"])
+        row, column = rows.index(cell.row), columns.index(cell.column)
+        cells.append(replace(cell, row=row, column=column, trials=trials))
     notes = (*sweep.notes, f"only {', '.join(only)}")
     adaptive = None if "seed" in wanted else sweep.adaptive
     if adaptive and adaptive.against not in rows:
@@ -343,7 +337,7 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
     return replace(
         sweep, rows=tuple(sweep.rows[i] for i in rows),
-        columns=tuple(sweep.columns[j] for j in columns), cells=cells, notes=notes,
+        columns=tuple(sweep.columns[j] for j in columns), cells=tuple(cells), notes=notes,
         factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
         adaptive=adaptive and replace(adaptive, against=rows.index(adaptive.against)),
     )  # fmt: skip

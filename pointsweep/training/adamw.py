@@ -38,9 +38,9 @@ class AdamW:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             states = [self.moments.get(p) or self.moments.setdefault(p, _start(p)) for p in params]
-            first, second, steps = (
-                [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
-            )
+            first = [state["exp_avg"] for state in states]
+            second = [state["exp_avg_sq"] for state in states]
+            steps = [state["step"] for state in states]
             adamw(
                 params, [p.grad for p in params], first, second, [], steps, fused=True,
                 amsgrad=False, maximize=False,
@@ -62,12 +62,11 @@ class AdamW:
     def load(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
         parameters = dict(self._numbered())
-        self.moments = {
-            parameters[index]: {
-                name: value.to(parameters[index].device) for name, value in values.items()
-            }
-            for index, values in state.items()
-        }
+        self.moments = {}
+        for index, values in state.items():
+            parameter = parameters[index]
+            on_device = {name: value.to(parameter.device) for name, value in values.items()}
+            self.moments[parameter] = on_device
 
     def _numbered(self) -> Iterator[tuple[int, Tensor]]:
         return enumerate(p for group in self.param_groups for p in group["params"])

@@ -89,13 +89,11 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
     runs = trial_runs(uri, experiment.experiment_id) if experiment is not None else []
-    return [
-        (
-            r.data.tags["pointsweep.key"],
-            [m.step for m in client.get_metric_history(r.info.run_id, STEPS)],
-        )
-        for r in runs
-    ]
+    found = []
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, STEPS)
+        found.append((run.data.tags["pointsweep.key"], [metric.step for metric in history]))
+    return found
 
 
 def rename(uri: str, sweep: str, name: str) -> None:
