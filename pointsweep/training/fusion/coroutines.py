@@ -138,6 +138,9 @@ class Member:
 def _one_heap() -> None:
     """Let the threads of all members take memory from one heap, so that what one lets go of serves
     the next. With glibc alone.
+
+    MALLOC_ARENA_MAX=1 in the environment says the same, but glibc reads it as a process begins: a
+    launch in this process, and workers that were started by somebody else, would not have it.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

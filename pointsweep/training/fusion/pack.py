@@ -213,6 +213,8 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
             return rest.forward(points, category, made)  # type: ignore[no-any-return]
         return visit(BEFORE[1], rest, (points, category, tokenizer.module(points)), structure)  # type: ignore[no-any-return]
 
+    # On the instances: a module around them would give every tensor of a checkpoint another name,
+    # and `Part` runs a member alone by its class, which must stay the plain one.
     model.tokenizer.forward, model.forward = tokens, logits  # type: ignore[method-assign,assignment]
 
 
