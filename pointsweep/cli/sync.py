@@ -117,7 +117,7 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
 
 
 def trial_tags(layout: Layout) -> dict[str, TrialTags]:
-    """Return the first place of every trial in a table, as a sweep's launch sends it."""
+    """Return the tags of every trial in a table, those of its first cell."""
     found: dict[str, TrialTags] = {}
     for cell in layout.cells:
         for seed, key in cell.keys:

@@ -129,8 +129,8 @@ def waiting(outcomes: Sequence[Outcome]) -> set[str]:
 
 
 def _requested_tags(plan: Plan) -> dict[str, TrialTags]:
-    """The places of those of a sweep's trials that are asked for as yet: with adaptive seeds not
-    all of them.
+    """Return the tags of those of a sweep's trials that are asked for as yet: with adaptive seeds
+    not of all.
     """
     return {key: tags for key, tags in trial_tags_of(plan.sweep).items() if key in plan.states}
 
