@@ -31,7 +31,7 @@ from pointsweep.results.record_index import sound_record
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore, open_append, writing
 from pointsweep.sweep.parser import Cell
-from pointsweep.sweep.search_config import MOST_TRIALS
+from pointsweep.sweep.search_section import MOST_TRIALS
 from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri

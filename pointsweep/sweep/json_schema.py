@@ -25,7 +25,7 @@ from pointsweep.sweep.parser import PROTOCOLS
 from pointsweep.sweep.plugin_section import IMPORT_PATH
 from pointsweep.sweep.published import COLUMNS
 from pointsweep.sweep.resources import Budget, Resources
-from pointsweep.sweep.search_config import PerArmConfig, SearchConfig, StudyConfig
+from pointsweep.sweep.search_section import PerArmConfig, SearchConfig, StudyConfig
 from pointsweep.sweep.search_space import OBJECTIVES, SAMPLERS, SCHEDULERS
 from pointsweep.sweep.seeds import MOST_SEEDS
 from pointsweep.sweep.yaml_document import shipped_folder
