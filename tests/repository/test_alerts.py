@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pointsweep.execution.prometheus import Gauges, Place
+from pointsweep.execution.prometheus import Gauges, TrialCell
 
 RULES = Path(__file__).parents[2] / "dashboards" / "rules.yml"
 MINUTE = 60
-PLACES = {f"k{number}": Place("t1", f"row {number} / column") for number in range(4)}
+CELLS = {f"k{number}": TrialCell("t1", f"row {number} / column") for number in range(4)}
 ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
 
 # promtool is in Debian's package prometheus; no registry of Python packages has it.
@@ -67,7 +67,7 @@ def first_epoch_never_ends(gauges: Gauges, minute: int) -> None:
 
 def all_done(gauges: Gauges, minute: int) -> None:
     if minute == 3:
-        for key in PLACES:
+        for key in CELLS:
             gauges.end(key, "finished", "")
         gauges.close()
 
@@ -98,8 +98,8 @@ def lags(gauges: Gauges, minute: int) -> None:
 def series(sweep: str, story: Story, minutes: int) -> list[dict[str, str]]:
     """What Prometheus would have scraped of a sweep, a value a minute."""
     now = [0.0]
-    places = {key: Place(sweep, place.cell) for key, place in PLACES.items()}
-    gauges = Gauges(places, lambda: now[0], began=0.0)
+    cells = {key: TrialCell(sweep, cell.cell) for key, cell in CELLS.items()}
+    gauges = Gauges(cells, lambda: now[0], began=0.0)
     seen: dict[str, list[str]] = {}
     for minute in range(minutes + 1):
         now[0] = float(minute * MINUTE)
