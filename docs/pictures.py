@@ -78,12 +78,17 @@ def terminal_picture(written: bytes, path: Path, prompt: str) -> None:
     path.write_text(FONT_FACE.sub("", made), encoding="utf-8")
 
 
+def under_way(text: str) -> bool:
+    """Tell whether a third of the trials have ended, by the last count on the terminal."""
+    counts = re.findall(r"\[(\d+)/(\d+)\]", text)
+    return bool(counts) and 3 * int(counts[-1][0]) >= int(counts[-1][1])
+
+
 def trained(store: Path, words: list[str], folder: Path, serve_port: int) -> None:
-    """Train the sweep in a terminal; take the pictures of the terminal and of serve halfway."""
+    """Train the sweep in a terminal; take the pictures of the terminal and of serve on the way."""
     line = [*COMMAND, "run", "sweeps/quickstart.yaml", *words, "--store", str(store)]
     terminal = Terminal(line, COLUMNS, LINES)
-    half = re.compile(r"\b[345]/9\b")
-    terminal.read_until(lambda: bool(half.search(terminal.text[-4000:])))
+    terminal.read_until(lambda: under_way(terminal.text))
     begun = time.monotonic()
     terminal.read_until(lambda: time.monotonic() > begun + 1)
     prompt = " ".join(["$ pointsweep run sweeps/quickstart.yaml", *words])
