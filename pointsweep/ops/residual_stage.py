@@ -12,6 +12,8 @@ algebra leaves out what need not be computed for every pair:
   neither for the statistics nor for the gradient.
 - A gradient that is only to be summed over pairs, for the points and the centres, is summed before
   it is multiplied by the first layer's weights.
+- The gradient of the maximum is zero but for one neighbour of each centre and channel, so that both
+  products with it take one row in K.
 
 Letters: B clouds, P points, G centres, K neighbours, C channels of a point, D = 2 C of a pair, E in
 the middle of a block, n = B G K rows.
@@ -19,6 +21,8 @@ the middle of a block, n = B G K rows.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-SLICE_BYTES = 1 << 19  # of a slice's rows (., D): some of these fit into the second cache
+SLICE_BYTES = 1 << 20  # of a slice's rows (., D): about the second cache
 PARAMETERS = 8  # of a block, in the order of `Block`
 
 # (first, last) of all B G centres -> rows ((last - first) K, D)
@@ -99,6 +104,9 @@ class Pairs:
         # what stands at a row, among the points of all clouds
         starts = torch.arange(self.clouds) * self.points
         self.index = (near + starts[:, None, None]).flatten()
+        # for `fill`; a view of a transpose would be copied anew for every slice
+        self.of_points = features.detach().flatten(0, 1)
+        self.of_centres = own.detach().flatten(0, 1)
 
     def slices(self) -> Iterator[Slice]:
         """Yield all rows, one slice after the other."""
@@ -123,9 +131,9 @@ class Pairs:
     def fill(self, part: Slice, into: Tensor) -> Tensor:
         """Write concat(neighbour, centre) + encoding into rows (., D)."""
         encoding = self.encode(part.centres.start, part.centres.stop)
-        points = self.features.flatten(0, 1).index_select(0, self.index[part.rows])
+        points = self.of_points.index_select(0, self.index[part.rows])
         torch.add(encoding[:, : self.half], points, out=into[:, : self.half])
-        own = self.own.flatten(0, 1)[part.centres].unsqueeze(1)
+        own = self.of_centres[part.centres].unsqueeze(1)
         torch.add(
             self.by_centre(encoding)[:, :, self.half :],
             own,
@@ -165,8 +173,8 @@ def evaluation(pairs: Pairs, blocks: Sequence[Block], statistics: Sequence[Stati
     for part in pairs.slices():
         x = pairs.fill(part, found.new_empty(part.rows.stop - part.rows.start, pairs.width))
         for w1, t1, w2, t2 in layers:
-            r = torch.addmm(t1, x, w1.t()).relu_()
-            x = torch.addmm(t2, r, w2.t()).add_(x).relu_()
+            r = product(x, w1.t(), t1).relu_()
+            x = product(r, w2.t(), t2).add_(x).relu_()
         torch.amax(pairs.by_centre(x), dim=1, out=found[part.centres])
     return found.view(pairs.clouds, pairs.centres, pairs.width)
 
@@ -225,7 +233,9 @@ class _Stage(torch.autograd.Function):
         depth = len(ctx.kept)
         found, place, *rest = ctx.saved_tensors
         rows, blocks = rest[: 2 * depth], _blocks(rest[2 * depth :], ctx.eps)
-        dy: _AtMaximum | Tensor = _AtMaximum(ctx.pairs, place, gradient.flatten(0, 1) * (found > 0))
+        dy: _AtMaximum | _EveryRow = _AtMaximum(
+            ctx.pairs, place, gradient.flatten(0, 1) * (found > 0)
+        )
         of_parameters: list[Tensor] = []
         for index in reversed(range(depth)):
             x, a = rows[2 * index : 2 * index + 2]
@@ -234,7 +244,7 @@ class _Stage(torch.autograd.Function):
             back.second_layer()
             back.first_norm()
             if index > 0:
-                dy = back.to_block_before()
+                dy = _EveryRow(back.to_block_before())
             else:
                 of_features, of_own = back.to_points()
             of_parameters = [*back.found(), *of_parameters]
@@ -260,19 +270,17 @@ class _Pass:
         """a = W1 x, less about its mean, which keeps the sum of squares exact; its statistics."""
         block, pilot = self.block, None
         total, squares = _zeros(self.a, len(block.w1)), _zeros(self.a, len(block.w1))
-        across = block.w1.t().contiguous()
+        across = block.w1.t()
         for part in self.pairs.slices():
-            x, a = self.x[part.rows], self.a[part.rows]
+            x = self.x[part.rows]
             if fill:
                 self.pairs.fill(part, x)
             if pilot is None:
-                torch.mm(x, across, out=a)
-                pilot = a.mean(dim=0)
-                a -= pilot
-            else:
-                torch.addmm(pilot, x, across, beta=-1, out=a)
+                pilot = product(x, across).mean(dim=0)
+            a = product(x, across, -pilot)
+            self.a[part.rows] = a
             total += _column_sums(a)
-            squares += _column_sums(a * a)
+            squares += _column_sums(a.square_())
         assert pilot is not None
         mean = total / len(self.x)
         var = (squares / len(self.x) - mean.square()).clamp_(min=0)
@@ -294,7 +302,7 @@ class _Pass:
         for part in self.pairs.slices():
             r = self.r(part.rows)
             total += _column_sums(r)
-            products += r.t() @ r
+            products += turned_product(r, r)
         kept.mean_r = total / count
         kept.scatter_r = products - count * torch.outer(kept.mean_r, kept.mean_r)
         w2 = block.w2.double()
@@ -310,36 +318,90 @@ class _Pass:
         return (self.block.w2.double() * self.kept.scale2[:, None]).to(self.x)
 
     def _before_relu(self, rows: slice, across: Tensor, shift: Tensor) -> Tensor:
-        return torch.addmm(shift, self.r(rows), across).add_(self.x[rows])
+        return product(self.r(rows), across, shift).add_(self.x[rows])
 
     def output(self, into: Tensor) -> None:
         """ReLU(x + BN2(W2 r + b2)) of all rows."""
-        across, shift = self.scaled_w2.t().contiguous(), self.kept.shift2.to(self.x)
+        across, shift = self.scaled_w2.t(), self.kept.shift2.to(self.x)
         for part in self.pairs.slices():
             torch.clamp_min(self._before_relu(part.rows, across, shift), 0, out=into[part.rows])
 
     def maximum(self, found: Tensor, place: Tensor) -> None:
         """The same, of each centre the largest, (B G, D), and which neighbour it is."""
-        across, shift = self.scaled_w2.t().contiguous(), self.kept.shift2.to(self.x)
+        across, shift = self.scaled_w2.t(), self.kept.shift2.to(self.x)
         for part in self.pairs.slices():
             before = self.pairs.by_centre(self._before_relu(part.rows, across, shift))
             torch.max(before, dim=1, out=(found[part.centres], place[part.centres]))
         found.relu_()
 
 
-@dataclass(frozen=True)
 class _AtMaximum:
-    """A gradient (B G, D) of the largest neighbours: rows that are zero elsewhere."""
+    """A gradient of rows (n, D) that is zero but at the largest neighbours, one for each centre and
+    channel: products with it take one row in K.
+    """
 
-    pairs: Pairs
-    place: Tensor
-    gradient: Tensor
+    def __init__(self, pairs: Pairs, place: Tensor, gradient: Tensor) -> None:
+        self.pairs, self.place, self.gradient = pairs, place, gradient  # (B G, D) both
+        # The same by rows: the channels of a centre in the order of their neighbours, and where
+        # those of each row begin.
+        self.channels = _stable_order(place, pairs.neighbours)
+        self.by_row = gradient.gather(1, self.channels)
+        counts = torch.bincount(self._rows(slice(0, len(place))).flatten(), minlength=pairs.count)
+        self.begins = counts.cumsum(0) - counts
 
-    def rows(self, part: Slice) -> Tensor:
-        own = self.gradient[part.centres]
-        found = own.new_zeros(len(own), self.pairs.neighbours, self.pairs.width)
-        found.scatter_(1, self.place[part.centres].unsqueeze(1), own.unsqueeze(1))
-        return found.flatten(0, 1)
+    def _rows(self, centres: slice) -> Tensor:
+        """Where the largest neighbours stand (., D) among the rows of some centres."""
+        place = self.place[centres]
+        return place + self.pairs.neighbours * torch.arange(len(place)).unsqueeze(1)
+
+    def turned_times(self, part: Slice, rows: Tensor) -> Tensor:
+        """The slice's gradient, turned, times its rows (., E): (D, E)."""
+        index = self._rows(part.centres).t().contiguous()
+        weights = self.gradient[part.centres].t().contiguous()
+        return F.embedding_bag(index, rows, mode="sum", per_sample_weights=weights)
+
+    def sums(self, part: Slice) -> Tensor:
+        """The sums (D,) of the slice's gradient."""
+        return _column_sums(self.gradient[part.centres])
+
+    def add_product(self, part: Slice, weight: Tensor, into: Tensor) -> None:
+        """Add the slice's gradient times weight (D, E) to rows (., E)."""
+        begins = self.begins[part.rows]
+        into += F.embedding_bag(
+            self.channels[part.centres].flatten(),
+            weight,
+            begins - begins[0],
+            mode="sum",
+            per_sample_weights=self.by_row[part.centres].flatten(),
+        )
+
+    def add_to(self, part: Slice, rows: Tensor) -> None:
+        """Add the slice's gradient to its rows (., D)."""
+        place, gradient = self.place[part.centres], self.gradient[part.centres]
+        self.pairs.by_centre(rows).scatter_add_(1, place.unsqueeze(1), gradient.unsqueeze(1))
+
+
+class _EveryRow:
+    """A gradient of rows (n, D), as it stands."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def turned_times(self, part: Slice, rows: Tensor) -> Tensor:
+        """The slice's gradient, turned, times its rows (., E): (D, E)."""
+        return turned_product(self.rows[part.rows], rows)
+
+    def sums(self, part: Slice) -> Tensor:
+        """The sums (D,) of the slice's gradient."""
+        return _column_sums(self.rows[part.rows])
+
+    def add_product(self, part: Slice, weight: Tensor, into: Tensor) -> None:
+        """Add the slice's gradient times weight (D, E) to rows (., E)."""
+        into += product(self.rows[part.rows], weight)
+
+    def add_to(self, part: Slice, rows: Tensor) -> None:
+        """Add the slice's gradient to its rows (., D)."""
+        rows += self.rows[part.rows]
 
 
 class _Backward:
@@ -349,27 +411,21 @@ class _Backward:
     gradient through a norm is scale (dy - mean(dy) - y^ mean(dy y^)), y^ being what was normalised.
     """
 
-    def __init__(self, one: _Pass, dy: _AtMaximum | Tensor) -> None:
+    def __init__(self, one: _Pass, dy: _AtMaximum | _EveryRow) -> None:
         self.one, self.pairs, self.dy = one, one.pairs, dy
         self.dz = _room(one.a, *one.a.shape)
 
-    def _dy(self, part: Slice) -> Tensor:
-        return self.dy.rows(part) if isinstance(self.dy, _AtMaximum) else self.dy[part.rows]
-
     def second_layer(self) -> None:
-        """The gradients of W2 and of the norm behind it; that of r, all but what is the same linear
-        function of r in every row.
+        """The gradients of W2 and of the norm behind it, and the linear function of r that the norm
+        takes from the gradient of r in every row.
         """
         one, kept, block = self.one, self.one.kept, self.one.block
         width, middle = block.w2.shape
         w2 = block.w2.double()
         products, total = _zeros(one.a, width, middle), _zeros(one.a, width)
-        scaled = one.scaled_w2
         for part in self.pairs.slices():
-            dy = self._dy(part)
-            products += dy.t() @ one.r(part.rows)
-            total += _column_sums(dy)
-            torch.mm(dy, scaled, out=self.dz[part.rows])
+            products += self.dy.turned_times(part, one.r(part.rows))
+            total += self.dy.sums(part)
         count = len(one.x)
         centred = products - torch.outer(total, kept.mean_r)  # dy' (r - mean)
         self.of_weight2 = kept.inverse2 * (w2 * centred).sum(dim=1)
@@ -382,13 +438,14 @@ class _Backward:
 
     def first_norm(self) -> None:
         """The gradient of z, and those of the first norm."""
-        one, kept = self.one, self.one.kept
-        linear, constant = self.linear.to(one.a), self.constant.to(one.a)
+        one, kept, scaled = self.one, self.one.kept, self.one.scaled_w2
+        linear, constant = -self.linear.to(one.a), self.constant.to(one.a)
         total, products = _zeros(one.a, len(constant)), _zeros(one.a, len(constant))
         for part in self.pairs.slices():
             r, dz = one.r(part.rows), self.dz[part.rows]
-            dz.addmm_(r, linear, alpha=-1).add_(constant)
-            dz.mul_(r > 0)
+            dr = product(r, linear, constant)
+            self.dy.add_product(part, scaled, dr)
+            _through_relu(dr, r, dz)
             total += _column_sums(dz)
             products += _column_sums(dz * one.a[part.rows])
         self.of_bias1 = total
@@ -403,8 +460,8 @@ class _Backward:
         factor = (-share).to(one.a)
         products = _zeros(one.a, *one.block.w1.shape)
         for part in self.pairs.slices():
-            u = self.dz[part.rows].addcmul_(one.a[part.rows], factor).add_(constant)
-            products += u.t() @ one.x[part.rows]
+            u = torch.addcmul(self.dz[part.rows], one.a[part.rows], factor).add_(constant)
+            products += turned_product(u, one.x[part.rows])
             yield part, u
         self.of_w1 = kept.scale1[:, None] * products
 
@@ -414,11 +471,13 @@ class _Backward:
 
     def to_block_before(self) -> Tensor:
         """The gradient of the sum in front of the ReLU of the block before."""
-        found = self.dy if isinstance(self.dy, Tensor) else _room(self.one.x, *self.one.x.shape)
+        x, dy = self.one.x, self.dy
+        found = dy.rows if isinstance(dy, _EveryRow) else _room(x, *x.shape)
         scaled = self._scaled_w1
         for part, u in self._of_rows():
-            dx = torch.addmm(self._dy(part), u, scaled)
-            torch.mul(dx, self.one.x[part.rows] > 0, out=found[part.rows])
+            dx = product(u, scaled)
+            dy.add_to(part, dx)
+            _through_relu(dx, x[part.rows], found[part.rows])
         return found
 
     def to_points(self) -> tuple[Tensor, Tensor]:
@@ -433,8 +492,8 @@ class _Backward:
         for part, u in self._of_rows():
             pairs.add_to_points(part, u, u_points)
             torch.sum(pairs.by_centre(u), dim=1, out=u_own[part.centres])
-            if isinstance(self.dy, Tensor):
-                dy = self.dy[part.rows]
+            if isinstance(self.dy, _EveryRow):
+                dy = self.dy.rows[part.rows]
                 pairs.add_to_points(part, dy[:, :half].contiguous(), features)
                 torch.sum(pairs.by_centre(dy)[:, :, half:], dim=1, out=own[part.centres])
         if isinstance(self.dy, _AtMaximum):
@@ -468,6 +527,44 @@ def _blocks(parameters: Sequence[Tensor], eps: Sequence[tuple[float, float]]) ->
     ]
 
 
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows (n, C) times weight (C, D), plus a bias (D,)."""
+    if _by_onednn(rows):
+        return torch.ops.mkldnn._linear_pointwise(rows, weight.t(), bias, "none", [], "")
+    return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+
+
+def turned_product(first: Tensor, second: Tensor) -> Tensor:
+    """first (n, C), turned, times second (n, D): (C, D)."""
+    return product(first.t(), second)
+
+
+def _by_onednn(rows: Tensor) -> bool:
+    """Return whether oneDNN multiplies: with AVX-512 on AMD's processors it takes half the time of
+    MKL, which torch takes for single precision. Decided by the processor alone, as digits differ.
+    """
+    return rows.dtype == torch.float32 and _ONEDNN
+
+
+_ONEDNN = torch.backends.mkldnn.is_available() and (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
+
+
+def _stable_order(keys: Tensor, limit: int) -> Tensor:
+    """What sorts each row of whole numbers below a limit; of equal ones the first comes first.
+
+    NumPy sorts numbers of 16 bits by their digits, five times as fast as torch sorts them.
+    """
+    small = keys.numpy().astype(np.int16 if limit <= 1 << 15 else np.int64)
+    return torch.from_numpy(np.argsort(small, axis=1, kind="stable"))
+
+
+def _through_relu(gradient: Tensor, of: Tensor, into: Tensor) -> None:
+    """Write the gradient where `of` is above zero, and zero elsewhere."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, of, 0, grad_input=into)
+
+
 def _zeros(like: Tensor, *shape: int) -> Tensor:
     """Sums over slices are kept in double precision."""
     return like.new_zeros(shape, dtype=torch.float64)
@@ -479,10 +576,63 @@ def _column_sums(rows: Tensor) -> Tensor:
 
 
 def _room(like: Tensor, rows: int, width: int) -> Tensor:
-    """A tensor (rows, width) without values. NumPy asks the system for large pages, and new memory
-    is mapped several times as fast with them.
+    """A tensor (rows, width) without values, in memory that an earlier one has left if there is
+    some.
     """
-    return torch.from_numpy(np.empty((rows, width), _NUMPY[like.dtype]))
+    count = rows * width
+    memory = _memory.take(count, _NUMPY[like.dtype])
+    view = memory[:count].reshape(rows, width)
+    # The tensor and all its views hold this view of the memory, which ends with the last of them.
+    weakref.finalize(view, _memory.give, memory).atexit = False
+    return torch.from_numpy(view)
 
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+class Memory:
+    """Memory of tensors that are gone, for the next ones of about their size.
+
+    New memory is mapped page by page, which takes as long as the work on it; and each step asks for
+    the sizes that the step before asked for. NumPy asks the system for large pages.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[np.ndarray] = []  # the longest unused first
+        # Collected garbage may give memory back while some is taken.
+        self.lock = threading.RLock()
+
+    def take(self, count: int, dtype: type[np.generic]) -> np.ndarray:
+        """Return the smallest free memory of at least `count` values and at most twice as many.
+
+        Where there is none, as much as is needed is first let go, so that the whole does not grow
+        beyond what was needed at one time.
+        """
+        with self.lock:
+            fitting = [
+                (memory.size, place)
+                for place, memory in enumerate(self.free)
+                if memory.dtype == dtype and count <= memory.size <= 2 * count
+            ]
+            if fitting:
+                return self.free.pop(min(fitting)[1])
+            needed = count * np.dtype(dtype).itemsize
+            while self.free and needed > 0:
+                needed -= self.free.pop(0).nbytes
+        return np.empty(count, dtype)
+
+    def give(self, memory: np.ndarray) -> None:
+        """Keep memory for others."""
+        with self.lock:
+            self.free.append(memory)
+
+    def let_go(self) -> None:
+        """Give all free memory back to the system."""
+        with self.lock:
+            self.free.clear()
+
+
+_memory = Memory()
+_NUMPY: dict[torch.dtype, type[np.generic]] = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def let_memory_go() -> None:
+    """Give back what stages keep for their next step: when a trial has ended."""
+    _memory.let_go()

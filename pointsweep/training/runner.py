@@ -29,6 +29,7 @@ from pointsweep.errors import MissingDataError
 from pointsweep.models.activation_checkpointing import recompute_stages
 from pointsweep.models.compilation import compile_parts
 from pointsweep.models.point_model import PointModel, build, trained_state
+from pointsweep.ops.residual_stage import let_memory_go
 from pointsweep.results.events import Event
 from pointsweep.results.failures import DataError, DivergedError, classify
 from pointsweep.results.plugin_origin import plugin_origin, plugins_differ
@@ -103,6 +104,13 @@ def run_pack(
     """Run every trial of the pack to its record. A trial that raises is marked failed; the others
     go on.
     """
+    try:
+        return _run_pack(pack, job, report, gather)
+    finally:
+        let_memory_go()
+
+
+def _run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather) -> list[Outcome]:
     torch.set_num_threads(job.threads)
     common = {shared_part(task.config) for task in pack}
     if len(pack) == 1 or len(common) > 1 or None in common:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,9 +84,13 @@ def test_a_training_step_is_the_plain_one(shape):
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("by_onednn", [True, False])
 @pytest.mark.parametrize("shape", [(4, 64, 32, 20, 24, (24, 24)), (4, 64, 32, 20, 48, (16,))])
-def test_single_precision_is_as_near_to_double_as_the_plain_form(shape):
+def test_single_precision_is_as_near_to_double_as_the_plain_form(monkeypatch, shape, by_onednn):
     """The plain form's own error is the measure; where it is tiny, a millionth of the tensor's size."""
+    if by_onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(residual_stage, "_ONEDNN", by_onednn)
     *tensors, stage = inputs(shape)
     exact = looked_at(plain, *tensors, stage)
     single = [tensor.detach().float().requires_grad_() if tensor.requires_grad else tensor for tensor in tensors[:3]]
@@ -131,6 +136,62 @@ def test_two_runs_give_the_same_bits():
     given = inputs((4, 64, 32, 20, 24, (24, 24)), torch.float32)
     first, second = looked_at(by_rows, *given), looked_at(by_rows, *given)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_products_by_onednn_are_those_of_double_precision(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    torch.manual_seed(0)
+    rows, weight, bias, others = torch.randn(300, 40), torch.randn(24, 40), torch.randn(24), torch.randn(300, 7)
+    monkeypatch.setattr(residual_stage, "_ONEDNN", True)
+    expected = torch.einsum("nc,dc->nd", rows.double(), weight.double())
+    torch.testing.assert_close(residual_stage.product(rows, weight.t()).double(), expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(residual_stage.product(rows, weight.t(), bias).double(), expected + bias, rtol=1e-6, atol=1e-5)
+    turned = torch.einsum("nc,nd->cd", rows.double(), others.double())
+    torch.testing.assert_close(residual_stage.turned_product(rows, others).double(), turned, rtol=1e-6, atol=1e-4)
+
+
+def test_memory_is_used_again_and_never_by_two_at_once(monkeypatch):
+    memory = residual_stage.Memory()
+    monkeypatch.setattr(residual_stage, "_memory", memory)
+    like = torch.zeros(1)
+    first, second = residual_stage._room(like, 6, 4), residual_stage._room(like, 6, 4)
+    first.fill_(1)
+    second.fill_(2)
+    assert first.eq(1).all()
+    place, view = first.data_ptr(), first[2:]
+    del first
+    assert residual_stage._room(like, 6, 4).data_ptr() != place  # a view of it still lives
+    assert view.eq(1).all()
+    memory.let_go()
+    del view
+    assert residual_stage._room(like, 5, 4).data_ptr() == place
+    assert residual_stage._room(like.double(), 5, 4).data_ptr() != place  # of another type
+    del second
+    memory.let_go()
+    assert memory.free == []
+
+
+def test_memory_that_fits_nobody_is_let_go_before_more_is_taken():
+    memory = residual_stage.Memory()
+    for size in (100, 110, 120):
+        memory.give(np.empty(size, np.float32))
+    assert memory.take(105, np.float32).size == 110
+    assert memory.take(150, np.float32).size == 150  # in the place of both that are left
+    assert memory.free == []
+
+
+def test_a_graph_that_is_kept_has_its_gradients_after_other_steps():
+    """No step writes into memory that another one's backward pass still reads; and a backward pass can be run twice."""
+    given, other = inputs(SHAPES["two blocks"]), inputs(SHAPES["two blocks"], seed=1)
+    features, *_, stage = given
+    expected = torch.autograd.grad(by_rows(*given).sum(), [features, *stage.parameters()])
+    found = by_rows(*given).sum()
+    by_rows(*other).sum().backward()
+    for last in (False, True):
+        gradients = torch.autograd.grad(found, [features, *stage.parameters()], retain_graph=not last)
+        by_rows(*other).sum().backward()
+        assert all(torch.equal(one, same) for one, same in zip(gradients, expected, strict=True))
 
 
 def tokenizer(**fields) -> PointPNLight:
