@@ -541,13 +541,17 @@ def turned_product(first: Tensor, second: Tensor) -> Tensor:
 
 def _by_onednn(rows: Tensor) -> bool:
     """Return whether oneDNN multiplies: with AVX-512 on AMD's processors it takes half the time of
-    MKL, which torch takes for single precision. Decided by the processor alone, as digits differ.
+    MKL, which torch takes for single precision. Decided by processor and build alone, as digits
+    differ.
     """
     return rows.dtype == torch.float32 and _ONEDNN
 
 
-_ONEDNN = torch.backends.mkldnn.is_available() and (
-    torch.backends.cpu.get_cpu_capability() == "AVX512"
+# The operator is an internal one of torch: a build without it multiplies as others do.
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 
 
