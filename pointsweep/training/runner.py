@@ -55,6 +55,7 @@ from pointsweep.training.supervisor import Guard, Outcome, TrialStoppedError
 from pointsweep.training.trainer_state import restore, snapshot, to_bytes
 from pointsweep.utils import energy
 from pointsweep.utils.provenance import origin
+from pointsweep.utils.system_metrics import SystemMonitor
 
 Report = Callable[[dict[str, Any]], None]
 # brings the processes of a trial together
@@ -324,7 +325,9 @@ class Trial:
         """Train what is left to train, then writes predictions, weights and, last, the record."""
         # The other processes' GPUs cannot be read from here: better no joules than a part of them.
         readable = self.device.type == "cuda" and self.group.size == 1
-        self.meter = energy.meter(self.device.index or 0 if readable else None)
+        gpu = self.device.index or 0 if self.device.type == "cuda" else None
+        self.meter = energy.meter(gpu if readable else None)
+        self.monitor = SystemMonitor(gpu)
         facts = describe(self.config, self.dataset)
         weights = getattr(self.model, "weights_origin", "none")
         code = plugin_origin(self.config)
@@ -421,7 +424,7 @@ class Trial:
             "seconds": seconds,
             "device_s": self.devices * seconds, "train_s": train_s,
             "peak_memory_bytes": peak_memory_bytes(self.device),
-            "energy_j": self.meter.read(),
+            "energy_j": self.meter.read(), "system": self.monitor.read(),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
         stops = self._stops(epoch, metrics)

@@ -9,10 +9,10 @@ loaded, Volta and later); the kernel's Documentation/power/powercap.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from pointsweep.utils.nvml import gpu_handle
 
 POWERCAP = Path("/sys/class/powercap")
 Counter = Callable[[], float | None]  # joules so far, from any start; None if it cannot be read
@@ -63,25 +63,12 @@ def rapl(folder: Path = POWERCAP) -> float | None:
     return sum(counted) / 1e6 if counted else None
 
 
-@functools.cache
 def _gpu(number: int) -> Counter | None:
-    """Return the counter of a GPU; None without NVML.
-
-    The GPU is found by its PCI address: CUDA and NVML number them differently.
-    """
-    import torch
-
-    try:
-        import pynvml
-    except ImportError:
+    """Return the counter of a GPU; None without NVML."""
+    handle = gpu_handle(number)
+    if handle is None:
         return None
-    try:
-        found: Any = torch.cuda.get_device_properties(number)
-        address = f"{found.pci_domain_id:08x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByPciBusId(address)
-    except (pynvml.NVMLError, AttributeError, RuntimeError, AssertionError):
-        return None
+    import pynvml
 
     def read() -> float | None:
         try:

@@ -55,7 +55,7 @@ def without_files(records: dict[str, Record]) -> dict[str, Record]:
     return {key: replace(record, files={}) for key, record in records.items()}
 
 
-def add_epoch(folder: TrialFolder, epoch: int) -> None:
+def add_epoch(folder: TrialFolder, epoch: int, **more: object) -> None:
     metrics = {"train/loss": 1 / epoch, "test/accuracy": epoch / 10}
     folder.append(
         {
@@ -66,6 +66,7 @@ def add_epoch(folder: TrialFolder, epoch: int) -> None:
             "seconds": 1.0,
             "time": 1000.0 + epoch,
             "peak_memory_bytes": 5,
+            **more,
         }
     )
 
@@ -109,6 +110,20 @@ def test_a_run_is_brought_up_to_its_folder_and_syncing_again_changes_nothing(sql
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy_at_best_test"] == 0.55
     assert run.data.metrics["parameters/trainable"] == 20000
+
+
+def test_system_metrics_have_the_names_of_mlflows_page_and_a_value_an_epoch(sqlite):
+    store, uri = sqlite
+    target, key = prepare(uri, store, LAYOUT), "5" * 16
+    folder = trial(store, epochs=1, key=key)  # an epoch of an earlier version has none
+    for epoch in (2, 3):
+        add_epoch(folder, epoch, system={"cpu_utilization_percentage": 10.5 * epoch, "gpu_0_utilization_percentage": 97.0})
+    sync_trial(Runs(target), folder, TAGS)
+    client = connected(uri)
+    [run] = client.search_runs([target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+    kept = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics if name.startswith("system/")}
+    assert set(kept) == {"system/cpu_utilization_percentage", "system/gpu_0_utilization_percentage"}
+    assert sorted((one.step, one.value) for one in kept["system/cpu_utilization_percentage"]) == [(2, 21.0), (3, 31.5)]
 
 
 def test_a_run_names_its_user_command_and_data_and_only_a_commit_that_is_one():

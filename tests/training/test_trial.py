@@ -68,6 +68,14 @@ def test_a_trial_that_a_search_let_wait_goes_on_with_the_same_bits(tmp_path):
     assert folder.stopped() is None and outcome(folder) == outcome(TrialFolder(tmp_path / "whole"))
 
 
+def test_the_load_of_the_machine_stands_in_the_history_and_not_in_the_record(tmp_path):
+    folder = TrialFolder(tmp_path / "trial")
+    run(config(), folder)
+    names = {"cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage"}
+    assert [set(event["system"]) for event in folder.epochs()] == [names] * 4
+    assert not any(name in (folder.path / "record.json").read_text() for name in ("utilization", "memory_usage"))
+
+
 METHODS = [(name, registry.config_class("methods", name).modalities[0]) for name in registry.names("methods")]
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from pointsweep.training.record_builder import used
-from pointsweep.utils import energy
 from pointsweep.utils.energy import Meter, meter, rapl
+from pointsweep.utils.nvml import gpu_handle
 
 
 @pytest.fixture(autouse=True)
 def _forgets_its_gpus() -> Iterator[None]:
     yield
-    energy._gpu.cache_clear()
+    gpu_handle.cache_clear()
 
 
 def package(folder: Path, name: str, microjoules: object) -> None:
@@ -76,7 +76,7 @@ def stand_in(monkeypatch, counter: Callable[[object], int], known: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", library)
     place = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: place)
-    energy._gpu.cache_clear()
+    gpu_handle.cache_clear()
 
 
 def test_a_gpu_is_found_by_its_pci_address_and_read_in_joules(monkeypatch):
@@ -97,5 +97,5 @@ def test_a_gpu_that_nvml_does_not_know_or_cannot_read_is_left_out(monkeypatch):
 
 def test_without_the_package_no_gpu_is_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
-    energy._gpu.cache_clear()
+    gpu_handle.cache_clear()
     assert "gpu" not in meter(gpu=0).read()

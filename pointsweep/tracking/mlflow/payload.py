@@ -128,10 +128,14 @@ def runs_page(experiment: str) -> str:
 
 
 def epoch_values(event: Event) -> dict[str, float]:
-    """The metrics of an epoch."""
+    """Return the metrics of an epoch; those below `system/` are what MLflow's page shows under
+    System metrics. Epochs of older versions have none of these.
+    """
+    system = event.get("system", {})
     return {
         **event["metrics"],
         **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")},
+        **{f"system/{name}": value for name, value in system.items()},
     }
 
 
