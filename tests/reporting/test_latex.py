@@ -185,6 +185,7 @@ def test_latex_prints_the_numbers_of_the_table(seed):
 # Compiled
 
 TABLES = ("quickstart", "any2point_scanobjectnn", "ablation_table5", "point_peft_scanobjectnn")
+WIDE = ("ablation_table5", "point_peft_scanobjectnn", "nasty")  # as their files say in a comment
 
 
 def drawn(name: str) -> Table:
@@ -231,4 +232,4 @@ def test_latex_compiles_without_a_warning(name, tmp_path):
     source += render(made, "latex", TableOptions(notes=False, label="tab:other"))
     log = compiled(source, tmp_path)
     assert "Warning" not in log, log[-3000:]
-    assert ("Overfull" in log) == ("% wider than a page" in source) == (name == "nasty"), log[-3000:]
+    assert ("Overfull" in log) == ("% wider than a page" in source) == (name in WIDE), log[-3000:]
