@@ -49,10 +49,10 @@ def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
     if shared_part(config) is None or config.dataset.num_categories:
         # segmentation's inputs are not points alone; its packs are as large as the sweep says
         return 1
-    place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    path = cache_folder() / "packs" / f"{_kind(config, place)}.json"
+    chosen_device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    path = cache_folder() / "packs" / f"{_kind(config, chosen_device)}.json"
     if not path.is_file():
-        write_whole(path, json.dumps(times(config, place)).encode())
+        write_whole(path, json.dumps(times(config, chosen_device)).encode())
     return best({int(size): step_s for size, step_s in json.loads(path.read_text()).items()})
 
 
@@ -62,12 +62,12 @@ def gpu_share(config: TrialConfig, size: int, device: torch.device | None = None
     """
     if shared_part(config) is None or config.dataset.num_categories:
         return 1.0
-    place = device or torch.device("cuda")
-    path = cache_folder() / "packs" / f"{_kind(config, place)}-{size}.memory.json"
+    chosen_device = device or torch.device("cuda")
+    path = cache_folder() / "packs" / f"{_kind(config, chosen_device)}-{size}.memory.json"
     if not path.is_file():
         assert config.backbone is not None
-        step_s(config, SharedBackbone(config.backbone, place), size, 1)
-        write_whole(path, json.dumps(peak_and_total(place)).encode())
+        step_s(config, SharedBackbone(config.backbone, chosen_device), size, 1)
+        write_whole(path, json.dumps(peak_and_total(chosen_device)).encode())
     return share(*json.loads(path.read_text()))
 
 
@@ -127,16 +127,16 @@ def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
     """Seconds of a trial's step in packs of every size that fits into memory."""
     assert config.backbone is not None
     shared = SharedBackbone(config.backbone, device)
-    found: dict[int, float] = {}
+    seconds_by_size: dict[int, float] = {}
     for size in SIZES:
         free = _free_bytes()
         try:
-            found[size] = step_s(config, shared, size, STEPS)
+            seconds_by_size[size] = step_s(config, shared, size, STEPS)
         except torch.OutOfMemoryError:
             break
         if device.type == "cpu" and 2 * (free - _free_bytes()) > MEMORY_SHARE * free:
             break
-    return found
+    return seconds_by_size
 
 
 def step_s(
@@ -150,17 +150,17 @@ def step_s(
     """Seconds of one step of one of `size` members, over so many steps after all members' first
     `warm` ones.
     """
-    warmed, begun = 0, 0.0
+    num_warm, started_at = 0, 0.0
 
     def body() -> None:
-        nonlocal warmed, begun
+        nonlocal num_warm, started_at
         for step, _ in enumerate(train_steps(config, shared, warm + steps, recompute), start=1):
-            warmed += step == warm
-            if step == warm and warmed == size:
-                begun = _now(shared.device)
+            num_warm += step == warm
+            if step == warm and num_warm == size:
+                started_at = _now(shared.device)
 
     run_together([body] * size, torch.get_num_threads())
-    return (_now(shared.device) - begun) / (steps * size)
+    return (_now(shared.device) - started_at) / (steps * size)
 
 
 def train_steps(

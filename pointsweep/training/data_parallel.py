@@ -46,10 +46,10 @@ class Group:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _lost():
             dist.all_reduce(flat)
-        for tensor, found in zip(
+        for tensor, total in zip(
             tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
         ):
-            tensor.copy_(found.view_as(tensor))
+            tensor.copy_(total.view_as(tensor))
 
     def share(self, data: bytes) -> bytes:
         """The bytes that the first process has, at least one; the others give none. Raises
@@ -142,12 +142,15 @@ class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
             and self.running_var is not None
             and self.momentum is not None
         )
-        wide, others = x.to(self.running_mean.dtype), [axis for axis in range(x.dim()) if axis != 1]
+        wide, reduced_axes = (
+            x.to(self.running_mean.dtype),
+            [axis for axis in range(x.dim()) if axis != 1],
+        )
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = _summed(wide.new_tensor(wide.numel() / wide.shape[1]))
-        mean = _Sum.apply(wide.sum(others)) / count  # (C,)
+        mean = _Sum.apply(wide.sum(reduced_axes)) / count  # (C,)
         centred = wide - mean.view(shape)
-        var = _Sum.apply(centred.square().sum(others)) / count  # (C,)
+        var = _Sum.apply(centred.square().sum(reduced_axes)) / count  # (C,)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             self.running_mean.lerp_(mean, self.momentum)

@@ -139,33 +139,37 @@ def train_epoch(
     steps = len(dataset.train.labels) // train.batch_size
     trained = [p for p in model.parameters() if p.requires_grad]
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct, seen = torch.zeros((), dtype=torch.long, device=device), 0
+    correct, num_labels = torch.zeros((), dtype=torch.long, device=device), 0
     augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
     model.train()
     order = batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)
     load = functools.partial(train_batch, dataset, generator=augmentation, device=device)
-    ready = functools.partial(prepare, model, train.precision, parts, group=group)
-    for step, (*inputs, labels) in enumerate(one_ahead(order, load, ready, device)):
-        mine = (group.rank,) if group.rank else ()  # the processes' clouds must not be masked alike
+    prepare_batch = functools.partial(prepare, model, train.precision, parts, group=group)
+    for step, (*inputs, labels) in enumerate(one_ahead(order, load, prepare_batch, device)):
+        rank_key = (
+            (group.rank,) if group.rank else ()
+        )  # the processes' clouds must not be masked alike
         set_noise(
             model,
-            torch.Generator(device).manual_seed(stream(config.seed, "noise", epoch, step, *mine)),
+            torch.Generator(device).manual_seed(
+                stream(config.seed, "noise", epoch, step, *rank_key)
+            ),
         )
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
-        for own in optimizer.param_groups:
-            own["lr"] = step_rate(train, epoch, step, steps)
+        for param_group in optimizer.param_groups:
+            param_group["lr"] = step_rate(train, epoch, step, steps)
         take_step(optimizer, trained, train.clip_norm)
         # before the others' turn: nothing of a step but its results outlives it
         optimizer.zero_grad()
         loss_sum += loss * labels.numel()
         correct += hits
-        seen += labels.numel()
+        num_labels += labels.numel()
         take_turns(device)
         interruption.check()
-    mean = float(loss_sum) / seen
-    if not math.isfinite(mean):
-        raise DivergedError(f"the training loss of epoch {epoch} is {mean}")
-    return {"train/loss": mean, "train/accuracy": int(correct) / seen}
+    mean_loss = float(loss_sum) / num_labels
+    if not math.isfinite(mean_loss):
+        raise DivergedError(f"the training loss of epoch {epoch} is {mean_loss}")
+    return {"train/loss": mean_loss, "train/accuracy": int(correct) / num_labels}
 
 
 def prepare(
@@ -200,18 +204,18 @@ def accumulate(
     """
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.long, device=labels.device)
-    pieces = zip(
+    micro_batches = zip(
         *(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)), strict=True
     )
-    for *clouds, wanted in pieces:
+    for *clouds, targets in micro_batches:
         with autocast(train.precision, labels.device):
             logits = model(*clouds)
-        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=train.label_smoothing) * (
-            len(wanted) / len(labels)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=train.label_smoothing) * (
+            len(targets) / len(labels)
         )
         backward(loss)
         loss_sum += loss.detach().double()
-        correct += (logits.argmax(dim=1) == wanted).sum()
+        correct += (logits.argmax(dim=1) == targets).sum()
     group.sum([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     group.sum([loss_sum])
     group.sum([correct])
@@ -236,8 +240,8 @@ def evaluate(
     if isinstance(dataset, PartDataset):
         return score_parts(answers, split.labels, dataset.parts)
     rows, logits, _ = zip(*answers, strict=True)
-    back = torch.from_numpy(np.argsort(np.concatenate(rows)))
-    return score(torch.cat(logits)[back], torch.tensor(split.labels))
+    file_order = torch.from_numpy(np.argsort(np.concatenate(rows)))
+    return score(torch.cat(logits)[file_order], torch.tensor(split.labels))
 
 
 # rows (B,) of a split, their logits (B, classes) or (B, parts, P), their labels
@@ -248,15 +252,17 @@ Forward = Callable[[Sequence[Tensor]], Tensor]
 
 def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Tensor]) -> Tensor:
     device = next(iter(model.state_dict().values())).device
-    pieces = zip(*(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True)
+    micro_batches = zip(
+        *(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True
+    )
     with autocast(precision, device):
-        found = [
-            model(*(on_device(tensor, device) for tensor in piece)).float().cpu()
-            for piece in pieces
+        logits = [
+            model(*(on_device(tensor, device) for tensor in micro_batch)).float().cpu()
+            for micro_batch in micro_batches
         ]
     take_turns(device)
     interruption.check()
-    return found[0] if len(found) == 1 else torch.cat(found)
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def _answers(
@@ -285,11 +291,11 @@ def _vote(
     """
     if votes == 1:
         return forward(inputs)
-    points, *rest = inputs
+    points, *other_inputs = inputs
     generator = torch.Generator().manual_seed(seed)
     copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
     # In logarithms: a probability that is too small for a float would give an infinite loss.
-    logarithms = torch.stack([forward([copy, *rest]).log_softmax(dim=1) for copy in copies])
+    logarithms = torch.stack([forward([copy, *other_inputs]).log_softmax(dim=1) for copy in copies])
     return logarithms.logsumexp(dim=0) - math.log(votes)
 
 
@@ -313,28 +319,30 @@ def score_parts(
     The loss is over all parts, as in training.
     """
     allowed = torch.zeros(len(parts), max(map(max, parts)) + 1, dtype=torch.bool)
-    for number, own in enumerate(parts):
-        allowed[number, list(own)] = True
+    for number, category_parts in enumerate(parts):
+        allowed[number, list(category_parts)] = True
     order: list[int] = []
     predicted: list[np.ndarray] = []
     truth: list[np.ndarray] = []
     loss = 0.0
     for rows, logits, labels in answers:
-        possible = allowed[torch.from_numpy(category[rows])].unsqueeze(2)  # (B, parts, 1)
-        found = logits.masked_fill(~possible, -torch.inf).argmax(dim=1)  # (B, P)
+        is_allowed = allowed[torch.from_numpy(category[rows])].unsqueeze(2)  # (B, parts, 1)
+        predictions = logits.masked_fill(~is_allowed, -torch.inf).argmax(dim=1)  # (B, P)
         loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
         order += rows.tolist()
-        predicted += list(found.numpy())
+        predicted += list(predictions.numpy())
         truth += list(labels.numpy())
-    back = np.argsort(order)
-    predicted, truth = [predicted[i] for i in back], [truth[i] for i in back]
+    file_order = np.argsort(order)
+    predicted, truth = [predicted[i] for i in file_order], [truth[i] for i in file_order]
     ious = part_score(predicted, truth, category.tolist(), parts)
-    right, count = (
+    num_correct, count = (
         sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)),
         sum(map(len, truth)),
     )
-    more = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
-    return Evaluation(loss / count, right / count, np.array(ious.by_shape, dtype=np.float32), more)
+    shape_metrics = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
+    return Evaluation(
+        loss / count, num_correct / count, np.array(ious.by_shape, dtype=np.float32), shape_metrics
+    )
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

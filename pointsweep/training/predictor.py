@@ -65,14 +65,14 @@ class Predictor:
     @torch.no_grad()
     def probabilities(self, points: Tensor) -> Tensor:
         """points (B, P, 3) as they were measured -> probabilities (B, C)."""
-        found = []
+        batches = []
         for start in range(0, len(points), BATCH):
             dataset = self.config.dataset
             batch = points[start : start + BATCH]
             batch = sample(batch, dataset.num_points, dataset.skip_near_origin)
             batch = normalise(batch, dataset)
-            found.append(self.model(batch).float().softmax(dim=1))
-        return torch.cat(found)
+            batches.append(self.model(batch).float().softmax(dim=1))
+        return torch.cat(batches)
 
 
 def load_predictor(folder: Path) -> Predictor:

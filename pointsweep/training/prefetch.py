@@ -47,8 +47,8 @@ def one_ahead(
             waiting.append((batch, made(batch)))
         if len(waiting) > 1:
             yield arrive(*waiting.pop(0))
-    for last in waiting:
-        yield arrive(*last)
+    for remaining in waiting:
+        yield arrive(*remaining)
 
 
 def _second_stream(device: torch.device) -> AbstractContextManager[object]:

@@ -132,7 +132,7 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
         return ()
     if config.backbone.num_blocks == 0:
         return (NO_BLOCKS,)
-    own = (
+    backbone_marks = (
         model.backbone.marks()
         if isinstance(model, PointModel) and _uses_own_positions(config)
         else ()
@@ -141,13 +141,13 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
     change = getattr(model, "change_per_block", None)
     if frozen and change is not None and change < NEAR_IDENTITY:
         return (
-            *own,
+            *backbone_marks,
             (
                 "frozen blocks close to an identity (a change of less than"
                 f" {NEAR_IDENTITY * 100:.0f} % a block)"
             ),
         )
-    return own
+    return backbone_marks
 
 
 def _uses_own_positions(config: TrialConfig) -> bool:
@@ -170,8 +170,8 @@ def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str,
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     """Return what the clouds themselves are not that a published number is about."""
     # Clouds that splits share are refused before a launch, unless the configuration allows them.
-    found = facts.read_facts(dataset, config.dataset, overlap=config.dataset.allow_overlap)
-    return facts.marks(found, config.dataset, config.trains)
+    dataset_facts = facts.read_facts(dataset, config.dataset, overlap=config.dataset.allow_overlap)
+    return facts.marks(dataset_facts, config.dataset, config.trains)
 
 
 def split_mark(
@@ -192,10 +192,10 @@ def split_mark(
         if normalised and parts > 1
         else ""
     )
-    how = [f"by {processes} processes"] * (processes > 1) + [
+    divisions = [f"by {processes} processes"] * (processes > 1) + [
         f"in {parts} parts (out of memory)"
     ] * (parts > 1)
-    return (f"batches of {config.train.batch_size} {' '.join(how)}{caveat}",)
+    return (f"batches of {config.train.batch_size} {' '.join(divisions)}{caveat}",)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -117,11 +117,12 @@ def _run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather) ->
     if len(pack) == 1 or len(common) > 1 or None in common:
         return [_run_task(task, job, report, gather=gather) for task in pack]
     # Of the whole pack one thread speaks to Ray.
-    said: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
+    report_from_pack: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
     member = replace(job, devices=job.devices / len(pack))
     outcomes: list[Outcome] = run_together(
-        [functools.partial(_run_task, task, member, said, shared) for task in pack], job.threads
+        [functools.partial(_run_task, task, member, report_from_pack, shared) for task in pack],
+        job.threads,
     )
     return outcomes
 
@@ -150,7 +151,7 @@ def _run_task(
             mirror.poke(folder, task.tags)
 
     def body(beat: Callable[[], None]) -> None:
-        def told(result: dict[str, Any]) -> None:
+        def report_progress(result: dict[str, Any]) -> None:
             beat()
             lag_s = mirror.lag_s() if mirror is not None else 0.0
             report({**result, "tracker_lag_s": lag_s, "store_lag_s": copy.lag_s()})
@@ -161,7 +162,7 @@ def _run_task(
                 config,
                 folder,
                 device_of(job.device),
-                told,
+                report_progress,
                 notify,
                 shared,
                 limits,
@@ -237,10 +238,11 @@ def inputs_changed(
     starts = [event for event in events if event["type"] == "start"]
     if not starts:
         return ""
-    before = starts[-1].get("dataset", {}).get("digest", digest)
-    if before != digest:
+    previous_digest = starts[-1].get("dataset", {}).get("digest", digest)
+    if previous_digest != digest:
         return (
-            f"data changed since the last attempt: digest {before[:DIGITS]}, now {digest[:DIGITS]}"
+            f"data changed since the last attempt: digest {previous_digest[:DIGITS]},"
+            f" now {digest[:DIGITS]}"
         )
     weights_before = starts[-1].get("weights", {}).get("origin", weights)
     if weights_before != weights:
@@ -310,8 +312,8 @@ class Trial:
         )
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
-        make = shared.build if shared is not None else build
-        self.model = make(config, self.dataset.num_classes).to(device)
+        build_model = shared.build if shared is not None else build
+        self.model = build_model(config, self.dataset.num_classes).to(device)
         if group.size > 1:
             synchronise(self.model)
         if config.train.compile:
@@ -363,12 +365,12 @@ class Trial:
         """A network without training, or a probe: one look at the training clouds, then the test
         set; kept as epoch 1.
         """
-        begun = time.time()
+        started_at = time.time()
         with torch.no_grad():
             self.model.fit(self._clouds(self.dataset.train))  # type: ignore[operator]
             tune = getattr(self.model, "tune", None)
             extra = dict(tune(lambda: self._clouds(self.dataset.test))) if tune else {}
-        self._end_epoch(1, extra, begun, 0.0, None)
+        self._end_epoch(1, extra, started_at, 0.0, None)
 
     def _clouds(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.config.train.eval_batch_size
@@ -396,17 +398,17 @@ class Trial:
             if self._stops(event["epoch"], event["metrics"]):
                 raise TrialStoppedError(event["epoch"])
         for epoch in range(first, self.config.train.epochs + 1):
-            begun = time.time()
+            started_at = time.time()
             metrics = train_epoch(
                 self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group
             )
-            self._end_epoch(epoch, metrics, begun, time.time() - begun, optimizer)
+            self._end_epoch(epoch, metrics, started_at, time.time() - started_at, optimizer)
 
     def _end_epoch(
         self,
         epoch: int,
         metrics: dict[str, float],
-        begun: float,
+        started_at: float,
         train_s: float,
         optimizer: AdamW | None,
     ) -> None:
@@ -418,7 +420,7 @@ class Trial:
             ).metrics("val")
         require_finite(metrics, self.model, epoch)
         self._select(epoch, metrics, test)
-        seconds = time.time() - begun
+        seconds = time.time() - started_at
         event = {
             "type": "epoch", "epoch": epoch, "metrics": metrics, "time": time.time(),
             "seconds": seconds,
@@ -479,10 +481,10 @@ class Trial:
 
     def _resume(self, optimizer: AdamW) -> int:
         """Restores the last checkpoint; returns its epoch, 0 if there is none."""
-        found = self.folder.resume()
-        if found is None:
+        checkpoint = self.folder.resume()
+        if checkpoint is None:
             return 0
-        tensors, state = found
+        tensors, state = checkpoint
         self.predictions = restore(tensors, self.model, optimizer)
         self.best = state["best"]
         return int(state["epoch"])

@@ -144,14 +144,14 @@ class Guard:
         if failure is None and self.bug_mark.is_file():
             failure = Failure("bug", f"not started: {self.bug_mark.read_text()}")
         while True:
-            if failure is not None and not self._again(failure):
+            if failure is not None and not self._should_retry(failure):
                 return Outcome(key, "failed", failure.reason, failure.kind)
-            failure = self._once(body)
+            failure = self._attempt(body)
             if failure is None:
                 return Outcome(key, "finished")
             self.notify()
 
-    def _once(self, body: Callable[[Callable[[], None]], None]) -> Failure | None:
+    def _attempt(self, body: Callable[[Callable[[], None]], None]) -> Failure | None:
         _working.add(self.folder)
         try:
             with Watchdog(self.folder) as watchdog:
@@ -168,7 +168,7 @@ class Guard:
             _working.discard(self.folder)
         return None
 
-    def _again(self, failure: Failure) -> bool:
+    def _should_retry(self, failure: Failure) -> bool:
         """Enter a failure into the history; return whether the trial is to be tried again."""
         if failure.kind == "bug" and not self.bug_mark.is_file():
             write_whole(
@@ -182,16 +182,16 @@ class Guard:
 
 def record_failure(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
     """Appends a failure to the history; whether its class allows another attempt."""
-    seen = folder.count_failures(failure.kind)
-    again = possible and seen < POLICIES[failure.kind].retries
+    num_failures = folder.count_failures(failure.kind)
+    retried = possible and num_failures < POLICIES[failure.kind].retries
     folder.append(
         {
             "type": "failed", "class": failure.kind, "reason": failure.reason,
             "trace": failure.trace, "time": time.time(),
-            "launch": folder.launch, "retried": again,
+            "launch": folder.launch, "retried": retried,
         }
     )  # fmt: skip
-    return again
+    return retried
 
 
 def record_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
@@ -251,7 +251,7 @@ class Watchdog:
         # as this thread has seen it: while the whole machine sleeps nothing is expected of the
         # trial
         self.quiet_s = 0.0
-        self.begun = time.monotonic()
+        self.progress_at = time.monotonic()
         self.ended = threading.Event()
         self.main = threading.current_thread() is threading.main_thread()
         self.handler: Any = None
@@ -275,8 +275,8 @@ class Watchdog:
     def beat(self) -> None:
         """Progress: an epoch has ended."""
         now = time.monotonic()
-        self.epochs.append(now - self.begun)
-        self.begun, self.quiet_s = now, 0.0
+        self.epochs.append(now - self.progress_at)
+        self.progress_at, self.quiet_s = now, 0.0
 
     def limit_s(self) -> float:
         """Return how long without progress is a hang."""
@@ -289,9 +289,9 @@ class Watchdog:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self.ended.is_set():
-            raise HungError(self._words())
+            raise HungError(self._hang_message())
 
-    def _words(self) -> str:
+    def _hang_message(self) -> str:
         return (
             f"no progress for {self.quiet_s:.0f} s; the stacks are in"
             f" {self.folder.path / 'stacks.txt'}"
@@ -299,11 +299,11 @@ class Watchdog:
 
     def _run(self) -> None:
         poll_s = min(1.0, self.limit_s() / 10)
-        before = time.monotonic()
+        previous = time.monotonic()
         while not self.ended.wait(poll_s):
             now = time.monotonic()
-            self.quiet_s += min(now - before, 2 * poll_s)
-            before = now
+            self.quiet_s += min(now - previous, 2 * poll_s)
+            previous = now
             if self.quiet_s > self.limit_s():
                 self._end()
                 return
@@ -319,5 +319,5 @@ class Watchdog:
             if self.ended.wait(10.0):
                 return
         with suppress(OSError, LeaseLostError):
-            record_failure(self.folder, Failure("hang", f"HungError: {self._words()}"))
+            record_failure(self.folder, Failure("hang", f"HungError: {self._hang_message()}"))
         os._exit(HANG_EXIT)

@@ -37,8 +37,8 @@ def restore(
     """Put a snapshot back into model and optimiser; return its predictions, by protocol."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
     for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
+        part, _, key = name.partition(".")
+        parts[part][key] = tensor
     load_trained_state(model, parts["model"])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():

@@ -37,19 +37,19 @@ from pointsweep.training.fusion.requests import (
 )
 from pointsweep.utils import fault_injection as faults
 
-_here = threading.local()
+_local = threading.local()
 
 # Where members are joined. On a CPU that gains nothing (products are bound by arithmetic either
 # way), a product's last digits depend on its number of rows, and the activations of all members
 # would live at once.
 JOINED_ON = {"cuda"}
 M_ARENA_MAX = -8  # of glibc's mallopt
-Wish = Pass | BatchedCall | Backward | Step | BatchBarrier | Call
+Request = Pass | BatchedCall | Backward | Step | BatchBarrier | Call
 
 
 def backward(loss: Tensor) -> None:
     """`loss.backward()`, in a pack on a GPU together with those of the other members."""
-    member: Member | None = getattr(_here, "member", None)
+    member: Member | None = getattr(_local, "member", None)
     if member is not None and loss.device.type in JOINED_ON:
         member.ask(Backward(loss))
     else:
@@ -60,7 +60,7 @@ def take_step(optimizer: AdamW, trained: Sequence[Tensor], clip_norm: float) -> 
     """Clips the gradients of what is trained and steps, in a pack on a GPU together with the other
     members.
     """
-    member: Member | None = getattr(_here, "member", None)
+    member: Member | None = getattr(_local, "member", None)
     step = Step(optimizer, trained, clip_norm)
     if member is not None and trained[0].device.type in JOINED_ON:
         member.ask(step)
@@ -72,19 +72,19 @@ def take_turns(device: torch.device) -> None:
     """Give the others their turn at the end of a batch, where rows are not joined: who sees the
     same clouds sees them together.
     """
-    member: Member | None = getattr(_here, "member", None)
+    member: Member | None = getattr(_local, "member", None)
     if member is not None and device.type not in JOINED_ON:
         member.ask(BatchBarrier())
 
 
 @dataclass
 class Member:
-    """One trial's thread. `wish` is what it waits for; None while it runs, or once it has ended."""
+    """One trial's thread. `request` is what it waits for; None while it runs or after its end."""
 
     body: Callable[[], Any]
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     back: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wish: Wish | FollowerResult | DiskWait | None = None
+    request: Request | FollowerResult | DiskWait | None = None
     answer: Any = None
     failure: BaseException | None = None  # raised in the member in place of an answer
     result: Any = None
@@ -96,7 +96,7 @@ class Member:
 
     def _run(self, threads: int) -> None:
         self.turn.acquire()
-        _here.member, faults.waits.aside = self, self.aside
+        _local.member, faults.waits.aside = self, self.aside
         torch.set_num_threads(threads)
         try:
             self.result = self.body()
@@ -105,9 +105,9 @@ class Member:
         self.ended = True
         self.back.release()
 
-    def ask(self, wish: Wish) -> Any:
-        """Wait in the member's thread until the wish is met. Raises what went wrong with it."""
-        self.wish = wish
+    def ask(self, request: Request) -> Any:
+        """Wait in the member's thread until the request is served. Raises the error that it met."""
+        self.request = request
         self.back.release()
         self.turn.acquire()
         failure, self.failure = self.failure, None
@@ -120,7 +120,7 @@ class Member:
         """Let the others go on while the body of this runs in the member's thread, which must touch
         nothing of theirs.
         """
-        self.wish = wait = DiskWait()
+        self.request = wait = DiskWait()
         self.back.release()
         try:
             yield
@@ -129,8 +129,8 @@ class Member:
             self.turn.acquire()
 
     def resume(self) -> None:
-        """Let the member run, from the pack's thread, until it wishes for something or ends."""
-        self.wish = None
+        """Let the member run, from the pack's thread, until its next request or its end."""
+        self.request = None
         self.turn.release()
         self.back.acquire()
 
@@ -156,7 +156,7 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
         member.start(threads)
         member.resume()
     while waiting := [member for member in members if not member.ended]:
-        for member in _meet(waiting):
+        for member in _serve(waiting):
             member.resume()
     for member in members:
         if member.crash is not None:
@@ -164,73 +164,77 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
     return [member.result for member in members]
 
 
-def _meet(waiting: Sequence[Member]) -> Sequence[Member]:
-    """Meets the wishes that come first: a turn after the disk, a call, the earliest part, and
+def _serve(waiting: Sequence[Member]) -> Sequence[Member]:
+    """Serve the requests that come first: a turn after the disk, a call, the earliest part, and
     gradients, steps or turns at last.
     """
-    aside = [(member, member.wish) for member in waiting if isinstance(member.wish, DiskWait)]
-    for _, wish in aside:
-        wish.over.wait()
+    aside = [(member, member.request) for member in waiting if isinstance(member.request, DiskWait)]
+    for _, request in aside:
+        request.over.wait()
     if aside:
         return [member for member, _ in aside]
-    calls = [member for member in waiting if isinstance(member.wish, Call)]
+    calls = [member for member in waiting if isinstance(member.request, Call)]
     if calls:
         return [_call(member) for member in calls]
-    led = [
-        member for member in waiting if isinstance(member.wish, FollowerResult) and member.wish.over
+    served = [
+        member
+        for member in waiting
+        if isinstance(member.request, FollowerResult) and member.request.over
     ]
-    if led:
-        return led
-    places = [member.wish for member in waiting if isinstance(member.wish, (Pass, BatchedCall))]
-    if not places:
+    if served:
+        return served
+    pending_parts = [
+        member.request for member in waiting if isinstance(member.request, (Pass, BatchedCall))
+    ]
+    if not pending_parts:
         return _end_of_step(waiting)
     # Whoever is behind goes first, so that all come to the next part together.
-    first = min(places, key=lambda wish: wish.place)
-    group = [member for member in waiting if _alike(member.wish, first)]
+    first = min(pending_parts, key=lambda request: request.place)
+    group = [member for member in waiting if _same_kind(member.request, first)]
     return _pass(group) if isinstance(first, Pass) else _visit(group)
 
 
 def _call(member: Member) -> Member:
-    assert isinstance(member.wish, Call)
+    assert isinstance(member.request, Call)
     try:
-        member.answer = member.wish.work()
+        member.answer = member.request.work()
     except BaseException as error:  # the member's own, raised where it asked
         member.failure = error
     return member
 
 
-def _alike(wish: Any, first: Pass | BatchedCall) -> bool:
-    if isinstance(wish, Pass) and isinstance(first, Pass):
-        return (wish.place, wish.modes, wish.rows.shape[1:]) == (
+def _same_kind(request: Any, first: Pass | BatchedCall) -> bool:
+    if isinstance(request, Pass) and isinstance(first, Pass):
+        return (request.place, request.modes, request.rows.shape[1:]) == (
             first.place,
             first.modes,
             first.rows.shape[1:],
         )
     return (
-        isinstance(wish, BatchedCall)
+        isinstance(request, BatchedCall)
         and isinstance(first, BatchedCall)
-        and (wish.place, wish.kind) == (first.place, first.kind)
+        and (request.place, request.kind) == (first.place, first.kind)
     )
 
 
 def _visit(group: Sequence[Member]) -> Sequence[Member]:
-    """Let the first go on and run the part for all, in its own thread: on the way it may wish for
+    """Let the first go on and run the part for all, in its own thread: on the way it may request
     passes.
     """
     group[0].answer = LeaderTurn(
-        group, [member.wish for member in group if isinstance(member.wish, BatchedCall)]
+        group, [member.request for member in group if isinstance(member.request, BatchedCall)]
     )
     for member in group[1:]:
-        member.wish = FollowerResult()
+        member.request = FollowerResult()
     return group[:1]
 
 
 def _pass(group: Sequence[Member]) -> Sequence[Member]:
-    wishes = [member.wish for member in group if isinstance(member.wish, Pass)]
+    passes = [member.request for member in group if isinstance(member.request, Pass)]
     try:
-        with _modes(wishes[0].modes):
-            joined = wishes[0].part(torch.cat([wish.rows for wish in wishes]))
-            parts = joined.split([len(wish.rows) for wish in wishes])
+        with _modes(passes[0].modes):
+            joined = passes[0].part(torch.cat([request.rows for request in passes]))
+            parts = joined.split([len(request.rows) for request in passes])
     except Exception as error:  # out of memory, say: each member hears of it
         for member in group:
             member.failure = error
@@ -242,9 +246,9 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
 
 def _end_of_step(waiting: Sequence[Member]) -> Sequence[Member]:
     """Gradients first, then the optimisers' steps."""
-    losses = [member.wish.loss for member in waiting if isinstance(member.wish, Backward)]
-    steps = [member.wish for member in waiting if isinstance(member.wish, Step)]
-    group = [member for member in waiting if not losses or not isinstance(member.wish, Step)]
+    losses = [member.request.loss for member in waiting if isinstance(member.request, Backward)]
+    steps = [member.request for member in waiting if isinstance(member.request, Step)]
+    group = [member for member in waiting if not losses or not isinstance(member.request, Step)]
     try:
         if losses:
             torch.autograd.backward(losses)
@@ -278,12 +282,15 @@ def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor)
     """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together
     with the other members' rows.
     """
-    member: Member | None = getattr(_here, "member", None)
+    member: Member | None = getattr(_local, "member", None)
     if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
     # Those who run as one bring the rows of all.
     return folded(
-        lambda own: member.ask(Pass(place, part, own, _current_modes(own.device.type))), rows
+        lambda member_rows: member.ask(
+            Pass(place, part, member_rows, _current_modes(member_rows.device.type))
+        ),
+        rows,
     )
 
 
@@ -291,36 +298,36 @@ def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) ->
     """Return what the part gives; in a pack on a GPU worked out with those of members whose part is
     of the same kind and shapes.
     """
-    member: Member | None = getattr(_here, "member", None)
+    member: Member | None = getattr(_local, "member", None)
     shapes = tuple((tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs))
     if member is None or shapes[0][2] not in JOINED_ON:
         return part.forward(*inputs)
-    alike = (kind, part.shapes, part.module.training, shapes, _current_modes(shapes[0][2]))
-    found = member.ask(BatchedCall(place, part, inputs, alike))
-    return _lead(found) if isinstance(found, LeaderTurn) else found
+    signature = (kind, part.shapes, part.module.training, shapes, _current_modes(shapes[0][2]))
+    answer = member.ask(BatchedCall(place, part, inputs, signature))
+    return _lead(answer) if isinstance(answer, LeaderTurn) else answer
 
 
 def _lead(lead: LeaderTurn) -> Any:
-    first, others = lead.visits[0], lead.group[1:]
+    first, followers = lead.visits[0], lead.group[1:]
     try:
-        found = (
+        results = (
             run([v.part for v in lead.visits], [v.inputs for v in lead.visits])
-            if others
+            if followers
             else [first.part.forward(*first.inputs)]
         )
     except BaseException as error:  # those who wait for it hear of it too
-        for member in others:
+        for member in followers:
             member.failure = error
         raise
     finally:
-        for member in others:
-            member.wish = FollowerResult(over=True)
-    for member, own in zip(others, found[1:], strict=True):
-        member.answer = own
-    return found[0]
+        for member in followers:
+            member.request = FollowerResult(over=True)
+    for member, result in zip(followers, results[1:], strict=True):
+        member.answer = result
+    return results[0]
 
 
 def in_pack_thread(work: Callable[[], Any]) -> Any:
     """Do something in the thread that runs the pack; outside a pack at once."""
-    member: Member | None = getattr(_here, "member", None)
+    member: Member | None = getattr(_local, "member", None)
     return work() if member is None else member.ask(Call(work))

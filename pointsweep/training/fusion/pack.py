@@ -43,12 +43,12 @@ def packs_of(
     packs: list[list[TrialConfig]] = []
     for config in configs:
         shared = shared_part(config)
-        most = size if isinstance(size, int) else size(config)
-        if shared is None or most <= 1:
+        max_size = size if isinstance(size, int) else size(config)
+        if shared is None or max_size <= 1:
             packs.append([config])
             continue
-        key = (shared, most)
-        if key not in open_packs or len(open_packs[key]) == most:
+        key = (shared, max_size)
+        if key not in open_packs or len(open_packs[key]) == max_size:
             open_packs[key] = []
             packs.append(open_packs[key])
         open_packs[key].append(config)
@@ -87,9 +87,9 @@ class SharedBackbone:
         frozen weights.
         """
         # Of its own it keeps the structure and what may be thawed; the matrices are the pack's.
-        own: Backbone = registry.load("backbones", self.config.name)(self.config)
-        _share(own, self.whole)
-        model = PointModel(config, num_classes, backbone=own).to(self.device)
+        trial_backbone: Backbone = registry.load("backbones", self.config.name)(self.config)
+        _share(trial_backbone, self.whole)
+        model = PointModel(config, num_classes, backbone=trial_backbone).to(self.device)
         model.weights_origin = self.origin
         model.change_per_block = self.change_per_block
         for index, (block, frozen) in enumerate(
@@ -113,16 +113,16 @@ class SharedBackbone:
         return model
 
 
-def _share(own: Backbone, whole: Backbone) -> None:
-    """Give `own` the matrices of the blocks of `whole` themselves and copies of all else, which is
-    small and may be thawed.
+def _share(trial_backbone: Backbone, shared: Backbone) -> None:
+    """Give `trial_backbone` the matrices of the blocks of `shared` themselves and copies of all
+    else, which is small and may be thawed.
     """
-    theirs = dict(whole.named_modules())
-    own.to(next(whole.parameters()).device)
-    own.load_state_dict(whole.state_dict())
-    for name, module in own.named_modules():
+    shared_modules = dict(shared.named_modules())
+    trial_backbone.to(next(shared.parameters()).device)
+    trial_backbone.load_state_dict(shared.state_dict())
+    for name, module in trial_backbone.named_modules():
         if isinstance(module, nn.Linear) and name.startswith("blocks."):
-            module.weight = theirs[name].weight  # type: ignore[assignment]
+            module.weight = shared_modules[name].weight  # type: ignore[assignment]
 
 
 def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) -> None:
@@ -191,27 +191,27 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
     """Let members of equal structure run their tokenizers as one, and all behind them, whatever
     their seeds and rates.
     """
-    tokenizer, rest = Part(model.tokenizer), Part(model, but="tokenizer")
-    same = (
+    tokenizer, remainder = Part(model.tokenizer), Part(model, but="tokenizer")
+    tokenizer_kind = (
         config.tokenizer,
         config.compat,
         official.program(config),
         config.train.precision,
         model.backbone.widths[0],
     )
-    structure = (*same, config.backbone, config.positions, config.method, config.head)
+    structure = (*tokenizer_kind, config.backbone, config.positions, config.method, config.head)
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
-        if current() is not None or not _light(rest.module, points):
+        if current() is not None or not _light(remainder.module, points):
             return tokenizer.forward(points)  # type: ignore[no-any-return]
-        return visit(BEFORE[0], tokenizer, (points,), same)  # type: ignore[no-any-return]
+        return visit(BEFORE[0], tokenizer, (points,), tokenizer_kind)  # type: ignore[no-any-return]
 
     def logits(
         points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         if current() is not None:
-            return rest.forward(points, category, made)  # type: ignore[no-any-return]
-        return visit(BEFORE[1], rest, (points, category, tokenizer.module(points)), structure)  # type: ignore[no-any-return]
+            return remainder.forward(points, category, made)  # type: ignore[no-any-return]
+        return visit(BEFORE[1], remainder, (points, category, tokenizer.module(points)), structure)  # type: ignore[no-any-return]
 
     # On the instances: a module around them would give every tensor of a checkpoint another name,
     # and `Part` runs a member alone by its class, which must stay the plain one.

@@ -1,5 +1,5 @@
-"""What members of a pack wish for (members.py), and wait until it is met; the end of a step is in
-steps.py.
+"""Requests of the members of a pack (coroutines.py), each served in turn; the end of a step is in
+fused_step.py.
 """
 
 from __future__ import annotations
