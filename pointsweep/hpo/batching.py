@@ -14,7 +14,7 @@ from pointsweep.hpo.suggestion import Suggestion
 
 
 class Batches:
-    """Those of one study."""
+    """The batches of one study."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.search = study, study.search
@@ -27,11 +27,11 @@ class Batches:
         `spent`: its hours are. Then one goes on to its end, if none has come to it.
         """
         batch, items = self.study.next_batch(), self.study.suggestions()
-        begun = sum(not item.known and item.batch < batch for item in items)
-        fresh, promoted = max(0, self.search.trials - begun), self._promoted(items, batch)
+        num_begun = sum(not item.known and item.batch < batch for item in items)
+        fresh, promoted = max(0, self.search.trials - num_begun), self._promoted(items, batch)
         if spent:
-            done = any(item.before(batch)[0] == "complete" for item in items)
-            fresh, promoted = 0, [] if done else promoted[:1]
+            any_complete = any(item.before(batch)[0] == "complete" for item in items)
+            fresh, promoted = 0, [] if any_complete else promoted[:1]
         return self.study.ask(self.search.batch, fresh, promoted)
 
     def _promoted(self, items: Sequence[Suggestion], batch: int) -> list[int]:
@@ -46,12 +46,12 @@ class Batches:
                 curves.setdefault(self._bracket(item), {})[item.number] = curve
             if state == "waiting":
                 waiting.add(item.number)
-        found = [
-            each
-            for bracket, seen in curves.items()
-            for each in promotable(seen, waiting, self.search, bracket)
+        candidates = [
+            candidate
+            for bracket, bracket_curves in curves.items()
+            for candidate in promotable(bracket_curves, waiting, self.search, bracket)
         ]
-        return [number for _, number in sorted(found, key=lambda each: -each[0])]
+        return [number for _, number in sorted(candidates, key=lambda candidate: -candidate[0])]
 
     def limits(self, item: Suggestion) -> Limits:
         """Return where the trials of a suggestion of the open batch halt; where it halted before it
@@ -61,13 +61,13 @@ class Batches:
             return {}
         batch, bracket = item.batches[-1], self._bracket(item)
         rivals = [
-            each
-            for each in self.study.suggestions()
-            if each.number != item.number and self._bracket(each) == bracket
+            other
+            for other in self.study.suggestions()
+            if other.number != item.number and self._bracket(other) == bracket
         ]
-        seen = [each.before(batch) for each in rivals]
+        states = [other.before(batch) for other in rivals]
         limits = limits_of(
-            [curve for state, curve in seen if state != "failed"],
+            [curve for state, curve in states if state != "failed"],
             self.search,
             self._epochs(item),
             bracket,

@@ -34,7 +34,9 @@ def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> Non
 
 
 def _arm(study: Study) -> dict[str, Any]:
-    told = [item for item in study.suggestions() if item.state in ("complete", "stopped", "failed")]
+    ended = [
+        item for item in study.suggestions() if item.state in ("complete", "stopped", "failed")
+    ]
     return {
         "study": study.name,
         "importances": study.importances(),
@@ -48,6 +50,6 @@ def _arm(study: Study) -> dict[str, Any]:
             }
             | ({"curve": list(item.curve.items())} if item.curve else {})
             | ({"times": list(item.times)} if len(item.times) == 2 else {})
-            for item in told
+            for item in ended
         ],
     }

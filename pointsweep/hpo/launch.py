@@ -99,10 +99,10 @@ def search(
                 for trial in batch.trials()
             }
             display.expect(*tuning.extent())
-            rest = Plan(batch, states, {}, {}, {}, ())
+            batch_plan = Plan(batch, states, {}, {}, {}, ())
             targets = {batch.name: target} if target is not None else {}
             launch_all(
-                [rest], store, targets, trial_tags_of(batch), options, display, limits, on_end
+                [batch_plan], store, targets, trial_tags_of(batch), options, display, limits, on_end
             )
 
         tuning = Tuning(sweep, store)
@@ -110,19 +110,19 @@ def search(
         with working(tuning.url):
             tuning.run(train, display.say)
             tags.update(trial_tags_of(tuning.everything()))
-            found = tuning.found()
-        if found is None:
+            winners = tuning.found()
+        if winners is None:
             raise SearchFailedError(
                 f"{sweep.name}: every suggestion failed; {store.path('trials')} says why"
             )
-        write_definition(found, store)
+        write_definition(winners, store)
         with working(tuning.url):
             write_searched(sweep, tuning.by_arm(), store)
-        train(found, {})
+        train(winners, {})
         ray_cluster.leave()
-        mirror.layout = found.layout()
-    concluded = conclude(found, store, mirror.lines(), (), options, display)
-    mirror.publish(files_of(store, found.name), cell_metrics(concluded.table))
+        mirror.layout = winners.layout()
+    conclusion = conclude(winners, store, mirror.lines(), (), options, display)
+    mirror.publish(files_of(store, winners.name), cell_metrics(conclusion.table))
     if tuning.failed():
-        return Conclusion(concluded.table, max(concluded.code, FAILED))
-    return concluded
+        return Conclusion(conclusion.table, max(conclusion.code, FAILED))
+    return conclusion

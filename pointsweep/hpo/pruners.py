@@ -37,22 +37,22 @@ def limits_of(
         return dict(_medians(curves, search.schedule))
     limits = {}
     for rung in rungs(search, epochs, bracket) if search.scheduler in LETS_WAIT else ():
-        there = sorted((curve[rung] for curve in curves if rung in curve), reverse=True)
+        accuracies = sorted((curve[rung] for curve in curves if rung in curve), reverse=True)
         # the new one is one of those that are there; of equal ones the first is the better
-        best = _best(len(there) + 1, search)
-        limits[rung] = math.nextafter(there[best - 1], math.inf) if there else math.inf
+        best = _best(len(accuracies) + 1, search)
+        limits[rung] = math.nextafter(accuracies[best - 1], math.inf) if accuracies else math.inf
     return limits
 
 
 def _medians(curves: Sequence[Curve], options: Mapping[str, int]) -> Iterator[tuple[int, float]]:
     for epoch in sorted(set().union(*curves)):
-        there = [curve[epoch] for curve in curves if epoch in curve]
+        accuracies = [curve[epoch] for curve in curves if epoch in curve]
         if (
             epoch >= options["warmup_epochs"]
             and epoch > options.get(WARMUP, 0)
-            and len(there) >= options["min_trials"]
+            and len(accuracies) >= options["min_trials"]
         ):
-            yield epoch, statistics.median(there)
+            yield epoch, statistics.median(accuracies)
 
 
 def promotable(
@@ -63,8 +63,8 @@ def promotable(
     `curves`: of all trials of the bracket, by number; of equal ones the lower number is the better.
     """
     for rung in rungs(search, _end(curves.values()), bracket):
-        there = sorted((-curve[rung], number) for number, curve in curves.items() if rung in curve)
-        for _, number in there[: _best(len(there), search)]:
+        ranked = sorted((-curve[rung], number) for number, curve in curves.items() if rung in curve)
+        for _, number in ranked[: _best(len(ranked), search)]:
             if number in waiting and max(curves[number]) == rung:
                 yield rung, number
 
@@ -94,13 +94,13 @@ def rungs(search: Search, epochs: int, bracket: int = 0) -> list[int]:
     """The epochs at which a bracket judges trials of so many: the least one, and each a reduction
     times the one before.
     """
-    found, reduction = [], search.schedule["reduction"]
+    epochs_of_rungs, reduction = [], search.schedule["reduction"]
     warmup = search.schedule.get(WARMUP, 0)
     length = search.schedule["min_epochs"] * reduction**bracket
     while warmup + length < epochs:
-        found.append(warmup + length)
+        epochs_of_rungs.append(warmup + length)
         length *= reduction
-    return found
+    return epochs_of_rungs
 
 
 def bracket_of(number: int, search: Search, epochs: int) -> int:
@@ -109,15 +109,15 @@ def bracket_of(number: int, search: Search, epochs: int) -> int:
     """
     if search.scheduler != "hyperband":
         return 0
-    least, reduction = search.schedule["min_epochs"], search.schedule["reduction"]
-    last = 0
-    while least * reduction ** (last + 1) <= epochs - search.schedule.get(WARMUP, 0):
-        last += 1
+    min_epochs, reduction = search.schedule["min_epochs"], search.schedule["reduction"]
+    last_bracket = 0
+    while min_epochs * reduction ** (last_bracket + 1) <= epochs - search.schedule.get(WARMUP, 0):
+        last_bracket += 1
     # Algorithm 1 of the paper: n = ceil((s_max + 1) / (s + 1) * eta^s), where s = s_max is our
     # bracket 0.
-    sizes = [-(-(last + 1) * reduction**s // (s + 1)) for s in range(last, -1, -1)]
+    sizes = [-(-(last_bracket + 1) * reduction**s // (s + 1)) for s in range(last_bracket, -1, -1)]
     # Spread evenly over the suggestions, so that a search of any length has its share of each.
-    turn = sorted(
+    order = sorted(
         ((i + 0.5) / size, bracket) for bracket, size in enumerate(sizes) for i in range(size)
     )
-    return turn[number % len(turn)][1]
+    return order[number % len(order)][1]

@@ -49,7 +49,7 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
 
     Raises ResourcesError for options that do not go together.
     """
-    made: dict[str, Any] = {
+    classes: dict[str, Any] = {
         "tpe": optuna.samplers.TPESampler,
         "gp": optuna.samplers.GPSampler,
         "cmaes": optuna.samplers.CmaEsSampler,
@@ -60,7 +60,7 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
         "grid": optuna.samplers.RandomSampler,
     }
     try:
-        found: optuna.samplers.BaseSampler = made[search.sampler](seed=seed, **search.options)
+        created: optuna.samplers.BaseSampler = classes[search.sampler](seed=seed, **search.options)
     except ValueError as error:
         raise ResourcesError(f"sampler {search.sampler}: {error}") from None
-    return found
+    return created

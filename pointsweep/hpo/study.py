@@ -62,15 +62,15 @@ def require_sound(path: Path) -> None:
     if not problem:
         return
     if "locked" in problem:
-        mend = "end that process, or wait, then run the same command again"
+        remedy = "end that process, or wait, then run the same command again"
     elif "read-only" in problem or "cannot be" in problem:
-        mend = "give this user the right to read and write it"
+        remedy = "give this user the right to read and write it"
     else:
-        mend = (
+        remedy = (
             "its trials are in the store; set it aside and the same command makes it anew: mv"
             f" {_aside(path)}"
         )
-    raise StoreError(f"the search's study {path} {problem}; {mend}")
+    raise StoreError(f"the search's study {path} {problem}; {remedy}")
 
 
 @contextmanager
@@ -82,16 +82,17 @@ def opening(url: str | None) -> Iterator[None]:
         yield
     except Exception as error:  # of Optuna, SQLAlchemy, Alembic or a database's driver
         path = sqlite_path(url or "")
-        where = str(path) if path is not None else masked(url or "")
-        words = " ".join(scrubbed(str(error), url or "").split())[:300]
-        mend = "if another version of Optuna made it, use that version"
+        location = str(path) if path is not None else masked(url or "")
+        message = " ".join(scrubbed(str(error), url or "").split())[:300]
+        remedy = "if another version of Optuna made it, use that version"
         if path is not None:
-            mend += (
+            remedy += (
                 "; or set it aside, and the same command makes it anew from the trials: mv"
                 f" {_aside(path)}"
             )
         raise StoreError(
-            f"the search's study {where} cannot be opened: {type(error).__name__}: {words}; {mend}"
+            f"the search's study {location} cannot be opened: {type(error).__name__}:"
+            f" {message}; {remedy}"
         ) from error
 
 
@@ -104,17 +105,17 @@ def working(url: str | None) -> Iterator[None]:
         yield
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
         path = sqlite_path(url or "")
-        where = str(path) if path is not None else masked(url or "")
+        location = str(path) if path is not None else masked(url or "")
         cause = error.__cause__ or error
-        words = " ".join(scrubbed(str(cause), url or "").split())[:300]
-        mend = ""
-        if path is not None and "locked" not in words:
-            mend = (
+        message = " ".join(scrubbed(str(cause), url or "").split())[:300]
+        remedy = ""
+        if path is not None and "locked" not in message:
+            remedy = (
                 "; if that stays so, set it aside, and it is made anew from the trials: mv"
                 f" {_aside(path)}"
             )
         raise StoreUnavailableError(
-            f"the search's study {where} cannot be read or written: {words}{mend}"
+            f"the search's study {location} cannot be read or written: {message}{remedy}"
         ) from error
 
 
@@ -168,9 +169,11 @@ class Study:
         """
         if self.started:
             return
-        told = {tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)}
+        stored_keys = {
+            tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)
+        }
         for drawn, values, keys, curve in known:
-            if tuple(keys) not in told:
+            if tuple(keys) not in stored_keys:
                 self._add(
                     drawn,
                     {"known": True, "keys": list(keys)},
@@ -198,18 +201,20 @@ class Study:
         have been told, it is the same.
         """
         self._replay()
-        batch, before = self.next_batch(), self.suggestions()
+        batch, suggestions = self.next_batch(), self.suggestions()
         promoted = promoted[:count]
         for number in promoted:
-            if batch not in before[number].batches:
-                self._writer(number).set_user_attr("promoted", [*before[number].batches[1:], batch])
-        new = min(count - len(promoted), count if fresh is None else fresh)
-        for _ in range(new - sum(item.batch == batch for item in before)):
-            found = self._draw()
-            if found is None:
+            if batch not in suggestions[number].batches:
+                self._writer(number).set_user_attr(
+                    "promoted", [*suggestions[number].batches[1:], batch]
+                )
+        num_new = min(count - len(promoted), count if fresh is None else fresh)
+        for _ in range(num_new - sum(item.batch == batch for item in suggestions)):
+            suggestion = self._draw()
+            if suggestion is None:
                 break
-            trial, drawn, config = found
-            keys = [each.key() for each in self.arm.trials(config)]
+            trial, drawn, config = suggestion
+            keys = [trial_config.key() for trial_config in self.arm.trials(config)]
             self._open(self._add(drawn, {"batch": batch, "keys": keys}), trial)
         return [item for item in self.suggestions() if item.open]
 
@@ -258,13 +263,13 @@ class Study:
         """objective -> key -> its share in what sets the best trials apart (PED-ANOVA, arXiv
         2304.10255); of too few none.
         """
-        done = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         found = {}
         for index, (name, direction) in enumerate(self.search.objectives.items()):
             # of what it is given, the least counts as the best
             sign = -1.0 if direction == "maximize" else 1.0
-            costs = {trial.number: sign * trial.values[index] for trial in done}
-            if len(done) >= LEAST_TRIALS and len(set(costs.values())) > 1:
+            costs = {trial.number: sign * trial.values[index] for trial in complete}
+            if len(complete) >= LEAST_TRIALS and len(set(costs.values())) > 1:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
                 with warnings.catch_warnings():  # it warns that the least counts as the best
                     warnings.simplefilter("ignore", UserWarning)
@@ -311,19 +316,19 @@ class Study:
             if parameter.key in drawn
         }
 
-    def _fresh(self, seed: int, told: Iterable[Suggestion]) -> None:
-        """A study in memory that knows nothing but what was told."""
+    def _fresh(self, seed: int, items: Iterable[Suggestion]) -> None:
+        """Begin a study in memory that knows these suggestions alone."""
         self.open.clear()
         self.places.clear()
         self.live = optuna.create_study(
             sampler=sampler(self.search, seed), directions=self.directions
         )
-        for item in told:
+        for item in items:
             self.places[item.number] = len(self.places)
             self.live.add_trial(
                 self._frozen(item, item.values if item.state == "complete" else None)
             )
-        used = [self.arm.settled(item.drawn) for item in told if not item.known]
+        used = [self.arm.settled(item.drawn) for item in items if not item.known]
         for point in self.arm.enqueue:
             if not any(point.items() <= drawn.items() for drawn in used):
                 self.live.enqueue_trial(dict(point))
@@ -354,18 +359,20 @@ class Study:
             return
         items = self.suggestions()
         self._fresh(self.search.seed, [item for item in items if item.known])
-        own = [item for item in items if not item.known]
-        for batch in sorted({batch for item in own for batch in item.batches}):
-            for item in (item for item in own if item.batch == batch):
-                found = self._draw()
-                if found is None or found[1] != self.arm.settled(item.drawn):
+        searched = [item for item in items if not item.known]
+        for batch in sorted({batch for item in searched for batch in item.batches}):
+            for item in (item for item in searched if item.batch == batch):
+                suggestion = self._draw()
+                if suggestion is None or suggestion[1] != self.arm.settled(item.drawn):
                     # Another version of Optuna drew the log: the sampler is given its trials, and a
                     # seed of its own.
-                    since = f"so from suggestion {len(own)} on it has another random state"
-                    self.note = f"{self.name}: the sampler could not be replayed, {since}"
-                    self._fresh(self.search.seed + len(own), items)
+                    consequence = (
+                        f"so from suggestion {len(searched)} on it has another random state"
+                    )
+                    self.note = f"{self.name}: the sampler could not be replayed, {consequence}"
+                    self._fresh(self.search.seed + len(searched), items)
                     return
-                self._open(item.number, found[0])
+                self._open(item.number, suggestion[0])
             self._tell_live(batch)
 
     def _tell_live(self, batch: int) -> None:
@@ -384,11 +391,11 @@ class Study:
                     trial.report(value, epoch)
                 self.live.tell(trial, state=TrialState.PRUNED)
             else:
-                told = state == "complete"
+                complete = state == "complete"
                 self.live.tell(
                     trial,
-                    list(item.values) if told else None,
-                    state=None if told else TrialState.FAIL,
+                    list(item.values) if complete else None,
+                    state=None if complete else TrialState.FAIL,
                 )
         if self.search.scheduler in LETS_WAIT and self.search.sampler not in BLIND:
             self._tell_again(items, batch)
@@ -402,17 +409,17 @@ class Study:
         """
         assert self.live is not None
         trials = self.live.get_trials(deepcopy=False)
-        seen = {number: items[number].before(batch + 1) for number in self.places}
-        curves = [curve for state, curve in seen.values() if state != "failed"]
+        states = {number: items[number].before(batch + 1) for number in self.places}
+        curves = [curve for state, curve in states.values() if state != "failed"]
         enough = self.search.options.get("n_startup_trials", STARTUP)
-        whole = sum(state == "complete" for state, _ in seen.values()) >= enough
+        enough_complete = sum(state == "complete" for state, _ in states.values()) >= enough
         rung = rung_that_counts(curves, self.search, enough)
-        for number, place in self.places.items():
-            state, curve = seen[number]
+        for number, position in self.places.items():
+            state, curve = states[number]
             values = items[number].values if state == "complete" else None
-            if not whole:
+            if not enough_complete:
                 values = (curve[rung],) if rung in curve and state != "failed" else None
-            trials[place] = self._frozen(items[number], values, trials[place].system_attrs)
+            trials[position] = self._frozen(items[number], values, trials[position].system_attrs)
         self.live = optuna.create_study(sampler=self.live.sampler, directions=self.directions)
         self.live.add_trials(trials)
 

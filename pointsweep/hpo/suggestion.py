@@ -52,12 +52,12 @@ class Suggestion:
         """
         if self.known:
             return self.state, self.curve
-        last = max((each for each in self.batches if each < batch), default=None)
-        if last is None:
+        last_batch = max((number for number in self.batches if number < batch), default=None)
+        if last_batch is None:
             return "not suggested", {}
-        ended = self.state != "running" and last == self.batches[-1]
-        if last not in self.waits:
+        ended = self.state != "running" and last_batch == self.batches[-1]
+        if last_batch not in self.waits:
             return (self.state, self.curve) if ended else ("running", {})
         return "stopped" if ended else "waiting", {
-            epoch: value for epoch, value in self.curve.items() if epoch <= self.waits[last]
+            epoch: value for epoch, value in self.curve.items() if epoch <= self.waits[last_batch]
         }

@@ -81,40 +81,47 @@ class Tuning:
         """
         for study in self.studies:
             if not study.started:
-                study.start(self._first_told(study))
+                study.start(self._starting_trials(study))
         batches = [Batches(study) for study in self.studies]
         while True:
-            asked = [each.ask(self._spent(each.study)) for each in batches]
+            asked_batches = [
+                arm_batches.ask(self._spent(arm_batches.study)) for arm_batches in batches
+            ]
             for note in {study.note for study in self.studies if study.note}:
                 say(note)
-            if not any(asked):
+            if not any(asked_batches):
                 break
-            self._train_batches(batches, asked, train)
+            self._train_batches(batches, asked_batches, train)
             say(self.progress())
         for study in self.studies:
             study.close()
 
     def _train_batches(
-        self, batches: Sequence[Batches], asked: Sequence[Sequence[Suggestion]], train: Train
+        self,
+        batches: Sequence[Batches],
+        asked_batches: Sequence[Sequence[Suggestion]],
+        train: Train,
     ) -> None:
         """Train the batches of all arms in one launch, so that the cluster is full."""
         limits: dict[str, Limits] = {}
         open_suggestions = []
-        for each, batch in zip(batches, asked, strict=True):
+        for arm_batches, batch in zip(batches, asked_batches, strict=True):
             for item in batch:
-                keys = self._keys(each.study, item)
-                limits |= dict.fromkeys(keys, each.limits(item))
+                keys = self._keys(arm_batches.study, item)
+                limits |= dict.fromkeys(keys, arm_batches.limits(item))
                 unfinished = {key for key in keys if sound_record(self.store, key) is None}
-                open_suggestions.append(_OpenSuggestion(each.study, item, unfinished))
+                open_suggestions.append(_OpenSuggestion(arm_batches.study, item, unfinished))
         self._tell_ended(open_suggestions)
-        train(self._batch(asked), limits, partial(self._tell_ended, open_suggestions))
+        train(self._batch(asked_batches), limits, partial(self._tell_ended, open_suggestions))
         # A trial that another process holds has no end in this launch.
         for study in self.studies:
-            left = [each.item for each in open_suggestions if each.study is study]
-            if left:
-                self._tell(study, left)
+            unended = [
+                suggestion.item for suggestion in open_suggestions if suggestion.study is study
+            ]
+            if unended:
+                self._tell(study, unended)
 
-    def _first_told(self, study: Study) -> list[Finished]:
+    def _starting_trials(self, study: Study) -> list[Finished]:
         """Return the finished trials that a study begins with, and keep which they are.
 
         A study whose database was lost begins with the same ones. So it makes the same suggestions
@@ -122,24 +129,25 @@ class Tuning:
         """
         if not self.search.use_finished:
             return []
-        found = list(known(study.arm, self.search, self.sweep.protocol, self.store))
+        finished = list(known(study.arm, self.search, self.sweep.protocol, self.store))
         name = f"sweeps/{self.sweep.name}/told_first.json"
-        kept = self._kept_lists(name)
-        if study.name in kept:
+        key_lists = self._read_key_lists(name)
+        if study.name in key_lists:
             by_keys = {
-                " ".join(keys): (drawn, values, keys, curve) for drawn, values, keys, curve in found
+                " ".join(keys): (drawn, values, keys, curve)
+                for drawn, values, keys, curve in finished
             }
-            return [by_keys[keys] for keys in kept[study.name] if keys in by_keys]
-        kept[study.name] = [" ".join(keys) for _, _, keys, _ in found]
-        self.store.write(name, json.dumps(kept, indent=1).encode())
-        return found
+            return [by_keys[keys] for keys in key_lists[study.name] if keys in by_keys]
+        key_lists[study.name] = [" ".join(keys) for _, _, keys, _ in finished]
+        self.store.write(name, json.dumps(key_lists, indent=1).encode())
+        return finished
 
-    def _kept_lists(self, name: str) -> dict[str, list[str]]:
+    def _read_key_lists(self, name: str) -> dict[str, list[str]]:
         if not self.store.exists(name):
             return {}
         try:
-            kept = json.loads(self.store.read(name))
-            return {str(study): [str(keys) for keys in lists] for study, lists in kept.items()}
+            key_lists = json.loads(self.store.read(name))
+            return {str(study): [str(keys) for keys in lists] for study, lists in key_lists.items()}
         except (ValueError, AttributeError, TypeError) as error:
             path = self.store.path(name)
             raise StoreError(
@@ -154,32 +162,34 @@ class Tuning:
         The sampler hears of it with the rest of its batch (study.py), so who ends first changes no
         suggestion.
         """
-        for each in list(open_suggestions):
-            each.keys.discard(key)
-            if not each.keys:
-                open_suggestions.remove(each)
-                self._tell(each.study, [each.item])
+        for open_suggestion in list(open_suggestions):
+            open_suggestion.keys.discard(key)
+            if not open_suggestion.keys:
+                open_suggestions.remove(open_suggestion)
+                self._tell(open_suggestion.study, [open_suggestion.item])
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
         keys = {item.number: self._keys(study, item) for item in batch}
         results = {
-            number: values_of(each, self.search, self.sweep.protocol, self.store)
-            for number, each in keys.items()
+            number: values_of(suggestion_keys, self.search, self.sweep.protocol, self.store)
+            for number, suggestion_keys in keys.items()
         }
         stopped = [
             number
             for number, values in results.items()
             if values is None and self._stopped(keys[number])
         ]
-        told = [
+        with_curves = [
             number for number, values in results.items() if values is not None or number in stopped
         ]
         curves = (
-            {number: curve_of(keys[number], self.store) for number in told}
+            {number: curve_of(keys[number], self.store) for number in with_curves}
             if self.search.has_curves
             else {}
         )
-        facts = {number: self._facts(study, each) for number, each in keys.items()}
+        facts = {
+            number: self._facts(study, suggestion_keys) for number, suggestion_keys in keys.items()
+        }
         study.tell(results, curves, stopped, facts)
 
     def _facts(self, study: Study, keys: Sequence[str]) -> dict[str, Any]:
@@ -188,7 +198,7 @@ class Tuning:
 
         The keys of its trials stand there from its begin on.
         """
-        names = {id(each): name for name, each in self.by_arm().items()}
+        names = {id(arm_study): name for name, arm_study in self.by_arm().items()}
         facts: dict[str, Any] = {
             "cell": names[id(study)],
             "seconds": math.fsum(seconds_of(key, self.store) for key in keys),
@@ -209,13 +219,13 @@ class Tuning:
 
     def progress(self) -> str:
         """One line: "5 of 12 suggestions finished, 3 waiting"."""
-        done = sum(self._done(study) for study in self.studies)
-        number = sum(item.waiting for study in self.studies for item in study.suggestions())
-        waiting = f", {number} waiting" if number else ""
+        num_finished = sum(self._done(study) for study in self.studies)
+        num_waiting = sum(item.waiting for study in self.studies for item in study.suggestions())
+        waiting = f", {num_waiting} waiting" if num_waiting else ""
         spent = "" if self.search.hours is None else f", {self._hours()}"
         return (
-            f"{self.sweep.name}: {done} of {self.search.trials * len(self.studies)} suggestions"
-            f" finished{waiting}{spent}"
+            f"{self.sweep.name}: {num_finished} of {self.search.trials * len(self.studies)}"
+            f" suggestions finished{waiting}{spent}"
         )
 
     def extent(self) -> tuple[int, int, float]:
@@ -240,20 +250,20 @@ class Tuning:
 
     def _hours_of(self, study: Study) -> float:
         """Hours of the trials that a study was told of."""
-        told = [
+        trained = [
             item
             for item in study.suggestions()
             if not item.known and (item.state != "running" or item.curve)
         ]
         return (
-            sum(seconds_of(key, self.store) for item in told for key in self._keys(study, item))
+            sum(seconds_of(key, self.store) for item in trained for key in self._keys(study, item))
             / 3600
         )
 
     def _hours(self) -> str:
-        each = " of each arm" if len(self.studies) > 1 else ""
+        per_arm = " of each arm" if len(self.studies) > 1 else ""
         return (
-            f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{each}"
+            f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{per_arm}"
             " spent"
         )
 
@@ -261,15 +271,15 @@ class Tuning:
         """All suggestions so far as a sweep: what MLflow is to show."""
         return self._batch([study.suggestions() for study in self.studies])
 
-    def _batch(self, asked: Sequence[Sequence[Suggestion]]) -> Sweep:
+    def _batch(self, batches: Sequence[Sequence[Suggestion]]) -> Sweep:
         rows: list[tuple[str, ...]] = []
         cells = []
-        for cell, study, batch in zip(self.cells, self.studies, asked, strict=True):
-            before = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)} / "
+        for cell, study, batch in zip(self.cells, self.studies, batches, strict=True):
+            prefix = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)} / "
             for item in batch:
                 if (config := study.arm.config(item.drawn)) is not None:
                     cells.append(Cell(len(rows), 0, tuple(study.arm.trials(config))))
-                    rows.append((f"{before}trial {item.number}",))
+                    rows.append((f"{prefix}trial {item.number}",))
         return replace(
             self.sweep,
             row_headers=("",),
@@ -294,7 +304,7 @@ class Tuning:
 
     def _keys(self, study: Study, item: Suggestion) -> list[str]:
         config = study.arm.config(item.drawn)
-        return [each.key() for each in study.arm.trials(config)] if config is not None else []
+        return [trial.key() for trial in study.arm.trials(config)] if config is not None else []
 
     # What was found
 
@@ -342,64 +352,70 @@ class Tuning:
         yield from self._failures()
 
     def _budget(self) -> str:
-        done = max(map(self._done, self.studies))
+        num_finished = max(map(self._done, self.studies))
         hours = "" if self.search.hours is None else f", {self._hours()}"
-        aims = ", ".join(self.search.objectives)
+        objectives = ", ".join(self.search.objectives)
         protocol = f"protocol {self.sweep.protocol}"
         return (
-            f"{done} trials by {self.search.sampler}, sampler seed {self.search.seed}, aiming at"
-            f" {aims} ({protocol}){hours}"
+            f"{num_finished} trials by {self.search.sampler}, sampler seed {self.search.seed},"
+            f" aiming at {objectives} ({protocol}){hours}"
         )
 
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
-            number = sum(item.state == "failed" for item in study.suggestions())
-            where = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
-            stopped = sum(item.state == "stopped" for item in study.suggestions())
-            if stopped:
+            num_failed = sum(item.state == "failed" for item in study.suggestions())
+            prefix = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
+            num_stopped = sum(item.state == "stopped" for item in study.suggestions())
+            if num_stopped:
                 yield (
-                    f"{where}{stopped} suggestions were stopped early by {self.search.scheduler};"
-                    " they count and are not ranked"
+                    f"{prefix}{num_stopped} suggestions were stopped early by"
+                    f" {self.search.scheduler}; they count and are not ranked"
                 )
-            if number:
+            if num_failed:
                 yield (
-                    f"{where}{number} suggestions failed; they count in the budget and are not"
+                    f"{prefix}{num_failed} suggestions failed; they count in the budget and are not"
                     " ranked"
                 )
 
-    def _winners(self, told: Sequence[Sequence[Suggestion]]) -> Sweep:
+    def _winners(self, finished: Sequence[Sequence[Suggestion]]) -> Sweep:
         assert self.search.then_seeds is not None
-        found: dict[tuple[int, int], Cell] = {}
+        cells_by_position: dict[tuple[int, int], Cell] = {}
         notes = [
             f"every row was tuned with the same budget: {self._budget()}; space:"
             f" {space_text(self.search)}"
         ]
-        first = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
-        seeds = range(first, first + self.search.then_seeds)
-        whole = self.search.then_on == "train_and_val"
-        clouds = "on the training and the validation clouds" if whole else "on the training clouds"
+        first_seed = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
+        seeds = range(first_seed, first_seed + self.search.then_seeds)
+        with_validation = self.search.then_on == "train_and_val"
+        clouds = (
+            "on the training and the validation clouds"
+            if with_validation
+            else "on the training clouds"
+        )
         notes.append(
             f"the winner of every row was then trained {clouds} with fresh seeds:"
             f" {', '.join(map(str, seeds))}"
         )
-        for cell, study, items in zip(self.cells, self.studies, told, strict=True):
+        for cell, study, items in zip(self.cells, self.studies, finished, strict=True):
             best = chosen(items, self.search)[:1]
             config = study.arm.config(best[0].drawn) if best else None
             if config is None:
-                found[cell.row, cell.column] = replace(
+                cells_by_position[cell.row, cell.column] = replace(
                     cell, arm=None, excluded=f"all {self.search.trials} suggestions failed"
                 )
                 continue
-            if whole:
+            if with_validation:
                 config = config.replace(dataset=config.dataset.replace(val_fraction=0.0))
             trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
-            found[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
+            cells_by_position[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
             value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"
             notes.append(
                 f"{self.sweep.cell_name(cell)}: {drawn_text(best[0].drawn)} ({value}, trial"
                 f" {best[0].number})"
             )
-        cells = tuple(found.get((cell.row, cell.column), cell) for cell in self.sweep.cells)
+        cells = tuple(
+            cells_by_position.get((cell.row, cell.column), cell) for cell in self.sweep.cells
+        )
         return replace(
             self.sweep,
             cells=cells,
@@ -434,8 +450,8 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
         sweep.protocol, settings,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
-    where = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
-    return f"{sweep.name}{where} {digest}"
+    cell_suffix = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
+    return f"{sweep.name}{cell_suffix} {digest}"
 
 
 def _finished(study: Study) -> list[Suggestion]:
@@ -461,15 +477,18 @@ def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
     return front
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Return whether no cost of one is above that of the other."""
-    return all(map(operator.le, one, other))
+def _dominates(costs: Sequence[float], other_costs: Sequence[float]) -> bool:
+    """Return whether no cost is above the other's."""
+    return all(map(operator.le, costs, other_costs))
 
 
 def headers(keys: Sequence[str]) -> list[str]:
     """The last words of the keys where these differ."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+    last_words = [key.rpartition(".")[2] for key in keys]
+    return [
+        name if last_words.count(name) == 1 else key
+        for name, key in zip(last_words, keys, strict=True)
+    ]
 
 
 def short(value: Any) -> str:

@@ -75,7 +75,7 @@ def known(
             continue
         drawn = arm.located(record.config) if record.config.get("seed") == arm.seeds[0] else None
         config = arm.config(drawn) if drawn is not None else None
-        trials = [each.key() for each in arm.trials(config)] if config is not None else []
+        trials = [trial.key() for trial in arm.trials(config)] if config is not None else []
         # Only what would be the very same trial counts: all that the space leaves open must agree.
         if (
             trials
