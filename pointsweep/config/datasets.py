@@ -88,7 +88,7 @@ class DatasetConfig(NamedConfig):
 
     @property
     def point_features(self) -> tuple[str, ...]:
-        """What stands behind the coordinates of a point, in this order."""
+        """Return the features that follow the coordinates of a point, in this order."""
         return ()
 
     @property

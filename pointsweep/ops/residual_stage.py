@@ -350,7 +350,7 @@ class _AtMaximum:
         self.begins = counts.cumsum(0) - counts
 
     def _rows(self, centres: slice) -> Tensor:
-        """Where the largest neighbours stand (., D) among the rows of some centres."""
+        """Return the indices (., D) of the largest neighbours among the rows of some centres."""
         place = self.place[centres]
         return place + self.pairs.neighbours * torch.arange(len(place)).unsqueeze(1)
 
@@ -556,7 +556,7 @@ _ONEDNN = (
 
 
 def _stable_order(keys: Tensor, limit: int) -> Tensor:
-    """What sorts each row of whole numbers below a limit; of equal ones the first comes first.
+    """Return the order that sorts each row of integers below a limit, equal ones as they come.
 
     NumPy sorts numbers of 16 bits by their digits, five times as fast as torch sorts them.
     """

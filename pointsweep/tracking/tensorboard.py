@@ -23,7 +23,7 @@ LONGEST_NAME = 80  # letters of a folder's name
 
 @dataclass(frozen=True)
 class TrialEvents:
-    """What TensorBoard shows of a trial. `name` is its folder, "row/column/seed 0"."""
+    """A trial as TensorBoard shows it. `name` is its folder, "row/column/seed 0"."""
 
     key: str
     name: str
