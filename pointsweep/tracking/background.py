@@ -65,11 +65,13 @@ class Mirror:
         """Something new stands in a folder."""
         with self.changed:
             now = time.monotonic()
-            due = self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
+            due_at = (
+                self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
+            )
             self.waiting[folder.path] = (
                 folder,
                 tags,
-                now if (folder.path / "record.json").is_file() else due,
+                now if (folder.path / "record.json").is_file() else due_at,
             )
             self.behind_since = self.behind_since or now
             self.changed.notify_all()
@@ -83,9 +85,9 @@ class Mirror:
                 path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()
             }
             self.changed.notify_all()
-            before = -1
-            while self.behind_since is not None and not self.failing and self.synced > before:
-                before = self.synced
+            previous = -1
+            while self.behind_since is not None and not self.failing and self.synced > previous:
+                previous = self.synced
                 self.changed.wait(STUCK_S)
 
     def lag_s(self) -> float:
@@ -100,11 +102,11 @@ class Mirror:
         while True:
             folder, tags = self._next()
             try:
-                begun = time.thread_time()
+                started_at = time.thread_time()
                 writer = writer or tracker.writer(self.target)
                 writer.send(folder, tags)
                 pause = 1.0
-                self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - begun) / SHARE))
+                self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - started_at) / SHARE))
                 with self.changed:
                     self.synced += 1
                     self.behind_since, self.failing = (

@@ -95,13 +95,13 @@ class Mirroring:
         """
         if self.uri == "none":
             return []
-        again = sync_command(self.store, self.uri)
+        command = sync_command(self.store, self.uri)
         if self.problem:
-            texts = [f"is behind: {self.problem}; then: {again}"]
+            texts = [f"is behind: {self.problem}; then: {command}"]
         else:
             texts = self.tracker.lines(self.experiment_id)
         if self.files_problem:
-            texts.append(f"has all runs and metrics, but {self.files_problem}; then: {again}")
+            texts.append(f"has all runs and metrics, but {self.files_problem}; then: {command}")
         labels = [self.tracker.title, *[""] * (len(texts) - 1)]
         return [f"{label:<8} {text}" for label, text in zip(labels, texts, strict=True)]
 

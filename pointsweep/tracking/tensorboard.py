@@ -36,21 +36,21 @@ def trials_of(
     layout: Layout, records: Mapping[str, Record], histories: Mapping[str, Sequence[Event]]
 ) -> Iterator[TrialEvents]:
     """Yield each trial of a table that has an epoch, once."""
-    seen: set[str] = set()
+    seen_keys: set[str] = set()
     names: set[str] = set()
     for cell in layout.cells:
         row, column = " ".join(layout.rows[cell.row]), layout.columns[cell.column]
         for seed, key in cell.keys:
             epochs = epochs_of(histories.get(key, ()))
-            if key in seen or not epochs:
+            if key in seen_keys or not epochs:
                 continue
-            seen.add(key)
+            seen_keys.add(key)
             name = f"{_safe(row)}/{_safe(column)}/seed {seed}"
             if name in names:  # another row whose label differs in letters that no folder can have
                 name = f"{name} {key}"
             names.add(name)
-            place = {"row": row, "column": column, "seed": str(seed)}
-            yield TrialEvents(key, name, place, epochs, records.get(key))
+            labels = {"row": row, "column": column, "seed": str(seed)}
+            yield TrialEvents(key, name, labels, epochs, records.get(key))
 
 
 def _safe(label: str) -> str:
@@ -69,12 +69,12 @@ def write_trials(folder: Path, trials: Sequence[TrialEvents], protocol: str) -> 
         if target.exists():
             _refuse_others(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
-            made = Path(beside) / "events"
-            _write_trial(made, trial, protocol, varied)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+            events_folder = Path(temporary) / "events"
+            _write_trial(events_folder, trial, protocol, varied)
             if target.exists():
                 shutil.rmtree(target)
-            made.rename(target)
+            events_folder.rename(target)
 
 
 def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
@@ -98,7 +98,7 @@ def _varied(trials: Sequence[TrialEvents]) -> list[str]:
     configs = [dict(_flat(trial.record.config)) for trial in trials if trial.record is not None]
     for name in {name for config in configs for name in config}:
         values[name] = {config.get(name) for config in configs}
-    return sorted(name for name, found in values.items() if len(found) > 1)
+    return sorted(name for name, distinct in values.items() if len(distinct) > 1)
 
 
 def _write_trial(folder: Path, trial: TrialEvents, protocol: str, varied: Sequence[str]) -> None:
@@ -109,8 +109,8 @@ def _write_trial(folder: Path, trial: TrialEvents, protocol: str, varied: Sequen
         if trial.record is not None:
             result = _result(trial.record, protocol)
             settings = dict(_flat(trial.record.config))
-            asked = {**trial.place, **{name: settings.get(name, "") for name in varied}}
-            for summary in hparams(asked, result):
+            settings_shown = {**trial.place, **{name: settings.get(name, "") for name in varied}}
+            for summary in hparams(settings_shown, result):
                 writer.file_writer.add_summary(summary)
         for epoch in trial.epochs:
             values: dict[str, Any] = dict(epoch["metrics"])

@@ -113,10 +113,10 @@ def open_tracker(uri: str) -> Tracker:
     """Return the tracker that an address means; its module is imported now, and nothing opened."""
     scheme = uri.partition(":")[0]
     if scheme in TRACKERS:
-        return _made(TRACKERS[scheme], uri)
-    mlflow = _made(TRACKERS[MLFLOW], uri)
+        return _create(TRACKERS[scheme], uri)
+    mlflow = _create(TRACKERS[MLFLOW], uri)
     if mlflow.mistake() and _discover(scheme):
-        return _made(TRACKERS[scheme], uri)
+        return _create(TRACKERS[scheme], uri)
     return mlflow
 
 
@@ -125,10 +125,10 @@ def uri_mistake(uri: str) -> str:
     return "" if uri == "none" else open_tracker(uri).mistake()
 
 
-def _made(target: str, uri: str) -> Tracker:
+def _create(target: str, uri: str) -> Tracker:
     module, _, name = target.partition(":")
-    made: Tracker = getattr(importlib.import_module(module), name)(uri)
-    return made
+    tracker: Tracker = getattr(importlib.import_module(module), name)(uri)
+    return tracker
 
 
 def _discover(scheme: str) -> bool:

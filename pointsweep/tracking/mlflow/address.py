@@ -53,17 +53,17 @@ def target_problem(uri: str) -> str:
 def uri_mistake(uri: str) -> str:
     """Return why a tracking URI can name no MLflow at all, "" if it can."""
     scheme = scheme_of(uri)
-    known = [*SERVERS, *DATABASES]
+    known_schemes = [*SERVERS, *DATABASES]
     if (
         uri == "none"
         or scheme in ("", "file")
-        or scheme.partition("+")[0] in known
+        or scheme.partition("+")[0] in known_schemes
         or scheme in _plugins()
     ):
         if scheme in ("http", "https") and not _host(uri):
             return f"the tracking URI {masked(uri)} names no host; write {scheme}://HOST:PORT"
         return ""
-    schemes = [*known, *(name for name in TRACKERS if name != MLFLOW)]
+    schemes = [*known_schemes, *(name for name in TRACKERS if name != MLFLOW)]
     return f"the tracking URI {masked(uri)}: {unknown('scheme', scheme, schemes, 'Known')}"
 
 

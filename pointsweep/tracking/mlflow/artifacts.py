@@ -66,15 +66,15 @@ def send_trial(
     """
     experiment, run_id = run
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
-        made = Path(temporary)
+        upload_folder = Path(temporary)
         for name in (HISTORY, PREDICTIONS):
             if (folder.path / name).is_file():
-                shutil.copyfile(folder.path / name, made / name)
-        (made / "record.json").write_text(record.to_json(), encoding="utf-8")
-        (made / "config.yaml").write_text(
+                shutil.copyfile(folder.path / name, upload_folder / name)
+        (upload_folder / "record.json").write_text(record.to_json(), encoding="utf-8")
+        (upload_folder / "config.yaml").write_text(
             yaml.safe_dump(json.loads(json.dumps(dict(record.config)))), encoding="utf-8"
         )
-        client.log_artifacts(run_id, str(made))
+        client.log_artifacts(run_id, str(upload_folder))
     if mode == "all" and _is_loadable(folder, record):
         _send_model(client, experiment, run_id, folder, record)
     client.set_tag(run_id, SENT, mark_of(record, mode))
@@ -96,11 +96,11 @@ def _send_model(
 ) -> None:
     from mlflow.entities import LoggedModelOutput
 
-    found = client.search_logged_models(
+    models = client.search_logged_models(
         [experiment], filter_string=f"source_run_id = '{run_id}'", max_results=1
     )
-    if found:
-        model_id = found[0].model_id
+    if models:
+        model_id = models[0].model_id
     else:
         tags = {"pointsweep.key": record.key}
         model_id = client.create_logged_model(
@@ -108,15 +108,15 @@ def _send_model(
         ).model_id
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
-        made = Path(temporary)
-        _write_model(made, model_id, run_id, folder, record)
-        client.log_model_artifacts(model_id, str(made))
+        model_folder = Path(temporary)
+        _write_model(model_folder, model_id, run_id, folder, record)
+        client.log_model_artifacts(model_id, str(model_folder))
     client.log_model_artifact(model_id, str(folder.path / WEIGHTS), "data")
     client.finalize_logged_model(model_id, "READY")
 
 
 def _write_model(
-    made: Path, model_id: str, run_id: str, folder: TrialFolder, record: Record
+    model_folder: Path, model_id: str, run_id: str, folder: TrialFolder, record: Record
 ) -> None:
     """Write a model's folder in MLflow's format, but for its weights."""
     truth = folder.truth() if (folder.path / PREDICTIONS).is_file() else None
@@ -125,10 +125,10 @@ def _write_model(
         "num_classes": record.dataset["num_classes"],
         "class_names": list(truth[1]) if truth is not None else [],
     }
-    (made / "data").mkdir()
-    (made / "data" / TRIAL).write_text(json.dumps(facts), encoding="utf-8")
+    (model_folder / "data").mkdir()
+    (model_folder / "data" / TRIAL).write_text(json.dumps(facts), encoding="utf-8")
     version = record.origin.get("version.pointsweep", "")
-    (made / "requirements.txt").write_text(
+    (model_folder / "requirements.txt").write_text(
         f"pointsweep=={version}\n" if version else "pointsweep\n", encoding="utf-8"
     )
     flavor = {
@@ -147,7 +147,7 @@ def _write_model(
         "utc_time_created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "signature": {"inputs": json.dumps(inputs), "outputs": None, "params": None},
     }
-    (made / "MLmodel").write_text(yaml.safe_dump(described), encoding="utf-8")
+    (model_folder / "MLmodel").write_text(yaml.safe_dump(described), encoding="utf-8")
 
 
 def _mlflow_version() -> str:

@@ -90,7 +90,7 @@ def tracker_errors(uri: str) -> Iterator[None]:
     except (TrackerUnavailableError, NotMirroredError):
         raise
     except Exception as error:  # MLflow has no common base of what it raises
-        words = " ".join(scrubbed(str(error), uri).split())[:300]
+        message = " ".join(scrubbed(str(error), uri).split())[:300]
         path = sqlite_path(uri)
         mend = ""
         if path is not None and path.exists() and not _is_locked(error):
@@ -99,7 +99,7 @@ def tracker_errors(uri: str) -> Iterator[None]:
                 f" {way_back(path, 'damaged')}"
             )
         raise TrackerUnavailableError(
-            f"MLflow at {masked(uri)}: {type(error).__name__}: {words}{mend}"
+            f"MLflow at {masked(uri)}: {type(error).__name__}: {message}{mend}"
         ) from error
 
 
@@ -147,16 +147,16 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
     Raises TrackerUnavailableError.
     """
     disk = folder_of(store)
-    own = disk if uri.startswith("sqlite") else None
+    own_store = disk if uri.startswith("sqlite") else None
 
     def made() -> Target:
         with one_at_a_time(disk):
             require_usable(uri)
-            if own is not None:
+            if own_store is not None:
                 ready_made(uri, lambda fresh: connected(fresh).search_experiments(max_results=1))
-                take_artifacts_along(uri, own.path("mlartifacts"))
+                take_artifacts_along(uri, own_store.path("mlartifacts"))
             client = connected(uri)
-            experiment = _experiment(client, layout.name, own, uri)
+            experiment = _experiment(client, layout.name, own_store, uri)
             parent = _parent(client, experiment, layout)
         _describe_sweep(client, parent, layout)
         _describe_experiment(client, experiment, layout)
@@ -195,9 +195,9 @@ def _describe_experiment(client: Any, experiment: str, layout: Layout) -> None:
     """Tell MLflow's pages what kind of experiment this is, and which columns the link that a launch
     prints shows.
     """
-    known = client.get_experiment(experiment).tags
+    stored_tags = client.get_experiment(experiment).tags
     for name, value in experiment_tags(layout).items():
-        if known.get(name) != value:
+        if stored_tags.get(name) != value:
             client.set_experiment_tag(experiment, name, value)
 
 
@@ -208,8 +208,8 @@ def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
     from mlflow.entities import RunTag
 
     tags = layout_tags(layout.to_json())
-    known = client.get_run(parent).data.tags
-    if known.get(LAYOUT_DIGEST) == tags[LAYOUT_DIGEST]:
+    stored_tags = client.get_run(parent).data.tags
+    if stored_tags.get(LAYOUT_DIGEST) == tags[LAYOUT_DIGEST]:
         return
     items = list(tags.items())
     for start in range(0, len(items), TAG_BATCH):
@@ -222,7 +222,7 @@ def _patiently(work: Callable[[], T], uri: str) -> T:
 
     What a database in a file says stays so, unless it is locked.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     for pause_s in PAUSES_S:
         try:
             return work()
@@ -230,7 +230,7 @@ def _patiently(work: Callable[[], T], uri: str) -> T:
             raise  # its cause stays
         except Exception as error:  # as in tracker_errors
             lasting = sqlite_path(uri) is not None and not _is_locked(error)
-            if lasting or time.monotonic() - begun > PATIENCE_S:
+            if lasting or time.monotonic() - started_at > PATIENCE_S:
                 raise
             time.sleep(pause_s)
     return work()
@@ -275,24 +275,24 @@ def require_active(experiment: Any, uri: str) -> None:
 def _experiment(client: Any, name: str, store: FileStore | None, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        place = store.path("mlartifacts").as_uri() if store is not None else None
+    existing = client.get_experiment_by_name(name)
+    if existing is None:
+        artifact_location = store.path("mlartifacts").as_uri() if store is not None else None
         try:
-            return str(client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=artifact_location))
         except MlflowException:
             # Another driver was faster.
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            existing = client.get_experiment_by_name(name)
+            if existing is None:
                 raise
-    require_active(found, uri)
-    return str(found.experiment_id)
+    require_active(existing, uri)
+    return str(existing.experiment_id)
 
 
 def _parent(client: Any, experiment: str, layout: Layout) -> str:
-    found = client.search_runs([experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
-    if found:
-        return str(found[0].info.run_id)
+    existing = client.search_runs([experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
+    if existing:
+        return str(existing[0].info.run_id)
     tags = {
         "pointsweep.kind": "sweep",
         "pointsweep.sweep": layout.name,
@@ -328,44 +328,46 @@ class Runs:
         key: str,
         events: Sequence[Event],
         tags: TrialTags,
-        found: Any,
-        words: Mapping[str, str],
+        existing: Any,
+        new_tags: Mapping[str, str],
     ) -> tuple[str, list[Any], Mapping[str, str]]:
-        """The run of a trial, `found` or created, and the parameters and `words` that it does not
-        have yet.
+        """The run of a trial, `existing` or created, and the parameters and `new_tags` that it does
+        not have yet.
 
         Tags given to a run that is created cost no transaction of their own.
         """
         if key in self.ids:
-            return self.ids[key], [], words
+            return self.ids[key], [], new_tags
         start = next((event for event in events if event["type"] == "start"), None)
-        if found is not None:
-            run_id = str(found.info.run_id)
+        if existing is not None:
+            run_id = str(existing.info.run_id)
             self.sent[key] = {
                 metric.step for metric in self.client.get_metric_history(run_id, STEPS)
             }
-            if found.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
+            if existing.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
                 # The sweep's run was deleted in the UI, and another one made.
-                words = {**words, SWEEP_RUN: self.target.parent_run_id}
-            if NESTED in found.data.tags:
+                new_tags = {**new_tags, SWEEP_RUN: self.target.parent_run_id}
+            if NESTED in existing.data.tags:
                 self.client.delete_tag(run_id, NESTED)
-            (self.running.add if found.info.status == "RUNNING" else self.running.discard)(run_id)
+            (self.running.add if existing.info.status == "RUNNING" else self.running.discard)(
+                run_id
+            )
         else:
-            run_id, words = self._create(key, events, start, tags, words), {}
+            run_id, new_tags = self._create(key, events, start, tags, new_tags), {}
             self.sent[key] = set()
             self.running.add(run_id)
         params = self._describe(run_id, start) if start is not None else []
         self.ids[key] = run_id
-        return run_id, params, words
+        return run_id, params, new_tags
 
     def only(self, runs: Iterable[Any]) -> Any:
         """The one run of a trial, None if there is none. A server that was slow may have made a
         second one: it is deleted.
         """
-        found = sorted(runs, key=lambda run: str(run.info.run_id))
-        for more in found[1:]:
-            self.client.delete_run(more.info.run_id)
-        return found[0] if found else None
+        ordered = sorted(runs, key=lambda run: str(run.info.run_id))
+        for duplicate in ordered[1:]:
+            self.client.delete_run(duplicate.info.run_id)
+        return ordered[0] if ordered else None
 
     def _create(
         self,
@@ -373,12 +375,12 @@ class Runs:
         events: Sequence[Event],
         start: Event | None,
         tags: TrialTags,
-        words: Mapping[str, str],
+        new_tags: Mapping[str, str],
     ) -> str:
-        given = {**marks(self.target, key, start, tags), **words}
-        begun = int(1000 * events[0]["time"]) if events else None
+        run_tags = {**marks(self.target, key, start, tags), **new_tags}
+        started_ms = int(1000 * events[0]["time"]) if events else None
         run = self.client.create_run(
-            self.target.experiment_id, start_time=begun, tags=given, run_name=tags.cell
+            self.target.experiment_id, start_time=started_ms, tags=run_tags, run_name=tags.cell
         )
         return str(run.info.run_id)
 
@@ -407,15 +409,20 @@ class Runs:
         return [Param(name, value) for name, value in flat(start["config"])]
 
     def send(
-        self, key: str, events: Sequence[Event], tags: TrialTags, record: Record | None, found: Any
+        self,
+        key: str,
+        events: Sequence[Event],
+        tags: TrialTags,
+        record: Record | None,
+        existing: Any,
     ) -> str:
         """All that the run lacks but its end. An epoch's metrics travel in one call: it is there
         whole or not at all.
         """
         from mlflow.entities import Metric, RunTag
 
-        values, words = summary(record) if record is not None else ({}, {})
-        run_id, params, missing = self.open(key, events, tags, found, words)
+        values, final_tags = summary(record) if record is not None else ({}, {})
+        run_id, params, missing = self.open(key, events, tags, existing, final_tags)
         sent = self.sent[key]
         metrics, tagged = (
             [Metric(name, value, 0, 0) for name, value in values.items()],
@@ -466,10 +473,14 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     with locked(folder.path / "mlflow.lock") as first:
         try:
             events, record = folder.events(), _record_of(folder)
-            found = None if first and runs.target.fresh else runs.find(key)
-            if found is not None and record is not None and _is_sent(found, record, runs.target):
+            existing = None if first and runs.target.fresh else runs.find(key)
+            if (
+                existing is not None
+                and record is not None
+                and _is_sent(existing, record, runs.target)
+            ):
                 return  # by the other one
-            runs.close(runs.send(key, events, tags, record, found), events, record)
+            runs.close(runs.send(key, events, tags, record, existing), events, record)
         except BaseException:
             # Whether it arrived is not known: the next time it is asked.
             runs.ids.pop(key, None)
@@ -512,10 +523,10 @@ def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> str:
             lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri),
             target.uri,
         )
-        done = _patiently(lambda: _done(runs), target.uri)
-        for key, place in tags.items():
-            if key not in done and (folder := read_folder(store, key)).events():
-                _patiently(functools.partial(sync_trial, runs, folder, place), target.uri)
+        finished = _patiently(lambda: _done(runs), target.uri)
+        for key, trial_tags in tags.items():
+            if key not in finished and (folder := read_folder(store, key)).events():
+                _patiently(functools.partial(sync_trial, runs, folder, trial_tags), target.uri)
         problem = _send_artifacts(runs, store, tags, mode) if mode != "none" else ""
         _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"), target.uri)
         return problem
@@ -543,8 +554,8 @@ def _send_artifacts(runs: Runs, store: Store, tags: Mapping[str, TrialTags], mod
         except Exception as error:
             # each artifact store of MLflow raises its own; the end of the launch says it
             missing.append(key)
-            words = " ".join(scrubbed(str(error), runs.target.uri).split())[:200]
-            reason = reason or f"{type(error).__name__}: {words}"
+            message = " ".join(scrubbed(str(error), runs.target.uri).split())[:200]
+            reason = reason or f"{type(error).__name__}: {message}"
     return f"{len(missing)} trials have no files there: {reason}" if missing else ""
 
 
@@ -559,12 +570,12 @@ def publish(target: Target, files: Mapping[str, bytes], metrics: Mapping[str, fl
 
 def _done(runs: Runs) -> set[str]:
     """The trials that need no more sending; each has one run when this returns."""
-    found: dict[str, list[Any]] = {}
+    runs_by_key: dict[str, list[Any]] = {}
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
-        found.setdefault(run.data.tags["pointsweep.key"], []).append(run)
+        runs_by_key.setdefault(run.data.tags["pointsweep.key"], []).append(run)
     done = set()
-    for key, several in found.items():
-        run = runs.only(several)
+    for key, key_runs in runs_by_key.items():
+        run = runs.only(key_runs)
         if _ended(run) and _in_place(run, runs.target):
             done.add(key)
     return done

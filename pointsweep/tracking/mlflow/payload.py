@@ -45,7 +45,7 @@ def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dic
     unfolded.
     """
     origin = start["origin"] if start is not None else {}
-    made = {
+    run_tags = {
         SWEEP_RUN: target.parent_run_id,
         "pointsweep.kind": "trial",
         "pointsweep.key": key,
@@ -62,8 +62,8 @@ def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dic
     # its place.
     commit = origin.get("code", "").rstrip("+")
     if COMMIT.fullmatch(commit):
-        made["mlflow.source.git.commit"] = commit
-    return made
+        run_tags["mlflow.source.git.commit"] = commit
+    return run_tags
 
 
 def source_tags(sweep: str) -> dict[str, str]:
@@ -206,5 +206,5 @@ def trial_page(experiment: str, key: str) -> str:
     """Return the part of an address behind a server's name that opens an experiment with the run of
     one trial.
     """
-    found = quote(f"tags.`pointsweep.key` = '{key}'")
-    return f"/#/experiments/{experiment}/runs?searchFilter={found}&workflowType=machine_learning"
+    query = quote(f"tags.`pointsweep.key` = '{key}'")
+    return f"/#/experiments/{experiment}/runs?searchFilter={query}&workflowType=machine_learning"

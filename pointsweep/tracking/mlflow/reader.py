@@ -42,9 +42,9 @@ def _read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[s
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
-        known = ", ".join(sorted(found.name for found in client.search_experiments())) or "none"
+        experiments = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
         raise NotMirroredError(
-            f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {known}"
+            f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {experiments}"
         )
     require_active(experiment, uri)
     parents = client.search_runs(
@@ -89,11 +89,11 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
     runs = trial_runs(uri, experiment.experiment_id) if experiment is not None else []
-    found = []
+    steps = []
     for run in runs:
         history = client.get_metric_history(run.info.run_id, STEPS)
-        found.append((run.data.tags["pointsweep.key"], [metric.step for metric in history]))
-    return found
+        steps.append((run.data.tags["pointsweep.key"], [metric.step for metric in history]))
+    return steps
 
 
 def rename(uri: str, sweep: str, name: str) -> None:

@@ -61,13 +61,13 @@ def _template(folder: Path, make: Callable[[str], object]) -> bytes:
     """
     version = importlib.metadata.version("mlflow")
     folder.mkdir(parents=True, exist_ok=True)
-    for kept in sorted(folder.glob(f"{version}-*.db")):
-        if not kept.is_file():
+    for cached in sorted(folder.glob(f"{version}-*.db")):
+        if not cached.is_file():
             continue
-        data = kept.read_bytes()
-        if kept.name == _template_name(version, data):
+        data = cached.read_bytes()
+        if cached.name == _template_name(version, data):
             return data
-        kept.unlink()
+        cached.unlink()
     fresh = folder / f"{version}.{os.getpid()}.tmp"
     make(sqlite_uri(fresh))
     data = fresh.read_bytes()
@@ -94,35 +94,35 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
     path = sqlite_path(uri)
     if path is None or not path.exists():
         return
-    here = folder.as_uri()
+    own_uri = folder.as_uri()
     with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
-        places = (
+        location_columns = (
             ("experiments", "artifact_location", "experiment_id"),
             ("runs", "artifact_uri", "run_uuid"),
             ("logged_models", "artifact_location", "model_id"),
         )
-        there = {
+        tables = {
             name
             for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
-        for table, column, key in places:
-            if table not in there:  # MLflow before version 3 knows no logged models
+        for table, column, key in location_columns:
+            if table not in tables:  # MLflow before version 3 knows no logged models
                 continue
             rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
-            for number, place in rows:
-                before, own, rest = str(place).rpartition("/mlartifacts")
+            for number, location in rows:
+                before, own, rest = str(location).rpartition("/mlartifacts")
                 moved = (
                     own
                     and before.startswith("file:")
                     and rest[:1] in ("", "/")
-                    and f"{before}{own}" != here
+                    and f"{before}{own}" != own_uri
                 )
                 if moved:
                     statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
-                    database.execute(statement, (f"{here}{rest}", number))
+                    database.execute(statement, (f"{own_uri}{rest}", number))
         default = "experiment_id = 0 AND artifact_location LIKE '/%/mlruns/0'"
         database.execute(
-            f"UPDATE experiments SET artifact_location = ? WHERE {default}", (f"{here}/0",)
+            f"UPDATE experiments SET artifact_location = ? WHERE {default}", (f"{own_uri}/0",)
         )
         database.commit()
 
