@@ -156,7 +156,7 @@ class FileStore:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         folder = self.path(prefix)
-        found = {}
+        file_sizes = {}
         with reading(folder):
             try:
                 entries = os.scandir(folder)
@@ -165,8 +165,8 @@ class FileStore:
             with entries:
                 for entry in entries:
                     if entry.is_file():
-                        found[entry.name] = entry.stat().st_size
-        return found
+                        file_sizes[entry.name] = entry.stat().st_size
+        return file_sizes
 
     def exists(self, name: str) -> bool:
         return self.path(name).is_file()
@@ -191,18 +191,18 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write beside, flush to the disk, rename: after a crash there is the old file or the new
     one.
     """
-    way = faults.due(path)
+    fault = faults.due(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, file = create_beside(path)
         try:
             with file:
-                faults.put(file, data, path, way)
+                faults.put(file, data, path, fault)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    faults.done(way)
+    faults.done(fault)
 
 
 def free_name(path: Path) -> Path:
@@ -316,21 +316,21 @@ def path_problem(text: str) -> str:
             )
         if not str(path.absolute()).isprintable():
             return "has a character in its path that cannot be printed"
-        found = path.stat() if exists else None
+        status = path.stat() if exists else None
     except (RuntimeError, ValueError) as error:  # no such user, a null character
         return f"is no path ({error})"
     except FileNotFoundError:
         return "is a link to something that does not exist"
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
-    if found is None:
+    if status is None:
         return _ancestor_problem(path) or _name_problem(path)
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         return "is a file, and a store is a folder"
     if path.resolve() == Path("/"):
         return "is the root of the file system"
     if not os.access(path, os.R_OK | os.X_OK):
-        return f"may not be read by {_user()} (mode {stat.S_IMODE(found.st_mode):o})"
+        return f"may not be read by {_user()} (mode {stat.S_IMODE(status.st_mode):o})"
     return ""
 
 
@@ -417,21 +417,21 @@ def _refuse_foreign(store: FileStore) -> None:
     """Raise StoreError for a folder that is no store and have folders of the names that a store
     uses.
     """
-    taken = [name for name in TOP_FOLDERS if os.path.lexists(store.root / name)]
-    if taken and not _has_store_shape(store):
+    occupied = [name for name in TOP_FOLDERS if os.path.lexists(store.root / name)]
+    if occupied and not _has_store_shape(store):
         raise StoreError(
-            f"store: {store.url} is no store of pointsweep and holds {', '.join(taken)} already;"
+            f"store: {store.url} is no store of pointsweep and holds {', '.join(occupied)} already;"
             " name an empty folder, or one that does not exist, by --store or $POINTSWEEP_STORE"
         )
 
 
 def _has_store_shape(store: FileStore) -> bool:
     """Return whether the folder looks like a store that was made before stores had a marker."""
-    known = {
+    expected_files = {
         "trials": {"record.json", "history.jsonl", "checkpoint.safetensors", "lock", "lease.json"},
         "sweeps": {"plan.json", "sweep.yaml", "study.db", "lock"},
     }
-    for top, files in known.items():
+    for top, files in expected_files.items():
         for entry in store.list(top):
             if entry.endswith("/") and files.intersection(store.list(f"{top}/{entry.rstrip('/')}")):
                 return True

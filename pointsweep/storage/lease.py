@@ -78,8 +78,8 @@ def read_holder(path: Path) -> Holder | None:
         return UNKNOWN_HOLDER
     texts = (holder.owner, holder.host, holder.machine)
     numbers = (holder.pid, holder.expires)
-    if not all(isinstance(each, str) for each in texts) or not all(
-        type(each) in (int, float) for each in numbers
+    if not all(isinstance(text, str) for text in texts) or not all(
+        type(number) in (int, float) for number in numbers
     ):
         return UNKNOWN_HOLDER
     return holder
@@ -118,17 +118,17 @@ class Lease:
         """Raise LeaseLostError if another process has taken the trial over. Called before
         everything that is written.
         """
-        found = read_holder(self.path)
-        if found is None or found.owner != self.holder.owner:
-            now = f"{found} holds it now" if found else "its lease is gone"
-            raise LeaseLostError(f"{self.path.parent} was taken from {self.holder}: {now}")
+        holder = read_holder(self.path)
+        if holder is None or holder.owner != self.holder.owner:
+            state = f"{holder} holds it now" if holder else "its lease is gone"
+            raise LeaseLostError(f"{self.path.parent} was taken from {self.holder}: {state}")
 
     def release(self) -> None:
         """End the lease; another one's is left alone."""
         self.ended.set()
         with _claimed(self.path, self.holder.owner) as claimed:
-            found = read_holder(self.path)
-            if claimed and found is not None and found.owner == self.holder.owner:
+            holder = read_holder(self.path)
+            if claimed and holder is not None and holder.owner == self.holder.owner:
                 self.path.unlink(missing_ok=True)
         self.file.close()
 
@@ -175,21 +175,21 @@ def _pause(path: Path, deadline: float) -> None:
 
 
 def _acquire(path: Path, deadline: float) -> Lease:
-    watched, since = None, time.monotonic()
+    last_holder, unchanged_since = None, time.monotonic()
     while True:
         lease = _create(path)
         if lease is not None:
             return lease
-        found = read_holder(path)
-        if found is None:
+        holder = read_holder(path)
+        if holder is None:
             continue
-        if found != watched:
-            watched, since = found, time.monotonic()
+        if holder != last_holder:
+            last_holder, unchanged_since = holder, time.monotonic()
         # Not by the clock on the wall alone: it differs between machines and may jump.
-        waited = time.monotonic() - since
+        waited = time.monotonic() - unchanged_since
         if waited > 2 * TERM_S:  # whoever claimed it has died over it
-            _claim(path, found.owner).unlink(missing_ok=True)
-        if (is_dead(found) or waited > TERM_S) and _take_away(path, found):
+            _claim(path, holder.owner).unlink(missing_ok=True)
+        if (is_dead(holder) or waited > TERM_S) and _take_away(path, holder):
             continue
         _pause(path, deadline)
 
@@ -198,12 +198,12 @@ def _create(path: Path) -> Lease | None:
     """A new lease, or None if there is one."""
     owner = uuid.uuid4().hex
     holder = Holder(owner, socket.gethostname(), machine(), os.getpid(), time.time() + TERM_S)
-    own = path.with_name(f".lease.{owner}.tmp")
-    file = own.open("wb", buffering=0)
+    temporary = path.with_name(f".lease.{owner}.tmp")
+    file = temporary.open("wb", buffering=0)
     try:
         file.write(holder.encode())
         faults.flush(file)
-        path.hardlink_to(own)
+        path.hardlink_to(temporary)
     except FileExistsError:
         file.close()
         return None
@@ -213,7 +213,7 @@ def _create(path: Path) -> Lease | None:
             raise
         return _create_unlinked(path, holder)
     finally:
-        own.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return Lease(path, holder, file)
 
 

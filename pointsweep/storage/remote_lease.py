@@ -59,12 +59,12 @@ class RemoteLease:
                 self._put(replace(self.holder, expires=time.time() + lease.TERM_S))
 
     def _put(self, holder: Holder) -> None:
-        begun = time.monotonic()
+        requested_at = time.monotonic()
         version = self.store.write_if(self.name, holder.encode(), self.version)
         if version is None:
             self.lost = True
         else:
-            self.version, self.renewed = version, begun
+            self.version, self.renewed = version, requested_at
 
     def check(self) -> None:
         """Raise LeaseLostError if another process has taken the trial over, StoreError if that
@@ -95,11 +95,11 @@ def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[Remo
         log.warning("%s: %s", store.url, WORDS)
         yield None
         return
-    held = _acquire(store, name, time.monotonic() + wait_s)
+    acquired = _acquire(store, name, time.monotonic() + wait_s)
     try:
-        yield held
+        yield acquired
     finally:
-        held.release()
+        acquired.release()
 
 
 @functools.cache
@@ -109,12 +109,12 @@ def conditional(url: str) -> bool:
     """
     store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
     try:
-        first = store.write_if(name, b"first", None)
-        kept = (
+        created = store.write_if(name, b"first", None)
+        refuses_conflicts = (
             store.write_if(name, b"second", None) is None
             and store.write_if(name, b"third", f'"{"0" * 32}"') is None
         )
-        return bool(first) and kept
+        return bool(created) and refuses_conflicts
     except NoConditionalWritesError:
         return False
     finally:
@@ -122,26 +122,30 @@ def conditional(url: str) -> bool:
 
 
 def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
-    watched, since = None, time.monotonic()
+    last_holder, unchanged_since = None, time.monotonic()
     while True:
-        found, version = _read(store, name)
-        if found != watched:
-            watched, since = found, time.monotonic()
+        holder, version = _read(store, name)
+        if holder != last_holder:
+            last_holder, unchanged_since = holder, time.monotonic()
         # Not by the clock on the wall alone: it differs between machines and may jump.
-        if found is None or lease.is_dead(found) or time.monotonic() - since > lease.TERM_S:
+        if (
+            holder is None
+            or lease.is_dead(holder)
+            or time.monotonic() - unchanged_since > lease.TERM_S
+        ):
             owner, now = uuid.uuid4().hex, time.monotonic()
-            mine = Holder(
+            own_holder = Holder(
                 owner,
                 socket.gethostname(),
                 lease.machine(),
                 os.getpid(),
                 time.time() + lease.TERM_S,
             )
-            made = store.write_if(name, mine.encode(), version)
-            if made is not None:
-                return RemoteLease(store, name, mine, made, now)
+            new_version = store.write_if(name, own_holder.encode(), version)
+            if new_version is not None:
+                return RemoteLease(store, name, own_holder, new_version, now)
         elif time.monotonic() > deadline:
-            raise LeaseHeldError(f"{store.place(name)} is held by another process: {found}")
+            raise LeaseHeldError(f"{store.place(name)} is held by another process: {holder}")
         else:
             time.sleep(min(POLL_S, lease.TERM_S / 10))
 

@@ -73,14 +73,14 @@ class S3Store:
         """An object's bytes, checked, and its version. Raises FileNotFoundError."""
 
         def get() -> tuple[bytes, str]:
-            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
-            data: bytes = answer["Body"].read()
-            expected = answer["Metadata"].get("sha256")
-            if len(data) != answer["ContentLength"] or (
+            response = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
+            data: bytes = response["Body"].read()
+            expected = response["Metadata"].get("sha256")
+            if len(data) != response["ContentLength"] or (
                 expected and hashlib.sha256(data).hexdigest() != expected
             ):
                 raise _DamagedError(f"{self.place(name)}: what arrived is not what was written")
-            return data, answer["ETag"]
+            return data, response["ETag"]
 
         return self._ask(name, get)
 
@@ -98,38 +98,38 @@ class S3Store:
             "ChecksumSHA256": base64.b64encode(digest.digest()).decode(),
             "Metadata": {"sha256": digest.hexdigest()},
         }
-        answer = self.client.put_object(
+        response = self.client.put_object(
             Bucket=self.bucket, Key=self.key(name), Body=data, **fields, **conditions
         )
-        version: str = answer["ETag"]
+        version: str = response["ETag"]
         return version
 
     def _write_parts(self, name: str, data: bytes) -> None:
-        where = {"Bucket": self.bucket, "Key": self.key(name)}
+        target = {"Bucket": self.bucket, "Key": self.key(name)}
         about: dict[str, Any] = {
             "Metadata": {"sha256": hashlib.sha256(data).hexdigest()},
             "ChecksumAlgorithm": "SHA256",
         }
-        upload = self._ask(name, lambda: self.client.create_multipart_upload(**where, **about))[
+        upload = self._ask(name, lambda: self.client.create_multipart_upload(**target, **about))[
             "UploadId"
         ]
         view = memoryview(data)
 
         def send(number: int) -> dict[str, Any]:
             part = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
-            check = base64.b64encode(hashlib.sha256(part).digest()).decode()
-            about_part = {"UploadId": upload, "PartNumber": number, "ChecksumSHA256": check}
-            answer = self._ask(
-                name, lambda: self.client.upload_part(**where, **about_part, Body=part)
+            checksum = base64.b64encode(hashlib.sha256(part).digest()).decode()
+            about_part = {"UploadId": upload, "PartNumber": number, "ChecksumSHA256": checksum}
+            response = self._ask(
+                name, lambda: self.client.upload_part(**target, **about_part, Body=part)
             )
-            return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": check}
+            return {"PartNumber": number, "ETag": response["ETag"], "ChecksumSHA256": checksum}
 
         try:
             with ThreadPoolExecutor(PARALLEL, "s3-part") as pool:
                 parts = list(pool.map(send, range(1, -(-len(data) // PART_BYTES) + 1)))
             finished = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             try:
-                self._ask(name, lambda: self.client.complete_multipart_upload(**where, **finished))
+                self._ask(name, lambda: self.client.complete_multipart_upload(**target, **finished))
             except FileNotFoundError:
                 # completed at an attempt whose answer was lost, or lost for good
                 if self.stat(name)[2] != about["Metadata"]["sha256"]:
@@ -138,7 +138,7 @@ class S3Store:
             # Parts that nobody sees cost money all the same; gc.py finds those of a killed process.
             with contextlib.suppress(StoreError, FileNotFoundError):
                 self._ask(
-                    name, lambda: self.client.abort_multipart_upload(**where, UploadId=upload)
+                    name, lambda: self.client.abort_multipart_upload(**target, UploadId=upload)
                 )
             raise
 
@@ -164,13 +164,13 @@ class S3Store:
         start = f"{self.key(prefix)}/".lstrip("/")
 
         def ask() -> dict[str, int]:
-            found = {}
+            object_sizes = {}
             for page in self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=start, Delimiter="/"
             ):
                 for entry in page.get("Contents", ()):
-                    found[entry["Key"].removeprefix(start)] = entry["Size"]
-            return found
+                    object_sizes[entry["Key"].removeprefix(start)] = entry["Size"]
+            return object_sizes
 
         return self._ask(prefix, ask)
 
@@ -190,10 +190,10 @@ class S3Store:
         """Size in bytes, version (the ETag), and sha256 if the object carries one. Raises
         FileNotFoundError.
         """
-        answer = self._ask(
+        response = self._ask(
             name, lambda: self.client.head_object(Bucket=self.bucket, Key=self.key(name))
         )
-        return answer["ContentLength"], answer["ETag"], answer["Metadata"].get("sha256", "")
+        return response["ContentLength"], response["ETag"], response["Metadata"].get("sha256", "")
 
     def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
         """Write what nobody else ever writes, if the object still has this version (None: if there
@@ -219,14 +219,14 @@ class S3Store:
                     return None
                 raise
 
-        made = self._ask(name, put)
-        if made is None:
+        new_version = self._ask(name, put)
+        if new_version is None:
             # Perhaps by ourselves, at an attempt whose answer was lost: then these very bytes are
             # there.
             with contextlib.suppress(FileNotFoundError):
-                _, found, digest = self.stat(name)
-                made = found if digest == hashlib.sha256(data).hexdigest() else None
-        return made
+                _, stored_version, digest = self.stat(name)
+                new_version = stored_version if digest == hashlib.sha256(data).hexdigest() else None
+        return new_version
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
         """Bytes [start, stop) of one version of an object. Raises StoreError if it has been
@@ -254,7 +254,7 @@ class S3Store:
             pages = self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket, Prefix=start
             )
-            found = [
+            own_uploads = [
                 item
                 for page in pages
                 for item in page.get("Uploads", [])
@@ -262,7 +262,7 @@ class S3Store:
             ]
             return [
                 (item["Key"].removeprefix(start), item["UploadId"], item["Initiated"])
-                for item in found
+                for item in own_uploads
             ]
 
         return self._ask("", ask)
