@@ -165,39 +165,39 @@ class Routes:
 
     async def sweep(self, name: str) -> Response:
         """The page of a sweep, around its report."""
-        found = await self._find(name)
-        if found is None:
+        sweep_watch = await self._find(name)
+        if sweep_watch is None:
             return self._unknown(name)
-        state = await soon(found.look)
-        await soon(found.make_report)
-        version = found.report.version if found.report is not None else ""
+        state = await soon(sweep_watch.look)
+        await soon(sweep_watch.make_report)
+        version = sweep_watch.report.version if sweep_watch.report is not None else ""
         return _page(pages.sweep(state, name, version))
 
     async def report(self, name: str, request: Request) -> Response:
         """The report of a sweep as far as it is filled."""
-        found = await self._find(name)
-        if found is None:
+        sweep_watch = await self._find(name)
+        if sweep_watch is None:
             return self._unknown(name)
-        state = await in_thread(found.look)
-        made = await in_thread(found.make_report)
-        if made is None or made.problem:
-            text = made.problem if made is not None else state.problem
+        state = await in_thread(sweep_watch.look)
+        built = await in_thread(sweep_watch.make_report)
+        if built is None or built.problem:
+            text = built.problem if built is not None else state.problem
             return _page(pages.message(name, text or "There is no table yet."))
         # The page has a policy of its own, for its own scripts.
         headers = {"Content-Security-Policy": "frame-ancestors 'self'"}
-        return _packed(made.data, made.packed, "text/html", headers, request)
+        return _packed(built.data, built.packed, "text/html", headers, request)
 
     async def sweep_events(self, name: str) -> Response:
         """Return a stream of what changes on the page of a sweep."""
-        found = await self._find(name)
-        if found is None:
+        sweep_watch = await self._find(name)
+        if sweep_watch is None:
             return self._unknown(name)
-        making = Making(found)
+        making = Making(sweep_watch)
 
         def look() -> dict[str, str]:
-            state = found.look()
+            state = sweep_watch.look()
             making.start()
-            version = found.report.version if found.report is not None else ""
+            version = sweep_watch.report.version if sweep_watch.report is not None else ""
             content = pages.sweep_content(state)
             return {"html": content, "version": version, "title": pages.tab_title(state)}
 
@@ -246,15 +246,15 @@ class Making:
 def _guard(access: Access) -> Callable[[Request, Answer], Awaitable[Response]]:
     """Return what stands before every answer: who may ask, and the headers of all of them."""
 
-    async def guard(request: Request, answer: Answer) -> Response:
-        given = request.query_params.get("token")
-        if access.token and given is not None and access.is_right(given):
+    async def guard(request: Request, handler: Answer) -> Response:
+        token = request.query_params.get("token")
+        if access.token and token is not None and access.is_right(token):
             # without the token, and to no other host: //host is an address too
             path = "/" + request.url.path.lstrip("/")
             response: Response = RedirectResponse(path, status_code=303)
             response.set_cookie(COOKIE, access.ticket(), httponly=True, samesite="lax")
         elif access.admits(request) or request.url.path.startswith(ASSETS):
-            response = await _answered(request, answer)
+            response = await _answered(request, handler)
         else:
             response = _refused(access)
         for name, value in HEADERS.items():
@@ -265,9 +265,9 @@ def _guard(access: Access) -> Callable[[Request, Answer], Awaitable[Response]]:
     return guard
 
 
-async def _answered(request: Request, answer: Answer) -> Response:
+async def _answered(request: Request, handler: Answer) -> Response:
     try:
-        response = await answer(request)
+        response = await handler(request)
     except Exception as error:
         log.exception("%s cannot be shown", request.url.path)
         text = scrubbed(f"{type(error).__name__}: {error}")
@@ -300,23 +300,23 @@ def _page(text: str, status: int = 200) -> Response:
     return Response(text, status_code=status, media_type="text/html")
 
 
-def _stream(look: Callable[[], dict[str, Any]], ending: Callable[[], bool]) -> Response:
-    return StreamingResponse(_events(look, ending), media_type="text/event-stream")
+def _stream(read_state: Callable[[], dict[str, Any]], ending: Callable[[], bool]) -> Response:
+    return StreamingResponse(_events(read_state, ending), media_type="text/event-stream")
 
 
 async def _events(
-    look: Callable[[], dict[str, Any]], ending: Callable[[], bool]
+    read_state: Callable[[], dict[str, Any]], ending: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """Yield what `look` returns whenever it has changed, and signs of life."""
+    """Yield what `read_state` returns whenever it has changed, and signs of life."""
     yield "retry: 1000\n\n"
-    last: dict[str, Any] | None = None
+    last_state: dict[str, Any] | None = None
     sent_at = 0.0
     while not ending():
-        found = await in_thread(look)
+        state = await in_thread(read_state)
         now = time.monotonic()
-        if found != last:
-            yield f"event: state\ndata: {json.dumps(found)}\n\n"
-            last, sent_at = found, now
+        if state != last_state:
+            yield f"event: state\ndata: {json.dumps(state)}\n\n"
+            last_state, sent_at = state, now
         elif now - sent_at >= ALIVE_S:
             yield "event: alive\ndata: .\n\n"  # browsers drop an event without data
             sent_at = now

@@ -48,15 +48,15 @@ def given_token(file: str | None) -> str:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise ServeError(f"--token: {file} cannot be read: {reason}") from error
-        where = f"--token: {file}"
+        source = f"--token: {file}"
     else:
         if TOKEN_VARIABLE not in os.environ:
             return ""
         token = os.environ[TOKEN_VARIABLE].strip()
-        where = f"${TOKEN_VARIABLE}"
+        source = f"${TOKEN_VARIABLE}"
     if len(token) < SHORTEST or not token.isprintable() or not token.isascii():
         raise ServeError(
-            f"{where} is no token: {len(token)} characters; allowed: {SHORTEST} or more, ASCII, on"
+            f"{source} is no token: {len(token)} characters; allowed: {SHORTEST} or more, ASCII, on"
             " one line"
         )
     return token
@@ -101,12 +101,12 @@ def serve(
     """Serve until SIGINT or SIGTERM; `say` gets the address. Beyond this machine, and where one is
     given, a token is asked for. Raises ServeError.
     """
-    made = "" if token or is_loopback(host) else secrets.token_urlsafe(32)
+    new_token = "" if token or is_loopback(host) else secrets.token_urlsafe(32)
     listener = listen(host, port)
-    access = Access(token or made, frozenset({"localhost", host.lower()}))
+    access = Access(token or new_token, frozenset({"localhost", host.lower()}))
     with listener:
         server = Server(watch, access)
-        say(address(host, listener.getsockname()[1], path, made))
+        say(address(host, listener.getsockname()[1], path, new_token))
         server.run_until_signal(listener)
 
 
@@ -138,9 +138,9 @@ class Server:
 
         # uvicorn ends by itself, and hands the signal on when it has.
         numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, ended) for number in numbers}
+        old_handlers = {number: signal.signal(number, ended) for number in numbers}
         try:
             self.uvicorn.run(sockets=[listener])
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)

@@ -52,7 +52,7 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _made(template: str, **values: object) -> str:
+def _rendered(template: str, **values: object) -> str:
     return visible(_templates().get_template(template).render(**values), keep="\n")
 
 
@@ -71,38 +71,38 @@ def plotly() -> tuple[bytes, bytes]:
 
 def index(states: Sequence[SweepState] | None, store: str, problem: str = "") -> str:
     """Return the page that lists the sweeps; without states one that waits for them."""
-    return _made("index.html", content=index_content(states, problem), store=store)
+    return _rendered("index.html", content=index_content(states, problem), store=store)
 
 
 def index_content(states: Sequence[SweepState] | None, problem: str = "") -> str:
     """Return the part of the index that changes."""
     sweeps = None if states is None else [shown(state) for state in states]
-    return _made("index_content.html", sweeps=sweeps, problem=problem)
+    return _rendered("index_content.html", sweeps=sweeps, problem=problem)
 
 
 def sweep(state: SweepState | None, name: str, version: str) -> str:
     """Return the page of a sweep; without a state one that waits for it. `version` is that of its
     report, empty while there is none.
     """
-    return _made("sweep.html", content=sweep_content(state), name=name, version=version)
+    return _rendered("sweep.html", content=sweep_content(state), name=name, version=version)
 
 
 def sweep_content(state: SweepState | None) -> str:
     """Return the part of a sweep's page that changes, but for the report."""
-    return _made("sweep_content.html", sweep=None if state is None else shown(state))
+    return _rendered("sweep_content.html", sweep=None if state is None else shown(state))
 
 
 def message(title: str, text: str, ask_token: bool = False) -> str:
     """Return a page with a few words; with `ask_token` one that takes a token."""
-    return _made("message.html", title=title, text=text, ask_token=ask_token)
+    return _rendered("message.html", title=title, text=text, ask_token=ask_token)
 
 
 def tab_title(state: SweepState) -> str:
     """Return what stands in the browser's tab."""
     if state.standing is None:
         return state.name
-    done = state.standing.count("finished")
-    return f"{done}/{len(state.standing.trials)} {state.name}"
+    num_finished = state.standing.count("finished")
+    return f"{num_finished}/{len(state.standing.trials)} {state.name}"
 
 
 def shown(state: SweepState) -> Shown:
@@ -145,15 +145,15 @@ def _running(trial: RunningTrial, metric: str) -> dict[str, str | int]:
 
 def _points(values: Sequence[float]) -> str:
     """Return the points of a curve's line in SVG; empty where there is none to draw."""
-    kept = values[:: max(len(values) // MOST_POINTS, 1)]
-    if len(kept) < 2:
+    drawn = values[:: max(len(values) // MOST_POINTS, 1)]
+    if len(drawn) < 2:
         return ""
     width, height, margin = CURVE
-    low, high = min(kept), max(kept)
+    low, high = min(drawn), max(drawn)
     points = []
-    for i, value in enumerate(kept):
+    for i, value in enumerate(drawn):
         share = (value - low) / (high - low) if high > low else 0.5
-        x = margin + (width - 2 * margin) * i / (len(kept) - 1)
+        x = margin + (width - 2 * margin) * i / (len(drawn) - 1)
         y = height - margin - (height - 2 * margin) * share
         points.append(f"{x:.1f},{y:.1f}")
     return " ".join(points)

@@ -60,8 +60,8 @@ class KeptTrial:
     @property
     def failure(self) -> str:
         """Return why its last attempt failed; empty if it did not."""
-        last = self.events[-1] if self.events else {"type": ""}
-        return str(last.get("reason", "")) if last["type"] == "failed" else ""
+        last_event = self.events[-1] if self.events else {"type": ""}
+        return str(last_event.get("reason", "")) if last_event["type"] == "failed" else ""
 
 
 class KeptFolder(TrialFolder):
@@ -137,12 +137,12 @@ class ReadOnlyStore:
             sizes = self.inner.sizes(f"trials/{key}")
             return {name: (sizes[name],) for name in FILES if name in sizes}
         folder = self.disk.path(f"trials/{key}")
-        found = {}
+        marks_by_name = {}
         for name in FILES:
             mark = _mark_on_disk(f"{folder}/{name}")
             if mark is not None:
-                found[name] = mark
-        return found
+                marks_by_name[name] = mark
+        return marks_by_name
 
     def look_at_all(self, sweep: str, keys: Sequence[str]) -> None:
         """Look for the first time at the trials of a sweep; of a large one by its index of
@@ -163,25 +163,25 @@ class ReadOnlyStore:
     def look(self, key: str) -> bool:
         """Read again what changed of a trial; return whether anything that is shown did."""
         with self._lock:
-            kept = self.trials.setdefault(key, KeptTrial())
+            trial = self.trials.setdefault(key, KeptTrial())
             marks = self.marks(key)
-            old = kept.marks
-            was_running = kept.running
+            old_marks = trial.marks
+            was_running = trial.running
             if LEASE not in marks:
-                kept.holder = None
-            elif self.disk is None or marks[LEASE] != old.get(LEASE):
-                kept.holder = self._holder(key)  # renewed, it has the same size
-            changed = kept.running != was_running
-            if marks.get(RECORD) != old.get(RECORD):
-                kept.record, kept.damage = self._record(key)
+                trial.holder = None
+            elif self.disk is None or marks[LEASE] != old_marks.get(LEASE):
+                trial.holder = self._holder(key)  # renewed, it has the same size
+            changed = trial.running != was_running
+            if marks.get(RECORD) != old_marks.get(RECORD):
+                trial.record, trial.damage = self._record(key)
                 self._forget(key)
                 changed = True
-            if marks.get(HISTORY) != old.get(HISTORY) and kept.record is None:
-                self._read_history(key, kept)
+            if marks.get(HISTORY) != old_marks.get(HISTORY) and trial.record is None:
+                self._read_history(key, trial)
                 changed = True
-            kept.marks = marks
-            if kept.record is not None:
-                kept.events, kept.parsed, kept.checksum = [], 0, 0
+            trial.marks = marks
+            if trial.record is not None:
+                trial.events, trial.parsed, trial.checksum = [], 0, 0
             return changed
 
     def _record(self, key: str) -> tuple[Record | None, str]:
@@ -199,16 +199,16 @@ class ReadOnlyStore:
             return None
         return holder if isinstance(holder.expires, int | float) else None
 
-    def _read_history(self, key: str, kept: KeptTrial) -> None:
+    def _read_history(self, key: str, trial: KeptTrial) -> None:
         try:
             data = self.read(f"trials/{key}/{HISTORY}")
         except (FileNotFoundError, NotAFileError):
             data = b""
-        begin = kept.parsed if zlib.crc32(data[: kept.parsed]) == kept.checksum else 0
-        more, sound = parse(data[begin:])
-        kept.events = [*(kept.events if begin else []), *more]
-        kept.parsed = begin + sound
-        kept.checksum = zlib.crc32(data[: kept.parsed])
+        start = trial.parsed if zlib.crc32(data[: trial.parsed]) == trial.checksum else 0
+        new_events, num_bytes = parse(data[start:])
+        trial.events = [*(trial.events if start else []), *new_events]
+        trial.parsed = start + num_bytes
+        trial.checksum = zlib.crc32(data[: trial.parsed])
 
     # What the report asks for
 
@@ -218,13 +218,13 @@ class ReadOnlyStore:
 
     def events(self, key: str) -> list[Event]:
         """Return the events of a trial; those of a finished one are read once."""
-        kept = self.trials.get(key)
-        if kept is None or kept.record is None:
-            return list(kept.events) if kept is not None else []
+        trial = self.trials.get(key)
+        if trial is None or trial.record is None:
+            return list(trial.events) if trial is not None else []
         packed = self._histories.get(key)
         if packed is not None:
-            found: list[Event] = marshal.loads(zlib.decompress(packed))
-            return found
+            stored_events: list[Event] = marshal.loads(zlib.decompress(packed))
+            return stored_events
         try:
             events = parse(self.read(f"trials/{key}/{HISTORY}"))[0]
         except (FileNotFoundError, NotAFileError):
@@ -240,15 +240,15 @@ class ReadOnlyStore:
         if key in self._predictions:
             return self._predictions[key]
         folder = read_folder(self.inner, key, PREDICTIONS)
-        found, truth = folder.predictions(), folder.truth()
+        stored, truth = folder.predictions(), folder.truth()
         if truth is not None:
             name = truth[0].tobytes() + repr(truth[1]).encode()
             truth = self._truths.setdefault(name, truth)
-        size = sum(array.nbytes for array in found.values())
+        size = sum(array.nbytes for array in stored.values())
         if self._predictions_bytes + size <= PREDICTIONS_BYTES:
             self._predictions_bytes += size
-            self._predictions[key] = (found, truth)
-        return found, truth
+            self._predictions[key] = (stored, truth)
+        return stored, truth
 
     def _forget(self, key: str) -> None:
         self._histories.pop(key, None)
@@ -264,19 +264,19 @@ class ReadOnlyStore:
 
 def _mark_on_disk(path: str) -> Mark | None:
     try:
-        seen = os.stat(path)  # noqa: PTH116 - half the time of pathlib's
+        status = os.stat(path)  # noqa: PTH116 - half the time of pathlib's
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
         return (0,)  # a link to itself, say: the reading that follows says so
-    return (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def records_of(trials: Mapping[str, KeptTrial], keys: Iterable[str]) -> dict[str, Record]:
     """Return the records of finished trials."""
-    found = {}
+    records = {}
     for key in keys:
-        kept = trials.get(key)
-        if kept is not None and kept.record is not None:
-            found[key] = kept.record
-    return found
+        trial = trials.get(key)
+        if trial is not None and trial.record is not None:
+            records[key] = trial.record
+    return records

@@ -168,9 +168,9 @@ class SweepWatch:
             self._next_all = now + ALL_S
         changed = False
         for key in self.keys:
-            kept = self.store.trials.get(key)
-            finished = kept is not None and kept.record is not None
-            if (key in begun or kept is not None) and (everything or not finished):
+            trial = self.store.trials.get(key)
+            finished = trial is not None and trial.record is not None
+            if (key in begun or trial is not None) and (everything or not finished):
                 changed |= self.store.look(key)
         if changed or first:
             self.version += 1
@@ -202,21 +202,21 @@ class SweepWatch:
         assert layout is not None
         trials = self.store.trials
         records = records_of(trials, self.keys)
-        asked, _ = settle(layout, records)
+        requested, _ = settle(layout, records)
         standings = []
         running: list[RunningTrial] = []
-        for key, place in places(asked):
-            kept = trials.get(key, KeptTrial())
-            standings.append(_standing(key, place, kept))
+        for key, cell in places(requested):
+            trial = trials.get(key, KeptTrial())
+            standings.append(_standing(key, cell, trial))
             if standings[-1].state == "running" and len(running) < MOST_RUNNING:
-                running.append(_running(standings[-1], kept, layout.metric))
+                running.append(_running(standings[-1], trial, layout.metric))
         seconds = [
-            records[each.key].seconds.get("total", 0.0)
-            for each in standings
-            if each.state == "finished"
+            records[item.key].seconds.get("total", 0.0)
+            for item in standings
+            if item.state == "finished"
         ]
         standing = SweepStanding(layout.name, layout.title, standings, seconds)
-        hours = self._device_s([each.key for each in standings]) / 3600
+        hours = self._device_s([item.key for item in standings]) / 3600
         return SweepState(
             self.name,
             standing=standing,
@@ -239,16 +239,18 @@ class SweepWatch:
             return "failed"
         if time.monotonic() - self.changed_at < SETTLING_S + self.pause_s:
             return "running"
-        begun = standing.count("finished") + standing.count("failed")
-        begun += sum(trial.epoch > 0 for trial in standing.of("open"))
-        return "interrupted" if begun else "waiting"
+        num_started = standing.count("finished") + standing.count("failed")
+        num_started += sum(trial.epoch > 0 for trial in standing.of("open"))
+        return "interrupted" if num_started else "waiting"
 
     def _device_s(self, keys: Sequence[str]) -> float:
         total = 0.0
         for key in keys:
-            kept = self.store.trials.get(key)
-            if kept is not None:
-                total += kept.record.device_s if kept.record else device_s(epochs_of(kept.events))
+            trial = self.store.trials.get(key)
+            if trial is not None:
+                total += (
+                    trial.record.device_s if trial.record else device_s(epochs_of(trial.events))
+                )
         return total
 
     # The report
@@ -279,14 +281,14 @@ class SweepWatch:
             return self.report
 
     def _failures(self) -> dict[str, str]:
-        found = {}
+        reasons = {}
         for key in self.keys:
-            kept = self.store.trials.get(key, KeptTrial())
-            if kept.damage:
-                found[key] = f"{DAMAGED}: {kept.damage}"
-            elif kept.record is None and kept.failure:
-                found[key] = kept.failure
-        return found
+            trial = self.store.trials.get(key, KeptTrial())
+            if trial.damage:
+                reasons[key] = f"{DAMAGED}: {trial.damage}"
+            elif trial.record is None and trial.failure:
+                reasons[key] = trial.failure
+        return reasons
 
     def _page(
         self, layout: Layout, records: Mapping[str, Record], failures: Mapping[str, str]
@@ -302,41 +304,41 @@ class SweepWatch:
         }
         for key, record in with_metric(self.store, fresh, layout.metric).items():
             self._completed[key] = (records[key], record)
-        whole = {key: self._completed[key][1] for key in records}
-        layout, shown = compared(layout, whole, self.store)
-        table = build(layout, shown, failures)
-        return self.make_page(table, shown, self.store, f"{ASSETS}{plotly_file()}")
+        completed = {key: self._completed[key][1] for key in records}
+        layout, compared_records = compared(layout, completed, self.store)
+        table = build(layout, compared_records, failures)
+        return self.make_page(table, compared_records, self.store, f"{ASSETS}{plotly_file()}")
 
 
 def _report(data: bytes, problem: str = "") -> Report:
-    told = one_line(scrubbed(problem))
-    version = hashlib.sha256(data or told.encode()).hexdigest()[:16]
-    return Report(version, data, gzip.compress(data, 1, mtime=0), told)
+    shown_problem = one_line(scrubbed(problem))
+    version = hashlib.sha256(data or shown_problem.encode()).hexdigest()[:16]
+    return Report(version, data, gzip.compress(data, 1, mtime=0), shown_problem)
 
 
-def _standing(key: str, place: str, kept: KeptTrial) -> TrialStanding:
-    if kept.record is not None:
-        return TrialStanding(key, place, "finished")
-    epochs = epochs_of(kept.events)
+def _standing(key: str, cell: str, trial: KeptTrial) -> TrialStanding:
+    if trial.record is not None:
+        return TrialStanding(key, cell, "finished")
+    epochs = epochs_of(trial.events)
     epoch = int(epochs[-1]["epoch"]) if epochs else 0
-    if kept.running:
-        return TrialStanding(key, place, "running", epoch=epoch, worker=str(kept.holder))
-    reason = f"{DAMAGED}: {kept.damage}" if kept.damage else kept.failure
+    if trial.running:
+        return TrialStanding(key, cell, "running", epoch=epoch, worker=str(trial.holder))
+    reason = f"{DAMAGED}: {trial.damage}" if trial.damage else trial.failure
     if reason:
-        told = one_line(scrubbed(reason))
-        return TrialStanding(key, place, "failed", reason=told, epoch=epoch)
-    return TrialStanding(key, place, "open", epoch=epoch)
+        shown_reason = one_line(scrubbed(reason))
+        return TrialStanding(key, cell, "failed", reason=shown_reason, epoch=epoch)
+    return TrialStanding(key, cell, "open", epoch=epoch)
 
 
-def _running(trial: TrialStanding, kept: KeptTrial, metric: str) -> RunningTrial:
-    found = [event.get("metrics", {}) for event in epochs_of(kept.events)]
-    values = [each[metric] for each in found if metric in each]
-    return RunningTrial(trial.place, trial.worker, trial.epoch, _num_epochs(kept), values)
+def _running(trial: TrialStanding, stored: KeptTrial, metric: str) -> RunningTrial:
+    epoch_metrics = [event.get("metrics", {}) for event in epochs_of(stored.events)]
+    values = [entry[metric] for entry in epoch_metrics if metric in entry]
+    return RunningTrial(trial.place, trial.worker, trial.epoch, _num_epochs(stored), values)
 
 
-def _num_epochs(kept: KeptTrial) -> int:
+def _num_epochs(trial: KeptTrial) -> int:
     """Return for how many epochs a trial trains; 0 if its history does not say."""
-    for event in reversed(kept.events):
+    for event in reversed(trial.events):
         if event["type"] == "start":
             epochs = event.get("config", {}).get("train", {}).get("epochs")
             return epochs if isinstance(epochs, int) else 0
@@ -347,23 +349,23 @@ def _left_s(standing: SweepStanding, trials: Mapping[str, KeptTrial]) -> float |
     """Return the time left at the pace so far, with as many trials at once as run now; None without
     a trial to go by.
     """
-    rest = 0.0
+    epochs_left = 0.0
     paces = []  # seconds that a whole trial takes, by the epochs of unfinished ones
     for trial in standing.trials:
         if trial.state == "finished":
             continue
-        kept = trials.get(trial.key, KeptTrial())
-        epochs = epochs_of(kept.events)
-        total = _num_epochs(kept)
-        rest += max(1 - trial.epoch / total, 0.0) if total else 1.0
+        stored = trials.get(trial.key, KeptTrial())
+        epochs = epochs_of(stored.events)
+        total = _num_epochs(stored)
+        epochs_left += max(1 - trial.epoch / total, 0.0) if total else 1.0
         if epochs and total:
             mean_s = statistics.fmean(float(event["seconds"]) for event in epochs)
             paces.append(mean_s * total)
     if standing.finished_s:
         paces = list(standing.finished_s)
-    if not paces or not rest:
+    if not paces or not epochs_left:
         return None
-    return statistics.median(paces) * rest / max(standing.count("running"), 1)
+    return statistics.median(paces) * epochs_left / max(standing.count("running"), 1)
 
 
 class StoreWatch:
