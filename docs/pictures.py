@@ -1,8 +1,9 @@
 """Make the pictures of the docs: python -m docs.pictures [--smoke] [FOLDER]
 
 Runs a sweep in a terminal of its own (the quick start; `--smoke` its short form), and takes
-pictures of the terminal, of `pointsweep serve` while it trains, of the report, and of MLflow's
-runs page. Chromium must be installed.
+pictures of the terminal, of `pointsweep serve` while it trains, of the report, of MLflow's runs
+page and of the LaTeX table. Chromium must be installed; without pdflatex and pdftoppm the table is
+left as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,9 +22,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mlflow import MlflowClient
+from PIL import Image, ImageChops
 from rich.console import Console
 from rich.text import Text
 
+from pointsweep.reporting.formats.latex import PACKAGES
 from pointsweep.tracking.mlflow.payload import runs_page
 from tests.support import browser
 from tests.support.ports import free_port
@@ -121,7 +125,7 @@ async def photograph_serve(server: str, path: Path) -> None:
 
 async def photograph_report(file: Path, path: Path) -> None:
     """Take the picture of the upper part of the report: its table and its first chart."""
-    async with sized(1000, 1208) as tab:
+    async with sized(1000, 1890) as tab:
         await tab.open(file.as_uri(), "document.querySelector('.plot .main-svg')")
         await asyncio.sleep(1)
         await tab.picture(path)
@@ -136,6 +140,31 @@ async def photograph_mlflow(address: str, path: Path) -> None:
         await tab.open(address, "document.body.innerText.includes('matching runs')")
         await asyncio.sleep(5)
         await tab.picture(path)
+
+
+def latex_picture(store: Path, name: str, path: Path) -> None:
+    """Write the sweep's table as LaTeX sets it, without the page around it."""
+    if shutil.which("pdflatex") is None or shutil.which("pdftoppm") is None:
+        sys.stdout.write(f"{path.name}: needs pdflatex and pdftoppm, left as it is\n")
+        return
+    line = [*COMMAND, "tables", name, "--format", "latex", "--store", str(store)]
+    table = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    packages = f"\\usepackage{{{','.join(PACKAGES)}}}\\pagestyle{{empty}}"
+    document = (
+        f"\\documentclass{{article}}{packages}\\begin{{document}}\n{table}\\end{{document}}\n"
+    )
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "table.tex").write_text(document, encoding="utf-8")
+        compile_line = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "table.tex"]
+        subprocess.run(compile_line, cwd=place, check=True, stdout=subprocess.DEVNULL)
+        picture_line = ["pdftoppm", "-png", "-singlefile", "-r", "130", "table.pdf", "table"]
+        subprocess.run(picture_line, cwd=place, check=True)
+        page = Image.open(Path(place) / "table.png").convert("RGB")
+        white = Image.new("RGB", page.size, "white")
+        left, top, right, bottom = ImageChops.difference(page, white).getbbox()
+        margin = 24
+        box = (left - margin, top - margin, right + margin, bottom + margin)
+        page.crop(box).save(path, optimize=True)
 
 
 def main() -> None:
@@ -159,6 +188,7 @@ def main() -> None:
             server.wait()
         [report] = (store / "sweeps").glob("*/report.html")
         asyncio.run(photograph_report(report, options.folder / "report.png"))
+        latex_picture(store, report.parent.name, options.folder / "latex.png")
         uri = f"sqlite:///{store / 'mlflow.db'}"
         [experiment] = [
             found.experiment_id
