@@ -422,18 +422,15 @@ class Reader:
                     (key,), f"{value} needs a validation split: set dataset.val_fraction above 0"
                 )
         recorded = config.dataset.metrics
-        if requested["metric"] in table_metrics() and requested["metric"].partition("/")[
-            2
-        ] not in of_dataset(recorded):
+        metric = requested["metric"]
+        if metric in table_metrics() and metric.partition("/")[2] not in of_dataset(recorded):
             has = f"of each split: {', '.join(recorded)}"
             of_predictions = [
                 f"test/{name}" for name in of_dataset(recorded) if name not in recorded
             ]
             if of_predictions:
                 has += f"; from predictions: {', '.join(of_predictions)}"
-            self.complain(
-                ("metric",), f"{config.dataset.name} has no {requested['metric']}; it has, {has}"
-            )
+            self.complain(("metric",), f"{config.dataset.name} has no {metric}; it has, {has}")
         return Cell(row[0], column[0], trials, None, published)
 
     def _refuse_unlisted(self, config: TrialConfig) -> None:

@@ -23,14 +23,6 @@ from tests.data.made import clouds, dataset
 SMALL = {"num_points": 32, "presample": 40, "stored_points": 64}
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path / "data"))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 def planes(count: int, seed: int = 0) -> np.ndarray:
     """Clouds (count, 60, 6) of two planes each, with their normals, of lengths other than 1."""
     random = np.random.default_rng(seed)

@@ -29,14 +29,6 @@ trimesh = pytest.importorskip("trimesh")
 SMALL = {"num_points": 32, "presample": 48, "stored_points": 64}
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path / "data"))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 def added(folder: Path, capsys) -> dict:
     """The section that `pointsweep data add` prints for a folder."""
     code = data_command(["add", str(folder)])

@@ -23,14 +23,6 @@ SMALL = {"num_points": 16, "presample": 24, "stored_points": 32}
 MODELNET10 = ("bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table", "toilet")
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("POINTSWEEP_DATA", str(tmp_path / "data"))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 def test_modelnet10_is_read_from_its_meshes(root):
     trimesh = pytest.importorskip("trimesh")
     for number, name in enumerate(MODELNET10):

@@ -145,6 +145,8 @@ def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) ->
         if layer.weight.requires_grad:  # thawed by the method: from here on its own
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             continue
+        # On the instance, as in `_meet_in`: another module in its place would rename the bias in
+        # the member's checkpoint.
         layer.forward = JoinedLinear((*place, number), layer, shared)  # type: ignore[method-assign,assignment]
 
 
