@@ -180,6 +180,13 @@ class TrainConfig(Config):
             return self.lag_epochs + self.warmup_epochs
         return math.ceil(self.warmup_fraction * self.epochs)
 
+    def canonical(self) -> dict[str, str]:
+        node = super().canonical()
+        if self.precision == "bf16":
+            # 2: places on lines and planes are worked out in single precision
+            node["revision"] = "2"
+        return node
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.min_lr > self.lr:
             yield "min_lr", f"must be from 0 to lr ({self.lr}), got {self.min_lr}"

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -280,13 +281,25 @@ def uniform_lines(num_views: int) -> Tensor:
     return torch.stack([angles.cos(), torch.zeros(num_views), angles.sin()], dim=1)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which products of coordinates keep their precision.
+
+    A place on a line of 512 units, or a pixel of 224, is a whole number or two apart in bf16, and
+    the last one lies beyond the end.
+    """
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fixed") -> Tensor:
     """Places (B, M, N) of centers (B, N, 3) on lines (M, 3) of `length` units (spec 2.3).
 
     `fixed` clamps length * u - 0.5 to [0, length - 0.001]; `official` takes it modulo the length,
     which sends both ends of the line to the same place (T6).
     """
-    along = torch.einsum("bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines)
+    with without_autocast(centers.device):
+        along = torch.einsum("bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines)
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     spread = high - low
     unit = torch.where(
@@ -308,7 +321,8 @@ def project_planes(
     multiplies y before the scaling to pixels: the audio program's second aspect factor (T13).
     """
     width, height = size
-    x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(-1)  # (B, M, N) each
+    with without_autocast(centers.device):
+        x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(-1)  # (B, M, N) each
     depth = z - translation + 1e-12
     columns = (x / depth + 1) * width / 2 - 0.5
     rows = (y / depth * stretch + 1) * height / 2 - 0.5

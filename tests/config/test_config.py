@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsweep.config.base import Added, Config, canonical_json
+from pointsweep.config.parts import TrainConfig
 from pointsweep.config.validation import check_trial, trial_from_dict
 from pointsweep.errors import ConfigError
 
@@ -89,6 +90,11 @@ def test_a_raised_revision_changes_the_key():
         code_revision: ClassVar[int] = 2
 
     assert canonical_json(Second()) != canonical_json(First())
+
+
+def test_only_trials_in_bf16_have_the_key_of_their_new_places():
+    assert '"revision"' not in canonical_json(TrainConfig(epochs=1))
+    assert '"precision":"bf16","revision":2' in canonical_json(TrainConfig(epochs=1, precision="bf16"))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 
 from pointsweep.config.backbones import TinyConfig
 from pointsweep.config.parts import PositionsConfig
+from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.backbones.base import lookup_line, lookup_plane
 from pointsweep.models.backbones.tiny import Tiny
+from pointsweep.models.point_model import PointModel
 from pointsweep.models.positional_encoding import Positions, sine_table
 
 
@@ -26,6 +28,19 @@ def positions(modality: str = "1d", **fields) -> Positions:
 
 
 CENTERS = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1)) * 0.4
+
+
+def test_a_language_models_512_places_are_found_in_bf16_too():
+    """A place that is rounded to bf16 lies beyond the last row of the table."""
+    made = trial_from_dict({
+        "dataset": "synthetic", "tokenizer": {"name": "patch", "num_tokens": 4, "neighbours": 4},
+        "backbone": {"name": "minilm", "weights": "random", "num_blocks": 1}, "method": "any2point",
+    })  # fmt: skip
+    model = PointModel(made, 3).eval()
+    points = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(points)
+    assert (logits - model(points)).abs().max() < 0.05 * logits.abs().max()  # 8 bits, through 7 products and norms
 
 
 def test_a_line_table_is_interpolated_linearly():

@@ -175,6 +175,17 @@ def test_official_audio_projection_golden_values():
     assert number == 228
 
 
+def test_places_on_a_line_of_512_and_on_a_plane_are_the_same_under_autocast():
+    """In bf16 they would be two units apart, and the last beyond the end of the line's table."""
+    lines, views = uniform_lines(6), rotations(6)
+    places, pixels = project_lines(clouds(), lines, 512), project_planes(clouds(), views, -1.8, (224, 224))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (clouds()[0] @ lines.T).dtype == torch.bfloat16  # as a product is otherwise
+        assert torch.equal(project_lines(clouds(), lines, 512), places)
+        assert torch.equal(project_planes(clouds(), views, -1.8, (224, 224)), pixels)
+    assert places.max() < 512
+
+
 def test_uniform_lines_are_spread_over_half_a_turn():
     lines = uniform_lines(4)
     angles = torch.atan2(lines[:, 2], lines[:, 0])
