@@ -132,6 +132,15 @@ def test_gradients_are_those_of_finite_differences(name):
     torch.autograd.gradcheck(work, (features, own, *stage.parameters()))
 
 
+@pytest.mark.parametrize("neighbours", [1, 2, 3, 8, 16, 17])
+def test_the_largest_of_a_few_neighbours_is_the_first_of_equal_ones(neighbours):
+    rows = torch.randint(0, 5, (40, neighbours, 12), generator=torch.Generator().manual_seed(0)).float() - 2
+    found, place = torch.empty(40, 12), torch.empty(40, 12, dtype=torch.long)
+    residual_stage._largest(rows, found, place)
+    assert np.array_equal(found.numpy(), rows.numpy().max(axis=1))
+    assert np.array_equal(place.numpy(), rows.numpy().argmax(axis=1))  # NumPy's: the first
+
+
 def test_two_runs_give_the_same_bits():
     given = inputs((4, 64, 32, 20, 24, (24, 24)), torch.float32)
     first, second = looked_at(by_rows, *given), looked_at(by_rows, *given)
