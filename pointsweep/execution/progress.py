@@ -530,7 +530,7 @@ class Progress:
         label = self._label(key)
         if not trial.epoch:
             return (
-                f"{label.cell}: before its first epoch, {duration(time.monotonic() - trial.begun)}"
+                f"{label.cell}: no epoch finished yet, {duration(time.monotonic() - trial.begun)}"
             )
         return f"{label.cell}: epoch {trial.epoch} of {trial.epochs}{self._told(label, trial)}"
 

@@ -10,6 +10,7 @@ import itertools
 import math
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 
 from pointsweep.planning.plan import Plan
 from pointsweep.statistics.all_pairs import detectable_gain
@@ -22,7 +23,7 @@ from pointsweep.statistics.power import (
     power_of_seeds,
     smallest_gain,
 )
-from pointsweep.statistics.seeds import DIGITS, LEVEL, summary
+from pointsweep.statistics.seeds import DIGITS, LEVEL, half_width, summary
 from pointsweep.statistics.sequential import last_level
 from pointsweep.sweep.parser import Cell
 from pointsweep.sweep.published_checks import NUM_TEST
@@ -37,8 +38,11 @@ NOT_SEEN = 0.2  # power below which a gain is said not to be seen
 
 def resolution(plan: Plan) -> list[str]:
     """A sentence for each number of test objects in the sweep, least first; none where the number
-    is not known.
+    is not known, and for a search on its own, whose trials are not compared by seeds.
     """
+    search = plan.sweep.search
+    if search is not None and search.then_seeds is None:
+        return []
     by_objects: dict[int, list[Cell]] = {}
     for cell in plan.sweep.cells:
         objects = num_test(cell, plan) if cell.trials else None
@@ -81,15 +85,19 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
     """ "with 2,882 test objects and 3 seeds a gain of 1.7 is seen with 90 % power, 0.2 is not
     (...)".
     """
-    seeds = statistics.mode(len(cell.trials) for cell in cells)
+    seeds = _num_seeds(plan, cells)
     accuracy, source = typical_accuracy(plan, cells)
     if seeds < 2:
         return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
     adaptive = plan.sweep.adaptive
     columns = Counter(cell.column for cell in cells)
     rows = max(columns.values())
+    if len(cells) == 1 and adaptive is None:
+        known_to = of_one_cell(plan, cells[0], objects)
+        return f"with {objects:,} test objects and {seeds} seeds {known_to}"
     known = pooled_sd(spreads(plan, cells))
     sd = known[0] if known else assumed_sd(accuracy, objects)
+    basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     gain: float | None
     small: float | None
     if adaptive is None:
@@ -104,7 +112,6 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
         level = "sequential paired t-test at 5 %"
         if comparisons > 1:
             level += f" over the {comparisons} comparisons of a column"
-    basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
     return (
         f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with"
         f" {100 * TARGET:.0f} % power, {_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level};"
@@ -122,7 +129,7 @@ def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float
         arms, families = rows, columns + (columns > 1)  # the rows of each column, and the columns
         level = f"all pairs of {rows} rows at 5 %"
     else:
-        arms, families = max(columns, 2), 1
+        arms, families = columns, 1
         level = f"all pairs of {arms} columns at 5 %"
     if families > 1:
         level += f" over the table's {columns} columns and the columns themselves"
@@ -130,6 +137,28 @@ def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float
     gain = one_value * detectable_gain(arms, seeds, families, TARGET)
     small = one_value * detectable_gain(arms, seeds, families, NOT_SEEN)
     return gain, small, f"Tukey's test of {level}"
+
+
+def _num_seeds(plan: Plan, cells: Sequence[Cell]) -> int:
+    """Return the seeds of most cells: of arms that are tuned first, those of their winners."""
+    search = plan.sweep.search
+    if search is not None and search.then_seeds is not None:
+        return search.then_seeds
+    return statistics.mode(len(cell.trials) for cell in cells)
+
+
+def of_one_cell(plan: Plan, cell: Cell, objects: int) -> str:
+    """Return how well the mean of the only cell will be known; there is nothing to compare."""
+    done = list(_values(plan, cell).values())
+    accuracy, source = typical_accuracy(plan, [cell])
+    measured = summary(done).sd if len(done) > 1 else None
+    sd = measured if measured is not None else assumed_sd(accuracy, objects)
+    basis = f"measured, {len(done)} seeds" if measured is not None else f"assumed: {source}"
+    width = half_width(sd, _num_seeds(plan, [cell]))
+    return (
+        f"the mean of the only cell is known to ±{100 * width:.1f} points (95 % t-interval): the"
+        f" seeds have sd {100 * sd:.2f} ({basis})"
+    )
 
 
 def of_models(objects: int, accuracy: float) -> str:

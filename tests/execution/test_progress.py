@@ -83,7 +83,7 @@ def test_a_log_hears_of_running_trials_when_nothing_else_happens():
     line = stream.getvalue()
     assert line.startswith(
         "[0/2] running  lora / line / seed 0: epoch 2 of 4, test/accuracy 25.0 %, best 50.0 %; "
-        "lora / line / seed 1: before its first epoch, 0 s  (0 s so far, about 0 s left)"
+        "lora / line / seed 1: no epoch finished yet, 0 s  (0 s so far, about 0 s left)"
     )
     assert len(line.splitlines()) == 1
 

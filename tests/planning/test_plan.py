@@ -91,6 +91,28 @@ def test_one_seed_resolves_models_and_no_arms(made):
     assert "1 seed no gain of an arm is seen, for one seed has no spread; between two trained models a gain of 7.3 is seen" in said
 
 
+def test_a_single_cell_is_told_how_well_its_mean_will_be_known(made):
+    [said] = resolved(made, "smoke.yaml", "seeds=3", "dataset.test_limit=200", only=("row=lora", "column=1d"))
+    sd = (0.85 * 0.15 / 200) ** 0.5
+    half = 4.302653 * sd / 3**0.5  # Student's t at 97.5 %, 2 degrees of freedom
+    assert f"with 200 test objects and 3 seeds the mean of the only cell is known to ±{100 * half:.1f} points" in said
+    assert "all pairs" not in said
+
+
+def test_arms_that_are_tuned_first_resolve_by_their_winners_seeds_and_a_search_on_its_own_by_none(made, tmp_path):
+    rows = "rows:\n  - {label: a, method: lora}\n  - {label: b, method: head_only}\n"
+    base = (
+        "name: t\nbase: {dataset: {name: modelnet40, num_points: 64, val_fraction: 0.2}, tokenizer: point_pn_light, backbone: tiny}\n"
+    )
+    search = "search: {space: {train.lr: {float: [1.0e-4, 1.0e-2], log: true}}"
+    file = tmp_path / "t.yaml"
+    file.write_text(f"{base}{rows}per_arm: {{{search}}}, trials: 4, then_seeds: 7}}\n")
+    [said] = resolution(make_plan(load(file), made))
+    assert said.startswith("with 2,468 test objects and 7 seeds a gain of ")
+    file.write_text(f"{base}{search}, trials: 4}}\n")
+    assert resolution(make_plan(load(file), made)) == []
+
+
 def test_test_objects_are_counted_as_the_sweep_cuts_them(made):
     [said] = resolved(made, "smoke.yaml", "dataset.test_limit=40")
     assert said.startswith("with 40 test objects and 2 seeds a gain of more than 100 is seen with 90 % power")
