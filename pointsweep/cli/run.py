@@ -507,4 +507,6 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
         parts = [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
     dropped = [f"used in part: {text}" for text in sweep.dropped]
     fetched = [f"to fetch: {text}" for text in plan.to_fetch]
-    return "\n".join(part for part in [*parts, *resolution(plan), *dropped, *fetched] if part)
+    return "\n".join(
+        part for part in [*parts, *resolution(plan, sweep.search), *dropped, *fetched] if part
+    )

@@ -10,7 +10,6 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 
 from pointsweep.planning.plan import Plan
 from pointsweep.statistics.all_pairs import detectable_gain
@@ -27,6 +26,7 @@ from pointsweep.statistics.seeds import DIGITS, LEVEL, half_width, summary
 from pointsweep.statistics.sequential import last_level
 from pointsweep.sweep.parser import Cell
 from pointsweep.sweep.published_checks import NUM_TEST
+from pointsweep.sweep.search_space import Search
 
 SETS = {
     "modelnet40": ("ModelNet40", "test"), "modelnet40_c": ("ModelNet40", "test"),
@@ -36,19 +36,24 @@ ACCURACY = 0.85  # where neither finished trials nor a paper tell one
 NOT_SEEN = 0.2  # power below which a gain is said not to be seen
 
 
-def resolution(plan: Plan) -> list[str]:
+def resolution(plan: Plan, search: Search | None = None) -> list[str]:
     """A sentence for each number of test objects in the sweep, least first; none where the number
-    is not known, and for a search on its own, whose trials are not compared by seeds.
+    is not known.
+
+    Of a search the plan has points of every arm: arms that are tuned first are compared by the
+    seeds of their winners, the trials of a search on its own are not.
     """
-    search = plan.sweep.search
     if search is not None and search.then_seeds is None:
         return []
+    fresh_seeds = search.then_seeds if search is not None else None
     by_objects: dict[int, list[Cell]] = {}
     for cell in plan.sweep.cells:
         objects = num_test(cell, plan) if cell.trials else None
         if objects:
             by_objects.setdefault(objects, []).append(cell)
-    return [sentence(plan, objects, cells) for objects, cells in sorted(by_objects.items())]
+    return [
+        sentence(plan, objects, cells, fresh_seeds) for objects, cells in sorted(by_objects.items())
+    ]
 
 
 def num_test(cell: Cell, plan: Plan) -> int | None:
@@ -81,11 +86,11 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
     return min(size, dataset.test_limit or size)
 
 
-def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
+def sentence(plan: Plan, objects: int, cells: list[Cell], fresh_seeds: int | None = None) -> str:
     """ "with 2,882 test objects and 3 seeds a gain of 1.7 is seen with 90 % power, 0.2 is not
     (...)".
     """
-    seeds = _num_seeds(plan, cells)
+    seeds = fresh_seeds or statistics.mode(len(cell.trials) for cell in cells)
     accuracy, source = typical_accuracy(plan, cells)
     if seeds < 2:
         return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
@@ -93,7 +98,7 @@ def sentence(plan: Plan, objects: int, cells: list[Cell]) -> str:
     columns = Counter(cell.column for cell in cells)
     rows = max(columns.values())
     if len(cells) == 1 and adaptive is None:
-        known_to = of_one_cell(plan, cells[0], objects)
+        known_to = of_one_cell(plan, cells[0], objects, seeds)
         return f"with {objects:,} test objects and {seeds} seeds {known_to}"
     known = pooled_sd(spreads(plan, cells))
     sd = known[0] if known else assumed_sd(accuracy, objects)
@@ -139,22 +144,14 @@ def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float
     return gain, small, f"Tukey's test of {level}"
 
 
-def _num_seeds(plan: Plan, cells: Sequence[Cell]) -> int:
-    """Return the seeds of most cells: of arms that are tuned first, those of their winners."""
-    search = plan.sweep.search
-    if search is not None and search.then_seeds is not None:
-        return search.then_seeds
-    return statistics.mode(len(cell.trials) for cell in cells)
-
-
-def of_one_cell(plan: Plan, cell: Cell, objects: int) -> str:
+def of_one_cell(plan: Plan, cell: Cell, objects: int, seeds: int) -> str:
     """Return how well the mean of the only cell will be known; there is nothing to compare."""
     done = list(_values(plan, cell).values())
     accuracy, source = typical_accuracy(plan, [cell])
     measured = summary(done).sd if len(done) > 1 else None
     sd = measured if measured is not None else assumed_sd(accuracy, objects)
     basis = f"measured, {len(done)} seeds" if measured is not None else f"assumed: {source}"
-    width = half_width(sd, _num_seeds(plan, [cell]))
+    width = half_width(sd, seeds)
     return (
         f"the mean of the only cell is known to ±{100 * width:.1f} points (95 % t-interval): the"
         f" seeds have sd {100 * sd:.2f} ({basis})"

@@ -101,16 +101,16 @@ def test_a_single_cell_is_told_how_well_its_mean_will_be_known(made):
 
 def test_arms_that_are_tuned_first_resolve_by_their_winners_seeds_and_a_search_on_its_own_by_none(made, tmp_path):
     rows = "rows:\n  - {label: a, method: lora}\n  - {label: b, method: head_only}\n"
-    base = (
-        "name: t\nbase: {dataset: {name: modelnet40, num_points: 64, val_fraction: 0.2}, tokenizer: point_pn_light, backbone: tiny}\n"
-    )
+    base = "name: t\nbase: {dataset: {name: modelnet40, num_points: 64, val_fraction: 0.2}, tokenizer: point_pn_light, backbone: tiny, method: lora}\n"
     search = "search: {space: {train.lr: {float: [1.0e-4, 1.0e-2], log: true}}"
     file = tmp_path / "t.yaml"
     file.write_text(f"{base}{rows}per_arm: {{{search}}}, trials: 4, then_seeds: 7}}\n")
-    [said] = resolution(make_plan(load(file), made))
+    sweep = load(file)
+    [said] = resolution(make_plan(sweep.probe(), made), sweep.search)
     assert said.startswith("with 2,468 test objects and 7 seeds a gain of ")
     file.write_text(f"{base}{search}, trials: 4}}\n")
-    assert resolution(make_plan(load(file), made)) == []
+    sweep = load(file)
+    assert resolution(make_plan(sweep.probe(), made), sweep.search) == []
 
 
 def test_test_objects_are_counted_as_the_sweep_cuts_them(made):
