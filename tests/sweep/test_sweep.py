@@ -294,7 +294,7 @@ NUMBERS = {
     "appt_parts": 108,
     "any_modality": 180,
     "any_modality_small": 36,
-    "pretraining": 36,
+    "pretraining": 60,
 }
 
 
