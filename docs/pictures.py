@@ -2,8 +2,8 @@
 
 Runs a sweep in a terminal of its own (the quick start; `--smoke` its short form), and takes
 pictures of the terminal, of `pointsweep serve` while it trains, of the report, of MLflow's runs
-page and of the LaTeX table. Chromium must be installed; without pdflatex and pdftoppm the table is
-left as it is.
+page and of the LaTeX table; of serve and the report also in dark colours and on a phone. Chromium
+must be installed; without pdflatex and pdftoppm the table is left as it is.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ from tests.support.terminal import Terminal
 
 HERE = Path(__file__).parent
 COLUMNS, LINES = 118, 30
+PHONE = (390, 844)
+REPORT_PICTURES = (
+    ("report.png", (1000, 1890), "light"),
+    ("report_dark.png", (1000, 1100), "dark"),
+    ("report_phone.png", PHONE, "light"),
+)
 COMMAND = [
     sys.executable,
     "-c",
@@ -97,25 +103,33 @@ def trained(store: Path, words: list[str], folder: Path, serve_port: int) -> Non
     terminal.read_until(lambda: time.monotonic() > begun + 1)
     prompt = " ".join(["$ pointsweep run sweeps/quickstart.yaml", *words])
     terminal_picture(terminal.written, folder / "terminal.svg", prompt)
-    asyncio.run(photograph_serve(f"http://127.0.0.1:{serve_port}", folder / "serve.png"))
+    server = f"http://127.0.0.1:{serve_port}"
+    asyncio.run(photograph_serve(server, folder / "serve.png"))
+    asyncio.run(photograph_serve(server, folder / "serve_phone.png", PHONE, "dark"))
     code = terminal.wait()
     if code != 0:
         raise SystemExit(f"the sweep ended with {code}:\n{terminal.text[-3000:]}")
 
 
 @contextlib.asynccontextmanager
-async def sized(width: int, height: int) -> AsyncIterator[browser.Page]:
-    """Open a tab whose page, not whose window, has this size."""
+async def sized(width: int, height: int, colours: str = "light") -> AsyncIterator[browser.Page]:
+    """Open a tab whose page, not whose window, has this size, on a system with light or dark
+    colours.
+    """
     async with browser.page(width, height) as tab:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await tab.call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": colours}
+        await tab.call("Emulation.setEmulatedMedia", features=[scheme])
         yield tab
 
 
-async def photograph_serve(server: str, path: Path) -> None:
+async def photograph_serve(
+    server: str, path: Path, size: tuple[int, int] = (1100, 1000), colours: str = "light"
+) -> None:
     """Take the picture of the page of the sweep that runs."""
     frame = "document.querySelector('iframe:not(.next)')"
-    async with sized(1100, 1000) as tab:
+    async with sized(*size, colours) as tab:
         await tab.open(f"{server}/", "document.querySelector('[data-sweep] a')")
         await tab.evaluate("document.querySelector('[data-sweep] a').click()")
         await tab.wait(f"{frame}.contentDocument.querySelector('#table')")
@@ -123,11 +137,15 @@ async def photograph_serve(server: str, path: Path) -> None:
         await tab.picture(path)
 
 
-async def photograph_report(file: Path, path: Path) -> None:
-    """Take the picture of the upper part of the report: its table and its first chart."""
-    async with sized(1000, 1890) as tab:
-        await tab.open(file.as_uri(), "document.querySelector('.plot .main-svg')")
-        await asyncio.sleep(1)
+async def photograph_report(
+    file: Path, path: Path, size: tuple[int, int] = (1000, 1890), colours: str = "light"
+) -> None:
+    """Take the picture of the upper part of the report: its table and, as far down as it reaches,
+    the first chart; charts are drawn when they come into view.
+    """
+    async with sized(*size, colours) as tab:
+        await tab.open(file.as_uri(), "document.querySelector('.plot')")
+        await asyncio.sleep(3)
         await tab.picture(path)
 
 
@@ -187,7 +205,8 @@ def main() -> None:
             server.terminate()
             server.wait()
         [report] = (store / "sweeps").glob("*/report.html")
-        asyncio.run(photograph_report(report, options.folder / "report.png"))
+        for name, size, colours in REPORT_PICTURES:
+            asyncio.run(photograph_report(report, options.folder / name, size, colours))
         latex_picture(store, report.parent.name, options.folder / "latex.png")
         uri = f"sqlite:///{store / 'mlflow.db'}"
         [experiment] = [
