@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from pointsweep.config import registry
 from pointsweep.config.datasets import FilesConfig
 from pointsweep.config.validation import component_problems
 from pointsweep.data.files import SPLITS, Stored, stored
 from pointsweep.data.readers import cloud_arrays, cloud_files
 from pointsweep.data.readers.cloud_arrays import Keys, keys_of, read_arrays, splits_in
 from pointsweep.data.readers.cloud_files import POINT_KEYS
+from pointsweep.data.readers.feature_hints import features_in
 from pointsweep.data.readers.file_splits import LISTS, contents, names_of, split_files
 from pointsweep.errors import MissingDataError
 from pointsweep.storage.stores import is_address
@@ -74,7 +76,28 @@ def suggest(folder: Path) -> list[str]:
         *(f"# {line}" for line in comments),
         "dataset:",
         *(f"  {key}: {_yaml(value)}" for key, value in section.items()),
+        *_features(config, folder),
     ]
+
+
+def _features(config: FilesConfig, folder: Path) -> Iterator[str]:
+    """Yield a commented line with the features that the first training file gives: most models take
+    coordinates alone and refuse them.
+    """
+    files = split_files(folder, "train", config.train, config.pattern)
+    keys = Keys(config.points_key, config.labels_key, config.offsets_key, splits=config.split_key)
+    found = features_in(files, keys, "train")
+    if found:
+        first = files.arrays[0] if files.arrays else files.clouds[0][0]
+        networks = [
+            name
+            for name, kind in registry.config_classes("networks").items()
+            if getattr(kind, "takes_features", False)
+        ]
+        yield (
+            f"  # features: [{', '.join(('xyz', *found))}]  # as {first.name} has them; for the"
+            f" networks {', '.join(networks)}, other models take coordinates alone"
+        )
 
 
 def _root(folder: Path) -> tuple[str, list[str]]:

@@ -8,7 +8,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from pointsweep.cli.data import main as data_command
 from pointsweep.cli.run import main as run_command
 from pointsweep.config.networks import PointNet2Config, PointNeXtConfig
 from pointsweep.config.validation import component_problems
@@ -208,3 +210,71 @@ def test_models_of_coordinates_alone_are_refused_by_name(tmp_path, model):
         ConfigError, match=r"normal: .* takes coordinates alone; allowed: \[xyz\], or one of the networks pointnet2, pointnext"
     ):
         load(file)
+
+
+def hinted(folder, capsys) -> list[str]:
+    """The features of the commented line that `pointsweep data add` prints; none where there is no line."""
+    assert data_command(["add", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "features" not in yaml.safe_load(printed)["dataset"]  # most models refuse them
+    lines = [line.removeprefix("  # ") for line in printed.splitlines() if line.startswith("  # features:")]
+    if not lines:
+        return []
+    assert "for the networks pointnet2, pointnext" in lines[0]
+    section = yaml.safe_load(printed)["dataset"] | yaml.safe_load(lines[0])
+    assert not component_problems("dataset", section)
+    data = dataset(**{name: tuple(value) if isinstance(value, list) else value for name, value in section.items()})
+    assert data.train.points.shape[2] == 3 + data.config.feature_channels
+    return list(data.config.point_features)
+
+
+RANDOM = np.random.default_rng(5)
+UNIT = (lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True))(RANDOM.normal(size=(60, 3)))
+BYTES = RANDOM.integers(0, 256, (60, 3))
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ([UNIT], ["normal"]),
+        ([BYTES], ["color"]),
+        ([BYTES / 255], ["color"]),
+        ([UNIT, BYTES], ["normal", "color"]),
+        ([RANDOM.uniform(0, 1, (60, 1))], ["intensity"]),
+        ([BYTES, RANDOM.uniform(0, 4000, (60, 1))], ["color", "intensity"]),
+        ([UNIT, RANDOM.integers(0, 4, (60, 1))], ["normal"]),  # ShapeNetPart's last column is a part
+        ([RANDOM.normal(size=(60, 3))], []),
+        ([RANDOM.integers(0, 6, (60, 1))], []),
+        ([], []),
+    ],
+)
+@pytest.mark.parametrize("kind", ["txt", "npy"])
+def test_data_add_looks_for_features_in_columns(root, capsys, kind, columns, found):
+    for number, name in enumerate(("cup", "jar") * 4):
+        path = root / "set" / ("train", "test")[number // 4] / name / f"{number}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.concatenate([clouds(1, 60, number)[0], *columns], axis=1)
+        np.savetxt(path, rows, fmt="%.4f") if kind == "txt" else np.save(path, rows)
+    assert hinted(root / "set", capsys) == found
+
+
+def test_data_add_finds_features_by_their_names(root, capsys):
+    plyfile, trimesh = (pytest.importorskip(name) for name in ("plyfile", "trimesh"))
+    rows = np.zeros(60, dtype=[(name, "f4") for name in ("x", "y", "z", "nx", "ny", "nz", "intensity")])
+    for axis, values in zip(rows.dtype.names, np.random.default_rng(2).normal(size=(7, 60)), strict=True):
+        rows[axis] = values
+    for split, number in (("train", 0), ("test", 1)):
+        for name in ("cup", "jar"):
+            for folder in ("scans", "meshes"):
+                (root / folder / split / name).mkdir(parents=True)
+            place = root / "scans" / split / name / f"{number}.ply"
+            plyfile.PlyData([plyfile.PlyElement.describe(np.roll(rows, number), "vertex")]).write(place)
+            trimesh.creation.box(extents=(1 + number, 2, 3)).export(root / "meshes" / split / name / "box.off")
+    (root / "arrays").mkdir()
+    for split in ("train", "test"):
+        with h5py.File(root / "arrays" / f"{split}.h5", "w") as file:
+            file["data"], file["label"] = clouds(4, 60, len(split)), np.arange(4) % 2
+            file["rgb"] = np.random.default_rng(1).integers(0, 256, (4, 60, 3)).astype(np.uint8)
+    assert hinted(root / "scans", capsys) == ["normal", "intensity"]
+    assert hinted(root / "meshes", capsys) == ["normal"]
+    assert hinted(root / "arrays", capsys) == ["color"]

@@ -121,6 +121,11 @@ def read_arrays(path: Path, keys: Keys, split: str, features: tuple[str, ...] = 
     )
 
 
+def points_of(path: Path, keys: Keys) -> np.ndarray:
+    """Return the points of a file with all their columns, as they are stored. Raises ValueError."""
+    return _array(path, array_key(path, keys_of(path), keys.points, POINT_KEYS, "points_key"))
+
+
 def _beside(points: np.ndarray, values: np.ndarray, name: str, source: str) -> np.ndarray:
     """Return points (..., C) with a feature in further columns. Raises ValueError for an array that
     does not fit them.

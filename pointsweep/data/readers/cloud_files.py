@@ -101,6 +101,13 @@ def checked_cloud(
     return points
 
 
+def columns_of(path: Path, points_key: str | None) -> np.ndarray:
+    """Return all columns (P, C) of a text, npy or npz file as stored. Raises ValueError."""
+    if path.suffix.lower() in ROWS:
+        return _read_rows(path)
+    return _read_numpy(path, points_key)
+
+
 def _read_rows(path: Path) -> np.ndarray:
     text = read_text(path)
     if path.suffix.lower() == ".pts":
