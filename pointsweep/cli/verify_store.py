@@ -32,8 +32,9 @@ from pointsweep.results.records import (
 from pointsweep.storage.base import Store
 from pointsweep.utils.provenance import tree_digest
 
-# what predictions give, the one of part segmentation first
-MEASURES = ("test/instance_miou", PER_OBJECT)
+# what predictions give, those of segmentation first
+OF_SEGMENTATION = ("test/instance_miou", "test/miou")
+MEASURES = (*OF_SEGMENTATION, PER_OBJECT)
 
 
 @dataclass
@@ -110,7 +111,7 @@ def _result_problems(store: Store, record: Record) -> Iterator[str]:
     arrays = _arrays(store, record)
     if isinstance(arrays, str):
         yield arrays
-    elif measure and arrays and ("labels" in arrays or measure == "test/instance_miou"):
+    elif measure and arrays and ("labels" in arrays or measure in OF_SEGMENTATION):
         try:
             recomputed(record, arrays, measure)
         except (BundleError, KeyError, TypeError, ValueError) as error:

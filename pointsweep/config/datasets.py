@@ -14,6 +14,7 @@ from pointsweep.config.base import (
     Count,
     NamedConfig,
     NonNegative,
+    Positive,
     Share,
     TwoPositives,
     Whole,
@@ -39,6 +40,8 @@ class DatasetConfig(NamedConfig):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     # Above 0: part segmentation; every point has a label, and every cloud a category.
     num_categories: ClassVar[int] = 0
+    # The made data set that takes its place in smoke forms and dry runs.
+    stand_in: ClassVar[str] = "synthetic"
 
     num_points: NumPoints = 1024
     """Points of a cloud that a model sees."""
@@ -119,6 +122,20 @@ class PartDatasetConfig(DatasetConfig):
 
     # accuracy: of the points
     metrics: ClassVar[tuple[str, ...]] = ("instance_miou", "class_miou", "accuracy")
+    stand_in: ClassVar[str] = "synthetic_parts"
+
+
+class SceneDatasetConfig(PartDatasetConfig):
+    """Base of the data sets of semantic segmentation: blocks cut from scenes, every point with its
+    class.
+
+    To the head of parts a scene is a category, the only one. Every stored point of a test block is
+    predicted in each evaluation, `num_points` at a time.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("miou", "mean_class_accuracy", "accuracy")
+    num_categories: ClassVar[int] = 1
+    stand_in: ClassVar[str] = "synthetic_rooms"
 
 
 class CloudFilesConfig(DatasetConfig):
@@ -432,6 +449,56 @@ class ShapeNetPartConfig(PartDatasetConfig):
     center: bool = False
 
 
+# Where each layout of S3DIS lies below POINTSWEEP_DATA, as its published programs name it.
+S3DIS_FOLDERS = {"blocks": "indoor3d_sem_seg_hdf5_data", "rooms": "stanford_indoor3d"}
+
+
+class S3DISConfig(SceneDatasetConfig):
+    """S3DIS: 271 rooms in six areas of buildings, every point of one of 13 classes."""
+
+    num_classes: ClassVar[int] = 13
+
+    name: Literal["s3dis"] = "s3dis"
+    layout: Literal["blocks", "rooms"] = "blocks"
+    """PointNet's hdf5 files of blocks, or whole rooms, which are cut here."""
+    folder: str | None = None
+    """Below POINTSWEEP_DATA; null: indoor3d_sem_seg_hdf5_data (blocks) or stanford_indoor3d
+    (rooms).
+    """
+    test_area: Annotated[int, Field(ge=1, le=6)] = 5
+    """The area that is tested on; the other five are trained on."""
+    block: Positive = 1.0
+    """Edge of a block's square on the floor, in metres (rooms)."""
+    stride: Positive = 0.5
+    """Distance between training blocks, in metres (rooms). Test blocks never overlap."""
+    stored_points: Whole | None = 4096
+    """At most so many random points of a block are kept (rooms); null: all."""
+    min_points: Count = 100
+    """A training block with fewer points is left out (rooms)."""
+    num_points: NumPoints = 4096
+    presample: Whole = 4096
+    center: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        for name in ("block", "stride", "stored_points", "min_points"):
+            if (
+                self.layout == "blocks"
+                and getattr(self, name) != type(self).model_fields[name].default
+            ):
+                yield (
+                    name,
+                    "acts on `layout: rooms` alone; the published blocks are 1 m wide, 0.5 m apart"
+                    " and of 4,096 points; leave it out",
+                )
+        if self.stride > self.block:
+            yield (
+                "stride",
+                f"must be at most block ({self.block:g}), got {self.stride:g}: points between two"
+                " blocks would be in none",
+            )
+
+
 class SyntheticConfig(DatasetConfig):
     """Synthetic shapes: parametric classes whose proportions overlap, seen from one side, with
     noise.
@@ -489,6 +556,37 @@ class SyntheticPartsConfig(PartDatasetConfig):
     presample: Whole = 256
     scale: TwoPositives = (0.9, 1.1)
     rotate: Rotation = "gravity"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.source_points < self.num_points:
+            yield (
+                "source_points",
+                f"must be at least num_points ({self.num_points}), got {self.source_points}",
+            )
+
+
+class SyntheticRoomsConfig(SceneDatasetConfig):
+    """Synthetic blocks of rooms: floor, wall, table, chair and clutter."""
+
+    num_classes: ClassVar[int] = 5
+
+    name: Literal["synthetic_rooms"] = "synthetic_rooms"
+    train_per_category: Count = 100
+    """Training blocks; there is one category."""
+    test_per_category: Count = 50
+    """Test blocks."""
+    source_points: Whole = 512
+    """Points stored of every block."""
+    noise: NonNegative = 0.01
+    """Standard deviation of a point's place, in metres; blocks are 1 m wide."""
+    data_seed: Whole = 0
+    """Seed of the blocks."""
+    num_points: NumPoints = 256
+    presample: Whole = 256
+    scale: TwoPositives = (0.9, 1.1)
+    rotate: Rotation = "gravity"
+    center: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -213,6 +213,7 @@ OWN: dict[str, dict[type[NamedConfig], str]] = {
         datasets.ModelNet40CConfig: "pointsweep.data.corrupted:ModelNet40C",
         datasets.ModelNet40FewshotConfig: "pointsweep.data.modelnet40_fewshot:ModelNet40Fewshot",
         datasets.OmniObject3DConfig: "pointsweep.data.named.omniobject3d:OmniObject3D",
+        datasets.S3DISConfig: "pointsweep.data.scenes.s3dis:S3DIS",
         datasets.ScanObjectNNConfig: "pointsweep.data.scanobjectnn:ScanObjectNN",
         datasets.ScanObjectNNCConfig: "pointsweep.data.corrupted:ScanObjectNNC",
         datasets.ScanObjectNNFewshotConfig: (
@@ -222,6 +223,7 @@ OWN: dict[str, dict[type[NamedConfig], str]] = {
         datasets.ShapeNetPartConfig: "pointsweep.data.shapenetpart:ShapeNetPart",
         datasets.SyntheticConfig: "pointsweep.data.synthetic:Synthetic",
         datasets.SyntheticPartsConfig: "pointsweep.data.synthetic_parts:SyntheticParts",
+        datasets.SyntheticRoomsConfig: "pointsweep.data.scenes.synthetic_rooms:SyntheticRooms",
     },
     "tokenizers": {
         tokenizers.PatchConfig: "pointsweep.models.tokenizers:Patch",

@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pointsweep.config import plugins, registry
-from pointsweep.config.datasets import DatasetConfig, PartDatasetConfig
+from pointsweep.config.datasets import (
+    S3DIS_FOLDERS,
+    DatasetConfig,
+    PartDatasetConfig,
+    SceneDatasetConfig,
+)
 from pointsweep.data.splits import hold_out, in_turn
 from pointsweep.errors import MissingDataError
 from pointsweep.storage.base import write_whole
@@ -36,7 +41,8 @@ if TYPE_CHECKING:
 NOT_STORED = (
     "scale", "translate", "rotate", "center", "unit_sphere", "test_order", "allow_overlap",
 )  # fmt: skip
-MADE = ("synthetic", "synthetic_parts")  # from a seed: what they hold stands in the configuration
+# from a seed: what they hold stands in the configuration
+MADE = ("synthetic", "synthetic_parts", "synthetic_rooms")
 YOUNG_NS = 2 * 10**9  # the coarsest clock of a file system ticks every two seconds
 DIGITS = 12  # of a digest, in messages
 # The unit of tests is then a cloud. No deviation from a paper's protocol, so no reason against a
@@ -117,6 +123,8 @@ def _folders(section: Mapping[str, Any]) -> list[Path]:
     if folder is None and section["name"] == "modelnet40_fewshot":
         converted = section.get("source") == "point_bert"
         folder = "ModelNetFewshot" if converted else "modelnet40_ply_hdf5_2048"
+    if folder is None and section["name"] == "s3dis":
+        folder = S3DIS_FOLDERS[section.get("layout", "blocks")]
     names = [folder, section.get("corrupted_folder")]
     return [Path(root, name).resolve() for name in names if isinstance(name, str)]
 
@@ -282,11 +290,12 @@ def _num_points(split: Split) -> np.ndarray:
 
 
 def _clouds(split: Split) -> list[np.ndarray]:
-    """The clouds (P, 3) of a split."""
+    """The clouds (P, 3) of a split; a block that is evaluated as several clouds is one of them."""
     starts: np.ndarray | None = getattr(split, "starts", None)
     if starts is None:
         return [split.points[row][:, :3] for row in split.index]
-    return [split.points[starts[row] : starts[row + 1]] for row in split.index]
+    rows = dict.fromkeys(split.index.tolist())
+    return [split.points[starts[row] : starts[row + 1]] for row in rows]
 
 
 def shared_counts(splits: Mapping[str, Split]) -> dict[str, int]:
@@ -317,6 +326,9 @@ def made_facts(config: Any) -> DataFacts:
         if split == "train" and config.val_fraction:
             kept, held = hold_out(labels, config.val_fraction)
             sizes |= {"train": len(kept), "val": len(held)}
+    if config.stand_in == SceneDatasetConfig.stand_in:
+        clouds = -(-config.source_points // config.num_points)  # of a block that is evaluated
+        sizes |= {split: clouds * sizes[split] for split in sizes if split != "train"}
     points = dict.fromkeys(sizes, config.source_points)
     return DataFacts(
         sizes=sizes, taken=taken, fewest_points=points, most_points=points, num_classes=kinds

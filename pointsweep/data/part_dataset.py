@@ -65,8 +65,9 @@ class PartDataset(Dataset):
         parts: Sequence[Sequence[int]],
         arrays: dict[str, np.ndarray],
         digest: str,
+        groups: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        super().__init__(config, categories, arrays, digest)
+        super().__init__(config, categories, arrays, digest, groups)
         self.parts = tuple(tuple(numbers) for numbers in parts)
         self.num_classes = max(max(numbers) for numbers in parts) + 1
 

@@ -56,14 +56,17 @@ class SegmentationHead(nn.Module):
         self.norms = nn.ModuleList(
             nn.Identity() if width == widths[-1] else nn.LayerNorm(width) for width in widths
         )
-        self.label = nn.Sequential(
-            nn.Linear(num_categories, LABEL_WIDTH, bias=False),
-            nn.BatchNorm1d(LABEL_WIDTH),
-            nn.LeakyReLU(0.2),
-        )
+        self.label: nn.Sequential | None = None
+        if num_categories > 1:  # of scenes there is one, which says nothing
+            self.label = nn.Sequential(
+                nn.Linear(num_categories, LABEL_WIDTH, bias=False),
+                nn.BatchNorm1d(LABEL_WIDTH),
+                nn.LeakyReLU(0.2),
+            )
+        label_width = LABEL_WIDTH if self.label is not None else 0
         first, second, third, fourth = config.segmentation_widths
         self.spread = shared_mlp((3 + sum(widths), first, second), axes=1, bias=True)
-        self.mix = nn.Conv1d(second + 2 * sum(widths) + LABEL_WIDTH + extra, third, 1)
+        self.mix = nn.Conv1d(second + 2 * sum(widths) + label_width + extra, third, 1)
         self.layers = nn.Sequential(
             nn.BatchNorm1d(third), nn.ReLU(), Dropout(config.dropout),
             nn.Conv1d(third, fourth, 1), nn.BatchNorm1d(fourth), nn.ReLU(),
@@ -77,9 +80,10 @@ class SegmentationHead(nn.Module):
         logits (B, parts, P).
         """
         features = [norm(values) for norm, (values, _) in zip(self.norms, found, strict=True)]
-        label = self.label(F.one_hot(category, self.num_categories).to(points.dtype))  # (B, 64)
         pooled = [*(f.amax(dim=1) for f in features), *(f.mean(dim=1) for f in features)]
-        whole = torch.cat([*pooled, label, *extra], dim=1)  # (B, C)
+        if self.label is not None:
+            pooled.append(self.label(F.one_hot(category, self.num_categories).to(points.dtype)))
+        whole = torch.cat([*pooled, *extra], dim=1)  # (B, C)
         # (B, C, P)
         own = self.spread(self._at_points(points, features, [centers for _, centers in found]))
         # The program puts the cloud's features beside every point's; a product of a concatenation

@@ -129,7 +129,7 @@ def _known(kind: type[Config], values: dict[str, Any]) -> dict[str, Any]:
 
 def made_data(config: DatasetConfig) -> DatasetConfig:
     """Made clouds in place of those that are not here, changed at random as those would be."""
-    name = "synthetic_parts" if config.num_categories else "synthetic"
+    name = config.stand_in
     kind: Any = registry.config_class("datasets", name)
     shared = set(DatasetConfig.model_fields) & set(kind.model_fields)
     values = {name: getattr(config, name) for name in shared - {"name", "folder"}}

@@ -17,6 +17,7 @@ from pointsweep.config import registry
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset, Split, sample
+from pointsweep.data.facts import MADE
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.errors import MissingDataError
 from pointsweep.results.failures import DataError
@@ -102,7 +103,7 @@ def dataset_of(config: DatasetConfig) -> Dataset | None:
     says.
     """
     loader = registry.load("datasets", config.name)
-    if loader.made_from and config.name not in ("synthetic", "synthetic_parts"):  # type: ignore[attr-defined]
+    if loader.made_from and config.name not in MADE:  # type: ignore[attr-defined]
         return None
     try:
         return load_dataset(config)

@@ -22,6 +22,7 @@ from pointsweep.data.part_dataset import PartDataset
 from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import PointModel
 from pointsweep.planning.dry_run_data import EVAL_BATCH, STEPS, Recording
+from pointsweep.results.confusion import IGNORED
 from pointsweep.training.loop import step_rate, stream
 
 BETAS = (0.9, 0.999)
@@ -179,7 +180,7 @@ def measured(
         logits = model(*inputs_of(batch)).double()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         hits += int((logits.argmax(dim=1) == labels).sum())
-        count += labels.numel()
+        count += int((labels != IGNORED).sum())
     return loss / count, None if isinstance(data, PartDataset) else hits / count
 
 

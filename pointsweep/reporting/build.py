@@ -23,7 +23,7 @@ from pointsweep.results import metrics
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure
 from pointsweep.results.kept_plugins import import_kept
-from pointsweep.results.metrics import METRICS, PER_OBJECT, higher_is_better
+from pointsweep.results.metrics import DECIDING, METRICS, PER_OBJECT, higher_is_better
 from pointsweep.results.record_index import sound_records, uncollected
 from pointsweep.results.records import (
     DAMAGED,
@@ -358,7 +358,7 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
     )
 
 
-CHOSEN_BY = ("test/accuracy", "test/instance_miou")  # of classes, of parts
+CHOSEN_BY = tuple(f"test/{name}" for name in DECIDING)
 
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:

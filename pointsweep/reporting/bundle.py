@@ -25,6 +25,7 @@ from pointsweep.reporting.html.evidence import gather
 from pointsweep.reporting.table import Table
 from pointsweep.results.agreement import IOU_DIGITS, UNREADABLE, epochs_problem, packed, read_arrays
 from pointsweep.results.computed_metrics import without_computed
+from pointsweep.results.confusion import CONFUSION_METRICS, confusion_scores
 from pointsweep.results.events import Event, read_events
 from pointsweep.results.kept_plugins import as_members, kept_plugins, other_code
 from pointsweep.results.metrics import PER_OBJECT, accuracy, computed, computed_names
@@ -266,33 +267,14 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
         if protocol not in arrays:
             raise BundleError(f"no predictions of protocol {protocol}")
         predicted = arrays[protocol]
-        if predicted.shape != (record.dataset["num_test"],):
+        if predicted.shape != _shape(record, said):
             raise BundleError(
                 f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test"
                 " objects"
             )
-        if metric == PER_OBJECT or added is not None:
-            labels = _labels(arrays, predicted)
-            values[protocol] = {**said, PER_OBJECT: accuracy(predicted, labels)}
-            correct[protocol] = packed(predicted == labels)
-            if added is not None and added.from_predictions is not None:
-                values[protocol][metric] = added.from_predictions(predicted, labels)
-        elif metric == "test/instance_miou":
-            # Kept to seven digits: what the record says is confirmed to those, and goes on.
-            mean = float(np.mean(predicted, dtype=np.float64))
-            values[protocol] = {
-                **said,
-                metric: said[metric] if abs(mean - said[metric]) < IOU_DIGITS else mean,
-            }
-        else:
-            can = ", ".join(
-                (
-                    "test/accuracy",
-                    "test/instance_miou",
-                    *(f"test/{name}" for name in computed_names()),
-                )
-            )
-            raise BundleError(f"{metric} cannot be computed from predictions; that can {can}")
+        values[protocol] = _from_predictions(said, arrays, predicted, metric)
+        if predicted.ndim == 1 and (metric == PER_OBJECT or added is not None):
+            correct[protocol] = packed(predicted == _labels(arrays, predicted))
         for name, recorded in said.items():
             if values[protocol][name] != recorded:
                 raise BundleError(
@@ -302,6 +284,46 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
     if record.correct and correct and record.correct != correct:
         raise BundleError("which objects it got right is not what its record says")
     return replace(record, metrics=values, correct=correct if record.correct else {})
+
+
+def _shape(record: Record, recorded: Mapping[str, float]) -> tuple[int, ...]:
+    """Return the shape that a protocol's predictions must have."""
+    num_test: int = record.dataset["num_test"]
+    if "test/miou" in recorded:
+        return (num_test, record.dataset["num_classes"], record.dataset["num_classes"])
+    return (num_test,)
+
+
+def _from_predictions(
+    recorded: Mapping[str, float],
+    arrays: Mapping[str, np.ndarray],
+    predicted: np.ndarray,
+    metric: str,
+) -> dict[str, float]:
+    """Return a protocol's recorded metrics, with those that its predictions give in their place.
+    Raises BundleError where they do not give `metric`.
+    """
+    added = computed(metric)
+    if predicted.ndim == 3 and metric in CONFUSION_METRICS:
+        try:
+            scores = confusion_scores(predicted.sum(axis=0))
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        return {**recorded, **{f"test/{name}": score for name, score in scores.items()}}
+    if metric == PER_OBJECT or added is not None:
+        labels = _labels(arrays, predicted)
+        values = {**recorded, PER_OBJECT: accuracy(predicted, labels)}
+        if added is not None and added.from_predictions is not None:
+            values[metric] = added.from_predictions(predicted, labels)
+        return values
+    if metric == "test/instance_miou":
+        # Kept to seven digits: what the record says is confirmed to those, and goes on.
+        mean = float(np.mean(predicted, dtype=np.float64))
+        confirmed = abs(mean - recorded[metric]) < IOU_DIGITS
+        return {**recorded, metric: recorded[metric] if confirmed else mean}
+    known = ["test/accuracy", "test/instance_miou", "test/miou", "test/mean_class_accuracy"]
+    can = ", ".join([*known, *(f"test/{name}" for name in computed_names())])
+    raise BundleError(f"{metric} cannot be computed from predictions; that can {can}")
 
 
 def _labels(arrays: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pointsweep.errors import StoreError
 from pointsweep.results.events import Event, epochs_of, parse
+from pointsweep.results.metrics import deciding
 from pointsweep.results.records import FIRST_WITH_CHECKSUM, HISTORY, PREDICTIONS, Record
 
 ARRAY_BYTES = 2**26  # of one trial's predictions, unpacked
@@ -67,7 +68,7 @@ def epochs_problem(record: Record, epochs: Sequence[Event]) -> str:
     """
     if not epochs:
         return "no epochs"
-    measure = "instance_miou" if "test/instance_miou" in epochs[0]["metrics"] else "accuracy"
+    measure = deciding(epochs[0]["metrics"])
     for protocol, recorded in record.metrics.items():
         if protocol == "last":
             epoch = epochs[-1]

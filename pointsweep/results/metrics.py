@@ -13,7 +13,7 @@ Letters: N test objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -42,7 +42,7 @@ class Metric:
     meaning: str
     direction: Direction = "maximize"
     unit: Literal["%", ""] = "%"
-    task: Literal["", "classification", "parts"] = ""
+    task: Literal["", "classification", "parts", "scenes"] = ""
     recorded: bool = True
     from_predictions: FromPredictions | None = None
 
@@ -86,11 +86,19 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 _ALL = (
     Metric(
         "accuracy",
-        "share of the objects whose class is right; of parts, of the points",
+        "share of the objects whose class is right; of parts and scenes, of the points",
         from_predictions=accuracy,
     ),
     Metric("instance_miou", "mean over the objects of their parts' mean IoU", task="parts"),
     Metric("class_miou", "mean over the categories of their objects' mean IoU", task="parts"),
+    Metric(
+        "miou", "mean over the classes of their IoU over all points of the split", task="scenes"
+    ),
+    Metric(
+        "mean_class_accuracy",
+        "mean over the classes of the share of their points that is right",
+        task="scenes",
+    ),
     Metric("loss", "cross entropy", direction="minimize", unit=""),
     computed_metric(
         "balanced_accuracy",
@@ -103,6 +111,8 @@ METRICS = {metric.name: metric for metric in _ALL}
 FRACTIONS = tuple(name for name, metric in METRICS.items() if metric.unit == "%")
 RECORDED_FRACTIONS = tuple(name for name in FRACTIONS if METRICS[name].recorded)
 DEFAULT = "test/accuracy"
+# Whichever of these the epochs of a trial record decides which epoch is best.
+DECIDING = ("instance_miou", "miou", "accuracy")
 # a mean over the test objects, which a record keeps one by one (Record.correct)
 PER_OBJECT = "test/accuracy"
 BUILT_IN = frozenset(METRICS)
@@ -187,8 +197,15 @@ def of_dataset(recorded: Sequence[str]) -> list[str]:
     """Return the metrics that a data set's trials have, given those that its epochs record, the
     deciding one first.
     """
-    task = "classification" if recorded[0] == "accuracy" else "parts"
+    task = METRICS[recorded[0]].task or "classification"
     return [*recorded, *(name for name in computed_names() if METRICS[name].task in ("", task))]
+
+
+def deciding(names: Collection[str]) -> str:
+    """Return the metric, without its split, that decides which epoch of a trial is best; `names`
+    are those that an epoch records, with their splits.
+    """
+    return next(name for name in DECIDING if f"{TEST}/{name}" in names)
 
 
 def higher_is_better(metric: str) -> bool:

@@ -394,7 +394,8 @@ class TrialFolder:
         """The predicted classes of every test cloud by protocol, (n_test,), and the true ones with
         their names; see `class_type`.
 
-        Of part segmentation each shape's IoU, float32, and no labels. Sorted by name: after a
+        Of part segmentation each shape's IoU, float32, of semantic segmentation each block's
+        confusion matrix, int32 (n_test, classes, classes), and no labels. Sorted by name: after a
         resume they come in another order.
         """
         truth: dict[str, np.ndarray] = {}

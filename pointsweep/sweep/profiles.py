@@ -12,6 +12,7 @@ from typing import Any
 
 from pointsweep.config import registry
 from pointsweep.config.backbones import DRAWN_WEIGHTS
+from pointsweep.config.datasets import DatasetConfig
 from pointsweep.sweep.overlay import Location, Settings
 from pointsweep.sweep.yaml_document import Document
 
@@ -25,6 +26,10 @@ SMALL_PARTS = {
     "train_per_category": 8,
     "test_per_category": 4,
 }  # fmt: skip
+SMALL_ROOMS = {
+    **SMALL_PARTS, "name": "synthetic_rooms", "train_per_category": 32, "test_per_category": 16,
+}  # fmt: skip
+SMALL = {"synthetic": SMALL_DATA, "synthetic_parts": SMALL_PARTS, "synthetic_rooms": SMALL_ROOMS}
 SMALL_TRAIN = {
     "epochs": 2,
     "warmup_epochs": 0,
@@ -118,11 +123,8 @@ def _smoke(settings: Settings) -> None:
     dataset = data.get("dataset", {})
     held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
     known = dataset.get("name") in registry.names("datasets")
-    parts = known and registry.config_class("datasets", dataset["name"]).num_categories > 0
-    put(
-        "dataset",
-        {**(SMALL_PARTS if parts else SMALL_DATA), "val_fraction": 0.25 if held_out else 0.0},
-    )
+    kind: Any = registry.config_class("datasets", dataset["name"]) if known else DatasetConfig
+    put("dataset", {**SMALL[kind.stand_in], "val_fraction": 0.25 if held_out else 0.0})
     settings.set("train", SMALL_TRAIN, location)
     network = data.get("network")
     if isinstance(network, dict):

@@ -24,8 +24,10 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset, Split
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.part_metrics import part_score
+from pointsweep.data.scenes.dataset import SceneDataset
 from pointsweep.models.batch_cache import eval_batch, on_device, train_batch
 from pointsweep.models.layers import set_noise
+from pointsweep.results.confusion import IGNORED, confusion, confusion_scores
 from pointsweep.results.failures import DivergedError
 from pointsweep.results.records import class_type
 from pointsweep.training.adamw import AdamW
@@ -41,7 +43,8 @@ class Evaluation:
     see `class_type`.
 
     Of part segmentation both are those of the points, `more` holds the mean IoUs, and `predictions`
-    each shape's IoU, float32 (n,).
+    each shape's IoU, float32 (n,). Of semantic segmentation they are each block's confusion matrix,
+    int32 (n, classes, classes).
     """
 
     loss: float
@@ -237,6 +240,8 @@ def evaluate(
         _in_parts, model, parts if config.compat == "fixed" else 1, config.train.precision
     )
     answers = _answers(forward, dataset, split, config)
+    if isinstance(dataset, SceneDataset):
+        return score_scenes(answers, dataset.num_classes)
     if isinstance(dataset, PartDataset):
         return score_parts(answers, split.labels, dataset.parts)
     rows, logits, _ = zip(*answers, strict=True)
@@ -343,6 +348,29 @@ def score_parts(
     return Evaluation(
         loss / count, num_correct / count, np.array(ious.by_shape, dtype=np.float32), shape_metrics
     )
+
+
+def score_scenes(answers: Iterable[Answer], num_classes: int) -> Evaluation:
+    """Score every point's logits (B, classes, P) by its class (B, P); points that fill up a cloud
+    are not counted.
+    """
+    order: list[int] = []
+    matrices: list[np.ndarray] = []
+    loss = 0.0
+    for rows, logits, labels in answers:
+        loss += float(
+            F.cross_entropy(logits.double(), labels, reduction="sum", ignore_index=IGNORED)
+        )
+        predictions = logits.argmax(dim=1).numpy()  # (B, P)
+        order += rows.tolist()
+        matrices += [
+            confusion(predicted, truth, num_classes)
+            for predicted, truth in zip(predictions, labels.numpy(), strict=True)
+        ]
+    counts = np.stack(matrices)[np.argsort(order)]
+    scores = confusion_scores(counts.sum(axis=0))
+    accuracy = scores.pop("accuracy")
+    return Evaluation(loss / int(counts.sum()), accuracy, counts, scores)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

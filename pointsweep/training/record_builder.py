@@ -75,8 +75,10 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
 
 
 def classifies(predictions: Mapping[str, np.ndarray]) -> bool:
-    """Part segmentation keeps an IoU a shape, which is right or wrong of nothing."""
-    return all(values.dtype.kind in "iu" for values in predictions.values())
+    """Return whether predictions are a class for each object. Part segmentation keeps an IoU a
+    shape, semantic segmentation a confusion matrix a block.
+    """
+    return all(values.dtype.kind in "iu" and values.ndim == 1 for values in predictions.values())
 
 
 def _correct(result: Result) -> dict[str, str]:

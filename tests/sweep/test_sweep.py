@@ -240,7 +240,7 @@ def test_every_file_is_valid_and_small_under_the_smoke_profile(path):
     assert len(small.cells) == len(full.cells)
     assert small.name == f"{full.name}-smoke"
     for trial in small.trials():
-        assert trial.config.dataset.name in ("synthetic", "synthetic_parts")
+        assert trial.config.dataset.name in ("synthetic", "synthetic_parts", "synthetic_rooms")
         assert trial.config.network is not None or trial.config.backbone.name == "tiny"
         assert trial.config.train.epochs == 2
     assert all(c.published is None for c in small.cells)
@@ -278,6 +278,7 @@ NUMBERS = {
     "leakage": 24,
     "encodings_scrambled": 48,
     "part_segmentation": 24,
+    "semantic_segmentation": 24,
     # What a search will train is not known beforehand.
     "search_any2point": 0,
     "search_point_peft": 0,
