@@ -18,6 +18,7 @@ from pointsweep.training.fusion.pack import SharedBackbone
 from tests.training.test_pack import config
 
 PARTS = {"name": "synthetic_parts", "num_points": 64, "presample": 64}
+ROOMS = {"name": "synthetic_rooms", "num_points": 64, "presample": 64}
 PN = {"name": "point_pn", "num_tokens": 4, "neighbours": 4, "embed_dim": 6}
 MN40 = {"name": "point_pn_light", "num_tokens": 6, "neighbours": 6, "normalisation": "mn40"}
 GATED = {"name": "point_peft", "prompt_kind": "gated", "adapter_gate": True, "local_pool": "max_mean"}
@@ -38,6 +39,7 @@ ARMS = [  # method, modality, other sections
     (GATED, "3d", {}),
     ("point_peft", "3d", {"compat": "official"}),
     ("point_peft", "3d", {"dataset": PARTS}),
+    ("lora", "3d", {"dataset": ROOMS}),
     ({"name": "point_peft", "exclude_self": True, "bank": False}, "3d", {}),
 ]  # fmt: skip
 
