@@ -10,7 +10,7 @@ another.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -26,37 +26,68 @@ from pointsweep.ops.vmap import current, for_each, tensors
 # too.
 LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 SHARE = 4  # a value larger than this part of the limit is not kept
+LASTING_SHARE = 5 / 8  # of the limit: what is kept of evaluations while others are trained on
 
 T = TypeVar("T")
+# a value, its bytes, where it was made, and what must live
+Entry = tuple[Any, int, Any, Any]
 
 
 class LeastRecentlyUsed:
     """Values by key, the least recently used first: their bytes, where they were made, and what
     must live for the key to hold.
+
+    What is asked for as `lasting`, and what is made of its memory, goes after all else, within its
+    share of the limit: each epoch evaluates the same clouds, and between two evaluations lie the
+    batches of an epoch, which nobody asks for again.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes, self.bytes = limit_bytes, 0
-        self.entries: OrderedDict[Hashable, tuple[Any, int, Any, Any]] = OrderedDict()
+        self.limit_bytes, self.bytes, self.lasting_bytes = limit_bytes, 0, 0
+        self.entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self.lasting: OrderedDict[Hashable, Entry] = OrderedDict()
+        self.lasting_memory: Counter[Hashable] = Counter()
 
-    def get(self, key: Hashable, make: Callable[[], T], alive: Any = None) -> T:
+    def get(
+        self, key: Hashable, make: Callable[[], T], alive: Any = None, lasting: bool = False
+    ) -> T:
         """The value of the key, made if it is not there."""
-        if key in self.entries:
-            self.entries.move_to_end(key)
-            found, _, where, _ = self.entries[key]
-            return arrive(found, where)  # type: ignore[no-any-return]
+        for entries in (self.entries, self.lasting):
+            if key in entries:
+                entries.move_to_end(key)
+                found, _, where, _ = entries[key]
+                return arrive(found, where)  # type: ignore[no-any-return]
         value = make()
         size = sum(tensor.nbytes for tensor in tensors((value, alive)))
         if size * SHARE > self.limit_bytes or any(
             tensor.requires_grad for tensor in tensors(value)
         ):
             return value
-        self.entries[key] = value, size, made(value), alive
+        entry = value, size, made(value), alive
         self.bytes += size
-        while self.bytes > self.limit_bytes:
-            _, (_, dropped, _, _) = self.entries.popitem(last=False)
-            self.bytes -= dropped
+        if lasting or any(_memory(tensor) in self.lasting_memory for tensor in tensors(alive)):
+            self.lasting[key] = entry
+            self.lasting_bytes += size
+            self.lasting_memory.update(map(_memory, tensors(value)))
+        else:
+            self.entries[key] = entry
+        self._shrink()
         return value
+
+    def _shrink(self) -> None:
+        while self.lasting_bytes > LASTING_SHARE * self.limit_bytes:
+            _, (value, size, _, _) = self.lasting.popitem(last=False)
+            self.lasting_bytes -= size
+            self.bytes -= size
+            self.lasting_memory -= Counter(map(_memory, tensors(value)))
+        while self.bytes > self.limit_bytes:
+            _, (_, size, _, _) = self.entries.popitem(last=False)
+            self.bytes -= size
+
+
+def _memory(tensor: Tensor) -> Hashable:
+    """What a tensor shares with all its views."""
+    return tensor.device, tensor.untyped_storage().data_ptr()
 
 
 _kept = {kind: LeastRecentlyUsed(limit) for kind, limit in LIMIT_BYTES.items()}
@@ -146,6 +177,7 @@ def eval_batch(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Tensor
         ("eval", id(dataset), split.name, rows.tobytes()),
         lambda: dataset.eval_batch(split, rows),
         dataset,
+        lasting=True,
     )
 
 

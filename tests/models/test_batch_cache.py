@@ -8,9 +8,10 @@ import torch
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models import batch_cache as module
 from pointsweep.models import tokenizers
-from pointsweep.models.batch_cache import LeastRecentlyUsed, eval_batch, once, train_batch
+from pointsweep.models.batch_cache import SHARE, LeastRecentlyUsed, eval_batch, once, train_batch
 from pointsweep.models.methods.any2point import Any2Point
 from pointsweep.models.point_model import build
+from pointsweep.training.loop import evaluate
 from pointsweep.training.runner import load_dataset
 from tests.training.test_pack import config, run
 
@@ -74,6 +75,41 @@ def test_what_is_kept_is_bounded_and_the_least_used_goes_first():
     kept.get("large", lambda: torch.zeros(251))
     assert list(kept.entries) == ["c", "d", "a", "e"]
     assert kept.bytes == 4000
+
+
+def test_what_evaluation_sees_again_outlives_the_batches_of_an_epoch():
+    """And what is made of it, also of a view; but only within its share, 5/8 of 1,700 bytes."""
+    kept = LeastRecentlyUsed(limit_bytes=1700)
+    clouds = kept.get("clouds", lambda: torch.zeros(4, 25), lasting=True)  # 400 bytes
+    kept.get("near", lambda: torch.zeros(10), alive=(clouds[1:],))  # 40, and those 300 again
+    for epoch in range(10):
+        kept.get(f"batch {epoch}", lambda: torch.zeros(100))
+    assert list(kept.lasting) == ["clouds", "near"]
+    assert list(kept.entries) == ["batch 8", "batch 9"]
+    assert kept.bytes == 400 + 340 + 2 * 400
+    kept.get("other clouds", lambda: torch.zeros(100), lasting=True)
+    assert list(kept.lasting) == ["near", "other clouds"]
+    kept.get("of what has gone", lambda: torch.zeros(1), alive=(clouds,))
+    assert "of what has gone" in kept.entries
+    assert (kept.bytes, kept.lasting_bytes) == (340 + 400 + 400 + 404, 740)
+
+
+def test_an_evaluation_makes_no_geometry_again_in_later_epochs(monkeypatch):
+    """Though the clouds that were trained on between them fill the memory several times."""
+    trial = config("any2point", seed=0)
+    dataset = load_dataset(trial.dataset)
+    model = build(trial, dataset.num_classes)
+    made = []
+    original = tokenizers.pos_e
+    monkeypatch.setattr(tokenizers, "pos_e", lambda *args, **more: made.append(1) or original(*args, **more))
+    first = evaluate(model, dataset, dataset.test, trial)
+    filling = module._kept["cpu"].limit_bytes // SHARE
+    for number in range(3 * SHARE):
+        module._kept["cpu"].get(number, lambda: torch.empty(filling, dtype=torch.uint8))
+    assert made
+    made.clear()
+    assert evaluate(model, dataset, dataset.test, trial).loss == first.loss
+    assert not made
 
 
 def test_what_depends_on_the_clouds_alone_is_found_by_every_arm(monkeypatch):
