@@ -290,7 +290,7 @@ def block(model: PointModel, loop: bool, precision: str = "fp32") -> Callable[[]
         batch, method.prefix + model.tokenizer.num_tokens, model.backbone.dim, generator=generator
     ).to(place)
     centers = torch.rand(batch, model.tokenizer.num_tokens, 3, generator=generator).to(place)
-    _, context = method.begin(0, tokens, centers, model.positions.places(centers), None)
+    _, context = method.begin(0, tokens, centers, model.positions.project(centers), None)
     after = functools.partial(looped_after_block, method) if loop else method.after_block
     tokens.requires_grad_()
 

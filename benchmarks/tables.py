@@ -223,7 +223,7 @@ def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     return (
         begun,
         clocks(),
-        {table.place(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells},
+        {table.cell_name(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells},
     )
 
 

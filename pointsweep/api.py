@@ -1,4 +1,4 @@
-"""What programs and notebooks use of pointsweep: the functions that `import pointsweep` gives.
+"""Public functions for programs and notebooks: what `import pointsweep` gives.
 
     sweep = pointsweep.load("quickstart", "profile=smoke")
     table = pointsweep.run(sweep, inline=True)
@@ -116,23 +116,25 @@ def run(
     service failed on the way, and RayLostError where Ray did: what is done is kept, and the same
     call continues.
     """
-    asked = _sweep(sweep)
-    place = _store(store)
+    requested = _sweep(sweep)
+    opened = _store(store)
     mistake = uri_mistake(tracking_uri or "none")
     if mistake:
-        raise ConfigError(asked.source, [Problem("tracking_uri", mistake)])
-    other = None if replace else name_conflict(asked, place)
+        raise ConfigError(requested.source, [Problem("tracking_uri", mistake)])
+    other = None if replace else name_conflict(requested, opened)
     if other:
-        raise ConfigError(asked.source, [Problem("name", other)])
+        raise ConfigError(requested.source, [Problem("name", other)])
 
     with _display(progress) as display:
         display.phase(
-            f"planning {asked.name}: reading data and weights, building and auditing its arms"
+            f"planning {requested.name}: reading data and weights, building and auditing its arms"
         )
-        planned = make_plan(asked.probe(), place, fetch=True, rerun_stale=rerun_stale)
+        planned = make_plan(requested.probe(), opened, fetch=True, rerun_stale=rerun_stale)
         if planned.refused:
-            raise ConfigError(asked.source, [Problem("", text) for text in planned.refused])
-        display.say(f"{asked.name}: {asked.searched() if asked.search else planned.counts()}")
+            raise ConfigError(requested.source, [Problem("", text) for text in planned.refused])
+        display.say(
+            f"{requested.name}: {requested.searched() if requested.search else planned.counts()}"
+        )
         options = LaunchOptions(
             launcher="inline" if inline else "ray",
             workers=workers,
@@ -140,7 +142,7 @@ def run(
             tracking_uri=tracking_uri,
         )
         try:
-            [concluded] = launch([asked], [planned], place, options, display, rerun_stale)
+            [concluded] = launch([requested], [planned], opened, options, display, rerun_stale)
         except LeaseHeldError as error:
             raise StoreError(str(error)) from error
         finally:
@@ -176,12 +178,12 @@ def read_table(
     ValueError where there is no such table, and TrackerUnavailableError where MLflow does not
     answer.
     """
-    place = _store(store)
-    found = _read(name_or_path, place, source, tracking_uri, allow_plugins)
+    opened = _store(store)
+    found = _read(name_or_path, opened, source, tracking_uri, allow_plugins)
     layout, records, failures = stored.by_metric(
-        found, metric, place if source == "store" else None
+        found, metric, opened if source == "store" else None
     )
-    layout, compared = stored.compared(layout, records, place)
+    layout, compared = stored.compared(layout, records, opened)
     return build(with_changes(layout, protocol=protocol or layout.protocol), compared, failures)
 
 
@@ -220,4 +222,6 @@ def _sweep(sweep: Sweep | str | Path) -> Sweep:
 
 
 def _store(store: Store | str | Path | None) -> Store:
-    return open_store(store) if store is None or isinstance(store, str | Path) else store
+    if store is None or isinstance(store, str | Path):
+        return open_store(store)
+    return store

@@ -21,7 +21,9 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.path} (line {self.line})" if self.line else self.path
-        return f"{where}: {self.message}" if where else self.message
+        if where:
+            return f"{where}: {self.message}"
+        return self.message
 
 
 class ConfigError(ValueError):

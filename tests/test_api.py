@@ -59,7 +59,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
 
 def test_a_table_is_read_by_name_and_by_file_and_from_an_open_store(trained):
     table = pointsweep.read_table("tiny", store=trained)
-    assert [table.place(cell) for cell in table.cells] == ["lora / 1d", "head_only / 1d"]
+    assert [table.cell_name(cell) for cell in table.cells] == ["lora / 1d", "head_only / 1d"]
     assert [(cell.status, cell.n) for cell in table.cells] == [("complete", 2), ("complete", 2)]
     store = pointsweep.open_store(str(trained))
     assert pointsweep.read_table(trained.parent / "tiny.yaml", store=store) == table

@@ -72,11 +72,11 @@ class LazyCommands(typer.core.TyperGroup):
         """
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        found = []
+        completions = []
         for name, (_, text) in COMMANDS.items():
             if name.startswith(incomplete):
-                found.append(typer.core.CompletionItem(name, help=text))  # type: ignore[attr-defined]
-        return found
+                completions.append(typer.core.CompletionItem(name, help=text))  # type: ignore[attr-defined]
+        return completions
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the overview, which fits on a screen of 24 lines."""
@@ -109,6 +109,6 @@ def console() -> int:
     group = typer.main.get_command(app)
     if ASKED_BY_SHELL in os.environ:
         group(prog_name="pointsweep")  # typer answers the shell and ends
-    words = sys.argv[1:] or ["--help"]
-    outlives = words[0] in OUTLIVE_THEIR_READER
-    return exit_code(lambda: run(group, "pointsweep", words), outlives)
+    arguments = sys.argv[1:] or ["--help"]
+    outlives = arguments[0] in OUTLIVE_THEIR_READER
+    return exit_code(lambda: run(group, "pointsweep", arguments), outlives)

@@ -1,5 +1,5 @@
-"""What all commands share: how their words are parsed, how their help looks, and what is printed of
-a mistake in them.
+"""Parts shared by all commands: parsing of arguments, layout of help, and messages about mistakes
+in them.
 
 A command is a function whose typed parameters are its arguments and options, for typer. `Program`
 makes of it what `pointsweep NAME` and `python -m pointsweep.NAME` run.
@@ -29,9 +29,9 @@ NAME_COLUMNS = 22  # of an option and its value in a help text
 HELP_OPTIONS = ["-h", "--help"]
 
 
-def print_version(wanted: bool) -> None:
+def print_version(is_asked: bool) -> None:
     """Print the version and end the command, if it was asked for."""
-    if wanted:
+    if is_asked:
         print(f"pointsweep {__version__}")
         raise typer.Exit
 
@@ -85,8 +85,8 @@ def complete_file(incomplete: str) -> list[str]:
     """
     from pointsweep.sweep.yaml_document import shipped_names
 
-    found = [name for name in shipped_names() if name.startswith(incomplete)]
-    return found + _yaml_files(incomplete)
+    names = [name for name in shipped_names() if name.startswith(incomplete)]
+    return names + _yaml_files(incomplete)
 
 
 def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -104,14 +104,14 @@ def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
 def _yaml_files(incomplete: str) -> list[str]:
     """Return the sweep files and the folders whose paths begin so."""
     folder, slash, begun = incomplete.rpartition("/")
-    found = []
+    names = []
     for path in sorted(Path(folder or slash or ".").glob(f"{glob.escape(begun)}*")):
         name = f"{folder}{slash}{path.name}"
         if path.is_dir():
-            found.append(f"{name}/")
+            names.append(f"{name}/")
         elif path.suffix in (".yaml", ".yml"):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 class CompactCommand(typer.core.TyperCommand):
@@ -169,7 +169,9 @@ def _name_in_help(param: Any) -> str:
     if param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
     names = ", ".join(param.opts)
-    return names if param.is_flag else f"{names} {param.metavar}"
+    if param.is_flag:
+        return names
+    return f"{names} {param.metavar}"
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,8 @@ class Program:
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command as `python -m pointsweep.NAME`; return its exit code."""
-        words = sys.argv[1:] if arguments is None else list(arguments)
-        return run(self.command(), f"python -m pointsweep.{self.name}", words)
+        command_line = sys.argv[1:] if arguments is None else list(arguments)
+        return run(self.command(), f"python -m pointsweep.{self.name}", command_line)
 
 
 def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
@@ -219,12 +221,12 @@ def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
     return full_name
 
 
-def run(command: Any, name: str, words: Sequence[str]) -> int:
+def run(command: Any, name: str, command_line: Sequence[str]) -> int:
     """Run a command of typer's with these words; return its exit code: 2, after a line, if it does
     not understand them.
     """
     try:
-        with command.make_context(name, list(words)) as context:
+        with command.make_context(name, list(command_line)) as context:
             code: int = command.invoke(context)
             return code
     except typer.Exit as end:  # after a help text or a version

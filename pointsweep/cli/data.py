@@ -128,21 +128,21 @@ def _check_root(options: DataOptions) -> int:
         print(f"no data root: {what}; give a folder, or set POINTSWEEP_DATA to it", file=sys.stderr)
         return NOTHING
     sound = faulty = 0
-    places: list[str] = []
+    locations: list[str] = []
     for name, reports, absence in check_root(Path(root)):
         print(f"{name}: {absence}" if absence else name, flush=True)
         for report in reports:
             bad = bool(report.wrong) or (bool(report.parts) and not options.allow_parts)
             sound, faulty = sound + (not bad), faulty + bad
-            places.append(report.place)
+            locations.append(report.place)
             print("\n".join(lines(report)), flush=True)
-    left = unread(Path(root), places)
+    left = unread(Path(root), locations)
     if left:
         print("\nnot read:")
     for line in left:
         print(f"  {line}")
     print(f"\n{sound} sound, {faulty} wrong")
-    if not places:
+    if not locations:
         print(
             f"no data set found in {root}: the layouts that are read stand in docs/data.md",
             file=sys.stderr,
@@ -164,16 +164,16 @@ def _verify_cache() -> int:
     """Compare all entries of the cache in full; damaged ones are removed, as the next use makes
     them again.
     """
-    whole = damaged = 0
+    num_sound = damaged = 0
     for folder in entries():
         try:
             open_entry(folder, in_full=True)
-            whole += 1
+            num_sound += 1
         except CacheError as error:
             damaged += 1
             print(f"damaged, removed: {error}", flush=True)
             remove_entry(folder)
-    print(f"{cache_folder()}: {whole} entries whole, {damaged} damaged")
+    print(f"{cache_folder()}: {num_sound} entries whole, {damaged} damaged")
     return WRONG if damaged else SOUND
 
 

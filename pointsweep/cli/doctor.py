@@ -74,7 +74,7 @@ class NodeQuestion:
     plugins: tuple[Source, ...] = ()  # of the sweep
 
 
-def look(wanted: NodeQuestion) -> list[Finding]:
+def look(question: NodeQuestion) -> list[Finding]:
     """Return all checks of the node that this runs on."""
     checks: tuple[Callable[[NodeQuestion], list[Finding]], ...] = (
         _versions,
@@ -84,52 +84,55 @@ def look(wanted: NodeQuestion) -> list[Finding]:
         _cache,
         _data,
     )
-    found = []
+    findings = []
     for check in checks:
         try:
-            found += check(wanted)
+            findings += check(question)
         except Exception as error:
             # a check that cannot be made is a finding, and the others still are
-            found.append(
+            findings.append(
                 Finding(
                     check.__name__.strip("_"),
                     scrubbed(f"{type(error).__name__}: {error}"),
                     "see the message",
                 )
             )
-    return found
+    return findings
 
 
-def _versions(wanted: NodeQuestion) -> list[Finding]:
+def _versions(question: NodeQuestion) -> list[Finding]:
     facts = origin("none")
     names = ("python", "version.ray", "version.torch")
-    told = ", ".join(f"{name.removeprefix('version.')} {facts.get(name, 'none')}" for name in names)
-    return [Finding("versions", told), Finding("code", f"tree {tree_digest()}")]
+    versions = ", ".join(
+        f"{name.removeprefix('version.')} {facts.get(name, 'none')}" for name in names
+    )
+    return [Finding("versions", versions), Finding("code", f"tree {tree_digest()}")]
 
 
-def _gpus(wanted: NodeQuestion) -> list[Finding]:
+def _gpus(question: NodeQuestion) -> list[Finding]:
     import torch
 
     # The task holds no GPU, so Ray hides them: what the node has stands in Ray's resources, what
     # torch can use in its build.
     build = torch.version.cuda or "none"
-    has = shutil.which("nvidia-smi") is not None
-    mend = "install the CUDA build of torch on this node" if has and build == "none" else ""
-    return [Finding("GPU", f"torch's CUDA {build}, driver {'present' if has else 'none'}", mend)]
+    driver, mend = "none", ""
+    if shutil.which("nvidia-smi") is not None:
+        driver = "present"
+        if build == "none":
+            mend = "install the CUDA build of torch on this node"
+    return [Finding("GPU", f"torch's CUDA {build}, driver {driver}", mend)]
 
 
-def _store(wanted: NodeQuestion) -> list[Finding]:
-    store = open_store(wanted.store)
+def _store(question: NodeQuestion) -> list[Finding]:
+    store = open_store(question.store)
     name, begun = f"doctor/{uuid.uuid4().hex}", time.monotonic()
     try:
         store.write(name, b"pointsweep")
         same = store.read(name) == b"pointsweep"
     except (OSError, ValueError) as error:
-        mend = (
-            "mount the folder on this node"
-            if folder_of(store) is not None
-            else "give the node a role with get, put, list, delete"
-        )
+        mend = "give the node a role with get, put, list, delete"
+        if folder_of(store) is not None:
+            mend = "mount the folder on this node"
         return [
             Finding(
                 "store",
@@ -167,20 +170,18 @@ def _lease(store: Store) -> list[Finding]:
     ]
 
 
-def _tracking(wanted: NodeQuestion) -> list[Finding]:
-    if wanted.tracking_uri == "none":
+def _tracking(question: NodeQuestion) -> list[Finding]:
+    if question.tracking_uri == "none":
         return [Finding("MLflow", "off", short="off")]
-    tracker = open_tracker(wanted.tracking_uri)
+    tracker = open_tracker(question.tracking_uri)
     problem = tracker.problem()
-    mend = (
-        "start the server or correct MLFLOW_TRACKING_URI; training goes on without it"
-        if problem
-        else ""
-    )
-    return [Finding(tracker.title, problem or masked(wanted.tracking_uri), mend)]
+    mend = ""
+    if problem:
+        mend = "start the server or correct MLFLOW_TRACKING_URI; training goes on without it"
+    return [Finding(tracker.title, problem or masked(question.tracking_uri), mend)]
 
 
-def _cache(wanted: NodeQuestion) -> list[Finding]:
+def _cache(question: NodeQuestion) -> list[Finding]:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -194,26 +195,26 @@ def _cache(wanted: NodeQuestion) -> list[Finding]:
     return [Finding("cache", f"{folder}: {room}", mend, "" if mend else room)]
 
 
-def _data(wanted: NodeQuestion) -> list[Finding]:
+def _data(question: NodeQuestion) -> list[Finding]:
     from pointsweep.config.validation import trial_from_dict
     from pointsweep.data.inputs import needed
 
     root = os.environ.get("POINTSWEEP_DATA", "")
-    there = is_address(root) or (bool(root) and Path(root).is_dir())
-    found = [
+    is_present = is_address(root) or (bool(root) and Path(root).is_dir())
+    facts = [
         Finding(
             "data root",
             root or "not set",
-            "" if there else "set POINTSWEEP_DATA on this node to the folder of the data",
+            "" if is_present else "set POINTSWEEP_DATA on this node to the folder of the data",
         )
     ]
-    if not wanted.trials:
-        return found if root else []
-    adopt(wanted.plugins)
-    inputs = needed([trial_from_dict(trial) for trial in wanted.trials], fetch=False)
+    if not question.trials:
+        return facts if root else []
+    adopt(question.plugins)
+    inputs = needed([trial_from_dict(trial) for trial in question.trials], fetch=False)
     lacking = [*inputs.missing, *inputs.to_fetch]
     if not lacking:
-        return [Finding("data and weights", f"all there for {len(wanted.trials)} arms")]
+        return [Finding("data and weights", f"all there for {len(question.trials)} arms")]
     return [
         Finding(
             "data and weights",
@@ -244,13 +245,13 @@ class Examination:
 
     def problems(self) -> dict[tuple[str, str], dict[str, list[str]]]:
         """Return each problem once: check and what to do -> what was found -> on which nodes."""
-        found: dict[tuple[str, str], dict[str, list[str]]] = {}
+        nodes_of: dict[tuple[str, str], dict[str, list[str]]] = {}
         for node, findings in (*self.nodes.items(), ("", self.cluster)):
-            for each in findings:
-                if each.mend:
-                    places = found.setdefault((each.check, each.mend), {})
-                    places.setdefault(each.found, []).append(node)
-        return found
+            for finding in findings:
+                if finding.mend:
+                    nodes_by_cell = nodes_of.setdefault((finding.check, finding.mend), {})
+                    nodes_by_cell.setdefault(finding.found, []).append(node)
+        return nodes_of
 
 
 def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
@@ -259,59 +260,61 @@ def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     for check in ("versions", "code"):
         values: dict[str, list[str]] = {}
         for node, findings in reports.items():
-            for each in findings:
-                if each.check == check:
-                    values.setdefault(each.found, []).append(node)
+            for finding in findings:
+                if finding.check == check:
+                    values.setdefault(finding.found, []).append(node)
         if len(values) <= 1:
             compared += [Finding(check, value) for value in values]
             continue
-        told = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in values.items())
+        values_text = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in values.items())
         compared.append(
             Finding(
-                check, told, "install the same versions everywhere: one image, or a runtime env"
+                check,
+                values_text,
+                "install the same versions everywhere: one image, or a runtime env",
             )
         )
     return compared
 
 
-def _resources(asked: Resources | None, cluster: Cluster) -> list[Finding]:
+def _resources(requested: Resources | None, cluster: Cluster) -> list[Finding]:
     """Compare what a pack of the sweep asks for with what the nodes have."""
-    found = []
+    findings = []
     if cluster.autoscales:
-        found.append(Finding("autoscaling", "the cluster adds nodes by itself"))
-    if asked is None:
-        return found
-    demand = demand_of(asked)
+        findings.append(Finding("autoscaling", "the cluster adds nodes by itself"))
+    if requested is None:
+        return findings
+    demand = demand_of(requested)
     lacking, instead = shortage(demand, cluster)
     if lacking:
         text = f"a pack of this sweep asks for {lacking}; {instead}"
         # An autoscaling cluster may have no worker until somebody asks for one.
-        found.append(
+        findings.append(
             Finding("resources", f"{text}; {advice(cluster)}")
             if cluster.autoscales
             else Finding("resources", text, advice(cluster))
         )
     elif demand.share():
         room = demand.room(cluster) // demand.processes
-        words = f"room for {room:g} packs of {amounts(demand.share())} at once"
-        found.append(Finding("resources", words))
-    return found
+        description = f"room for {room:g} packs of {amounts(demand.share())} at once"
+        findings.append(Finding("resources", description))
+    return findings
 
 
-def examine(wanted: NodeQuestion, asked: Resources | None = None) -> Examination:
+def examine(question: NodeQuestion, requested: Resources | None = None) -> Examination:
     """Look at every node of the cluster that RAY_ADDRESS names, else of Ray on this machine."""
     if ray_cluster.elsewhere():
         ray_cluster.ask()  # what is wrong with the address or the token is said soon
     reports: dict[str, list[Finding]] = {}
-    for node, answer in ray_cluster.on_every_node(look, wanted).items():
+    for node, answer in ray_cluster.on_every_node(look, question).items():
         if isinstance(answer.value, Exception):
-            words = " ".join(str(answer.value).split())[:300] or type(answer.value).__name__
+            reason = " ".join(str(answer.value).split())[:300] or type(answer.value).__name__
             mend = "look at the node's log, or remove it from the cluster"
-            reports[node] = [Finding("node", f"no answer: {words}", mend)]
+            reports[node] = [Finding("node", f"no answer: {reason}", mend)]
             continue
         reports[node] = [*answer.value, clock(answer.asked, answer.clock, answer.answered)]
     cluster = joined_cluster()
-    return Examination(reports, [*_alike(reports), *_resources(asked, cluster)], cluster)
+    return Examination(reports, [*_alike(reports), *_resources(requested, cluster)], cluster)
 
 
 def wanted_by(
@@ -327,10 +330,9 @@ def wanted_by(
     from pointsweep.sweep.sweep import load
 
     loaded = load(file, allow_plugins=allow_plugins)
-    arms = {
-        (str(trial.config.dataset), str(trial.config.backbone)): trial.config.to_dict()
-        for trial in loaded.trials()
-    }
+    arms = {}
+    for trial in loaded.trials():
+        arms[(str(trial.config.dataset), str(trial.config.backbone))] = trial.config.to_dict()
     return NodeQuestion(url, uri, tuple(arms.values()), loaded.plugins), loaded.resources
 
 
@@ -387,10 +389,10 @@ def report(options: DoctorOptions) -> int:
     if options.address:
         os.environ["RAY_ADDRESS"] = options.address
     try:
-        wanted, resources = wanted_by(
+        question, resources = wanted_by(
             options.sweep, options.store, options.tracking_uri, options.allow_plugins
         )
-        examination = examine(wanted, resources)
+        examination = examine(question, resources)
     except (ConfigError, ResourcesError, ConnectionError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2
@@ -408,19 +410,27 @@ def report(options: DoctorOptions) -> int:
 
 def table_of(examination: Examination) -> list[str]:
     """Return the nodes side by side: a line each, with what it has and how its checks ended."""
-    has = {node.name: node.resources for node in examination.has.nodes}
+    resources_of = {node.name: node.resources for node in examination.has.nodes}
     checks: dict[str, None] = {}
     for findings in examination.nodes.values():
-        checks |= dict.fromkeys(each.check for each in findings if each.check not in COMPARED)
+        for finding in findings:
+            if finding.check not in COMPARED:
+                checks[finding.check] = None
     lines = [["node", "CPUs", "GPUs", "memory", *checks]]
     for node, findings in examination.nodes.items():
-        own = has.get(node, {})
-        memory = f"{own.get('memory', 0.0) / 2**30:.0f} GiB"
-        line = [node, f"{own.get('CPU', 0.0):g}", f"{own.get('GPU', 0.0):g}", memory]
+        resources = resources_of.get(node, {})
+        line = [
+            node,
+            f"{resources.get('CPU', 0.0):g}",
+            f"{resources.get('GPU', 0.0):g}",
+            f"{resources.get('memory', 0.0) / 2**30:.0f} GiB",
+        ]
         for check in checks:
-            cells = {each.cell: None for each in findings if each.check == check}
-            line.append("mend" if "mend" in cells else "".join(list(cells)[:1]) or "-")
+            results = [finding.cell for finding in findings if finding.check == check]
+            result = "mend" if "mend" in results else (results or [""])[0]
+            line.append(result or "-")
         lines.append(line)
+
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = []
     for line in lines:
@@ -431,12 +441,16 @@ def table_of(examination: Examination) -> list[str]:
 
 def _alike_lines(examination: Examination) -> list[str]:
     """Return what holds for the cluster as a whole, and what all nodes answer alike."""
-    lines = [f"{each.check:18} {each.found}" for each in examination.cluster if not each.mend]
+    lines = [
+        f"{finding.check:18} {finding.found}" for finding in examination.cluster if not finding.mend
+    ]
     answers: dict[tuple[str, str], int] = {}
     for findings in examination.nodes.values():
-        for each in findings:
-            if not each.mend and not each.short and each.check not in COMPARED:
-                answers[each.check, each.found] = answers.get((each.check, each.found), 0) + 1
+        for finding in findings:
+            if not finding.mend and not finding.short and finding.check not in COMPARED:
+                answers[finding.check, finding.found] = (
+                    answers.get((finding.check, finding.found), 0) + 1
+                )
     for (check, text), number in answers.items():
         if number == len(examination.nodes):
             lines.append(f"{check:18} {text}")

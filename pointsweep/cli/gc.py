@@ -143,22 +143,22 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(parent: Path, name: re.Pattern[str] | None = None) -> list[Path]:
-    found = []
+    folders = []
     for entry in _entries(parent):
         fits = name is None or name.fullmatch(entry.name)
         if fits and entry.is_dir(follow_symlinks=False):
-            found.append(Path(entry.path))
-    return found
+            folders.append(Path(entry.path))
+    return folders
 
 
 def _temporary_files(folder: Path, age_s: float) -> list[Path]:
-    found = []
+    files = []
     for entry in _entries(folder):
         if not TEMPORARY_NAME.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
             continue
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > age_s:
-            found.append(Path(entry.path))
-    return found
+            files.append(Path(entry.path))
+    return files
 
 
 def _is_file(path: Path) -> bool:
@@ -295,28 +295,28 @@ def collect(options: GcOptions) -> int:
     try:
         store = open_store(options.store)
         require_marker(store)
-        found = list(waste(store, 3600 * options.age_hours))
+        removable = list(waste(store, 3600 * options.age_hours))
         if not options.delete:
-            for each in found:
-                print(f"would delete: {each.name}  ({each.kind})")
-            print(f"{len(found)} to delete; nothing was changed, --delete does it")
+            for item in removable:
+                print(f"would delete: {item.name}  ({item.kind})")
+            print(f"{len(removable)} to delete; nothing was changed, --delete does it")
             return 0
-        left = _remove_all(found)
+        left = _remove_all(removable)
     except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
-    print(f"{len(found) - left} deleted" + (f", {left} left" if left else ""))
+    print(f"{len(removable) - left} deleted" + (f", {left} left" if left else ""))
     return 0
 
 
-def _remove_all(found: Sequence[Waste]) -> int:
+def _remove_all(removable: Sequence[Waste]) -> int:
     """Remove what was listed; return how much of it had to be left."""
     left = 0
-    for each in found:
-        why = each.remove()
+    for item in removable:
+        why = item.remove()
         if why:
             left += 1
-            print(f"left: {each.name}  ({each.kind}): {why}")
+            print(f"left: {item.name}  ({item.kind}): {why}")
         else:
-            print(f"deleted: {each.name}  ({each.kind})")
+            print(f"deleted: {item.name}  ({item.kind})")
     return left

@@ -39,16 +39,18 @@ def show(url: str | None) -> int:
     if not names:
         print(f"{store.url}: no sweeps yet")
         return 0
+
     lines = [HEADINGS, *(_line(store, name) for name in names)]
-    first, *numbers = [max(width(line[i]) for line in lines) for i in range(4)]
+    # The titles, which stand last, are not aligned.
+    name_width, *count_widths = [
+        max(map(width, column)) for column in list(zip(*lines, strict=True))[:-1]
+    ]
     columns = columns_of(sys.stdout)
     for name, *counts, title in lines:
-        cells = [
-            left(name, first),
-            *(right(text, size) for text, size in zip(counts, numbers, strict=True)),
-        ]
-        text = "  ".join([*cells, title])
-        print((shortened(text, columns) if columns else text).rstrip())
+        text = "  ".join([left(name, name_width), *map(right, counts, count_widths), title])
+        if columns:
+            text = shortened(text, columns)
+        print(text.rstrip())
     return 0
 
 
@@ -59,14 +61,14 @@ def _line(store: Store, name: str) -> tuple[str, str, str, str, str]:
     if not store.exists(f"sweeps/{name}/plan.json"):
         return name, "-", "-", "-", "no table yet: a search that has not ended"
     try:
-        found = standing(store, name)
+        sweep = standing(store, name)
     except ValueError as error:
         return name, "-", "-", "-", one_line(str(error))
-    still_open = found.count("open") + found.count("running")
+    still_open = sweep.count("open") + sweep.count("running")
     return (
         name,
-        str(found.count("finished")),
-        str(found.count("failed")),
+        str(sweep.count("finished")),
+        str(sweep.count("failed")),
         str(still_open),
-        one_line(found.title),
+        one_line(sweep.title),
     )

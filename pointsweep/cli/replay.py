@@ -41,7 +41,7 @@ from pointsweep.results.kept_plugins import import_kept
 from pointsweep.results.metrics import DEFAULT
 from pointsweep.results.plugin_origin import PREFIX
 from pointsweep.results.record_index import read_record
-from pointsweep.results.records import Layout, Record, value
+from pointsweep.results.records import Layout, Record, records_by_seed, value
 from pointsweep.statistics.seeds import LEVEL, summary, wilson
 from pointsweep.storage.base import FileStore, Store
 from pointsweep.storage.stores import open_store
@@ -90,28 +90,31 @@ def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]
     """Compare two runs of one configuration; `expected` holds the limits between which a further
     run's value lies.
     """
-    values = [value(run.record, layout.protocol, layout.metric) for run in (before, now)]
-    differing = {
-        name: _differing(array, now.arrays.get(name)) for name, array in before.arrays.items()
-    }
-    metrics = sum(
-        before.record.metrics[name] != now.record.metrics.get(name)
-        for name in before.record.metrics
+    recorded = value(before.record, layout.protocol, layout.metric)
+    replayed = value(now.record, layout.protocol, layout.metric)
+    shown = f"{layout.metric} {percent(replayed)}"
+    num_differing, num_predictions = {}, 0
+    for name, array in before.arrays.items():
+        num_differing[name] = _differing(array, now.arrays.get(name))
+        if name in before.record.metrics:
+            num_predictions += len(array)
+    same_metrics = all(
+        metrics == now.record.metrics.get(protocol)
+        for protocol, metrics in before.record.metrics.items()
     )
-    shown = f"{layout.metric} {percent(values[1])}"
-    if not any(differing.values()) and not metrics and before.arrays.keys() == now.arrays.keys():
-        count = sum(
-            len(array) for name, array in before.arrays.items() if name in before.record.metrics
-        )
-        return Replay(EQUAL, f"{shown}, all {count:,} predictions and every metric bit for bit")
-    inside = expected[0] <= values[1] <= expected[1]
-    flips = differing.get(layout.protocol, 0)
-    words = (
-        f"{shown}, recorded {percent(values[0])}; {flips} of {before.record.dataset['num_test']}"
-        f" predictions differ; 95 % of further runs are expected from {percent(expected[0])} to"
-        f" {percent(expected[1])}"
+    same_arrays = before.arrays.keys() == now.arrays.keys() and not any(num_differing.values())
+    if same_metrics and same_arrays:
+        text = f"{shown}, all {num_predictions:,} predictions and every metric bit for bit"
+        return Replay(EQUAL, text)
+
+    low, high = expected
+    flips = num_differing.get(layout.protocol, 0)
+    text = (
+        f"{shown}, recorded {percent(recorded)}; {flips} of {before.record.dataset['num_test']}"
+        f" predictions differ; 95 % of further runs are expected from {percent(low)} to"
+        f" {percent(high)}"
     )
-    return Replay(WITHIN if inside else OUTSIDE, words)
+    return Replay(WITHIN if low <= replayed <= high else OUTSIDE, text)
 
 
 def _differing(one: np.ndarray, other: np.ndarray | None) -> int:
@@ -130,11 +133,11 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     """
     from scipy.special import stdtrit
 
-    found = summary(values)
-    if not found.sd:
-        return wilson(found.mean * objects, objects)
-    half = float(stdtrit(found.n - 1, 0.5 + LEVEL / 2)) * found.sd * math.sqrt(1 + 1 / found.n)
-    return found.mean - half, found.mean + half
+    stats = summary(values)
+    if not stats.sd:
+        return wilson(stats.mean * objects, objects)
+    half = float(stdtrit(stats.n - 1, 0.5 + LEVEL / 2)) * stats.sd * math.sqrt(1 + 1 / stats.n)
+    return stats.mean - half, stats.mean + half
 
 
 def run_again(
@@ -167,7 +170,7 @@ def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
     except FileNotFoundError as error:
         raise ValueError(f"trial {key}: {error.filename or error} is missing") from error
     except BundleError as error:
-        raise ValueError(f"{store.place(f'trials/{key}/predictions.npz')}: {error}") from error
+        raise ValueError(f"{store.location(f'trials/{key}/predictions.npz')}: {error}") from error
 
 
 def replay(
@@ -197,27 +200,26 @@ def replay(
         return Replay(
             OUTSIDE, f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}"
         )
-    found = compare(before, now, layout, expected)
-    return (
-        found
-        if found.verdict == EQUAL
-        else Replay(found.verdict, found.words + _origins(before.record, now.record))
-    )
+    result = compare(before, now, layout, expected)
+    if result.verdict == EQUAL:
+        return result
+    return Replay(result.verdict, result.words + _origins(before.record, now.record))
 
 
 def _origins(before: Record, now: Record) -> str:
     """Return what else differs between two runs and may explain different numbers."""
     names = [*SAME, *(name for name in before.origin if name.startswith(PREFIX))]
-    pairs = [
-        (name.removeprefix("version."), before.origin.get(name), now.origin.get(name))
-        for name in names
+    pairs = []
+    for name in names:
+        pairs.append((name.removeprefix("version."), before.origin.get(name), now.origin.get(name)))
+    differences = [
+        f"{name} {current} (recorded {recorded})"
+        for name, recorded, current in pairs
+        if current != recorded
     ]
-    words = [f"{name} {here} (recorded {there})" for name, there, here in pairs if here != there]
-    return (
-        f"; different too: {', '.join(words)}"
-        if words
-        else "; same code, torch, device and platform"
-    )
+    if differences:
+        return f"; different too: {', '.join(differences)}"
+    return "; same code, torch, device and platform"
 
 
 def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Replay]]:
@@ -233,25 +235,25 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     import_kept(store, name, options.allow_plugins)
     table = build(layout, records, failures)
     cell = table.cell(row_number(table, options.row), column_number(table, options.column))
-    done = {seed: key for seed, key in cell.keys if key in records}
-    if not done:
+    finished = records_by_seed(cell.keys, records)
+    if not finished:
         command = shlex.join(["pointsweep", "tables", name])
         raise ValueError(
-            f"{table.place(cell)}: no finished trial; {command} --why ROW COLUMN says why"
+            f"{table.cell_name(cell)}: no finished trial; {command} --why ROW COLUMN says why"
         )
-    if options.seed is not None and options.seed not in done:
-        raise ValueError(
-            f"{table.place(cell)}: {unknown('seed', options.seed, map(str, done), 'Finished')}"
-        )
-    values = [found for _, found in cell.values]
-    for seed, key in done.items():
-        if options.seed in (None, seed):
-            before = kept(store, key, layout.metric)
-            expected = further(values, independent_clouds(before.record, layout.protocol))
-            tags = TrialTags(
-                name, " / ".join(table.rows[cell.row]), table.columns[cell.column], seed
-            )
-            yield seed, key, replay(before, layout, expected, tags, options)
+    if options.seed is not None and options.seed not in finished:
+        reason = unknown("seed", options.seed, map(str, finished), "Finished")
+        raise ValueError(f"{table.cell_name(cell)}: {reason}")
+
+    scores = [score for _, score in cell.values]
+    row, column = " / ".join(table.rows[cell.row]), table.columns[cell.column]
+    for seed, key in cell.keys:
+        if seed not in finished or options.seed not in (None, seed):
+            continue
+        before = kept(store, key, layout.metric)
+        expected = further(scores, independent_clouds(before.record, layout.protocol))
+        tags = TrialTags(name, row, column, seed)
+        yield seed, key, replay(before, layout, expected, tags, options)
 
 
 def replay_cell(
@@ -315,9 +317,9 @@ def compare_cell(options: ReplayOptions) -> int:
     good = {EQUAL} if options.exact else {EQUAL, WITHIN}
     verdicts = []
     try:
-        for seed, key, found in replays(options, open_store(options.store)):
-            verdicts.append(found.verdict)
-            print(f"seed {seed} ({key}): {found.verdict}: {found.words}", flush=True)
+        for seed, key, result in replays(options, open_store(options.store)):
+            verdicts.append(result.verdict)
+            print(f"seed {seed} ({key}): {result.verdict}: {result.words}", flush=True)
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return INVALID

@@ -257,11 +257,10 @@ def load_all(options: RunOptions) -> list[Sweep]:
         ]
         raise ConfigError(", ".join(error.source for error in wrong), problems)
     names = [sweep.name for sweep in sweeps]
-    problems = [
-        Problem("name", f"{name!r} is the name of several files")
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
+    problems = []
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            problems.append(Problem("name", f"{name!r} is the name of several files"))
     searches = [sweep.name for sweep in sweeps if sweep.search is not None]
     if searches and len(sweeps) > 1:
         problems.append(
@@ -282,12 +281,12 @@ def load_all(options: RunOptions) -> list[Sweep]:
 def clashing(sweeps: Sequence[Sweep]) -> list[str]:
     """Return the names that different plug-ins of several sweeps have."""
     sources: dict[str, Source] = {}
-    found = []
+    names = []
     for sweep in sweeps:
         for source in sweep.plugins:
             if sources.setdefault(source.name, source).files != source.files:
-                found.append(source.name)
-    return list(dict.fromkeys(found))
+                names.append(source.name)
+    return list(dict.fromkeys(names))
 
 
 def plan_and_run(options: RunOptions, display: Display) -> int:
@@ -339,9 +338,9 @@ def tell_inputs(options: RunOptions) -> None:
     own.
     """
     for file in options.files:
-        found = input_problems(readable_cells(file, options.overrides, options.allow_plugins))
-        if found:
-            print(refusal(file, found), file=sys.stderr)
+        problems = input_problems(readable_cells(file, options.overrides, options.allow_plugins))
+        if problems:
+            print(refusal(file, problems), file=sys.stderr)
 
 
 def refusal(source: str, problems: Sequence[str]) -> str:
@@ -498,15 +497,15 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     """Return what --plan prints: the table so far, the time left, and what a launch would lack; of
     a search its arms.
     """
+    lines: list[str] = []
     if sweep.search is not None:
-        parts = [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
-        parts += [f"space: {parameter.text()}" for parameter in sweep.search.space]
-        parts += [f"constraint: {constraint.text}" for constraint in sweep.search.constraints]
+        lines += [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
+        lines += [f"space: {parameter.text()}" for parameter in sweep.search.space]
+        lines += [f"constraint: {constraint.text}" for constraint in sweep.search.constraints]
     else:
         table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
-        parts = [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
-    dropped = [f"used in part: {text}" for text in sweep.dropped]
-    fetched = [f"to fetch: {text}" for text in plan.to_fetch]
-    return "\n".join(
-        part for part in [*parts, *resolution(plan, sweep.search), *dropped, *fetched] if part
-    )
+        lines += [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
+    lines += resolution(plan, sweep.search)
+    lines += [f"used in part: {text}" for text in sweep.dropped]
+    lines += [f"to fetch: {text}" for text in plan.to_fetch]
+    return "\n".join(filter(None, lines))

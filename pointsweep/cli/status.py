@@ -47,34 +47,34 @@ def show(sweep: str, url: str | None) -> int:
             from pointsweep.sweep.sweep import load
 
             name = load(sweep).name
-        found = standing(store, name)
+        sweep_standing = standing(store, name)
     except ValueError as error:  # StoreError and ConfigError are such
         print(error, file=sys.stderr)
         return INVALID
-    for line in lines(found, store):
+    for line in lines(sweep_standing, store):
         print(line)
     return 0
 
 
-def lines(found: SweepStanding, store: Store) -> Iterator[str]:
+def lines(sweep: SweepStanding, store: Store) -> Iterator[str]:
     """Yield what is printed of a sweep."""
-    yield one_line(f"{found.name}: {found.title}")
-    counts = ", ".join(f"{found.count(state)} {state}" for state in STATES)
-    yield f"trials   {counts}; {len(found.trials)} in all"
-    time = f"{duration(found.trained_s)} of training so far"
-    if found.left_s:
-        time += f"; about {duration(found.left_s)} left, one trial after the other"
+    yield one_line(f"{sweep.name}: {sweep.title}")
+    counts = ", ".join(f"{sweep.count(state)} {state}" for state in STATES)
+    yield f"trials   {counts}; {len(sweep.trials)} in all"
+    time = f"{duration(sweep.trained_s)} of training so far"
+    if sweep.left_s:
+        time += f"; about {duration(sweep.left_s)} left, one trial after the other"
     yield f"time     {time}"
-    for trial in found.of("running"):
-        yield one_line(f"running  {trial.place}: epoch {trial.epoch}, {trial.worker}")
-    for trial in found.of("failed"):
+    for trial in sweep.of("running"):
+        yield one_line(f"running  {trial.label}: epoch {trial.epoch}, {trial.worker}")
+    for trial in sweep.of("failed"):
         yield one_line(
-            f"failed   {trial.place}: {trial.reason}  log:"
-            f" {store.place(f'trials/{trial.key}/history.jsonl')}"
+            f"failed   {trial.label}: {trial.reason}  log:"
+            f" {store.location(f'trials/{trial.key}/history.jsonl')}"
         )
-    begun = [trial for trial in found.of("open") if trial.epoch]
+    begun = [trial for trial in sweep.of("open") if trial.epoch]
     for trial in begun:
         yield one_line(
-            f"open     {trial.place}: interrupted after epoch {trial.epoch}, continues there"
+            f"open     {trial.label}: interrupted after epoch {trial.epoch}, continues there"
         )
-    yield f"report   {store.place(f'sweeps/{found.name}/report.html')}"
+    yield f"report   {store.location(f'sweeps/{sweep.name}/report.html')}"

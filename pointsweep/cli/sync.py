@@ -61,11 +61,10 @@ def mirror_store(options: SyncOptions) -> int:
     """Mirror every sweep of a store; return the exit code."""
     try:
         store = on_disk(open_store(options.store), "its trials are read in place")
-        names = [
-            entry.rstrip("/")
-            for entry in store.list("sweeps")
-            if store.exists(f"sweeps/{entry}plan.json")
-        ]
+        names = []
+        for entry in store.list("sweeps"):
+            if store.exists(f"sweeps/{entry}plan.json"):
+                names.append(entry.rstrip("/"))
         if not names:
             raise StoreError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
         uri = tracking_uri(options.tracking_uri, store)
@@ -103,7 +102,7 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     TrackerUnavailableError and ValueError.
     """
     layout, records, failures = tables.read(store, name)
-    begun = {key: place for key, place in trial_tags(layout).items() if store.list(f"trials/{key}")}
+    begun = {key: tags for key, tags in trial_tags(layout).items() if store.list(f"trials/{key}")}
     tracker = open_tracker(uri)
     target = tracker.begin(store, layout)
     missing = tracker.end(target, store, begun)
@@ -118,10 +117,10 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
 
 def trial_tags(layout: Layout) -> dict[str, TrialTags]:
     """Return the tags of every trial in a table, those of its first cell."""
-    found: dict[str, TrialTags] = {}
+    tags: dict[str, TrialTags] = {}
     for cell in layout.cells:
         for seed, key in cell.keys:
-            found.setdefault(
+            tags.setdefault(
                 key,
                 TrialTags(
                     layout.name,
@@ -130,4 +129,4 @@ def trial_tags(layout: Layout) -> dict[str, TrialTags]:
                     seed,
                 ),
             )
-    return found
+    return tags

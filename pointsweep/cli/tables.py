@@ -248,8 +248,8 @@ def show(options: TablesOptions) -> int:
         if options.why:
             sys.stdout.write(why(table, store, *options.why))
             return 0
-        made = printed(table, records, store, options)
-        return _written(made, options.output)
+        content = printed(table, records, store, options)
+        return _written(content, options.output)
     except (ConfigError, ValueError, StoreUnavailableError, TrackerUnavailableError) as error:
         print(error, file=sys.stderr)
         return INVALID
@@ -286,8 +286,8 @@ def printed(
     look = replace(options.look, without=without)
     if options.template is not None:
         return from_template(table, Path(options.template), look)
-    form = load(options.form)
-    unheeded = form.unheeded(look)
+    output_format = load(options.form)
+    unheeded = output_format.unheeded(look)
     if unheeded:
         others = [name for name in FORMATS if unheeded[0] in load(name).options]
         raise ValueError(
@@ -300,26 +300,26 @@ def printed(
         return render_bytes(table, options.form, look)
     if options.form == "text":
         return text(table, columns_of(sys.stdout), encoding_of(sys.stdout), look)
-    made = form.render(table, look)
+    content = output_format.render(table, look)
     if options.form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
-        return json.dumps(json.loads(made), sort_keys=True, indent=1) + "\n"
-    return made
+        return json.dumps(json.loads(content), sort_keys=True, indent=1) + "\n"
+    return content
 
 
-def _written(made: str | bytes, file: str | None) -> int:
+def _written(content: str | bytes, file: str | None) -> int:
     """Write what was made into a file, or to standard output; return the exit code."""
     if file is None:
-        if isinstance(made, str):
-            sys.stdout.write(made)
+        if isinstance(content, str):
+            sys.stdout.write(content)
             return 0
         if sys.stdout.isatty():
             raise ValueError("this format is no text: -o FILE writes it into a file")
-        sys.stdout.buffer.write(made)
+        sys.stdout.buffer.write(content)
         return 0
     path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(made.encode() if isinstance(made, str) else made)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
     print(path)

@@ -94,18 +94,18 @@ class Contents:
 def contents(data: bytes) -> Contents:
     """Read a bundle. Raises BundleError naming the member that is not as `bundle.py` writes it."""
     members = unpack(data)
-    about: dict[str, Any] = _parsed(members, MANIFEST, json.loads)
-    found = about.get("format") if isinstance(about, dict) else None
-    if found != FORMAT:
-        raise BundleError(f"{MANIFEST}: format {found!r}, this version reads {FORMAT}")
-    keys = [str(key) for key in about["trials"]] if isinstance(about.get("trials"), list) else []
-    records = {
-        key: _parsed(members, f"trials/{key}/record.json", lambda text: from_json(text))
-        for key in keys
-    }
+    manifest: Any = _parsed(members, MANIFEST, json.loads)
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise BundleError(f"{MANIFEST}: format {version!r}, this version reads {FORMAT}")
+    keys: list[Any] = manifest.get("trials")
+    records = {}
+    if isinstance(keys, list):
+        for key in map(str, keys):
+            records[key] = _parsed(members, f"trials/{key}/record.json", from_json)
     layout = _parsed(members, "layout.json", layout_from_json)
     failures = _parsed(members, "failures.json", lambda text: dict(json.loads(text)))
-    return Contents(members, str(about.get("tree")), layout, records, failures)
+    return Contents(members, str(manifest.get("tree")), layout, records, failures)
 
 
 def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -> T:
@@ -119,13 +119,13 @@ def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -
         ) from error
 
 
-def problems(found: Contents) -> list[str]:
+def problems(content: Contents) -> list[str]:
     """Return what the predictions contradict; nothing if the bundle is verified."""
     wrong: list[str] = []
     records = {}
-    for key, record in found.records.items():
+    for key, record in content.records.items():
         try:
-            records[key] = _trial(found, key, record)
+            records[key] = _trial(content, key, record)
         except BundleError as error:
             wrong.append(f"trial {key}: {error}")
         except HOSTILE as error:
@@ -133,29 +133,29 @@ def problems(found: Contents) -> list[str]:
     if wrong:
         return wrong
     try:
-        table = build(found.layout, records, found.failures)
-        return [*_sizes(found), *_numbers(found, table), *_formats(found, table)]
+        table = build(content.layout, records, content.failures)
+        return [*_sizes(content), *_numbers(content, table), *_formats(content, table)]
     except HOSTILE as error:
         return [f"layout.json: does not fit the records: {type(error).__name__}: {error}"]
 
 
-def _trial(found: Contents, key: str, record: Record) -> Record:
+def _trial(content: Contents, key: str, record: Record) -> Record:
     """Return one trial as its predictions have it. Raises BundleError."""
     if record.key != key:
         raise BundleError(f"its record is that of {record.key}")
     config = config_of(record)
     not_imported = config is None and bool(runs_plugins(record.origin))
-    if found.same_code and not not_imported and (config is None or config.key() != key):
+    if content.same_code and not not_imported and (config is None or config.key() != key):
         raise BundleError("its configuration has another key: not the trial that ran")
     name = f"trials/{key}/predictions.npz"
-    if name not in found.members:
+    if name not in content.members:
         raise BundleError("no predictions")
-    changed = other_code(record, from_members(found.members, ""))
+    changed = other_code(record, from_members(content.members, ""))
     if changed:
         raise BundleError(f"the bundle holds other code than it ran: {changed}")
-    made = recomputed(record, arrays_of(found.members[name]), found.layout.metric)
-    chosen(record, _parsed(found.members, f"trials/{key}/epochs.json", json.loads))
-    return made
+    recorded = recomputed(record, arrays_of(content.members[name]), content.layout.metric)
+    chosen(record, _parsed(content.members, f"trials/{key}/epochs.json", json.loads))
+    return recorded
 
 
 def config_of(record: Record) -> TrialConfig | None:
@@ -164,49 +164,49 @@ def config_of(record: Record) -> TrialConfig | None:
     return None if wrong else config
 
 
-def _sizes(found: Contents) -> list[str]:
+def _sizes(content: Contents) -> list[str]:
     """Return the trials whose model, built anew, has another number of parameters. Other code may
     well build others.
     """
-    if not found.same_code:
+    if not content.same_code:
         return []
-    configs = {
-        key: config
-        for key, record in found.records.items()
-        if (config := config_of(record)) is not None
-    }
+    configs = {}
+    for key, record in content.records.items():
+        if (config := config_of(record)) is not None:
+            configs[key] = config
     counted = count_arms(configs)
     return [
-        f"trial {key}: {dict(found.records[key].parameters)} parameters, built anew {dict(sizes)}"
+        f"trial {key}: {dict(content.records[key].parameters)} parameters, built anew {dict(sizes)}"
         for key, sizes in counted.items()
-        if dict(found.records[key].parameters) != dict(sizes)
+        if dict(content.records[key].parameters) != dict(sizes)
     ]
 
 
-def _numbers(found: Contents, table: Table) -> list[str]:
+def _numbers(content: Contents, table: Table) -> list[str]:
     """Return the cells of table.json that are not what the predictions give."""
-    told = _parsed(found.members, "table.json", json.loads)
-    here = json.loads(every_format(table)["table.json"])
+    stored = _parsed(content.members, "table.json", json.loads)["cells"]
+    computed = json.loads(every_format(table)["table.json"])["cells"]
     wrong = []
-    for cell, made, said in zip(table.cells, here["cells"], told["cells"], strict=True):
-        wrong += [
-            f"{table.place(cell)}: {name} {said[name]!r}, by its predictions {made[name]!r}"
-            for name in FIELDS
-            if said[name] != made[name]
-        ]
+    for cell, computed_cell, stored_cell in zip(table.cells, computed, stored, strict=True):
+        for name in FIELDS:
+            if stored_cell[name] != computed_cell[name]:
+                wrong.append(
+                    f"{table.cell_name(cell)}: {name} {stored_cell[name]!r}, by its predictions"
+                    f" {computed_cell[name]!r}"
+                )
     return wrong
 
 
-def _formats(found: Contents, table: Table) -> list[str]:
+def _formats(content: Contents, table: Table) -> list[str]:
     """Return the formats whose bytes are not those that this code prints; other code's words are
     not compared.
     """
-    if not found.same_code:
+    if not content.same_code:
         return []
     return [
         f"{name}: not what the predictions print"
         for name, data in every_format(table).items()
-        if found.members.get(name) != data
+        if content.members.get(name) != data
     ]
 
 
@@ -241,9 +241,9 @@ def check(file: str, allow_plugins: bool = False) -> int:
         print(f"{file}: {error.strerror}", file=sys.stderr)
         return INVALID
     try:
-        found = contents(data)
-        import_plugins(file, found, allow_plugins)
-        wrong = problems(found)
+        content = contents(data)
+        import_plugins(file, content, allow_plugins)
+        wrong = problems(content)
     except PluginError as error:
         print(error, file=sys.stderr)
         return INVALID
@@ -252,21 +252,21 @@ def check(file: str, allow_plugins: bool = False) -> int:
     if wrong:
         print("\n  ".join([f"{file}: not verified", *wrong]), file=sys.stderr)
         return 1
-    print(summary(file, data, found))
+    print(summary(file, data, content))
     return 0
 
 
-def import_plugins(file: str, found: Contents, allowed: bool) -> None:
+def import_plugins(file: str, content: Contents, allowed: bool) -> None:
     """Import the code in a bundle, where the user allows it. Raises PluginError where nothing can
     be checked without it.
 
     Without it the keys and parameter counts of the trials that ran it are not compared.
     """
     try:
-        sources = from_members(found.members, file)
+        sources = from_members(content.members, file)
     except UnicodeDecodeError as error:
         raise BundleError(f"the code in it is no text: {error}") from error
-    known = found.layout.metric.partition("/")[2] in METRICS
+    known = content.layout.metric.partition("/")[2] in METRICS
     if sources and (not known or all(is_allowed(source, allowed) for source in sources)):
         import_all(sources, file, allowed)
 
@@ -279,42 +279,44 @@ def check_store(url: str) -> int:
             raise StoreError(
                 f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial"
             )
-        found = verify_store(store)
+        verified = verify_store(store)
     except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
-    for line in found.unverified:
+    for line in verified.unverified:
         print(f"unverified: {line}")
-    if found.problems:
-        print("\n  ".join([f"{url}: not verified", *found.problems]), file=sys.stderr)
+    if verified.problems:
+        print("\n  ".join([f"{url}: not verified", *verified.problems]), file=sys.stderr)
         return 1
     print(
-        f"{url}: {found.finished} finished trials: every accuracy and chosen epoch computed anew"
+        f"{url}: {verified.finished} finished trials: every accuracy and chosen epoch computed anew"
         " from predictions and histories"
     )
-    print("verified" if not found.unverified else f"verified, but for {len(found.unverified)}")
+    print(
+        "verified" if not verified.unverified else f"verified, but for {len(verified.unverified)}"
+    )
     return 0
 
 
-def summary(file: str, data: bytes, found: Contents) -> str:
+def summary(file: str, data: bytes, content: Contents) -> str:
     """Describe what was verified."""
     objects = sum(
-        record.dataset["num_test"] * len(record.metrics) for record in found.records.values()
+        record.dataset["num_test"] * len(record.metrics) for record in content.records.values()
     )
     lines = [
         (
-            f"{file}: {len(found.members)} members, each with its checksum; sha256 of the file"
+            f"{file}: {len(content.members)} members, each with its checksum; sha256 of the file"
             f" {hashlib.sha256(data).hexdigest()}"
         ),
         (
-            f"{len(found.records)} trials: every accuracy, chosen epoch and cell computed anew from"
-            f" {objects:,} predictions, and equal"
+            f"{len(content.records)} trials: every accuracy, chosen epoch and cell computed anew"
+            f" from {objects:,} predictions, and equal"
         ),
     ]
     unread = sorted(
         {
             name
-            for record in found.records.values()
+            for record in content.records.values()
             if config_of(record) is None
             for name in runs_plugins(record.origin)
         }
@@ -324,16 +326,14 @@ def summary(file: str, data: bytes, found: Contents) -> str:
             f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it"
             " are not compared"
         )
-    if found.same_code:
-        others = (
-            "keys and parameter counts of the other trials, and the table"
-            if unread
-            else "keys, parameter counts and the table"
-        )
+    if content.same_code:
+        others = "keys, parameter counts and the table"
+        if unread:
+            others = "keys and parameter counts of the other trials, and the table"
         lines.append(f"{others} in every format: made anew by the same code, and equal")
     else:
         lines.append(
-            f"made by other code (tree {found.tree}, here {tree_digest()}): keys, parameter counts"
-            " and wording not compared"
+            f"made by other code (tree {content.tree}, here {tree_digest()}): keys, parameter"
+            " counts and wording not compared"
         )
     return "\n".join([*lines, "verified"])

@@ -1,5 +1,5 @@
-"""Looks through a whole store: every record against its checksum, its configuration, its
-predictions and its history.
+"""Check of a whole store: every record against its checksum, its configuration, its predictions and
+its history.
 
 `tables` and `run` compare checksums and sizes, whenever they read a record. Here every byte beside
 it is read as well, accuracies are computed anew from the predictions, and the chosen epochs from
@@ -51,38 +51,38 @@ class Verified:
 
 def verify_store(store: Store) -> Verified:
     """Check every trial that has a record, and the layout of every sweep."""
-    found = Verified()
+    verified = Verified()
     for entry in store.list("trials"):
         if entry.endswith("/"):
-            _verify_trial(store, entry.rstrip("/"), found)
+            _verify_trial(store, entry.rstrip("/"), verified)
     for entry in store.list("sweeps"):
         name = entry.rstrip("/")
         for problem in _sweep_problems(store, name):
-            found.problems.append(f"sweep {name}: {problem}")
-    return found
+            verified.problems.append(f"sweep {name}: {problem}")
+    return verified
 
 
-def _verify_trial(store: Store, key: str, found: Verified) -> None:
+def _verify_trial(store: Store, key: str, verified: Verified) -> None:
     try:
         record = read_record(store, key)
     except FileNotFoundError:
         return  # it is not finished
     except StoreError as error:
-        found.finished += 1
-        found.problems.append(f"trial {key}: {error}")
+        verified.finished += 1
+        verified.problems.append(f"trial {key}: {error}")
         return
-    found.finished += 1
+    verified.finished += 1
     problems = [
         *_changed_files(store, record),
         *_config_problems(record),
         *_result_problems(store, record),
     ]
     for problem in problems:
-        found.problems.append(f"trial {key}: {problem}")
+        verified.problems.append(f"trial {key}: {problem}")
     if not problems and record.schema < FIRST_WITH_CHECKSUM:
         why = _unverifiable(store, record)
         if why:
-            found.unverified.append(
+            verified.unverified.append(
                 f"trial {key}: its record has no checksum (older version), and {why}"
             )
 

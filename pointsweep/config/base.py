@@ -111,11 +111,11 @@ class Config(BaseModel):
     def _check_together(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if isinstance(data, cls):
             return data  # it was checked when it was made
-        made = handler(data)
-        found = [made._conflict(field, text) for field, text in made.problems()]
-        if found:
-            raise ValidationError.from_exception_data(cls.__name__, found)
-        return made
+        config = handler(data)
+        conflicts = [config._conflict(field, text) for field, text in config.problems()]
+        if conflicts:
+            raise ValidationError.from_exception_data(cls.__name__, conflicts)
+        return config
 
     def _conflict(self, field: str, text: str) -> InitErrorDetails:
         return InitErrorDetails(
@@ -178,11 +178,11 @@ _ALWAYS = object()
 @functools.cache
 def _fields_of_keys(kind: type[Config]) -> tuple[tuple[str, Any], ...]:
     """Return (field, default with which it is left out of keys) of a class."""
-    found = []
+    fields = []
     for name, field in kind.model_fields.items():
         added = AFTER_FIRST_KEYS in field.metadata
-        found.append((name, field.default if added else _ALWAYS))
-    return tuple(found)
+        fields.append((name, field.default if added else _ALWAYS))
+    return tuple(fields)
 
 
 def canonical_json(config: Config) -> str:

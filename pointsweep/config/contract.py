@@ -1,6 +1,4 @@
-"""What a component of somebody else's must have, so that what it lacks is said in a line before
-anything uses it.
-"""
+"""Requirements on a component of somebody else's, checked before anything uses it."""
 
 from __future__ import annotations
 
@@ -86,16 +84,16 @@ def config_problem(config: type[NamedConfig]) -> str:
     return ""
 
 
-def implementation_problem(kind: str, found: Any) -> str:
+def implementation_problem(kind: str, implementation: Any) -> str:
     """Return what an implementation lacks; empty if nothing. Imports torch."""
-    if not isinstance(found, type):
-        return f"is {type(found).__name__}, not a class"
+    if not isinstance(implementation, type):
+        return f"is {type(implementation).__name__}, not a class"
     module, _, name = BASES[kind].partition(":")
     base = getattr(importlib.import_module(module), name)
-    if not issubclass(found, base):
+    if not issubclass(implementation, base):
         return f"does not derive from {module}.{name}, as all {kind} do"
     for attribute in NEEDED.get(kind, ()):
         inherited = getattr(base, attribute, None)
-        if getattr(found, attribute, inherited) is inherited:
+        if getattr(implementation, attribute, inherited) is inherited:
             return f"has no {attribute}, which all {kind} have"
     return ""

@@ -1,5 +1,5 @@
-"""What a released program does, where that depends on the backbone and the data set: `compat:
-official` alone chooses it.
+"""Choices of the released programs that depend on the backbone and the data set: `compat: official`
+alone takes them.
 
 Settings that a file leaves out get the program's values (`with_defaults`), so that they stand in
 the trial's configuration. What no setting says is a `Program`, which the model reads. Sources: the
@@ -52,9 +52,11 @@ def program(config: TrialConfig) -> Program:
 
     The tokenizer's `skip_near_origin` stands above it.
     """
-    found = _released(config)
+    released = _released(config)
     own = config.tokenizer.skip_near_origin if config.tokenizer is not None else None
-    return found if own is None else dataclasses.replace(found, skips_near_origin=own)
+    if own is None:
+        return released
+    return dataclasses.replace(released, skips_near_origin=own)
 
 
 def _released(config: TrialConfig) -> Program:
@@ -125,7 +127,9 @@ def _name(part: Any) -> str:
 def _rotation(dataset: Any) -> str:
     """Return how training clouds are turned: as said, or as ScanObjectNN's are by default."""
     default = "gravity" if _name(dataset).startswith("scanobjectnn") else "none"
-    return dataset.get("rotate", default) if isinstance(dataset, Mapping) else default
+    if isinstance(dataset, Mapping):
+        return dataset.get("rotate", default)
+    return default
 
 
 def _fill(data: dict[str, Any], part: str, field: str, value: Any) -> None:

@@ -72,7 +72,9 @@ class Source:
         """The name of the file, or of the package's folder."""
         if self.is_installed:
             return self.name
-        return f"{self.name}.py" if f"{self.name}.py" in self.texts else f"{self.name}/"
+        if f"{self.name}.py" in self.texts:
+            return f"{self.name}.py"
+        return f"{self.name}/"
 
 
 def _digest(files: Iterable[tuple[str, str]]) -> str:
@@ -119,14 +121,14 @@ def read_source(path: Path) -> Source:
 def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
-    there = sorted(
+    names = sorted(
         entry.name
         for entry in path.parent.iterdir()
         if entry.suffix == ".py" or (entry / "__init__.py").is_file()
     )
-    near = difflib.get_close_matches(path.name, there, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f". Did you mean '{near[0]}'?" if near else ""
-    return f"{hint or '.'} Python files in that folder: {', '.join(there) or 'none'}"
+    return f"{hint or '.'} Python files in that folder: {', '.join(names) or 'none'}"
 
 
 def _text(path: Path) -> str:
@@ -181,18 +183,18 @@ HOW_TO_ALLOW = (
 )
 
 
-def is_allowed(source: Source, asked: bool) -> bool:
+def is_allowed(source: Source, requested: bool) -> bool:
     """Tell whether a plug-in may be imported: it was asked for, or the user's environment allows
     it.
     """
-    if asked or source.is_installed:
+    if requested or source.is_installed:
         return True
-    said = os.environ.get(ALLOW_VARIABLE, "")
-    if said in ("", "0"):
+    setting = os.environ.get(ALLOW_VARIABLE, "")
+    if setting in ("", "0"):
         return False
-    if said == "1":
+    if setting == "1":
         return True
-    folders = [Path(part).expanduser().resolve() for part in said.split(os.pathsep) if part]
+    folders = [Path(part).expanduser().resolve() for part in setting.split(os.pathsep) if part]
     return bool(source.folder) and any(
         Path(source.folder).resolve().is_relative_to(folder) for folder in folders
     )
@@ -307,21 +309,21 @@ def _refuse_taken(source: Source) -> None:
         return
     loaded = sys.modules.get(source.name)
     if loaded is not None:
-        place = getattr(loaded, "__file__", None)
-        if place is not None and Path(place).resolve() in {
+        loaded_file = getattr(loaded, "__file__", None)
+        if loaded_file is not None and Path(loaded_file).resolve() in {
             Path(source.folder, file).resolve() for file in source.texts
         }:
             return
     else:
         spec = importlib.util.find_spec(source.name)
-        place = spec.origin if spec is not None else None
-        if place is None or not (
-            place in BUILT_INTO_PYTHON or _is_below(Path(place).resolve(), INSTALLED)
+        loaded_file = spec.origin if spec is not None else None
+        if loaded_file is None or not (
+            loaded_file in BUILT_INTO_PYTHON or _is_below(Path(loaded_file).resolve(), INSTALLED)
         ):
             return
     raise PluginError(
         f"{source.shown}: the name {source.name} is that of another module here"
-        f" ({place or 'no file'}); rename it"
+        f" ({loaded_file or 'no file'}); rename it"
     )
 
 
@@ -329,7 +331,7 @@ def imported(source: Source, module: str) -> ModuleType:
     """Import a module of a plug-in. Raises PluginError with the line at which it fails."""
     before = set(sys.modules)
     try:
-        found = importlib.import_module(module)
+        loaded = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         # whatever somebody else's code raises: said with its words
         raise PluginError(
@@ -342,14 +344,14 @@ def imported(source: Source, module: str) -> ModuleType:
                 " under plugins: too"
             )
             raise PluginError(f"{source.shown} {text}")
-    return found
+    return loaded
 
 
 def _lies_beside(module: str, source: Source) -> bool:
-    place = getattr(sys.modules[module], "__file__", None)
-    if not source.folder or place is None or module == "pointsweep":
+    file = getattr(sys.modules[module], "__file__", None)
+    if not source.folder or file is None or module == "pointsweep":
         return False
-    path = Path(place)
+    path = Path(file)
     folder = path.parent.parent if path.name == "__init__.py" else path.parent
     return folder.resolve() == Path(source.folder)
 
@@ -407,17 +409,19 @@ def _register(source: Source, module: ModuleType) -> None:
             _register_one(source, found)
 
 
-def _register_one(source: Source, found: type) -> None:
+def _register_one(source: Source, component: type) -> None:
     try:
-        registry.register_class(found, source.name)
+        registry.register_class(component, source.name)
     except PluginError as error:
-        raise PluginError(f"{place_of(source, found)}: {error}") from error
+        raise PluginError(f"{place_of(source, component)}: {error}") from error
 
 
 def _own_classes(source: Source, module: ModuleType) -> Iterator[type]:
-    for found in dict.fromkeys(value for value in vars(module).values() if isinstance(value, type)):
-        if found.__module__.partition(".")[0] == source.name:
-            yield found
+    for candidate in dict.fromkeys(
+        value for value in vars(module).values() if isinstance(value, type)
+    ):
+        if candidate.__module__.partition(".")[0] == source.name:
+            yield candidate
 
 
 def place_of(source: Source, found: type) -> str:
@@ -437,8 +441,8 @@ def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]
     PluginError.
     """
     loaded = imported(source, module)
-    found = getattr(loaded, attribute, None)
-    if not isinstance(found, type):
+    component = getattr(loaded, attribute, None)
+    if not isinstance(component, type):
         classes = sorted(
             name
             for name, value in vars(loaded).items()
@@ -451,9 +455,9 @@ def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]
             f" {', '.join(classes) or 'none'}"
         )
     try:
-        return registry.register_class(found, source.name)
+        return registry.register_class(component, source.name)
     except PluginError as error:
-        raise PluginError(f"{place_of(source, found)}: {error}") from error
+        raise PluginError(f"{place_of(source, component)}: {error}") from error
 
 
 # Digests
@@ -464,7 +468,9 @@ def plugin_of(kind: str, name: str) -> Source | None:
     packages.
     """
     source = _active.get(registry.source_of(kind, name))
-    return source if source is not None and not source.is_installed else None
+    if source is not None and not source.is_installed:
+        return source
+    return None
 
 
 def digest_of(name: str) -> str:
@@ -478,10 +484,10 @@ def digest_of(name: str) -> str:
 
 
 def _installed_digest(name: str) -> str:
-    place = Path(str(sys.modules[name].__file__))
-    if place.name != "__init__.py":
-        return _digest([(place.name, _text(place))])
-    folder = place.parent
+    path = Path(str(sys.modules[name].__file__))
+    if path.name != "__init__.py":
+        return _digest([(path.name, _text(path))])
+    folder = path.parent
     files = sorted(folder.rglob("*.py"))
     return _digest([(file.relative_to(folder).as_posix(), _text(file)) for file in files])
 
@@ -491,16 +497,16 @@ def digests(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
     that they import.
     """
     pending = [name for kind, component in parts if (name := registry.source_of(kind, component))]
-    found: dict[str, str] = {}
+    digest_by_name: dict[str, str] = {}
     while pending:
         name = pending.pop()
-        if name in found:
+        if name in digest_by_name:
             continue
-        found[name] = digest_of(name)
+        digest_by_name[name] = digest_of(name)
         source = _active.get(name)
         if source is not None:
             pending += [other for other in _active if other != name and _mentions(source, other)]
-    return dict(sorted(found.items()))
+    return dict(sorted(digest_by_name.items()))
 
 
 def _mentions(source: Source, other: str) -> bool:
@@ -511,10 +517,10 @@ def _mentions(source: Source, other: str) -> bool:
 @cache
 def _imports(text: str) -> frozenset[str]:
     """Return the top-level names of the modules that a file imports."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
-            found.add(node.module.partition(".")[0])
-    return frozenset(found)
+            modules.add(node.module.partition(".")[0])
+    return frozenset(modules)

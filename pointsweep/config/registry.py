@@ -61,16 +61,16 @@ def register(kind: str, config: type[NamedConfig], code: str, source: str = "") 
     union.cache_clear()
 
 
-def register_class(found: type, source: str = "") -> tuple[str, str]:
+def register_class(component: type, source: str = "") -> tuple[str, str]:
     """Add a component of somebody else's by one of its two classes; return its kind and name.
 
-    `found` is an implementation, whose `Config` names its configuration class, or a configuration
-    class, whose `implementation` names its code as "module:Class". Raises PluginError for what it
-    lacks.
+    `component` is an implementation, whose `Config` names its configuration class, or a
+    configuration class, whose `implementation` names its code as "module:Class". Raises PluginError
+    for what it lacks.
     """
-    is_config = issubclass(found, NamedConfig)
-    config = found if is_config else getattr(found, "Config", None)
-    shown = f"{found.__module__}.{found.__qualname__}"
+    is_config = issubclass(component, NamedConfig)
+    config = component if is_config else getattr(component, "Config", None)
+    shown = f"{component.__module__}.{component.__qualname__}"
     if not isinstance(config, type) or not issubclass(config, NamedConfig):
         raise PluginError(f"{shown} names no configuration class: set `Config = ...` in it")
     problem = contract.config_problem(config)
@@ -82,12 +82,12 @@ def register_class(found: type, source: str = "") -> tuple[str, str]:
         if not code:
             text = (
                 f'{shown} names no implementation: set `implementation = "module:Class"`, or'
-                f" `Config = {found.__name__}` in it"
+                f" `Config = {component.__name__}` in it"
             )
             raise PluginError(text)
     else:
-        code = f"{found.__module__}:{found.__qualname__}"
-        problem = contract.implementation_problem(kind, found)
+        code = f"{component.__module__}:{component.__qualname__}"
+        problem = contract.implementation_problem(kind, component)
         if problem:
             raise PluginError(f"{shown} {problem}")
     try:
@@ -120,12 +120,12 @@ def discover(kind: str, name: str) -> bool:
     """
     for point in entry_points.offered(kind, name):
         try:
-            found = point.load()
+            component = point.load()
         except Exception as error:  # whatever another package's import raises: said with its words
             raise PluginError(
                 f"{kind} {name!r} of {point.value}: {type(error).__name__}: {error}"
             ) from error
-        registered = register_class(found, source=point.module.partition(".")[0])
+        registered = register_class(component, source=point.module.partition(".")[0])
         if registered != (kind, name):
             text = (
                 f"the entry point pointsweep.{kind} {name} = {point.value} is {registered[0]}"

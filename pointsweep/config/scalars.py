@@ -47,12 +47,12 @@ def value_of(text: str, kind: str | None = None) -> Any:
     Raises ValueError for a text that is not of that kind, and for a number that a float cannot
     hold.
     """
-    found = kind_of(text)
+    text_kind = kind_of(text)
     if kind is None:
-        kind = found
+        kind = text_kind
     if kind == "str":
         return text
-    if kind != found and not (kind == "float" and found == "int"):
+    if kind != text_kind and not (kind == "float" and text_kind == "int"):
         raise ValueError(f"{text!r} is no {kind}{hint(text)}")
     if kind == "null":
         return None
@@ -100,11 +100,9 @@ def hint(value: object) -> str:
     zeros = LEADING_ZERO.fullmatch(value)
     if zeros:
         sign, digits = zeros[1], zeros[2]
-        octal = (
-            f", or 0o{digits} for {int(digits, 8)}"
-            if re.fullmatch("[1-7][0-7]*", digits) and not sign
-            else ""
-        )
+        octal = ""
+        if re.fullmatch("[1-7][0-7]*", digits) and not sign:
+            octal = f", or 0o{digits} for {int(digits, 8)}"
         return f" (with a leading zero it is a text: write {sign}{digits}{octal})"
     if "_" in value and UNDERSCORES.fullmatch(value):
         return f" (with _ it is a text: write {value.replace('_', '')})"
@@ -126,7 +124,9 @@ def spelled(value: object) -> str:
     """Return a value as one writes it in a file: true, null, 0.5."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
 
 
 def respelled(text: str) -> str:

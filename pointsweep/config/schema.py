@@ -166,11 +166,10 @@ class TrialConfig(Config):
             yield "dataset.heights", text
         if dataset.point_features and not (network is not None and network.takes_features):
             model = network.name if network is not None else "the tokenizer"
-            named = [
-                name
-                for name, kind in registry.config_classes("networks").items()
-                if getattr(kind, "takes_features", False)
-            ]
+            named = []
+            for name, kind in registry.config_classes("networks").items():
+                if getattr(kind, "takes_features", False):
+                    named.append(name)
             yield (
                 "dataset.features",
                 f"{', '.join(dataset.point_features)}: {model} takes coordinates alone; allowed:"

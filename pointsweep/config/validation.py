@@ -73,8 +73,8 @@ def check_trial(
     try:
         config = TrialConfig.model_validate(given)
     except ValidationError as error:
-        said = {path for path, _ in problems}
-        problems += [item for item in problems_of(error, TrialConfig) if item[0] not in said]
+        reported = {path for path, _ in problems}
+        problems += [item for item in problems_of(error, TrialConfig) if item[0] not in reported]
         return None, problems
     if known is not None:
         _remember(given, config, known)
@@ -84,29 +84,29 @@ def check_trial(
 def _reuse(given: dict[str, Any], known: KnownParts) -> None:
     """Put configurations that were checked before in the place of equal data."""
     for part, value in given.items():
-        found = known.get((part, repr(value)))
-        if found is not None:
-            given[part] = found
+        known_part = known.get((part, repr(value)))
+        if known_part is not None:
+            given[part] = known_part
 
 
 def _remember(given: Mapping[str, Any], config: TrialConfig, known: KnownParts) -> None:
     for part, value in given.items():
-        made = getattr(config, part)
-        if isinstance(made, Config) and not isinstance(value, Config):
-            known[part, repr(value)] = made
+        part_config = getattr(config, part)
+        if isinstance(part_config, Config) and not isinstance(value, Config):
+            known[part, repr(value)] = part_config
 
 
 def problems_of(error: ValidationError, model: type[Config], path: str = "") -> list[PathAndText]:
     """Return (dotted path, message) for everything that pydantic found wrong with a model's
     data.
     """
-    found: dict[PathAndText, None] = {}
+    problems: dict[PathAndText, None] = {}
     for item in error.errors(include_url=False):
         owner, where, field = _located(model, item["loc"])
         shown = ".".join(filter(None, (path, where)))
         place = _Place(owner, shown, field)
-        found.setdefault(place.problem(item))
-    return list(found)
+        problems.setdefault(place.problem(item))
+    return list(problems)
 
 
 def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], str, str]:
@@ -231,11 +231,11 @@ class _Place:
         return _field_schema(self.owner, self.field)
 
     def _allowed(self) -> list[Any]:
-        found: list[Any] = []
+        allowed: list[Any] = []
         for option in _options(self._schema()):
             option = option.get("items", option) if self.path.endswith("]") else option
-            found += option.get("enum", [option["const"]] if "const" in option else [])
-        return found
+            allowed += option.get("enum", [option["const"]] if "const" in option else [])
+        return allowed
 
 
 @functools.cache
@@ -245,10 +245,10 @@ def _field_schema(owner: type[Config], field: str) -> dict[str, Any]:
 
 
 def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
+    options: list[Mapping[str, Any]] = []
     for option in schema.get("anyOf", [schema]):
-        found += option.get("anyOf", [option])
-    return found
+        options += option.get("anyOf", [option])
+    return options
 
 
 def _is_union(schema: Mapping[str, Any]) -> bool:
@@ -259,17 +259,17 @@ def _choices(schema: Mapping[str, Any]) -> list[str]:
     """Return in words what each option of a union allows, null left out: "auto", "a number of at
     least 0".
     """
-    words: dict[str, None] = {}
+    choices: dict[str, None] = {}
     options = _options(schema)
     kinds = {option.get("type") for option in options}
     for option in sorted(options, key=lambda option: "const" not in option):
         kind = option.get("type")
         if "const" in option:
-            words[str(option["const"])] = None
+            choices[str(option["const"])] = None
         elif kind in ("integer", "number") and not (kind == "integer" and "number" in kinds):
             limit = _limit(option)
-            words[("a whole number" if kind == "integer" else "a number") + limit] = None
-    return list(words)
+            choices[("a whole number" if kind == "integer" else "a number") + limit] = None
+    return list(choices)
 
 
 def _limit(schema: Mapping[str, Any]) -> str:
@@ -375,7 +375,7 @@ def component_problems(name: str, data: Any) -> list[PathAndText]:
 
 def sound_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a trial that are right, each looked at by itself, by name."""
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for name in TrialConfig.model_fields:
         if name not in PARTS and name not in UNNAMED:
             continue
@@ -383,8 +383,8 @@ def sound_parts(data: Mapping[str, Any]) -> dict[str, Any]:
             continue
         part, problems = _part(name, data.get(name))
         if part is not None and not problems:
-            found[name] = part
-    return found
+            parts[name] = part
+    return parts
 
 
 def _part(name: str, data: Any) -> tuple[Any, list[PathAndText]]:
@@ -399,9 +399,9 @@ def _part(name: str, data: Any) -> tuple[Any, list[PathAndText]]:
 
 def problems_of_part(error: ValidationError, name: str) -> list[PathAndText]:
     """Return (dotted path, message) for what pydantic found wrong with one part of a trial."""
-    found: dict[PathAndText, None] = {}
+    problems: dict[PathAndText, None] = {}
     for item in error.errors(include_url=False):
         item["loc"] = (name, *item["loc"])
         owner, where, field = _located(TrialConfig, item["loc"])
-        found.setdefault(_Place(owner, where, field).problem(item))
-    return list(found)
+        problems.setdefault(_Place(owner, where, field).problem(item))
+    return list(problems)

@@ -51,7 +51,9 @@ def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -
     if config.translate:
         shift = config.translate * (2 * torch.rand(len(points), 1, 3, generator=generator) - 1)
         points = points + to_device(shift, points.device)
-    return torch.cat([points, heights], dim=2) if heights.shape[2] else points
+    if heights.shape[2]:
+        return torch.cat([points, heights], dim=2)
+    return points
 
 
 def with_normals(points: Tensor, config: DatasetConfig, change: Tensor) -> Tensor:
@@ -82,7 +84,9 @@ def normalise(points: Tensor, config: DatasetConfig) -> Tensor:
         points = points - points.mean(dim=1, keepdim=True)
     if config.unit_sphere:
         points = points / points.norm(dim=2).amax(dim=1)[:, None, None].clamp(min=1e-9)
-    return torch.cat([points, heights], dim=2) if heights.shape[2] else points
+    if heights.shape[2]:
+        return torch.cat([points, heights], dim=2)
+    return points
 
 
 def turns_about_y(count: int, generator: torch.Generator) -> Tensor:

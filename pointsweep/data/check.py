@@ -63,18 +63,18 @@ def check(copy: Copy) -> Report:
 def sizes(arrays: Mapping[str, np.ndarray], splits: list[str]) -> str:
     """Return how many points the clouds have, in words."""
     counts = [len(cloud) for split in splits for cloud in clouds(arrays, split)]
-    return (
-        f"{min(counts)} points a cloud"
-        if min(counts) == max(counts)
-        else f"{min(counts)} to {max(counts)} points a cloud"
-    )
+    if min(counts) == max(counts):
+        return f"{min(counts)} points a cloud"
+    return f"{min(counts)} to {max(counts)} points a cloud"
 
 
 def clouds(arrays: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:
     """The clouds (P, 3) of a split, stored as one array or end to end."""
     starts = arrays.get(f"{split}_starts")
     points = arrays[f"{split}_points"]
-    return list(points) if starts is None else np.split(points, starts[1:-1])
+    if starts is None:
+        return list(points)
+    return np.split(points, starts[1:-1])
 
 
 def _count(report: Report, split: str, count: int, copy: Copy) -> None:
@@ -121,11 +121,11 @@ def check_root(root: Path) -> Iterator[tuple[str, list[Report], str]]:
     """Every data set's name, the reports of its copies, and where it comes from if there is
     none.
     """
-    found: dict[str, bool] = {}
+    is_present: dict[str, bool] = {}
     for name, reader in readers():
         reports = [check(copy) for copy in reader.copies(root)]  # type: ignore[attr-defined]
-        found[name] = bool(reports)
-        yield name, reports, _absence(reader, found) if not reports else ""
+        is_present[name] = bool(reports)
+        yield name, reports, _absence(reader, is_present) if not reports else ""
 
 
 def _absence(reader: type, found: Mapping[str, bool]) -> str:
@@ -156,13 +156,13 @@ OTHER_FOLDERS = ("weights",)  # read by backbones
 MAX_FOLDERS = 2000  # that are looked into for a hint
 
 
-def unread(root: Path, places: Iterable[str]) -> list[str]:
+def unread(root: Path, locations: Iterable[str]) -> list[str]:
     """Return a line on everything in a data root that no reader has taken, with a hint where there
     is one.
 
-    `places` are those of the copies that were found.
+    `locations` are those of the copies that were found.
     """
-    taken = {place.partition("/")[0].partition(" (")[0] for place in places}
+    taken = {location.partition("/")[0].partition(" (")[0] for location in locations}
     if "." in taken:
         return []
     lines: list[str] = []
@@ -188,11 +188,12 @@ def unread(root: Path, places: Iterable[str]) -> list[str]:
 
 def _hint(folder: Path, root: Path) -> str:
     """Say what a folder holds, and what its maker may have meant."""
-    found = _marker_below(folder)
-    if found is not None:
-        place = found.parent.relative_to(root)
+    marker = _marker_below(folder)
+    if marker is not None:
+        folder_name = marker.parent.relative_to(root)
         return (
-            f"{found.name} lies at {place}, too deep to be found; give {root / place.parent} as the"
+            f"{marker.name} lies at {folder_name}, too deep to be found; give"
+            f" {root / folder_name.parent} as the"
             " root"
         )
     names = sorted(entry.name for entry in folder.iterdir())
@@ -208,12 +209,12 @@ def _hint(folder: Path, root: Path) -> str:
 
 def _marker_below(folder: Path) -> Path | None:
     """Return the first file or folder below that tells a layout; links are not followed."""
-    for count, (place, folders, files) in enumerate(os.walk(folder)):
+    for count, (path, folders, files) in enumerate(os.walk(folder)):
         if count == MAX_FOLDERS:
             return None
         for name in sorted([*folders, *files]):
             if name in KNOWN_FILES or name in KNOWN_FOLDERS[:2]:
-                return Path(place, name)
+                return Path(path, name)
     return None
 
 

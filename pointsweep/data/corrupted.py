@@ -45,14 +45,14 @@ class Corrupted(Dataset):
         parent, parent_digest = self.parent(config)
         if config.source == "generated":
             key = f"corrupted-{parent_digest[:32]}-{config.corruption}-{config.severity}-{REVISION}"
-            made, _ = cached_arrays(key, lambda: self._make(parent, config))
+            test_arrays, _ = cached_arrays(key, lambda: self._make(parent, config))
         else:
             path = self.split_file(config)
-            made, _ = arrays_of_files(
+            test_arrays, _ = arrays_of_files(
                 "corrupted", [path], lambda: read_split(path, len(self.classes)), self.name
             )
-        arrays = {name: parent[name] for name in ("train_points", "train_labels")} | made
-        arrays["test_points"] = fill(made["test_points"], config.min_points)
+        arrays = {name: parent[name] for name in ("train_points", "train_labels")} | test_arrays
+        arrays["test_points"] = fill(test_arrays["test_points"], config.min_points)
         super().__init__(
             config,
             self.classes,
@@ -71,10 +71,10 @@ class Corrupted(Dataset):
         """See `Dataset.folders`: of the parent's clouds, and of the published files where they are
         read.
         """
-        found = [data_folder(cls.name, config.folder, cls.origin)]
+        data_folders = [data_folder(cls.name, config.folder, cls.origin)]
         if config.source == "published":
-            found.append(data_folder(cls.name, config.corrupted_folder, cls.origin))
-        return found
+            data_folders.append(data_folder(cls.name, config.corrupted_folder, cls.origin))
+        return data_folders
 
     @classmethod
     def preview(cls, config: Any) -> Dataset:
@@ -144,7 +144,9 @@ class Corrupted(Dataset):
                 )
 
     def _samples(self, split: Split) -> np.ndarray:
-        return split.points if split.name == "test" else super()._samples(split)
+        if split.name == "test":
+            return split.points
+        return super()._samples(split)
 
     @staticmethod
     def _make(parent: Mapping[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
@@ -231,12 +233,16 @@ class ScanObjectNNC(Corrupted):
 
 def fill(points: np.ndarray, count: int) -> np.ndarray:
     """Clouds (n, P, 3) -> (n, max(P, count), 3): the points repeated in order."""
-    return points if points.shape[1] >= count else points[:, np.arange(count) % points.shape[1]]
+    if points.shape[1] >= count:
+        return points
+    return points[:, np.arange(count) % points.shape[1]]
 
 
 def split_name(corruption: str, severity: int) -> str:
     """clean, or jitter_3: the name of a published file."""
-    return corruption if corruption == "clean" else f"{corruption}_{severity}"
+    if corruption == "clean":
+        return corruption
+    return f"{corruption}_{severity}"
 
 
 def read_split(path: Path, num_classes: int) -> dict[str, np.ndarray]:

@@ -124,13 +124,13 @@ def corrupt(points: np.ndarray, corruption: str, severity: int) -> np.ndarray:
     if corruption == "clean":
         return np.array(points[:, :NUM_POINTS], dtype=np.float32)
     change, number = CORRUPTIONS[corruption], list(CORRUPTIONS).index(corruption)
-    made = []
+    corrupted = []
     for index, stored in enumerate(points):
         cloud = np.asarray(stored, dtype=np.float64)
         center = cloud.mean(axis=0)
         radius = np.linalg.norm(cloud - center, axis=1).max()
         random = np.random.default_rng([number, severity, index])
-        made.append(
+        corrupted.append(
             change((cloud[:NUM_POINTS] - center) / radius, severity, random) * radius + center
         )
-    return np.stack(made).astype(np.float32)
+    return np.stack(corrupted).astype(np.float32)

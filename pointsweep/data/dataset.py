@@ -1,5 +1,5 @@
-"""What a data set is: clouds and labels in memory maps, the batches made of them, and a digest of
-the content.
+"""Data sets of whole clouds: clouds and labels in memory maps, the batches made of them, and a
+digest of the content.
 
 Letters: B clouds, P points.
 """
@@ -154,7 +154,9 @@ class Dataset:
         MissingDataError.
         """
         folder = getattr(config, "folder", None)
-        return [data_folder(config.name, folder, cls.origin)] if folder else []
+        if folder:
+            return [data_folder(config.name, folder, cls.origin)]
+        return []
 
     @classmethod
     def published_sizes(cls, config: DatasetConfig) -> Mapping[str, Sequence[int]]:
@@ -339,12 +341,12 @@ def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:
     Links are followed; a folder that is reached in several ways, say by a link to one above it, is
     given once.
     """
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for level in range(depth + 1):
         for path in sorted(root.glob("*/" * level + marker)):
             folder = path.parents[marker.count("/")]
-            found.setdefault(folder.resolve(), folder)
-    return sorted(found.values())
+            folders.setdefault(folder.resolve(), folder)
+    return sorted(folders.values())
 
 
 def text_digest(text: str) -> str:

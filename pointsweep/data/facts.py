@@ -1,4 +1,4 @@
-"""What a data set holds on this machine, against what a configuration asks for and what was
+"""Facts about a data set on this machine, compared with what a configuration asks for and what was
 published.
 
 Facts are taken from the clouds, never from the configuration. They are remembered in the cache
@@ -136,10 +136,10 @@ def _remember(section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str,
 
 
 def _path(section: Mapping[str, Any]) -> Path:
-    asked = {name: value for name, value in section.items() if name not in NOT_STORED}
-    places = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
+    settings = {name: value for name, value in section.items() if name not in NOT_STORED}
+    locations = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
     code = [tree_digest(), *plugins.digests([("datasets", section["name"])]).values()]
-    text = json.dumps([*code, places, asked], sort_keys=True)
+    text = json.dumps([*code, locations, settings], sort_keys=True)
     return cache_folder() / "facts" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
@@ -177,12 +177,12 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
                 pending.append(Path(entry.path))
                 continue
             try:
-                found = entry.stat()
+                stat = entry.stat()
             except FileNotFoundError:  # a link to nowhere
                 digest.update(f"{entry.path} gone;".encode())
                 continue
-            times = (found.st_mtime_ns, found.st_ctime_ns)
-            digest.update(f"{entry.path} {found.st_size} {times} {found.st_ino};".encode())
+            times = (stat.st_mtime_ns, stat.st_ctime_ns)
+            digest.update(f"{entry.path} {stat.st_size} {times} {stat.st_ino};".encode())
             latest = max(latest, *times)
     return digest.hexdigest(), latest
 
@@ -239,29 +239,33 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.val is not None:
         splits["val"] = dataset.val
-    points = {name: _num_points(split) for name, split in splits.items()}
+    sizes, fewest_points, most_points, num_classes, num_objects = {}, {}, {}, {}, {}
+    for name, split in splits.items():
+        points = _num_points(split)
+        sizes[name] = len(split.labels)
+        fewest_points[name] = int(points.min())
+        most_points[name] = int(points.max())
+        num_classes[name] = len(np.unique(split.labels))
+        if split.groups is not None:
+            num_objects[name] = len(np.unique(split.groups))
     return DataFacts(
         digest=dataset.digest,
-        sizes={name: len(split.labels) for name, split in splits.items()},
+        sizes=sizes,
         taken=dict(dataset.num_taken),
         published={name: list(counts) for name, counts in maker.published_sizes(config).items()},
-        fewest_points={name: int(counts.min()) for name, counts in points.items()},
-        most_points={name: int(counts.max()) for name, counts in points.items()},
+        fewest_points=fewest_points,
+        most_points=most_points,
         num_classes=_expected_classes(config, dataset.num_classes),
-        classes={name: len(np.unique(split.labels)) for name, split in splits.items()},
+        classes=num_classes,
         shared=shared_counts(splits) if overlap else {},
         shared_objects=_shared_objects(splits),
-        objects={
-            name: len(np.unique(split.groups))
-            for name, split in splits.items()
-            if split.groups is not None
-        },
+        objects=num_objects,
         copies_unknown=maker.holds_copies(config) and dataset.test.groups is None,
     )
 
 
 def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    shared: dict[str, int] = {}
     for name, split, other in (
         ("test", "test", "train"),
         ("val", "val", "train"),
@@ -269,10 +273,10 @@ def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
     ):
         if split not in splits or other not in splits:
             continue
-        mine, theirs = splits[split].groups, splits[other].groups
-        if mine is not None and theirs is not None:
-            found[name] = int(np.isin(mine, theirs).sum())
-    return found
+        groups, other_groups = splits[split].groups, splits[other].groups
+        if groups is not None and other_groups is not None:
+            shared[name] = int(np.isin(groups, other_groups).sum())
+    return shared
 
 
 def _expected_classes(config: DatasetConfig, num_classes: int) -> int:
@@ -305,33 +309,41 @@ def shared_counts(splits: Mapping[str, Split]) -> dict[str, int]:
     from pointsweep.data.duplicates import groups_of_splits, shared_clouds
 
     groups = groups_of_splits({name: _clouds(split) for name, split in splits.items()})
-    found = {"test": len(shared_clouds(groups, "train", "test"))}
+    counts = {"test": len(shared_clouds(groups, "train", "test"))}
     if "val" in splits:
-        found["val"] = len(shared_clouds(groups, "train", "val"))
-        found["both"] = len(shared_clouds(groups, "val", "test"))
-    return found
+        counts["val"] = len(shared_clouds(groups, "train", "val"))
+        counts["both"] = len(shared_clouds(groups, "val", "test"))
+    return counts
 
 
 def made_facts(config: Any) -> DataFacts:
     """Return the facts of a data set that is made from a seed, without making it."""
-    per_category = hasattr(config, "train_per_category")
-    kinds = config.num_categories if per_category else config.num_classes
-    each = "category" if per_category else "class"
+    if hasattr(config, "train_per_category"):
+        num_classes = config.num_categories
+        per_class = {"train": config.train_per_category, "test": config.test_per_category}
+    else:
+        num_classes = config.num_classes
+        per_class = {"train": config.train_per_class, "test": config.test_per_class}
     sizes: dict[str, int] = {}
     taken: dict[str, int] = {}
     for split, limit in (("train", config.train_limit), ("test", config.test_limit)):
-        labels = np.arange(kinds * getattr(config, f"{split}_per_{each}")) % kinds
-        labels = labels[np.sort(in_turn(labels)[:limit])] if limit else labels
+        labels = np.arange(num_classes * per_class[split]) % num_classes
+        if limit:
+            labels = labels[np.sort(in_turn(labels)[:limit])]
         sizes[split] = taken[split] = len(labels)
         if split == "train" and config.val_fraction:
-            kept, held = hold_out(labels, config.val_fraction)
-            sizes |= {"train": len(kept), "val": len(held)}
+            train, val = hold_out(labels, config.val_fraction)
+            sizes |= {"train": len(train), "val": len(val)}
     if config.stand_in == SceneDatasetConfig.stand_in:
         clouds = -(-config.source_points // config.num_points)  # of a block that is evaluated
         sizes |= {split: clouds * sizes[split] for split in sizes if split != "train"}
     points = dict.fromkeys(sizes, config.source_points)
     return DataFacts(
-        sizes=sizes, taken=taken, fewest_points=points, most_points=points, num_classes=kinds
+        sizes=sizes,
+        taken=taken,
+        fewest_points=points,
+        most_points=points,
+        num_classes=num_classes,
     )
 
 
@@ -342,26 +354,28 @@ def marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> tuple[str, .
     """Return what a table must say of the data beside a number; `trains`: the model learns from
     batches.
     """
-    found = (
+    marks_of_data = (
         *_size_marks(facts),
         *_class_marks(facts),
         *_shared_marks(facts, config),
         *_point_marks(facts, config, trains),
     )
-    return (*found, COPIES_UNKNOWN) if facts.copies_unknown else found
+    if facts.copies_unknown:
+        return (*marks_of_data, COPIES_UNKNOWN)
+    return marks_of_data
 
 
 def _size_marks(facts: DataFacts) -> Iterator[str]:
     for split in ("test", "train"):
-        published, found = facts.published.get(split), facts.taken.get(split)
-        if not published or found is None or found in published:
+        published, taken = facts.published.get(split), facts.taken.get(split)
+        if not published or taken is None or taken in published:
             continue
         objects = f"{NAMES[split]} objects"
-        if found < min(published):
-            yield f"part of the set: {found:,} of {min(published):,} {objects}"
+        if taken < min(published):
+            yield f"part of the set: {taken:,} of {min(published):,} {objects}"
         else:
             yield (
-                f"another set: {found:,} {objects}, published"
+                f"another set: {taken:,} {objects}, published"
                 f" {' or '.join(f'{count:,}' for count in published)}"
             )
 
@@ -384,7 +398,7 @@ def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
 
 def overlaps(facts: DataFacts) -> list[str]:
     """Return a sentence for each pair of splits that share clouds."""
-    found = []
+    sentences = []
     for name, of, other in (
         ("test", "test", "training"),
         ("val", "validation", "training"),
@@ -393,18 +407,18 @@ def overlaps(facts: DataFacts) -> list[str]:
         size = facts.sizes.get("test" if name == "both" else name, 0)
         shared = facts.shared.get(name, 0)
         if shared:
-            found.append(f"{shared:,} of {size:,} {of} clouds are {other} clouds")
+            sentences.append(f"{shared:,} of {size:,} {of} clouds are {other} clouds")
         copies = facts.shared_objects.get(name, 0)
         if copies:
-            found.append(
+            sentences.append(
                 f"{copies:,} of {size:,} {of} clouds are of objects that have {other} clouds too"
             )
     if facts.copies_unknown and "val" in facts.sizes:
-        found.append(
+        sentences.append(
             "validation clouds may be of objects that have training clouds too, for which clouds"
             " are copies is not known"
         )
-    return found
+    return sentences
 
 
 def _point_marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> Iterator[str]:
@@ -420,21 +434,21 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
 
     `batch`: the clouds of a training batch; None where no batches are trained on.
     """
-    place = f"{data.name} in {facts.place}" if facts.place else data.name
-    found = [*_too_few_points(facts, data, place), *_too_few_clouds(facts, data, place)]
+    data_name = f"{data.name} in {facts.place}" if facts.place else data.name
+    problems = [*_too_few_points(facts, data, data_name), *_too_few_clouds(facts, data, data_name)]
     num_train = facts.sizes["train"]
     if batch is not None and batch > num_train:
-        found.append(
-            f"train.batch_size: {batch} is more than the {num_train} training clouds of {place}: at"
-            f" most {num_train} make a batch"
+        problems.append(
+            f"train.batch_size: {batch} is more than the {num_train} training clouds of"
+            f" {data_name}: at most {num_train} make a batch"
         )
     if not data.allow_overlap:
-        found += [
-            f"{place}: {text}{_what_to_do(text)}, or set dataset.allow_overlap: true, and every"
-            " table says so"
-            for text in overlaps(facts)
-        ]
-    return found
+        for text in overlaps(facts):
+            problems.append(
+                f"{data_name}: {text}{_what_to_do(text)}, or set dataset.allow_overlap: true, and"
+                " every table says so"
+            )
+    return problems
 
 
 def _what_to_do(text: str) -> str:
@@ -448,7 +462,7 @@ def _what_to_do(text: str) -> str:
     return ", whatever the order of their points: mend the data"
 
 
-def _too_few_points(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:
+def _too_few_points(facts: DataFacts, data: DatasetConfig, data_name: str) -> Iterator[str]:
     """A cloud of parts may have fewer points than are drawn of it, as in the published programs,
     but not all of them.
     """
@@ -458,20 +472,20 @@ def _too_few_points(facts: DataFacts, data: DatasetConfig, place: str) -> Iterat
     most = max(counts) if isinstance(data, PartDatasetConfig) else min(counts)
     if data.num_points > most:
         yield (
-            f"dataset.num_points: {data.num_points} asked for, the clouds of {place} have {most}"
-            f" points: at most {most}"
+            f"dataset.num_points: {data.num_points} asked for, the clouds of {data_name} have"
+            f" {most} points: at most {most}"
         )
 
 
-def _too_few_clouds(facts: DataFacts, data: DatasetConfig, place: str) -> Iterator[str]:
+def _too_few_clouds(facts: DataFacts, data: DatasetConfig, data_name: str) -> Iterator[str]:
     """A limit above what is there would give rows of different labels the same clouds."""
     for split in ("train", "test"):
         limit = getattr(data, f"{split}_limit", None)
-        there = facts.taken.get(split)
-        if limit is not None and there is not None and limit > there:
+        num_taken = facts.taken.get(split)
+        if limit is not None and num_taken is not None and limit > num_taken:
             yield (
-                f"dataset.{split}_limit: {limit} asked for, there are {there} {NAMES[split]} clouds"
-                f" in {place}: at most {there}, or leave it out to take all"
+                f"dataset.{split}_limit: {limit} asked for, there are {num_taken} {NAMES[split]}"
+                f" clouds in {data_name}: at most {num_taken}, or leave it out to take all"
             )
 
 

@@ -93,35 +93,36 @@ def files_of(config: CloudFilesConfig, root: Path) -> dict[str, SplitFiles]:
     """Return the files of each split that the configuration names. Raises MissingDataError,
     ValueError.
     """
-    found = {}
+    splits = {}
     for split in SPLITS:
         value = getattr(config, split)
         if value is not None:
-            found[split] = split_files(
+            splits[split] = split_files(
                 root, split, value, config.pattern, config.lists_folder, config.class_before
             )
-    if len({bool(files.arrays) for files in found.values()}) > 1:
+    if len({bool(files.arrays) for files in splits.values()}) > 1:
         kinds = ", ".join(
             f"{split}: {'arrays' if files.arrays else 'a cloud a file'}"
-            for split, files in found.items()
+            for split, files in splits.items()
         )
         raise ValueError(f"{root}: the splits must be of one kind, found {kinds}")
-    one_kind(list(found.values()), config.pattern)
-    return found
+    one_kind(list(splits.values()), config.pattern)
+    return splits
 
 
 def stored(config: CloudFilesConfig, root: Path) -> Stored:
     """Return all clouds of a folder, memory-mapped. Raises MissingDataError, ValueError."""
     splits = files_of(config, root)
-    files = [path for split in splits.values() for path in split.files]
     names_file = _names_file(config, root)
+    files: list[Path] = []
+    # A cloud's class may be its folder, which the digest of its content does not cover.
+    paths, class_of_clouds = {}, {}
+    for split, of_split in splits.items():
+        files += of_split.files
+        paths[split] = [str(path.relative_to(root)) for path in of_split.files]
+        class_of_clouds[split] = [name for _, name in of_split.clouds]
     if names_file is not None:
         files.append(names_file)
-    # A cloud's class may be its folder, which the digest of its content does not cover.
-    places = {
-        split: [str(path.relative_to(root)) for path in found.files]
-        for split, found in splits.items()
-    }
     settings = [
         REVISION,
         config.num_classes,
@@ -131,13 +132,7 @@ def stored(config: CloudFilesConfig, root: Path) -> Stored:
         *_keys(config),
         *config.point_features,
     ]
-    key = json.dumps(
-        [
-            places,
-            settings,
-            {split: [name for _, name in found.clouds] for split, found in splits.items()},
-        ]
-    )
+    key = json.dumps([paths, settings, class_of_clouds])
 
     class_names = _class_names(config, splits, names_file)
     arrays, digest = arrays_of_files(
@@ -205,15 +200,15 @@ def _class_names(
 
 
 def checked_names(
-    found: Sequence[str], listed: Sequence[str] | None, num_classes: int
+    found_names: Sequence[str], listed: Sequence[str] | None, num_classes: int
 ) -> tuple[str, ...]:
     """Return the classes in the order of their numbers. Raises ValueError unless there are
     `num_classes`, all of them listed.
     """
-    for name in found:
+    for name in found_names:
         if listed is not None and name not in listed:
             raise ValueError(unknown("class", name, listed, "dataset.class_names lists"))
-    names = tuple(found if listed is None else listed)
+    names = tuple(found_names if listed is None else listed)
     if len(names) != num_classes:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         raise ValueError(
@@ -240,37 +235,46 @@ class _Clouds:
 def _read(
     config: CloudFilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    found: dict[str, _Clouds] = {}
+    clouds_of: dict[str, _Clouds] = {}
     for split, files in splits.items():
         if files.arrays:
-            found[split] = _read_arrays(config, split, files)
+            clouds_of[split] = _read_arrays(config, split, files)
         else:
-            found[split] = _read_files(config, files, class_names)
+            clouds_of[split] = _read_files(config, files, class_names)
     arrays: dict[str, np.ndarray] = {}
-    if any(clouds.labels.dtype.kind == "U" for clouds in found.values()):
-        found, names = _numbered(found, config, class_names)
+    if any(clouds.labels.dtype.kind == "U" for clouds in clouds_of.values()):
+        clouds_of, names = _numbered(clouds_of, config, class_names)
         arrays["class_names"] = np.array(names)
     if config.test is None:
-        found["train"], found["test"] = _parted(found["train"], config.test_fraction)
-    if any(clouds.groups is not None for clouds in found.values()):
-        names_of_groups = np.unique(
-            np.concatenate([np.asarray(clouds.groups) for clouds in found.values()])
-        )
-        for split, clouds in found.items():
-            arrays[f"{split}_groups"] = np.searchsorted(
-                names_of_groups, np.asarray(clouds.groups)
-            ).astype(np.int64)
-    size = max(len(cloud) for clouds in found.values() for cloud in clouds.clouds)
-    for split, clouds in found.items():
+        train, test = _parted(clouds_of["train"], config.test_fraction)
+        clouds_of |= {"train": train, "test": test}
+    arrays |= _group_numbers(clouds_of)
+
+    size = max(len(cloud) for clouds in clouds_of.values() for cloud in clouds.clouds)
+    for split, clouds in clouds_of.items():
         points = np.stack([resized(cloud, size) for cloud in clouds.clouds])
-        places, features = points[:, :, :3], points[:, :, 3:]
-        places = as_stored(places, f"dataset.{split}") if config.keep_units else unit_sphere(places)
+        xyz, features = points[:, :, :3], points[:, :, 3:]
+        xyz = as_stored(xyz, f"dataset.{split}") if config.keep_units else unit_sphere(xyz)
         if features.shape[2]:
-            places = np.concatenate([places, features.astype(np.float32)], axis=2)
-        arrays[f"{split}_points"] = places
+            xyz = np.concatenate([xyz, features.astype(np.float32)], axis=2)
+        arrays[f"{split}_points"] = xyz
         arrays[f"{split}_labels"] = clouds.labels.astype(np.int64)
         arrays[f"{split}_sizes"] = np.array(clouds.sizes, dtype=np.int64)
     return arrays
+
+
+def _group_numbers(clouds_of: Mapping[str, _Clouds]) -> dict[str, np.ndarray]:
+    """Return the numbers of the objects that clouds are of, by split; nothing where no file says
+    it.
+    """
+    if all(clouds.groups is None for clouds in clouds_of.values()):
+        return {}
+    groups_of = {split: np.asarray(clouds.groups) for split, clouds in clouds_of.items()}
+    names = np.unique(np.concatenate(list(groups_of.values())))
+    numbers = {}
+    for split, groups in groups_of.items():
+        numbers[f"{split}_groups"] = np.searchsorted(names, groups).astype(np.int64)
+    return numbers
 
 
 def _read_files(
@@ -309,21 +313,21 @@ def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Cl
 
 
 def _numbered(
-    found: Mapping[str, _Clouds], config: CloudFilesConfig, class_names: tuple[str, ...]
+    clouds_of: Mapping[str, _Clouds], config: CloudFilesConfig, class_names: tuple[str, ...]
 ) -> tuple[dict[str, _Clouds], tuple[str, ...]]:
     """Return the clouds with numbers in place of names of classes, and the names."""
-    for split, clouds in found.items():
+    for split, clouds in clouds_of.items():
         if clouds.labels.dtype.kind != "U":
             raise ValueError(
                 f"dataset.{split}: labels are numbers, those of another split are names; one kind"
                 " is allowed"
             )
-    present = sorted({str(name) for clouds in found.values() for name in clouds.labels})
+    present = sorted({str(name) for clouds in clouds_of.values() for name in clouds.labels})
     listed = class_names if config.class_names is not None else None
     names = checked_names(present, listed, config.num_classes)
     numbers = {name: number for number, name in enumerate(names)}
     numbered = {}
-    for split, clouds in found.items():
+    for split, clouds in clouds_of.items():
         labels = np.array([numbers[str(name)] for name in clouds.labels], dtype=np.int64)
         numbered[split] = dataclasses.replace(clouds, labels=labels)
     return numbered, names
@@ -347,7 +351,9 @@ def _taken(clouds: _Clouds, rows: np.ndarray) -> _Clouds:
 
 
 def _at_most(cloud: np.ndarray, count: int) -> np.ndarray:
-    return resized(cloud, count) if len(cloud) > count else cloud
+    if len(cloud) > count:
+        return resized(cloud, count)
+    return cloud
 
 
 def resized(cloud: np.ndarray, count: int) -> np.ndarray:

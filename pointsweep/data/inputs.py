@@ -67,9 +67,9 @@ def read_all(
     to_fetch: dict[str, None] = {}
     for dataset in datasets:
         try:
-            found = _facts_for_plan(dataset)
-            if found is not None:
-                data[dataset] = found
+            facts = _facts_for_plan(dataset)
+            if facts is not None:
+                data[dataset] = facts
         except (MissingDataError, UnreadableDataError) as error:
             missing[str(error)] = None
     for backbone in backbones:
@@ -166,5 +166,5 @@ def _path(section: Mapping[str, Any]) -> Path:
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -184,14 +184,11 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
         for split in ("train", "test"):
             clouds: list[np.ndarray] = []
             labels: list[int] = []
-            for name, shape in shape_ids(
-                read(f"modelnet40_{split}.txt"), f"{source}: modelnet40_{split}.txt"
-            ):
-                file = (
-                    f"{source / name / shape}.txt"
-                    if source.is_dir()
-                    else f"{source}: {name}/{shape}.txt"
-                )
+            list_name = f"modelnet40_{split}.txt"
+            for name, shape in shape_ids(read(list_name), f"{source}: {list_name}"):
+                file = f"{source}: {name}/{shape}.txt"
+                if source.is_dir():
+                    file = f"{source / name / shape}.txt"
                 rows = number_rows(read(f"{name}/{shape}.txt"), file, columns)
                 columns = (rows.shape[1],)  # all files have as many as the first
                 cloud = rows[None, :, :3]
@@ -212,17 +209,17 @@ def shape_ids(text: str, source: str) -> list[tuple[str, str]]:
     """Return class and id of the shapes in a list. Raises ValueError naming the list and the first
     bad one.
     """
-    found = []
+    ids = []
     for line in lines_of(text):
         shape = last_part(line).removesuffix(".txt")
         # The class of an id is all before its last underscore: night_stand_0001 is a night_stand.
         name = shape.rpartition("_")[0]
         if name not in CLASSES:
             raise ValueError(f"{source}: {line} is of none of the 40 classes")
-        found.append((name, shape))
-    if not found:
+        ids.append((name, shape))
+    if not ids:
         raise ValueError(f"{source}: lists no shape")
-    return found
+    return ids
 
 
 @contextmanager

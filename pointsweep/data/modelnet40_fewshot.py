@@ -159,28 +159,29 @@ def draw(
             f"few-shot episode {name}: {way} classes are needed that have {shot} training and"
             f" {TEST_PER_CLASS} test shapes, {len(drawable)} have them"
         )
-    classes = sorted(
-        drawable, key=lambda number: text_digest(f"{name}/class/{class_names[number]}")
-    )[:way]
+
+    def class_order(number: int) -> str:
+        return text_digest(f"{name}/class/{class_names[number]}")
+
+    classes = sorted(drawable, key=class_order)[:way]
     needed = {"train": shot, "test": TEST_PER_CLASS}
     check_shapes_suffice(arrays, classes, name, needed, class_names)
     episode = {"classes": np.array(classes, dtype=np.int64)}
-    for split, count in (("train", shot), ("test", TEST_PER_CLASS)):
-        chosen: list[tuple[str, int, int]] = []  # order, row of the stored clouds, label
+    for split, count in needed.items():
+        chosen: list[tuple[str, int, int]] = []  # digest, row of the stored clouds, label
         for label, number in enumerate(classes):
-            rows = np.flatnonzero(arrays[f"{split}_labels"] == number)
-            order = (
-                (text_digest(f"{name}/{split}/{class_names[number]}/{k}"), int(row), label)
-                for k, row in enumerate(rows)
-            )
-            chosen += sorted(order)[:count]
+            candidates = []
+            for k, row in enumerate(np.flatnonzero(arrays[f"{split}_labels"] == number)):
+                digest = text_digest(f"{name}/{split}/{class_names[number]}/{k}")
+                candidates.append((digest, int(row), label))
+            chosen += sorted(candidates)[:count]
         # The classes are mixed, as in Point-BERT's files: a program that mixes the clouds of a
         # batch would profit from their order.
         chosen.sort()
-        episode[f"{split}_points"] = np.stack(
-            [arrays[f"{split}_points"][row] for _, row, _ in chosen]
-        )
-        episode[f"{split}_labels"] = np.array([label for _, _, label in chosen], dtype=np.int64)
+        clouds = [arrays[f"{split}_points"][row] for _, row, _ in chosen]
+        labels = [label for _, _, label in chosen]
+        episode[f"{split}_points"] = np.stack(clouds)
+        episode[f"{split}_labels"] = np.array(labels, dtype=np.int64)
     return episode
 
 
@@ -195,11 +196,10 @@ def check_shapes_suffice(
     lacking = []
     for split, count in needed.items():
         stored = np.bincount(arrays[f"{split}_labels"], minlength=len(class_names))
-        short = [
-            f"{class_names[number]} has {stored[number]}"
-            for number in classes
-            if stored[number] < count
-        ]
+        short = []
+        for number in classes:
+            if stored[number] < count:
+                short.append(f"{class_names[number]} has {stored[number]}")
         if short:
             lacking.append(f"{count} {split} shapes of a class are needed, here {', '.join(short)}")
     if lacking:
@@ -253,9 +253,9 @@ def check_episode(arrays: Mapping[str, np.ndarray], way: int, shot: int, source:
                 f"{source}: {split}_labels must be whole numbers, found {labels.dtype}"
             )
         check_clouds(arrays[f"{split}_points"], labels, way, f"{source}: {split}")
-        found = np.bincount(labels, minlength=way)
-        if (found != count).any():
+        counts = np.bincount(labels, minlength=way)
+        if (counts != count).any():
             raise ValueError(
                 f"{source}: {split} must hold {count} clouds of each of {way} classes, found"
-                f" {found.tolist()}"
+                f" {counts.tolist()}"
             )

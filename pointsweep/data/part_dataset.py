@@ -1,5 +1,5 @@
-"""What a data set of part segmentation is: clouds of any size in categories, every point with the
-number of its part.
+"""Data sets of part segmentation: clouds of any size in categories, every point with the number of
+its part.
 
 Letters: B clouds, P points.
 """

@@ -77,12 +77,12 @@ class ScanObjectNN(Dataset):
             for inner in ("", "h5_files/")
             for folder in ("main_split", "main_split_nobg")
         ]
-        found = set()
+        found_copies = set()
         for marker in markers:
             for path in folders_with(root, marker):
                 # The folder above h5_files/ is the one that a config names.
-                found.add(path.parent if path.name == "h5_files" and path != root else path)
-        for folder in sorted(found):
+                found_copies.add(path.parent if path.name == "h5_files" and path != root else path)
+        for folder in sorted(found_copies):
             for variant in VARIANTS:
                 if any(
                     path.is_file()
@@ -102,7 +102,9 @@ def published_sizes(variant: str) -> dict[str, Sequence[int]]:
     without known ones.
     """
     counts = PUBLISHED.get(variant)
-    return {"train": (counts[0],), "test": (counts[1],)} if counts else {}
+    if counts:
+        return {"train": (counts[0],), "test": (counts[1],)}
+    return {}
 
 
 def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
@@ -143,31 +145,38 @@ def objects_of(
     Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the
     configuration claims.
     """
-    texts = {split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()}
-    there = [path for path in texts.values() if path.is_file()]
-    if there:
-        missing = [str(path) for path in texts.values() if not path.is_file()]
-        if missing:
-            raise ValueError(
-                f"{there[0]} says which clouds are of one object, {missing[0]} is not there"
-            )
-        names = {split: read_text(path).split() for split, path in texts.items()}
-        numbers = {name: number for number, name in enumerate(sorted(set().union(*names.values())))}
-        return {
-            split: np.array([numbers[name] for name in own], dtype=np.int64)
-            for split, own in names.items()
-        }
+    lists = {split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()}
+    if any(path.is_file() for path in lists.values()):
+        return _listed_objects(lists)
     if copies_in_a_row is None:
         return None
-    found: dict[str, np.ndarray] = {}
+    objects: dict[str, np.ndarray] = {}
     start = 0
     for split in files:
         points, labels = arrays[f"{split}_points"], arrays[f"{split}_labels"]
         groups = np.arange(len(labels)) // copies_in_a_row
         _require_copies(points, labels, groups, copies_in_a_row, split)
-        found[split] = start + groups
+        objects[split] = start + groups
         start += int(groups[-1]) + 1
-    return found
+    return objects
+
+
+def _listed_objects(lists: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """Return the objects' numbers by split, from a list of names beside the file of each split."""
+    present = [path for path in lists.values() if path.is_file()]
+    missing = [path for path in lists.values() if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"{present[0]} says which clouds are of one object, {missing[0]} is not there"
+        )
+    names = {split: read_text(path).split() for split, path in lists.items()}
+    distinct = sorted(set().union(*names.values()))
+    number_of = {name: number for number, name in enumerate(distinct)}
+    objects = {}
+    for split, names_of_split in names.items():
+        numbers = [number_of[name] for name in names_of_split]
+        objects[split] = np.array(numbers, dtype=np.int64)
+    return objects
 
 
 def _require_copies(
@@ -179,13 +188,12 @@ def _require_copies(
     claim = f"dataset.copies_in_a_row: {copies}, but"
     if len(labels) % copies:
         raise ValueError(f"{claim} the {len(labels)} {split} clouds are no multiple of it")
-    if (labels.reshape(-1, copies) != labels[::copies, None]).any():
-        row = int(
-            np.flatnonzero((labels.reshape(-1, copies) != labels[::copies, None]).any(axis=1))[0]
-        )
+    by_row = labels.reshape(-1, copies)
+    mixed_rows = np.flatnonzero((by_row != by_row[:, :1]).any(axis=1))
+    if len(mixed_rows):
+        first = int(mixed_rows[0]) * copies
         raise ValueError(
-            f"{claim} {split} clouds {row * copies} to {row * copies + copies - 1} are of different"
-            " classes"
+            f"{claim} {split} clouds {first} to {first + copies - 1} are of different classes"
         )
     shapes = np.stack([_shape(cloud) for cloud in points])  # (n, 3)
     spread = _spread_in_groups(shapes, copies)
@@ -223,22 +231,22 @@ def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
     h5_files/ in it.
     """
     inner, ending = VARIANTS[variant]
-    stems = {"train": "training_objectdataset", "test": "test_objectdataset"}
-    return {
-        split: [folder / above / inner / f"{stem}{ending}.h5" for above in (".", "h5_files")]
-        for split, stem in stems.items()
-    }
+    paths: dict[str, list[Path]] = {}
+    for split, stem in (("train", "training_objectdataset"), ("test", "test_objectdataset")):
+        file = Path(inner, f"{stem}{ending}.h5")
+        paths[split] = [folder / file, folder / "h5_files" / file]
+    return paths
 
 
 def split_files(folder: Path, variant: str) -> dict[str, Path]:
     """The training and the test file of a variant. Raises MissingDataError."""
     files = {}
-    for split, places in candidates(folder, variant).items():
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
+    for split, paths in candidates(folder, variant).items():
+        file = next((path for path in paths if path.is_file()), None)
+        if file is None:
             raise MissingDataError(
-                f"data set scanobjectnn, variant {variant}: no file {places[0]}, nor below"
+                f"data set scanobjectnn, variant {variant}: no file {paths[0]}, nor below"
                 f" h5_files/. {ORIGIN}"
             )
-        files[split] = found
+        files[split] = file
     return files

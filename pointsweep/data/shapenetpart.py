@@ -132,10 +132,9 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for split, entries in split_lists(folder, categories).items():
         labels = [categories[entry.partition("/")[0]] for entry in entries]
-        shapes = [
-            read_shape(folder / f"{entry}.txt", label)
-            for entry, label in zip(entries, labels, strict=True)
-        ]
+        shapes = []
+        for entry, label in zip(entries, labels, strict=True):
+            shapes.append(read_shape(folder / f"{entry}.txt", label))
         arrays |= {
             f"{split}_points": np.concatenate([points for points, _ in shapes]),
             f"{split}_parts": np.concatenate([parts for _, parts in shapes]),

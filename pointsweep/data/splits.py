@@ -1,5 +1,5 @@
-"""Which clouds of a stored split are taken: a limit's, and those that are held out for validation.
-Free of torch.
+"""Selection of clouds from a stored split: up to a limit, and those held out for validation. Free
+of torch.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ def hold_out(
     held = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        wanted = max(1, round(fraction * len(rows)))
+        num_held = max(1, round(fraction * len(rows)))
         if groups is None:
-            held.append(generator.permutation(rows)[:wanted])
+            held.append(generator.permutation(rows)[:num_held])
         else:
-            held.append(_whole_groups(rows, groups, wanted, generator))
+            held.append(_whole_groups(rows, groups, num_held, generator))
     held_rows = np.concatenate(held)
     return np.setdiff1d(np.arange(len(labels)), held_rows), held_rows
 
 
 def _whole_groups(
-    rows: np.ndarray, groups: np.ndarray, wanted: int, generator: np.random.Generator
+    rows: np.ndarray, groups: np.ndarray, num_held: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Rows of whole groups, drawn until there are at least `wanted`."""
+    """Rows of whole groups, drawn until there are at least `num_held`."""
     taken: list[np.ndarray] = []
     count = 0
     for group in generator.permutation(np.unique(groups[rows])):
-        if count >= wanted:
+        if count >= num_held:
             break
         members = rows[groups[rows] == group]
         taken.append(members)

@@ -49,8 +49,11 @@ def suggest(folder: Path) -> list[str]:
     fields = _fields(folder)
     config = FilesConfig(root=folder.name, num_classes=2, **fields)
     config = config.replace(num_classes=_count_classes(config, folder))
-    found = stored(config, folder)
-    sizes = [found.arrays[f"{split}_sizes"] for split in SPLITS if f"{split}_sizes" in found.arrays]
+    clouds = stored(config, folder)
+    sizes = []
+    for split in SPLITS:
+        if f"{split}_sizes" in clouds.arrays:
+            sizes.append(clouds.arrays[f"{split}_sizes"])
     # Points that a model sees: fewer than by default where the clouds are smaller.
     largest = int(max(part.max() for part in sizes))
     small: dict[str, Any] = {}
@@ -71,7 +74,7 @@ def suggest(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: {'; '.join(texts)}")
     root, notes = _root(folder)
     section["root"] = root
-    comments = [*notes, *_counts(found), *_not_read(config, folder)]
+    comments = [*notes, *_counts(clouds), *_not_read(config, folder)]
     return [
         *(f"# {line}" for line in comments),
         "dataset:",
@@ -113,20 +116,20 @@ def _root(folder: Path) -> tuple[str, list[str]]:
     ]
 
 
-def _counts(found: Stored) -> Iterator[str]:
-    names = found.class_names
+def _counts(data: Stored) -> Iterator[str]:
+    names = data.class_names
     more = ", ..." if len(names) > SHOWN else ""
     yield f"{len(names)} classes: {', '.join(names[:SHOWN])}{more}"
     for split in SPLITS:
-        if f"{split}_labels" not in found.arrays:
+        if f"{split}_labels" not in data.arrays:
             continue
-        sizes = found.arrays[f"{split}_sizes"]
+        sizes = data.arrays[f"{split}_sizes"]
         span = (
             f"{sizes.min():,}"
             if sizes.min() == sizes.max()
             else f"{sizes.min():,} to {sizes.max():,}"
         )
-        present = len(np.unique(found.arrays[f"{split}_labels"]))
+        present = len(np.unique(data.arrays[f"{split}_labels"]))
         yield f"{split}: {len(sizes):,} clouds of {present} classes, {span} points each"
 
 
@@ -162,7 +165,9 @@ def _yaml(value: Any) -> str:
     is_plain = (
         re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None and value.lower() not in YAML_WORDS
     )
-    return str(value) if is_plain else json.dumps(value, ensure_ascii=False)
+    if is_plain:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _fields(folder: Path) -> dict[str, Any]:
@@ -185,8 +190,10 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 def _named(names: list[str], split: str) -> list[str]:
     """Return the names that hold the name of a split as a word of their own."""
-    words = "|".join(name.lower() for name in NAMES[split])
-    return [name for name in names if re.search(rf"(^|[^a-z])({words})([^a-z]|$)", name.lower())]
+    alternatives = "|".join(name.lower() for name in NAMES[split])
+    return [
+        name for name in names if re.search(rf"(^|[^a-z])({alternatives})([^a-z]|$)", name.lower())
+    ]
 
 
 def _lists(folder: Path) -> dict[str, Any]:
@@ -211,19 +218,21 @@ def _lists(folder: Path) -> dict[str, Any]:
 
 
 def _folders(folder: Path) -> dict[str, Any]:
-    below = sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    # A class may be called train too; a split has folders of its own.
-    own = [path.name for path in below if any(child.is_dir() for child in path.iterdir())]
-    inner = sorted({path.name for place in below for path in place.iterdir() if path.is_dir()})
+    splits, inner = [], set()
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        below = [child.name for child in path.iterdir() if child.is_dir()]
+        if below:  # a class may be called train too; a split has folders of its own
+            splits.append(path.name)
+        inner.update(below)
     fields: dict[str, Any] = {}
     for split in ("train", "test", "val"):
-        for names in (own, inner):
+        for names in (splits, sorted(inner)):
             exact = [name for name in NAMES[split] if name in names]
-            found = exact or _named(names, split)
-            if found:
-                fields[split] = found[0]
+            matching = exact or _named(names, split)
+            if matching:
+                fields[split] = matching[0]
                 break
     return fields if "train" in fields else {}
 
@@ -241,7 +250,9 @@ def _arrays(folder: Path) -> dict[str, Any]:
             fields[split] = _common(named)
     if "train" not in fields and len(names) == 1:
         fields = _one_file(folder / names[0])
-    return fields | _class_list(folder) if "train" in fields else {}
+    if "train" in fields:
+        return fields | _class_list(folder)
+    return {}
 
 
 def _one_file(path: Path) -> dict[str, Any]:
@@ -270,10 +281,13 @@ def _one_file(path: Path) -> dict[str, Any]:
 
 
 def _class_list(folder: Path) -> dict[str, Any]:
-    names = [
-        path.name for path in sorted(folder.glob("*.txt")) if NAMES_OF_CLASSES.search(path.name)
-    ]
-    return {"class_names": names[0]} if len(names) == 1 else {}
+    names = []
+    for path in sorted(folder.glob("*.txt")):
+        if NAMES_OF_CLASSES.search(path.name):
+            names.append(path.name)
+    if len(names) == 1:
+        return {"class_names": names[0]}
+    return {}
 
 
 def _common(names: list[str]) -> str:

@@ -40,10 +40,13 @@ def make_arrays(config: SyntheticConfig) -> dict[str, np.ndarray]:
         (("train", config.train_per_class), ("test", config.test_per_class))
     ):
         labels = np.arange(per_class * config.num_classes) % config.num_classes
-        clouds = [
-            make_cloud(makers[label], config, np.random.default_rng([config.data_seed, part, i]))
-            for i, label in enumerate(labels)
-        ]
+        clouds = []
+        for i, label in enumerate(labels):
+            clouds.append(
+                make_cloud(
+                    makers[label], config, np.random.default_rng([config.data_seed, part, i])
+                )
+            )
         arrays |= {f"{split}_points": np.stack(clouds), f"{split}_labels": labels.astype(np.int64)}
     return arrays
 
@@ -94,11 +97,10 @@ def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.nda
     sizes = np.array([size for _, size in parts])
     areas = sizes[:, 0] * sizes[:, 1] + sizes[:, 1] * sizes[:, 2] + sizes[:, 0] * sizes[:, 2]
     numbers = random.multinomial(count, areas / areas.sum())
-    made = [
-        box(random, n, np.array(size)) + center
-        for n, (center, size) in zip(numbers, parts, strict=True)
-    ]
-    return np.concatenate(made)
+    boxes = []
+    for n, (center, size) in zip(numbers, parts, strict=True):
+        boxes.append(box(random, n, np.array(size)) + center)
+    return np.concatenate(boxes)
 
 
 def revolved(
@@ -157,9 +159,10 @@ def _torus(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
-    corners = [
-        (sx * (width - thick) / 2, sz * (depth - thick) / 2) for sx in (-1, 1) for sz in (-1, 1)
-    ]
+    corners = []
+    for sx in (-1, 1):
+        for sz in (-1, 1):
+            corners.append((sx * (width - thick) / 2, sz * (depth - thick) / 2))
     return [([x, -height / 2, z], [thick, height, thick]) for x, z in corners]
 
 
@@ -209,9 +212,9 @@ def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
         int(random.integers(2, 5)),
     )
     sides = [([sx * width / 2, 0.0, 0.0], [0.08, height, 0.5]) for sx in (-1, 1)]
-    shelves = [
-        ([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5]) for i in range(boards)
-    ]
+    shelves = []
+    for i in range(boards):
+        shelves.append(([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5]))
     return _boxes(random, count, [*sides, *shelves])
 
 

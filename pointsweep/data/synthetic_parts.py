@@ -41,10 +41,11 @@ def make_arrays(config: SyntheticPartsConfig) -> dict[str, np.ndarray]:
         (("train", config.train_per_category), ("test", config.test_per_category))
     ):
         labels = np.arange(count * len(SHAPES)) % len(SHAPES)
-        shapes = [
-            make_shape(int(label), config, np.random.default_rng([config.data_seed, number, i]))
-            for i, label in enumerate(labels)
-        ]
+        shapes = []
+        for i, label in enumerate(labels):
+            shapes.append(
+                make_shape(int(label), config, np.random.default_rng([config.data_seed, number, i]))
+            )
         arrays |= {
             f"{split}_points": np.concatenate([points for points, _ in shapes]),
             f"{split}_parts": np.concatenate([parts for _, parts in shapes]),

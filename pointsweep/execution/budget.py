@@ -1,4 +1,4 @@
-"""What trials have used of the machines, and whether a sweep's budget lets another pack start."""
+"""Machine time that trials have used, and the budget that lets another pack start or not."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ def seconds_of(key: str, store: Store) -> float:
     epochs.
     """
     record, epochs = _told(key, store)
-    return (
-        record.seconds.get("total", 0.0)
-        if record
-        else math.fsum(event["seconds"] for event in epochs)
-    )
+    if record:
+        return record.seconds.get("total", 0.0)
+    return math.fsum(event["seconds"] for event in epochs)
 
 
 def device_hours_of(key: str, store: Store) -> float:

@@ -1,5 +1,5 @@
-"""What the nodes of a Ray cluster have, whether a pack fits on them, and what to say where it does
-not.
+"""Resources of the nodes of a Ray cluster, the packs that fit on them, and messages where one does
+not fit.
 
 A cluster can be asked without joining it, from any machine that reaches its head. Ray goes on
 trying for 40 s where something else listens at the address; so it is asked in a process of its own,
@@ -97,9 +97,10 @@ def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
     if demand.room(cluster) >= demand.processes:
         return "", ""
     share = demand.share()
-    lacking = {
-        kind: amount for kind, amount in share.items() if cluster.largest(kind) + 1e-9 < amount
-    }
+    lacking = {}
+    for kind, amount in share.items():
+        if cluster.largest(kind) + 1e-9 < amount:
+            lacking[kind] = amount
     times = f"{demand.processes} x " if demand.processes > 1 else ""
     if not lacking and demand.processes > 1:
         room = f"the cluster has room for {demand.room(cluster):g} of the {demand.processes}"
@@ -141,7 +142,9 @@ def launch_line(demand: Demand, cluster: Cluster) -> str:
     do.
     """
     lacking, instead = shortage(demand, cluster)
-    return f"a pack asks for {lacking} and {instead}; {advice(cluster)}" if lacking else ""
+    if lacking:
+        return f"a pack asks for {lacking} and {instead}; {advice(cluster)}"
+    return ""
 
 
 # Asking
@@ -153,11 +156,15 @@ def joined_cluster() -> Cluster:
     from ray.autoscaler.v2.utils import is_autoscaler_v2
     from ray.experimental.internal_kv import _internal_kv_get
 
-    nodes = [
-        Node(node_name(node["NodeManagerAddress"], node["NodeID"]), _counted(node["Resources"]))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    nodes = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            nodes.append(
+                Node(
+                    node_name(node["NodeManagerAddress"], node["NodeID"]),
+                    _counted(node["Resources"]),
+                )
+            )
     # The second version of Ray's autoscaler writes no status.
     return Cluster(nodes, adds_nodes(_internal_kv_get(STATUS_KEY)) or is_autoscaler_v2())
 

@@ -91,8 +91,8 @@ LAUNCHERS = {
 def load(name: str) -> Launcher:
     """Return the launcher of a name; it is imported now."""
     module, _, kind = LAUNCHERS[name].partition(":")
-    made: Launcher = getattr(importlib.import_module(module), kind)()
-    return made
+    launcher: Launcher = getattr(importlib.import_module(module), kind)()
+    return launcher
 
 
 def not_started(key: str) -> Outcome:
@@ -112,11 +112,10 @@ def notice(text: str) -> Event:
 
 def epoch_event(result: Mapping[str, Any]) -> Event:
     """Return the event of what a trial reports at the end of an epoch."""
-    metrics = {
-        name: value
-        for name, value in result.items()
-        if "/" in name and isinstance(value, (int, float))
-    }
+    metrics = {}
+    for name, value in result.items():
+        if "/" in name and isinstance(value, (int, float)):
+            metrics[name] = value
     return Event("epoch", result["key"], result["epoch"], result["epochs"], metrics)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep tells at its end, and whom: JSON to a URL by POST, or to a command's standard input.
+"""Notification at the end of a sweep: JSON to a URL by POST, or to a command's standard input.
 
 Whether anybody listens never changes how a sweep has ended. A URL may hold a secret: of it only the
 host is ever printed.
@@ -54,11 +54,9 @@ def problem_of(target: str) -> str:
             host = None
         return "" if host else "its URL names no host"
     try:
-        return (
-            ""
-            if shlex.split(target)
-            else "it is empty; allowed: a URL, http:// or https://, or a command"
-        )
+        if shlex.split(target):
+            return ""
+        return "it is empty; allowed: a URL, http:// or https://, or a command"
     except ValueError as error:
         return f"its command cannot be read: {error}"
 

@@ -1,4 +1,4 @@
-"""How sweeps are launched, whoever asks for it: the command line or a program."""
+"""Options of a launch, whoever asks for it: the command line or a program."""
 
 from __future__ import annotations
 

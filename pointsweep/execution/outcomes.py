@@ -1,5 +1,5 @@
-"""How the trials of a launch ended, as their packs tell it. In the driver; what one result costs
-does not grow with the launch.
+"""Outcomes of the trials of a launch, as their packs report them. In the driver; what one result
+costs does not grow with the launch.
 """
 
 from __future__ import annotations

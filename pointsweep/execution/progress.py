@@ -1,5 +1,5 @@
-"""What a command shows while it works: on a terminal a live table, in a log plain lines, or one
-JSON object a line.
+"""Progress of a command: on a terminal a live table, in a log plain lines, or one JSON object a
+line.
 
 Every line of a trial has its value, the best so far, how long it took, and the time left of the
 whole sweep or search. A heartbeat by the clock says what goes on when nothing else does, before the
@@ -77,7 +77,9 @@ class RunningTrial:
     @property
     def fraction(self) -> float:
         """The part of its epochs that is trained."""
-        return self.epoch / self.epochs if self.epochs else 0.0
+        if self.epochs:
+            return self.epoch / self.epochs
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def duration(seconds: float) -> str:
         return f"{rounded} s"
     minutes, rest = divmod(rounded, 60)
     if minutes < 10:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+        if rest:
+            return f"{minutes} min {rest} s"
+        return f"{minutes} min"
     minutes = round(rounded / 60)
     hours, rest = divmod(minutes, 60)
     if not hours:
@@ -249,13 +253,17 @@ class Display:
 
     def left_s(self) -> float | None:
         """Return how much time is left of the whole, if that can be told."""
-        return self.progress.left_s() if self.progress is not None else None
+        if self.progress is not None:
+            return self.progress.left_s()
+        return None
 
     def times(self) -> str:
         """Return "1 min 10 s so far, about 2 min left"."""
         left = self.left_s()
         so_far = f"{duration(time.monotonic() - self.begun)} so far"
-        return so_far if left is None else f"{so_far}, about {duration(left)} left"
+        if left is None:
+            return so_far
+        return f"{so_far}, about {duration(left)} left"
 
     # A search
 
@@ -281,11 +289,9 @@ class Display:
 
         progress = self.progress
         if progress is None:
-            return (
-                Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold"))
-                if self.doing
-                else Group()
-            )
+            if self.doing:
+                return Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold"))
+            return Group()
         below = [Text(fitted(text), style=style) for text, style in progress.status()][
             : max(lines - 2, 1)
         ]
@@ -311,7 +317,9 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 class Progress:
@@ -406,12 +414,9 @@ class Progress:
         label = self._label(event.key)
         trial = self.running.pop(event.key, None)
         self.begun = self.begun or now
-        self.ended, self.waiting, self.done_here = (
-            self.ended + 1,
-            self.waiting - 1,
-            self.done_here + 1,
-        )
-        took_s = now - trial.begun if trial is not None else None
+        self.ended += 1
+        self.waiting -= 1
+        self.done_here += 1
         if event.kind == "failed":
             self.failures.append(f"{label.cell}: {event.reason}")
         value, ranked = None, ""
@@ -420,11 +425,14 @@ class Progress:
         if value is not None:
             ranked = f"  {self._ranked(label, value)}"
         reason = f": {event.reason}" if event.reason else ""
+        took_s, metrics = None, None
+        if trial is not None:
+            took_s, metrics = now - trial.begun, trial.metrics
         data = {
             "value": value,
             "trial_s": took_s,
             "reason": event.reason or None,
-            "metrics": trial.metrics if trial else None,
+            "metrics": metrics,
         }
         self._say(event.kind, event.key, f"{reason}{ranked}", took_s, data)
         if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
@@ -440,11 +448,9 @@ class Progress:
         if before is None:
             return shown
         best, cell = self.display.best[label.metric]
-        return (
-            f"{shown}, the best so far"
-            if value > before[0]
-            else f"{shown}, best so far {percent(best)} % ({cell})"
-        )
+        if value > before[0]:
+            return f"{shown}, the best so far"
+        return f"{shown}, best so far {percent(best)} % ({cell})"
 
     def _rank(self, label: Label, value: float) -> None:
         known = self.display.best.get(label.metric)
@@ -491,7 +497,9 @@ class Progress:
 
     def count(self) -> str:
         """Return "[3/9] "."""
-        return f"[{self.ended}/{self.total}] " if self.total else f"[{self.ended}] "
+        if self.total:
+            return f"[{self.ended}/{self.total}] "
+        return f"[{self.ended}] "
 
     def numbers(self) -> dict[str, Any]:
         """Return what every event of a launch has."""
@@ -520,9 +528,9 @@ class Progress:
 
     def running_line(self) -> str:
         """Return what trains now, in one line."""
-        named = [
-            self._running(key, trial) for key, trial in list(self.running.items())[:MOST_RUNNING]
-        ]
+        named = []
+        for key, trial in list(self.running.items())[:MOST_RUNNING]:
+            named.append(self._running(key, trial))
         more = len(self.running) - len(named)
         return f"running  {'; '.join(named)}" + (f"; and {more} more" if more > 0 else "")
 

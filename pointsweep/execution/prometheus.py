@@ -99,11 +99,11 @@ class Gauges:
 
     def values(self) -> Values:
         """Every gauge as it stands."""
-        found: Values = {}
+        gauge_values: Values = {}
         for sweep, gauges in self.sweeps.items():
             for (name, label), number in gauges.values().items():
-                found[name, sweep, label] = number
-        return found
+                gauge_values[name, sweep, label] = number
+        return gauge_values
 
 
 class SweepGauges:
@@ -192,7 +192,7 @@ class SweepGauges:
         """Every gauge as it stands, by its name and the value of its label."""
         waiting = len(self.cells) - len(self.running) - len(self.ended)
         pace = sum(result.get("clouds_per_s", 0.0) for result in self.running.values())
-        found: dict[tuple[str, str], float] = {
+        gauge_values: dict[tuple[str, str], float] = {
             ("pointsweep_trials", "waiting"): 0 if self.closed else waiting,
             ("pointsweep_trials", "running"): len(self.running),
             ("pointsweep_trials", "finished"): self.states["finished"],
@@ -204,17 +204,19 @@ class SweepGauges:
             ("pointsweep_epoch_seconds", ""): self._longest_epoch(),
         }
         progress_at = self.began + (self.progress_at - self.begun)
-        found["pointsweep_progress_timestamp_seconds", ""] = progress_at
+        gauge_values["pointsweep_progress_timestamp_seconds", ""] = progress_at
         for field, name in LAGS.items():
             lags = (result.get(field, 0.0) for result in self.running.values())
-            found[name, ""] = max(lags, default=0.0)
-        found |= {("pointsweep_failures", kind): count for kind, count in self.failures.items()}
+            gauge_values[name, ""] = max(lags, default=0.0)
+        gauge_values |= {
+            ("pointsweep_failures", kind): count for kind, count in self.failures.items()
+        }
         if self.closed:
-            found["pointsweep_eta_seconds", ""] = 0.0
+            gauge_values["pointsweep_eta_seconds", ""] = 0.0
         elif self.work:
             spent = self.clock() - self.begun
-            found["pointsweep_eta_seconds", ""] = spent * self.all_left / self.work
-        return found
+            gauge_values["pointsweep_eta_seconds", ""] = spent * self.all_left / self.work
+        return gauge_values
 
 
 def cells_of(packs: Sequence[Sequence[Any]]) -> dict[str, TrialCell]:

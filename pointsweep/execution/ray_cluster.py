@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; asks its nodes. With
+"""Start Ray on this machine, or join the cluster that RAY_ADDRESS names; ask its nodes. With
 launch.py the files with ray.
 
 Ray is started and left in the main thread, one after the other with everything else.
@@ -365,9 +365,9 @@ def check_fits(cpus: float, gpus: float) -> None:
     for name, amount in (("cpus", cpus), ("gpus", gpus)):
         has = there.get(name.removesuffix("s").upper(), 0)
         if amount > has:
-            hint = (
-                f"set resources.{name}={has:g}" if has or name == "gpus" else "use another machine"
-            )
+            hint = "use another machine"
+            if has or name == "gpus":
+                hint = f"set resources.{name}={has:g}"
             raise ResourcesError(
                 f"resources.{name}: a trial asks for {amount:g}, this machine has {has:g}; {hint},"
                 " or name a cluster by RAY_ADDRESS"

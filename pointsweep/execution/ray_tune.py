@@ -1,4 +1,5 @@
-"""Runs packs as a list of Ray Tune trials, on what ray_cluster.py has joined.
+"""Launcher that runs packs as a list of Ray Tune trials, on the cluster that ray_cluster.py has
+joined.
 
 Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker
 (guard.py).
@@ -286,7 +287,9 @@ def _last_failure(path: str | None) -> str:
         text = Path(path or "").read_text(errors="replace")
     except OSError:
         return ""
-    return text[text.rfind("Failure #") :] if "Failure #" in text else text
+    if "Failure #" in text:
+        return text[text.rfind("Failure #") :]
+    return text
 
 
 # Tune pickles its hooks with all that they reach. They hold the name of their launch and nothing
@@ -434,10 +437,11 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
 def _encode(pack: Pack) -> str:
     # One string: Tune would read dicts of its search space in its own way. The first trial's key
     # stands before, for the pack's name.
-    tasks = [
-        {"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)}
-        for task in pack
-    ]
+    tasks = []
+    for task in pack:
+        tasks.append(
+            {"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)}
+        )
     return f"{pack[0].config.key()} {json.dumps(tasks)}"
 
 

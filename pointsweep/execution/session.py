@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -74,11 +74,9 @@ def execute(
     tags_by_sweep = {plan.sweep.name: _requested_tags(plan) for plan in plans}
     # A trial that several sweeps show is seen live in the first one's experiment; the others have
     # it at the end.
-    tags = {
-        key: trial_tags
-        for own in reversed(tags_by_sweep.values())
-        for key, trial_tags in own.items()
-    }
+    tags: dict[str, TrialTags] = {}
+    for sweep_tags in reversed(tags_by_sweep.values()):
+        tags |= sweep_tags
     with ExitStack() as stack:
         mirrors: dict[str, Mirroring] = {}
         targets = {}
@@ -86,10 +84,9 @@ def execute(
             name = plan.sweep.name
             write_definition(plan.sweep, store)
             display.phase(f"preparing {tracker}" if uri != "none" else "")
+            layout = plan.sweep.stored.layout()
             mirror = stack.enter_context(
-                mirrored(
-                    uri, store, plan.sweep.stored.layout(), tags_by_sweep[name], bool(plan.to_run)
-                )
+                mirrored(uri, store, layout, tags_by_sweep[name], bool(plan.to_run))
             )
             mirrors[name] = mirror
             if mirror.target is not None:
@@ -97,16 +94,14 @@ def execute(
         outcomes = launch_all(plans, store, targets, tags, options, display)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
-            further = [
-                fresh
-                for plan in plans
-                if (fresh := _further(plan, store, tried[plan.sweep.name], display))
-            ]
+            checked = [_further(plan, store, tried[plan.sweep.name], display) for plan in plans]
+            further = [plan for plan in checked if plan is not None]
             if not further:
                 break
             for fresh in further:
-                tags_by_sweep[fresh.sweep.name].update(_requested_tags(fresh))
-                tags = _requested_tags(fresh) | tags
+                fresh_tags = _requested_tags(fresh)
+                tags_by_sweep[fresh.sweep.name].update(fresh_tags)
+                tags = fresh_tags | tags
             outcomes += launch_all(further, store, targets, tags, options, display)
         display.phase(f"bringing {tracker} level" if targets else "ending the launch")
         ray_cluster.leave()
@@ -116,7 +111,7 @@ def execute(
             mirror_lines = mirrors[plan.sweep.name].lines()
             concluded = conclude(plan.sweep, store, mirror_lines, outcomes, options, display)
             conclusions.append(concluded)
-            if plan.sweep.whole is None:
+            if plan.sweep.full_sweep is None:
                 mirrors[plan.sweep.name].publish(
                     tables.files_of(store, plan.sweep.name), cell_metrics(concluded.table)
                 )
@@ -159,7 +154,8 @@ def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Pla
 def trial_tags_of(sweep: Sweep) -> dict[str, TrialTags]:
     """Return what the tracker is to say of every trial, by key."""
     return {
-        trial.config.key(): TrialTags(sweep.name, *sweep.place(trial)) for trial in sweep.trials()
+        trial.config.key(): TrialTags(sweep.name, *sweep.row_column_seed(trial))
+        for trial in sweep.trials()
     }
 
 
@@ -222,7 +218,7 @@ def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, p
 
     `mirror`: what is said of the tracker; `part`: of a larger table.
     """
-    report = store.place(f"sweeps/{table.name}/report.html")
+    report = store.location(f"sweeps/{table.name}/report.html")
     full_table = [f"whole    pointsweep tables {table.name}"] if part else []
     lines = ["", f"report   {report}", f"store    {store.url}", *full_table, *mirror]
     text = render_for(display.stream, table) + "\n".join(lines)
@@ -243,52 +239,63 @@ def conclude(
     """
     display.phase("computing the table and the report")
     plan = make_plan(sweep, store)
-    # A trial whose folder cannot be written has no failure in its history.
-    own = [outcome for outcome in outcomes if outcome.key in plan.states]
-    failed = {
-        outcome.key: outcome
-        for outcome in own
-        if outcome.status == "failed" and outcome.key not in plan.records
-    }
-    failures = {key: outcome.reason for key, outcome in failed.items()} | dict(plan.failures)
+    failed, failures = {}, {}
+    for outcome in outcomes:
+        # A trial whose folder cannot be written has no failure in its history.
+        is_own = outcome.key in plan.states and outcome.key not in plan.records
+        if is_own and outcome.status == "failed":
+            failed[outcome.key] = outcome
+            failures[outcome.key] = outcome.reason
+    failures |= plan.failures
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
-    if sweep.whole is None:
+    if sweep.full_sweep is None:
         tables.write_all(store, table, plan.records)
     else:
-        layout, records, missed = tables.read(store, sweep.name)
-        tables.write_all(store, tables.build(layout, records, missed), records)
+        layout, records, full_failures = tables.read(store, sweep.name)
+        tables.write_all(store, tables.build(layout, records, full_failures), records)
     text = tables.render(table, "text")
-    _show(table, store, mirror, display, part=sweep.whole is not None)
+    _show(table, store, mirror, display, part=sweep.full_sweep is not None)
+
     missing = [key for key, state in plan.states.items() if state != "finished"]
     held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
-    beyond = waiting(outcomes).intersection(missing)
-    for key in [key for key in missing if key not in beyond]:
-        log = store.place(f"trials/{key}/history.jsonl")
-        kind = (read_failure_kind(store, key) if key in plan.failures else "") or (
-            failed[key].kind if key in failed else "lost_node"
-        )
-        if key in held and key not in plan.failures:
-            print(f"held: {key} {held[key]}; the same command, run again, goes on", file=sys.stderr)
+    beyond_budget = waiting(outcomes).intersection(missing)
+    held_elsewhere = {key for key in missing if key in held and key not in plan.failures}
+    for key in missing:
+        if key in beyond_budget:
+            continue
+        if key in held_elsewhere:
+            line = f"held: {key} {held[key]}; the same command, run again, goes on"
         else:
-            print(
-                f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}",
-                file=sys.stderr,
-            )
-    if beyond:
+            log = store.location(f"trials/{key}/history.jsonl")
+            kind = _failure_kind(store, key, plan, failed.get(key))
+            line = f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}"
+        print(line, file=sys.stderr)
+    if beyond_budget:
         used = Spending(plan, store).text()
         print(
-            f"{used}; {len(beyond)} trials were not started. The same command with a larger one"
-            " continues",
+            f"{used}; {len(beyond_budget)} trials were not started. The same command with a larger"
+            " one continues",
             file=sys.stderr,
         )
-    elsewhere = {key for key in missing if key in held and key not in plan.failures}
-    if not missing:
-        code = COMPLETE
-    elif set(missing) - beyond - elsewhere:
-        code = FAILED
-    elif elsewhere:
-        code = HELD
-    else:
-        code = SPENT
+    code = COMPLETE
+    if missing:
+        code = _exit_code(set(missing) - beyond_budget - held_elsewhere, held_elsewhere)
     announce(options.notify, sweep.name, code, plan.counts(), text)
     return Conclusion(table, code)
+
+
+def _exit_code(failed: Collection[str], held: Collection[str]) -> int:
+    """Return the exit code of a launch that left trials unfinished, by the worst reason."""
+    if failed:
+        return FAILED
+    return HELD if held else SPENT
+
+
+def _failure_kind(store: Store, key: str, plan: Plan, outcome: Outcome | None) -> str:
+    """Return what kind of failure a trial's history says, else its outcome; without both its node
+    was lost.
+    """
+    kind = read_failure_kind(store, key) if key in plan.failures else ""
+    if kind:
+        return kind
+    return outcome.kind if outcome is not None else "lost_node"

@@ -1,4 +1,4 @@
-"""What a launch on a cluster says of packs that wait for a worker, and of those that have lost
+"""Messages of a launch on a cluster about packs that wait for a worker, and those that have lost
 theirs.
 """
 

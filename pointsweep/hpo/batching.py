@@ -60,11 +60,10 @@ class Batches:
         if self.search.scheduler is None:
             return {}
         batch, bracket = item.batches[-1], self._bracket(item)
-        rivals = [
-            other
-            for other in self.study.suggestions()
-            if other.number != item.number and self._bracket(other) == bracket
-        ]
+        rivals = []
+        for other in self.study.suggestions():
+            if other.number != item.number and self._bracket(other) == bracket:
+                rivals.append(other)
         states = [other.before(batch) for other in rivals]
         limits = limits_of(
             [curve for state, curve in states if state != "failed"],

@@ -1,5 +1,5 @@
-"""What a search has seen -> sweeps/<name>/search.json, from which the report draws it without
-the study's database.
+"""Export of a search to sweeps/<name>/search.json, from which the report draws it without the
+study's database.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> Non
 
 
 def _arm(study: Study) -> dict[str, Any]:
-    ended = [
-        item for item in study.suggestions() if item.state in ("complete", "stopped", "failed")
-    ]
+    ended = []
+    for item in study.suggestions():
+        if item.state in ("complete", "stopped", "failed"):
+            ended.append(item)
     return {
         "study": study.name,
         "importances": study.importances(),

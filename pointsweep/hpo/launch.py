@@ -94,10 +94,9 @@ def search(
             on_end: Callable[[str], None] | None = None,
         ) -> None:
             tags.update(trial_tags_of(batch))
-            states = {
-                trial.config.key(): trial_status(store, trial.config.key())
-                for trial in batch.trials()
-            }
+            states = {}
+            for trial in batch.trials():
+                states[trial.config.key()] = trial_status(store, trial.config.key())
             display.expect(*tuning.extent())
             batch_plan = Plan(batch, states, {}, {}, {}, ())
             targets = {batch.name: target} if target is not None else {}

@@ -1,4 +1,4 @@
-"""What a search names and draws, in Optuna's terms: its sampler, and its parameters."""
+"""Samplers and distributions of Optuna for the names and ranges of a search."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Study:
         self.live: optuna.Study | None = None
         # number in the log -> the trial in memory that is not told yet
         self.open: dict[int, optuna.trial.Trial] = {}
-        self.places: dict[int, int] = {}  # number in the log -> number in memory
+        self.position_of: dict[int, int] = {}  # number in the log -> number in memory
 
     def suggestions(self) -> list[Suggestion]:
         """All trials of the log."""
@@ -169,9 +169,9 @@ class Study:
         """
         if self.started:
             return
-        stored_keys = {
-            tuple(trial.user_attrs["keys"]) for trial in self.log.get_trials(deepcopy=False)
-        }
+        stored_keys = set()
+        for trial in self.log.get_trials(deepcopy=False):
+            stored_keys.add(tuple(trial.user_attrs["keys"]))
         for drawn, values, keys, curve in known:
             if tuple(keys) not in stored_keys:
                 self._add(
@@ -319,12 +319,12 @@ class Study:
     def _fresh(self, seed: int, items: Iterable[Suggestion]) -> None:
         """Begin a study in memory that knows these suggestions alone."""
         self.open.clear()
-        self.places.clear()
+        self.position_of.clear()
         self.live = optuna.create_study(
             sampler=sampler(self.search, seed), directions=self.directions
         )
         for item in items:
-            self.places[item.number] = len(self.places)
+            self.position_of[item.number] = len(self.position_of)
             self.live.add_trial(
                 self._frozen(item, item.values if item.state == "complete" else None)
             )
@@ -351,7 +351,7 @@ class Study:
         )
 
     def _open(self, number: int, trial: optuna.trial.Trial) -> None:
-        self.open[number], self.places[number] = trial, trial.number
+        self.open[number], self.position_of[number] = trial, trial.number
 
     def _replay(self) -> None:
         """Bring the sampler's study to where the log is."""
@@ -409,16 +409,26 @@ class Study:
         """
         assert self.live is not None
         trials = self.live.get_trials(deepcopy=False)
-        states = {number: items[number].before(batch + 1) for number in self.places}
-        curves = [curve for state, curve in states.values() if state != "failed"]
+        states: dict[int, tuple[str, Mapping[int, float]]] = {}
+        curves = []
+        num_complete = 0
+        for number in self.position_of:
+            state, curve = items[number].before(batch + 1)
+            states[number] = state, curve
+            if state != "failed":
+                curves.append(curve)
+            if state == "complete":
+                num_complete += 1
         enough = self.search.options.get("n_startup_trials", STARTUP)
-        enough_complete = sum(state == "complete" for state, _ in states.values()) >= enough
         rung = rung_that_counts(curves, self.search, enough)
-        for number, position in self.places.items():
+        for number, position in self.position_of.items():
             state, curve = states[number]
-            values = items[number].values if state == "complete" else None
-            if not enough_complete:
-                values = (curve[rung],) if rung in curve and state != "failed" else None
+            values = None
+            if num_complete >= enough:
+                if state == "complete":
+                    values = items[number].values
+            elif rung in curve and state != "failed":
+                values = (curve[rung],)
             trials[position] = self._frozen(items[number], values, trials[position].system_attrs)
         self.live = optuna.create_study(sampler=self.live.sampler, directions=self.directions)
         self.live.add_trials(trials)

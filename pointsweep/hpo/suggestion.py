@@ -57,7 +57,9 @@ class Suggestion:
             return "not suggested", {}
         ended = self.state != "running" and last_batch == self.batches[-1]
         if last_batch not in self.waits:
-            return (self.state, self.curve) if ended else ("running", {})
+            if ended:
+                return (self.state, self.curve)
+            return ("running", {})
         return "stopped" if ended else "waiting", {
             epoch: value for epoch, value in self.curve.items() if epoch <= self.waits[last_batch]
         }

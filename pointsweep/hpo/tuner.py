@@ -84,9 +84,9 @@ class Tuning:
                 study.start(self._starting_trials(study))
         batches = [Batches(study) for study in self.studies]
         while True:
-            asked_batches = [
-                arm_batches.ask(self._spent(arm_batches.study)) for arm_batches in batches
-            ]
+            asked_batches = []
+            for arm_batches in batches:
+                asked_batches.append(arm_batches.ask(self._spent(arm_batches.study)))
             for note in {study.note for study in self.studies if study.note}:
                 say(note)
             if not any(asked_batches):
@@ -115,9 +115,10 @@ class Tuning:
         train(self._batch(asked_batches), limits, partial(self._tell_ended, open_suggestions))
         # A trial that another process holds has no end in this launch.
         for study in self.studies:
-            unended = [
-                suggestion.item for suggestion in open_suggestions if suggestion.study is study
-            ]
+            unended = []
+            for suggestion in open_suggestions:
+                if suggestion.study is study:
+                    unended.append(suggestion.item)
             if unended:
                 self._tell(study, unended)
 
@@ -133,10 +134,9 @@ class Tuning:
         name = f"sweeps/{self.sweep.name}/told_first.json"
         key_lists = self._read_key_lists(name)
         if study.name in key_lists:
-            by_keys = {
-                " ".join(keys): (drawn, values, keys, curve)
-                for drawn, values, keys, curve in finished
-            }
+            by_keys = {}
+            for drawn, values, keys, curve in finished:
+                by_keys[" ".join(keys)] = (drawn, values, keys, curve)
             return [by_keys[keys] for keys in key_lists[study.name] if keys in by_keys]
         key_lists[study.name] = [" ".join(keys) for _, _, keys, _ in finished]
         self.store.write(name, json.dumps(key_lists, indent=1).encode())
@@ -145,15 +145,17 @@ class Tuning:
     def _read_key_lists(self, name: str) -> dict[str, list[str]]:
         if not self.store.exists(name):
             return {}
+        key_lists = {}
         try:
-            key_lists = json.loads(self.store.read(name))
-            return {str(study): [str(keys) for keys in lists] for study, lists in key_lists.items()}
+            for study, lists in json.loads(self.store.read(name)).items():
+                key_lists[str(study)] = list(map(str, lists))
         except (ValueError, AttributeError, TypeError) as error:
             path = self.store.path(name)
             raise StoreError(
                 f"{path} is damaged: {error}; set it aside and the same command goes on: "
                 f"mv {shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
             ) from error
+        return key_lists
 
     def _tell_ended(self, open_suggestions: list[_OpenSuggestion], key: str = "") -> None:
         """Write a suggestion to its study as soon as the last of its trials has ended, and take it
@@ -170,10 +172,11 @@ class Tuning:
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
         keys = {item.number: self._keys(study, item) for item in batch}
-        results = {
-            number: values_of(suggestion_keys, self.search, self.sweep.protocol, self.store)
-            for number, suggestion_keys in keys.items()
-        }
+        results = {}
+        for number, suggestion_keys in keys.items():
+            results[number] = values_of(
+                suggestion_keys, self.search, self.sweep.protocol, self.store
+            )
         stopped = [
             number
             for number, values in results.items()
@@ -182,11 +185,9 @@ class Tuning:
         with_curves = [
             number for number, values in results.items() if values is not None or number in stopped
         ]
-        curves = (
-            {number: curve_of(keys[number], self.store) for number in with_curves}
-            if self.search.has_curves
-            else {}
-        )
+        curves = {}
+        if self.search.has_curves:
+            curves = {number: curve_of(keys[number], self.store) for number in with_curves}
         facts = {
             number: self._facts(study, suggestion_keys) for number, suggestion_keys in keys.items()
         }
@@ -250,11 +251,10 @@ class Tuning:
 
     def _hours_of(self, study: Study) -> float:
         """Hours of the trials that a study was told of."""
-        trained = [
-            item
-            for item in study.suggestions()
-            if not item.known and (item.state != "running" or item.curve)
-        ]
+        trained = []
+        for item in study.suggestions():
+            if not item.known and (item.state != "running" or item.curve):
+                trained.append(item)
         return (
             sum(seconds_of(key, self.store) for item in trained for key in self._keys(study, item))
             / 3600
@@ -292,10 +292,11 @@ class Tuning:
 
     def by_arm(self) -> dict[str, Study]:
         """The studies by the names of their arms."""
-        names = [
-            self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell)
-            for cell in self.cells
-        ]
+        names = []
+        for cell in self.cells:
+            names.append(
+                self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell)
+            )
         return dict(zip(names, self.studies, strict=True))
 
     def failed(self) -> bool:
@@ -304,7 +305,9 @@ class Tuning:
 
     def _keys(self, study: Study, item: Suggestion) -> list[str]:
         config = study.arm.config(item.drawn)
-        return [trial.key() for trial in study.arm.trials(config)] if config is not None else []
+        if config is not None:
+            return [trial.key() for trial in study.arm.trials(config)]
+        return []
 
     # What was found
 
@@ -322,17 +325,24 @@ class Tuning:
         keys = [parameter.key for parameter in self.search.space]
         rows = []
         cells = []
-        for index, item in enumerate(items):
-            values = [short(item.drawn[key]) if key in item.drawn else MISSING for key in keys]
-            rows.append((f"#{item.number}", *values))
+        for row, item in enumerate(items):
+            labels = [f"#{item.number}"]
+            for key in keys:
+                labels.append(short(item.drawn[key]) if key in item.drawn else MISSING)
+            rows.append(tuple(labels))
             config = arm.config(item.drawn)
-            cells.append(Cell(index, 0, tuple(arm.trials(config)) if config else ()))
-        kind = "best trials" if self.search.single else "Pareto front"
+            trials = arm.trials(config) if config else ()
+            cells.append(Cell(row, 0, tuple(trials)))
         return replace(
-            self.sweep, row_headers=("trial", *headers(keys)), rows=tuple(rows), columns=(kind,),
-            cells=tuple(cells), search=None,
-            metric="val/accuracy", notes=(*self.sweep.notes, *self._notes(items)),
-        )  # fmt: skip
+            self.sweep,
+            row_headers=("trial", *headers(keys)),
+            rows=tuple(rows),
+            columns=("best trials" if self.search.single else "Pareto front",),
+            cells=tuple(cells),
+            search=None,
+            metric="val/accuracy",
+            notes=(*self.sweep.notes, *self._notes(items)),
+        )
 
     def _notes(self, items: Sequence[Suggestion]) -> Iterator[str]:
         yield f"search: {self._budget()}; space: {space_text(self.search)}"
@@ -379,46 +389,39 @@ class Tuning:
 
     def _winners(self, finished: Sequence[Sequence[Suggestion]]) -> Sweep:
         assert self.search.then_seeds is not None
-        cells_by_position: dict[tuple[int, int], Cell] = {}
+        first_seed = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
+        seeds = tuple(range(first_seed, first_seed + self.search.then_seeds))
+        with_validation = self.search.then_on == "train_and_val"
+        clouds = "on the training clouds"
+        if with_validation:
+            clouds = "on the training and the validation clouds"
         notes = [
             f"every row was tuned with the same budget: {self._budget()}; space:"
-            f" {space_text(self.search)}"
-        ]
-        first_seed = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
-        seeds = range(first_seed, first_seed + self.search.then_seeds)
-        with_validation = self.search.then_on == "train_and_val"
-        clouds = (
-            "on the training and the validation clouds"
-            if with_validation
-            else "on the training clouds"
-        )
-        notes.append(
+            f" {space_text(self.search)}",
             f"the winner of every row was then trained {clouds} with fresh seeds:"
-            f" {', '.join(map(str, seeds))}"
-        )
+            f" {', '.join(map(str, seeds))}",
+        ]
+        objective = next(iter(self.search.objectives))
+        winners: dict[tuple[int, int], Cell] = {}
         for cell, study, items in zip(self.cells, self.studies, finished, strict=True):
-            best = chosen(items, self.search)[:1]
-            config = study.arm.config(best[0].drawn) if best else None
-            if config is None:
-                cells_by_position[cell.row, cell.column] = replace(
-                    cell, arm=None, excluded=f"all {self.search.trials} suggestions failed"
-                )
+            best = next(iter(chosen(items, self.search)), None)
+            config = study.arm.config(best.drawn) if best is not None else None
+            if best is None or config is None:
+                reason = f"all {self.search.trials} suggestions failed"
+                winners[cell.row, cell.column] = replace(cell, arm=None, excluded=reason)
                 continue
             if with_validation:
                 config = config.replace(dataset=config.dataset.replace(val_fraction=0.0))
-            trials = tuple(replace(study.arm, seeds=tuple(seeds)).trials(config))
-            cells_by_position[cell.row, cell.column] = replace(cell, trials=trials, arm=None)
-            value = f"{next(iter(self.search.objectives))} {best[0].values[0]:.4g}"
+            trials = replace(study.arm, seeds=seeds).trials(config)
+            winners[cell.row, cell.column] = replace(cell, trials=tuple(trials), arm=None)
             notes.append(
-                f"{self.sweep.cell_name(cell)}: {drawn_text(best[0].drawn)} ({value}, trial"
-                f" {best[0].number})"
+                f"{self.sweep.cell_name(cell)}: {drawn_text(best.drawn)} ({objective}"
+                f" {best.values[0]:.4g}, trial {best.number})"
             )
-        cells = tuple(
-            cells_by_position.get((cell.row, cell.column), cell) for cell in self.sweep.cells
-        )
+        cells = [winners.get((cell.row, cell.column), cell) for cell in self.sweep.cells]
         return replace(
             self.sweep,
-            cells=cells,
+            cells=tuple(cells),
             search=None,
             notes=(*self.sweep.notes, *notes, *self._failures()),
         )
@@ -438,20 +441,34 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
     """
     arm, search = arm_of(cell), sweep.search
     assert search is not None
-    settings = next(
-        (config.key() for drawn in arm.probes(100) if (config := arm.config(drawn)) is not None), ""
-    )
-    parts = [
+    identity = [
         [parameter.identity() for parameter in search.space],
-        [rule.text for rule in search.constraints], search.sampler,
-        dict(search.options), search.scheduler, dict(search.schedule), search.seed,
+        [rule.text for rule in search.constraints],
+        search.sampler,
+        dict(search.options),
+        search.scheduler,
+        dict(search.schedule),
+        search.seed,
         dict(search.objectives),
-        [dict(point) for point in search.enqueue], arm.seeds,
-        sweep.protocol, settings,
-    ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+        [dict(point) for point in search.enqueue],
+        arm.seeds,
+        sweep.protocol,
+        _example_key(arm),
+    ]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     cell_suffix = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
     return f"{sweep.name}{cell_suffix} {digest}"
+
+
+def _example_key(arm: Arm) -> str:
+    """Return the key of one of an arm's trials, which stands for the settings that are not tuned;
+    empty if no point of the space gives a trial.
+    """
+    for drawn in arm.probes(100):
+        config = arm.config(drawn)
+        if config is not None:
+            return config.key()
+    return ""
 
 
 def _finished(study: Study) -> list[Suggestion]:
@@ -493,7 +510,9 @@ def headers(keys: Sequence[str]) -> list[str]:
 
 def short(value: Any) -> str:
     """A chosen value in a table."""
-    return f"{value:.4g}" if isinstance(value, float) else scalars.spelled(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return scalars.spelled(value)
 
 
 def drawn_text(drawn: Mapping[str, Any]) -> str:
@@ -503,9 +522,7 @@ def drawn_text(drawn: Mapping[str, Any]) -> str:
 
 def space_text(search: Search) -> str:
     """The space in words."""
-    rules = (
-        f"; only {', '.join(rule.text for rule in search.constraints)}"
-        if search.constraints
-        else ""
-    )
+    rules = ""
+    if search.constraints:
+        rules = f"; only {', '.join(rule.text for rule in search.constraints)}"
     return ", ".join(parameter.text() for parameter in search.space) + rules

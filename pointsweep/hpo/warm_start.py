@@ -1,5 +1,5 @@
-"""What the finished trials of a store tell a search: the values of a suggestion, what lies in the
-space already.
+"""Warm start of a search from finished trials of a store: values of suggestions that lie in the
+space.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def values_of(
     for name in search.objectives:
         total = math.fsum(objective(record, name, protocol) for record in records)
         values.append(total / len(records))
-    return tuple(values) if all(map(math.isfinite, values)) else None
+    if all(map(math.isfinite, values)):
+        return tuple(values)
+    return None
 
 
 def objective(record: Record, name: str, protocol: str) -> float:

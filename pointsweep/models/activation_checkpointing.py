@@ -35,10 +35,10 @@ def run_stage(
         return forward(*inputs)
     contexts = functools.partial(_contexts, stage)
     # Nothing in a stage draws noise, so no state of a generator has to be kept.
-    found: Tensor = checkpoint(
+    output: Tensor = checkpoint(
         forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
     )
-    return found
+    return output
 
 
 def _contexts(

@@ -70,8 +70,10 @@ def drawn(std: float, *shape: int) -> Tensor:
     """std * torch.randn(shape). On the meta device, where a model is only counted, both would load
     torch's compiler: seconds.
     """
-    made = torch.empty(shape)
-    return made if made.is_meta else made.normal_().mul_(std)
+    values = torch.empty(shape)
+    if values.is_meta:
+        return values
+    return values.normal_().mul_(std)
 
 
 class QuickGELU(nn.Module):
@@ -87,8 +89,8 @@ class Chain(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The frozen layer's; T5's layers ask for its type."""
-        found: Tensor = next(layer.weight for layer in self if hasattr(layer, "weight"))  # type: ignore[assignment]
-        return found
+        first_weight: Tensor = next(layer.weight for layer in self if hasattr(layer, "weight"))  # type: ignore[assignment]
+        return first_weight
 
 
 class Bottleneck(nn.Sequential):

@@ -222,8 +222,8 @@ class PointModel(nn.Module):
         setting of its own (spec 2.8).
         """
         frozen = set(self.backbone.modules())
-        for part, whole in (("tokenizer", self.tokenizer), ("head", self.head)):
-            for name, module in whole.named_modules():
+        for part, root in (("tokenizer", self.tokenizer), ("head", self.head)):
+            for name, module in root.named_modules():
                 if isinstance(module, (nn.Linear, nn.Conv1d)) and module not in frozen:
                     with start_of(f"{part}.{name}", seed):
                         nn.init.trunc_normal_(module.weight, std=0.02)
@@ -234,18 +234,17 @@ class PointModel(nn.Module):
         self,
         points: Tensor,
         category: Tensor | None = None,
-        made: tuple[Tensor, Tensor] | None = None,
+        tokenized: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """points (B, P, 3), or (B, P, 4) with heights -> logits (B, classes).
 
-        On a data set of parts with category (B,) -> (B, parts, P). `made` is what the tokenizer
-        gave for these points, where it has been run already.
+        On a data set of parts with category (B,) -> (B, parts, P). `tokenized` is what the
+        tokenizer gave for these points, where it has been run already.
         """
-        tokens, extra, found = self._encode(points, made)
-        logits: Tensor = (
-            self.head(points, category, found, extra) if found else self.head(tokens, extra)
-        )
-        return logits
+        tokens, extra, levels = self._encode(points, tokenized)
+        if levels:
+            return self.head(points, category, levels, extra)  # type: ignore[no-any-return]
+        return self.head(tokens, extra)  # type: ignore[no-any-return]
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Fit a probe's head to the features of training clouds (B, P, 3) with labels (B,)."""
@@ -253,66 +252,71 @@ class PointModel(nn.Module):
         self.eval()
         features: list[Tensor] = []
         labels: list[Tensor] = []
-        for points, own in batches:
+        for points, batch_labels in batches:
             tokens, _, _ = self._encode(points)
             features.append(self.head.features(tokens))
-            labels.append(own)
+            labels.append(batch_labels)
         self.head.fit(torch.cat(features), torch.cat(labels))
 
     def _encode(
-        self, points: Tensor, made: tuple[Tensor, Tensor] | None = None
+        self, points: Tensor, tokenized: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor], list[Level]]:
         """Return the normed tokens that the head pools, features (B, C) beside them, and what a
         head of parts takes.
         """
-        tokens, centers = self.tokenizer(points) if made is None else made  # (B, N, C), (B, N, 3)
-        tokens, seen = self.method.observe(points[:, :, :3], tokens)
+        if tokenized is None:
+            tokenized = self.tokenizer(points)
+        tokens, centers = tokenized  # (B, N, C), (B, N, 3)
+        tokens, observed = self.method.observe(points[:, :, :3], tokens)
         context, encoding, bias = None, None, None
-        found: list[Level] = []
+        levels: list[Level] = []
         for index, block in enumerate(self.backbone.blocks):
             if index in self.backbone.scale_starts:
                 if index > 0:
                     tokens, centers = self.backbone.enter_scale(index, tokens, centers)
-                places = self.positions.places(centers)
-                encoding = self._encoding(index, tokens, centers, places)  # (B, prefix + N, C)
-                bias = self.positions.attention_bias(index, centers, places)
-                tokens = self._start(tokens, encoding) if index == 0 else tokens
-                tokens, context = self.method.begin(index, tokens, centers, places, seen)
+                projected = self.positions.project(centers)
+                encoding = self._encoding(index, tokens, centers, projected)  # (B, prefix + N, C)
+                bias = self.positions.attention_bias(index, centers, projected)
+                if index == 0:
+                    tokens = self._start(tokens, encoding)
+                tokens, context = self.method.begin(index, tokens, centers, projected, observed)
             if self.positions.at_every_block and encoding is not None:
                 tokens = self._add(tokens, encoding)
             tokens = self.method.before_block(index, tokens, context)
             tokens = self._run(block, index, tokens, context, bias)
             tokens = self.method.after_block(index, tokens, context)
             if index in self.levels:
-                found.append(self._level(tokens, centers))
+                levels.append(self._level(tokens, centers))
         if len(self.backbone.blocks) == 0:
             tokens = self._without_blocks(tokens, centers)
         tokens, extra = self.method.pool(self.norm(tokens), context)
-        return tokens, extra, found
+        return tokens, extra, levels
 
     def geometry(self, points: Tensor) -> None:
-        """Works out what a forward makes of points (B, P, 3) alone, for `once` to keep:
+        """Work out what a forward makes of points (B, P, 3) alone, for `once` to keep:
         neighbourhoods, projections, cells.
         """
         centers = self.tokenizer.geometry(points)
-        self.method.geometry(centers, self.positions.places(centers))
+        self.method.geometry(centers, self.positions.project(centers))
 
     def _without_blocks(self, tokens: Tensor, centers: Tensor) -> Tensor:
         """Tokens (B, N, C) with class token and positions: what a first block would get; encodings
         are added once.
         """
-        encoding = self._encoding(0, tokens, centers, self.positions.places(centers))
+        encoding = self._encoding(0, tokens, centers, self.positions.project(centers))
         tokens = self._start(tokens, encoding)
-        return tokens if self.positions.at_start else self._add(tokens, encoding)
+        if self.positions.at_start:
+            return tokens
+        return self._add(tokens, encoding)
 
     def _level(self, tokens: Tensor, centers: Tensor) -> Level:
         """The N point tokens, which stand last, and their centres; normed where they are as wide as
         the last block's.
         """
         of_points = tokens[:, -centers.shape[1] :]  # (B, N, C)
-        return (
-            self.norm(of_points) if of_points.shape[2] == self.backbone.dim else of_points
-        ), centers
+        if of_points.shape[2] == self.backbone.dim:
+            of_points = self.norm(of_points)
+        return of_points, centers
 
     def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
         if self.backbone.prefix:
@@ -322,11 +326,12 @@ class PointModel(nn.Module):
         return self.backbone.start(tokens)
 
     def _encoding(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None
+        self, index: int, tokens: Tensor, centers: Tensor, projected: Tensor | None
     ) -> Tensor:
         """Return the encoding of the class token, where there is one, and of the N point tokens."""
-        found = self.positions(centers, places, index)
-        points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2]) if found is None else found
+        points = self.positions(centers, projected, index)  # (B, N, C)
+        if points is None:
+            points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2])
         if not self.backbone.prefix:
             return points
         return torch.cat([self.cls_position.expand(len(tokens), -1, -1), points], dim=1)

@@ -1,5 +1,5 @@
 """The positional encoding that every method shares: the source backbone's own encodings at
-projected places, or an alternative.
+projected projected, or an alternative.
 
 Source: Any2Point (arXiv 2404.07989), equations 1-2 and Table 4; spec 2.1-2.4, 2.10. Letters: B
 clouds, N tokens, C channels, M views.
@@ -78,13 +78,13 @@ class Positions(nn.Module):
                 return uniform_lines(config.num_views)
             return view_lines(config.num_views, torch.tensor(config.line))
 
-    def places(self, centers: Tensor) -> Tensor | None:
+    def project(self, centers: Tensor) -> Tensor | None:
         """Return where the centres fall on each view; None on a 3d backbone."""
         if self.plane is None:
             return None
-        return once([centers], ("places", self.config, self.plane, self.compat), self._places)
+        return once([centers], ("projected", self.config, self.plane, self.compat), self._project)
 
-    def _places(self, centers: Tensor) -> Tensor:
+    def _project(self, centers: Tensor) -> Tensor:
         assert self.plane is not None
         if self.plane.height == 1:
             return project_lines(centers, self.views, self.plane.width, self.compat)
@@ -93,20 +93,18 @@ class Positions(nn.Module):
         stretch = self.plane.height / self.plane.width if self.compat == "official" else 1.0
         return project_planes(centers, self.views, self.config.translation, size, stretch)
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
+    def attention_bias(self, index: int, centers: Tensor, projected: Tensor | None) -> Any:
         """Return what the backbone adds to the attention logits of the scale that begins at block
         `index`, (B, H or 1, N, N).
 
         On a line it is T5's positional encoding, so it is there with `virtual` only; on a 3d
         backbone it belongs to the attention.
         """
-        return (
-            self.bias(index, centers, places)
-            if self.plane is None or self.config.kind == "virtual"
-            else None
-        )
+        if self.plane is None or self.config.kind == "virtual":
+            return self.bias(index, centers, projected)
+        return None
 
-    def forward(self, centers: Tensor, places: Tensor | None, index: int = 0) -> Tensor | None:
+    def forward(self, centers: Tensor, projected: Tensor | None, index: int = 0) -> Tensor | None:
         """Encodings (B, N, C) for the scale that begins at block `index`, averaged over the views;
         None without any.
         """
@@ -114,34 +112,36 @@ class Positions(nn.Module):
             return None
         if self.config.kind in ("learnable", "sinusoidal"):
             return self.table.expand(len(centers), -1, -1)
-        if places is None or self.plane is None:
+        if projected is None or self.plane is None:
             return self.encode(index, centers)
         if self.plane.height == 1 and self.compat == "official":
-            found = self._official_line(index, places)
+            encodings = self._official_line(index, projected)
         elif self.plane.height == 1:
             # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the
             # batch's extremes (T5).
-            found = self.encode(index, places * (self.plane.width - 1) / self.plane.width)
+            encodings = self.encode(index, projected * (self.plane.width - 1) / self.plane.width)
         else:
-            found = self.encode(index, places)
-            if found is not None and self.scrambled:
+            encodings = self.encode(index, projected)
+            if encodings is not None and self.scrambled:
                 # The program has (C, N) a view and reshapes it to (N, C) where it should transpose
                 # (T41).
-                found = found.transpose(2, 3).reshape(found.shape)
-        return None if found is None else found.mean(dim=1)
+                encodings = encodings.transpose(2, 3).reshape(encodings.shape)
+        return None if encodings is None else encodings.mean(dim=1)  # (B, M, N, C) -> (B, N, C)
 
-    def _official_line(self, index: int, places: Tensor) -> Tensor | None:
+    def _official_line(self, index: int, projected: Tensor) -> Tensor | None:
         """The published interpolation: stretched by the whole batch's extremes (T5), weights that
         vanish at whole numbers (T8).
         """
         assert self.plane is not None
         last = self.plane.width - 1
-        at = places * last / (places.max() - places.min())
-        left, right = at.floor().clamp(0, last), at.ceil().clamp(0, last)
+        position = projected * last / (projected.max() - projected.min())
+        left, right = position.floor().clamp(0, last), position.ceil().clamp(0, last)
         at_left, at_right = self.encode(index, left), self.encode(index, right)
         if at_left is None or at_right is None:
             return None
-        return (right - at).unsqueeze(-1) * at_left + (at - left).unsqueeze(-1) * at_right
+        left_weight = (right - position).unsqueeze(-1)
+        right_weight = (position - left).unsqueeze(-1)
+        return left_weight * at_left + right_weight * at_right
 
 
 def sine_table(length: int, dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is wrong with a sweep's arms, found before anything is launched.
+"""Audit of a sweep's arms: faults found before anything is launched.
 
 An arm is a trial but for its seed and the settings of data and training. Refused: two arms that the
 table says differ and that do not, trained weights that no gradient reaches, a model under `compat:
@@ -299,9 +299,9 @@ def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) ->
             digits = len(str(published.params_m).partition(".")[2])
             both = counts["trainable_without_head"], counts["trainable"]
             if all(round(count / 1e6, digits) != published.params_m for count in both):
-                ours = " or ".join(f"{count / 1e6:.3f}M" for count in both)
-                theirs = f"{published.source} prints {published.params_m}M"
+                built = " or ".join(f"{count / 1e6:.3f}M" for count in both)
+                printed = f"{published.source} prints {published.params_m}M"
                 yield Finding(
-                    False, f"{arm.name}: {ours} trained (without or with the head), {theirs}"
+                    False, f"{arm.name}: {built} trained (without or with the head), {printed}"
                 )
                 break

@@ -1,5 +1,4 @@
-"""What a sweep can resolve, said before it runs: the gains that its test objects and seeds would
-show.
+"""Power of a sweep before it runs: the gains that its test objects and seeds would show.
 
 all_pairs.py and power.py have the formulas; here a plan's numbers are put into them.
 """
@@ -172,23 +171,23 @@ def of_models(objects: int, accuracy: float) -> str:
 
 
 def _points(gain: float | None) -> str:
-    return "more than 100" if gain is None or gain > 1 else f"{100 * gain:.1f}"
+    if gain is None or gain > 1:
+        return "more than 100"
+    return f"{100 * gain:.1f}"
 
 
 def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
     """The accuracy to reckon with, and where it is from."""
     layout = plan.sweep
-    records = [
-        plan.records[config.key()]
-        for cell in cells
-        for config in cell.trials
-        if config.key() in plan.records
-    ]
-    done = [
-        value
-        for record in records
-        if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None
-    ]
+    records = []
+    for cell in cells:
+        for config in cell.trials:
+            if config.key() in plan.records:
+                records.append(plan.records[config.key()])
+    done = []
+    for record in records:
+        if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None:
+            done.append(value)
     if done:
         mean = summary(done).mean
         return mean, f"accuracy {100 * mean:.0f} % as in the finished trials"
@@ -223,11 +222,10 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
 
 
 def _values(plan: Plan, cell: Cell) -> dict[int, float]:
-    done = {
-        config.seed: plan.records[config.key()].metrics
-        for config in cell.trials
-        if config.key() in plan.records
-    }
+    done = {}
+    for config in cell.trials:
+        if config.key() in plan.records:
+            done[config.seed] = plan.records[config.key()].metrics
     name, metric = plan.sweep.protocol, plan.sweep.metric
     return {
         seed: metrics[name][metric]

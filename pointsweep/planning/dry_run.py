@@ -47,7 +47,7 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
             continue
         late = _late_epochs(arm.config, trained, thorough=number == 0)
         texts |= dict.fromkeys(
-            f"{arm.name}: {text}" for text in look(arm.config, late, thorough=number == 0)
+            f"{arm.name}: {text}" for text in examine(arm.config, late, thorough=number == 0)
         )
     texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
     torch.set_num_threads(threads)
@@ -87,7 +87,7 @@ def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list
     return sorted(number for number in numbers if number > EPOCHS)
 
 
-def look(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) -> list[str]:
+def examine(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) -> list[str]:
     """Return everything that is wrong with the training of one arm; `late`: epochs of it to look at
     besides the first.
 

@@ -1,4 +1,4 @@
-"""The arms that a dry run looks at, and how small each is made."""
+"""The arms that a dry run examines, and how small each is made."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ def _shallow(backbone: Any, method: Any) -> dict[str, Any]:
     A method that works to a certain depth keeps blocks on both sides of it.
     """
     with torch.device("meta"):
-        made = registry.load("backbones", backbone.name)(backbone)
-    total = len(made.blocks)
+        shallow = registry.load("backbones", backbone.name)(backbone)
+    total = len(shallow.blocks)
     depths = {name: value for name, value in method if name in DEPTHS}
     blocks = BLOCKS + bool(depths)
-    if total <= blocks or len(made.scale_starts) > 1:
+    if total <= blocks or len(shallow.scale_starts) > 1:
         return {}
     lowered: dict[str, int] = {}
     for name, value in depths.items():

@@ -99,11 +99,11 @@ class Run:
         cls, config: TrialConfig, dataset: Dataset, folder: Path, last_epoch: int = EPOCHS
     ) -> Run:
         """Return a small trial that has run to its end, or to an earlier epoch's."""
-        made = cls(config, dataset, folder, last_epoch)
-        made.start = copy.deepcopy(made.trial.model.double())
+        run = cls(config, dataset, folder, last_epoch)
+        run.start = copy.deepcopy(run.trial.model.double())
         with suppress(TrialStoppedError):
-            made.trial.run()
-        return made
+            run.trial.run()
+        return run
 
     def _report(self, result: Mapping[str, Any]) -> None:
         if result["epoch"] == 1:
@@ -264,22 +264,23 @@ class Run:
         """
         trial = self.trial
         before = trial.best, trial.predictions
-        measure = self.config.dataset.metrics[0]
-        test, val, train = (0.2, 0.9, 0.5, 0.9), (0.3, 0.1, 0.8, 0.8), (0.9, 0.1, 0.2, 0.3)
         trial.best, trial.predictions = {}, {}
+        measure = self.config.dataset.metrics[0]
+        curves = {
+            "train/accuracy": (0.9, 0.1, 0.2, 0.3),
+            f"test/{measure}": (0.2, 0.9, 0.5, 0.9),
+            f"val/{measure}": (0.3, 0.1, 0.8, 0.8),
+        }
+        expected = {"last": 4, "best_test": 2, "best_val": 3}
         for epoch in range(1, 5):
-            metrics = {
-                "train/accuracy": train[epoch - 1],
-                f"test/{measure}": test[epoch - 1],
-                f"val/{measure}": val[epoch - 1],
-            }
-            marked = Evaluation(1.0, test[epoch - 1], np.full(3, epoch, dtype=np.uint8))
-            trial._select(epoch, metrics, marked)
-        wanted = {"last": 4, "best_test": 2, "best_val": 3}
+            metrics = {name: curve[epoch - 1] for name, curve in curves.items()}
+            # The predictions say by their class of which epoch they are.
+            predictions = np.full(3, epoch, dtype=np.uint8)
+            trial._select(epoch, metrics, Evaluation(1.0, metrics[f"test/{measure}"], predictions))
         taken = {name: int(best["epoch"]) for name, best in trial.best.items()}
         shown = {name: int(values[0]) for name, values in trial.predictions.items()}
         trial.best, trial.predictions = before
-        for name, epoch in wanted.items():
+        for name, epoch in expected.items():
             if taken.get(name) != epoch or shown.get(name) != epoch:
                 yield (
                     f"protocol {name} takes epoch {taken.get(name)} with predictions of"
@@ -297,33 +298,28 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     changed = [name for name in first if not torch.equal(first[name], again[name])]
     if changed:
         yield f"{_listed(changed)} start otherwise when the same seed starts again"
-    frozen = [
-        name
-        for name, p in other.start.named_parameters()
-        if not p.requires_grad and not torch.equal(p, first[name])
-    ]
+    frozen = []
+    for name, parameter in other.start.named_parameters():
+        if not parameter.requires_grad and not torch.equal(parameter, first[name]):
+            frozen.append(name)
     if frozen:
         yield f"{_listed(frozen)} are frozen and differ from seed to seed"
-    groups: dict[str, list[bool]] = {}
+
+    equal_of: dict[str, list[bool]] = {}  # by part of the model: which of its new weights are equal
     names = {id(p): name for name, p in run.trial.model.named_parameters()}
     pretrained = {names[key] for key in run.frozen.own if key in names}
     for name, parameter in run.start.named_parameters():
-        constant = bool((parameter == parameter.flatten()[0]).all())
-        if (
-            parameter.requires_grad
-            and not constant
-            and name not in pretrained
-            and not name.startswith(("cls_", "norm."))
-        ):
-            groups.setdefault(name.partition(".")[0], []).append(
-                torch.equal(first[name], second[name])
-            )
+        is_old = name in pretrained or name.startswith(("cls_", "norm."))
+        is_constant = bool((parameter == parameter.flatten()[0]).all())
+        if parameter.requires_grad and not is_old and not is_constant:
+            part = name.partition(".")[0]
+            equal_of.setdefault(part, []).append(torch.equal(first[name], second[name]))
     method = getattr(run.trial.model, "method", None)
     if method is not None and method.starts_from_weights:
-        groups.pop("backbone", None)
-    for group, equal in groups.items():
+        equal_of.pop("backbone", None)
+    for part, equal in equal_of.items():
         if all(equal):
-            yield f"{group}: its new weights start alike for every seed"
+            yield f"{part}: its new weights start alike for every seed"
 
 
 def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:

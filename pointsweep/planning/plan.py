@@ -1,5 +1,5 @@
-"""What a launch would do: which trials are finished, resumable, stale or new, what each arm trains,
-and what it refuses.
+"""Plan of a launch: which trials are finished, resumable, stale or new, what each arm trains, and
+what it refuses.
 
 Data and weights are read as the trials will read them, and every distinct arm is built on the meta
 device to count its parameters and audited. All of it is remembered (data/facts.py, inputs.py,
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pointsweep.config.base import canonical_json
 from pointsweep.config.datasets import DatasetConfig
@@ -38,6 +39,7 @@ from pointsweep.sweep.published import mismatch
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.provenance import cpu_flags
 
+Value = TypeVar("Value")
 WORTH_A_LISTING = 200  # trials: from here on the store is listed before any folder is looked at
 STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
 
@@ -100,20 +102,19 @@ class Plan:
             "stale": "stale: to run again",
         }
         extra = [f"{number[state]} {text}" for state, text in words.items() if number[state]]
-        believed = [
-            reason for key, reason in self.stale.items() if self.states.get(key) == "finished"
-        ]
+        believed = []
+        for key, reason in self.stale.items():
+            if self.states.get(key) == "finished":
+                believed.append(reason)
         if believed:
             reasons = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
             extra.append(
                 f"{len(believed)} stale: {reasons}; --rerun-stale trains what is stale again"
             )
         most = len(self.sweep.trials())
-        adaptive = (
-            f"; adaptive seeds: {len(self.states)} to {most} trials in all"
-            if self.sweep.adaptive and self.to_run
-            else ""
-        )
+        adaptive = ""
+        if self.sweep.adaptive and self.to_run:
+            adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all"
         return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
 
     def time_estimate(self) -> str:
@@ -136,7 +137,9 @@ class Plan:
 
 def _arm_of(record: Record) -> str:
     config, _ = check_trial(dict(record.config))
-    return without_seed(config).key() if config is not None else ""
+    if config is not None:
+        return without_seed(config).key()
+    return ""
 
 
 def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False) -> Plan:
@@ -147,16 +150,18 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
     are marked.
     """
     states, records, damaged = states_and_damage(sweep, store)
-    configs = {
-        trial.config.key(): trial.config for trial in sweep.trials() if trial.config.key() in states
-    }
+    configs = {}
+    for trial in sweep.trials():
+        if trial.config.key() in states:
+            configs[trial.config.key()] = trial.config
     stale = find_stale(configs, records)
     if rerun_stale:
         states |= dict.fromkeys(stale, "stale")
     finished = {key: record for key, record in records.items() if states[key] == "finished"}
-    failures = {
-        key: read_failure(store, key) or "" for key, state in states.items() if state == "failed"
-    }
+    failures = {}
+    for key, state in states.items():
+        if state == "failed":
+            failures[key] = read_failure(store, key) or ""
     rest = {key: config for key, config in configs.items() if key not in finished}
 
     inputs = needed(rest.values(), fetch)
@@ -235,7 +240,9 @@ def of_the_data(
 def _first_of(cells: Mapping[str, None]) -> str:
     """The first of several cells, and how many more there are."""
     first = next(iter(cells))
-    return f"{first} and {len(cells) - 1} more" if len(cells) > 1 else first
+    if len(cells) > 1:
+        return f"{first} and {len(cells) - 1} more"
+    return first
 
 
 def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
@@ -244,13 +251,18 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
 
     So that all of them are found in one round. Nothing is fetched.
     """
-    parts = [cell.parts for cell in cells]
     trials = {cell.name: cell.trial for cell in cells if cell.trial is not None}
-    datasets = dict.fromkeys(part["dataset"] for part in parts if "dataset" in part)
-    backbones = [part["backbone"] for part in parts if "backbone" in part]
-    backbones += [trial.backbone for trial in trials.values() if trial.backbone is not None]
-    with_weights = dict.fromkeys(backbone for backbone in backbones if backbone.reads_files)
-    inputs = read_all(datasets, with_weights, fetch=False)
+    datasets, backbones = [], []
+    for cell in cells:
+        if "dataset" in cell.parts:
+            datasets.append(cell.parts["dataset"])
+        if "backbone" in cell.parts:
+            backbones.append(cell.parts["backbone"])
+    for trial in trials.values():
+        if trial.backbone is not None:
+            backbones.append(trial.backbone)
+    with_weights = [backbone for backbone in backbones if backbone.reads_files]
+    inputs = read_all(dict.fromkeys(datasets), dict.fromkeys(with_weights), fetch=False)
 
     refused: dict[str, dict[str, None]] = {}
     for cell in cells:
@@ -261,14 +273,21 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     problems = [f"lacking here: {text}" for text in inputs.missing]
     problems += [f"{_first_of(names)}: {text}" for text, names in refused.items()]
     if trials:
-        from pointsweep.planning import audit
-
-        arms = [audit.Arm(audit.arm_of(trial), (name,)) for name, trial in trials.items()]
-        lacking = missing_packages(trials.values())
-        problems += [f"lacking here: {text}" for text in lacking]
-        if not lacking:
-            problems += [finding.text for finding in audit.audit(arms, {}) if finding.refuses]
+        problems += _model_problems(trials)
     return problems
+
+
+def _model_problems(trials: Mapping[str, TrialConfig]) -> list[str]:
+    """Return what the audit refuses of trials' models, by cell name; without it where packages are
+    missing.
+    """
+    from pointsweep.planning import audit
+
+    missing = missing_packages(trials.values())
+    if missing:
+        return [f"lacking here: {text}" for text in missing]
+    arms = [audit.Arm(audit.arm_of(trial), (name,)) for name, trial in trials.items()]
+    return [finding.text for finding in audit.audit(arms, {}) if finding.refuses]
 
 
 def _batch_of(cell: ReadableCell) -> int | None:
@@ -303,11 +322,9 @@ def of_the_machine(
             " train.compile out",
         )
     if any(train.precision == "bf16" for train in trains) and "amx_bf16" not in flags:
-        other = (
-            "AVX-512's bf16 alone: faster than fp32, not as on AMX"
-            if "avx512_bf16" in flags
-            else "no bf16: slower than fp32"
-        )
+        other = "no bf16: slower than fp32"
+        if "avx512_bf16" in flags:
+            other = "AVX-512's bf16 alone: faster than fp32, not as on AMX"
         yield Finding(False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}")
 
 
@@ -346,14 +363,16 @@ def states_and_damage(
         except RecordError as error:
             states[key], damaged[key] = "damaged", str(error)
     records = with_metric(store, records, sweep.metric)
-    if sweep.adaptive is not None:
-        requested = {
-            key for cell in settle(sweep.layout(), records)[0].cells for _, key in cell.keys
-        }
-        states = {key: state for key, state in states.items() if key in requested}
-        records = {key: record for key, record in records.items() if key in requested}
-        damaged = {key: problem for key, problem in damaged.items() if key in requested}
-    return states, records, damaged
+    if sweep.adaptive is None:
+        return states, records, damaged
+
+    settled, _ = settle(sweep.layout(), records)
+    requested = {key for cell in settled.cells for _, key in cell.keys}
+    return _only(states, requested), _only(records, requested), _only(damaged, requested)
+
+
+def _only(values: Mapping[str, Value], keys: Collection[str]) -> dict[str, Value]:
+    return {key: value for key, value in values.items() if key in keys}
 
 
 def _begun(store: Store) -> set[str] | None:
@@ -405,22 +424,24 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
         first = cell.trials[0]
         name = sweep.cell_name(cell)
         model = model_key(first)
-        key = (model, "" if first.backbone is None else canonical_json(first.backbone))
-        if key not in arms:
-            arms[key] = _Cells(audit.arm_of(first))
-        arm = arms[key]
+        backbone = "" if first.backbone is None else canonical_json(first.backbone)
+        if (model, backbone) not in arms:
+            arms[model, backbone] = _Cells(audit.arm_of(first))
+        arm = arms[model, backbone]
         arm.names.append(name)
         if cell.published:
             arm.published.append(cell.published)
         if first.key() in parameters:
             counts[arm.config.key()] = parameters[first.key()]
         trained.append((model, dry_run.Arm(first, name)))
-    audited = [
-        audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)) for arm in arms.values()
-    ]
+
+    audited = []
+    is_run: dict[Key, bool] = {}
+    for arm in arms.values():
+        audited.append(audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)))
+        is_run[model_key(arm.config)] = audit.runs(arm.config)
     collected = audit.audit(audited, counts)
-    runs = {model_key(arm.config): audit.runs(arm.config) for arm in audited}
-    collected += dry_run.dry_run([arm for model, arm in trained if runs[model]])
+    collected += dry_run.dry_run([arm for model, arm in trained if is_run[model]])
     return tuple(sorted(collected, key=lambda finding: not finding.refuses))
 
 

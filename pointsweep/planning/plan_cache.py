@@ -1,5 +1,5 @@
-"""What the plan found out about a sweep's arms, kept on this machine: a second look at the same
-sweep needs no torch.
+"""Cache of the plan's findings about a sweep's arms on this machine: planning the same sweep again
+needs no torch.
 
 Kept under a digest of all that it depends on: the package's files, torch, the cells with their
 trials and published numbers. Of data and weights nothing is kept here: data/facts.py and inputs.py
@@ -44,9 +44,10 @@ def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         cached = json.loads(read_file(_place(sweep)))
         if checksum(cached) == cached[CHECKSUM] and set(keys) <= set(cached["keys"]):
-            parameters = {
-                key: cached["parameters"][key] for key in keys if key in cached["parameters"]
-            }
+            parameters = {}
+            for key in keys:
+                if key in cached["parameters"]:
+                    parameters[key] = cached["parameters"][key]
             return Checked(parameters, tuple(Finding(**finding) for finding in cached["findings"]))
     return None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,18 +98,18 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     logits = model(*inputs)
     F.cross_entropy(logits, _labels(logits)).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = {
-        name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in trained.items()
-    }
+    gradients = {}
+    for name, p in trained.items():
+        gradients[name] = 0.0 if p.grad is None else float(p.grad.norm())
     unreached = [name for name, norm in gradients.items() if norm == 0.0]
     idle: tuple[str, ...] = ()
     if isinstance(model, PointModel):
         flat = set(model.backbone.flat_parameters("backbone."))
         unreached = [name for name in unreached if name not in flat]
         unreached = [name for name in unreached if not WITHOUT_GRADIENT.search(name)]
-        idle, unreached = _look_again(model, trained, unreached, inputs, size)
+        idle, unreached = _find_unreached(model, trained, unreached, inputs, size)
     model.eval()
-    given, leak, ignored = _look_across(model, inputs)
+    given, leak, ignored = _examine_batch(model, inputs)
     shapes = {name: tuple(p.shape) for name, p in trained.items()}
     return Probe(
         shapes,
@@ -124,7 +124,7 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     )
 
 
-def _look_again(
+def _find_unreached(
     model: nn.Module,
     trained: Mapping[str, Tensor],
     unreached: Sequence[str],
@@ -139,41 +139,60 @@ def _look_again(
     whose dropout and ReLU hide single units from a batch as small as this, nor in what a method
     declares (`Method.idle_parts`), nor in biases, whose gradient may be rounding alone.
     """
-    asleep = list(unreached)
+    without_gradient = list(unreached)
+    declared = {f"method.{name}" for name in model.method.idle_parts}  # type: ignore[union-attr]
+    examined = []
+    for name in trained:
+        if not name.startswith("head.") and name not in declared:
+            examined.append(name)
 
-    def declared(name: str) -> bool:
-        idle = model.method.idle_parts  # type: ignore[union-attr]
-        return name.startswith("method.") and name.removeprefix("method.") in idle  # type: ignore[operator]
-
-    acts: dict[tuple[str, int], Tensor] = {}
-    for look in range(LOOKS):
-        if look > 0:
-            _draw_trained(model, look)
+    # by name and axis: which slices of a tensor had a gradient with any of the batches
+    reached_parts: dict[tuple[str, int], Tensor] = {}
+    for attempt in range(LOOKS):
+        if attempt > 0:
+            _draw_trained(model, attempt)
             model.zero_grad()
-            set_noise(model, torch.Generator().manual_seed(look))
+            set_noise(model, torch.Generator().manual_seed(attempt))
             channels = inputs[0].shape[2] - 3
-            logits = model(_clouds(CLOUDS, size, 10 + look, channels), *inputs[1:])
+            logits = model(_clouds(CLOUDS, size, 10 + attempt, channels), *inputs[1:])
             F.cross_entropy(logits, _labels(logits)).backward()
-        for name, parameter in trained.items():
-            gradient = parameter.grad
-            if gradient is None or gradient.dim() < 2 or name.startswith("head.") or declared(name):
+        for name in examined:
+            gradient = trained[name].grad
+            if gradient is None or gradient.dim() < 2:
                 continue
-            sizes = gradient.abs()
-            for axis in range(sizes.dim()):
-                part = sizes.amax(dim=[other for other in range(sizes.dim()) if other != axis])
-                before = acts.get((name, axis))
-                acts[name, axis] = part > 0 if before is None else before | (part > 0)
-        asleep = [name for name in asleep if not _has_gradient(trained[name])]
-        settled = all(bool(reached.all()) or not bool(reached.any()) for reached in acts.values())
-        if settled and not asleep:
+            for axis, reached in enumerate(_reached_slices(gradient)):
+                before = reached_parts.get((name, axis))
+                reached_parts[name, axis] = reached if before is None else before | reached
+        without_gradient = [name for name in without_gradient if not _has_gradient(trained[name])]
+        if not without_gradient and not any(map(_is_mixed, reached_parts.values())):
             break
-    idle = []
-    for (name, axis), reached in acts.items():
-        if bool(reached.any()) and not bool(reached.all()):
+
+    return tuple(_idle_slices(trained, reached_parts)), without_gradient
+
+
+def _reached_slices(gradient: Tensor) -> list[Tensor]:
+    """Return for each axis which slices along it have a gradient that is not zero."""
+    sizes = gradient.abs()
+    reached = []
+    for axis in range(sizes.dim()):
+        others = [other for other in range(sizes.dim()) if other != axis]
+        reached.append(sizes.amax(dim=others) > 0)
+    return reached
+
+
+def _idle_slices(
+    trained: Mapping[str, Tensor], reached_parts: Mapping[tuple[str, int], Tensor]
+) -> Iterator[str]:
+    """Yield the slices without a gradient of tensors that have one, as "weight[:, 3-5]"."""
+    for (name, axis), reached in reached_parts.items():
+        if _is_mixed(reached):
             slices = [":"] * trained[name].dim()
             slices[axis] = _ranges((~reached).nonzero().flatten().tolist())
-            idle.append(f"{name}[{', '.join(slices)}]")
-    return tuple(idle), asleep
+            yield f"{name}[{', '.join(slices)}]"
+
+
+def _is_mixed(reached: Tensor) -> bool:
+    return bool(reached.any()) and not bool(reached.all())
 
 
 def _has_gradient(parameter: Tensor) -> bool:
@@ -218,10 +237,10 @@ def _read_points(
     make_tokenizer = registry.load("tokenizers", tokenizer.name)
     with torch.device("meta"):
         structure = registry.load("backbones", backbone.name)(backbone)
-        made = make_tokenizer(tokenizer, structure, compat)
+        built = make_tokenizer(tokenizer, structure, compat)
     points = _clouds(1, num_points)
-    if hasattr(made, "geometry"):
-        made.geometry(points)
+    if hasattr(built, "geometry"):
+        built.geometry(points)
         return
     make_tokenizer(tokenizer, frozen_backbone(backbone), compat).eval()(points)
 
@@ -229,14 +248,14 @@ def _read_points(
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
     bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
     model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
-    given, leak, ignored = _look_across(model.eval(), [points])
+    given, leak, ignored = _examine_batch(model.eval(), [points])
     if isinstance(model, PointModel):
         ignored = ()  # the votes of neighbours change in steps: another cloud may have the same
     return Probe({}, frozenset(), torch.stack([given, given]), {}, leak, (), (), ignored)
 
 
 @torch.no_grad()
-def _look_across(
+def _examine_batch(
     model: nn.Module, inputs: Sequence[Tensor]
 ) -> tuple[Tensor, float, tuple[int, ...]]:
     """Return logits, the leak, and the clouds whose own logits do not move when they are replaced.
@@ -244,33 +263,27 @@ def _look_across(
     The leak is how far the logits of a cloud move with the other clouds, of how far they move when
     it is itself replaced. Two further batches show it. Of clouds 0, 1, 2 the first has another one
     in the middle, so 0 and 2 show what comes from behind and from before. The second is a new
-    cloud, 1, 0: cloud 1 has both neighbours replaced, and cloud 0 stands at another place.
+    cloud, 1, 0: cloud 1 has both neighbours replaced, and cloud 0 has another position.
     """
-    points, *rest = inputs
-    before = model(points, *rest)
+    points, *others = inputs
+    before = model(points, *others)
     new = _clouds(2, points.shape[1], seed=2) * 2.0
     middle = torch.cat([points[:1], new[1:], points[2:]])
     outer = torch.cat([new[:1], points[1:2], points[:1]])
-    other_middle = model(middle, *rest)
-    other_outer = model(outer, *(tensor[[0, 1, 0]] for tensor in rest))
+    other_middle = model(middle, *others)
+    other_outer = model(outer, *(tensor[[0, 1, 0]] for tensor in others))
 
     by_middle = _movement(other_middle, before)
     by_outer = _movement(other_outer, before)
     own = torch.stack([by_outer[0], by_middle[1], by_outer[2]])
     by_others = torch.stack([by_middle[0], by_outer[1], by_middle[2]])
-    by_place = float(_movement(other_outer[2:], before[:1]))
+    by_position = float(_movement(other_outer[2:], before[:1]))
     ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
-    leak = max(
-        (
-            float(by_others[number] / own[number])
-            for number in range(CLOUDS)
-            if number not in ignored
-        ),
-        default=0.0,
-    )
-    # Rounding differs with a cloud's place, so that little says nothing.
-    if 0 not in ignored and by_place > PLACE * float(own[0]):
-        leak = max(leak, by_place / float(own[0]))
+    moving = [number for number in range(CLOUDS) if number not in ignored]
+    leak = max((float(by_others[number] / own[number]) for number in moving), default=0.0)
+    # Rounding differs with a cloud's position, so that little says nothing.
+    if 0 not in ignored and by_position > PLACE * float(own[0]):
+        leak = max(leak, by_position / float(own[0]))
     return before, leak, ignored
 
 
@@ -395,7 +408,9 @@ def _large_values(tensor: Tensor, name: str) -> Tensor:
         )
     at = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
     cut = _pool().as_strided((rows, width), (step, 1), at)
-    return cut if tensor.dim() == 2 else cut.unflatten(1, tensor.shape[1:])
+    if tensor.dim() == 2:
+        return cut
+    return cut.unflatten(1, tensor.shape[1:])
 
 
 @functools.cache
@@ -404,7 +419,7 @@ def _pool() -> Tensor:
 
 
 @torch.no_grad()
-def _draw_trained(model: nn.Module, look: int = 0) -> None:
+def _draw_trained(model: nn.Module, attempt: int = 0) -> None:
     """Move every trained tensor by noise that depends on its name alone, at least 0.05, so that
     nothing is hidden by a zero.
     """
@@ -412,7 +427,7 @@ def _draw_trained(model: nn.Module, look: int = 0) -> None:
         if parameter.requires_grad:
             size = 0.05 if parameter.dim() > 1 else 0.1
             mean = 1.0 if _is_all(parameter, 1.0) else 0.0
-            noise = _noise(parameter.shape, zlib.crc32(f"{look} {name}".encode()))
+            noise = _noise(parameter.shape, zlib.crc32(f"{attempt} {name}".encode()))
             # A new tensor: a thawed one may still be a slice of the pool.
             parameter.data = (noise * (size / POOL_SIZE)).add_(mean)
 

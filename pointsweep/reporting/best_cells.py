@@ -1,4 +1,4 @@
-"""Which cells of a table are shown as the best of their column, and as the second.
+"""Marks of the best and the second cell of each column of a table.
 
 By the tests: the best is what the table's own tests (statistics/all_pairs.py) tell apart from every
 other row of its column; the second what they tell apart from every row below it, where there is a
@@ -16,24 +16,24 @@ from pointsweep.statistics.all_pairs import Family
 from pointsweep.statistics.seeds import DIGITS
 
 MARKS = ("tests", "mean", "none")
-Places = dict[tuple[int, int], str]  # (row, column) -> "best" or "second"
+Ranks = dict[tuple[int, int], str]  # (row, column) -> "best" or "second"
 
 
-def standings(table: Table, mark: str) -> Places:
+def standings(table: Table, mark: str) -> Ranks:
     """Return the cells that are marked, by one of MARKS."""
-    places: Places = {}
+    ranks: Ranks = {}
     for column in range(len(table.columns)):
-        found: dict[str, str] = {}
+        rank_of: dict[str, str] = {}
         if mark == "mean":
-            found = _by_mean(table, column)
+            rank_of = _by_mean(table, column)
         elif mark == "tests" and table.comparisons:  # there are none where seeds are adaptive
             # the families of the columns' rows come first
-            found = _by_tests(table.comparisons[column])
+            rank_of = _by_tests(table.comparisons[column])
         for row, labels in enumerate(table.rows):
             name = " / ".join(labels)
-            if name in found:
-                places[row, column] = found[name]
-    return places
+            if name in rank_of:
+                ranks[row, column] = rank_of[name]
+    return ranks
 
 
 def best_mean(table: Table) -> TableCell | None:
@@ -64,11 +64,11 @@ def _by_tests(family: Family) -> dict[str, str]:
     """Return what the tests of one column's rows allow to be marked, by the row's name."""
     resolved = {(pair.first, pair.second) for pair in family.pairs if pair.resolved}
     marked: dict[str, str] = {}
-    for place, word in enumerate(("best", "second")):
-        below = family.arms[place + 1 :]
-        if not below or not all((family.arms[place], other) in resolved for other in below):
+    for position, rank in enumerate(("best", "second")):
+        arms = family.arms[position:]
+        if len(arms) < 2 or not all((arms[0], other) in resolved for other in arms[1:]):
             break
-        marked[family.arms[place]] = word
+        marked[arms[0]] = rank
     return marked
 
 
@@ -103,16 +103,15 @@ def tied(table: Table) -> set[tuple[int, int]]:
     """Return the cells that share the first place of their column by the tests: the highest mean,
     and what the tests do not tell apart from it. None where there is a best, or no test.
     """
-    found: set[tuple[int, int]] = set()
-    rows = {" / ".join(labels): row for row, labels in enumerate(table.rows)}
+    if not table.comparisons:  # adaptive seeds
+        return set()
+    cells: set[tuple[int, int]] = set()
+    row_of = {" / ".join(labels): row for row, labels in enumerate(table.rows)}
     for column in range(len(table.columns)):
-        if not table.comparisons:  # adaptive seeds
-            break
         family = table.comparisons[column]
-        with_first = [pair for pair in family.pairs if pair.first == family.arms[0]]
-        open_ones = [
-            pair.second for pair in with_first if pair.low is not None and not pair.resolved
-        ]
-        if open_ones:
-            found |= {(rows[name], column) for name in (family.arms[0], *open_ones)}
-    return found
+        for pair in family.pairs:
+            is_separable = pair.low is None or pair.resolved
+            if pair.first == family.arms[0] and not is_separable:
+                cells.add((row_of[pair.first], column))
+                cells.add((row_of[pair.second], column))
+    return cells

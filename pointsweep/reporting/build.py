@@ -1,4 +1,4 @@
-"""Builds tables of records.
+"""Construction of tables from records.
 
 A table is a function of a layout and records, whatever their order and wherever they were read.
 """
@@ -33,11 +33,13 @@ from pointsweep.results.records import (
     Published,
     Record,
     layout_from_plan,
+    records_by_seed,
     value,
 )
 from pointsweep.statistics import adaptive_seeds as adaptive
 from pointsweep.statistics.all_pairs import Family, compare
 from pointsweep.statistics.paired_objects import (
+    ModelTest,
     correctness,
     effective_clouds,
     groups_of,
@@ -71,48 +73,75 @@ def build(
     Raises ValueError if a record lacks the layout's protocol or metric.
     """
     layout, compared = adaptive.settle(layout, records)
-    why = adaptive.reasons(layout, compared)
-    here = {key: records[key] for cell in layout.cells for _, key in cell.keys if key in records}
-    made_by = {key: tree(record) for key, record in here.items()}
-    trees = Counter(made_by.values())
-    # The code most trials were made by; of equally many, one that does not depend on the order of
-    # the records.
-    common = min(trees, key=lambda name: (-trees[name], name), default="")
-    others = {key: name for key, name in made_by.items() if name != common}
-    cells = tuple(
-        _cell(layout, cell, here, failures, parameters or {}, others) for cell in layout.cells
-    )
-    if why:
-        cells = tuple(replace(cell, stopped=why.get((cell.row, cell.column), "")) for cell in cells)
-    models = []
-    names = [" / ".join(row) for row in layout.rows]
-    for column in range(len(layout.columns)):
-        values, trials = {}, {}
-        for cell in cells:
-            if cell.column != column:
-                continue
-            values[cell.row] = dict(cell.values)
-            trials[names[cell.row]] = {seed: here[key] for seed, key in cell.keys if key in here}
-        order = [names[row] for row in by_mean(values)]
-        judged = layout.metric == PER_OBJECT
-        models.append(model_tests(order if judged else [], trials, layout.protocol))
-    versions = ", ".join(
-        f"tree {name} ({trees[name]} trials)"
-        for name in sorted(trees, key=lambda name: (-trees[name], name))
-    )
-    notes = (
-        *adaptive.notes(layout, compared),
-        *layout.notes,
-        *([f"made by {len(trees)} versions of the code: {versions}"] if len(trees) > 1 else []),
-        *_mixed_data(here),
-        *_without_checksum(here),
-        *_shares(layout, cells),
-    )
+    present = _records_of_table(layout, records)
+    tree_of = {key: tree(record) for key, record in present.items()}
+    num_trials = Counter(tree_of.values())
+    # Of equally frequent trees, one that does not depend on the order of the records comes first.
+    trees = sorted(num_trials, key=lambda name: (-num_trials[name], name))
+    other_trees = {key: name for key, name in tree_of.items() if name != trees[0]}
+
+    stop_reasons = adaptive.reasons(layout, compared)
+    cells = []
+    for cell_layout in layout.cells:
+        cell = _cell(layout, cell_layout, present, failures, parameters or {}, other_trees)
+        stopped = stop_reasons.get((cell.row, cell.column), "")
+        cells.append(replace(cell, stopped=stopped) if stopped else cell)
+
+    notes = [*adaptive.notes(layout, compared), *layout.notes]
+    if len(trees) > 1:
+        versions = ", ".join(f"tree {name} ({num_trials[name]} trials)" for name in trees)
+        notes.append(f"made by {len(trees)} versions of the code: {versions}")
+    notes += _mixed_data(present)
+    notes += _without_checksum(present)
+    notes += _shares(layout, cells)
     return Table(
-        layout.name, layout.title, layout.metric, layout.protocol, layout.row_headers, layout.rows,
-        layout.columns, cells,
-        comparisons(layout, cells, here), notes, tuple(models), layout.per_hour,
-    )  # fmt: skip
+        name=layout.name,
+        title=layout.title,
+        metric=layout.metric,
+        protocol=layout.protocol,
+        row_headers=layout.row_headers,
+        rows=layout.rows,
+        columns=layout.columns,
+        cells=tuple(cells),
+        comparisons=comparisons(layout, cells, present),
+        notes=tuple(notes),
+        models=_model_tests(layout, cells, present),
+        per_hour=layout.per_hour,
+    )
+
+
+def _records_of_table(layout: Layout, records: Mapping[str, Record]) -> dict[str, Record]:
+    """Return the records of the layout's trials, in its order."""
+    present = {}
+    for cell in layout.cells:
+        for _, key in cell.keys:
+            if key in records:
+                present[key] = records[key]
+    return present
+
+
+def _row_names(layout: Layout) -> list[str]:
+    return [" / ".join(row) for row in layout.rows]
+
+
+def _model_tests(
+    layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]
+) -> tuple[tuple[ModelTest, ...], ...]:
+    """Return the tests of single models of each column, the rows in the order of their means."""
+    names = _row_names(layout)
+    tests = []
+    for column in range(len(layout.columns)):
+        values: dict[int, dict[int, float]] = {}
+        trials: dict[str, dict[int, Record]] = {}
+        for cell in cells:
+            if cell.column == column:
+                values[cell.row] = dict(cell.values)
+                trials[names[cell.row]] = records_by_seed(cell.keys, records)
+        ordered: list[str] = []
+        if layout.metric == PER_OBJECT:
+            ordered = [names[row] for row in by_mean(values)]
+        tests.append(model_tests(ordered, trials, layout.protocol))
+    return tuple(tests)
 
 
 def comparisons(
@@ -126,19 +155,25 @@ def comparisons(
     """
     if layout.adaptive:
         return ()
+    names = _row_names(layout)
     better = higher_is_better(layout.metric)
     arms: list[tuple[str, Arms]] = []
+    collapsed: set[str] = set()
     for column, title in enumerate(layout.columns):
-        mine = [cell for cell in cells if cell.column == column and cell.values]
-        arms.append(
-            (title, {" / ".join(layout.rows[cell.row]): dict(cell.values) for cell in mine})
-        )
-    collapsed = {
-        aside.arm for title, rows in arms for aside in compare(title, rows, 1, better).set_aside
-    }
-    arms += list(_columns(layout, cells, records, collapsed))
-    families = max(sum(len(rows) > 1 for _, rows in arms), 1)
-    return tuple(compare(title, rows, families, better) for title, rows in arms)
+        rows = {}
+        for cell in cells:
+            if cell.column == column and cell.values:
+                rows[names[cell.row]] = dict(cell.values)
+        arms.append((title, rows))
+        for outlier in compare(title, rows, 1, better).set_aside:
+            collapsed.add(outlier.arm)
+
+    arms += _columns(layout, cells, records, collapsed)
+    num_families = sum(len(rows) > 1 for _, rows in arms)
+    families = []
+    for title, rows in arms:
+        families.append(compare(title, rows, max(num_families, 1), better))
+    return tuple(families)
 
 
 def _columns(
@@ -152,33 +187,42 @@ def _columns(
 
     A row that is set aside in one of them is not in the mean.
     """
-    by_data: dict[str, list[int]] = {}
-    for column in range(len(layout.columns)):
-        keys = [
-            key for cell in cells if cell.column == column for _, key in cell.keys if key in records
-        ]
-        facts = set()
-        for key in keys:
-            facts.add(json.dumps([records[key].dataset.get(fact) for fact in TEST_FACTS]))
-        if len(facts) == 1:
-            by_data.setdefault(facts.pop(), []).append(column)
-    place = {(cell.row, cell.column): dict(cell.values) for cell in cells}
-    names = [" / ".join(row) for row in layout.rows]
-    for columns in by_data.values():
+    values = {(cell.row, cell.column): dict(cell.values) for cell in cells}
+    names = _row_names(layout)
+    for columns in _columns_by_data(layout, cells, records):
         rows = []
         for row, name in enumerate(names):
-            if name not in collapsed and all(place.get((row, column)) for column in columns):
+            if name not in collapsed and all(values.get((row, column)) for column in columns):
                 rows.append(row)
         if len(columns) < 2 or not rows:
             continue
+
         means: dict[str, dict[int, float]] = {}
         for column in columns:
-            seeds = set.intersection(*(set(place[row, column]) for row in rows))
-            of_column = means[layout.columns[column]] = {}
-            for seed in sorted(seeds):
-                of_column[seed] = mean([place[row, column][seed] for row in rows])
+            common_seeds = set.intersection(*(set(values[row, column]) for row in rows))
+            mean_by_seed = {}
+            for seed in sorted(common_seeds):
+                mean_by_seed[seed] = mean([values[row, column][seed] for row in rows])
+            if mean_by_seed:
+                means[layout.columns[column]] = mean_by_seed
         over = names[rows[0]] if len(rows) == 1 else f"mean of {len(rows)} rows"
-        yield f"columns, {over}", {title: values for title, values in means.items() if values}
+        yield f"columns, {over}", means
+
+
+def _columns_by_data(
+    layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]
+) -> list[list[int]]:
+    """Return the columns in groups that were tested on the same clouds."""
+    facts_of: list[set[str]] = [set() for _ in layout.columns]
+    for cell in cells:
+        for record in records_by_seed(cell.keys, records).values():
+            facts = [record.dataset.get(fact) for fact in TEST_FACTS]
+            facts_of[cell.column].add(json.dumps(facts))
+    groups: dict[str, list[int]] = {}
+    for column, facts_of_column in enumerate(facts_of):
+        if len(facts_of_column) == 1:
+            groups.setdefault(facts_of_column.pop(), []).append(column)
+    return list(groups.values())
 
 
 def _without_checksum(records: Mapping[str, Record]) -> list[str]:
@@ -199,23 +243,22 @@ def _mixed_data(records: Mapping[str, Record]) -> list[str]:
     different content.
     """
     # By identity first: records that were read together share their parts.
-    apart = {
-        (id(record.config.get("dataset")), id(record.dataset)): record
-        for record in records.values()
-    }
-    contents: dict[str, set[str]] = {}
-    for record in apart.values():
-        name = json.dumps(record.config.get("dataset"), sort_keys=True)
-        contents.setdefault(name, set()).add(str(record.dataset.get("digest"))[:16])
-    found = sorted(
-        (sorted(digests), json.loads(name))
-        for name, digests in contents.items()
-        if len(digests) > 1
-    )
-    return [
-        f"data changed between trials: {data['name']} has digests {', '.join(digests)}"
-        for digests, data in found
-    ]
+    distinct = {}
+    for record in records.values():
+        distinct[id(record.config.get("dataset")), id(record.dataset)] = record
+    digests_of: dict[str, set[str]] = {}
+    for record in distinct.values():
+        config = json.dumps(record.config.get("dataset"), sort_keys=True)
+        digests_of.setdefault(config, set()).add(str(record.dataset.get("digest"))[:16])
+
+    notes = []
+    for config, digests in digests_of.items():
+        if len(digests) > 1:
+            listed = sorted(digests)
+            name = json.loads(config)["name"]
+            note = f"data changed between trials: {name} has digests {', '.join(listed)}"
+            notes.append((listed, note))
+    return [note for _, note in sorted(notes)]
 
 
 def tree(record: Record) -> str:
@@ -229,43 +272,66 @@ def _cell(
     records: Mapping[str, Record],
     failures: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, int]],
-    others: Mapping[str, str],
+    other_trees: Mapping[str, str],
 ) -> TableCell:
-    """One cell; `others` names the code of the trials that were not made by the common one."""
-    found = {seed: records[key] for seed, key in cell.keys if key in records}
-    trials = list(found.values())
+    """One cell; `other_trees` names the code of the trials that were not made by the common one."""
+    by_seed = records_by_seed(cell.keys, records)
+    trials = list(by_seed.values())
     values = [value(record, layout.protocol, layout.metric) for record in trials]
-    by_seed = tuple(sorted(zip(found, values, strict=True)))
     stats = summary(values) if values else None
-    mean, sd = (stats.mean, stats.sd) if stats else (None, None)
     low, high, interval = _interval(stats, trials, layout)
-    counts = [record.parameters for record in trials] or [
-        parameters[key] for _, key in cell.keys if key in parameters
-    ]
-    failed = tuple(
-        (seed, failures[key]) for seed, key in cell.keys if key in failures and key not in records
-    )
+
+    failed = []
+    counts = [record.parameters for record in trials]
     marks = {mark for record in trials for mark in record.marks}
-    marks |= {f"made by other code: tree {others[key]}" for _, key in cell.keys if key in others}
+    for seed, key in cell.keys:
+        if key in failures and key not in records:
+            failed.append((seed, failures[key]))
+        if key in other_trees:
+            marks.add(f"made by other code: tree {other_trees[key]}")
+        if not trials and key in parameters:
+            counts.append(parameters[key])
+
     unjudged = _unjudged(cell, trials, layout.metric)
-    judged = None if unjudged else _verdict(cell, values, trials, layout.protocol)
+    verdict = None if unjudged else _verdict(cell, values, trials, layout.protocol)
     return TableCell(
-        cell.row, cell.column, mean, sd, len(values), len(cell.keys), low, high, by_seed, cell.keys,
-        failed, dict(counts[0]) if counts else None, cell.published, cell.excluded,
-        tuple(sorted(marks)), optimism(trials, layout.metric), interval, judged, unjudged,
-    )  # fmt: skip
+        row=cell.row,
+        column=cell.column,
+        mean=stats.mean if stats else None,
+        sd=stats.sd if stats else None,
+        n=len(values),
+        expected=len(cell.keys),
+        low=low,
+        high=high,
+        values=tuple(sorted(zip(by_seed, values, strict=True))),
+        keys=cell.keys,
+        failures=tuple(failed),
+        parameters=dict(counts[0]) if counts else None,
+        published=cell.published,
+        excluded=cell.excluded,
+        marks=tuple(sorted(marks)),
+        optimism=optimism(trials, layout.metric),
+        interval=interval,
+        verdict=verdict,
+        unjudged=unjudged,
+    )
 
 
 def _interval(
-    stats: Summary | None, found: Sequence[Record], layout: Layout
+    stats: Summary | None, trials: Sequence[Record], layout: Layout
 ) -> tuple[float | None, float | None, str]:
     """The t-interval over seeds; of one seed, Wilson's over the test objects."""
-    if stats is None or stats.low is not None:
-        return (stats.low, stats.high, "seeds") if stats else (None, None, "")
-    if layout.metric != PER_OBJECT or not found[0].dataset.get("num_test") or one_episode(found[0]):
+    if stats is None:
         return None, None, ""
-    clouds = independent_clouds(found[0], layout.protocol)
-    return *wilson(stats.mean * clouds, clouds), "objects"
+    if stats.low is not None:
+        return stats.low, stats.high, "seeds"
+    if layout.metric != PER_OBJECT:
+        return None, None, ""
+    if not trials[0].dataset.get("num_test") or one_episode(trials[0]):
+        return None, None, ""
+    clouds = independent_clouds(trials[0], layout.protocol)
+    low, high = wilson(stats.mean * clouds, clouds)
+    return low, high, "objects"
 
 
 def independent_clouds(record: Record, protocol: str) -> float:
@@ -276,37 +342,40 @@ def independent_clouds(record: Record, protocol: str) -> float:
     if groups is None:
         return float(record.dataset["num_test"])
     correct = correctness(record, protocol)
-    return float(groups.max() + 1) if correct is None else effective_clouds(correct, groups)
+    if correct is None:
+        return float(groups.max() + 1)
+    return effective_clouds(correct, groups)
 
 
-def _unjudged(cell: CellLayout, found: Sequence[Record], metric: str) -> str:
+def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
     """Return why finished trials are no attempt at the published value: other data, split, protocol
     or weights; empty if they are.
     """
-    if cell.published is None or cell.published.value is None or not found:
+    if cell.published is None or cell.published.value is None or not trials:
         return ""
     if metric != PER_OBJECT:
         return f"the table shows {metric}"
-    foreign = sorted(
-        {mark for record in found for mark in record.marks} - {"official program", COPIES_UNKNOWN}
-    )
+
+    marks = {mark for record in trials for mark in record.marks}
+    foreign = marks - {"official program", COPIES_UNKNOWN}
     if foreign:
-        return ", ".join(foreign)
-    about = sorted(
-        {mismatch(cell.published, record.config.get("dataset", {})) for record in found} - {""}
-    )
-    if about:
-        return about[0]
-    short = sorted({fewer_epochs(cell.published, record) for record in found} - {""})
-    if short:
-        return short[0]
-    held = sorted({record.dataset.get("num_val") or 0 for record in found})
-    if held != [0]:
-        return f"{held[-1]:,} training objects were held out for validation"
-    sizes = {record.dataset.get("num_test") for record in found}
+        return ", ".join(sorted(foreign))
+    mismatches = {mismatch(cell.published, record.config.get("dataset", {})) for record in trials}
+    if mismatches != {""}:
+        return min(mismatches - {""})
+    shortfalls = {fewer_epochs(cell.published, record) for record in trials}
+    if shortfalls != {""}:
+        return min(shortfalls - {""})
+
+    num_val = max(record.dataset.get("num_val") or 0 for record in trials)
+    if num_val:
+        return f"{num_val:,} training objects were held out for validation"
+    sizes = {record.dataset.get("num_test") for record in trials}
     if len(sizes) != 1:
         return "the trials have different numbers of test objects"
-    return "" if sizes.pop() else "the records do not say how many test objects there were"
+    if not sizes.pop():
+        return "the records do not say how many test objects there were"
+    return ""
 
 
 def fewer_epochs(published: Published, record: Record) -> str:
@@ -314,32 +383,37 @@ def fewer_epochs(published: Published, record: Record) -> str:
     nothing to train.
     """
     epochs = record.config.get("train", {}).get("epochs")
-    wanted = paper_epochs(published)
-    if not epochs or not record.parameters.get("trainable") or not wanted or epochs >= wanted:
+    published_epochs = paper_epochs(published)
+    if (
+        not epochs
+        or not record.parameters.get("trainable")
+        or not published_epochs
+        or epochs >= published_epochs
+    ):
         return ""
-    return f"trained for {epochs} epochs, the paper's for {wanted}"
+    return f"trained for {epochs} epochs, the paper's for {published_epochs}"
 
 
 def _verdict(
-    cell: CellLayout, values: Sequence[float], found: Sequence[Record], protocol: str
+    cell: CellLayout, values: Sequence[float], trials: Sequence[Record], protocol: str
 ) -> Verdict | None:
     """Return the verdict on the published value; None without one, or without trials."""
-    if cell.published is None or cell.published.value is None or not found:
+    if cell.published is None or cell.published.value is None or not trials:
         return None
-    clouds = mean([independent_clouds(record, protocol) for record in found])
+    clouds = mean([independent_clouds(record, protocol) for record in trials])
     return verdict(values, cell.published.value / 100, clouds)
 
 
 def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
-    """Yield, of a factorial, a note for each column: what every component contributes."""
-    named = {row: factors for row, factors in enumerate(layout.factors) if factors}
+    """Return, of a factorial, a note for each column: what every component contributes."""
     notes = []
     for column, title in enumerate(layout.columns):
-        arms = [
-            (named[cell.row], dict(cell.values))
-            for cell in cells
-            if cell.column == column and cell.row in named
-        ]
+        arms = []
+        for cell in cells:
+            # Layouts of other sweeps have no factors at all.
+            factors = layout.factors[cell.row] if layout.factors else None
+            if cell.column == column and factors:
+                arms.append((factors, dict(cell.values)))
         if any(values for _, values in arms):
             notes.append(
                 f"components, {title} (Shapley shares, 95 % t-interval over seeds):"
@@ -350,12 +424,13 @@ def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
 
 def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -> str:
     try:
-        found = attribution(arms)
+        shares = attribution(arms)
     except ValueError as error:
         return f"not to be had, {error}"
-    return ", ".join(
-        f"{name} {percent(share.mean, True)}{spread(share)}" for name, share in found.items()
-    )
+    listed = []
+    for name, share in shares.items():
+        listed.append(f"{name} {percent(share.mean, signed=True)}{spread(share)}")
+    return ", ".join(listed)
 
 
 CHOSEN_BY = tuple(f"test/{name}" for name in DECIDING)
@@ -422,7 +497,7 @@ def read_layout(store: Store, name: str) -> Layout:
         raise ValueError(unknown("sweep", name, known, f"In {store.url}")) from None
     except StoreError as error:
         raise StoreError(
-            f"{store.place(file)}: {error}; the sweep's command (pointsweep run) writes it anew"
+            f"{store.location(file)}: {error}; the sweep's command (pointsweep run) writes it anew"
         ) from error
 
 
@@ -444,11 +519,13 @@ def files_of(store: Store, name: str) -> dict[str, bytes]:
     """Return the files of a sweep that others want to see: its table in every format, report, file
     and layout.
     """
-    wanted = {f"table.{form.suffix}" for form in map(load, FORMATS) if form.stored}
-    wanted |= {"report.html", "sweep.yaml"}
+    names = {"report.html", "sweep.yaml"}
+    for table_format in map(load, FORMATS):
+        if table_format.stored:
+            names.add(f"table.{table_format.suffix}")
     files = {}
     for entry in store.list(f"sweeps/{name}"):
-        if entry in wanted:
+        if entry in names:
             files[entry] = store.read(f"sweeps/{name}/{entry}")
     files["layout.json"] = read_layout(store, name).to_json().encode()
     return files
@@ -458,7 +535,7 @@ def every_format(table: Table) -> dict[str, bytes]:
     """Return the table's files by name: table.txt, table.md and so on."""
     files = {}
     for name in FORMATS:
-        form = load(name)
-        if form.stored:
-            files[f"table.{form.suffix}"] = render_bytes(table, name)
+        table_format = load(name)
+        if table_format.stored:
+            files[f"table.{table_format.suffix}"] = render_bytes(table, name)
     return files

@@ -93,33 +93,38 @@ def unpack(data: bytes) -> dict[str, bytes]:
     `sealed` did not write.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            infos = file.infolist()
-            # Before anything is read: what is stored cannot be larger than the file that it is
-            # stored in.
-            if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(
-                info.file_size for info in infos
-            ) > len(data):
-                raise BundleError("its members are not stored as they are")
-            members = {info.filename: file.read(info) for info in infos}
+        members = _stored_members(data)
     except UNREADABLE as error:
-        raise BundleError(
-            f"not a sound zip: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"not a sound zip: {type(error).__name__}: {reason}") from error
     if pack(members) != data:
         raise BundleError(
             "not the bytes that its members are written as: changed in a header, cut off, or"
             " extended"
         )
     if members.get(SUMS) != sums(members):
-        listed = set(members.get(SUMS, b"").splitlines())
-        wrong = [
-            line.split()[1].decode() for line in sums(members).splitlines() if line not in listed
-        ]
-        raise BundleError(
-            f"{SUMS}: does not match {', '.join(wrong[:5]) or 'the members there are'}"
-        )
+        listed = members.get(SUMS, b"").splitlines()
+        wrong = []
+        for line in sums(members).splitlines():
+            if line not in listed:
+                wrong.append(line.split()[1].decode())
+        names = ", ".join(wrong[:5]) or "the members there are"
+        raise BundleError(f"{SUMS}: does not match {names}")
     return members
+
+
+def _stored_members(data: bytes) -> dict[str, bytes]:
+    """Return the members of a zip that compresses nothing. Raises what zipfile raises, and
+    BundleError for another zip.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        infos = file.infolist()
+        # Before anything is read: what is stored cannot be larger than the file that it is stored
+        # in.
+        is_stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+        if not is_stored or sum(info.file_size for info in infos) > len(data):
+            raise BundleError("its members are not stored as they are")
+        return {info.filename: file.read(info) for info in infos}
 
 
 def sealed(members: Mapping[str, bytes]) -> bytes:
@@ -129,11 +134,11 @@ def sealed(members: Mapping[str, bytes]) -> bytes:
 
 def sums(members: Mapping[str, bytes]) -> bytes:
     """A line for each member, as sha256sum writes it."""
-    lines = [
-        f"{hashlib.sha256(members[name]).hexdigest()}  {name}\n"
-        for name in sorted(members)
-        if name != SUMS
-    ]
+    lines = []
+    for name in sorted(members):
+        if name != SUMS:
+            digest = hashlib.sha256(members[name]).hexdigest()
+            lines.append(f"{digest}  {name}\n")
     return "".join(lines).encode()
 
 
@@ -144,7 +149,7 @@ def bundle(
     store: Store,
     layout: Layout,
     table: Table,
-    found: tuple[Mapping[str, Record], Mapping[str, str]],
+    trials: tuple[Mapping[str, Record], Mapping[str, str]],
     files: Mapping[str, bytes],
 ) -> bytes:
     """The bundle of a table, given its records and failures and the table in every format as
@@ -153,7 +158,7 @@ def bundle(
     Raises BundleError naming every trial whose numbers its predictions do not give, and what looks
     like a password.
     """
-    records, failures = found
+    records, failures = trials
     members = {**files, "README.txt": README.encode(), "layout.json": layout.to_json().encode()}
     with contextlib.suppress(FileNotFoundError):
         # a table that was not run from a file: its layout says all that matters
@@ -162,47 +167,55 @@ def bundle(
     sources = kept_plugins(store, layout.name)
     members |= as_members(sources)
     members["failures.json"] = _json({key: failures[key] for key in sorted(failures)})
-    about = {
-        "format": FORMAT,
-        "sweep": layout.name,
-        "trials": keys,
-        "tree": tree_digest(),
-        "code": code_version(),
-    }
-    members[MANIFEST] = _json(about)
+    members[MANIFEST] = _json(
+        {
+            "format": FORMAT,
+            "sweep": layout.name,
+            "trials": keys,
+            "tree": tree_digest(),
+            "code": code_version(),
+        }
+    )
+
+    problems = []
+    for key, reason in sorted(failures.items()):
+        if reason.startswith(DAMAGED):
+            problems.append(f"trial {key}: {reason}")
     truths = gather(store, table, records).truths
-    problems = [
-        f"trial {key}: {reason}"
-        for key, reason in sorted(failures.items())
-        if reason.startswith(DAMAGED)
-    ]
     for key in keys:
         changed = other_code(records[key], sources)
         if changed:
             problems.append(f"trial {key}: {changed}; run FILE --rerun-stale trains it again")
             continue
+        labels = truths[key].labels if key in truths else None
         try:
-            predictions = _with_labels(
-                store.read(f"trials/{key}/predictions.npz"),
-                truths[key].labels if key in truths else None,
-            )
-            recomputed(records[key], arrays_of(predictions), layout.metric)
-        except FileNotFoundError:
-            problems.append(f"trial {key}: predictions.npz is missing")
-            continue
+            members |= _trial_members(store, records[key], labels, layout.metric)
         except BundleError as error:
             problems.append(f"trial {key}: {error}")
-            continue
-        members |= {f"trials/{key}/{name}": data for name, data in _trial(store, records[key])}
-        members[f"trials/{key}/predictions.npz"] = predictions
-    problems += [
-        f"{name}: holds an address with a password"
-        for name, data in members.items()
-        if SECRET.search(data)
-    ]
+    for name, data in members.items():
+        if SECRET.search(data):
+            problems.append(f"{name}: holds an address with a password")
     if problems:
         raise BundleError("\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]]))
     return sealed(members)
+
+
+def _trial_members(
+    store: Store, record: Record, labels: np.ndarray | None, metric: str
+) -> dict[str, bytes]:
+    """Return a trial's files. Raises BundleError if its predictions are missing, or do not give its
+    numbers.
+    """
+    folder = f"trials/{record.key}"
+    try:
+        data = store.read(f"{folder}/predictions.npz")
+    except FileNotFoundError:
+        raise BundleError("predictions.npz is missing") from None
+    predictions = _with_labels(data, labels)
+    recomputed(record, arrays_of(predictions), metric)
+    members = {f"{folder}/{name}": content for name, content in _trial(store, record)}
+    members[f"{folder}/predictions.npz"] = predictions
+    return members
 
 
 def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
@@ -210,19 +223,15 @@ def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
     that its history holds.
     """
     origin = {name: value for name, value in record.origin.items() if name != "host"}
-    yield (
-        "record.json",
-        (without_computed(replace(record, origin=origin)).to_json() + "\n").encode(),
-    )
-    epochs = {
-        event["epoch"]: event["metrics"]
-        for event in read_events(store, record.key)
-        if event["type"] == "epoch"
-    }
-    yield (
-        "epochs.json",
-        _json([{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)]),
-    )
+    anonymous = without_computed(replace(record, origin=origin))
+    yield "record.json", (anonymous.to_json() + "\n").encode()
+
+    metrics = {}
+    for event in read_events(store, record.key):
+        if event["type"] == "epoch":
+            metrics[event["epoch"]] = event["metrics"]
+    epochs = [{"epoch": epoch, "metrics": metrics[epoch]} for epoch in sorted(metrics)]
+    yield "epochs.json", _json(epochs)
 
 
 def _with_labels(data: bytes, labels: np.ndarray | None) -> bytes:
@@ -262,25 +271,26 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
     Raises BundleError where the two are not equal. A metric that is not recorded is added.
     """
     values, correct = {}, {}
-    added = computed(metric)
-    for protocol, said in record.metrics.items():
+    of_objects = metric == PER_OBJECT or computed(metric) is not None
+    for protocol, recorded in record.metrics.items():
         if protocol not in arrays:
             raise BundleError(f"no predictions of protocol {protocol}")
         predicted = arrays[protocol]
-        if predicted.shape != _shape(record, said):
+        if predicted.shape != _shape(record, recorded):
             raise BundleError(
                 f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test"
                 " objects"
             )
-        values[protocol] = _from_predictions(said, arrays, predicted, metric)
-        if predicted.ndim == 1 and (metric == PER_OBJECT or added is not None):
+        found = _from_predictions(recorded, arrays, predicted, metric)
+        if predicted.ndim == 1 and of_objects:
             correct[protocol] = packed(predicted == _labels(arrays, predicted))
-        for name, recorded in said.items():
-            if values[protocol][name] != recorded:
+        for name, number in recorded.items():
+            if found[name] != number:
                 raise BundleError(
-                    f"{protocol}: {name} is {values[protocol][name]!r} by its predictions, the"
-                    f" record says {recorded!r}"
+                    f"{protocol}: {name} is {found[name]!r} by its predictions, the"
+                    f" record says {number!r}"
                 )
+        values[protocol] = found
     if record.correct and correct and record.correct != correct:
         raise BundleError("which objects it got right is not what its record says")
     return replace(record, metrics=values, correct=correct if record.correct else {})

@@ -16,25 +16,25 @@ def cell_metrics(table: Table) -> dict[str, float]:
 
     Characters that a tracker refuses in a name become _; names that are then the same are numbered.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     best = best_mean(table)
     if best is not None and best.mean is not None:
-        found["best_mean"] = best.mean
+        metrics["best_mean"] = best.mean
     for cell in table.cells:
         if cell.mean is None:
             continue
-        place = f"{_plain(' '.join(table.rows[cell.row]))}/{_plain(table.columns[cell.column])}"[
+        name = f"{_plain(' '.join(table.rows[cell.row]))}/{_plain(table.columns[cell.column])}"[
             :LONGEST
         ]
         number = 1
-        while f"mean/{place}" in found:
+        while f"mean/{name}" in metrics:
             number += 1
-            place = f"{place.removesuffix(f' {number - 1}')} {number}"
-        found[f"mean/{place}"] = cell.mean
-        found[f"n/{place}"] = float(cell.n)
+            name = f"{name.removesuffix(f' {number - 1}')} {number}"
+        metrics[f"mean/{name}"] = cell.mean
+        metrics[f"n/{name}"] = float(cell.n)
         if cell.sd is not None:
-            found[f"sd/{place}"] = cell.sd
-    return found
+            metrics[f"sd/{name}"] = cell.sd
+    return metrics
 
 
 def _plain(label: str) -> str:

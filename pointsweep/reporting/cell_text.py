@@ -1,4 +1,4 @@
-"""What a table shows of its cells, as text: words and numbers that all output formats share.
+"""Text of a table's cells: words and numbers that all output formats share.
 
 Numbers are fractions everywhere but here and in footnotes.py, which print percent.
 """
@@ -31,17 +31,22 @@ PROTOCOLS = {
 def measure(table: Table) -> str:
     """The metric without its split, in words: accuracy, instance miou."""
     name = table.metric.rpartition("/")[2]
-    return METRICS[name].title if name in METRICS else name.replace("_", " ")
+    if name in METRICS:
+        return METRICS[name].title
+    return name.replace("_", " ")
 
 
 def accuracy(cell: TableCell) -> str:
     """Return "81.2 ± 0.4", with n where seeds are missing."""
     if cell.mean is None:
         return instead_of_a_mean(cell)
-    spread = f"± {percent(cell.sd)}" if cell.sd is not None else ""
+    parts = [percent(cell.mean)]
+    if cell.sd is not None:
+        parts.append(f"± {percent(cell.sd)}")
     seeds = num_seeds(cell)
-    number = f"({seeds})" if seeds else ""
-    return " ".join(part for part in (percent(cell.mean), spread, number) if part)
+    if seeds:
+        parts.append(f"({seeds})")
+    return " ".join(parts)
 
 
 def instead_of_a_mean(cell: TableCell) -> str:
@@ -68,7 +73,9 @@ def count(number: int | None) -> str:
         return f"{decimals(number, 1, shift=-6)}M"
     if number >= 100_000:
         return f"{decimals(number, 3, shift=-6)}M"
-    return f"{decimals(number, 1, shift=-3)}k" if number >= 1000 else str(number)
+    if number >= 1000:
+        return f"{decimals(number, 1, shift=-3)}k"
+    return str(number)
 
 
 def trained(cell: TableCell) -> int | None:
@@ -90,7 +97,9 @@ class Unit:
         """Return a number of parameters in this unit; what is zero, or not known, without it."""
         if number is None:
             return ""
-        return f"{decimals(number, self.digits, shift=-self.power)}{self.letter}" if number else "0"
+        if number == 0:
+            return "0"
+        return f"{decimals(number, self.digits, shift=-self.power)}{self.letter}"
 
 
 def unit(cells: Sequence[TableCell]) -> Unit:
@@ -99,28 +108,37 @@ def unit(cells: Sequence[TableCell]) -> Unit:
 
     As many decimals as show the smallest, but no more than three for its sake alone.
     """
-    counts = [number for cell in cells if (number := trained(cell))]
+    counts = []
+    in_paper = False
+    for cell in cells:
+        number = trained(cell)
+        if number:
+            counts.append(number)
+        if cell.published is not None and cell.published.params_m is not None:
+            in_paper = True
     if not counts:
         return Unit("", 0, 0)
-    in_paper = any(
-        cell.published is not None and cell.published.params_m is not None for cell in cells
-    )
-    letter, power, most = ("M", 6, 3) if in_paper or max(counts) >= 10**6 else ("k", 3, 1)
-    if max(counts) < 1000 and not in_paper:
+    if in_paper or max(counts) >= 10**6:
+        letter, power, most_digits = "M", 6, 3
+    elif max(counts) >= 1000:
+        letter, power, most_digits = "k", 3, 1
+    else:
         return Unit("", 0, 0)
     # the decimal of the smallest count's first digit
     leading = math.ceil(power - math.log10(min(counts)))
-    return Unit(letter, power, max(min(leading + 2, most), leading, 1))
+    return Unit(letter, power, max(min(leading + 2, most_digits), leading, 1))
 
 
 def paper(cell: TableCell) -> tuple[str, str]:
     """The published value and parameter count, as printed there (papers print at least one decimal,
     and so does str).
     """
-    if cell.published is None:
-        return "", ""
-    value, params = cell.published.value, cell.published.params_m
-    return "" if value is None else str(float(value)), "" if params is None else f"{float(params)}M"
+    value = params = ""
+    if cell.published is not None and cell.published.value is not None:
+        value = str(float(cell.published.value))
+    if cell.published is not None and cell.published.params_m is not None:
+        params = f"{float(cell.published.params_m)}M"
+    return value, params
 
 
 def symbols(table: Table) -> dict[str, str]:
@@ -129,19 +147,24 @@ def symbols(table: Table) -> dict[str, str]:
     if not marks:
         return {}
     partial = sorted(marks[0].union(*marks) - marks[0].intersection(*marks))
-    return {
-        mark: SYMBOLS[i % len(SYMBOLS)] * (1 + i // len(SYMBOLS)) for i, mark in enumerate(partial)
-    }
+    symbol_of = {}
+    for i, mark in enumerate(partial):
+        repeats = 1 + i // len(SYMBOLS)
+        symbol_of[mark] = SYMBOLS[i % len(SYMBOLS)] * repeats
+    return symbol_of
 
 
 def marked(table: Table, cell: TableCell, known: Mapping[str, str] | None = None) -> str:
     """The accuracy with the symbols of its footnotes; who shows many cells hands in the table's
     symbols.
     """
-    found = symbols(table) if known is None else known
-    return accuracy(cell) + "".join(
-        symbol for mark, symbol in found.items() if mark in cell.marks and cell.values
-    )
+    symbol_of = symbols(table) if known is None else known
+    shown = accuracy(cell)
+    if cell.values:
+        for mark, symbol in symbol_of.items():
+            if mark in cell.marks:
+                shown += symbol
+    return shown
 
 
 def headline(table: Table, without: Collection[str] = ()) -> str:
@@ -168,13 +191,17 @@ def footnotes(table: Table) -> list[str]:
 
 
 def _notes(table: Table) -> Iterator[str]:
-    yield from (f"{symbol} {mark}" for mark, symbol in symbols(table).items())
+    symbol_of = symbols(table)
+    for mark, symbol in symbol_of.items():
+        yield f"{symbol} {mark}"
     filled = [cell for cell in table.cells if cell.values]
-    everywhere = sorted({mark for cell in filled for mark in cell.marks} - symbols(table).keys())
+    marks = {mark for cell in filled for mark in cell.marks}
+    everywhere = sorted(marks - symbol_of.keys())
     if everywhere:
         yield f"all cells: {', '.join(everywhere)}"
     yield from comparison_notes(table)
     yield from object_notes(table)
+
     optimism = [cell.optimism for cell in filled if cell.optimism is not None]
     if optimism:
         verb = "adds" if table.protocol == "best_test" else "would add"
@@ -183,26 +210,29 @@ def _notes(table: Table) -> Iterator[str]:
             f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of"
             " the cells"
         )
-    yield from (
-        f"— {table.place(cell)}: {cell.excluded}"
-        for cell in table.cells
-        if cell.excluded is not None
-    )
-    yield from (
-        f"failed: {table.place(cell)}, seed {seed}: {why}"
-        for cell in table.cells
-        for seed, why in cell.failures
-    )
-    yield from survivor_note(table)
-    for cell in filled:
-        known = {seed for seed, _ in (*cell.values, *cell.failures)}
-        if absent := [str(seed) for seed, _ in cell.keys if seed not in known]:
-            yield f"not finished: {table.place(cell)}, seed {', '.join(absent)}"
+    yield from _missing_notes(table)
+
     sources = sorted({cell.published.source for cell in table.cells if cell.published})
     if sources:
         yield f"paper: {'; '.join(sources)}"
     yield from verdict_notes(table)
     yield from table.notes
+
+
+def _missing_notes(table: Table) -> Iterator[str]:
+    """Yield the cells and seeds that have no value: excluded, failed or not finished."""
+    for cell in table.cells:
+        if cell.excluded is not None:
+            yield f"— {table.cell_name(cell)}: {cell.excluded}"
+    for cell in table.cells:
+        for seed, reason in cell.failures:
+            yield f"failed: {table.cell_name(cell)}, seed {seed}: {reason}"
+    yield from survivor_note(table)
+    for cell in table.cells:
+        ended = {seed for seed, _ in (*cell.values, *cell.failures)}
+        absent = [str(seed) for seed, _ in cell.keys if seed not in ended]
+        if cell.values and absent:
+            yield f"not finished: {table.cell_name(cell)}, seed {', '.join(absent)}"
 
 
 # of a sub-column: its title, and what it shows of a cell
@@ -213,30 +243,33 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
     """Return the sub-columns of every column, but for some; those of the paper only where it
     printed something.
     """
-    known = symbols(table)
-    units = [
-        unit([cell for cell in table.cells if cell.column == column])
-        for column in range(len(table.columns))
-    ]
-    found: list[Heading] = [
-        (measure(table), lambda cell: marked(table, cell, known)),
+    symbol_of = symbols(table)
+    units = []
+    for column in range(len(table.columns)):
+        units.append(unit([cell for cell in table.cells if cell.column == column]))
+
+    sub_columns: list[Heading] = [
+        (measure(table), lambda cell: marked(table, cell, symbol_of)),
         ("params", lambda cell: units[cell.column].shown(trained(cell))),
     ]
-    if any(paper(cell)[0] for cell in table.cells):
-        found.append(("paper", lambda cell: paper(cell)[0]))
-    if any(paper(cell)[1] for cell in table.cells):
-        found.append(("paper params", lambda cell: paper(cell)[1]))
-    return [heading for heading in found if heading[0] not in without]
+    printed = [paper(cell) for cell in table.cells]
+    if any(value for value, _ in printed):
+        sub_columns.append(("paper", lambda cell: paper(cell)[0]))
+    if any(params for _, params in printed):
+        sub_columns.append(("paper params", lambda cell: paper(cell)[1]))
+    return [heading for heading in sub_columns if heading[0] not in without]
 
 
 def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     """Return the second heading row and the body, as strings."""
-    subs = headings(table, without)
-    columns = range(len(table.columns))
-    second = list(table.row_headers) + [title for _ in columns for title, _ in subs]
+    sub_columns = headings(table, without)
+    num_columns = len(table.columns)
+    titles = [title for title, _ in sub_columns]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    lines = [second]
-    for number, row in enumerate(table.rows):
-        shown = [show(cells[number, column]) for column in columns for _, show in subs]
-        lines.append([*row, *shown])
+    lines = [[*table.row_headers, *titles * num_columns]]
+    for row, labels in enumerate(table.rows):
+        line = list(labels)
+        for column in range(num_columns):
+            line += [show(cells[row, column]) for _, show in sub_columns]
+        lines.append(line)
     return lines

@@ -1,4 +1,4 @@
-"""What two arms of a table differ in, and why a cell is as it is.
+"""Comparison of two arms of a table, and the reasons why a cell is as it is.
 
 The commands: pointsweep tables NAME --diff ROW_A ROW_B, and --why ROW COLUMN.
 """
@@ -6,7 +6,7 @@ The commands: pointsweep tables NAME --diff ROW_A ROW_B, and --why ROW COLUMN.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from pointsweep.reporting.cell_text import accuracy, count
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.metrics import PER_OBJECT
 from pointsweep.results.record_index import trial_status
-from pointsweep.results.records import Record
+from pointsweep.results.records import Record, records_by_seed
 from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.statistics.paired_objects import (
     ModelTest,
@@ -45,36 +45,50 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
     rows there are.
     """
     rows = row_number(table, first), row_number(table, second)
-    parts = [f"{first} against {second}, {table.metric} in %, protocol {table.protocol}"]
-    columns = []
+    cells_of, arms_of, settings_of = [], [], []
     for column in range(len(table.columns)):
         cells = table.cell(rows[0], column), table.cell(rows[1], column)
-        one = {seed: records[key] for seed, key in cells[0].keys if key in records}
-        other = {seed: records[key] for seed, key in cells[1].keys if key in records}
-        columns.append((cells, (one, other), settings((one, other))))
-    known = [lines for _, (one, other), lines in columns if one and other]
-    common = [line for line in (known[0] if known else []) if all(line in lines for lines in known)]
-    parts += [f"  {line}" for line in common] + ["  the configurations are equal"] * (
-        known != [] and not any(known)
-    )
-    for title, (cells, found, lines) in zip(table.columns, columns, strict=True):
-        own = [line for line in lines if line not in common]
-        parts += [
-            "",
-            title,
-            *(f"  {line}" for line in (*own, *_column((first, second), cells, found, table))),
-        ]
-    return "\n".join(parts) + "\n"
+        arms = (
+            records_by_seed(cells[0].keys, records),
+            records_by_seed(cells[1].keys, records),
+        )
+        cells_of.append(cells)
+        arms_of.append(arms)
+        settings_of.append(settings(arms))
+
+    comparable = [lines for arms, lines in zip(arms_of, settings_of, strict=True) if all(arms)]
+    common = _common_lines(comparable)
+    lines = [f"{first} against {second}, {table.metric} in %, protocol {table.protocol}"]
+    lines += [f"  {line}" for line in common]
+    if comparable and not any(comparable):
+        lines.append("  the configurations are equal")
+    for column, title in enumerate(table.columns):
+        own = [line for line in settings_of[column] if line not in common]
+        results = _column((first, second), cells_of[column], arms_of[column], table)
+        lines += ["", title]
+        lines += [f"  {line}" for line in (*own, *results)]
+    return "\n".join(lines) + "\n"
 
 
-def settings(found: Arms) -> list[str]:
+def _common_lines(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of the first group that stand in every group."""
+    if not groups:
+        return []
+    first, *others = groups
+    common = list(first)
+    for group in others:
+        common = [line for line in common if line in group]
+    return common
+
+
+def settings(arms: Arms) -> list[str]:
     """Every key in which two arms differ, "method.rank: 4 | 8"; nothing where one has no trial to
     tell.
     """
-    if not all(found):
+    if not all(arms):
         return []
-    one, other = (next(iter(arm.values())).config for arm in found)
-    return [f"{key}: {here} | {there}" for key, here, there in differing(one, other)]
+    first, second = (next(iter(arm.values())).config for arm in arms)
+    return [f"{key}: {one} | {other}" for key, one, other in differing(first, second)]
 
 
 def row_number(table: Table, name: str) -> int:
@@ -93,18 +107,17 @@ def column_number(table: Table, name: str) -> int:
 
 
 def _column(
-    names: tuple[str, str], cells: tuple[TableCell, TableCell], found: Arms, table: Table
+    names: tuple[str, str], cells: tuple[TableCell, TableCell], arms: Arms, table: Table
 ) -> Iterator[str]:
-    empty = [name for name, arm in zip(names, found, strict=True) if not arm]
+    empty = [name for name, arm in zip(names, arms, strict=True) if not arm]
     if empty:
         yield f"nothing to compare: {' and '.join(empty)} without a finished trial"
         return
     for kind in ("trainable", "trainable_without_head", "total"):
-        sizes = [(cell.parameters or {}).get(kind) for cell in cells]
-        apart = "equal" if sizes[0] == sizes[1] else f"{(sizes[0] or 0) - (sizes[1] or 0):+,}"
-        yield (
-            f"parameters, {kind.replace('_', ' ')}: {count(sizes[0])} | {count(sizes[1])} ({apart})"
-        )
+        first, second = ((cell.parameters or {}).get(kind) for cell in cells)
+        difference_text = "equal" if first == second else f"{(first or 0) - (second or 0):+,}"
+        title = kind.replace("_", " ")
+        yield f"parameters, {title}: {count(first)} | {count(second)} ({difference_text})"
     yield f"result: {accuracy(cells[0])} | {accuracy(cells[1])}"
     values = dict(cells[0].values), dict(cells[1].values)
     if not values[0].keys() & values[1].keys():
@@ -112,26 +125,30 @@ def _column(
         return
     yield f"difference over seeds: {over_seeds(difference(*values))}"
     if table.metric == PER_OBJECT:
-        yield from over_objects(names, found, table.protocol)
+        yield from over_objects(names, arms, table.protocol)
 
 
 def differing(
     one: Mapping[str, Any], other: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, str, str]]:
-    """(key, value here, value there) of everything in which two configurations differ but the seed;
-    keys are dotted.
+    """(key, value of one, value of the other) of everything in which two configurations differ but
+    the seed; keys are dotted.
     """
     for key in dict.fromkeys((*one, *other)):
         if not path and key == "seed":
             continue
-        values = one.get(key, NOTHING), other.get(key, NOTHING)
-        # Of two components the names tell; one's fields are nothing to the other.
-        if all(isinstance(value, Mapping) for value in values) and values[0].get("name") == values[
-            1
-        ].get("name"):
-            yield from differing(*values, f"{path}{key}.")
-        elif values[0] != values[1]:
-            yield f"{path}{key}", _shown(values[0]), _shown(values[1])
+        first, second = one.get(key, NOTHING), other.get(key, NOTHING)
+        if _same_component(first, second):
+            yield from differing(first, second, f"{path}{key}.")
+        elif first != second:
+            yield f"{path}{key}", _shown(first), _shown(second)
+
+
+def _same_component(one: Any, other: Any) -> bool:
+    """Return whether both are sections of one name: fields of two components are not comparable."""
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return False
+    return bool(one.get("name") == other.get("name"))
 
 
 def _shown(value: Any) -> str:
@@ -141,17 +158,17 @@ def _shown(value: Any) -> str:
     return f"{value.get('name', '')}({fields})"
 
 
-def over_seeds(apart: Difference) -> str:
+def over_seeds(found: Difference) -> str:
     """ "+2.1 (-0.4 to +4.6), 3 seeds, paired t-test p = 0.069", or in words why there is no
     test.
     """
-    mean = percent(apart.mean, signed=True)
-    if apart.low is None or apart.high is None:
+    mean = percent(found.mean, signed=True)
+    if found.low is None or found.high is None:
         return f"{mean}; one seed in common carries neither an interval nor a p-value"
-    if apart.p is None:
-        return f"{mean} with each of {apart.n} seeds; without spread there is no p-value"
-    interval = f"{percent(apart.low, signed=True)} to {percent(apart.high, signed=True)}"
-    return f"{mean} ({interval}), {apart.n} seeds, paired t-test {p_value(apart.p)}"
+    if found.p is None:
+        return f"{mean} with each of {found.n} seeds; without spread there is no p-value"
+    interval = f"{percent(found.low, signed=True)} to {percent(found.high, signed=True)}"
+    return f"{mean} ({interval}), {found.n} seeds, paired t-test {p_value(found.p)}"
 
 
 def p_value(p: float) -> str:
@@ -159,12 +176,12 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def over_objects(names: tuple[str, str], found: Arms, protocol: str) -> Iterator[str]:
+def over_objects(names: tuple[str, str], arms: Arms, protocol: str) -> Iterator[str]:
     """The arms object by object: the difference over drawings of objects and seeds, and what each
     seed's models gain and lose.
     """
-    shared = sorted(found[0].keys() & found[1].keys())
-    pairs = [(found[0][seed], found[1][seed]) for seed in shared]
+    seeds = sorted(arms[0].keys() & arms[1].keys())
+    pairs = [(arms[0][seed], arms[1][seed]) for seed in seeds]
     if any(correctness(record, protocol) is None for pair in pairs for record in pair):
         yield (
             "object by object: these trials are older than the record of it, and their data are not"
@@ -174,31 +191,39 @@ def over_objects(names: tuple[str, str], found: Arms, protocol: str) -> Iterator
     if not all(same_objects(*pair) for pair in pairs):
         yield "object by object: the arms were tested on other clouds"
         return
-    if all(
-        same_objects(pairs[0][0], one)
-        and one.config.get("dataset") == pairs[0][0].config.get("dataset")
-        for one, _ in pairs
-    ):
-        one_right = {seed: _right(found[0][seed], protocol) for seed in shared}
-        other_right = {seed: _right(found[1][seed], protocol) for seed in shared}
-        groups = groups_of(pairs[0][0])
-        drawn = bootstrap(one_right, other_right, groups=groups)
-        over = (
-            "objects and seeds"
-            if drawn.seeds > 1
-            else "objects alone, of one seed: it knows nothing of other seeds"
-        )
-        interval = f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
-        yield (
-            f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}),"
-            f" {drawn.objects:,} objects{of_clouds(groups)}"
-        )
+    if _share_test_clouds([one for one, _ in pairs]):
+        yield _bootstrap_sentence(arms, seeds, protocol)
     else:
         yield (
             "bootstrap over objects and seeds: not to be had, every seed has test clouds of its own"
         )
-    for test in model_tests(names, dict(zip(names, found, strict=True)), protocol):
+    for test in model_tests(names, dict(zip(names, arms, strict=True)), protocol):
         yield of_models(test)
+
+
+def _share_test_clouds(records: Sequence[Record]) -> bool:
+    """Return whether the trials of all seeds were tested on the same clouds."""
+    first = records[0]
+    for record in records:
+        same_config = record.config.get("dataset") == first.config.get("dataset")
+        if not same_config or not same_objects(first, record):
+            return False
+    return True
+
+
+def _bootstrap_sentence(arms: Arms, seeds: Sequence[int], protocol: str) -> str:
+    first_correct = {seed: _correct(arms[0][seed], protocol) for seed in seeds}
+    second_correct = {seed: _correct(arms[1][seed], protocol) for seed in seeds}
+    groups = groups_of(arms[0][seeds[0]])
+    drawn = bootstrap(first_correct, second_correct, groups=groups)
+    over = "objects and seeds"
+    if drawn.seeds == 1:
+        over = "objects alone, of one seed: it knows nothing of other seeds"
+    interval = f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
+    return (
+        f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}),"
+        f" {drawn.objects:,} objects{of_clouds(groups)}"
+    )
 
 
 def recovered(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
@@ -207,35 +232,34 @@ def recovered(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
 
     What does not give the recorded accuracy to the last bit is left as it is.
     """
-    return {
-        key: record if record.correct else _completed(store, record)
-        for key, record in records.items()
-    }
+    completed = {}
+    for key, record in records.items():
+        completed[key] = record if record.correct else _completed(store, record)
+    return completed
 
 
 def _completed(store: Store, record: Record) -> Record:
     config, _ = check_trial(dict(record.config))
-    labels = _labels(config.dataset, str(record.dataset["digest"])) if config is not None else None
+    if config is None:
+        return record
+    labels = _labels(config.dataset, str(record.dataset["digest"]))
     if labels is None:
         return record
     folder = read_folder(store, record.key, PREDICTIONS)
     if not (folder.path / PREDICTIONS).is_file():
         return record
-    right = {
-        name: values == labels
-        for name, values in folder.predictions().items()
-        if values.shape == labels.shape
-    }
-    correct = {
-        name: packed(bits)
-        for name, bits in right.items()
-        if _accuracy(bits) == record.metrics[name][PER_OBJECT]
-    }
+    correct = {}
+    for protocol, predicted in folder.predictions().items():
+        if predicted.shape != labels.shape:
+            continue
+        is_correct = predicted == labels
+        if _accuracy(is_correct) == record.metrics[protocol][PER_OBJECT]:
+            correct[protocol] = packed(is_correct)
     return replace(record, correct=correct)
 
 
-def _accuracy(right: np.ndarray) -> float:
-    return int(right.sum()) / len(right)
+def _accuracy(correct: np.ndarray) -> float:
+    return int(correct.sum()) / len(correct)
 
 
 @functools.lru_cache(maxsize=32)
@@ -247,13 +271,15 @@ def _labels(config: DatasetConfig, digest: str) -> np.ndarray | None:
         dataset: Any = registry.load("datasets", config.name)(config)
     except MissingDataError:
         return None
-    return np.asarray(dataset.test.labels) if dataset.digest == digest else None
+    if dataset.digest == digest:
+        return np.asarray(dataset.test.labels)
+    return None
 
 
-def _right(record: Record, protocol: str) -> np.ndarray:
-    found = correctness(record, protocol)
-    assert found is not None
-    return found
+def _correct(record: Record, protocol: str) -> np.ndarray:
+    correct = correctness(record, protocol)
+    assert correct is not None
+    return correct
 
 
 def of_models(test: ModelTest) -> str:
@@ -262,9 +288,9 @@ def of_models(test: ModelTest) -> str:
     head = f"seed {test.seed}: {test.gained} {unit} gained, {test.lost} lost"
     if test.p is None or test.adjusted is None:
         return f"{head}; so few carry no p-value"
-    name = (
-        f"exact test of the signs of {test.objects:,} objects" if test.objects else "exact McNemar"
-    )
+    name = "exact McNemar"
+    if test.objects:
+        name = f"exact test of the signs of {test.objects:,} objects"
     return (
         f"{head}; {name}, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
     )
@@ -272,7 +298,9 @@ def of_models(test: ModelTest) -> str:
 
 def of_clouds(groups: np.ndarray | None) -> str:
     """ " of 2,882 clouds", where objects have several."""
-    return "" if groups is None else f" of {len(groups):,} clouds"
+    if groups is None:
+        return ""
+    return f" of {len(groups):,} clouds"
 
 
 def why(table: Table, store: Store, row: str, column: str) -> str:
@@ -280,52 +308,51 @@ def why(table: Table, store: Store, row: str, column: str) -> str:
     ValueError for names that are none.
     """
     cell = table.cell(row_number(table, row), column_number(table, column))
-    head = f"{table.place(cell)}: {accuracy(cell)}, {cell.status}"
+    head = f"{table.cell_name(cell)}: {accuracy(cell)}, {cell.status}"
     if cell.excluded is not None:
         return f"{head}\nnot run: {cell.excluded}\n"
     if not cell.keys:
         return f"{head}\nno trials: the sweep was cut down (--only) or has none here\n"
-    lines = [
-        line
-        for seed, key in cell.keys
-        for line in _seed(store, seed, key, dict(cell.values).get(seed))
-    ]
-    notes = [f"marked: {mark}" for mark in cell.marks]
-    return "\n".join([head, *lines, *notes]) + "\n"
+    values = dict(cell.values)
+    lines = [head]
+    for seed, key in cell.keys:
+        lines += _seed(store, seed, key, values.get(seed))
+    lines += [f"marked: {mark}" for mark in cell.marks]
+    return "\n".join(lines) + "\n"
 
 
 def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[str]:
     """Yield what became of one trial."""
-    folder = read_folder(store, key)
-    name, status = f"seed {seed} ({key})", trial_status(store, key)
+    name = f"seed {seed} ({key})"
     if value is not None:
         yield f"{name}: finished, {percent(value)}"
-    elif status == "damaged":
+        return
+    folder = read_folder(store, key)
+    status = trial_status(store, key)
+    events = folder.events()
+    if status == "damaged":
         yield (
             f"{name}: its record cannot be believed; the sweep's command, run again, sets it aside"
             " and trains the trial again"
         )
     elif status == "failed":
-        events = folder.events()
         yield (
             f"{name}: failed in attempt {folder.attempts()} after {len(folder.epochs())} epochs:"
             f" {events[-1]['reason']}"
         )
-        yield from (
-            f"    {line}"
-            for line in str(events[-1].get("trace", "")).rstrip().splitlines()[-TRACE_LINES:]
-        )
+        trace = str(events[-1].get("trace", "")).rstrip().splitlines()
+        for line in trace[-TRACE_LINES:]:
+            yield f"    {line}"
         yield (
             f"    whole: {folder.path / 'history.jsonl'}; the sweep's command, run again, tries it"
             " anew"
         )
     elif status == "resumable":
-        done = len(folder.epochs())
         yield (
-            f"{name}: not finished, {done} epochs kept; it runs now or was cut off; the sweep's"
-            " command goes on from there"
+            f"{name}: not finished, {len(folder.epochs())} epochs kept; it runs now or was cut off;"
+            " the sweep's command goes on from there"
         )
-    elif folder.events():
+    elif events:
         yield (
             f"{name}: begun {folder.attempts()} times, cut off before an epoch was kept; the"
             " sweep's command begins anew"

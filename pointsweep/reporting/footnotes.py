@@ -1,4 +1,4 @@
-"""The sentences under a table that say what its numbers show: which rows are told apart, tests,
+"""The sentences under a table that say what its numbers show: which rows are separable, tests,
 verdicts.
 """
 
@@ -17,45 +17,44 @@ MOST_PAIRS = 6  # named in a sentence
 
 def object_notes(table: Table) -> Iterator[str]:
     """Yield what single models show object by object, and what one seed's number carries."""
-    alone = [cell for cell in table.cells if cell.interval == "objects"]
-    if alone:
-        shown = ", ".join(
-            f"{table.place(cell)} {percent(cell.low)} to {percent(cell.high)}" for cell in alone
-        )
+    intervals = []
+    for cell in table.cells:
+        if cell.interval == "objects":
+            name = table.cell_name(cell)
+            intervals.append(f"{name} {percent(cell.low)} to {percent(cell.high)}")
+    if intervals:
         yield (
             "one seed, 95 % interval over the test objects (Wilson), which knows nothing of other"
-            f" seeds: {shown}"
+            f" seeds: {', '.join(intervals)}"
         )
     for tests, column in zip(table.models, table.columns, strict=False):
-        if tests:
-            name = (
-                "exact signs of objects' net gains"
-                if any(test.objects for test in tests)
-                else "exact McNemar"
-            )
-            yield (
-                f"{column}, models that differ object by object ({name}, mid-p, Holm):"
-                f" {models(tests)}"
-            )
+        if not tests:
+            continue
+        name = "exact McNemar"
+        if any(test.objects for test in tests):
+            name = "exact signs of objects' net gains"
+        yield (
+            f"{column}, models that differ object by object ({name}, mid-p, Holm): {models(tests)}"
+        )
 
 
 def models(tests: Sequence[ModelTest]) -> str:
     """ "full against adapter 2 of 3 seeds, adapter against prompt 0 of 3 seeds (too few objects
     differ for a test in 1)".
     """
-    parts = []
-    pairs: dict[tuple[str, str], list[ModelTest]] = {}
+    tests_of: dict[tuple[str, str], list[ModelTest]] = {}
     for test in tests:
-        pairs.setdefault((test.first, test.second), []).append(test)
-    for pair, mine in pairs.items():
-        differ = sum(test.adjusted is not None and test.adjusted < 1 - LEVEL for test in mine)
-        untold = sum(test.p is None for test in mine)
-        seeds = f"{differ} of {len(mine)} seed{'s' * (len(mine) > 1)}"
-        parts.append(
-            f"{' against '.join(pair)} {seeds}"
-            + (f" (too few objects differ for a test in {untold})" if untold else "")
-        )
-    return ", ".join(parts)
+        tests_of.setdefault((test.first, test.second), []).append(test)
+    sentences = []
+    for (first, second), of_pair in tests_of.items():
+        differ = sum(test.adjusted is not None and test.adjusted < 1 - LEVEL for test in of_pair)
+        untested = sum(test.p is None for test in of_pair)
+        seeds = "seed" if len(of_pair) == 1 else "seeds"
+        sentence = f"{first} against {second} {differ} of {len(of_pair)} {seeds}"
+        if untested:
+            sentence += f" (too few objects differ for a test in {untested})"
+        sentences.append(sentence)
+    return ", ".join(sentences)
 
 
 def verdict_notes(table: Table) -> Iterator[str]:
@@ -66,36 +65,34 @@ def verdict_notes(table: Table) -> Iterator[str]:
     judged = [(cell, cell.verdict) for cell in table.cells if cell.verdict is not None]
     if not judged:
         return
-    away = (
-        ""
-        if table.protocol == "best_test"
-        else "; papers choose the epoch on the test set, this table does not"
-    )
+    caveat = ""
+    if table.protocol != "best_test":
+        caveat = "; papers choose the epoch on the test set, this table does not"
     yield (
         "against the paper's numbers: reproduced, the 90 % interval of the difference lies inside"
         " the margin; not reproduced, outside it; the margin is the 95 % interval of the paper's"
-        f" number as one run on the test objects{away}"
+        f" number as one run on the test objects{caveat}"
     )
     for kind in ("reproduced", "not", "undecided"):
-        for cell, found in judged:
-            if found.kind == kind:
-                yield f"{table.place(cell)}: {against_the_paper(cell, found)}"
+        for cell, verdict in judged:
+            if verdict.kind == kind:
+                yield f"{table.cell_name(cell)}: {against_the_paper(cell, verdict)}"
 
 
-def against_the_paper(cell: TableCell, found: Verdict) -> str:
+def against_the_paper(cell: TableCell, verdict: Verdict) -> str:
     """ "71.2 vs 90.0: -18.8 (90 % -26.6 to -10.9), margin 3.0: not reproduced"."""
     assert cell.published is not None
-    ours, theirs = percent(cell.mean), cell.published.value
+    mean, published = percent(cell.mean), cell.published.value
     over = "90 %"
-    if found.basis == "objects":
-        over = "90 % over test objects, " + (
-            "one result:" if cell.n == 1 else "the same with every seed:"
-        )
-    interval = f"{over} {points(found.low)} to {points(found.high)}"
-    name = "not reproduced" if found.kind == "not" else found.kind
+    if verdict.basis == "objects" and cell.n == 1:
+        over = "90 % over test objects, one result:"
+    elif verdict.basis == "objects":
+        over = "90 % over test objects, the same with every seed:"
+    interval = f"{over} {points(verdict.low)} to {points(verdict.high)}"
+    name = "not reproduced" if verdict.kind == "not" else verdict.kind
     return (
-        f"{ours} vs {theirs}: {points(found.difference)} ({interval}), margin"
-        f" {percent(found.margin)}: {name}"
+        f"{mean} vs {published}: {points(verdict.difference)} ({interval}), margin"
+        f" {percent(verdict.margin)}: {name}"
     )
 
 
@@ -104,16 +101,12 @@ def no_verdict_notes(table: Table) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
     for cell in table.cells:
         if cell.unjudged:
-            by_reason.setdefault(cell.unjudged, []).append(table.place(cell))
-    shown = sum(len(places) for places in by_reason.values())
-    for reason, places in by_reason.items():
-        everywhere = shown == len(places) and shown == sum(
-            bool(cell.values) for cell in table.cells
-        )
-        yield (
-            "no verdict on the paper's numbers:"
-            f" {'all cells' if everywhere else ', '.join(places)}: {reason}"
-        )
+            by_reason.setdefault(cell.unjudged, []).append(table.cell_name(cell))
+    num_filled = sum(bool(cell.values) for cell in table.cells)
+    for reason, names in by_reason.items():
+        is_everywhere = len(by_reason) == 1 and len(names) == num_filled
+        cells = "all cells" if is_everywhere else ", ".join(names)
+        yield f"no verdict on the paper's numbers: {cells}: {reason}"
 
 
 def spread(share: Summary) -> str:
@@ -126,7 +119,7 @@ def spread(share: Summary) -> str:
 
 
 def comparison_notes(table: Table) -> Iterator[str]:
-    """Yield which rows and columns the seeds tell apart: a legend, then a paragraph for each
+    """Yield which rows and columns the seeds separate: a legend, then a paragraph for each
     column.
     """
     tested = [pair for family in table.comparisons for pair in family.pairs if pair.low is not None]
@@ -150,37 +143,44 @@ def comparison(family: Family) -> str:
     """
     if len(family.arms) < 2:
         return ""
-    top = family.arms[0]
     if all(pair.reason == "one seed in common" for pair in family.pairs):
         return f"{family.title}: one seed shows no order."
-    mine = [pair for pair in family.pairs if pair.first == top]
-    below = [pair for pair in mine if pair.resolved and pair.low is not None]
-    open_ones = [pair.second for pair in mine if pair.low is not None and not pair.resolved]
-    alone = len(below) == len(mine)
-    parts = [f"{family.title}: {top} {'is best' if alone else 'has the best mean'}."]
+
+    top = family.arms[0]
+    with_top = [pair for pair in family.pairs if pair.first == top]
+    below, not_separable = [], []
+    for pair in with_top:
+        if pair.low is not None and pair.resolved:
+            below.append(f"{pair.second} {_reversed(pair)}")
+        elif pair.low is not None:
+            not_separable.append(pair.second)
+    claim = "is best" if len(below) == len(with_top) else "has the best mean"
+    sentences = [f"{family.title}: {top} {claim}."]
     if below:
-        parts.append(
-            f"Below it: {', '.join(f'{pair.second} {_reversed(pair)}' for pair in below)}."
-        )
-    if open_ones:
-        parts.append(f"Not separable from it: {', '.join(open_ones)}.")
-    others = [pair for pair in family.pairs if pair.first != top and pair.resolved]
-    if others:
-        shown = ", ".join(
-            f"{pair.second} below {pair.first} {_reversed(pair)}" for pair in others[:MOST_PAIRS]
-        )
-        more = (
-            f" and {len(others) - MOST_PAIRS} more pairs (table.json)"
-            if len(others) > MOST_PAIRS
-            else ""
-        )
-        parts.append(f"Also: {shown}{more}.")
-    parts += list(_without_test(family))
+        sentences.append(f"Below it: {', '.join(below)}.")
+    if not_separable:
+        sentences.append(f"Not separable from it: {', '.join(not_separable)}.")
+    sentences += _other_pairs(family)
+    sentences += _without_test(family)
     if family.detectable is not None:
         # Of few seeds the formula can ask for more than an accuracy has.
         least = "more than 100" if family.detectable > 1 else percent(family.detectable)
-        parts.append(f"Detectable: {least} points (90 % power).")
-    return " ".join(parts)
+        sentences.append(f"Detectable: {least} points (90 % power).")
+    return " ".join(sentences)
+
+
+def _other_pairs(family: Family) -> Iterator[str]:
+    """Yield the sentence of the resolved pairs without the first arm, if there are any."""
+    others = [pair for pair in family.pairs if pair.first != family.arms[0] and pair.resolved]
+    if not others:
+        return
+    named = []
+    for pair in others[:MOST_PAIRS]:
+        named.append(f"{pair.second} below {pair.first} {_reversed(pair)}")
+    more = ""
+    if len(others) > MOST_PAIRS:
+        more = f" and {len(others) - MOST_PAIRS} more pairs (table.json)"
+    yield f"Also: {', '.join(named)}{more}."
 
 
 def _without_test(family: Family) -> Iterator[str]:
@@ -241,21 +241,20 @@ def p_short(p: float) -> str:
     """
     if p < 0.001:
         return "p below .001"
-    shown = decimals(p, 4 if 0.0495 <= p < 0.0505 else 3)
-    return f"p {shown.removeprefix('0')}"
+    digits = 4 if 0.0495 <= p < 0.0505 else 3
+    return f"p {decimals(p, digits).removeprefix('0')}"
 
 
 def survivor_note(table: Table) -> Iterator[str]:
     """Return the note that seeds which failed are missing from means and tests, and whom that
     favours.
     """
-    cells = [cell for cell in table.cells if cell.failures]
-    if not cells:
-        return
-    shown = ", ".join(
-        f"{table.place(cell)} {len(cell.failures)} of {cell.expected}" for cell in cells
-    )
-    yield (
-        "failed seeds are in no mean and no test, which favours what survived of a row whose runs"
-        f" fail: {shown}"
-    )
+    failed = []
+    for cell in table.cells:
+        if cell.failures:
+            failed.append(f"{table.cell_name(cell)} {len(cell.failures)} of {cell.expected}")
+    if failed:
+        yield (
+            "failed seeds are in no mean and no test, which favours what survived of a row whose"
+            f" runs fail: {', '.join(failed)}"
+        )

@@ -94,13 +94,13 @@ def record_frame(
 
 
 def _numbers(record: Record) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for protocol, metrics in record.metrics.items():
         for name, number in metrics.items():
-            found[f"{protocol}.{name}"] = number
-    found |= {name: record.parameters.get(name) for name in COUNTS}
-    found["seconds"] = record.seconds.get("total")
-    return found
+            numbers[f"{protocol}.{name}"] = number
+    numbers |= {name: record.parameters.get(name) for name in COUNTS}
+    numbers["seconds"] = record.seconds.get("total")
+    return numbers
 
 
 def notebook_html(table: Table) -> str:

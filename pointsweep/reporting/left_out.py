@@ -38,16 +38,25 @@ def _of_columns(table: Table, kept: Sequence[int]) -> Table:
     """
     if len(kept) == len(table.columns):
         return table
-    place = {column: number for number, column in enumerate(kept)}
-    cells = tuple(
-        replace(cell, column=place[cell.column]) for cell in table.cells if cell.column in place
-    )
-    titles = {table.columns[column] for column in kept}
+    new_number = {column: number for number, column in enumerate(kept)}
+    cells = []
+    for cell in table.cells:
+        if cell.column in new_number:
+            cells.append(replace(cell, column=new_number[cell.column]))
+
+    titles = [table.columns[column] for column in kept]
     families = []
     for number, family in enumerate(table.comparisons):
-        of_rows = number < len(table.columns)
-        if number in place if of_rows else titles.issuperset(family.arms):
+        if number < len(table.columns):  # a family of one column's rows
+            stays = number in new_number
+        else:
+            stays = set(titles).issuperset(family.arms)
+        if stays:
             families.append(family)
-    models = tuple(table.models[column] for column in kept) if table.models else ()
-    columns = tuple(table.columns[column] for column in kept)
-    return replace(table, columns=columns, cells=cells, comparisons=tuple(families), models=models)
+    return replace(
+        table,
+        columns=tuple(titles),
+        cells=tuple(cells),
+        comparisons=tuple(families),
+        models=tuple(table.models[column] for column in kept) if table.models else (),
+    )

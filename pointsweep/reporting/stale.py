@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig
 from pointsweep.config.datasets import DatasetConfig
@@ -32,6 +32,7 @@ from pointsweep.results.plugin_origin import plugin_origin, plugins_differ, runs
 from pointsweep.results.records import Record
 from pointsweep.storage.base import Store
 
+Facts = TypeVar("Facts")
 FOLDER = "stale"  # of the store: results that were set aside
 
 
@@ -52,21 +53,19 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
         with suppress(MissingWeightsError, ValueError):
             weights[backbone] = weight_facts(backbone, fetch=False)
 
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for key, record in records.items():
         config = configs[key]
-        reason = (
-            plugins_differ(record.origin, plugin_origin(config))
-            if runs_plugins(record.origin)
-            else ""
-        )
+        reason = ""
+        if runs_plugins(record.origin):
+            reason = plugins_differ(record.origin, plugin_origin(config))
         if not reason and config.dataset in data:
             reason = differs(record.dataset, data[config.dataset])
         if not reason and config.backbone in weights:
             reason = weights_differ(record, weights[config.backbone])
         if reason:
-            found[key] = reason
-    return found
+            reasons[key] = reason
+    return reasons
 
 
 def weights_differ(record: Record, facts: WeightFacts) -> str:
@@ -100,50 +99,55 @@ def remembered_changes(
     sets that are here, but whose files nobody has looked at since they were written.
     """
     changes: dict[str, str] = {}
-    unseen: dict[str, None] = {}
-    # Records that were read together share their parts, so that few of ten thousand are looked at.
-    data: dict[int, DataFacts | None] = {}
-    weights: dict[int, WeightFacts | None] = {}
-    by_text: dict[str, DataFacts | WeightFacts | None] = {}
+    data = _FactsOfSections(_known_data)
+    weights = _FactsOfSections(known_weights)
     for key, record in records.items():
-        dataset = record.config.get("dataset")
         reason = plugins_differ(record.origin, code or {})
-        if isinstance(dataset, Mapping) and not reason:
-            if id(dataset) not in data:
-                data[id(dataset)] = _once(
-                    by_text,
-                    dataset,
-                    lambda part: known(part, digest=True) if is_here(part) else None,
-                )
-                if data[id(dataset)] is None and is_here(dataset):
-                    unseen[str(dataset["name"])] = None
-            facts = data[id(dataset)]
+        dataset = record.config.get("dataset")
+        if not reason and isinstance(dataset, Mapping):
+            facts = data.of(dataset)
             reason = differs(record.dataset, facts) if facts is not None else ""
         backbone = record.config.get("backbone")
-        if (
-            isinstance(backbone, Mapping)
-            and backbone.get("weights") not in WITHOUT_CHECKPOINT
-            and not reason
-        ):
-            if id(backbone) not in weights:
-                weights[id(backbone)] = _once(by_text, backbone, known_weights)
-            checkpoint = weights[id(backbone)]
+        if not reason and _has_checkpoint(backbone):
+            checkpoint = weights.of(backbone)
             reason = weights_differ(record, checkpoint) if checkpoint is not None else ""
         if reason:
             changes[key] = reason
-    return changes, list(unseen)
+    unseen = [str(section["name"]) for section in data.unknown if is_here(section)]
+    return changes, list(dict.fromkeys(unseen))
 
 
-def _once(
-    found: dict[str, Any], part: Mapping[str, Any], look: Callable[[Mapping[str, Any]], Any]
-) -> Any:
-    """Return what `look` finds out about a part of a configuration, looked at once for equal
-    ones.
-    """
-    text = json.dumps(part, sort_keys=True)
-    if text not in found:
-        found[text] = look(part)
-    return found[text]
+def _has_checkpoint(backbone: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether a record's backbone, if it has one, reads a file of weights."""
+    return isinstance(backbone, Mapping) and backbone.get("weights") not in WITHOUT_CHECKPOINT
+
+
+class _FactsOfSections(Generic[Facts]):
+    """Facts about sections of configurations, looked up once for equal ones."""
+
+    def __init__(self, look_up: Callable[[Mapping[str, Any]], Facts | None]) -> None:
+        self.look_up = look_up
+        self.unknown: list[Mapping[str, Any]] = []
+        self._by_identity: dict[int, Facts | None] = {}
+        self._by_text: dict[str, Facts | None] = {}
+
+    def of(self, section: Mapping[str, Any]) -> Facts | None:
+        """Return the facts about a section; None if there are none, and then it is `unknown`."""
+        # Records that were read together share their sections: few of ten thousand become text.
+        if id(section) not in self._by_identity:
+            text = json.dumps(section, sort_keys=True)
+            if text not in self._by_text:
+                self._by_text[text] = self.look_up(section)
+                if self._by_text[text] is None:
+                    self.unknown.append(section)
+            self._by_identity[id(section)] = self._by_text[text]
+        return self._by_identity[id(section)]
+
+
+def _known_data(section: Mapping[str, Any]) -> DataFacts | None:
+    if is_here(section):
+        return known(section, digest=True)
+    return None
 
 
 def set_aside(store: Store, keys: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""How far the sweeps of a store are: which trials are finished, failed, running or open."""
+"""Progress of the sweeps of a store: which trials are finished, failed, running or open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrialStanding:
     """Standing of one trial. `state` is one of STATES."""
 
     key: str
-    place: str  # "row / column / seed n"
+    label: str  # "row / column / seed n"
     state: str
     reason: str = ""  # of a failure
     epoch: int = 0  # the last one that is kept, of a trial that is not finished
@@ -60,8 +60,10 @@ class SweepStanding:
         """The seconds that the others take one after the other, by the median of the finished ones;
         None without any.
         """
-        left = len(self.trials) - self.count("finished")
-        return left * statistics.median(self.finished_s) if self.finished_s else None
+        if not self.finished_s:
+            return None
+        remaining = len(self.trials) - self.count("finished")
+        return remaining * statistics.median(self.finished_s)
 
 
 def sweep_names(store: Store) -> list[str]:
@@ -75,43 +77,39 @@ def standing(store: Store, name: str) -> SweepStanding:
     """
     layout = read_layout(store, name)
     layout, records, failures = filled(store, layout)
-    asked, _ = settle(layout, records)
+    requested, _ = settle(layout, records)
 
     trials = []
-    for key, place in places(asked):
+    for key, label in trial_labels(requested):
         if key in records:
-            trials.append(TrialStanding(key, place, "finished"))
+            trials.append(TrialStanding(key, label, "finished"))
             continue
         holder = _holder(store, key)
         epoch = _last_epoch(store, key)
         if holder is not None:
-            trials.append(TrialStanding(key, place, "running", epoch=epoch, worker=str(holder)))
+            trials.append(TrialStanding(key, label, "running", epoch=epoch, worker=str(holder)))
         elif key in failures:
-            trials.append(TrialStanding(key, place, "failed", reason=failures[key], epoch=epoch))
+            trials.append(TrialStanding(key, label, "failed", reason=failures[key], epoch=epoch))
         else:
-            trials.append(TrialStanding(key, place, "open", epoch=epoch))
-    seconds = [
-        records[trial.key].seconds.get("total", 0.0)
-        for trial in trials
-        if trial.state == "finished"
-    ]
+            trials.append(TrialStanding(key, label, "open", epoch=epoch))
+    seconds = []
+    for trial in trials:
+        if trial.state == "finished":
+            seconds.append(records[trial.key].seconds.get("total", 0.0))
     return SweepStanding(layout.name, layout.title, trials, seconds)
 
 
-def places(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Yield the key of every trial of a table once, with the first place that it fills."""
+def trial_labels(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Yield the key of every trial of a table once, with the row, column and seed of the first cell
+    that it fills.
+    """
     seen: set[str] = set()
     for cell in layout.cells:
         for seed, key in cell.keys:
             if key not in seen:
                 seen.add(key)
-                yield (
-                    key,
-                    (
-                        f"{' / '.join(layout.rows[cell.row])} / {layout.columns[cell.column]} /"
-                        f" seed {seed}"
-                    ),
-                )
+                labels = (*layout.rows[cell.row], layout.columns[cell.column], f"seed {seed}")
+                yield key, " / ".join(labels)
 
 
 def _holder(store: Store, key: str) -> Holder | None:

@@ -42,9 +42,11 @@ def read_stored(
     if source == "store":
         if own is None:
             return read(store, name, allow_plugins)
-        found = filled(store, own)
-        known = store.exists(f"sweeps/{name}/plan.json") or found[1]
-        return found if known else read(store, name, allow_plugins)
+        stored = filled(store, own)
+        known = store.exists(f"sweeps/{name}/plan.json") or stored[1]
+        if known:
+            return stored
+        return read(store, name, allow_plugins)
 
     from pointsweep.tracking.target import tracking_uri as tracker_address
     from pointsweep.tracking.trackers import open_tracker

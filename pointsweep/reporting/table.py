@@ -1,6 +1,4 @@
-"""What is printed: a table and its cells, as plain values. `build.py` builds it, `formats` and
-`html` show it.
-"""
+"""Table and cells as plain values. `build.py` builds them, `formats` and `html` show them."""
 
 from __future__ import annotations
 
@@ -79,8 +77,8 @@ class Table:
         """The cell at a place."""
         return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
 
-    def place(self, cell: TableCell) -> str:
-        """ "row / column" of a cell."""
+    def cell_name(self, cell: TableCell) -> str:
+        """Return a cell's name, "row / column"."""
         return " / ".join((*self.rows[cell.row], self.columns[cell.column]))
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -48,7 +48,7 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
     )
     environment.filters |= {"tex": latex.escaped, "md": markdown.escaped}
     try:
-        made = environment.from_string(source).render(_seen(table, options))
+        rendered = environment.from_string(source).render(_seen(table, options))
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"--template: {file}, line {error.lineno}: {error.message}") from error
     except jinja2.UndefinedError as error:
@@ -58,12 +58,12 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
         ) from error
     except jinja2.TemplateError as error:
         raise ValueError(f"--template: {file}: {error.message}") from error
-    return visible(made, keep="\n\t")
+    return visible(rendered, keep="\n\t")
 
 
 def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
     """Return what a template sees of a table."""
-    places = standings(table, options.mark)
+    ranks = standings(table, options.mark)
     rows = []
     for row, labels in enumerate(table.rows):
         cells = []
@@ -77,7 +77,7 @@ def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
                 "n": cell.n,
                 "expected": cell.expected,
                 "status": cell.status,
-                "place": places.get((row, column), ""),
+                "place": ranks.get((row, column), ""),
                 "params": count(trained(cell)),
                 "paper": value,
                 "paper_params": params,

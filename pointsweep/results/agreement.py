@@ -78,10 +78,11 @@ def epochs_problem(record: Record, epochs: Sequence[Event]) -> str:
         values = {**epoch["metrics"], "epoch": epoch["epoch"]}
         for name in sorted(values.keys() | recorded.keys()):
             if values.get(name) != recorded.get(name):
-                here, there = recorded.get(name, "missing"), values.get(name, "missing")
+                by_history = values.get(name, "missing")
+                by_record = recorded.get(name, "missing")
                 return (
-                    f"{protocol} is epoch {epoch['epoch']} by its history, {name} {there}; the"
-                    f" record says {here}"
+                    f"{protocol} is epoch {epoch['epoch']} by its history, {name} {by_history}; the"
+                    f" record says {by_record}"
                 )
     return ""
 

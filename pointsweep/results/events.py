@@ -66,19 +66,25 @@ def unfinished_status(store: Store, key: str) -> str:
     """Return what a trial without a record is: resumable, failed or new."""
     if read_failure(store, key) is not None:
         return "failed"
-    return "resumable" if store.exists(f"trials/{key}/checkpoint.safetensors") else "new"
+    if store.exists(f"trials/{key}/checkpoint.safetensors"):
+        return "resumable"
+    return "new"
 
 
 def read_failure(store: Store, key: str) -> str | None:
     """Return why a trial's last attempt failed; None if it did not."""
     events = read_events(store, key)
-    return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
+    if events and events[-1]["type"] == "failed":
+        return str(events[-1]["reason"])
+    return None
 
 
 def read_failure_kind(store: Store, key: str) -> str:
     """The class of a trial's last failure; "" if it did not fail."""
     events = read_events(store, key)
-    return str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
+    if events and events[-1]["type"] == "failed":
+        return str(events[-1].get("class", "bug"))
+    return ""
 
 
 def read_events(store: Store, key: str) -> list[Event]:

@@ -1,5 +1,5 @@
-"""Why a trial ended without a record, in classes, and what is done about each: the policy stands
-here and nowhere else.
+"""Classes of failures of a trial, and what is done about each: the policy stands here and nowhere
+else.
 
 A retry starts at the trial's last checkpoint. Every failure is an event of the trial's history with
 its class; how many of one class a launch has seen is counted there, so that a retry in another
@@ -80,17 +80,17 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
 
 def classify(error: BaseException) -> str:
     """The class of what a trial raised, one of POLICIES; what is nothing else is a bug."""
-    words = str(error).lower()
+    message = str(error).lower()
     # By its name: torch is not imported here.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    if isinstance(error, RuntimeError) and any(text in words for text in MEMORY_WORDS):
+    if isinstance(error, RuntimeError) and any(text in message for text in MEMORY_WORDS):
         return "out_of_memory"
     if isinstance(error, StoreUnavailableError) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
     ):
         return "store"
-    if isinstance(error, RuntimeError) and any(text in words for text in OVERFLOW_WORDS):
+    if isinstance(error, RuntimeError) and any(text in message for text in OVERFLOW_WORDS):
         return "diverged"
     kinds: dict[type[BaseException], str] = {
         DivergedError: "diverged",

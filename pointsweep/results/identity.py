@@ -1,4 +1,4 @@
-"""Whether a record is the one of a trial."""
+"""Check that a record belongs to a trial."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ def config_problem(record: Record, config: TrialConfig) -> str:
     checked, wrong = check_trial(dict(record.config))
     if checked is None or wrong:
         return "this version cannot read its configuration"
-    return (
-        ""
-        if checked.key() == config.key()
-        else f"its configuration is that of trial {checked.key()}"
-    )
+    if checked.key() == config.key():
+        return ""
+    return f"its configuration is that of trial {checked.key()}"

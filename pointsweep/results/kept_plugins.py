@@ -47,7 +47,7 @@ def kept_plugins(store: Store, name: str) -> tuple[Source, ...]:
         files = []
         for file in about["files"]:
             files.append((str(file), store.read(f"sweeps/{name}/{FOLDER}/{file}").decode()))
-        folder = store.place(f"sweeps/{name}/{FOLDER}") if files else ""
+        folder = store.location(f"sweeps/{name}/{FOLDER}") if files else ""
         sources.append(Source(str(about["name"]), tuple(files), folder))
     return tuple(sources)
 
@@ -91,10 +91,11 @@ def from_members(members: Mapping[str, bytes], shown: str) -> tuple[Source, ...]
 
 def other_code(record: Record, sources: Iterable[Source]) -> str:
     """Return which plug-in a trial ran in another form than the given one; empty if none."""
-    here = {
-        f"{PREFIX}{source.name}": source.digest for source in sources if not source.is_installed
-    }
-    return plugins_differ(record.origin, here)
+    current = {}
+    for source in sources:
+        if not source.is_installed:
+            current[f"{PREFIX}{source.name}"] = source.digest
+    return plugins_differ(record.origin, current)
 
 
 def import_kept(store: Store, name: str, allowed: bool) -> None:

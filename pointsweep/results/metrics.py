@@ -190,7 +190,9 @@ def computed(metric: str) -> Metric | None:
     """
     split, _, name = metric.partition("/")
     found = METRICS.get(name) if split == TEST else None
-    return found if found is not None and not found.recorded else None
+    if found is not None and not found.recorded:
+        return found
+    return None
 
 
 def of_dataset(recorded: Sequence[str]) -> list[str]:

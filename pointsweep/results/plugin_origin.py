@@ -39,13 +39,13 @@ def runs_plugins(origin: Mapping[str, str]) -> list[str]:
     return [name.removeprefix(PREFIX) for name in origin if name.startswith(PREFIX)]
 
 
-def plugins_differ(origin: Mapping[str, str], here: Mapping[str, str]) -> str:
+def plugins_differ(origin: Mapping[str, str], current: Mapping[str, str]) -> str:
     """Return how the plug-ins of a record differ from those that are here; empty if they do not.
 
     Nothing is said of one that is not here.
     """
     for name, before in origin.items():
-        now = here.get(name)
+        now = current.get(name)
         if name.startswith(PREFIX) and now is not None and now != before:
             shown = name.removeprefix(PREFIX)
             return (

@@ -224,7 +224,7 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
     if len(keys) <= MANY:
         data = read(keys)
     else:
-        parts = [keys[at : at + MANY // 8] for at in range(0, len(keys), MANY // 8)]
+        parts = [keys[start : start + MANY // 8] for start in range(0, len(keys), MANY // 8)]
         with ThreadPoolExecutor(THREADS) as pool:
             data = [record for part in pool.map(read, parts) for record in part]
     records: dict[str, Record] = {}
@@ -396,7 +396,7 @@ def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
         return {"plain": list(values)}
     # (places, values) each
     arrays = [
-        base64.b64encode(np.array(found, "<f8").T.tobytes()).decode() for found in rows.values()
+        base64.b64encode(np.array(column, "<f8").T.tobytes()).decode() for column in rows.values()
     ]
     codes = {shape: code for code, shape in enumerate(rows)}
     return {"shapes": list(rows), "codes": [codes[shape] for shape in shapes], "arrays": arrays}

@@ -1,4 +1,4 @@
-"""What is kept of one finished trial, and the layout that says which cell of a table it belongs to.
+"""Record of one finished trial, and the layout that says which cell of a table it belongs to.
 
 A table is a function of a layout and records alone, wherever the two were read from: a sweep file
 and a store, or MLflow.
@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -247,9 +247,9 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
     for name in REQUIRED:
         if name not in data:
             yield f"it has no {name}"
-    for name, (fits, words) in SHAPES.items():
+    for name, (fits, meaning) in SHAPES.items():
         if name in data and not fits(data[name]):
-            yield f"{name} is not {words}"
+            yield f"{name} is not {meaning}"
     metrics: Any = data.get("metrics")
     if not isinstance(metrics, dict):
         return
@@ -357,6 +357,13 @@ class CellLayout:
     keys: tuple[tuple[int, str], ...]  # (seed, trial key), in the order of the seeds
     published: Published | None = None
     excluded: str | None = None
+
+
+def records_by_seed(
+    keys: Iterable[tuple[int, str]], records: Mapping[str, Record]
+) -> dict[int, Record]:
+    """Return those of a cell's records, given by (seed, key), that there are."""
+    return {seed: records[key] for seed, key in keys if key in records}
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,12 @@ class TrialFolder:
         """Add one event; on the disk when this returns."""
         path = self.path / "history.jsonl"
         self._check()
-        way = faults.due(path)
+        fault = faults.due(path)
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
             with open_append(path) as file:
-                faults.put(file, to_line(event), path, way)
-        faults.done(way)
+                faults.put(file, to_line(event), path, fault)
+        faults.done(fault)
 
     def _check(self) -> None:
         """Raise LeaseLostError if another process has taken the folder over from this one."""
@@ -140,14 +140,16 @@ class TrialFolder:
     def failure(self) -> str | None:
         """Return why the last attempt failed; None if it did not."""
         events = self.events()
-        return str(events[-1]["reason"]) if events and events[-1]["type"] == "failed" else None
+        if events and events[-1]["type"] == "failed":
+            return str(events[-1]["reason"])
+        return None
 
     def failure_kind(self) -> str:
         """The class of the last attempt's failure; "" if it did not fail."""
         events = self.events()
-        return (
-            str(events[-1].get("class", "bug")) if events and events[-1]["type"] == "failed" else ""
-        )
+        if events and events[-1]["type"] == "failed":
+            return str(events[-1].get("class", "bug"))
+        return ""
 
     def count_failures(self, kind: str) -> int:
         """Return how often this launch has seen a class of failure here."""
@@ -166,27 +168,30 @@ class TrialFolder:
             and last.get("launch") == self.launch
             and not last["retried"]
         )
-        return Failure(last["class"], last["reason"]) if given_up else None
+        if given_up:
+            return Failure(last["class"], last["reason"])
+        return None
 
     def lost_attempt(self) -> Failure | None:
         """An attempt of this launch that has no end: its process was killed, or its machine is
         gone. Repairs the history.
         """
         self.repair()
-        marks = [
-            event for event in self.events() if event["type"] in ("start", "failed", "stopped")
-        ]
+        marks = []
+        for event in self.events():
+            if event["type"] in ("start", "failed", "stopped"):
+                marks.append(event)
         lost = (
             bool(marks)
             and marks[-1]["type"] == "start"
             and self.launch
             and marks[-1].get("launch") == self.launch
         )
-        return (
-            Failure("lost_node", "its process ended without a word: killed, or its machine is gone")
-            if lost
-            else None
-        )
+        if lost:
+            return Failure(
+                "lost_node", "its process ended without a word: killed, or its machine is gone"
+            )
+        return None
 
     def parts(self) -> int:
         """Return in how many parts a batch is computed; more than one after the memory did not
@@ -199,7 +204,9 @@ class TrialFolder:
     def stopped(self) -> int | None:
         """Return after which epoch a search stopped the last attempt; None if it did not."""
         events = self.events()
-        return int(events[-1]["epoch"]) if events and events[-1]["type"] == "pruned" else None
+        if events and events[-1]["type"] == "pruned":
+            return int(events[-1]["epoch"])
+        return None
 
     def _read(self) -> bytes:
         path = self.path / HISTORY
@@ -284,20 +291,27 @@ class TrialFolder:
         there is no sound one.
         """
         loaded = self._load()
-        done = loaded[1]["epoch"] if loaded else 0
-        pending = loaded[1]["pending"] if loaded else []
-        events = [
-            event for event in self.events() if event["type"] != "epoch" or event["epoch"] <= done
-        ]
-        known = {event["epoch"] for event in events if event["type"] == "epoch"}
+        num_epochs, pending = 0, []
+        if loaded:
+            num_epochs, pending = loaded[1]["epoch"], loaded[1]["pending"]
+        events: list[Event] = []
+        epochs: set[int] = set()
+        for event in self.events():
+            if event["type"] != "epoch":
+                events.append(event)
+            elif event["epoch"] <= num_epochs:
+                events.append(event)
+                epochs.add(event["epoch"])
         # The process may have ended between the checkpoint and the lines that belong to it.
-        lines = events + [event for event in pending if event["epoch"] not in known]
-        if loaded and len({event["epoch"] for event in lines if event["type"] == "epoch"}) < done:
+        missing = [event for event in pending if event["epoch"] not in epochs]
+        events += missing
+        epochs |= {event["epoch"] for event in missing if event["type"] == "epoch"}
+        if len(epochs) < num_epochs:
             # The history lost epochs that the checkpoint has behind it: the trial is trained anew
-            # rather than told with gaps.
+            # rather than shown with gaps.
             self._set_aside("history.jsonl")
             return self.resume()
-        self._write("history.jsonl", b"".join(to_line(event) for event in lines))
+        self._write("history.jsonl", b"".join(map(to_line, events)))
         return loaded
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -418,11 +432,9 @@ class TrialFolder:
         keep them.
         """
         with np.load(io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False) as file:
-            return (
-                (file["labels"], tuple(map(str, file["class_names"])))
-                if set(TRUTH) <= set(file.files)
-                else None
-            )
+            if set(TRUTH) <= set(file.files):
+                return (file["labels"], tuple(map(str, file["class_names"])))
+            return None
 
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """The trained weights."""
@@ -464,7 +476,9 @@ class TrialFolder:
 
     def _size(self, name: str) -> int | None:
         path = self.path / name
-        return path.stat().st_size if path.is_file() else None
+        if path.is_file():
+            return path.stat().st_size
+        return None
 
     def _described(self) -> dict[str, dict[str, Any]]:
         """The files that a record speaks for, with their sizes and digests."""

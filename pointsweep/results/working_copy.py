@@ -1,5 +1,5 @@
-"""Where a trial works: its folder in a store on a disk, or a folder of this node that a thread
-copies to a server.
+"""Working folder of a trial: its folder in a store on a disk, or a folder of this node that a
+thread copies to a server.
 
 There the store is the truth and the node's folder a working copy. What is uploaded is complete at
 any moment: the history goes before its checkpoint (a resume drops the epochs that no checkpoint
@@ -151,10 +151,10 @@ class Copy:
         """
         if self.remote is None:
             return
-        marker, mine = self.folder.path / UPLOADED, self.folder.path / HISTORY
-        if not marker.exists() and mine.is_file():
+        marker, own_history = self.folder.path / UPLOADED, self.folder.path / HISTORY
+        if not marker.exists() and own_history.is_file():
             history = self._read(HISTORY)
-            if history and mine.read_bytes().startswith(history):
+            if history and own_history.read_bytes().startswith(history):
                 return
         self.take(HISTORY, CHECKPOINT)
         marker.unlink(missing_ok=True)
@@ -195,7 +195,9 @@ class Copy:
     def lag_s(self) -> float:
         """Since when something waits to be uploaded; 0 if nothing does."""
         since = self.behind_since
-        return time.monotonic() - since if since is not None else 0.0
+        if since is not None:
+            return time.monotonic() - since
+        return 0.0
 
     def flush(self) -> None:
         """Return when the store has all that stands in the folder. Raises StoreError if it stays
@@ -276,7 +278,9 @@ class Copy:
                 # time.
                 stat = os.fstat(opened.fileno())
                 mark = (stat.st_mtime_ns, stat.st_size)
-                return None if self.sent.get(file) == mark else (mark, opened.read())
+                if self.sent.get(file) == mark:
+                    return None
+                return (mark, opened.read())
         except FileNotFoundError:
             return None
 

@@ -1,4 +1,4 @@
-"""Where the server listens, the token it asks for, and its end."""
+"""Socket of the server, the token it asks for, and its end."""
 
 from __future__ import annotations
 

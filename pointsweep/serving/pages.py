@@ -6,12 +6,13 @@ import functools
 import gzip
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 import jinja2
 
 from pointsweep.reporting.html.page import plotly_js
+from pointsweep.reporting.standing import STATES
 from pointsweep.serving.watch import RunningTrial, SweepState
 from pointsweep.utils.console import visible
 from pointsweep.utils.numbers import percent
@@ -27,18 +28,19 @@ class Shown:
     """A sweep as the pages show it: numbers as text."""
 
     name: str
-    title: str
-    state: str
     problem: str
-    counts: Mapping[str, int]
-    total: int
     left: str
     devices: str  # the time of all devices
     price: str
     running: Sequence[Mapping[str, str | int]]
-    failed: Sequence[str]
-    more_failed: int
     seen: str
+    # of a sweep that could be read
+    title: str = ""
+    state: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    total: int = 0
+    failed: Sequence[str] = ()
+    more_failed: int = 0
 
 
 @functools.cache
@@ -107,33 +109,37 @@ def tab_title(state: SweepState) -> str:
 
 def shown(state: SweepState) -> Shown:
     """Return the numbers of a sweep as text."""
-    standing = state.standing
-    counts = {}
-    failed: list[str] = []
-    if standing is not None:
-        counts = {word: standing.count(word) for word in ("finished", "failed", "running", "open")}
-        failed = [f"{trial.place}: {trial.reason}" for trial in standing.of("failed")]
-    return Shown(
+    seen = ""
+    if state.seen_at:
+        seen = time.strftime("%H:%M:%S", time.localtime(state.seen_at))
+    numbers = Shown(
         name=state.name,
-        title=standing.title if standing is not None else "",
-        state=state.state if standing is not None else "",
         problem=state.problem,
-        counts=counts,
-        total=len(standing.trials) if standing is not None else 0,
         left=_duration(state.left_s) if state.left_s is not None else "",
         devices=_device_time(state.device_hours) if state.device_hours else "",
         price=f"{state.price:.3g}" if state.price is not None else "",
         running=[_running(trial, state.metric) for trial in state.running],
+        seen=seen,
+    )
+    standing = state.standing
+    if standing is None:
+        return numbers
+    failed = [f"{trial.label}: {trial.reason}" for trial in standing.of("failed")]
+    return replace(
+        numbers,
+        title=standing.title,
+        state=state.state,
+        counts={name: standing.count(name) for name in STATES},
+        total=len(standing.trials),
         failed=failed[:MOST_FAILED],
         more_failed=max(len(failed) - MOST_FAILED, 0),
-        seen=time.strftime("%H:%M:%S", time.localtime(state.seen_at)) if state.seen_at else "",
     )
 
 
 def _running(trial: RunningTrial, metric: str) -> dict[str, str | int]:
     value = f"{percent(trial.values[-1])}\N{NO-BREAK SPACE}%" if trial.values else ""
     return {
-        "place": trial.place,
+        "label": trial.label,
         "worker": trial.worker,
         "epoch": trial.epoch,
         "epochs": trial.epochs,
@@ -172,4 +178,6 @@ def _duration(seconds: float) -> str:
 
 def _device_time(hours: float) -> str:
     """Return a time of devices, which is paid by the hour: 40 s, 12 min, 310.5 h."""
-    return _duration(hours * 3600) if hours < 1.5 else f"{hours:,.1f} h"
+    if hours < 1.5:
+        return _duration(hours * 3600)
+    return f"{hours:,.1f} h"

@@ -61,7 +61,9 @@ class KeptTrial:
     def failure(self) -> str:
         """Return why its last attempt failed; empty if it did not."""
         last_event = self.events[-1] if self.events else {"type": ""}
-        return str(last_event.get("reason", "")) if last_event["type"] == "failed" else ""
+        if last_event["type"] == "failed":
+            return str(last_event.get("reason", ""))
+        return ""
 
 
 class KeptFolder(TrialFolder):
@@ -108,14 +110,14 @@ class ReadOnlyStore:
     def exists(self, name: str) -> bool:
         return self.inner.exists(name)
 
-    def place(self, name: str) -> str:
-        return self.inner.place(name)
+    def location(self, name: str) -> str:
+        return self.inner.location(name)
 
     def write(self, name: str, data: bytes) -> None:
-        raise StoreError(f"{self.place(name)}: not written, as this store is only read")
+        raise StoreError(f"{self.location(name)}: not written, as this store is only read")
 
     def delete(self, name: str) -> None:
-        raise StoreError(f"{self.place(name)}: not deleted, as this store is only read")
+        raise StoreError(f"{self.location(name)}: not deleted, as this store is only read")
 
     # What changed
 
@@ -197,7 +199,9 @@ class ReadOnlyStore:
             holder = Holder(**json.loads(self.read(f"trials/{key}/{LEASE}")))
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
-        return holder if isinstance(holder.expires, int | float) else None
+        if isinstance(holder.expires, int | float):
+            return holder
+        return None
 
     def _read_history(self, key: str, trial: KeptTrial) -> None:
         try:
@@ -220,7 +224,9 @@ class ReadOnlyStore:
         """Return the events of a trial; those of a finished one are read once."""
         trial = self.trials.get(key)
         if trial is None or trial.record is None:
-            return list(trial.events) if trial is not None else []
+            if trial is not None:
+                return list(trial.events)
+            return []
         packed = self._histories.get(key)
         if packed is not None:
             stored_events: list[Event] = marshal.loads(zlib.decompress(packed))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pointsweep.errors import StoreError
 from pointsweep.reporting.build import build, read_layout
 from pointsweep.reporting.html.page import plotly_file
-from pointsweep.reporting.standing import SweepStanding, TrialStanding, places, sweep_names
+from pointsweep.reporting.standing import SweepStanding, TrialStanding, sweep_names, trial_labels
 from pointsweep.reporting.stored import compared
 from pointsweep.reporting.table import Table
 from pointsweep.results import metrics
@@ -53,7 +53,7 @@ class RunningTrial:
     each.
     """
 
-    place: str
+    label: str
     worker: str
     epoch: int
     epochs: int  # 0 if unknown
@@ -205,16 +205,15 @@ class SweepWatch:
         requested, _ = settle(layout, records)
         standings = []
         running: list[RunningTrial] = []
-        for key, cell in places(requested):
+        for key, cell in trial_labels(requested):
             trial = trials.get(key, KeptTrial())
             standings.append(_standing(key, cell, trial))
             if standings[-1].state == "running" and len(running) < MOST_RUNNING:
                 running.append(_running(standings[-1], trial, layout.metric))
-        seconds = [
-            records[item.key].seconds.get("total", 0.0)
-            for item in standings
-            if item.state == "finished"
-        ]
+        seconds = []
+        for item in standings:
+            if item.state == "finished":
+                seconds.append(records[item.key].seconds.get("total", 0.0))
         standing = SweepStanding(layout.name, layout.title, standings, seconds)
         hours = self._device_s([item.key for item in standings]) / 3600
         return SweepState(
@@ -333,7 +332,7 @@ def _standing(key: str, cell: str, trial: KeptTrial) -> TrialStanding:
 def _running(trial: TrialStanding, stored: KeptTrial, metric: str) -> RunningTrial:
     epoch_metrics = [event.get("metrics", {}) for event in epochs_of(stored.events)]
     values = [entry[metric] for entry in epoch_metrics if metric in entry]
-    return RunningTrial(trial.place, trial.worker, trial.epoch, _num_epochs(stored), values)
+    return RunningTrial(trial.label, trial.worker, trial.epoch, _num_epochs(stored), values)
 
 
 def _num_epochs(trial: KeptTrial) -> int:

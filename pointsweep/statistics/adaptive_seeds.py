@@ -1,5 +1,5 @@
-"""How many seeds every cell of a table gets, where the file says `seeds: {min: 3, max: 10, until:
-decided}`.
+"""Adaptive number of seeds for every cell of a table, where the file says `seeds: {min: 3, max: 10,
+until: decided}`.
 
 Every row is compared with one of them by the sequential test of sequential.py, with Holm's
 correction over the rows of a column. All rows get the fewest seeds; a further seed goes to the
@@ -75,31 +75,30 @@ def settle(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, list[
     """
     if layout.adaptive is None:
         return layout, []
-    values = {
-        key: value(records[key], layout.protocol, layout.metric)
-        for cell in layout.cells
-        for _, key in cell.keys
-        if key in records
-    }
-    comparisons: list[Comparison] = []
-    seed_counts: dict[tuple[int, int], int] = {}
-    for column in range(len(layout.columns)):
-        of_column = _column(
-            [cell for cell in layout.cells if cell.column == column and cell.keys],
-            layout.adaptive,
-            values,
-        )
-        comparisons += of_column
-        seed_counts |= {(comparison.row, column): comparison.n for comparison in of_column}
-        seed_counts[layout.adaptive.against, column] = max(
-            (comparison.n for comparison in of_column), default=layout.adaptive.least
-        )
+    values = {}
+    cells_of: list[list[CellLayout]] = [[] for _ in layout.columns]
+    for cell in layout.cells:
+        if cell.keys:
+            cells_of[cell.column].append(cell)
+        for _, key in cell.keys:
+            if key in records:
+                values[key] = value(records[key], layout.protocol, layout.metric)
+
     least = layout.adaptive.least
-    cells = tuple(
-        replace(cell, keys=cell.keys[: seed_counts.get((cell.row, cell.column), least)])
-        for cell in layout.cells
-    )
-    return replace(layout, cells=cells), comparisons
+    comparisons: list[Comparison] = []
+    num_seeds: dict[tuple[int, int], int] = {}
+    for column, column_cells in enumerate(cells_of):
+        column_comparisons = _column(column_cells, layout.adaptive, values)
+        comparisons += column_comparisons
+        for comparison in column_comparisons:
+            num_seeds[comparison.row, column] = comparison.n
+        counts = [comparison.n for comparison in column_comparisons]
+        num_seeds[layout.adaptive.against, column] = max(counts, default=least)
+    cells = []
+    for cell in layout.cells:
+        count = num_seeds.get((cell.row, cell.column), least)
+        cells.append(replace(cell, keys=cell.keys[:count]))
+    return replace(layout, cells=tuple(cells)), comparisons
 
 
 def _column(
@@ -112,27 +111,33 @@ def _column(
     arms = {cell.row: cell for cell in cells if cell.keys != reference.keys}
     comparisons = [Comparison(row, cell.column, rule.least) for row, cell in arms.items()]
     for n in range(rule.least, rule.most + 1):
+        p_values = []
         for comparison in comparisons:
             if comparison.state == "open":
                 comparison.n = n
                 _update(comparison, arms[comparison.row], reference, rule, values)
-        p_values = [
-            sequential_p(comparison.evidence, rule.least, rule.most)
-            if comparison.differences
-            else None
-            for comparison in comparisons
-        ]
+            p = None
+            if comparison.differences:
+                p = sequential_p(comparison.evidence, rule.least, rule.most)
+            p_values.append(p)
         for comparison, p in zip(comparisons, holm(p_values), strict=True):
             comparison.adjusted = p
             if p is not None and p < ALPHA:
                 comparison.state = "decided"
-        left = sum(comparison.state != "decided" for comparison in comparisons)
-        for comparison in comparisons:
-            if comparison.state == "open" and n == rule.most:
-                comparison.state = "spent"
-            elif comparison.state == "open" and _is_unlikely(comparison, left, rule):
-                comparison.state = "unlikely"
+        _give_up(comparisons, n, rule)
     return comparisons
+
+
+def _give_up(comparisons: Sequence[Comparison], n: int, rule: Adaptive) -> None:
+    """Close the open comparisons that have no seeds left, or will hardly be decided by them."""
+    num_undecided = sum(comparison.state != "decided" for comparison in comparisons)
+    for comparison in comparisons:
+        if comparison.state != "open":
+            continue
+        if n == rule.most:
+            comparison.state = "spent"
+        elif _is_unlikely(comparison, num_undecided, rule):
+            comparison.state = "unlikely"
 
 
 def _update(
@@ -150,10 +155,9 @@ def _update(
     if any(key not in values for key in (*arm_keys, *reference_keys)):
         comparison.state = "waiting"
         return
-    differences = [
-        round(values[key] - values[other], DIGITS)
-        for key, other in zip(arm_keys, reference_keys, strict=True)
-    ]
+    differences = []
+    for key, other in zip(arm_keys, reference_keys, strict=True):
+        differences.append(round(values[key] - values[other], DIGITS))
     comparison.differences = summary(differences)
     comparison.evidence = min(comparison.evidence, evidence(comparison.differences, rule.most))
 
@@ -181,12 +185,13 @@ def reasons(layout: Layout, comparisons: Sequence[Comparison]) -> dict[tuple[int
         "spent": "the most seeds",
         "waiting": "waits for its seeds",
     }
-    decided = {
-        (comparison.row, comparison.column): words[comparison.state] for comparison in comparisons
-    }
-    plain = {
-        (cell.row, cell.column): "nothing to compare with" for cell in layout.cells if cell.keys
-    }
+    decided = {}
+    for comparison in comparisons:
+        decided[(comparison.row, comparison.column)] = words[comparison.state]
+    plain = {}
+    for cell in layout.cells:
+        if cell.keys:
+            plain[(cell.row, cell.column)] = "nothing to compare with"
     compared = {
         (layout.adaptive.against, comparison.column): "as many as its comparisons asked for"
         for comparison in comparisons
@@ -208,11 +213,10 @@ def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     why = reasons(layout, comparisons)
     for column, title in enumerate(layout.columns):
-        parts = [
-            _text(comparison, names[comparison.row], why[comparison.row, column])
-            for comparison in comparisons
-            if comparison.column == column
-        ]
+        parts = []
+        for comparison in comparisons:
+            if comparison.column == column:
+                parts.append(_text(comparison, names[comparison.row], why[comparison.row, column]))
         if parts:
             yield f"{title}, against {names[rule.against]}: {'; '.join(parts)}"
 

@@ -1,4 +1,4 @@
-"""All pairs of a table's rows, or of its columns: which of them the seeds tell apart.
+"""All pairs of a table's rows, or of its columns: which of them the seeds separate.
 
 A family is one column's rows, or the table's columns. Two tests must agree before a pair is told
 apart.
@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class Pair:
 
     @property
     def resolved(self) -> bool:
-        """Return whether the seeds tell the two apart."""
+        """Return whether the seeds separate the two."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -102,7 +102,9 @@ def guard_level(num_arms: int) -> float | None:
     4 % of three arms, 6.5 % of four, 9 % of more: as weak as simulated tables with unequal spreads
     allow.
     """
-    return None if num_arms < 3 else min(0.025 * num_arms - 0.035, 0.09)
+    if num_arms < 3:
+        return None
+    return min(0.025 * num_arms - 0.035, 0.09)
 
 
 def compare(
@@ -114,48 +116,62 @@ def compare(
     """Compare arms, values by seed, in a table of so many families. Arms without values are left
     out.
     """
-    means = {
-        name: round(math.fsum(values.values()) / len(values), DIGITS)
-        for name, values in arms.items()
-        if values
-    }
+    means = {}
+    for name, by_seed in arms.items():
+        if by_seed:
+            means[name] = round(math.fsum(by_seed.values()) / len(by_seed), DIGITS)
     sign = -1 if higher_is_better else 1
     order = sorted(means, key=lambda name: sign * means[name])  # of equal ones, the first row first
     if len(order) < 2:
         return Family(title, tuple(order))
+
     seeds = sorted({seed for name in order for seed in arms[name]})
-    values = np.full((len(order), len(seeds)), math.nan)
+    values = np.full((len(order), len(seeds)), math.nan)  # (arms, seeds)
     for row, name in enumerate(order):
         values[row] = [arms[name].get(seed, math.nan) for seed in seeds]
-    far = far_seeds(values)
-    errors = Errors(np.delete(values, [row for row, _ in far], axis=0), len(order))
-    tested = [row for row in range(len(order)) if row not in dict(far)]
+    far = dict(far_seeds(values))
+    errors = Errors(np.delete(values, list(far), axis=0), len(order))
+    set_aside = []
+    for row, column in far.items():
+        value, usual = float(values[row, column]), float(np.nanmedian(values[row]))
+        set_aside.append(ExcludedArm(order[row], seeds[column], value, usual))
+
+    tested = [row for row in range(len(order)) if row not in far]
+    sd = detectable = None
+    if errors.freedom and errors.variance:
+        sd = math.sqrt(errors.variance)
+    if sd is not None and len(tested) > 1:
+        count = int(np.median(np.isfinite(values[tested]).sum(axis=1)))
+        if count > 1:
+            detectable = sd * detectable_gain(len(order), count, families)
+    pairs = _pairs(order, values, tested, errors, families)
+    return Family(
+        title, tuple(order), tuple(pairs), tuple(set_aside), sd, errors.freedom, detectable
+    )
+
+
+def _pairs(
+    order: Sequence[str],
+    values: np.ndarray,
+    tested: Sequence[int],
+    errors: Errors,
+    families: int,
+) -> Iterator[Pair]:
+    """Yield all pairs of the arms; of many arms, the pairs with the first."""
+    # `errors` knows only the rows that are tested, by their position among these.
     position = {row: number for number, row in enumerate(tested)}
-    pairs = []
-    for first in range(len(order) if len(order) <= MOST_ARMS else 1):
+    num_firsts = len(order) if len(order) <= MOST_ARMS else 1
+    for first in range(num_firsts):
         for second in range(first + 1, len(order)):
             names = order[first], order[second]
             shared = np.isfinite(values[first]) & np.isfinite(values[second])
             differences = np.round(values[first, shared] - values[second, shared], DIGITS)
             if first in position and second in position:
-                pairs.append(
-                    _pair(names, differences, errors, (position[first], position[second]), families)
-                )
+                rows = position[first], position[second]
+                yield _pair(names, differences, errors, rows, families)
             else:
                 mean = float(differences.mean()) if len(differences) else None
-                pairs.append(Pair(*names, len(differences), mean, reason="set aside"))
-    set_aside = tuple(
-        ExcludedArm(
-            order[row], seeds[column], float(values[row, column]), float(np.nanmedian(values[row]))
-        )
-        for row, column in far
-    )
-    sd = math.sqrt(errors.variance) if errors.freedom and errors.variance else None
-    detectable = None
-    if sd is not None and len(tested) > 1:
-        count = int(np.median(np.isfinite(values[tested]).sum(axis=1)))
-        detectable = sd * detectable_gain(len(order), count, families) if count > 1 else None
-    return Family(title, tuple(order), tuple(pairs), set_aside, sd, errors.freedom, detectable)
+                yield Pair(*names, len(differences), mean, reason="set aside")
 
 
 def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
@@ -165,24 +181,24 @@ def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
     The measure is the median, over all arms, of the distances from the arm's own median; in each
     arm the value nearest to its median is not counted.
     """
-    distances: list[list[float]] = []
+    distances_of: dict[int, list[float]] = {}  # by arm, zero where there is no value
     counted: list[float] = []
-    for row in values.tolist():
+    for arm, row in enumerate(values.tolist()):
         known = [value for value in row if not math.isnan(value)]
         if len(known) < 2:
-            distances.append([])
             continue
-        middle = statistics.median(known)
-        apart = [0.0 if math.isnan(value) else abs(value - middle) for value in row]
-        distances.append(apart)
-        counted += sorted(abs(value - middle) for value in known)[1:]
+        median = statistics.median(known)
+        distances_of[arm] = [0.0 if math.isnan(value) else abs(value - median) for value in row]
+        counted += sorted(abs(value - median) for value in known)[1:]
     usual = statistics.median(counted) if counted else 0.0
     if usual <= 10**-DIGITS:
         return []
+
     far = []
-    for number, apart in enumerate(distances):
-        if apart and max(apart) > FAR * usual:
-            far.append((number, apart.index(max(apart))))
+    for arm, distances in distances_of.items():
+        farthest = max(distances)
+        if farthest > FAR * usual:
+            far.append((arm, distances.index(farthest)))
     return far
 
 
@@ -223,7 +239,9 @@ def _freedom_gain(num_arms: int) -> float:
     """Return how many times the degrees of freedom of a paired difference two arms' own errors have
     at most, of so many arms.
     """
-    return (2 * num_arms - 5) / (num_arms - 2) if num_arms > 3 else 1.0
+    if num_arms > 3:
+        return (2 * num_arms - 5) / (num_arms - 2)
+    return 1.0
 
 
 def _own_freedom(first: np.ndarray, second: np.ndarray, least: float, most: float) -> np.ndarray:
@@ -243,32 +261,36 @@ def _own_freedom(first: np.ndarray, second: np.ndarray, least: float, most: floa
 
 
 def residuals(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """values (arms, seeds), NaN where there is none -> what is left without arm and seed effects,
-    and its degrees of freedom.
+    """values (arms, seeds), NaN where there is none -> the residuals without arm and seed effects,
+    and their degrees of freedom.
 
     Least squares of value = arm + seed, with the arms eliminated. Arms of one value say nothing of
     the error.
     """
-    known = np.isfinite(values) & (np.isfinite(values).sum(axis=1, keepdims=True) > 1)
+    is_finite = np.isfinite(values)
+    known = is_finite & (is_finite.sum(axis=1, keepdims=True) > 1)
     weight = known.astype(np.float64)  # (A, S)
-    counts = weight.sum(axis=1)
+    counts = weight.sum(axis=1)  # (A,)
     if not counts.any():
         return np.full(values.shape, np.nan), 0
-    share = weight / np.maximum(counts, 1)[:, None]
+
+    at_least_one = np.maximum(counts, 1)
+    share = weight / at_least_one[:, None]
     filled = np.where(known, values, 0.0)
-    centred = np.where(known, filled - (filled.sum(axis=1) / np.maximum(counts, 1))[:, None], 0.0)
+    arm_means = filled.sum(axis=1) / at_least_one
+    centred = np.where(known, filled - arm_means[:, None], 0.0)
     matrix = np.diag(weight.sum(axis=0)) - weight.T @ share  # (S, S)
     effects, _, rank, _ = np.linalg.lstsq(matrix, centred.sum(axis=0), rcond=1e-10)
-    left = centred - weight * effects + weight * (share @ effects)[:, None]
-    freedom = int(counts.sum()) - int((counts > 0).sum()) - int(rank)
-    return np.where(known, left, np.nan), freedom
+    residual = centred - weight * effects + weight * (share @ effects)[:, None]
+    num_values, num_arms = int(counts.sum()), int((counts > 0).sum())
+    return np.where(known, residual, np.nan), num_values - num_arms - int(rank)
 
 
 def _pair(
     names: tuple[str, str],
     differences: np.ndarray,
     errors: Errors,
-    place: tuple[int, int],
+    rows: tuple[int, int],
     families: int,
 ) -> Pair:
     count = len(differences)
@@ -278,23 +300,24 @@ def _pair(
     if count == 1:
         return Pair(*names, 1, mean, reason="one seed in common")
     if differences.min() == differences.max():
-        return Pair(
-            *names, count, float(differences[0]), reason="the same difference with every seed"
-        )
+        same = float(differences[0])
+        return Pair(*names, count, same, reason="the same difference with every seed")
     if errors.freedom < 1 or errors.variance <= 0:
         return Pair(*names, count, mean, reason="no spread to judge by")
+
     level = ALPHA / families
     pooled = math.sqrt(errors.variance / count)  # the standard error of one mean
-    half = pooled * range_quantile(level, errors.num_arms, errors.freedom)
+    half_width = pooled * range_quantile(level, errors.num_arms, errors.freedom)
     p = families * range_tail(abs(mean) / pooled, errors.num_arms, errors.freedom)
     guard = guard_level(errors.num_arms)
     if guard is not None:
-        variance, freedom = errors.of_pair(*place, differences)
+        variance, freedom = errors.of_pair(*rows, differences)
         own = math.sqrt(variance / 2 / count)
-        half = max(half, own * range_quantile(guard / families, errors.num_arms, freedom))
-        by_own = range_tail(abs(mean) / own, errors.num_arms, freedom)
-        p = max(p, families * by_own * ALPHA / guard)
-    return Pair(*names, count, mean, mean - half, mean + half, min(1.0, p))
+        own_half_width = own * range_quantile(guard / families, errors.num_arms, freedom)
+        half_width = max(half_width, own_half_width)
+        own_p = range_tail(abs(mean) / own, errors.num_arms, freedom)
+        p = max(p, families * own_p * ALPHA / guard)
+    return Pair(*names, count, mean, mean - half_width, mean + half_width, min(1.0, p))
 
 
 def half_widths(
@@ -306,27 +329,31 @@ def half_widths(
     The same numbers as `compare` gives of each table without arms that were set aside.
     """
     _, arms, seeds = values.shape
-    left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=2, keepdims=True)
-    left = left + values.mean(axis=(1, 2), keepdims=True)
+    arm_means = values.mean(axis=2, keepdims=True)
+    seed_means = values.mean(axis=1, keepdims=True)
+    residual = values - seed_means - arm_means
+    residual = residual + values.mean(axis=(1, 2), keepdims=True)
     freedom = (arms - 1) * (seeds - 1)
-    variance = (left**2).sum(axis=(1, 2))[:, None] / freedom  # (T, 1)
+    variance = (residual**2).sum(axis=(1, 2))[:, None] / freedom  # (T, 1)
     level = ALPHA / families
-    half = np.sqrt(variance / seeds) * range_quantile(level, num_arms, freedom)
+    half_width = np.sqrt(variance / seeds) * range_quantile(level, num_arms, freedom)
+
     guard = guard_level(num_arms)
     pair_variance = (values[:, first] - values[:, second]).var(axis=2, ddof=1)  # (T, P)
     if guard is None:
-        return np.broadcast_to(half, pair_variance.shape)
+        return np.broadcast_to(half_width, pair_variance.shape)
     least, most = seeds - 1.0, (seeds - 1) * _freedom_gain(arms)
     freedoms = np.full(pair_variance.shape, least)
     if arms > 3:
-        spread = (left**2).sum(axis=2) / (seeds - 1)  # (T, A)
+        spread = (residual**2).sum(axis=2) / (seeds - 1)  # (T, A)
         per_arm = (spread - variance / arms) / (1 - 2 / arms)
-        pair_variance = np.maximum(per_arm[:, first] + per_arm[:, second], pair_variance / 4)
-        freedoms = _own_freedom(per_arm[:, first], per_arm[:, second], least, most)
+        first_variance, second_variance = per_arm[:, first], per_arm[:, second]  # (T, P)
+        pair_variance = np.maximum(first_variance + second_variance, pair_variance / 4)
+        freedoms = _own_freedom(first_variance, second_variance, least, most)
     critical = np.zeros(pair_variance.shape)
     for value in np.unique(freedoms):
         critical[freedoms == value] = range_quantile(guard / families, num_arms, float(value))
-    return np.maximum(half, np.sqrt(pair_variance / 2 / seeds) * critical)
+    return np.maximum(half_width, np.sqrt(pair_variance / 2 / seeds) * critical)
 
 
 @functools.lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ import binascii
 import itertools
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,17 +109,20 @@ def sign_flip(net: np.ndarray) -> float | None:
     if 0.5 ** len(sizes) >= 1 - LEVEL:
         return None
     chances = np.ones(1)  # of the sums -total ... total, with what was added up to now
-    for size, number in enumerate(np.bincount(sizes)):
+    for size, number in enumerate(np.bincount(sizes).tolist()):
         if size == 0 or number == 0:
             continue
-        steps = np.zeros(2 * size * int(number) + 1)
-        steps[:: 2 * size] = _binomial(int(number))
+        steps = np.zeros(2 * size * number + 1)
+        steps[:: 2 * size] = _binomial(number)
         chances = np.convolve(chances, steps)
+
     total = len(chances) // 2
     reached = abs(int(net.sum()))
-    beyond = float(chances[: total - reached].sum() + chances[total + reached + 1 :].sum())
-    own = float(chances[total - reached] + (chances[total + reached] if reached else 0.0))
-    return min(1.0, beyond + own / 2)
+    below, above = chances[: total - reached], chances[total + reached + 1 :]
+    equal = float(chances[total - reached])
+    if reached:
+        equal += float(chances[total + reached])
+    return min(1.0, float(below.sum() + above.sum()) + equal / 2)
 
 
 def _binomial(number: int) -> np.ndarray:
@@ -149,7 +152,9 @@ def mcnemar(gained: int, lost: int) -> float | None:
     at_most = float(bdtr(less, differing, 0.5))
     # Of an even split every outcome is as extreme or more so; half of its own chance is taken off,
     # as everywhere.
-    return 1 - (at_most - below) / 2 if gained == lost else at_most + below
+    if gained == lost:
+        return 1 - (at_most - below) / 2
+    return at_most + below
 
 
 def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
@@ -199,7 +204,9 @@ def correctness(record: Record, protocol: str) -> np.ndarray | None:
     that.
     """
     text = record.correct.get(protocol)
-    return None if text is None else unpacked(text, int(record.dataset["num_test"]))
+    if text is None:
+        return None
+    return unpacked(text, int(record.dataset["num_test"]))
 
 
 def _matrix(records: Sequence[Record], protocol: str) -> np.ndarray:
@@ -232,48 +239,67 @@ def one_episode(record: Record) -> bool:
     return "way" in (record.config.get("dataset") or {})
 
 
+def _comparable(
+    order: Sequence[str], records: Mapping[tuple[str, int], Record]
+) -> Iterator[tuple[str, str, int]]:
+    """Yield each arm, the next in `order` and a seed with which both were tested on the same
+    objects.
+    """
+    seeds = sorted({seed for _, seed in records})
+    for first, second in itertools.pairwise(order):
+        for seed in seeds:
+            one, other = records.get((first, seed)), records.get((second, seed))
+            if one is not None and other is not None and same_objects(one, other):
+                yield first, second, seed
+
+
 def model_tests(
     order: Sequence[str], arms: Mapping[str, Mapping[int, Record]], protocol: str
 ) -> tuple[ModelTest, ...]:
     """Test each arm and the next in `order`, one test for every seed that both have; adjusted over
     all of them together.
     """
-    with_objects: dict[str, dict[int, Record]] = {name: {} for name in order}
+    with_objects: dict[tuple[str, int], Record] = {}
     for name in order:
         for seed, record in arms[name].items():
             if protocol in record.correct and not one_episode(record):
-                with_objects[name][seed] = record
-    pairs = [
-        (first, second, seed)
-        for first, second in itertools.pairwise(order)
-        for seed in sorted(with_objects[first].keys() & with_objects[second].keys())
-        if same_objects(with_objects[first][seed], with_objects[second][seed])
-    ]
+                with_objects[name, seed] = record
+    pairs = list(_comparable(order, with_objects))
     if not pairs:
         return ()
-    trials = [(name, seed) for name, mine in with_objects.items() for seed in mine]
-    bits = _matrix([with_objects[name][seed] for name, seed in trials], protocol)
-    rows = {trial: row for row, trial in enumerate(trials)}
-    gained, lost = flips(
-        bits[[rows[first, seed] for first, _, seed in pairs]],
-        bits[[rows[second, seed] for _, second, seed in pairs]],
-    )
+
+    bits = _matrix(list(with_objects.values()), protocol)
+    row_of = {trial: row for row, trial in enumerate(with_objects)}
+    first_rows = [row_of[first, seed] for first, _, seed in pairs]
+    second_rows = [row_of[second, seed] for _, second, seed in pairs]
+    gained, lost = flips(bits[first_rows], bits[second_rows])
     p_values = _mcnemar_all(gained, lost)
-    objects = [0] * len(pairs)
-    known: dict[str, np.ndarray | None] = {}
+    num_objects = [0] * len(pairs)
+    groups_by_text: dict[str, np.ndarray | None] = {}
     for number, (first, second, seed) in enumerate(pairs):
-        one, other = with_objects[first][seed], with_objects[second][seed]
+        one, other = with_objects[first, seed], with_objects[second, seed]
         text = str(one.dataset.get("test_groups") or "")
-        if text not in known:
-            known[text] = groups_of(one)
-        groups = known[text]
+        if text not in groups_by_text:
+            groups_by_text[text] = groups_of(one)
+        groups = groups_by_text[text]
         if groups is not None:
             p_values[number] = sign_flip(_net(one, other, protocol, groups))
-            objects[number] = int(groups.max()) + 1
-    tests = zip(
-        pairs, gained.tolist(), lost.tolist(), p_values, holm(p_values), objects, strict=True
-    )
-    return tuple(ModelTest(*pair, *tested) for pair, *tested in tests)
+            num_objects[number] = int(groups.max()) + 1
+
+    adjusted = holm(p_values)
+    tests = []
+    for number, pair in enumerate(pairs):
+        tests.append(
+            ModelTest(
+                *pair,
+                int(gained[number]),
+                int(lost[number]),
+                p_values[number],
+                adjusted[number],
+                num_objects[number],
+            )
+        )
+    return tuple(tests)
 
 
 def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.ndarray:

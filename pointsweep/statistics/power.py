@@ -1,4 +1,4 @@
-"""What a design can resolve: the power of the tests that a table makes, before any trial has run.
+"""Power of a design: what the tests that a table makes would detect, before any trial has run.
 
 Arms are compared by a paired t-test over seeds; its power is that of the noncentral t distribution
 (Cohen 1988, section 2; Julious 2004, Statist. Med. 23, section 3). Two single models are compared
@@ -80,4 +80,6 @@ def pooled_sd(sds: Sequence[tuple[float, int]]) -> tuple[float, int] | None:
     """
     freedom = sum(n - 1 for _, n in sds)
     total = math.fsum((n - 1) * sd * sd for sd, n in sds)
-    return (math.sqrt(total / freedom), freedom) if freedom and total else None
+    if freedom and total:
+        return (math.sqrt(total / freedom), freedom)
+    return None

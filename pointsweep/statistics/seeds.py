@@ -53,7 +53,7 @@ class Difference:
 
     @property
     def resolved(self) -> bool:
-        """Return whether these seeds tell the arms apart, if they are all that is compared: the
+        """Return whether these seeds separate the arms, if they are all that is compared: the
         interval leaves out zero and has a width.
         """
         if self.low is None or self.high is None or self.constant:
@@ -77,7 +77,9 @@ def mean(values: Sequence[float]) -> float:
     """Return the mean of at least one value; of equal ones exactly that value, where the rounded
     mean may lie beside them.
     """
-    return values[0] if min(values) == max(values) else math.fsum(values) / len(values)
+    if min(values) == max(values):
+        return values[0]
+    return math.fsum(values) / len(values)
 
 
 def half_width(sd: float, n: int) -> float:
@@ -106,9 +108,9 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
 def _apart(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
     """Return the differences at the seeds that both have, if any."""
     shared = sorted(first.keys() & second.keys())
-    return (
-        summary([round(first[seed] - second[seed], DIGITS) for seed in shared]) if shared else None
-    )
+    if shared:
+        return summary([round(first[seed] - second[seed], DIGITS) for seed in shared])
+    return None
 
 
 def t_test(values: Summary) -> float | None:
@@ -170,7 +172,7 @@ class Verdict:
 
 
 def verdict(values: Sequence[float], published: float, num_test: float) -> Verdict:
-    """Judges the seeds' values against a published one (a fraction of `num_test` objects), by two
+    """Judge the seeds' values against a published one (a fraction of `num_test` objects), by two
     one-sided tests at 5 % each.
 
     The margin is what the published number itself cannot tell: the half width of its 95 % interval
@@ -184,26 +186,27 @@ def verdict(values: Sequence[float], published: float, num_test: float) -> Verdi
 
     lowest, highest = wilson(published * num_test, num_test)
     margin = (highest - lowest) / 2
-    reached = summary(values)
-    apart = reached.mean - published
-    if reached.sd:
-        half = float(stdtrit(reached.n - 1, LEVEL)) * reached.sd / math.sqrt(reached.n)
-        low, high, basis = apart - half, apart + half, "seeds"
+    stats = summary(values)
+    difference = stats.mean - published
+    if stats.sd:
+        half_width = float(stdtrit(stats.n - 1, LEVEL)) * stats.sd / math.sqrt(stats.n)
+        low, high = difference - half_width, difference + half_width
+        basis = "seeds"
+        evidence = f"{stats.n} seeds"
     else:
-        interval = wilson(reached.mean * num_test, num_test, 2 * LEVEL - 1)
-        low, high, basis = interval[0] - published, interval[1] - published, "objects"
-    if basis == "seeds":
-        evidence = f"{reached.n} seeds"
-    else:
-        evidence = "one result" if reached.n == 1 else f"the same with {reached.n} seeds"
-        evidence += ", interval over the test objects"
+        own_low, own_high = wilson(stats.mean * num_test, num_test, 2 * LEVEL - 1)
+        low, high = own_low - published, own_high - published
+        basis = "objects"
+        results = "one result" if stats.n == 1 else f"the same with {stats.n} seeds"
+        evidence = f"{results}, interval over the test objects"
+
     if -margin < low and high < margin:
-        kind, reason = "reproduced", f"inside the margin ({evidence})"
+        kind, reason = "reproduced", "inside the margin"
     elif high < -margin or low > margin:
-        kind, reason = "not", f"{'higher' if apart > 0 else 'lower'} ({evidence})"
+        kind, reason = "not", "higher" if difference > 0 else "lower"
     else:
-        kind, reason = "undecided", f"the interval reaches over the margin ({evidence})"
-    return Verdict(kind, margin, reason, apart, low, high, basis)
+        kind, reason = "undecided", "the interval reaches over the margin"
+    return Verdict(kind, margin, f"{reason} ({evidence})", difference, low, high, basis)
 
 
 def by_mean(arms: Mapping[Arm, Mapping[int, float]]) -> list[Arm]:

@@ -30,11 +30,14 @@ DRAWING = 0  # seed of the paths
 
 
 def evidence(differences: Summary, most: int) -> float:
-    """Return the evidence of a look at paired differences: smaller is stronger, 1 and more is none.
+    """Return the evidence of an interim analysis of paired differences: smaller is stronger, 1 and
+    more is none.
     Without spread there is none.
     """
     p = t_test(differences)
-    return math.inf if p is None else p / (differences.n / most) ** GROWTH
+    if p is None:
+        return math.inf
+    return p / (differences.n / most) ** GROWTH
 
 
 def sequential_p(strongest: float, least: int, most: int) -> float:

@@ -1,5 +1,5 @@
-"""What each component of a method contributes: Shapley shares from a factorial sweep, with
-intervals over seeds.
+"""Contribution of each component of a method: Shapley shares from a factorial sweep, with intervals
+over seeds.
 
 Source: Shapley 1953, "A value for n-person games". A component's share is its gain averaged over
 all orders in which the components could be added; the shares add up to what all of them together
@@ -55,16 +55,16 @@ def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str
     for factors, values in arms:
         subset = frozenset(name for name, present in factors.items() if present)
         if subset in by_subset:
-            raise ValueError(
-                f"two rows with {' + '.join(sorted(subset)) or 'none of the components'}"
-            )
+            names = " + ".join(sorted(subset)) or "none of the components"
+            raise ValueError(f"two rows with {names}")
         by_subset[subset] = values
-    seeds = sorted(set.intersection(*(set(values) for values in by_subset.values())))
+    seeds = set.intersection(*map(set, by_subset.values()))
     if not seeds:
         raise ValueError("no seed has every row")
-    by_component: dict[str, list[float]] = {name: [] for name in components}
-    for seed in seeds:
+
+    shares_of: dict[str, list[float]] = {name: [] for name in components}
+    for seed in sorted(seeds):
         worth = {subset: values[seed] for subset, values in by_subset.items()}
         for name, share in shares(worth, components).items():
-            by_component[name].append(share)
-    return {name: summary(found) for name, found in by_component.items()}
+            shares_of[name].append(share)
+    return {name: summary(values) for name, values in shares_of.items()}

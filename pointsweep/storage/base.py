@@ -56,7 +56,7 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove the bytes under `name`, if any."""
 
-    def place(self, name: str) -> str:
+    def location(self, name: str) -> str:
         """Return where a person finds `name`: a path, or an address."""
 
 
@@ -126,7 +126,7 @@ class FileStore:
         """
         return self.root.joinpath(*parts_of(name))
 
-    def place(self, name: str) -> str:
+    def location(self, name: str) -> str:
         return str(self.path(name))
 
     def read(self, name: str) -> bytes:

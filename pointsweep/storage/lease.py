@@ -1,4 +1,5 @@
-"""Who works on a trial: one process at a time, also on file systems where flock does nothing.
+"""Lease of a trial: one process at a time works on it, also on file systems where flock does
+nothing.
 
 `lease.json` in the trial's folder names its owner and is renewed by a thread. It is made by linking
 a whole file into place. Whoever removes it, its owner at the end or another one once it has
@@ -92,7 +93,9 @@ def machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts) if len(parts) == 2 else uuid.uuid4().hex
+    if len(parts) == 2:
+        return " ".join(parts)
+    return uuid.uuid4().hex
 
 
 class Lease:

@@ -1,4 +1,4 @@
-"""Who works on a trial in a store on a server: one process at a time, over all nodes.
+"""Lease of a trial in a store on a server: one process at a time works on it, over all nodes.
 
 `lease.json` of the trial is made only if there is none (If-None-Match: *), and renewed, taken over
 and given back only if it is still the version that was seen (If-Match): of several that try, one
@@ -74,7 +74,7 @@ class RemoteLease:
             # nobody takes it before a whole term
             self._renew()
         if self.lost:
-            raise LeaseLostError(f"{self.store.place(self.name)} was taken from {self.holder}")
+            raise LeaseLostError(f"{self.store.location(self.name)} was taken from {self.holder}")
 
     def release(self) -> None:
         """End the lease; another one's is left alone. If the store is away it runs out by
@@ -145,7 +145,7 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
             if new_version is not None:
                 return RemoteLease(store, name, own_holder, new_version, now)
         elif time.monotonic() > deadline:
-            raise LeaseHeldError(f"{store.place(name)} is held by another process: {holder}")
+            raise LeaseHeldError(f"{store.location(name)} is held by another process: {holder}")
         else:
             time.sleep(min(POLL_S, lease.TERM_S / 10))
 

@@ -59,7 +59,7 @@ class S3Store:
     def url(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
-    def place(self, name: str) -> str:
+    def location(self, name: str) -> str:
         return f"{self.url}/{name}".rstrip("/")
 
     def key(self, name: str) -> str:
@@ -79,7 +79,7 @@ class S3Store:
             if len(data) != response["ContentLength"] or (
                 expected and hashlib.sha256(data).hexdigest() != expected
             ):
-                raise _DamagedError(f"{self.place(name)}: what arrived is not what was written")
+                raise _DamagedError(f"{self.location(name)}: what arrived is not what was written")
             return data, response["ETag"]
 
         return self._ask(name, get)
@@ -149,11 +149,10 @@ class S3Store:
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=start, Delimiter="/"
             )
-            entries = [
-                entry
-                for page in pages
-                for entry in (*page.get("CommonPrefixes", ()), *page.get("Contents", ()))
-            ]
+            entries = []
+            for page in pages:
+                for entry in (*page.get("CommonPrefixes", ()), *page.get("Contents", ())):
+                    entries.append(entry)
             return sorted(
                 (entry.get("Prefix") or entry["Key"]).removeprefix(start) for entry in entries
             )
@@ -213,7 +212,7 @@ class S3Store:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status == 501:
                     raise NoConditionalWritesError(
-                        f"{self.place(name)}: this server knows no conditional writes"
+                        f"{self.location(name)}: this server knows no conditional writes"
                     ) from error
                 if status in (404, 412) and error.response["Error"]["Code"] != "NoSuchBucket":
                     return None
@@ -240,7 +239,7 @@ class S3Store:
             ].read()
             if len(data) != stop - start:
                 raise _DamagedError(
-                    f"{self.place(name)}: {len(data)} of {stop - start} bytes arrived"
+                    f"{self.location(name)}: {len(data)} of {stop - start} bytes arrived"
                 )
             return data
 
@@ -254,12 +253,11 @@ class S3Store:
             pages = self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket, Prefix=start
             )
-            own_uploads = [
-                item
-                for page in pages
-                for item in page.get("Uploads", [])
-                if item["Key"].startswith(start)
-            ]
+            own_uploads = []
+            for page in pages:
+                for item in page.get("Uploads", []):
+                    if item["Key"].startswith(start):
+                        own_uploads.append(item)
             return [
                 (item["Key"].removeprefix(start), item["UploadId"], item["Initiated"])
                 for item in own_uploads
@@ -298,7 +296,7 @@ class S3Store:
                     error.response["ResponseMetadata"]["HTTPStatusCode"],
                 )
                 if code in ("NoSuchKey", "404", "NotFound", "NoSuchUpload"):
-                    raise FileNotFoundError(self.place(name)) from error
+                    raise FileNotFoundError(self.location(name)) from error
                 problem, passing = (
                     f"{code} ({status})",
                     status >= 500 or status == 429 or code in PASSING,
@@ -310,7 +308,7 @@ class S3Store:
                 )
             if not passing or attempt == self.attempts:
                 raise StoreError(
-                    f"{self.place(name)}: {problem}, after {attempt} attempts; {_HINT}"
+                    f"{self.location(name)}: {problem}, after {attempt} attempts; {_HINT}"
                 )
             longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])
             # many workers must not come back at once

@@ -24,30 +24,30 @@ RANGE_BYTES = 16 * 2**20
 FILES = "files"
 
 
-def staged(place: str, folder: str = "") -> Path:
+def staged(address: str, folder: str = "") -> Path:
     """`place` on this node: a path as it is, an address as the folder or file it was staged to.
     Raises StoreError, FileNotFoundError.
 
-    `folder` below it is what is needed; the path returned leads to `place` all the same.
+    `folder` below it is what is needed; the path returned leads to `address` all the same.
     """
-    if not is_address(place):
-        return Path(place).expanduser()
-    store = open_remote(place)
+    if not is_address(address):
+        return Path(address).expanduser()
+    store = open_remote(address)
     for name in list(walk(store, folder)):
-        stage(store, name, _place(store))
-    return _place(store) / FILES
+        stage(store, name, _staging_folder(store))
+    return _staging_folder(store) / FILES
 
 
-def staged_file(place: str) -> Path:
+def staged_file(address: str) -> Path:
     """One file, staged if it lies on a server."""
-    if not is_address(place):
-        return Path(place).expanduser()
-    parent, _, name = place.rpartition("/")
+    if not is_address(address):
+        return Path(address).expanduser()
+    parent, _, name = address.rpartition("/")
     store = open_remote(parent)
-    return stage(store, name, _place(store))
+    return stage(store, name, _staging_folder(store))
 
 
-def _place(store: RemoteStore) -> Path:
+def _staging_folder(store: RemoteStore) -> Path:
     return cache_folder() / "staged" / hashlib.sha256(store.url.encode()).hexdigest()[:16]
 
 
@@ -103,12 +103,12 @@ def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
     if not digest:
         return
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != digest:
         part.unlink()
         raise StoreError(
-            f"{store.place(name)}: what arrived has sha256 {found[:16]}, expected {digest[:16]};"
-            " run it again"
+            f"{store.location(name)}: what arrived has sha256 {actual[:16]}, expected"
+            f" {digest[:16]}; run it again"
         )
 
 

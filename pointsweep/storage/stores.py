@@ -1,4 +1,4 @@
-"""Which stores there are, each by the scheme of its address, and how one is opened.
+"""Registered stores, each by the scheme of its address, and how one is opened.
 
 A store is a folder that every node sees (`FileStore`), or lies on a server (`RemoteStore`: S3). No
 other package asks which one it has by its class: `folder_of` and `remote_of` say it. A further
@@ -56,16 +56,16 @@ def open_store(url: str | None = None) -> Store:
     Nothing is created. Raises StoreError for a path that can be no store, and for an address of an
     unknown kind.
     """
-    place = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
-    if is_address(place):
-        return open_remote(place)
-    if "://" in place and not place.startswith("file://"):
+    address = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
+    if is_address(address):
+        return open_remote(address)
+    if "://" in address and not address.startswith("file://"):
         addresses = " or ".join(f"{scheme}://bucket/prefix" for scheme in SCHEMES)
         raise StoreError(
-            f"store: {place.partition('://')[0]}:// is not a store this version knows; allowed: a"
+            f"store: {address.partition('://')[0]}:// is not a store this version knows; allowed: a"
             f" folder's path, or {addresses}"
         )
-    path = place.removeprefix("file://")
+    path = address.removeprefix("file://")
     problem = path_problem(path)
     if problem:
         raise StoreError(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
@@ -75,8 +75,8 @@ def open_store(url: str | None = None) -> Store:
 def open_remote(address: str) -> RemoteStore:
     """The store on a server at an address, for which `is_address` is true. Raises StoreError."""
     module, _, name = SCHEMES[address.partition("://")[0]].partition(":")
-    made: RemoteStore = getattr(importlib.import_module(module), name)(address)
-    return made
+    store: RemoteStore = getattr(importlib.import_module(module), name)(address)
+    return store
 
 
 def folder_of(store: Store) -> FileStore | None:
@@ -86,7 +86,9 @@ def folder_of(store: Store) -> FileStore | None:
 
 def remote_of(store: Store) -> RemoteStore | None:
     """The store as one on a server; None for a folder."""
-    return None if isinstance(store, FileStore) else cast("RemoteStore", store)
+    if isinstance(store, FileStore):
+        return None
+    return cast("RemoteStore", store)
 
 
 def on_disk(store: Store, because: str) -> FileStore:

@@ -105,9 +105,8 @@ class Ablation:
                 f"names no rows: say one or more of {', '.join(GENERATORS)}, each `all` or a list"
                 " of components",
             )
-        self.whole, self.bare = (
-            self._text(key, text) for key, text in (("whole", "all components"), ("bare", "none"))
-        )
+        self.whole_label = self._text("whole", "all components")
+        self.bare_label = self._text("bare", "none")
         rows: dict[Chosen, str] = {}
         for generator, names in self.generators.items():
             for present, label in self._rows(generator, names):
@@ -209,46 +208,44 @@ class Ablation:
         """
         everything = frozenset(self.components)
         if generator == "leave_one_out":
-            yield from self._labelled([everything, *(everything - {name} for name in names)], "-")
+            without = [everything - {name} for name in names]
+            yield from self._labelled([everything, *without], "-")
         elif generator == "add_one_in":
             yield from self._labelled([frozenset(), *(frozenset({name}) for name in names)], "+")
         elif generator == "cumulative":
-            steps = [frozenset(names[:count]) for count in range(len(names) + 1)]
-            if len(self.generators) > 1:  # beside other rows "+ ensemble" would have two meanings
-                yield from self._labelled(steps, "+")
-                return
-            yield frozenset(), self.bare
-            for present, name in zip(steps[1:], names, strict=True):
-                yield (
-                    present,
-                    f"+ {name}"
-                    + (
-                        f" ({self.whole})" if present == everything and "whole" in self.data else ""
-                    ),
-                )
+            yield from self._cumulative_rows(names, everything)
         else:
-            rest = everything - set(names)
-            sets = [
-                frozenset(chosen)
-                for size in range(len(names) + 1)
-                for chosen in itertools.combinations(names, size)
-            ]
-            yield from self._labelled([rest | chosen for chosen in sets], "-" if rest else "+")
+            others = everything - set(names)
+            subsets = []
+            for size in range(len(names) + 1):
+                for chosen in itertools.combinations(names, size):
+                    subsets.append(others | frozenset(chosen))
+            yield from self._labelled(subsets, "-" if others else "+")
+
+    def _cumulative_rows(
+        self, names: Sequence[str], everything: Chosen
+    ) -> Iterator[tuple[Chosen, str]]:
+        steps = [frozenset(names[:count]) for count in range(len(names) + 1)]
+        if len(self.generators) > 1:  # beside other rows "+ ensemble" would have two meanings
+            yield from self._labelled(steps, "+")
+            return
+        yield frozenset(), self.bare_label
+        for present, name in zip(steps[1:], names, strict=True):
+            label = f"+ {name}"
+            if present == everything and "whole" in self.data:
+                label += f" ({self.whole_label})"
+            yield present, label
 
     def _labelled(self, sets: Sequence[Chosen], sign: str) -> Iterator[tuple[Chosen, str]]:
         for present in sets:
-            named = [name for name in self.components if (name in present) == (sign == "+")]
-            label = " ".join(f"{sign} {name}" for name in named)
-            yield (
-                present,
-                (
-                    self.whole
-                    if len(present) == len(self.components)
-                    else label
-                    if present
-                    else self.bare
-                ),
-            )
+            if len(present) == len(self.components):
+                label = self.whole_label
+            elif not present:
+                label = self.bare_label
+            else:
+                named = [name for name in self.components if (name in present) == (sign == "+")]
+                label = " ".join(f"{sign} {name}" for name in named)
+            yield present, label
 
     def _entry(self, present: Chosen, label: str, published: Any) -> Entry:
         settings: dict[str, Any] = {}

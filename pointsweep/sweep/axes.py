@@ -113,11 +113,9 @@ def refuse_equal(
     for entry in entries:
         first = owners.setdefault(comparable(entry.settings), entry)
         if entry.label in labels:
-            hint = (
-                ""
-                if labelled
-                else "; rows with a label each, or a zip with label:, give equal names of their own"
-            )
+            hint = "; rows with a label each, or a zip with label:, give equal names of their own"
+            if labelled:
+                hint = ""
             equal = first is not entry
             complain(
                 document, path, f"the label {entry.label!r} stands twice{'' if equal else hint}"
@@ -160,7 +158,9 @@ def comparable(value: Any, digits: int | None = None) -> Any:
         return ("list", *(comparable(item, digits) for item in value))
     if isinstance(value, float) and digits is not None:
         return float(f"{value:.{digits}g}")
-    return value if isinstance(value, (bool, int, float)) else f"text {scalars.spelled(value)}"
+    if isinstance(value, (bool, int, float)):
+        return value
+    return f"text {scalars.spelled(value)}"
 
 
 def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -> Axis:
@@ -172,10 +172,9 @@ def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -
         return Axis(str(key), ())
     if not known(document, (*path, key), key):
         return Axis(str(key), ())
-    entries = [
-        Entry(_label(value), {key: value}, document, (*path, key, i))
-        for i, value in enumerate(values)
-    ]
+    entries = []
+    for i, value in enumerate(values):
+        entries.append(Entry(_label(value), {key: value}, document, (*path, key, i)))
     refuse_equal(document, (*path, key), entries)
     return Axis(key.rpartition(".")[2], tuple(entries))
 
@@ -192,22 +191,10 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return Axis("", ())
+
     refuse_set_twice(document, path, {key: lists[key][0] for key in settings if lists[key]})
-    entries = []
-    for i in range(next(iter(lengths.values()))):
-        chosen = {key: lists[key][i] for key in settings}
-        if "label" in lists:
-            label = read_label(document, (*path, "label", i), lists["label"][i])
-        else:
-            label = ", ".join(map(_label, chosen.values()))
-        published = lists["published"][i] if "published" in lists else None
-        factors = _factors(
-            document, path, {"factors": lists["factors"][i]} if "factors" in lists else {}
-        )
-        when = (
-            read_when(document, (*path, "when", i), lists["when"][i]) if "when" in lists else None
-        )
-        entries.append(Entry(label, chosen, document, (*path, i), when, published, factors))
+    num_entries = len(next(iter(lists.values())))
+    entries = [_zip_entry(document, path, lists, i) for i in range(num_entries)]
     if "published" in lists or "when" in lists:
         refuse_twins(document, path, [entry.label for entry in entries])
         refuse_close(document, path, entries)
@@ -217,6 +204,24 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     if "label" in lists and len(settings) > 1:
         header = "label"
     return Axis(header, tuple(entries))
+
+
+def _zip_entry(
+    document: Document, path: tuple[Any, ...], lists: Mapping[str, Sequence[Any]], i: int
+) -> Entry:
+    """Return the entry that the i-th items of a zip's lists make."""
+    items = {key: values[i] for key, values in lists.items()}
+    settings = {key: item for key, item in items.items() if key not in OWN_KEYS}
+    if "label" in items:
+        label = read_label(document, (*path, "label", i), items["label"])
+    else:
+        label = ", ".join(map(_label, settings.values()))
+    own_factors = {"factors": items["factors"]} if "factors" in items else {}
+    factors = _factors(document, path, own_factors)
+    when = None
+    if "when" in items:
+        when = read_when(document, (*path, "when", i), items["when"])
+    return Entry(label, settings, document, (*path, i), when, items.get("published"), factors)
 
 
 def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:
@@ -299,7 +304,9 @@ def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | No
         for entry in row:
             factors.update(entry.factors or {})
         merged.append(factors)
-    return tuple(factors or None for factors in merged) if any(merged) else ()
+    if any(merged):
+        return tuple(factors or None for factors in merged)
+    return ()
 
 
 def _factors(

@@ -9,7 +9,7 @@ condition that does not apply.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pointsweep.config import registry
@@ -46,7 +46,9 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
         owner = UNNAMED[part]
     else:
         fields = TrialConfig.model_fields
-        return fields[part].default if node is None and part in fields and not rest else node
+        if node is None and part in fields and not rest:
+            return fields[part].default
+        return node
     value = default_of(owner, rest)
     if isinstance(node, Mapping):
         value = node.get(rest, value)
@@ -61,7 +63,9 @@ def default_of(owner: Any, field: str) -> Any:
         return None
     if field in field_names(owner):
         return owner.model_fields[field].default
-    return getattr(owner, field, None) if field == "modality" else None
+    if field == "modality":
+        return getattr(owner, field, None)
+    return None
 
 
 @functools.cache
@@ -161,7 +165,9 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
             return None
         return unknown(part, value, registry.offered(PARTS[part]), "Known")
     if rest == "modality":
-        return None if value in MODALITIES else unknown("modality", value, MODALITIES, "Allowed")
+        if value in MODALITIES:
+            return None
+        return unknown("modality", value, MODALITIES, "Allowed")
     if part == "compat":
         candidates = [TrialConfig]
     else:
@@ -226,10 +232,9 @@ def _inner(value: Any, path: str) -> Any:
 
 def described(when: When) -> str:
     """Return a condition in words: "method lora, backbone clip_text or dinov2"."""
-    parts: Sequence[str] = [
-        f"{key} {' or '.join(map(str, alternatives(key, value)))}"
-        for key, value in opened(when).items()
-    ]
+    parts: list[str] = []
+    for key, value in opened(when).items():
+        parts.append(f"{key} {' or '.join(map(str, alternatives(key, value)))}")
     return ", ".join(parts)
 
 

@@ -90,7 +90,9 @@ def _any_of(*options: Schema) -> Schema:
 
 def _whole(least: int, most: int | None = None) -> Schema:
     schema: Schema = {"type": "integer", "minimum": least}
-    return schema if most is None else {**schema, "maximum": most}
+    if most is None:
+        return schema
+    return {**schema, "maximum": most}
 
 
 def _mapping(keys: Schema, values: Schema, **more: Any) -> Schema:
@@ -192,9 +194,10 @@ def _merged(schemas: list[Schema]) -> Schema:
     distinct: dict[str, Schema] = {}
     described = {}
     for schema in schemas:
-        bare = {
-            key: value for key, value in schema.items() if key not in ("default", "description")
-        }
+        bare = {}
+        for key, value in schema.items():
+            if key not in ("default", "description"):
+                bare[key] = value
         distinct.setdefault(json.dumps(bare, sort_keys=True), bare)
         if "description" in schema:
             described["description"] = schema["description"]
@@ -233,11 +236,10 @@ def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
     if part in UNNAMED:
         return _any_of({"type": "null"}, _ref(part))
     names = list(_own(PARTS[part]))
-    own = {
-        key.removeprefix(f"{part}."): _ref(f"field.{key}")
-        for key in fields
-        if key.startswith(f"{part}.")
-    }
+    own = {}
+    for key in fields:
+        if key.startswith(f"{part}."):
+            own[key.removeprefix(f"{part}.")] = _ref(f"field.{key}")
     own.pop("name")
     return _any_of(
         {"enum": [*names, None]},

@@ -1,5 +1,5 @@
-"""What would make a label of a table untrue, collected over the cells of one sweep file: each is a
-problem, or is said.
+"""Audit of labels that would make a table untrue, collected over the cells of one sweep file: each
+is a problem, or a remark.
 
 A key that two of row, column, axis, search space, profile and command line set; a condition that
 holds nowhere, or that was looked at too early; a setting of the base that goes with its component
@@ -98,7 +98,7 @@ class LabelAudit:
 
     # While cells are read
 
-    def look(self, name: str, entries: Sequence[Entry], settings: Settings) -> None:
+    def observe(self, name: str, entries: Sequence[Entry], settings: Settings) -> None:
         """Look at a cell that will run: its rows and columns (`entries`), and its settings without
         the profile.
         """
@@ -116,11 +116,11 @@ class LabelAudit:
             for parameter in searched:
                 self._pair(parameter, one, "it is searched; take one of the two away")
 
-    def look_at_suggestion(self, name: str, settings: Settings) -> None:
+    def observe_suggestion(self, name: str, settings: Settings) -> None:
         """Look at a point of a search."""
         self._cells.add(name, settings)
 
-    def look_at_conditional(self, name: str, settings: Settings) -> None:
+    def observe_conditional(self, name: str, settings: Settings) -> None:
         """Look at what became of conditional settings in a cell, with everything laid over them."""
         sources = {setting.location: setting.source for setting in settings.conditional}
         for setting in settings.conditional:
@@ -141,7 +141,7 @@ class LabelAudit:
             if name not in seen.cells:
                 seen.cells.append(name)
 
-    def look_at_constraints(self, path: Path, config: TrialConfig) -> None:
+    def observe_constraints(self, path: Path, config: TrialConfig) -> None:
         """Note which constraints of a search apply to a suggestion."""
         assert self.reader.search is not None
         for i, constraint in enumerate(self.reader.search.constraints):
@@ -235,13 +235,13 @@ class LabelAudit:
         for leaf, key, other_key in clashes(one.settings, other.settings):
             parts = {text.partition(".")[0] for text in (key, other_key)}
             network = "network" in parts and len(parts) > 1
-            said = (
+            description = (
                 "a network takes the place of that, so such columns or rows say nothing of it: give"
                 " it a table of its own"
                 if network
                 else advice
             )
-            self._clash(one.location(key), leaf, said, other.location(other_key))
+            self._clash(one.location(key), leaf, description, other.location(other_key))
 
     def _against_command_line_and_profile(self, entry: Entry) -> None:
         searched = self._space is not None and any(entry is other for other in self._space)
@@ -319,11 +319,12 @@ class LabelAudit:
             if self.reader.search
             else set()
         )
-        conditions_found: list[tuple[Document, Path, Mapping[str, Any]]] = [
-            (self.reader.document, ("exclude", i, "when"), item["when"])
-            for i, item in enumerate(self.reader.data.get("exclude") or [])
-            if isinstance(item, Mapping) and isinstance(item.get("when"), Mapping)
-        ]
+        conditions_found: list[tuple[Document, Path, Mapping[str, Any]]] = []
+        for i, item in enumerate(self.reader.data.get("exclude") or []):
+            if isinstance(item, Mapping) and isinstance(item.get("when"), Mapping):
+                conditions_found.append(
+                    (self.reader.document, ("exclude", i, "when"), item["when"])
+                )
         for entry in self._entries.values():
             if entry.when is not None:
                 conditions_found.append((entry.document, (*entry.path, "when"), entry.when))
@@ -344,9 +345,10 @@ class LabelAudit:
             ):
                 continue
             text = f"holds in no cell ({conditions.described(when)})"
-            components = {
-                key: value for key, value in conditions.opened(when).items() if key in PARTS
-            }
+            components = {}
+            for key, value in conditions.opened(when).items():
+                if key in PARTS:
+                    components[key] = value
             named = not components or any(
                 conditions.matches(settings.data, components)
                 for settings in self._cells.of_components
@@ -359,20 +361,21 @@ class LabelAudit:
                 self._complain(document, path, f"{text}; correct it or take it away")
 
     def _constraints(self) -> None:
-        """A constraint whose keys no suggestion has."""
+        """Complain of constraints whose keys no suggestion has."""
         search = self.reader.search
         if search is None or self.reader.problems:
             return
-        path: Path = (
-            ("per_arm", "search", "constraints") if search.then_seeds else ("search", "constraints")
-        )
+        path: Path = ("search", "constraints")
+        if search.then_seeds:
+            path = ("per_arm", *path)
+        document = self.reader.document
         for i, constraint in enumerate(search.constraints):
-            if (self.reader.document.source, (*path, i)) not in self._held:
+            if (document.source, (*path, i)) not in self._held:
                 text = (
                     f"{constraint.text} applies to no point: none has all of its keys; correct it"
                     " or take it away"
                 )
-                self._complain(self.reader.document, (*path, i), text)
+                self._complain(document, (*path, i), text)
 
     def _conditions(self) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
         """The conditions of the file itself; those of a file that it inherits from may be for
@@ -481,16 +484,20 @@ def _apart(one: Entry, other: Entry) -> bool:
 
 
 def _described(location: Location) -> str:
-    return f"{location.path} (line {location.line})" if location.line else location.path
+    if location.line:
+        return f"{location.path} (line {location.line})"
+    return location.path
 
 
 def _listed(locations: Sequence[Location]) -> str:
     distinct = list(dict.fromkeys(locations))
     shown = ", ".join(map(_described, distinct[:MOST_PLACES]))
-    return (
-        f"{shown} and {len(distinct) - MOST_PLACES} more" if len(distinct) > MOST_PLACES else shown
-    )
+    if len(distinct) > MOST_PLACES:
+        return f"{shown} and {len(distinct) - MOST_PLACES} more"
+    return shown
 
 
 def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    if len(names) == 1:
+        return names[0]
+    return f"{names[0]} and {len(names) - 1} more"

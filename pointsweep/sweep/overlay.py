@@ -61,8 +61,8 @@ class Settings:
         data = {k: dict(v) if isinstance(v, dict) else v for k, v in self.data.items()}
         return Settings(data, dict(self.locations), list(self.dropped), list(self.conditional))
 
-    def lay(self, other: Mapping[str, Any], location: Callable[[str], Location]) -> None:
-        """Lay settings over these, components before their fields; `location` tells where a key of
+    def overlay(self, other: Mapping[str, Any], location: Callable[[str], Location]) -> None:
+        """Put settings over these, components before their fields; `location` tells where a key of
         them stands.
         """
         for key in sorted(other, key=lambda key: rank(key, other[key])):
@@ -124,18 +124,20 @@ class Settings:
         value.
         """
         node = self.data.get(part)
-        return node.get("name") if isinstance(node, Mapping) and part in PARTS else node
+        if isinstance(node, Mapping) and part in PARTS:
+            return node.get("name")
+        return node
 
     def location(self, path: str) -> Location:
         """Return where what is wrong at `path` was set: the leaf itself, or the nearest thing
         around it.
         """
-        wanted = path
-        while wanted:
-            if wanted in self.locations:
-                found = self.locations[wanted]
-                return Location(found.path + path.removeprefix(wanted), found.line)
-            wanted = wanted.rpartition(".")[0]
+        key = path
+        while key:
+            if key in self.locations:
+                found = self.locations[key]
+                return Location(found.path + path.removeprefix(key), found.line)
+            key = key.rpartition(".")[0]
         return Location(path, None)
 
 

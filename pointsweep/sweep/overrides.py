@@ -1,4 +1,4 @@
-"""What the command line sets: `KEY=VALUE` in Hydra's grammar, its words read as those of a file.
+"""Overrides of the command line: `KEY=VALUE` in Hydra's grammar, its words read as those of a file.
 The only file with hydra.
 
 And what a table in the store is called. A file's own table has the file's name; overrides that make
@@ -248,10 +248,10 @@ def view_name(name: str, texts: Sequence[str]) -> str:
     """Return the name of a view: the sweep's, and what was overridden; a digest where that is no
     part of a file's name.
     """
-    said = "+".join(sorted(text.lstrip("+") for text in texts))
-    if not said:
+    overrides = "+".join(sorted(text.lstrip("+") for text in texts))
+    if not overrides:
         return name
-    plain = "".join(PLAIN.findall(said))[:LONGEST]
-    if plain != said or plain != plain.lower():
-        plain = f"{plain.lower()}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
+    plain = "".join(PLAIN.findall(overrides))[:LONGEST]
+    if plain != overrides or plain != plain.lower():
+        plain = f"{plain.lower()}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
     return f"{name}+{plain}"

@@ -83,6 +83,11 @@ class ReadableCell:
     trial: TrialConfig | None = None
 
 
+def labels_of(row: Sequence[Entry]) -> tuple[str, ...]:
+    """Return the labels of a row, one an axis."""
+    return tuple(entry.label for entry in row)
+
+
 def published_once(cells: Sequence[Cell], rows: Sequence[Sequence[Entry]]) -> list[Cell]:
     """Return the cells with each published number in one of the rows that an axis nests under the
     row that names it: the first one that is run.
@@ -134,11 +139,10 @@ class Reader:
     @property
     def problems(self) -> list[Problem]:
         """Everything found so far; problems of a parent file name it."""
-        parents = [
-            replace(p, path=f"{Path(d.source).name}: {p.path}")
-            for d in self.documents[:-1]
-            for p in d.problems
-        ]
+        parents = []
+        for d in self.documents[:-1]:
+            for p in d.problems:
+                parents.append(replace(p, path=f"{Path(d.source).name}: {p.path}"))
         return [*parents, *self.document.problems, *self.own]
 
     def complain(self, path: tuple[Any, ...], message: str) -> None:
@@ -212,64 +216,64 @@ class Reader:
         base = self._base()
         row_axes, column_axis = self._axes()
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
-        self.entries = [entry for axis in (*row_axes, column_axis) for entry in axis.entries]
+        self.entries = []
+        for axis in (*row_axes, column_axis):
+            self.entries += axis.entries
         name, seeds = self._name(), read_seeds(self.data, self.complain)
-        metric, protocol = (
-            self._choice("metric", table_metrics()),
-            self._choice("protocol", PROTOCOLS),
-        )
+        metric = self._choice("metric", table_metrics())
+        protocol = self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
-        known = profiles.names(self.documents)
-        if self.profile and self.profile not in known:
-            self.own.append(
-                Problem(f"profile={self.profile}", unknown("profile", self.profile, known, "Known"))
-            )
-            self.profile = ""
-        rows = list(itertools.product(*(axis.entries for axis in row_axes)))
-        self.search = (
-            search_file.SearchReader(self).read()
-            if {"search", "per_arm"} & set(self.data)
-            else None
-        )
+        self._refuse_unknown_profile()
+        self.search = None
+        if "search" in self.data or "per_arm" in self.data:
+            self.search = search_file.SearchReader(self).read()
         self.check_conditions()
-        cells = [
-            self._cell(base, (i, row), (j, column), seeds, protocol)
-            for i, row in enumerate(rows)
-            for j, column in enumerate(column_axis.entries)
-        ]
+
+        rows = list(itertools.product(*(axis.entries for axis in row_axes)))
+        cells = []
+        for i, j in itertools.product(range(len(rows)), range(len(column_axis.entries))):
+            column = column_axis.entries[j]
+            cells.append(self._cell(base, (i, rows[i]), (j, column), seeds, protocol))
         cells = published_once(cells, rows)
         configs = [cell.trials[0] for cell in cells if cell.trials]
         for key, text in misfits(resources, configs, self.search is not None):
             self.complain(("resources", key), text)
         self.audit.conclude(base)
         if self.profile:
-            name, self.notes = f"{name}-{self.profile}", [*self.audit.profile_notes(), *self.notes]
+            name = f"{name}-{self.profile}"
+            self.notes = [*self.audit.profile_notes(), *self.notes]
+        title, factors = self._title(name), factors_of(rows)
+        adaptive = None
+        if not self.problems:
+            adaptive = read_adaptive(self.document, self.data, rows, self.complain)
+        search = self._after_warmup(cells)  # may add a note
+        choice_of_profile = f"override profile={self.profile}"
+        notes = [note for note in self.notes if note != choice_of_profile]
         return {
             "name": name,
-            "title": self._title(name),
+            "title": title,
             "row_headers": tuple(axis.header for axis in row_axes),
-            "rows": tuple(tuple(entry.label for entry in row) for row in rows),
+            "rows": tuple(map(labels_of, rows)),
             "columns": self.column_labels,
             "cells": tuple(cells),
             "metric": metric,
             "protocol": protocol,
             "resources": resources,
-            "factors": factors_of(rows),
-            "adaptive": (
-                None
-                if self.problems
-                else read_adaptive(self.document, self.data, rows, self.complain)
-            ),
-            "search": self._after_warmup(cells),
-            "remarks": (*(imported(source) for source in self.plugins), *self.audit.remarks),
+            "factors": factors,
+            "adaptive": adaptive,
+            "search": search,
+            "remarks": (*map(imported, self.plugins), *self.audit.remarks),
             "plugins": self.plugins,
             "dropped": tuple(self.audit.dropped),
-            "notes": tuple(
-                dict.fromkeys(
-                    note for note in self.notes if note != f"override profile={self.profile}"
-                )
-            ),
+            "notes": tuple(dict.fromkeys(notes)),
         }
+
+    def _refuse_unknown_profile(self) -> None:
+        known = profiles.names(self.documents)
+        if self.profile and self.profile not in known:
+            text = unknown("profile", self.profile, known, "Known")
+            self.own.append(Problem(f"profile={self.profile}", text))
+            self.profile = ""
 
     def _after_warmup(self, cells: Sequence[Cell]) -> Search | None:
         """The search; its scheduler judges nobody before the longest warm-up of its trials is
@@ -291,7 +295,9 @@ class Reader:
                 f" as the training of {epochs}; set train.warmup_fraction (say 0.1), or fewer"
                 " warmup_epochs"
             )
-        return replace(search, schedule={**search.schedule, WARMUP: longest}) if longest else search
+        if longest:
+            return replace(search, schedule={**search.schedule, WARMUP: longest})
+        return search
 
     def _unknown(self, key: str) -> str:
         """Return what to say of a key that no file has; of one that holds an anchor where anchors
@@ -299,11 +305,12 @@ class Reader:
         """
         text = unknown("key", key, KEYS, "Keys")
         anchored = any(path[:1] == (key,) for path in self.document.anchored)
-        return (
-            f"{text}. An anchor (&) needs no key of its own: set it where its value stands first"
-            if anchored
-            else text
-        )
+        if anchored:
+            return (
+                f"{text}. An anchor (&) needs no key of its own: set it where its value stands"
+                " first"
+            )
+        return text
 
     def _base(self) -> Settings:
         settings = Settings()
@@ -328,7 +335,7 @@ class Reader:
                 else:
                     own[str(key)] = value
             refuse_set_twice(document, ("base",), own)
-            settings.lay(own, partial(location_of, document, ("base",)))
+            settings.overlay(own, partial(location_of, document, ("base",)))
         return settings
 
     def _axes(self) -> tuple[list[Axis], Axis]:
@@ -342,9 +349,9 @@ class Reader:
                 ("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together"
             )
             further = {}
-        axes = [
-            read_key(self.document, ("axes",), str(key), values) for key, values in further.items()
-        ]
+        axes = []
+        for key, values in further.items():
+            axes.append(read_key(self.document, ("axes",), str(key), values))
         if "columns" in self.data:
             across = read_rows(self.document, ("columns",), self.data["columns"])
         elif axes:
@@ -366,7 +373,9 @@ class Reader:
 
     def _title(self, name: str) -> str:
         title = self.data.get("title")
-        return name if title is None else self.document.text_of(("title",), title)
+        if title is None:
+            return name
+        return self.document.text_of(("title",), title)
 
     def _choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.data.get(key, allowed[0])
@@ -384,54 +393,69 @@ class Reader:
         seeds: Sequence[int],
         protocol: str,
     ) -> Cell:
-        entries = [column[1], *reversed(row[1])]
+        row_number, row_entries = row
+        column_number, column_entry = column
+        labelled = [*row_entries, column_entry]
+        entries = [column_entry, *reversed(row_entries)]
         cannot_run = next((entry.because for entry in entries if entry.because is not None), None)
         if cannot_run is not None:
-            published = None if self.profile else self._published([*row[1], column[1]], row[1])
-            return Cell(row[0], column[0], (), cannot_run, published)
+            published = self._published_of_cell(labelled, row_entries)
+            return Cell(row_number, column_number, (), cannot_run, published)
         settings = self.settings(entries, base)
         because = self._excluded(settings, entries)
         if because is not None:
-            return Cell(row[0], column[0], (), because)
-        name = " / ".join(entry.label for entry in [*row[1], column[1]])
-        self.audit.look(name, entries, settings)
-        published = None if self.profile else self._published([*row[1], column[1]], row[1])
+            return Cell(row_number, column_number, (), because)
+
+        name = " / ".join(entry.label for entry in labelled)
+        self.audit.observe(name, entries, settings)
+        published = self._published_of_cell(labelled, row_entries)
         if self.search is not None:
             arm = arms.make_arm(self, self.search, base, entries, seeds)
-            return Cell(row[0], column[0], (), None, published, arm)
+            return Cell(row_number, column_number, (), None, published, arm)
         composed = settings.copy()
         config, problems = self.compose(composed)
         self.own += problems
-        self.audit.look_at_conditional(name, composed)
+        self.audit.observe_conditional(name, composed)
         first_seed = next(iter(seeds), 0)
         if config is None or problems:
             parts = sound_parts(composed.data)
             if "dataset" in parts:
                 parts["dataset"] = dataset_of_seed(parts["dataset"], first_seed)
             self.readable.append(ReadableCell(name, parts))
-            return Cell(row[0], column[0], ())
+            return Cell(row_number, column_number, ())
+
         self._refuse_unlisted(config)
         trials = tuple(with_seed(config, seed) for seed in seeds)
         first = trials[0] if trials else with_seed(config, first_seed)
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
-        requested = {"protocol": protocol, "metric": str(self.data.get("metric", DEFAULT))}
-        for key, value in requested.items():
+        self._refuse_unmeasured(config, protocol)
+        return Cell(row_number, column_number, trials, None, published)
+
+    def _published_of_cell(
+        self, entries: Sequence[Entry], row: Sequence[Entry]
+    ) -> Published | None:
+        """Return the paper's number for a cell; None under a profile, whose trials are others."""
+        if self.profile:
+            return None
+        return self._published(entries, row)
+
+    def _refuse_unmeasured(self, config: TrialConfig, protocol: str) -> None:
+        """Complain of a protocol or metric that the cell's data set cannot give."""
+        metric = str(self.data.get("metric", DEFAULT))
+        for key, value in (("protocol", protocol), ("metric", metric)):
             if value.startswith(("best_val", "val/")) and not config.dataset.has_validation:
-                self.complain(
-                    (key,), f"{value} needs a validation split: set dataset.val_fraction above 0"
-                )
+                text = f"{value} needs a validation split: set dataset.val_fraction above 0"
+                self.complain((key,), text)
         recorded = config.dataset.metrics
-        metric = requested["metric"]
-        if metric in table_metrics() and metric.partition("/")[2] not in of_dataset(recorded):
-            has = f"of each split: {', '.join(recorded)}"
-            of_predictions = [
-                f"test/{name}" for name in of_dataset(recorded) if name not in recorded
-            ]
+        known = of_dataset(recorded)
+        if metric in table_metrics() and metric.partition("/")[2] not in known:
+            available = f"of each split: {', '.join(recorded)}"
+            of_predictions = [f"test/{name}" for name in known if name not in recorded]
             if of_predictions:
-                has += f"; from predictions: {', '.join(of_predictions)}"
-            self.complain(("metric",), f"{config.dataset.name} has no {metric}; it has, {has}")
-        return Cell(row[0], column[0], trials, None, published)
+                available += f"; from predictions: {', '.join(of_predictions)}"
+            text = f"{config.dataset.name} has no {metric}; it has, {available}"
+            self.complain(("metric",), text)
 
     def _refuse_unlisted(self, config: TrialConfig) -> None:
         """Complain of a component of a plug-in that another file has brought into this process:

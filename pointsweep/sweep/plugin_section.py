@@ -63,28 +63,32 @@ def read_plugins(
     `late` are the overrides of trial settings, which may name components too. Raises ConfigError:
     where the user has not allowed it before anything is imported.
     """
-    source = documents[-1].source
+    file = documents[-1].source
     listed, problems = _listed(documents)
     named = [*_named_in(documents), *_named_by(late)]
-    paths = [place for place in named if IMPORT_PATH.fullmatch(place.value)]
-    located = _located(paths, {plugin.name for plugin, _ in listed}, folder, problems)
+    paths = [component for component in named if IMPORT_PATH.fullmatch(component.value)]
+    listed_names = {plugin.name for plugin, _ in listed}
+    located = _located(paths, listed_names, folder, problems)
     if problems:
-        raise ConfigError(source, problems)
-    wanted: dict[str, tuple[Source, Problem]] = {}
+        raise ConfigError(file, problems)
+
+    plugin_of: dict[str, Source] = {}
+    place_of: dict[str, Problem] = {}
     for plugin, place in [*listed, *located]:
-        wanted.setdefault(plugin.name, (plugin, place))
-    refused = [
-        (plugin, place)
-        for plugin, place in wanted.values()
-        if not plugins.is_allowed(plugin, allowed)
-    ]
+        plugin_of.setdefault(plugin.name, plugin)
+        place_of.setdefault(plugin.name, place)
+    refused = []
+    for name, plugin in plugin_of.items():
+        if not plugins.is_allowed(plugin, allowed):
+            refused.append((plugin, place_of[name]))
     if refused:
-        raise ConfigError(source, [_refusal(refused)])
-    sources = tuple(plugin for plugin, _ in wanted.values())
+        raise ConfigError(file, [_refusal(refused)])
+
+    sources = tuple(plugin_of.values())
     if sources:
-        _adopt(source, sources, {name: place for name, (_, place) in wanted.items()})
-        _replace_paths(source, paths, {plugin.name: plugin for plugin in sources})
-    _discover(source, named)
+        _adopt(file, sources, place_of)
+        _replace_paths(file, paths, plugin_of)
+    _discover(file, named)
     return sources
 
 

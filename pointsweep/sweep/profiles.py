@@ -72,7 +72,9 @@ def _at_most(most: int, value: Any) -> Any:
     """Return the smaller number; what is no number stays as it is, to be refused."""
     if value is None:
         return most
-    return min(most, value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return min(most, value)
+    return value
 
 
 def own_settings(name: str, documents: Sequence[Document]) -> Iterator[tuple[Document, str, Any]]:
@@ -156,9 +158,9 @@ def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
         for field in OF_A_MODEL
         if backbone.get(field) not in (None, "")
     )
-    made = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{model}{kind}"}
+    stand_in = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{model}{kind}"}
     if kind and "weights_seed" in backbone:
-        made["weights_seed"] = backbone["weights_seed"]
+        stand_in["weights_seed"] = backbone["weights_seed"]
     if backbone.get("num_blocks") == 0:
-        made["num_blocks"] = 0
-    return made
+        stand_in["num_blocks"] = 0
+    return stand_in

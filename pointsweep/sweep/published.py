@@ -100,9 +100,9 @@ def _require_numbers(line: Mapping[str, str], where: str) -> None:
         except ValueError:
             is_good = False
         if not is_good:
-            allowed = (
-                "a number in percent, from 0 to 100" if name == "value" else "a number of millions"
-            )
+            allowed = "a number of millions"
+            if name == "value":
+                allowed = "a number in percent, from 0 to 100"
             raise ValueError(f"{where}: {name} must be {allowed}, or empty; found {text!r}")
 
 
@@ -118,31 +118,31 @@ def find(
     `own` are the lines of `file`, of the sweep's own; `cite` is the source to print where a line
     names none.
     """
-    left = list(lines() if own is None else own)
+    candidates = list(lines() if own is None else own)
     for column, value in selectors.items():
         if column not in COLUMNS:
             raise ValueError(unknown(f"column of {file}", column, COLUMNS, "Columns"))
-        matching = [line for line in left if line[column] == str(value)]
+        matching = [line for line in candidates if line[column] == str(value)]
         if not matching:
-            raise ValueError(
-                unknown(f"{column} in {file}", value, {line[column] for line in left}, "Known")
-            )
-        left = matching
-    if len(left) > 1:
+            values = {line[column] for line in candidates}
+            raise ValueError(unknown(f"{column} in {file}", value, values, "Known"))
+        candidates = matching
+    if len(candidates) > 1:
         differing = []
         for column in COLUMNS:
-            values = {line[column] for line in left}
+            values = {line[column] for line in candidates}
             if column not in selectors and len(values) > 1:
                 differing.append(column)
         raise ValueError(
-            f"{len(left)} lines of {file} fit {dict(selectors)}; say which by:"
+            f"{len(candidates)} lines of {file} fit {dict(selectors)}; say which by:"
             f" {', '.join(differing)}"
         )
-    line = left[0]
+    line = candidates[0]
+    sources = [text for text in (line["paper"], line["table"]) if text]
     return Published(
         float(line["value"]) if line["value"] else None,
         float(line["params_m"]) if line["params_m"] else None,
-        ", ".join(text for text in (line["paper"], line["table"]) if text) or cite or file,
+        ", ".join(sources) or cite or file,
         line["dataset"],
         line["split"],
     )

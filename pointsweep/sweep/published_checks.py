@@ -1,5 +1,5 @@
-"""What is inconsistent in the numbers that papers print: a check of published.csv against itself,
-arithmetic and built models.
+"""Checks of the numbers that papers print: published.csv against itself, arithmetic and built
+models.
 
 A line's `setting` is a list of key=value; what it leaves out has the method's usual value (USUAL),
 so that the same setting is recognised in tables that name different keys. A note may state a gain,
@@ -109,7 +109,9 @@ def agree(first: str, second: str) -> bool:
     one, two = Decimal(first), Decimal(second)
     # Rounded, a number lies half a unit to both sides; cut off, a whole unit above. Two of equal
     # precision must be equal.
-    return one == two if unit[0] == unit[1] else abs(one - two) <= max(unit)
+    if unit[0] == unit[1]:
+        return one == two
+    return abs(one - two) <= max(unit)
 
 
 def printable(value: str, objects: int) -> bool:
@@ -169,29 +171,30 @@ def _clash(group: Sequence[tuple[int, Line]], key: str, kind: str, what: str) ->
 
 def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     """Rows of one paper whose settings differ and whose numbers are the same on every backbone they
-    share: one model, told twice.
+    share: one model, printed twice.
     """
     rows: dict[tuple[str, str, str], dict[tuple[str, ...], tuple[int, Line]]] = {}
     for number, line in lines:
         if setting(line).get("method") != COMPARISON:
+            row = line["paper"], line["table"], line["row"]
             cell = tuple(line[key] for key in ("backbone", "dataset", "split", "metric"))
-            rows.setdefault((line["paper"], line["table"], line["row"]), {})[cell] = (number, line)
-    for (one_name, one), (other_name, other) in itertools.combinations(rows.items(), 2):
+            rows.setdefault(row, {})[cell] = (number, line)
+
+    for (one_row, one), (other_row, other) in itertools.combinations(rows.items(), 2):
+        same_paper = one_row[0] == other_row[0]
         pairs = [(one[cell], other[cell]) for cell in one if cell in other]
-        if (
-            one_name[0] == other_name[0]
-            and len(pairs) > 1
-            and all(_twin(a[1], b[1]) for a, b in pairs)
-        ):
-            (a, first), (b, second) = pairs[0]
-            values = ", ".join(pair[0][1]["value"] for pair in pairs)
-            text = (
-                f"{_named(a, first)} and {_named(b, second)}: other settings, the same values"
-                f" ({values}) and size"
-            )
-            yield Fault(
-                "other setting", text, tuple(number for pair in pairs for number, _ in pair)
-            )
+        if not same_paper or len(pairs) < 2:
+            continue
+        if not all(_twin(first, second) for (_, first), (_, second) in pairs):
+            continue
+        values = ", ".join(line["value"] for (_, line), _ in pairs)
+        numbers = [number for pair in pairs for number, _ in pair]
+        (first_number, first), (second_number, second) = pairs[0]
+        text = (
+            f"{_named(first_number, first)} and {_named(second_number, second)}: other settings,"
+            f" the same values ({values}) and size"
+        )
+        yield Fault("other setting", text, tuple(numbers))
 
 
 def _twin(one: Line, other: Line) -> bool:
@@ -215,32 +218,41 @@ def _gains(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     """
     for number, line in lines:
         for gain, over in GAIN.findall(line["note"]):
-            keys = ("paper", "dataset", "split", "metric")
-            cell = {"row": over.strip(), **{key: line[key] for key in keys}}
-            others = [(n, o) for n, o in lines if cell.items() <= o.items()]
-            near = [(n, o) for n, o in others if o["backbone"] == line["backbone"]] or others
-            near = [(n, o) for n, o in near if o["table"] == line["table"]] or near
-            if not near:
-                yield Fault(
-                    "gain",
-                    f"{_named(number, line)}: a gain over {over.strip()!r}, which has no line",
-                    (number,),
-                )
+            row = over.strip()
+            compared = _line_of_row(lines, line, row)
+            if compared is None:
+                text = f"{_named(number, line)}: a gain over {row!r}, which has no line"
+                yield Fault("gain", text, (number,))
                 continue
-            at, other = near[0]
-            apart = Decimal(line["value"]) - Decimal(other["value"])
-            slack = sum(
-                (Decimal(1).scaleb(-places(n)) / 2 for n in (gain, line["value"], other["value"])),
-                Decimal(0),
-            )
+            other_number, other = compared
+            printed = (gain, line["value"], other["value"])
+            difference = Decimal(line["value"]) - Decimal(other["value"])
+            tolerance = Decimal(0)
             # Values of one precision are subtracted as printed, so there the gain is exact.
-            exact = places(gain) == places(line["value"]) == places(other["value"])
-            if abs(apart - Decimal(gain)) > (0 if exact else slack):
+            if len(set(map(places, printed))) > 1:
+                for text in printed:
+                    tolerance += Decimal(1).scaleb(-places(text)) / 2
+            if abs(difference - Decimal(gain)) > tolerance:
                 text = (
-                    f"{_named(number, line)}: gain {gain} over {over.strip()}, but {line['value']}"
-                    f" - {other['value']} = {apart:+}"
+                    f"{_named(number, line)}: gain {gain} over {row}, but {line['value']}"
+                    f" - {other['value']} = {difference:+}"
                 )
-                yield Fault("gain", text, (number, at))
+                yield Fault("gain", text, (number, other_number))
+
+
+def _line_of_row(
+    lines: Sequence[tuple[int, Line]], line: Line, row: str
+) -> tuple[int, Line] | None:
+    """Return the line of another row of the same cell: if possible of the same backbone, and of the
+    same table.
+    """
+    cell = {key: line[key] for key in ("paper", "dataset", "split", "metric")}
+    cell["row"] = row
+    candidates = [item for item in lines if cell.items() <= item[1].items()]
+    for key in ("backbone", "table"):
+        same = [item for item in candidates if item[1][key] == line[key]]
+        candidates = same or candidates
+    return candidates[0] if candidates else None
 
 
 def _counts(

@@ -83,46 +83,47 @@ def read_resources(data: Any, complain: Complain) -> Resources:
 
 
 def misfits(
-    made: Resources, configs: Iterable[TrialConfig], search: bool
+    resources: Resources, configs: Iterable[TrialConfig], search: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield what does not go together: keys of the section, they and the arms' trials, they and a
     search. By key.
     """
-    if search and math.isfinite(made.budget.limit_hours()):
+    if search and math.isfinite(resources.budget.limit_hours()):
         yield (
             "budget",
             "a search has trials: and hours: of its own; here it may have per_hour alone",
         )
-    if search and made.processes > 1:
-        yield "processes", f"a search has trials of one process, got {made.processes}"
-    if made.processes > 1 and made.pack != 1:
+    if search and resources.processes > 1:
+        yield "processes", f"a search has trials of one process, got {resources.processes}"
+    if resources.processes > 1 and resources.pack != 1:
         yield (
             "processes",
             (
-                f"a trial of {made.processes} processes is a pack of its own: leave pack at 1, got"
-                f" {made.pack!r}"
+                f"a trial of {resources.processes} processes is a pack of its own: leave pack at 1,"
+                f" got {resources.pack!r}"
             ),
         )
-    if made.processes > 1 and made.gpus == "auto":
+    if resources.processes > 1 and resources.gpus == "auto":
         yield (
             "processes",
-            f"each process takes a whole GPU or none: set gpus to {made.processes} or 0, got auto",
+            f"each process takes a whole GPU or none: set gpus to {resources.processes} or 0, got"
+            " auto",
         )
     elif (
-        made.gpus != "auto"
-        and (made.gpus > 1 or made.processes > 1)
-        and made.gpus not in (0, made.processes)
+        resources.gpus != "auto"
+        and (resources.gpus > 1 or resources.processes > 1)
+        and resources.gpus not in (0, resources.processes)
     ):
         yield (
             "gpus",
             (
-                f"a process uses one GPU: set processes to as many, got gpus {made.gpus:g} and"
-                f" processes {made.processes}"
+                f"a process uses one GPU: set processes to as many, got gpus {resources.gpus:g} and"
+                f" processes {resources.processes}"
             ),
         )
-    if made.processes > 1:
+    if resources.processes > 1:
         for text in dict.fromkeys(
-            text for config in configs for text in _unshared(config, made.processes)
+            text for config in configs for text in _unshared(config, resources.processes)
         ):
             yield "processes", text
 

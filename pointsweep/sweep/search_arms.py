@@ -29,17 +29,15 @@ def make_arm(
     """The arm of a cell: its settings with the space on top. Problems of the arm go to the
     reader.
     """
-    path: Path = ("per_arm" if search.then_seeds else "search",)
-    path = (*path, "search") if search.then_seeds else path
+    path: Path = ("per_arm", "search") if search.then_seeds else ("search",)
+    parameters = {parameter.key: parameter for parameter in search.space}
 
-    def lay(drawn: Mapping[str, Any]) -> Settings:
-        by_key = {parameter.key: parameter for parameter in search.space}
-        chosen = {key: by_key[key].value(value) for key, value in drawn.items()}
-        return reader.settings(
-            [*entries, Entry("", chosen, reader.document, (*path, "space"))], base
-        )
+    def settings_of(drawn: Mapping[str, Any]) -> Settings:
+        chosen = {key: parameters[key].value(value) for key, value in drawn.items()}
+        space = Entry("", chosen, reader.document, (*path, "space"))
+        return reader.settings([*entries, space], base)
 
-    arm = Arm(search.space, search.constraints, (), tuple(seeds), lay, reader.compose)
+    arm = Arm(search.space, search.constraints, (), tuple(seeds), settings_of, reader.compose)
     reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
     points = list(_points(arm, search, reader, path))
     if search.sampler == "grid" and not reader.problems:
@@ -60,11 +58,11 @@ def _problems(
     extremes = {parameter.key: parameter.ends() for parameter in arm.parameters}
     feasible = applied = False
     for drawn in arm.probes(PROBES):
-        settings = arm.lay(drawn)
-        reader.audit.look_at_suggestion(_named(entries, drawn), settings)
+        settings = arm.settings_of(drawn)
+        reader.audit.observe_suggestion(_named(entries, drawn), settings)
         composed = settings.copy()
         config, problems = arm.compose(composed)
-        reader.audit.look_at_conditional(_named(entries, {}) or "the search", composed)
+        reader.audit.observe_conditional(_named(entries, {}) or "the search", composed)
         good = config is not None and not problems
         if config is not None and not problems:
             values = {
@@ -74,7 +72,7 @@ def _problems(
             }
             suggested = Entry("", values, reader.document, (*path, "space"))
             reader.audit.compare([*entries, suggested], settings, config)
-            reader.audit.look_at_constraints((*path, "constraints"), config)
+            reader.audit.observe_constraints((*path, "constraints"), config)
         applied = applied or bool(drawn)
         feasible = feasible or arm.config(drawn) is not None
         if config is not None and not config.dataset.has_validation:
@@ -159,19 +157,21 @@ def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
     points = list(arm.probes(0))
     faulty = {problem.path for problem in reader.problems}
     for parameter in arm.parameters:
-        if parameter.kind != "choice" or reader.document.where(*path, parameter.key) in faulty:
+        key_path = (*path, parameter.key)
+        start = next((point for point in points if parameter.key in point), None)
+        if parameter.kind != "choice" or not start or reader.document.where(*key_path) in faulty:
             continue
-        owners: dict[Any, str] = {}
-        start = next((point for point in points if parameter.key in point), {})
-        for name in parameter.labels if start else ():
-            config, problems = arm.compose(arm.lay({**start, parameter.key: name}))
+        first_choice: dict[Any, str] = {}  # by the trial that it gives
+        for label in parameter.labels:
+            config, problems = arm.compose(arm.settings_of({**start, parameter.key: label}))
             if config is None or problems:
                 continue
-            first = owners.setdefault(config, scalars.spelled(name))
-            if first != scalars.spelled(name):
-                own = (*path, parameter.key)
-                text = f"the choices {first} and {scalars.spelled(name)} give the same trial"
-                yield Problem(reader.document.where(*own), text, reader.document.line(own))
+            choice = scalars.spelled(label)
+            first = first_choice.setdefault(config, choice)
+            if first != choice:
+                text = f"the choices {first} and {choice} give the same trial"
+                where = reader.document.where(*key_path)
+                yield Problem(where, text, reader.document.line(key_path))
 
 
 def _named(entries: Sequence[Entry], drawn: Mapping[str, Any]) -> str:

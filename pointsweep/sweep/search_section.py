@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -36,6 +36,8 @@ from pointsweep.sweep.search_space import (
 if TYPE_CHECKING:
     from pointsweep.sweep.parser import Reader
 
+# the types that the ends of a range may have
+NUMBER_TYPES: dict[str, Any] = {"int": int, "float": (int, float)}
 Path = tuple[Any, ...]
 Section = TypeVar("Section", bound=Config)
 MOST_TRIALS = 1000  # where only hours are given
@@ -379,11 +381,10 @@ class SearchReader:
 
     def _parameter(self, path: Path, key: str, value: Any) -> Parameter | None:
         value = {"choices": value} if isinstance(value, list) else value
-        kinds = [
-            kind
-            for kind in ("float", "int", "choices")
-            if isinstance(value, Mapping) and kind in value
-        ]
+        kinds = []
+        for kind in ("float", "int", "choices"):
+            if isinstance(value, Mapping) and kind in value:
+                kinds.append(kind)
         if not isinstance(value, Mapping) or len(kinds) != 1:
             self.complain(
                 path,
@@ -407,9 +408,9 @@ class SearchReader:
                 path, f"the range is empty: needs a list of at least one choice, got {choices!r}"
             )
             return None
-        made = Parameter(key, "choice", choices=tuple(choices), when=when)
+        parameter = Parameter(key, "choice", choices=tuple(choices), when=when)
         for first, second in itertools.combinations(range(len(choices)), 2):
-            one, other = made.labels[first], made.labels[second]
+            one, other = parameter.labels[first], parameter.labels[second]
             if one == other and scalars.spelled(one) == scalars.spelled(other):
                 self.complain(path, f"the choice {scalars.spelled(one)} stands twice")
             elif one == other or choices[first] == choices[second]:
@@ -424,58 +425,28 @@ class SearchReader:
                     " number but for rounding"
                 )
                 self.complain(path, text)
-        return made
+        return parameter
 
     def _range(
         self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]
     ) -> Parameter | None:
         limits, log, step = value[kind], value.get("log", False), value.get("step")
-        kinds = int if kind == "int" else (int, float)
-        two = (
-            isinstance(limits, list)
-            and len(limits) == 2
-            and all(isinstance(e, kinds) and not isinstance(e, bool) for e in limits)
-        )
-        if not two or any(e != e or abs(e) == float("inf") for e in limits):
+        if not _are_limits(limits, kind):
             numbers = "two whole numbers" if kind == "int" else "two numbers"
-            given = limits if isinstance(limits, list) else []
-            wrong = [end for end in given if not isinstance(end, kinds)]
-            hint = scalars.hint(wrong[0]) if wrong else ""
+            hint = ""
+            if isinstance(limits, list):
+                wrong = [end for end in limits if not isinstance(end, NUMBER_TYPES[kind])]
+                hint = scalars.hint(wrong[0]) if wrong else ""
             self.complain((*path, kind), f"must be [low, high], {numbers}, got {limits!r}{hint}")
             return None
-        low, high = limits
-        problem = ""
-        if kind == "float" and any(abs(end) > 2**53 and isinstance(end, int) for end in limits):
-            problem = (
-                f"{max(limits, key=abs)} has more digits than a floating-point number keeps; write"
-                " it with an exponent, as 1e16"
-            )
-        elif low > high:
-            problem = f"the range is empty: {low} is above {high}"
-        elif not isinstance(log, bool):
-            problem = f"log must be true or false, got {log!r}"
-        elif log and low <= 0:
-            problem = f"a logarithmic range needs a low end above 0, got {low}"
-        elif step is not None and (
-            isinstance(step, bool) or not isinstance(step, kinds) or step <= 0
-        ):
-            problem = (
-                f"step must be a {'whole ' if kind == 'int' else ''}number above 0, got {step!r}"
-            )
-        elif step is not None and log:
-            problem = "a range has a step or is logarithmic, not both"
-        elif (
-            step is not None and kind == "float" and max(abs(low), abs(high)) * 2**-52 > 4e-9 * step
-        ):
-            # Optuna takes a value for a step within 1e-8 of one.
-            problem = (
-                f"a step of {step} is too fine for numbers as large as {max(abs(low), abs(high))}"
-            )
+        problem = _range_problem(kind, limits, log) or _step_problem(kind, limits, log, step)
         if problem:
             self.complain(path, problem)
             return None
-        as_kind = int if kind == "int" else float
-        return Parameter(key, kind, as_kind(low), as_kind(high), log, step, when=when)
+        low, high = limits
+        if kind == "int":
+            return Parameter(key, kind, int(low), int(high), log, step, when=when)
+        return Parameter(key, kind, float(low), float(high), log, step, when=when)
 
     def _constraints(self, value: Any) -> Iterator[Constraint]:
         for index, text in enumerate(
@@ -512,3 +483,50 @@ def _is_option(value: Any, kind: type) -> bool:
     if kind is float and type(value) in (int, float):
         return math.isfinite(value)
     return type(value) is kind
+
+
+def _are_limits(limits: Any, kind: str) -> bool:
+    """Return whether these are the ends of a range: two finite numbers of its kind."""
+    if not isinstance(limits, list) or len(limits) != 2:
+        return False
+    for end in limits:
+        if isinstance(end, bool) or not isinstance(end, NUMBER_TYPES[kind]):
+            return False
+        if end != end or abs(end) == math.inf:
+            return False
+    return True
+
+
+def _range_problem(kind: str, limits: Sequence[Any], log: Any) -> str:
+    """Return what is wrong with a range's ends and scale; empty if nothing is."""
+    low, high = limits
+    if kind == "float":
+        for end in limits:
+            if isinstance(end, int) and abs(end) > 2**53:
+                return (
+                    f"{max(limits, key=abs)} has more digits than a floating-point number keeps;"
+                    " write it with an exponent, as 1e16"
+                )
+    if low > high:
+        return f"the range is empty: {low} is above {high}"
+    if not isinstance(log, bool):
+        return f"log must be true or false, got {log!r}"
+    if log and low <= 0:
+        return f"a logarithmic range needs a low end above 0, got {low}"
+    return ""
+
+
+def _step_problem(kind: str, limits: Sequence[Any], log: bool, step: Any) -> str:
+    """Return what is wrong with a range's step; empty if nothing is, or there is none."""
+    if step is None:
+        return ""
+    if isinstance(step, bool) or not isinstance(step, NUMBER_TYPES[kind]) or step <= 0:
+        number = "whole number" if kind == "int" else "number"
+        return f"step must be a {number} above 0, got {step!r}"
+    if log:
+        return "a range has a step or is logarithmic, not both"
+    largest = max(map(abs, limits))
+    if kind == "float" and largest * 2**-52 > 4e-9 * step:
+        # Optuna takes a value for a step within 1e-8 of one.
+        return f"a step of {step} is too fine for numbers as large as {largest}"
+    return ""

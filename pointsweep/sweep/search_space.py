@@ -1,5 +1,5 @@
-"""What a search may choose: parameters with their ranges and conditions, constraints, and the arm
-of a table they belong to.
+"""Space of a search: parameters with their ranges and conditions, constraints, and the arm of a
+table they belong to.
 
 Nothing here knows Optuna. A drawn value is a scalar, as Optuna keeps it; `Parameter.value` makes it
 the setting of a trial.
@@ -8,6 +8,7 @@ the setting of a trial.
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import operator
 import random
@@ -98,7 +99,9 @@ class Parameter:
 
     def value(self, drawn: Any) -> Any:
         """The setting that a drawn value stands for."""
-        return self.choices[self.labels.index(drawn)] if self.kind == "choice" else drawn
+        if self.kind == "choice":
+            return self.choices[self.labels.index(drawn)]
+        return drawn
 
     def drawn(self, value: Any) -> Any:
         """The inverse for a value of a stored trial. Raises ValueError if it lies outside."""
@@ -115,7 +118,9 @@ class Parameter:
         ):
             raise ValueError(f"{value!r} lies outside of {self.text()}")
         if self.size() is None:
-            return int(value) if self.kind == "int" else float(value)
+            if self.kind == "int":
+                return int(value)
+            return float(value)
         nearest = self.nearest(value)
         if abs(value - nearest) > 1e-8 * (self.step or 1):
             raise ValueError(f"{value!r} lies outside of {self.text()}")
@@ -139,7 +144,9 @@ class Parameter:
         step = self._step()
         assert step is not None
         value = _decimal(self.low) + index * step
-        return int(value) if self.kind == "int" else float(value)
+        if self.kind == "int":
+            return int(value)
+        return float(value)
 
     def nearest(self, value: Any) -> Any:
         """Return the step that a number of the range stands for: 0.3 for a sampler's
@@ -161,7 +168,9 @@ class Parameter:
         if self.kind == "choice":
             return self.labels
         size = self.size()
-        return [self.low, self.high] if size is None else [self.at(0), self.at(size - 1)]
+        if size is None:
+            return [self.low, self.high]
+        return [self.at(0), self.at(size - 1)]
 
     def any(self, order: random.Random) -> Any:
         """A border or a value in between, of equal chance."""
@@ -215,9 +224,9 @@ def label(choice: Any) -> Any:
     """A choice as a scalar: of a component its name, of a list its JSON."""
     if isinstance(choice, Mapping) and set(choice) == {"name"}:
         return choice["name"]
-    return (
-        json.dumps(choice, sort_keys=True) if isinstance(choice, (Mapping, list, tuple)) else choice
-    )
+    if isinstance(choice, (Mapping, list, tuple)):
+        return json.dumps(choice, sort_keys=True)
+    return choice
 
 
 def _same(choice: Any, value: Any) -> bool:
@@ -225,8 +234,8 @@ def _same(choice: Any, value: Any) -> bool:
     that the choice gives.
     """
     if isinstance(value, Mapping):
-        wanted = choice if isinstance(choice, Mapping) else {"name": choice}
-        return all(_same(item, value.get(name)) for name, item in wanted.items())
+        expected = choice if isinstance(choice, Mapping) else {"name": choice}
+        return all(_same(item, value.get(name)) for name, item in expected.items())
     return bool(choice == value) and isinstance(choice, bool) == isinstance(value, bool)
 
 
@@ -267,11 +276,13 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
     if isinstance(node, (ast.Name, ast.Attribute)):
         return find(ast.unparse(node))
     if isinstance(node, ast.BoolOp):
-        values = [evaluate(value, find) for value in node.values]
-        known = [value for value in values if value is not None]
+        operands = [evaluate(operand, find) for operand in node.values]
+        known = [value for value in operands if value is not None]
         if not known:
             return None
-        return all(known) if isinstance(node.op, ast.And) else any(known)
+        if isinstance(node.op, ast.And):
+            return all(known)
+        return any(known)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = evaluate(node.operand, find)
         return None if value is None else -value
@@ -281,17 +292,22 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
             return None
         return OPERATORS[type(node.op)](left, right)
     if isinstance(node, ast.Compare) and all(type(op) in OPERATORS for op in node.ops):
-        values = [evaluate(value, find) for value in (node.left, *node.comparators)]
-        if any(value is None for value in values):
-            return None
-        return all(
-            OPERATORS[type(op)](a, b)
-            for op, a, b in zip(node.ops, values, values[1:], strict=False)
-        )
+        return _evaluate_comparison(node, find)
     raise ValueError(
         f"{ast.unparse(node)!r} is no part of a constraint; allowed: keys, numbers, + - * / // % <"
         " <= > >= == != and or"
     )
+
+
+def _evaluate_comparison(node: ast.Compare, find: Callable[[str], Any]) -> bool | None:
+    """Return whether a chain of comparisons (a < b <= c) holds; None if a key in it is not set."""
+    values = [evaluate(operand, find) for operand in (node.left, *node.comparators)]
+    if any(value is None for value in values):
+        return None
+    for comparator, (left, right) in zip(node.ops, itertools.pairwise(values), strict=True):
+        if not OPERATORS[type(comparator)](left, right):
+            return False
+    return True
 
 
 def constraint_problems(text: str) -> list[str]:
@@ -351,29 +367,31 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
     node: Any = config
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
-    return node.get("name", node) if isinstance(node, Mapping) else node
+    if isinstance(node, Mapping):
+        return node.get("name", node)
+    return node
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One thing to tune: the settings of a cell with a space on top. `lay` puts drawn values there,
-    `compose` checks the whole.
+    """One thing to tune: the settings of a cell with a space on top. `settings_of` puts drawn
+    values there, `compose` checks the whole.
     """
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...]
     enqueue: tuple[Drawn, ...]
     seeds: tuple[int, ...]  # every suggestion is trained with all of them, its value is their mean
-    lay: Callable[[Drawn], Settings]
+    settings_of: Callable[[Drawn], Settings]
     compose: Callable[[Settings], tuple[TrialConfig | None, list[Problem]]]
 
     def applies(self, parameter: Parameter, drawn: Drawn) -> bool:
         """Return whether a parameter is chosen after those drawn before it."""
-        return not parameter.when or matches(self.lay(drawn).data, parameter.when)
+        return not parameter.when or matches(self.settings_of(drawn).data, parameter.when)
 
     def config(self, drawn: Drawn) -> TrialConfig | None:
         """The trial of drawn values; None if it is no valid one or breaks a constraint."""
-        config, problems = self.compose(self.lay(drawn))
+        config, problems = self.compose(self.settings_of(drawn))
         if (
             config is None
             or problems

@@ -66,12 +66,13 @@ def read_adaptive(
         return None
     if {"search", "per_arm"} & set(data):
         complain(("seeds",), "a search takes a number of seeds or a list")
-    labels = [" / ".join(entry.label for entry in row) for row in rows]
-    against = (
-        document.text_of(("seeds", "against"), seeds["against"])
-        if "against" in seeds
-        else labels[0]
-    )
+    labels = []
+    for row in rows:
+        labels.append(" / ".join(entry.label for entry in row))
+    if "against" in seeds:
+        against = document.text_of(("seeds", "against"), seeds["against"])
+    else:
+        against = labels[0]
     if against not in labels:
         complain(("seeds", "against"), unknown("row", against, labels, "Rows"))
         return None

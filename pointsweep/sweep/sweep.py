@@ -55,7 +55,7 @@ class Sweep:
     # settings that are used in a part of the cells, or nowhere: for the plan
     dropped: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()  # those that make it the table it is
-    whole: Sweep | None = None  # of a part of a file's table, that table
+    full_sweep: Sweep | None = None  # of a part of a file's table, that table
     plugins: tuple[Source, ...] = ()  # the code of others that it was read with
 
     @property
@@ -63,7 +63,7 @@ class Sweep:
         """The sweep whose table is kept under this name: itself, or the one that it is a part
         of.
         """
-        return self.whole or self
+        return self.full_sweep or self
 
     def trials(self) -> list[Trial]:
         """All distinct trials, in the order of the table."""
@@ -81,28 +81,29 @@ class Sweep:
             return self
         cells = []
         for cell in self.cells:
-            configs = [cell.arm.config(drawn) for drawn in cell.arm.probes(0)] if cell.arm else []
-            cells.append(
-                replace(
-                    cell,
-                    trials=tuple(dict.fromkeys(config for config in configs if config is not None)),
-                )
-            )
+            # A dict in place of a set keeps the order of the probes.
+            configs: dict[TrialConfig, None] = {}
+            if cell.arm is not None:
+                for drawn in cell.arm.probes(0):
+                    config = cell.arm.config(drawn)
+                    if config is not None:
+                        configs[config] = None
+            cells.append(replace(cell, trials=tuple(configs)))
         return replace(self, cells=tuple(cells), search=None)
 
     def searched(self) -> str:
         """Return a search in one line: "search of 20 trials by tpe for each of 4 arms"."""
         assert self.search is not None
-        arms = sum(cell.arm is not None for cell in self.cells)
-        for_each_arm = (
-            ""
-            if self.search.then_seeds is None
-            else f" for each of {arms} arms, then {self.search.then_seeds} fresh seeds"
-        )
         budget = f"{self.search.trials} trials"
         if self.search.hours is not None:
             budget = f"at most {budget} and {self.search.hours:g} hours of training"
-        return f"search of {budget} by {self.search.sampler}{for_each_arm}"
+        description = f"search of {budget} by {self.search.sampler}"
+        if self.search.then_seeds is not None:
+            num_arms = sum(cell.arm is not None for cell in self.cells)
+            description += (
+                f" for each of {num_arms} arms, then {self.search.then_seeds} fresh seeds"
+            )
+        return description
 
     def layout(self) -> Layout:
         """Return what a table needs to know."""
@@ -118,8 +119,8 @@ class Sweep:
             self.factors, self.adaptive, self.resources.budget.per_hour,
         )  # fmt: skip
 
-    def place(self, trial: Trial) -> tuple[str, str, int]:
-        """The row, the column and the seed of a trial."""
+    def row_column_seed(self, trial: Trial) -> tuple[str, str, int]:
+        """Return the names of a trial's row and column, and its seed."""
         return (
             " / ".join(self.rows[trial.cell.row]),
             self.columns[trial.cell.column],
@@ -127,7 +128,7 @@ class Sweep:
         )
 
     def cell_name(self, cell: Cell) -> str:
-        """Its row and column, as messages name it."""
+        """Return its row and column, as messages name it."""
         return f"{' / '.join(self.rows[cell.row])} / {self.columns[cell.column]}"
 
     def identical_cells(self) -> list[str]:
@@ -143,20 +144,19 @@ class Sweep:
 
     def resolved(self) -> str:
         """Every cell's configuration as it will run, as YAML; the seeds stand beside it."""
-        parts = []
+        documents = []
         for cell in self.cells:
             head = f"# {self.cell_name(cell)}"
             if not cell.trials:
-                parts.append(f"{head}: not run: {cell.excluded or 'searched'}\n")
+                documents.append(f"{head}: not run: {cell.excluded or 'searched'}\n")
                 continue
-            data = {
-                name: value
-                for name, value in cell.trials[0].to_dict().items()
-                if value is not None and name != "seed"
-            }
+            settings = {}
+            for name, value in cell.trials[0].to_dict().items():
+                if value is not None and name != "seed":
+                    settings[name] = value
             seeds = [config.seed for config in cell.trials]
-            parts.append(f"{head}, seeds {seeds}\n{yaml.safe_dump(data, sort_keys=False)}")
-        return "---\n".join(parts)
+            documents.append(f"{head}, seeds {seeds}\n{yaml.safe_dump(settings, sort_keys=False)}")
+        return "---\n".join(documents)
 
 
 def load(
@@ -167,27 +167,31 @@ def load(
 ) -> Sweep:
     """Read, compose and check a sweep file. Raises ConfigError with everything that is wrong.
 
-    What is asked for may be a part of the file's table: then it has the file's name, and `whole` is
-    that table. `allow_plugins`: the Python code that the file names may be imported, whatever the
-    user's environment says.
+    What is asked for may be a part of the file's table: then it has the file's name, and
+    `full_sweep` is that table. `allow_plugins`: the Python code that the file names may be
+    imported, whatever the user's environment says.
     """
     file = found_file(str(file))
-    selected, kept = _read(file, override, allow_plugins)
-    whole = selected
+    selected, profile_only = _read(file, override, allow_plugins)
+    full_sweep = selected
     seeds = [text for text in override if overrides.changes_seeds(text)]
     if seeds and selected.search is None:
-        whole = _without_seeds(file, override, allow_plugins) or selected
-    if kept:  # a part that the profile keeps is the profile's table
-        whole = _select(whole, kept, str(file))
-    if only or kept:
-        selected = _select(selected, only or kept, str(file))
-    if selected is whole and not seeds:
+        full_sweep = _without_seeds(file, override, allow_plugins) or selected
+    if profile_only:  # a part that the profile keeps is the profile's table
+        full_sweep = _select(full_sweep, profile_only, str(file))
+    if only or profile_only:
+        selected = _select(selected, only or profile_only, str(file))
+    if selected is full_sweep and not seeds:
         return selected
-    if selected.search is None and _is_part(selected, whole):
-        return (
-            selected
-            if selected.layout() == whole.layout()
-            else replace(selected, name=whole.name, overrides=whole.overrides, whole=whole)
+
+    if selected.search is None and _is_part(selected, full_sweep):
+        if selected.layout() == full_sweep.layout():
+            return selected
+        return replace(
+            selected,
+            name=full_sweep.name,
+            overrides=full_sweep.overrides,
+            full_sweep=full_sweep,
         )
     further = [*(f"only={pattern}" for pattern in only), *seeds]
     if overrides.names_the_sweep(override) or not further:
@@ -224,32 +228,33 @@ def _inherited(documents: Sequence[Document]) -> list[str]:
     """Return a line for the sweep of the package's that a file of somebody else's inherits from, if
     there is one.
     """
-    if is_shipped(documents[-1].source):
-        return []
     shipped = [document.source for document in documents if is_shipped(document.source)]
-    return [f"it inherits from {shipped[-1]}, which comes with pointsweep"] if shipped else []
+    if not shipped or is_shipped(documents[-1].source):
+        return []
+    return [f"it inherits from {shipped[-1]}, which comes with pointsweep"]
 
 
 def _without_seeds(file: str | Path, override: Sequence[str], allow_plugins: bool) -> Sweep | None:
     """The table that the file's own seeds fill; None if these are wrong."""
+    kept = [text for text in override if not overrides.changes_seeds(text)]
     try:
-        return _read(
-            file, [text for text in override if not overrides.changes_seeds(text)], allow_plugins
-        )[0]
+        sweep, _ = _read(file, kept, allow_plugins)
     except ConfigError:
         return None
+    return sweep
 
 
-def _is_part(part: Sweep, whole: Sweep) -> bool:
+def _is_part(part: Sweep, full_sweep: Sweep) -> bool:
     """Return whether all trials of a sweep belong to the same cells of another, printed alike."""
-    if (part.metric, part.protocol, part.title) != (whole.metric, whole.protocol, whole.title):
-        return False
-    cells: dict[str, set[str]] = {}
-    for cell in whole.cells:
-        cells[whole.cell_name(cell)] = {config.key() for config in cell.trials}
+    for name in ("metric", "protocol", "title"):
+        if getattr(part, name) != getattr(full_sweep, name):
+            return False
+    keys_of: dict[str, set[str]] = {}
+    for cell in full_sweep.cells:
+        keys_of[full_sweep.cell_name(cell)] = {config.key() for config in cell.trials}
     for cell in part.cells:
-        mine = {config.key() for config in cell.trials}
-        if not mine <= cells.get(part.cell_name(cell), set()):
+        keys = {config.key() for config in cell.trials}
+        if not keys <= keys_of.get(part.cell_name(cell), set()):
             return False
     return True
 
@@ -293,54 +298,66 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
     """The part of a sweep that --only names; patterns of one kind add up, kinds narrow one
     another.
     """
+    seeds = {str(config.seed) for cell in sweep.cells for config in cell.trials}
     labels = {
         "row": [" / ".join(row) for row in sweep.rows],
         "column": list(sweep.columns),
-        "seed": sorted({str(config.seed) for cell in sweep.cells for config in cell.trials}),
+        "seed": sorted(seeds),
     }
-    wanted: dict[str, list[str]] = {}
-    missed = []
-    for pattern in only:
-        kind, value = _kind_of(pattern, labels["row"])
-        wanted.setdefault(kind, []).append(value)
-        if not _named(labels[kind], value):
-            others = [
-                f"{other}={value}"
-                for other in labels
-                if other != kind and _named(labels[other], value)
-            ]
-            hint = f". It is {' and '.join(others)}" if others else ""
-            missed.append(
-                Problem(f"--only {pattern}", unknown(kind, value, labels[kind], "Known") + hint)
-            )
-    selected = {kind: set(names) for kind, names in labels.items()}
-    for kind, patterns in wanted.items():
-        selected[kind] = {name for pattern in patterns for name in _named(labels[kind], pattern)}
-    if missed:
-        raise ConfigError(source, missed)
+    selected = _selected_labels(labels, only, source)
     rows = [i for i, name in enumerate(labels["row"]) if name in selected["row"]]
     columns = [j for j, name in enumerate(labels["column"]) if name in selected["column"]]
     cells = []
     for cell in sweep.cells:
         if cell.row not in rows or cell.column not in columns:
             continue
-        trials = tuple(config for config in cell.trials if str(config.seed) in selected["seed"])
+        trials = [config for config in cell.trials if str(config.seed) in selected["seed"]]
         row, column = rows.index(cell.row), columns.index(cell.column)
-        cells.append(replace(cell, row=row, column=column, trials=trials))
-    notes = (*sweep.notes, f"only {', '.join(only)}")
-    adaptive = None if "seed" in wanted else sweep.adaptive
-    if adaptive and adaptive.against not in rows:
-        text = (
-            f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare"
-            " every row"
-        )
-        raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
+        cells.append(replace(cell, row=row, column=column, trials=tuple(trials)))
+
+    adaptive = sweep.adaptive
+    if any(_kind_of(pattern, labels["row"])[0] == "seed" for pattern in only):
+        adaptive = None
+    if adaptive is not None:
+        if adaptive.against not in rows:
+            text = (
+                f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare"
+                " every row"
+            )
+            raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
+        adaptive = replace(adaptive, against=rows.index(adaptive.against))
     return replace(
-        sweep, rows=tuple(sweep.rows[i] for i in rows),
-        columns=tuple(sweep.columns[j] for j in columns), cells=tuple(cells), notes=notes,
+        sweep,
+        rows=tuple(sweep.rows[i] for i in rows),
+        columns=tuple(sweep.columns[j] for j in columns),
+        cells=tuple(cells),
+        notes=(*sweep.notes, f"only {', '.join(only)}"),
         factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
-        adaptive=adaptive and replace(adaptive, against=rows.index(adaptive.against)),
-    )  # fmt: skip
+        adaptive=adaptive,
+    )
+
+
+def _selected_labels(
+    labels: Mapping[str, Sequence[str]], only: Sequence[str], source: str
+) -> dict[str, set[str]]:
+    """Return by kind (row, column, seed) the labels that the patterns leave: all of a kind that no
+    pattern is about. Raises ConfigError for patterns that match nothing.
+    """
+    matches: dict[str, set[str]] = {}
+    problems = []
+    for pattern in only:
+        kind, value = _kind_of(pattern, labels["row"])
+        matched = _named(labels[kind], value)
+        matches.setdefault(kind, set()).update(matched)
+        if not matched:
+            text = unknown(kind, value, labels[kind], "Known")
+            others = [f"{other}={value}" for other in labels if _named(labels[other], value)]
+            if others:
+                text += f". It is {' and '.join(others)}"
+            problems.append(Problem(f"--only {pattern}", text))
+    if problems:
+        raise ConfigError(source, problems)
+    return {kind: matches.get(kind, set(names)) for kind, names in labels.items()}
 
 
 def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:

@@ -179,11 +179,10 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     """Take out the parts of a file that are no list or mapping where one belongs; return what to
     say of each, by its path.
     """
-    wrong = [
-        key
-        for key, (kind, _) in SHAPES.items()
-        if data.get(key) is not None and not isinstance(data[key], kind)
-    ]
+    wrong = []
+    for key, (kind, _) in SHAPES.items():
+        if data.get(key) is not None and not isinstance(data[key], kind):
+            wrong.append(key)
     problems: list[tuple[tuple[str, ...], str]] = [
         ((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong
     ]
@@ -295,7 +294,9 @@ def shipped_folder() -> Path:
     """
     package = Path(__file__).parents[1]
     installed = package / "sweeps"
-    return installed if installed.is_dir() else package.parent / "sweeps"
+    if installed.is_dir():
+        return installed
+    return package.parent / "sweeps"
 
 
 def is_shipped(path: str | Path) -> bool:
@@ -322,12 +323,12 @@ def found_file(name: str) -> str:
             path = folder / f"{name}{ending}"
             if path.suffix in (".yaml", ".yml") and path.is_file():
                 return str(path)
-    wanted = Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
+    stem = Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
     known = {
         path.stem for folder in folders for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
     }
     folders_text = ", ".join(str(folder) for folder in folders)
-    near = difflib.get_close_matches(wanted.name, sorted(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(stem.name, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise ConfigError(
         name,
@@ -408,15 +409,13 @@ def _parent_file(child: Path, name: str) -> Path:
 def _read_parent(path: Path, children: list[Document]) -> Document:
     if children and not path.is_file():
         child = children[-1]
-        near = (
-            ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
-            if path.parent.is_dir()
-            else "none"
-        )
+        near = "none"
+        if path.parent.is_dir():
+            near = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
         shipped = difflib.get_close_matches(path.stem, shipped_names(), n=1, cutoff=0.5)
-        hint = (
-            f". Did you mean '{shipped[0]}.yaml', which comes with pointsweep?" if shipped else ""
-        )
+        hint = ""
+        if shipped:
+            hint = f". Did you mean '{shipped[0]}.yaml', which comes with pointsweep?"
         text = f"no file {path}; in that folder: {near}{hint}"
         raise ConfigError(child.source, [Problem("base.from", text, child.line(("base", "from")))])
     return read(path)

@@ -1,4 +1,5 @@
-"""For tests: what every method and data set must hold, as one line of pytest for the author of one.
+"""Contract checks for tests of methods and data sets, each one line of pytest for the author of
+one.
 
     from pointsweep.testing import contract_of_method
     test_gains = contract_of_method(Gains)

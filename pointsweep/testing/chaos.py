@@ -11,6 +11,7 @@ ends well. Exit codes: 0 all invariants hold; 1 one does not; 2 the file is inva
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -102,13 +103,11 @@ class Subject:
     def store(self, name: str) -> Path:
         return self.folder / name / "store"
 
-    def uri(self, each: Round) -> str:
+    def uri(self, this_round: Round) -> str:
         """Return where a round's runs are found."""
-        return (
-            self.server
-            if each.tracker == "server"
-            else f"sqlite:///{self.store(each.name)}/mlflow.db"
-        )
+        if this_round.tracker == "server":
+            return self.server
+        return f"sqlite:///{self.store(this_round.name)}/mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -263,85 +262,85 @@ def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
 
 def disturb_all(subject: Subject, rounds: Sequence[Round], held: Outcomes) -> None:
     """Run the rounds, say what breaks, and enter into `held` what held."""
-    for each in rounds:
+    for this_round in rounds:
         begun = time.monotonic()
-        found = disturb(subject, each)
-        for invariant, words in found.items():
-            for name in columns(each):
+        faults_found = disturb(subject, this_round)
+        for invariant, words in faults_found.items():
+            for name in columns(this_round):
                 held[invariant][name].append(not words)
             if words:
-                print(f"BROKEN {invariant}: {each}: {words}", flush=True)
-        if not any(found.values()):
-            print(f"held: {each} ({time.monotonic() - begun:.0f} s)", flush=True)
+                print(f"BROKEN {invariant}: {this_round}: {words}", flush=True)
+        if not any(faults_found.values()):
+            print(f"held: {this_round} ({time.monotonic() - begun:.0f} s)", flush=True)
 
 
 def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
     """The rounds: every write in every way, in a random order, cut or repeated to the number asked
     for.
     """
-    chance = random.Random(seed)
-    points = [(number, way) for number in range(1, writes + 1) for way in options.ways]
-    chance.shuffle(points)
+    random_numbers = random.Random(seed)
+    points = list(itertools.product(range(1, writes + 1), options.ways))
+    random_numbers.shuffle(points)
     launchers, trackers = options.launchers, options.trackers
     rounds = []
     for index in range(options.runs or len(points)):
         number, way = points[index % len(points)]
-        more = [
-            chance.randint(number + 1, number + writes)
-            for _ in range(chance.randint(0, options.deaths - 1))
-        ]
-        deaths = {later: chance.choice(faults.WAYS) for later in more} | {
-            number: "after" if way == "flip" else way
-        }
-        launcher, tracker = (
-            launchers[index % len(launchers)],
-            trackers[index // len(launchers) % len(trackers)],
-        )
-        rounds.append(
-            Round(index + 1, launcher, way, {} if way in WITHOUT_DEATHS else deaths, tracker)
-        )
+        later = []
+        for _ in range(random_numbers.randint(0, options.deaths - 1)):
+            later.append(random_numbers.randint(number + 1, number + writes))
+        deaths = {write: random_numbers.choice(faults.WAYS) for write in later}
+        deaths[number] = "after" if way == "flip" else way
+        if way in WITHOUT_DEATHS:
+            deaths = {}
+        launcher = launchers[index % len(launchers)]
+        tracker_name = trackers[index // len(launchers) % len(trackers)]
+        rounds.append(Round(index + 1, launcher, way, deaths, tracker_name))
     return rounds
 
 
-def disturb(subject: Subject, each: Round) -> dict[str, str]:
+def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
     """Run one round; map every invariant to what is wrong with it, "" if it holds."""
-    chance = random.Random(f"{subject.seed} {each.number}")
-    folder, code, flipped = subject.folder / each.name, -1, each.way != "flip"
+    chance = random.Random(f"{subject.seed} {this_round.number}")
+    folder, code, flipped = subject.folder / this_round.name, -1, this_round.way != "flip"
     killers = [
-        Killer(chance.uniform(0, KILLED_S[each.launcher]), chance)
-        for _ in range(2 * (each.way == "kill"))
+        Killer(chance.uniform(0, KILLED_S[this_round.launcher]), chance)
+        for _ in range(2 * (this_round.way == "kill"))
     ]
-    for _ in range(len(each.deaths) + len(killers) + 3):
-        code = command(subject, each, killers.pop() if killers else None)
+    for _ in range(len(this_round.deaths) + len(killers) + 3):
+        code = command(subject, this_round, killers.pop() if killers else None)
         if code == 0:
             break
-        flipped = flipped or flip(subject.store(each.name), chance)
+        flipped = flipped or flip(subject.store(this_round.name), chance)
     result = folder / "found.json"
-    found: dict[str, str] = {
+    wrong: dict[str, str] = {
         "the sweep ends well": "" if code == 0 else f"exit code {code}, see {folder / 'log'}"
     }
     if code == 0:
         checked = processes.forked(
-            lambda: result.write_text(json.dumps(compare(subject, each))) * 0, folder / "log", {}
+            lambda: result.write_text(json.dumps(compare(subject, this_round))) * 0,
+            folder / "log",
+            {},
         )
         words = {"the outcome can be compared": f"see {folder / 'log'}"}
-        found |= json.loads(result.read_text()) if checked == 0 else words
-    if not any(found.values()):
+        wrong |= json.loads(result.read_text()) if checked == 0 else words
+    if not any(wrong.values()):
         shutil.rmtree(folder)
-    return found
+    return wrong
 
 
-def command(subject: Subject, each: Round, killer: Killer | None = None) -> int:
+def command(subject: Subject, this_round: Round, killer: Killer | None = None) -> int:
     """Give the sweep's command once; return its exit code, that of a signal negative."""
-    store = subject.store(each.name)
+    store = subject.store(this_round.name)
     if not store.exists():
         store.mkdir(parents=True)
         shutil.copy(subject.folder / "empty.db", store / "mlflow.db")
-    uri = subject.line if each.tracker == "server" else subject.uri(each)
+    uri = subject.line if this_round.tracker == "server" else subject.uri(this_round)
     line = [*subject.arguments, "--store", str(store), "--tracking-uri", uri]
-    start = processes.inline if each.launcher == "inline" else processes.on_ray
-    once = functools.partial(start, line, store.parent, each.deaths, killer)
-    return processes.at_once(once, once) if each.way == "two" else once()
+    start = processes.inline if this_round.launcher == "inline" else processes.on_ray
+    start_process = functools.partial(start, line, store.parent, this_round.deaths, killer)
+    if this_round.way == "two":
+        return processes.at_once(start_process, start_process)
+    return start_process()
 
 
 def flip(store: Path, chance: random.Random) -> bool:
@@ -364,58 +363,55 @@ def flip(store: Path, chance: random.Random) -> bool:
     return True
 
 
-def compare(subject: Subject, each: Round) -> dict[str, str]:
+def compare(subject: Subject, finished: Round) -> dict[str, str]:
     """Every invariant of a finished round, with what is wrong with it."""
-    wanted, found = observe(subject, UNDISTURBED.name), observe(subject, each.name)
-    texts = {what: "; ".join(differences(wanted[what], found[what])) for what in wanted}
-    if each.tracker == "server":  # the line may have been too bad to the end
-        sync.mirror_sweep(FileStore(subject.store(each.name)), subject.name, subject.server)
-    runs = steps_by_run(subject.uri(each), subject.name)
-    keys = [key for key, _ in runs]
-    once = {key: sorted(epochs) for key, epochs in runs}
-    texts["one MLflow run a trial"] = "; ".join(
-        f"{key} has {keys.count(key)}" for key in wanted["records"] if keys.count(key) != 1
-    )
-    told = {
-        key: [epoch for epoch, _ in epochs] for key, epochs in wanted["epochs, each once"].items()
-    }
-    texts["MLflow has each epoch once"] = "; ".join(differences(told, once))
-    if each.way == "two":
-        twice = [
-            path.name
-            for path in subject.store(each.name).glob("trials/*")
-            if TrialFolder(path).attempts() > 1
-        ]
-        texts["no trial is begun twice"] = ", ".join(twice)
-    if each.tracker == "server":
+    expected, found = observe(subject, UNDISTURBED.name), observe(subject, finished.name)
+    wrong = {name: "; ".join(differences(expected[name], found[name])) for name in expected}
+    if finished.tracker == "server":  # the line may have been too bad to the end
+        sync.mirror_sweep(FileStore(subject.store(finished.name)), subject.name, subject.server)
+    runs = steps_by_run(subject.uri(finished), subject.name)
+    num_runs = Counter(key for key, _ in runs)
+    numbers = []
+    for key in expected["records"]:
+        if num_runs[key] != 1:
+            numbers.append(f"{key} has {num_runs[key]}")
+    wrong["one MLflow run a trial"] = "; ".join(numbers)
+    mirrored = {key: sorted(epochs) for key, epochs in runs}
+    trained = {}
+    for key, epochs in expected["epochs, each once"].items():
+        trained[key] = [epoch for epoch, _ in epochs]
+    wrong["MLflow has each epoch once"] = "; ".join(differences(trained, mirrored))
+    if finished.way == "two":
+        twice = []
+        for path in subject.store(finished.name).glob("trials/*"):
+            if TrialFolder(path).attempts() > 1:
+                twice.append(path.name)
+        wrong["no trial is begun twice"] = ", ".join(twice)
+    if finished.tracker == "server":
         # the next round's begins empty
-        rename(subject.server, subject.name, f"{subject.name} {each.name}")
-    return texts
+        rename(subject.server, subject.name, f"{subject.name} {finished.name}")
+    return wrong
 
 
 def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
     """Return what a finished sweep has left, by invariant: as it must be whatever has happened."""
     store = subject.store(name)
-    folders = {path.name: TrialFolder(path) for path in sorted((store / "trials").iterdir())}
-    records = {
-        key: json.loads((folder.path / "record.json").read_text())
-        for key, folder in folders.items()
-    }
+    records, weights, predictions, epochs = {}, {}, {}, {}
+    for path in sorted((store / "trials").iterdir()):
+        key, folder = path.name, TrialFolder(path)
+        record = json.loads((path / "record.json").read_text())
+        records[key] = {part: record[part] for part in SAME}
+        weights[key] = (path / "weights.safetensors").read_bytes()
+        arrays = folder.predictions()
+        predictions[key] = {protocol: values.tolist() for protocol, values in arrays.items()}
+        epochs[key] = _epochs(folder)
+    files = (store / "sweeps" / subject.name).glob("table.*")
     return {
-        "records": {key: {part: record[part] for part in SAME} for key, record in records.items()},
-        "weights": {
-            key: (folder.path / "weights.safetensors").read_bytes()
-            for key, folder in folders.items()
-        },
-        "predictions": {
-            key: {p: v.tolist() for p, v in folder.predictions().items()}
-            for key, folder in folders.items()
-        },
-        "epochs, each once": {key: _epochs(folder) for key, folder in folders.items()},
-        "table, byte for byte": {
-            path.name: path.read_bytes()
-            for path in (store / "sweeps" / subject.name).glob("table.*")
-        },
+        "records": records,
+        "weights": weights,
+        "predictions": predictions,
+        "epochs, each once": epochs,
+        "table, byte for byte": {path.name: path.read_bytes() for path in files},
     }
 
 
@@ -426,39 +422,41 @@ def _epochs(folder: TrialFolder) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """The names under which two mappings differ."""
-    names = sorted(set(wanted) | set(found))
-    words = {
-        name: "missing" if name not in found else "too many" if name not in wanted else "differs"
-        for name in names
-    }
+    names = sorted(set(expected) | set(found))
+    words = {}
+    for name in names:
+        words[name] = (
+            "missing" if name not in found else "too many" if name not in expected else "differs"
+        )
     return [
         f"{name} {word}"
         for name, word in words.items()
-        if word != "differs" or wanted[name] != found[name]
+        if word != "differs" or expected[name] != found[name]
     ]
 
 
-def columns(each: Round) -> tuple[str, str]:
+def columns(this_round: Round) -> tuple[str, str]:
     """The columns of the matrix that a round is counted in."""
-    return f"{each.launcher} {each.way}", f"MLflow: {each.tracker}"
+    return f"{this_round.launcher} {this_round.way}", f"MLflow: {this_round.tracker}"
 
 
 def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
     """Return what a round was, by invariant: in how many of the rounds that ended each held."""
-    kinds = sorted(
-        {name for row in held.values() for name in row},
-        key=lambda name: (name.startswith("MLflow"), name),
-    )
-    width = max(map(len, kinds), default=0)
+    kinds = {kind for row in held.values() for kind in row}
+    ordered = sorted(kinds, key=lambda name: (name.startswith("MLflow"), name))
+    width = max(map(len, ordered), default=0)
     lines = []
+    heading = " " * width
     for number, invariant in enumerate(held, start=1):
         lines.append(f"({number}) {invariant}")
-    lines.append(" " * width + "".join(f"{f'({number})':>9}" for number in range(1, len(held) + 1)))
-    for kind in kinds:
-        cells = [
-            f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-" for row in held.values()
-        ]
-        lines.append(f"{kind:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+        heading += f"{f'({number})':>9}"
+    lines.append(heading)
+    for kind in ordered:
+        line = f"{kind:<{width}}"
+        for row in held.values():
+            cell = f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-"
+            line += f"{cell:>9}"
+        lines.append(line)
     return "\n".join(lines)

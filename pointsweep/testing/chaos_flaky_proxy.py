@@ -49,11 +49,9 @@ class Line:
     def draw(self, path: str) -> str:
         """Return what happens to the next request; "" for nothing."""
         with self.lock:
-            kind = (
-                self.chance.choice(self.kinds)
-                if self.only in path and self.chance.random() < self.share
-                else ""
-            )
+            kind = ""
+            if self.only in path and self.chance.random() < self.share:
+                kind = self.chance.choice(self.kinds)
             self.met[kind] = self.met.get(kind, 0) + 1
             return kind
 

@@ -1,5 +1,5 @@
-"""How chaos.py runs a sweep's command: as a copy of itself or as a command of its own, with orders
-to die, or killed from outside.
+"""Processes of chaos.py: a sweep's command as a copy of itself or as a command of its own, with
+orders to die, or killed from outside.
 """
 
 from __future__ import annotations
@@ -141,10 +141,10 @@ def tree(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
-    found = [root]
-    for each in found:  # grows while it is read
-        found += children.get(each, [])
-    return found
+    pids = [root]
+    for pid in pids:  # grows while it is read
+        pids += children.get(pid, [])
+    return pids
 
 
 def _parents() -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What every data set of whole clouds must hold. Each check raises AssertionError.
+"""Contract of every data set of whole clouds. Each check raises AssertionError.
 
 Letters: B clouds, P points.
 """
@@ -34,8 +34,8 @@ def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
 def opened(name: str, fields: Mapping[str, Any]) -> Dataset:
     """Return the data set with these settings."""
     config = registry.config_class("datasets", name)(**{"name": name, **fields})
-    made: Dataset = registry.load("datasets", name)(config)
-    return made
+    dataset: Dataset = registry.load("datasets", name)(config)
+    return dataset
 
 
 def splits(dataset: Dataset) -> Iterator[Split]:

@@ -1,4 +1,4 @@
-"""What every method must hold in every modality that it names. Each check raises AssertionError.
+"""Contract of every method in every modality that it names. Each check raises AssertionError.
 
 Letters: B clouds, P points.
 """
@@ -61,11 +61,9 @@ class Cases:
                 state_carries_over,
                 order_does_not_matter,
             ):
-                more = (
-                    {"without_gradient": self.without_gradient}
-                    if check is every_weight_trains
-                    else {}
-                )
+                more = {}
+                if check is every_weight_trains:
+                    more = {"without_gradient": self.without_gradient}
                 found[f"{modality} {check.__name__}"] = functools.partial(
                     check, self.method, modality, **more, **self.fields
                 )
@@ -86,11 +84,11 @@ def model(method: str, modality: str, seed: int = 0, **fields: Any) -> nn.Module
         "method": {"name": method, **fields},
         "seed": seed,
     })  # fmt: skip
-    made: Any = build(config, CLASSES)
-    made.method.prepare(made, [points(8, number) for number in range(3)])
-    set_noise(made, torch.Generator().manual_seed(0))
-    whole: nn.Module = made
-    return whole
+    built: Any = build(config, CLASSES)
+    built.method.prepare(built, [points(8, number) for number in range(3)])
+    set_noise(built, torch.Generator().manual_seed(0))
+    module: nn.Module = built
+    return module
 
 
 def points(count: int = 4, seed: int = 0) -> Tensor:
@@ -107,37 +105,39 @@ def every_weight_trains(
     method: str, modality: str, without_gradient: str = "", **fields: Any
 ) -> None:
     """A step reaches every trained weight and no frozen one."""
-    made = model(method, modality, **fields).double().train()
-    before = {name: p.detach().clone() for name, p in made.named_parameters()}
-    trained = {name for name, p in made.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
+    trial_model = model(method, modality, **fields).double().train()
+    parameters = dict(trial_model.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    optimizer = torch.optim.SGD(
+        [parameters[name] for name in parameters if name in trained], lr=0.1
+    )
     labels = torch.tensor([0, 1, 2, 3])
     for _ in range(3):
         # LoRA's A gets a gradient only once B has moved, PointGST's norms once two layers have
         optimizer.zero_grad()
-        F.cross_entropy(made(points().double()), labels).backward()
+        F.cross_entropy(trial_model(points().double()), labels).backward()
         optimizer.step()
-    after = dict(made.named_parameters())
+    after = dict(trial_model.named_parameters())
     gradients: dict[str, float] = {}
     for name in sorted(trained):
         gradient = after[name].grad
         assert gradient is not None, f"no gradient reaches {name}"
         gradients[name] = float(gradient.abs().max())
+
     # Zero but for rounding, which differs between processors: in double precision that is plain to
     # see.
-    flat = {name for name, size in gradients.items() if size <= 1e-12 * max(gradients.values())}
-    declared = re.compile(
-        f"{WITHOUT_GRADIENT}|{without_gradient}" if without_gradient else WITHOUT_GRADIENT
-    )
-    dead = sorted(name for name in flat if not declared.search(name))
+    threshold = 1e-12 * max(gradients.values(), default=0.0)
+    flat = {name for name, size in gradients.items() if size <= threshold}
+    pattern = WITHOUT_GRADIENT
+    if without_gradient:
+        pattern = f"{WITHOUT_GRADIENT}|{without_gradient}"
+    dead = sorted(name for name in flat if not re.search(pattern, name))
     assert not dead, f"the gradient of {dead} is zero"
-    still = sorted(name for name in trained - flat if torch.equal(after[name], before[name]))
-    assert not still, f"a step does not move {still}"
-    moved = sorted(
-        name
-        for name in before
-        if name not in trained and not torch.equal(after[name], before[name])
-    )
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    unmoved = sorted(trained - flat - changed)
+    assert not unmoved, f"a step does not move {unmoved}"
+    moved = sorted(changed - trained)
     assert not moved, f"a step moves the frozen {moved}"
 
 
@@ -168,9 +168,12 @@ def order_does_not_matter(method: str, modality: str, **fields: Any) -> None:
 @torch.no_grad()
 def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
     """A new model gives what `head_only` gives with the same tokenizer and head."""
-    plain, made = model("head_only", modality).eval(), model(method, modality, **fields).eval()
+    plain, trial_model = (
+        model("head_only", modality).eval(),
+        model(method, modality, **fields).eval(),
+    )
     shared = trained_state(plain).keys()
     load_trained_state(
-        plain, {name: value for name, value in trained_state(made).items() if name in shared}
+        plain, {name: value for name, value in trained_state(trial_model).items() if name in shared}
     )
-    torch.testing.assert_close(made(points()), plain(points()))
+    torch.testing.assert_close(trial_model(points()), plain(points()))

@@ -1,5 +1,4 @@
-"""What any model of this package must hold, whatever it is made of. Each check raises
-AssertionError.
+"""Contract of any model of this package, whatever it is made of. Each check raises AssertionError.
 
 The contracts of methods and networks build their models and call these. Letters: B clouds, P
 points.
@@ -22,30 +21,30 @@ def random_clouds(count: int, num_points: int, seed: int = 0) -> Tensor:
     return torch.randn(count, num_points, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
 
 
-def settled(made: nn.Module, num_points: int) -> nn.Module:
+def settled(model: nn.Module, num_points: int) -> nn.Module:
     """Give batch norms statistics of real batches, and weights values that are not a special
     start.
     """
-    made.train()
+    model.train()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(
                     0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
                 )
         for seed in range(3):
-            made(random_clouds(8, num_points, seed))
-    return made.eval()
+            model(random_clouds(8, num_points, seed))
+    return model.eval()
 
 
 @torch.no_grad()
-def own_cloud_alone(made: nn.Module, clouds: Tensor) -> None:
+def own_cloud_alone(model: nn.Module, clouds: Tensor) -> None:
     """Check that a prediction depends on its own cloud, and on no other of the batch; `clouds` (4,
     P, 3) stay as they are.
     """
     changed = clouds.clone()
     changed[2] = 3 * torch.randn(clouds.shape[1], 3, generator=torch.Generator().manual_seed(3))
-    before, after = made(clouds), made(changed)
+    before, after = model(clouds), model(changed)
     others = [0, 1, 3]
     torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(after[2], before[2], atol=1e-3), (
@@ -54,24 +53,24 @@ def own_cloud_alone(made: nn.Module, clouds: Tensor) -> None:
 
 
 @torch.no_grad()
-def carried_over(made: nn.Module, copy: nn.Module, clouds: Tensor) -> None:
+def carried_over(model: nn.Module, copy: nn.Module, clouds: Tensor) -> None:
     """Check that what training changes is all that a checkpoint needs: a model of another seed with
     it gives the same.
     """
-    load_trained_state(copy, {name: value.clone() for name, value in trained_state(made).items()})
-    assert torch.equal(made(clouds), copy(clouds)), (
+    load_trained_state(copy, {name: value.clone() for name, value in trained_state(model).items()})
+    assert torch.equal(model(clouds), copy(clouds)), (
         "something that changes the output is in no parameter"
     )
 
 
 @torch.no_grad()
-def order_of_points(made: nn.Module, clouds: Tensor) -> None:
+def order_of_points(model: nn.Module, clouds: Tensor) -> None:
     """Check that the order of a cloud's points does not matter behind the first, where sampling
     begins.
     """
     rest = 1 + torch.randperm(clouds.shape[1] - 1, generator=torch.Generator().manual_seed(2))
     order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
-    torch.testing.assert_close(made(clouds[:, order]), made(clouds), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(clouds[:, order]), model(clouds), atol=1e-4, rtol=1e-4)
 
 
 def one_model_a_seed(

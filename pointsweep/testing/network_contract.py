@@ -1,4 +1,4 @@
-"""What every network that is trained from scratch must hold. Each check raises AssertionError.
+"""Contract of every network that is trained from scratch. Each check raises AssertionError.
 
 Letters: B clouds, P points.
 """
@@ -54,9 +54,9 @@ def network(name: str, seed: int = 0, **fields: Any) -> nn.Module:
     small = {field: value for field, value in SMALL.items() if field in known}
     config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **small, **fields}})
     torch.manual_seed(seed)
-    made = build(config, CLASSES)
-    set_noise(made, torch.Generator().manual_seed(0))
-    return made
+    built = build(config, CLASSES)
+    set_noise(built, torch.Generator().manual_seed(0))
+    return built
 
 
 def points(count: int = 4, seed: int = 0) -> Tensor:
@@ -72,37 +72,37 @@ def independent_of_others(name: str, **fields: Any) -> None:
 @torch.no_grad()
 def alone_as_in_a_batch(name: str, **fields: Any) -> None:
     """A cloud alone gets the logits that it gets in a batch."""
-    made, clouds = settled(network(name, **fields), POINTS), points()
-    torch.testing.assert_close(made(clouds[1:2]), made(clouds)[1:2], atol=1e-4, rtol=1e-4)
+    model, clouds = settled(network(name, **fields), POINTS), points()
+    torch.testing.assert_close(model(clouds[1:2]), model(clouds)[1:2], atol=1e-4, rtol=1e-4)
 
 
-def _biases_in_front_of_a_norm(made: nn.Module) -> set[str]:
+def _biases_in_front_of_a_norm(model: nn.Module) -> set[str]:
     """Batch normalisation takes such a bias away again: its gradient is zero by construction."""
-    found = set()
-    for prefix, module in made.named_modules():
+    biases = set()
+    for prefix, module in model.named_modules():
         layers = list(module.named_children()) if isinstance(module, nn.Sequential) else []
         for (name, _), (_, after) in pairwise(layers):
             if isinstance(after, nn.modules.batchnorm._BatchNorm):
-                found.add(f"{prefix}.{name}.bias")
-    return found
+                biases.add(f"{prefix}.{name}.bias")
+    return biases
 
 
 def every_weight_trains(name: str, **fields: Any) -> None:
     """A step reaches every weight."""
-    made = network(name, **fields).train()
-    before = {key: p.detach().clone() for key, p in made.named_parameters()}
-    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    model = network(name, **fields).train()
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         # the layers of PointNet's transforms get a gradient only once their last layer has moved
         optimizer.zero_grad()
-        F.cross_entropy(made(points()), torch.tensor([0, 1, 2, 3])).backward()
+        F.cross_entropy(model(points()), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
-    after = dict(made.named_parameters())
+    after = dict(model.named_parameters())
     unreached = sorted(key for key, p in after.items() if not p.requires_grad or p.grad is None)
     assert not unreached, f"no gradient reaches {unreached}"
     still = {
         key for key in before if torch.equal(after[key], before[key])
-    } - _biases_in_front_of_a_norm(made)
+    } - _biases_in_front_of_a_norm(model)
     assert not still, f"a step does not move {sorted(still)}"
 
 
@@ -128,9 +128,11 @@ def dropout_draws_from_the_trials_noise(name: str, **fields: Any) -> None:
     """Dropout is that of models.layers: `nn.Dropout` draws from the global generator, and a resumed
     trial would get other numbers.
     """
-    made = network(name, **fields).train()
+    model = network(name, **fields).train()
     assert not [
-        module for module in made.modules() if type(module).__module__ == "torch.nn.modules.dropout"
+        module
+        for module in model.modules()
+        if type(module).__module__ == "torch.nn.modules.dropout"
     ]
 
 
@@ -138,9 +140,9 @@ def counted_on_the_meta_device(name: str, **fields: Any) -> None:
     """A network at its defaults can be built on the meta device, and has a head."""
     config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **fields}})
     with torch.device("meta"):
-        made = build(config, 40)
-    counts = count_parameters(made)
-    assert all(p.is_meta for p in made.parameters()), "a parameter is made on another device"
+        model = build(config, 40)
+    counts = count_parameters(model)
+    assert all(p.is_meta for p in model.parameters()), "a parameter is made on another device"
     assert 0 < counts.trainable_without_head < counts.trainable == counts.total, (
         "no parameter is called head.*"
     )

@@ -10,13 +10,13 @@ from pointsweep.config import registry
 Check = Callable[[], None]
 
 
-def registered(found: type, kind: str) -> str:
+def registered(component: type, kind: str) -> str:
     """Register a component by its class, if it is not yet; return its name. Raises PluginError for
     what it lacks.
     """
-    own_kind, name = registry.register_class(found)
+    own_kind, name = registry.register_class(component)
     if own_kind != kind:
-        raise ValueError(f"{found.__name__} is one of the {own_kind}, not of the {kind}")
+        raise ValueError(f"{component.__name__} is one of the {own_kind}, not of the {kind}")
     return name
 
 

@@ -93,7 +93,9 @@ class Mirror:
     def lag_s(self) -> float:
         """Since when something waits to be sent; 0 if nothing does."""
         since = self.behind_since
-        return time.monotonic() - since if since is not None else 0.0
+        if since is not None:
+            return time.monotonic() - since
+        return 0.0
 
     def _run(self) -> None:
         tracker = open_tracker(self.target.uri)

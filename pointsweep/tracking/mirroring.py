@@ -107,12 +107,16 @@ class Mirroring:
 
     def trial_page(self, key: str) -> str:
         """Return the address of the page that shows a trial's run; "" where there is none."""
-        return self.tracker.trial_page(self.experiment_id, key) if self.experiment_id else ""
+        if self.experiment_id:
+            return self.tracker.trial_page(self.experiment_id, key)
+        return ""
 
     @property
     def experiment_id(self) -> str:
         """The sweep's experiment, "" where nobody has asked the tracker for it."""
-        return self.target.experiment_id if self.target is not None else self._mirrored_experiment
+        if self.target is not None:
+            return self.target.experiment_id
+        return self._mirrored_experiment
 
     @property
     def _mark(self) -> str:

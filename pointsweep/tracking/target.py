@@ -1,4 +1,6 @@
-"""Where a sweep is tracked, and a trial's place in it: plain values that travel to workers."""
+"""Target of tracking: the tracker of a sweep, and a trial's place in it, as plain values that
+travel to workers.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def default_uri(store: Store) -> str:
     serves all nodes.
     """
     disk = folder_of(store)
-    return sqlite_uri(disk.path("mlflow.db")) if disk is not None else "none"
+    if disk is not None:
+        return sqlite_uri(disk.path("mlflow.db"))
+    return "none"
 
 
 def tracking_uri(given: str | None, store: Store) -> str:

@@ -122,7 +122,9 @@ def open_tracker(uri: str) -> Tracker:
 
 def uri_mistake(uri: str) -> str:
     """Return why an address can name no tracker at all, "" if it can; "none" is no tracker."""
-    return "" if uri == "none" else open_tracker(uri).mistake()
+    if uri == "none":
+        return ""
+    return open_tracker(uri).mistake()
 
 
 def _create(target: str, uri: str) -> Tracker:

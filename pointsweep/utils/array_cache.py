@@ -200,17 +200,17 @@ def signature(files: Sequence[Path], *more: object) -> str:
 
 def file_digests(files: Sequence[Path]) -> list[str]:
     """Return the sha256 of every file. Raises OSError."""
-    places = [str(path.resolve()) for path in files]
-    name = hashlib.sha256(json.dumps(places).encode()).hexdigest()[:32]
+    paths = [str(path.resolve()) for path in files]
+    name = hashlib.sha256(json.dumps(paths).encode()).hexdigest()[:32]
     kept_in = cache_folder() / SOURCES / f"{name}.json"
     known: dict[str, Any] = {}
     with suppress(OSError, CacheError):
         known = _read_json(kept_in)
     digests: list[str] = []
     settled: dict[str, list[Any]] = {}
-    for path, place in zip(files, places, strict=True):
+    for path, resolved in zip(files, paths, strict=True):
         stamp = _stamp(path)
-        before = known.get(place)
+        before = known.get(resolved)
         if isinstance(before, list) and before[:-1] == stamp:
             digests.append(before[-1])
         else:
@@ -219,7 +219,7 @@ def file_digests(files: Sequence[Path]) -> list[str]:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
             if started_ns - max(stamp[1], stamp[2]) < SETTLED_NS or _stamp(path) != stamp:
                 continue
-        settled[place] = [*stamp, digests[-1]]
+        settled[resolved] = [*stamp, digests[-1]]
     if settled != known:
         with suppress(OSError):  # the next time they are read again
             kept_in.parent.mkdir(parents=True, exist_ok=True)
@@ -309,8 +309,8 @@ def _stamp(path: Path) -> list[int]:
     """Return what changes when a file is written or replaced; the third, of the inode, cannot be
     set by programs.
     """
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

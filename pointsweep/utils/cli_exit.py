@@ -1,5 +1,5 @@
-"""What all commands share: safe output, how they end, and fewer looks for garbage, a fifth of the
-loading time.
+"""Parts shared by the ends of all commands: safe output, exit codes, and fewer garbage collections,
+a fifth of the loading time.
 
 No exception reaches the screen as a traceback. What a user can act on is one line; the traceback
 goes to a log file whose path is printed.

@@ -57,14 +57,16 @@ def one_line(text: str) -> str:
 
 
 def _escape(char: str) -> str:
-    return (
-        char.encode("ascii", "backslashreplace").decode() if ord(char) > 126 else repr(char)[1:-1]
-    )
+    if ord(char) > 126:
+        return char.encode("ascii", "backslashreplace").decode()
+    return repr(char)[1:-1]
 
 
 def encodable(text: str, encoding: str) -> str:
     """Return the text with signs that the encoding lacks replaced, others as escapes."""
-    return text if text.isascii() else text.encode(encoding, "pointsweep").decode(encoding)
+    if text.isascii():
+        return text
+    return text.encode(encoding, "pointsweep").decode(encoding)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
@@ -162,12 +164,14 @@ def columns_of(stream: TextIO) -> int | None:
     """Return the width of the terminal that a stream is; None of a file or a pipe."""
     if not stream.isatty():
         return None
-    told = os.environ.get("COLUMNS", "")
+    setting = os.environ.get("COLUMNS", "")
     try:
-        found = int(told) if told.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+        columns = (
+            int(setting) if setting.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+        )
     except (OSError, ValueError):
-        found = 0
-    return found if found >= NARROWEST else USUAL
+        columns = 0
+    return columns if columns >= NARROWEST else USUAL
 
 
 def encoding_of(stream: TextIO) -> str:

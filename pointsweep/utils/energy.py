@@ -53,11 +53,10 @@ def rapl(folder: Path = POWERCAP) -> float | None:
     """Joules of all CPU packages so far. Most systems let only root read them."""
     try:
         # intel-rapl:0 is a package; intel-rapl:0:1 a part of it.
-        counted = [
-            int(path.read_text())
-            for path in sorted(folder.glob("intel-rapl:*/energy_uj"))
-            if path.parent.name.count(":") == 1
-        ]
+        counted = []
+        for path in sorted(folder.glob("intel-rapl:*/energy_uj")):
+            if path.parent.name.count(":") == 1:
+                counted.append(int(path.read_text()))
     except (OSError, ValueError):
         return None
     return sum(counted) / 1e6 if counted else None

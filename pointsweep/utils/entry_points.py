@@ -1,4 +1,4 @@
-"""What installed packages offer to pointsweep, by entry points.
+"""Entry points by which installed packages offer components to pointsweep.
 
 A package counts as installed if it lies where Python installs packages, or in a folder of
 PYTHONPATH. The folder in which a command was started does not count, though `python -m` looks
@@ -19,15 +19,15 @@ def offered(group: str, name: str | None = None) -> list[EntryPoint]:
     """Return the entry points of a group, `methods` or `stores` for example, or those of one name
     in it.
     """
-    found = importlib.metadata.entry_points(group=f"pointsweep.{group}")
+    points = importlib.metadata.entry_points(group=f"pointsweep.{group}")
     if name is not None:
-        found = found.select(name=name)
-    if not found:
+        points = points.select(name=name)
+    if not points:
         return []
     folders = _folders()
     return [
         point
-        for point in found
+        for point in points
         if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() in folders
     ]
 

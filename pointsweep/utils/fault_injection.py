@@ -1,5 +1,5 @@
-"""Where a process can be made to die: all that is written to a store passes here. Off unless
-POINTSWEEP_CHAOS is set by chaos.py.
+"""Fault injection: points at which a process can be made to die; all that is written to a store
+passes here. Off unless POINTSWEEP_CHAOS is set by chaos.py.
 
 The processes of a sweep share a ledger with one line per write, so "the 17th write" means the same
 one in all of them together, and a death happens once. Who dies loses what was not flushed to the

@@ -46,11 +46,11 @@ def scrubbed(text: str, *addresses: str) -> str:
     return text
 
 
-def _without_query(found: re.Match[str]) -> str:
-    if found["scheme"].lower().startswith(PATHS):
-        return found[0]
-    rest = re.sub(r"([?#]).+", r"\1***", found["rest"])
-    return f"{found['scheme']}://{rest}"
+def _without_query(match: re.Match[str]) -> str:
+    if match["scheme"].lower().startswith(PATHS):
+        return match[0]
+    rest = re.sub(r"([?#]).+", r"\1***", match["rest"])
+    return f"{match['scheme']}://{rest}"
 
 
 def _secrets(addresses: tuple[str, ...]) -> set[str]:
@@ -72,12 +72,12 @@ def secrets_in(address: str) -> list[str]:
     scheme, _, rest = address.partition("://")
     if not rest or scheme.lower().startswith(PATHS):
         return []
-    found = []
+    secrets = []
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         user, _, password = authority.rpartition("@")[0].partition(":")
-        found.append(password or user)
+        secrets.append(password or user)
     query = rest.partition("?")[2].partition("#")[0]
     for pair in query.split("&"):
-        found.append(pair.partition("=")[2] or pair)
-    return [text for secret in found if secret for text in (secret, unquote(secret))]
+        secrets.append(pair.partition("=")[2] or pair)
+    return [text for secret in secrets if secret for text in (secret, unquote(secret))]

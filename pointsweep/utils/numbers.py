@@ -1,4 +1,4 @@
-"""How numbers are written for people."""
+"""Formatting of numbers for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ def percent(value: float | None, signed: bool = False) -> str:
     if value is None:
         return ""
     shown = decimals(value, 1, shift=2)
-    return f"+{shown}" if signed and not shown.startswith("-") else shown
+    if signed and not shown.startswith("-"):
+        return f"+{shown}"
+    return shown
 
 
 def decimals(value: float, digits: int, shift: int = 0) -> str:

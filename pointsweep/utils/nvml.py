@@ -20,8 +20,8 @@ def gpu_handle(number: int) -> Any:
     except ImportError:
         return None
     try:
-        found: Any = torch.cuda.get_device_properties(number)
-        address = f"{found.pci_domain_id:08x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+        gpu: Any = torch.cuda.get_device_properties(number)
+        address = f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
         pynvml.nvmlInit()
         return pynvml.nvmlDeviceGetHandleByPciBusId(address)
     except (pynvml.NVMLError, AttributeError, RuntimeError, AssertionError):

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit or digest of the shipped tree, machine. Nothing of it
+"""Provenance of a result: versions, commit or digest of the shipped tree, machine. Nothing of it
 changes a number.
 """
 
@@ -64,8 +64,10 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     system does not tell.
     """
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
+    match = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    if match:
+        return frozenset(match[1].split())
+    return frozenset()
 
 
 @functools.cache

@@ -1,5 +1,5 @@
-"""What is wrong with a SQLite database, said at once: MLflow and Optuna would try again for
-minutes, then raise.
+"""Faults of a SQLite database, reported at once: MLflow and Optuna would try again for minutes,
+then raise.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def _bytes_by_header(header: bytes) -> int:
     return pages * page_bytes if changes == valid_for else 0
 
 
-def _problem_by_opening(path: Path, writes: bool, whole: bool) -> str:
+def _problem_by_opening(path: Path, writes: bool, full_check: bool) -> str:
     mode = "rw" if writes else "ro"
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = None
     try:
         connection = sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if whole:
+        if full_check:
             [answer] = connection.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
                 return f"is damaged: {' '.join(answer.split())[:100]}"

@@ -1,4 +1,4 @@
-"""How busy the machine is while a trial trains, under the names that MLflow's page shows as system
+"""Load of the machine while a trial trains, under the names that MLflow's page shows as system
 metrics.
 
 MLflow's own monitor (mlflow/system_metrics) is a thread for each run that samples every 10 s and

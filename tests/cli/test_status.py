@@ -39,7 +39,7 @@ def test_trials_are_counted_by_what_their_folders_say(half_done):
     with leased(trials_of(half_done)[2], 0.0):
         found = standing(FileStore(half_done), "tiny")
     assert [trial.state for trial in found.trials] == ["finished", "failed", "running", "open"]
-    assert found.trials[0].place == "lora / 1d / seed 0"
+    assert found.trials[0].label == "lora / 1d / seed 0"
     assert found.trials[1].reason == "the loss is not finite"
     assert found.trials[2].worker.startswith("process ")
     assert found.trials[3].epoch == 2

@@ -151,7 +151,7 @@ def test_data_on_a_server_are_staged_whole(remote, monkeypatch, tmp_path):
     monkeypatch.setenv("POINTSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(staging, "RANGE_BYTES", 1000)
     remote.write("data/a/x.bin", bytes(range(256)) * 20)
-    assert is_address(remote.place("data"))
+    assert is_address(remote.location("data"))
     assert (staging.staged(remote.url, "data") / "data/a/x.bin").read_bytes() == bytes(range(256)) * 20
 
 

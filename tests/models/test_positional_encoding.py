@@ -57,7 +57,7 @@ def test_a_plane_table_is_interpolated_bilinearly():
 @pytest.mark.parametrize("modality", ["1d", "2d"])
 def test_virtual_encodings_are_the_mean_over_views(modality: str):
     six = positions(modality)
-    places = six.places(CENTERS)
+    places = six.project(CENTERS)
     assert places is not None
     one_by_one = [six(CENTERS, places[:, view : view + 1]) for view in range(6)]
     torch.testing.assert_close(six(CENTERS, places), torch.stack(one_by_one).mean(dim=0))
@@ -67,7 +67,7 @@ def test_virtual_encodings_are_the_mean_over_views(modality: str):
 def test_scrambled_encodings_are_those_of_the_program_and_may_be_chosen_alone():
     """T41: (C, N) a view is reshaped to (N, C), so token n has channels of all tokens."""
     ordered, scrambled = positions("2d"), positions("2d", scrambled=True)
-    places = ordered.places(CENTERS)
+    places = ordered.project(CENTERS)
     by_view = torch.stack([ordered(CENTERS, places[:, view : view + 1]) for view in range(6)], dim=1)  # (B, M, N, C)
     expected = torch.stack([torch.stack([view.t().reshape(5, -1) for view in cloud]).mean(dim=0) for cloud in by_view])
     torch.testing.assert_close(scrambled(CENTERS, places), expected)
@@ -81,7 +81,7 @@ def test_the_two_ends_of_the_line_meet_different_ends_of_the_table():
     """Spec 2.3 under `fixed`: u = 0 stands at 0, u = 1 at (77 - 0.5) * 76 / 77 of 76."""
     line = positions(num_views=1)
     centers = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])
-    places = line.places(centers)
+    places = line.project(centers)
     assert places is not None
     assert sorted(places.flatten().tolist()) == [0, 76.5]
     table, low = line.encode.__self__.table, int(places[0, 0].argmin())
@@ -93,7 +93,7 @@ def test_the_two_ends_of_the_line_meet_different_ends_of_the_table():
 
 def test_a_3d_backbone_encodes_the_centres_themselves():
     made = positions("3d")
-    assert made.places(CENTERS) is None
+    assert made.project(CENTERS) is None
     torch.testing.assert_close(made(CENTERS, None), made.encode.__self__.stem.places[0](CENTERS))
 
 

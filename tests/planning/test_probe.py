@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pointsweep.planning.audit import LEAK
-from pointsweep.planning.probe import _clouds, _look_across
+from pointsweep.planning.probe import _clouds, _examine_batch
 
 
 class Model(nn.Module):
@@ -23,7 +23,7 @@ class Model(nn.Module):
 
 
 def look(mix):
-    return _look_across(Model(mix).eval(), [_clouds(3, 64)])
+    return _examine_batch(Model(mix).eval(), [_clouds(3, 64)])
 
 
 def weighted(other):

@@ -87,7 +87,7 @@ def test_a_running_trial_has_its_epoch_its_values_and_its_process(disk):
     begin(disk, SECOND, 3)
     hold(disk, SECOND)
     [trial] = look(watched(disk)).running
-    assert (trial.place, trial.epoch, trial.epochs) == ("lora / tiny / seed 1", 3, EPOCHS)
+    assert (trial.label, trial.epoch, trial.epochs) == ("lora / tiny / seed 1", 3, EPOCHS)
     assert trial.values == [0.1, 0.2, 0.3]
     assert trial.worker.startswith(f"process {os.getpid()} on ")
 

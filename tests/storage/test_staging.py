@@ -93,12 +93,12 @@ def test_a_gibibyte_whose_transfer_is_killed_ten_times_arrives_whole(made, tmp_p
 
 
 def test_what_is_here_is_not_fetched_again_until_it_changes(made, monkeypatch):
-    path = staged_file(made.place("data/a/x.bin"))
+    path = staged_file(made.location("data/a/x.bin"))
     with monkeypatch.context() as patch:
         patch.setattr(S3Store, "read_range", None)
-        assert staged_file(made.place("data/a/x.bin")) == path
+        assert staged_file(made.location("data/a/x.bin")) == path
     made.write("data/a/x.bin", b"new")
-    assert staged_file(made.place("data/a/x.bin")).read_bytes() == b"new"
+    assert staged_file(made.location("data/a/x.bin")).read_bytes() == b"new"
 
 
 def test_a_part_of_an_older_version_is_dropped(made, tmp_path, monkeypatch):
@@ -118,13 +118,13 @@ def test_a_wrong_digest_is_refused_and_begun_anew(made, tmp_path):
 
 
 def test_workers_of_a_node_share_one_transfer(made):
-    code = f"from pointsweep.storage.staging import staged_file; print(staged_file({made.place('data/a/x.bin')!r}).stat().st_size)"
+    code = f"from pointsweep.storage.staging import staged_file; print(staged_file({made.location('data/a/x.bin')!r}).stat().st_size)"
     workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [int(worker.communicate()[0]) for worker in workers] == [len(CONTENT)] * 3
 
 
 def test_only_the_folder_that_is_needed_is_staged(made, monkeypatch):
-    monkeypatch.setenv("POINTSWEEP_DATA", made.place("data"))
+    monkeypatch.setenv("POINTSWEEP_DATA", made.location("data"))
     folder = data_folder("made up", "b", "From nowhere.")
     assert [path.name for path in folder.iterdir()] == ["y.txt"]
     assert not (folder.parent / "a").exists()
@@ -133,9 +133,9 @@ def test_only_the_folder_that_is_needed_is_staged(made, monkeypatch):
 
 
 def test_weights_are_staged_and_a_path_stays_a_path(made, tmp_path):
-    backbone = MiniLMConfig(weights=made.place("data/b/y.txt"))
+    backbone = MiniLMConfig(weights=made.location("data/b/y.txt"))
     assert local_file(backbone).read_bytes() == b"other"
-    missing = backbone.replace(weights=made.place("data/none"))
+    missing = backbone.replace(weights=made.location("data/none"))
     with pytest.raises(MissingWeightsError, match="cannot be staged"):
         local_file(missing)
     assert staged(str(tmp_path)) == Path(tmp_path)

@@ -40,7 +40,7 @@ class ShelfStore:
         with self._open() as connection:
             row = connection.execute("SELECT data, version FROM objects WHERE name = ?", ["/".join(parts_of(name))]).fetchone()
         if row is None:
-            raise FileNotFoundError(self.place(name))
+            raise FileNotFoundError(self.location(name))
         return row
 
     def _names(self, prefix: str) -> list[tuple[str, int]]:
@@ -50,7 +50,7 @@ class ShelfStore:
         start += "/" * bool(start)
         return [(name.removeprefix(start), size) for name, size in rows if name.startswith(start)]
 
-    def place(self, name: str) -> str:
+    def location(self, name: str) -> str:
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes:
@@ -89,7 +89,7 @@ class ShelfStore:
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
         data, found = self._row(name)
         if found != version:
-            raise StoreError(f"{self.place(name)} was replaced")
+            raise StoreError(f"{self.location(name)} was replaced")
         return data[start:stop]
 
     def stat(self, name: str) -> tuple[int, str, str]:
@@ -107,4 +107,4 @@ class ShelfStore:
         return []
 
     def abort(self, name: str, upload: str) -> None:
-        raise FileNotFoundError(f"{self.place(name)} has no upload {upload}")
+        raise FileNotFoundError(f"{self.location(name)} has no upload {upload}")

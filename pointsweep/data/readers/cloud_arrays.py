@@ -81,44 +81,38 @@ def read_arrays(path: Path, keys: Keys, split: str, features: tuple[str, ...] = 
         for name in features:
             key = array_key(path, content, None, ARRAY_KEYS[name], "features")
             points = _beside(points, _array(path, key), name, f"{path}: {key}")
-    if (
-        points.dtype.kind not in "fiu"
-        or points.ndim not in (2, 3)
-        or points.shape[-1] < 3
-        or len(points) == 0
-    ):
+    is_cloud = points.ndim in (2, 3) and points.shape[-1] >= 3 and len(points) > 0
+    if not is_cloud or points.dtype.kind not in "fiu":
         raise ValueError(
             f"{source} must be float or whole numbers (n, P, 3) or, with offsets, (total, 3); found"
             f" {points.dtype} {points.shape}"
         )
-    if points.ndim == 3:
-        if keys.offsets is not None:
-            raise ValueError(
-                f"{source} has clouds of one size, {points.shape}; leave out dataset.offsets_key"
-            )
-        clouds: list[np.ndarray] = list(points)
-    else:
+    clouds: list[np.ndarray]
+    if points.ndim == 2:
         offsets_key = array_key(path, content, keys.offsets, OFFSET_KEYS, "offsets_key")
         starts = starts_of(_array(path, offsets_key), len(points), f"{path}: {offsets_key}")
         clouds = np.split(points, starts[1:-1])
-    labels = _column(_array(path, labels_key), len(clouds), f"{path}: {labels_key}")
+    elif keys.offsets is None:
+        clouds = list(points)
+    else:
+        raise ValueError(
+            f"{source} has clouds of one size, {points.shape}; leave out dataset.offsets_key"
+        )
+
+    def column(key: str) -> np.ndarray:
+        return _column(_array(path, key), len(clouds), f"{path}: {key}")
+
+    labels = column(labels_key)
     rows = np.arange(len(clouds))
     if keys.splits is not None:
         splits_key = array_key(path, content, keys.splits, (), "split_key")
-        rows = _rows_of(
-            split,
-            _column(_array(path, splits_key), len(clouds), f"{path}: {splits_key}"),
-            f"{path}: {splits_key}",
-        )
+        rows = _rows_of(split, column(splits_key), f"{path}: {splits_key}")
     groups = None
     if keys.groups is not None:
         groups_key = array_key(path, content, keys.groups, (), "groups_key")
-        groups = _column(_array(path, groups_key), len(clouds), f"{path}: {groups_key}")[rows]
-    return CloudArrays(
-        [checked_cloud(clouds[row], source, int(row), features) for row in rows],
-        labels[rows],
-        groups,
-    )
+        groups = column(groups_key)[rows]
+    checked = [checked_cloud(clouds[row], source, int(row), features) for row in rows]
+    return CloudArrays(checked, labels[rows], groups)
 
 
 def points_of(path: Path, keys: Keys) -> np.ndarray:
@@ -131,16 +125,16 @@ def _beside(points: np.ndarray, values: np.ndarray, name: str, source: str) -> n
     does not fit them.
     """
     channels = FEATURE_CHANNELS[name]
+    expected = (*points.shape[:-1], channels)
     if channels == 1 and values.shape == points.shape[:-1]:
         values = values[..., None]
-    if values.shape != (*points.shape[:-1], channels) or values.dtype.kind not in "fiu":
+    if values.shape != expected or values.dtype.kind not in "fiu":
         raise ValueError(
-            f"{source} must be numbers of the shape {(*points.shape[:-1], channels)}, found"
-            f" {values.dtype} {values.shape}"
+            f"{source} must be numbers of the shape {expected}, found {values.dtype} {values.shape}"
         )
-    values = scaled(name, values.reshape(-1, channels)).reshape(values.shape)
-    kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
-    return np.concatenate([points.astype(kind), values.astype(kind)], axis=-1)
+    values = scaled(name, values.reshape(-1, channels)).reshape(expected)
+    dtype = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
+    return np.concatenate([points.astype(dtype), values.astype(dtype)], axis=-1)
 
 
 def _rows_of(split: str, splits: np.ndarray, source: str) -> np.ndarray:

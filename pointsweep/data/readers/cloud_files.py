@@ -151,7 +151,7 @@ def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
 
 
 def array_key(
-    path: Path, keys: Mapping[str, Any], asked: str | None, usual: tuple[str, ...], field: str
+    path: Path, keys: Mapping[str, Any], requested: str | None, usual: tuple[str, ...], field: str
 ) -> str:
     """Return the key of a file that holds something: the one that is asked for, else the one that
     has a usual name.
@@ -159,12 +159,12 @@ def array_key(
     Raises ValueError naming the file's keys and the field of the configuration that names one.
     """
     present = ", ".join(sorted(keys)) or "none"
-    if asked is not None:
-        if asked not in keys:
+    if requested is not None:
+        if requested not in keys:
             raise ValueError(
-                f"{path}: no key {asked!r}, which dataset.{field} names; keys: {present}"
+                f"{path}: no key {requested!r}, which dataset.{field} names; keys: {present}"
             )
-        return asked
+        return requested
     if len(keys) == 1 and field == "points_key":
         return next(iter(keys))
     named = [key for key in keys if key.lower() in usual]
@@ -221,16 +221,15 @@ def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
     except (library.PlyParseError, StopIteration, *DAMAGED) as error:
         raise _damaged(path, "PLY", error) from error
     if not polygons:
-        fields = [each.name for each in vertex.properties]
+        fields = [property.name for property in vertex.properties]
         try:
             return joined(vertices, from_fields(features, fields, lambda field: vertex[field]))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    triangles = [
-        (int(polygon[0]), int(polygon[corner]), int(polygon[corner + 1]))
-        for polygon in polygons
-        for corner in range(1, len(polygon) - 1)
-    ]
+    triangles = []
+    for polygon in polygons:
+        for corner in range(1, len(polygon) - 1):
+            triangles.append((int(polygon[0]), int(polygon[corner]), int(polygon[corner + 1])))
     faces = np.array(triangles, dtype=np.int64).reshape(-1, 3)
     return _sampled(path, vertices, faces, mesh_points, features)
 
@@ -240,14 +239,12 @@ def _read_las(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
     try:
         content = library.read(path)
         fields = list(content.point_format.dimension_names)
-        found = from_fields(features, fields, lambda field: np.asarray(content[field]))
-        points = joined(np.asarray(content.xyz), found)
+        columns = from_fields(features, fields, lambda field: np.asarray(content[field]))
+        points = joined(np.asarray(content.xyz), columns)
     except (library.errors.LaspyException, *DAMAGED) as error:
-        hint = (
-            "; .laz needs a decompressor beside laspy: pip install lazrs"
-            if path.suffix.lower() == ".laz"
-            else ""
-        )
+        hint = ""
+        if path.suffix.lower() == ".laz":
+            hint = "; .laz needs a decompressor beside laspy: pip install lazrs"
         raise ValueError(f"{_damaged(path, 'LAS', error)}{hint}") from error
     return points
 
@@ -274,20 +271,20 @@ def _read_mesh(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nd
 
 def _check_off(path: Path) -> None:
     """Raise ValueError for an OFF file that has fewer lines than its header announces."""
-    lines = [
-        line
-        for line in read_text(path).split("\n")
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
+    lines = []
+    for line in read_text(path).split("\n"):
+        if line.strip() and not line.lstrip().startswith("#"):
+            lines.append(line)
     header = " ".join(lines[:2]).upper().partition("OFF")[2].split()
     if len(header) < 2 or not (header[0].isdecimal() and header[1].isdecimal()):
         raise ValueError("the header must be OFF and the numbers of vertices, faces and edges")
     announced = int(header[0]) + int(header[1])
     num_header_lines = 1 if len(lines[0].split()) > 1 or lines[0].strip().upper() != "OFF" else 2
-    found = len(lines) - num_header_lines
-    if found < announced:
+    num_rows = len(lines) - num_header_lines
+    if num_rows < announced:
         raise ValueError(
-            f"announces {header[0]} vertices and {header[1]} faces, {found} lines follow: cut off?"
+            f"announces {header[0]} vertices and {header[1]} faces, {num_rows} lines follow:"
+            " cut off?"
         )
 
 

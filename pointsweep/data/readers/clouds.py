@@ -49,11 +49,10 @@ def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, sourc
     if labels.shape not in ((len(points),), (len(points), 1)):
         raise ValueError(f"{source}: {len(points)} clouds but labels of shape {labels.shape}")
     whole_labels(labels, num_classes, source)
-    bad = [
-        message
-        for start in range(0, len(points), CHUNK)
-        for message in faults(points[start : start + CHUNK], start)
-    ]
+    bad = []
+    for start in range(0, len(points), CHUNK):
+        for message in faults(points[start : start + CHUNK], start):
+            bad.append(message)
     if bad:
         more = f" ({len(bad)} clouds are refused)" if len(bad) > 1 else ""
         raise ValueError(f"{source}: {bad[0]}{more}")
@@ -73,16 +72,16 @@ def whole_labels(labels: np.ndarray, num_classes: int, source: str) -> np.ndarra
     if labels.dtype.kind == "f":
         broken = np.flatnonzero(~np.isfinite(labels) | (labels != np.floor(labels)))
         if len(broken):
-            found = labels[broken[0]]
+            value = labels[broken[0]]
             raise ValueError(
-                f"{source}: cloud {broken[0]} has label {found:g}; {expected} ({len(broken)} such"
+                f"{source}: cloud {broken[0]} has label {value:g}; {expected} ({len(broken)} such"
                 " labels)"
             )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
-        found = labels[wrong[0]]
+        value = labels[wrong[0]]
         raise ValueError(
-            f"{source}: cloud {wrong[0]} has label {found:g}, allowed 0 to {num_classes - 1}"
+            f"{source}: cloud {wrong[0]} has label {value:g}, allowed 0 to {num_classes - 1}"
             f" ({len(wrong)} such labels)"
         )
     return labels.astype(np.int64)
@@ -181,10 +180,10 @@ def faults(points: np.ndarray, first: int) -> Iterator[str]:
 
 def _far_point(cloud: np.ndarray, distances: np.ndarray, typical: float) -> str:
     if typical == 0:
-        place = cloud[distances.argmin()]
+        far_point = cloud[distances.argmin()]
         return (
-            f"has more than half of its points at one place, {_place(place)}: a no-data value, or"
-            " filled up?"
+            f"has more than half of its points at one place, {_place(far_point)}: a no-data value,"
+            " or filled up?"
         )
     far = np.flatnonzero(distances > MAX_SPREAD * typical)
     point = far[0]

@@ -36,17 +36,21 @@ def from_fields(
     """Return each feature (P, channels) of a file whose fields have names. Raises ValueError naming
     the feature that has none.
     """
-    found = []
+    columns = []
     for name in names:
-        fields = next((each for each in FIELDS[name] if set(each) <= set(present)), None)
+        fields = next(
+            (field_names for field_names in FIELDS[name] if set(field_names) <= set(present)), None
+        )
         if fields is None:
-            wanted = " or ".join(", ".join(each) for each in FIELDS[name])
+            expected = " or ".join(", ".join(field_names) for field_names in FIELDS[name])
             raise ValueError(
-                f"no {name} (fields {wanted}), which dataset.features asks for; fields:"
+                f"no {name} (fields {expected}), which dataset.features asks for; fields:"
                 f" {', '.join(present)}"
             )
-        found.append(scaled(name, np.stack([np.asarray(read(field)) for field in fields], axis=1)))
-    return found
+        columns.append(
+            scaled(name, np.stack([np.asarray(read(field)) for field in fields], axis=1))
+        )
+    return columns
 
 
 def from_columns(points: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
@@ -59,13 +63,13 @@ def from_columns(points: np.ndarray, names: Sequence[str], source: str) -> np.nd
             f"{source}: dataset.features [{', '.join(('xyz', *names))}] are {width} columns, found"
             f" {points.shape[-1]}"
         )
-    found = []
+    columns = []
     first = 3
     for name in names:
         last = first + FEATURE_CHANNELS[name]
-        found.append(scaled(name, points[:, first:last]))
+        columns.append(scaled(name, points[:, first:last]))
         first = last
-    return joined(points[:, :3], found)
+    return joined(points[:, :3], columns)
 
 
 def joined(points: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
@@ -75,15 +79,23 @@ def joined(points: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
     if not features:
         return points
     kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
-    return np.concatenate([points.astype(kind), *(each.astype(kind) for each in features)], axis=1)
+    return np.concatenate(
+        [points.astype(kind), *(feature.astype(kind) for feature in features)], axis=1
+    )
 
 
 def scaled(name: str, values: np.ndarray) -> np.ndarray:
     """Return a feature (P, channels) as numbers of about 1 in size; float64."""
-    found = values.astype(np.float64)
+    scaled_values = values.astype(np.float64)
     if name == "normal":
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        return np.divide(found, lengths, out=np.zeros_like(found), where=lengths != 0)
+        lengths = np.linalg.norm(scaled_values, axis=1, keepdims=True)
+        return np.divide(
+            scaled_values, lengths, out=np.zeros_like(scaled_values), where=lengths != 0
+        )
     if name == "color" and (values.dtype.kind == "f" or values.dtype.itemsize > 2):
-        return found / 255 if len(found) and found.max() > 1 else found
-    return found / np.iinfo(values.dtype).max if values.dtype.kind in "iu" else found
+        if len(scaled_values) and scaled_values.max() > 1:
+            return scaled_values / 255
+        return scaled_values
+    if values.dtype.kind in "iu":
+        return scaled_values / np.iinfo(values.dtype).max
+    return scaled_values

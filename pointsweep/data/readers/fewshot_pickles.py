@@ -26,42 +26,45 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         content = load_numbers(file, str(path))
     arrays: dict[str, np.ndarray] = {}
-    pairs: set[tuple[int, int]] = set()
+    class_of: set[tuple[int, int]] = set()  # (label, class)
     for split in ("train", "test"):
+        clouds, labels = [], []
         try:
-            items = [
-                (item[0].array[:, :3], int(plain(item[1])), int(plain(item[2])))
-                for item in content[split]
-            ]
-            arrays[f"{split}_points"] = np.stack([points for points, _, _ in items])
+            for item in content[split]:
+                cloud = item[0].array[:, :3]
+                label, number = int(plain(item[1])), int(plain(item[2]))
+                clouds.append(cloud)
+                labels.append(label)
+                class_of.add((label, number))
+            arrays[f"{split}_points"] = np.stack(clouds)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path}: {split} is not a list of (points, label, class) with as many points each:"
                 f" {error}"
             ) from error
-        arrays[f"{split}_labels"] = np.array([label for _, label, _ in items], dtype=np.int64)
-        pairs |= {(label, number) for _, label, number in items}
-    if sorted(label for label, _ in pairs) != list(range(way)):
+        arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
+    pairs = sorted(class_of)
+    if [label for label, _ in pairs] != list(range(way)):
         raise ValueError(
             f"{path}: labels must be 0 to {way - 1}, each of one class; found (label, class)"
-            f" {sorted(pairs)}"
+            f" {pairs}"
         )
-    arrays["classes"] = np.array([number for _, number in sorted(pairs)], dtype=np.int64)
+    arrays["classes"] = np.array([number for _, number in pairs], dtype=np.int64)
     check_episode(arrays, way, shot, str(path))
     return arrays
 
 
 def convert(folder: Path) -> Iterator[Path]:
-    """Converts every pickle of a ModelNetFewshot folder and yields each npz file. Raises
+    """Convert every pickle of a ModelNetFewshot folder and yield each npz file. Raises
     MissingDataError, ValueError.
     """
-    found = sorted(folder.glob("*way*shot/*.pkl"))
-    if not found:
+    files = sorted(folder.glob("*way*shot/*.pkl"))
+    if not files:
         raise MissingDataError(
             f"{folder}: no file {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl (Point-BERT's"
             " ModelNetFewshot)"
         )
-    for path in found:
+    for path in files:
         # Point-BERT's document writes the folder with and without the underscore.
         match = re.fullmatch(r"(5|10)way_?(10|20)shot/([0-9])", f"{path.parent.name}/{path.stem}")
         if match is None:

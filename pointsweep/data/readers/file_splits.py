@@ -1,5 +1,5 @@
-"""Which files a split of a folder of clouds has, and of which class each is: folders of classes, or
-lists of names.
+"""Files of each split of a folder of clouds, and their classes: folders of classes, or lists of
+names.
 
 Letters: n clouds.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -55,14 +56,14 @@ def split_files(
     first `class_before`. Raises MissingDataError, ValueError.
     """
     where = f"dataset.{split}: {value!r}"
-    found = _split_files(root, where, value, pattern, lists_folder, class_before)
+    splits = _split_files(root, where, value, pattern, lists_folder, class_before)
     for field, text in (("lists_folder", lists_folder), ("class_before", class_before)):
-        if text is not None and (found.arrays or not found.lists):
+        if text is not None and (splits.arrays or not splits.lists):
             raise ValueError(
                 f"dataset.{field}: {text!r} is for lists of files with one cloud each, and"
                 f" {where} is none; leave it out"
             )
-    return found
+    return splits
 
 
 def _split_files(
@@ -75,48 +76,20 @@ def _split_files(
 ) -> SplitFiles:
     if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
         raise ValueError(f"{where} leads out of dataset.root; allowed are names below it")
-    place = root / value
     if any(sign in value for sign in "*?["):
-        arrays = tuple(
-            sorted(
-                path for path in root.glob(value) if path.suffix.lower() in cloud_arrays.SUFFIXES
-            )
-        )
-        if not arrays:
-            raise MissingDataError(
-                f"{where} matches no {' or '.join(cloud_arrays.SUFFIXES)} file in {root};"
-                f" {contents(root)}"
-            )
-        return SplitFiles(arrays=arrays)
-    if place.is_file():
-        return _of_file(root, place, where, pattern, lists_folder, class_before)
-    if place.is_dir():
-        folders = {path.name: path for path in _folders(place)}
-        if not folders:
-            raise MissingDataError(
-                f"{where}: {place} holds no folders, one for each class is expected;"
-                f" {contents(place)}"
-            )
-    else:
-        folders = {path.name: path / value for path in _folders(root) if (path / value).is_dir()}
-    if not folders:
-        inner = {path.name for folder in _folders(root) for path in _folders(folder)}
-        near = difflib.get_close_matches(
-            value, [*(path.name for path in root.iterdir()), *inner], n=1
-        )
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise MissingDataError(
-            f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}"
-        )
+        return _matching_arrays(root, where, value)
+    path = root / value
+    if path.is_file():
+        return _of_file(root, path, where, pattern, lists_folder, class_before)
+    folders = _class_folders(root, where, value)
     clouds: list[tuple[Path, str]] = []
     for name, folder in sorted(folders.items()):
-        clouds.extend((path, name) for path in _clouds_below(folder, pattern))
+        for cloud in _clouds_below(folder, pattern):
+            clouds.append((cloud, name))
     if not clouds:
-        wanted = (
-            f"called {pattern!r}"
-            if pattern
-            else f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
-        )
+        wanted = f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
+        if pattern:
+            wanted = f"called {pattern!r}"
         raise MissingDataError(
             f"{where}: the {len(folders)} folders of classes hold no file {wanted};"
             f" {contents(folders[min(folders)])}"
@@ -124,24 +97,58 @@ def _split_files(
     return SplitFiles(clouds=tuple(clouds))
 
 
+def _matching_arrays(root: Path, where: str, value: str) -> SplitFiles:
+    """Return the files of arrays whose names match. Raises MissingDataError if none does."""
+    suffixes = cloud_arrays.SUFFIXES
+    arrays = sorted(path for path in root.glob(value) if path.suffix.lower() in suffixes)
+    if not arrays:
+        raise MissingDataError(
+            f"{where} matches no {' or '.join(suffixes)} file in {root}; {contents(root)}"
+        )
+    return SplitFiles(arrays=tuple(arrays))
+
+
+def _class_folders(root: Path, where: str, value: str) -> dict[str, Path]:
+    """Return a split's folders by class: those in SPLIT/CLASS, else those called CLASS/SPLIT.
+    Raises MissingDataError.
+    """
+    place = root / value
+    if place.is_dir():
+        folders = {path.name: path for path in _folders(place)}
+        if not folders:
+            raise MissingDataError(
+                f"{where}: {place} holds no folders, one for each class is expected;"
+                f" {contents(place)}"
+            )
+        return folders
+    folders = {path.name: path / value for path in _folders(root) if (path / value).is_dir()}
+    if folders:
+        return folders
+    names = [path.name for path in root.iterdir()]
+    inner = {path.name for folder in _folders(root) for path in _folders(folder)}
+    near = difflib.get_close_matches(value, [*names, *inner], n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise MissingDataError(
+        f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}"
+    )
+
+
 def one_kind(splits: Sequence[SplitFiles], pattern: str | None) -> None:
     """Raise ValueError where files of several kinds lie in the folders of classes and no pattern
     says which are meant.
     """
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for split in splits:
-        for path, _ in split.clouds:
-            counts[path.suffix.lower()] = counts.get(path.suffix.lower(), 0) + 1
-    if len(counts) > 1 and pattern is None:
-        kinds = ", ".join(
-            f"{count} {suffix}"
-            for suffix, count in sorted(counts.items(), key=lambda item: -item[1])
-        )
-        best = max(counts, key=lambda suffix: counts[suffix])
-        raise ValueError(
-            f"files of several kinds: {kinds}; set dataset.pattern to those that are meant, say"
-            f" '*{best}', or '*' for all"
-        )
+        counts.update(path.suffix.lower() for path, _ in split.clouds)
+    if len(counts) < 2 or pattern is not None:
+        return
+    ranked = counts.most_common()  # of equally frequent ones, the first found
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in ranked)
+    most_frequent, _ = ranked[0]
+    raise ValueError(
+        f"files of several kinds: {kinds}; set dataset.pattern to those that are meant, say"
+        f" '*{most_frequent}', or '*' for all"
+    )
 
 
 def contents(folder: Path) -> str:
@@ -151,10 +158,10 @@ def contents(folder: Path) -> str:
     return f"{folder.name} holds {', '.join(names[:SHOWN]) or 'nothing'}{more}"
 
 
-def _folders(place: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     return [
         path
-        for path in place.iterdir()
+        for path in folder.iterdir()
         if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
     ]
 
@@ -163,14 +170,14 @@ def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
     """Yield the files of clouds below a folder, in the order of their names; hidden ones are left
     out.
     """
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for path, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             is_cloud = Path(name).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(
                 "."
             )
             if is_cloud and (pattern is None or fnmatch(name, pattern)):
-                yield Path(place, name)
+                yield Path(path, name)
 
 
 # Lists
@@ -239,7 +246,9 @@ def _of_file(
     return SplitFiles(clouds=tuple(clouds), lists=(path,))
 
 
-def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]]) -> Iterator[Path]:
+def _listed_arrays(
+    root: Path, list_file: Path, numbered: Sequence[tuple[int, str]]
+) -> Iterator[Path]:
     """Yield the h5 files of a list; where a line holds a path of its maker's machine, its last part
     counts.
     """
@@ -251,7 +260,7 @@ def _listed_arrays(root: Path, place: Path, numbered: Sequence[tuple[int, str]])
             path = root / relative.name
         if not path.is_file():
             raise MissingDataError(
-                f"{place}, line {number}: names {line!r}, which is not in {root}"
+                f"{list_file}, line {number}: names {line!r}, which is not in {root}"
             )
         yield path
 
@@ -319,9 +328,10 @@ class _Names:
                     " dataset.class_before asks for"
                 )
             return name
-        folders = [
-            part for part in path.relative_to(self.root).parts[:-1] if part not in SPLIT_FOLDERS
-        ]
+        folders = []
+        for part in path.relative_to(self.root).parts[:-1]:
+            if part not in SPLIT_FOLDERS:
+                folders.append(part)
         if folders:
             return folders[-1]
         name = path.stem.rpartition("_")[0]

@@ -32,16 +32,16 @@ def convert(folder: Path) -> Iterator[Path]:
     """Convert the two files of a folder and yield the folder that is written for them, one for each
     number of points. Raises MissingDataError, ValueError.
     """
-    found: dict[int, dict[str, Path]] = {}
+    files_of: dict[int, dict[str, Path]] = {}
     for path in sorted(folder.glob("*_fps.dat")):
         match = NAME.fullmatch(path.name)
         if match is not None:
-            found.setdefault(int(match[2]), {})[match[1]] = path
-    if not found:
+            files_of.setdefault(int(match[2]), {})[match[1]] = path
+    if not files_of:
         raise MissingDataError(
             f"{folder}: no file modelnet40_{{train,test}}_8192pts_fps.dat (Point-BERT's ModelNet)"
         )
-    for size, files in sorted(found.items()):
+    for size, files in sorted(files_of.items()):
         missing = [split for split in SPLITS if split not in files]
         if missing:
             raise MissingDataError(

@@ -86,12 +86,12 @@ class NumbersUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> type:
         # numpy 2 calls its inner package _core.
-        found = ADMITTED.get((module_name.replace("numpy._core.", "numpy.core."), global_name))
-        if found is None:
+        admitted = ADMITTED.get((module_name.replace("numpy._core.", "numpy.core."), global_name))
+        if admitted is None:
             raise pickle.UnpicklingError(
                 f"refused {module_name}.{global_name}: only numpy arrays of numbers are admitted"
             )
-        return found
+        return admitted
 
 
 def load_numbers(file: BinaryIO, source: str) -> Any:

@@ -57,7 +57,9 @@ def number_rows(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
     ValueError naming file and line.
     """
     fast = _read_fast(text, columns)
-    return _read_by_line(text, source, columns) if fast is None else fast
+    if fast is None:
+        return _read_by_line(text, source, columns)
+    return fast
 
 
 def _read_fast(text: str, columns: Sequence[int]) -> np.ndarray | None:
@@ -140,7 +142,9 @@ def _fields(line: str) -> list[str]:
 
 
 def _with_point(field: str) -> str:
-    return field.replace(",", ".") if field.count(",") == 1 and "." not in field else field
+    if field.count(",") == 1 and "." not in field:
+        return field.replace(",", ".")
+    return field
 
 
 def _number(field: str) -> float:

@@ -1,5 +1,5 @@
-"""Where the parts of a library's transformer are: its layers, norms, positions and class token,
-found on a small copy.
+"""Anatomy of a library's transformer: its layers, norms, positions and class token, found on a
+small copy.
 
 The copy has the model's first two layers, random weights and few words. It is run on inputs of its
 own; what stands in front of the first layer and behind the last is read from the order of
@@ -140,10 +140,10 @@ def _draw(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Values about 1 for vectors, so that no scale hides a branch, and of a layer's usual size for
     matrices.
     """
-    made = torch.randn(tensor.shape, generator=generator)
+    drawn = torch.randn(tensor.shape, generator=generator)
     if tensor.dim() < 2:
-        return 1.0 + 0.1 * made
-    return made * max(tensor[0].numel(), 1) ** -0.5
+        return 1.0 + 0.1 * drawn
+    return drawn * max(tensor[0].numel(), 1) ** -0.5
 
 
 def to_meta(module: nn.Module) -> None:
@@ -163,15 +163,15 @@ def to_meta(module: nn.Module) -> None:
 
 def fill(module: nn.Module, values: Callable[[Tensor], Tensor]) -> None:
     """Give every parameter that is on the meta device values; parameters that are one stay one."""
-    made: dict[int, nn.Parameter] = {}
+    filled: dict[int, nn.Parameter] = {}
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None and parameter.is_meta:
-                if id(parameter) not in made:
-                    made[id(parameter)] = nn.Parameter(
+                if id(parameter) not in filled:
+                    filled[id(parameter)] = nn.Parameter(
                         values(parameter), requires_grad=parameter.requires_grad
                     )
-                owner._parameters[name] = made[id(parameter)]
+                owner._parameters[name] = filled[id(parameter)]
 
 
 @torch.no_grad()
@@ -179,10 +179,9 @@ def run(model: LibraryModel, stack: str, until_first: bool = False) -> _Run:
     """Run a model on inputs of its own; of `until_first` to the first layer alone."""
     seen = _Run([], [])
     handles = _watched(model.module, model.module.get_submodule(stack), seen, until_first)
-    inputs = {
-        name: value.double() if value.is_floating_point() else value
-        for name, value in model.inputs().items()
-    }
+    inputs = {}
+    for name, value in model.inputs().items():
+        inputs[name] = value.double() if value.is_floating_point() else value
     try:
         model.module(**inputs)
     except _StopError:
@@ -247,7 +246,7 @@ def examine(
             prepare(layer)
     seen = run(small, stack)
     hidden = seen.hidden
-    found = _around(small, seen)
+    norms = _around(small, seen)
     grid, patch, num_front = _patches(seen, hidden)
     rotary = _maker_of(seen, arguments_of(layers[0], *seen.calls[0][:2]).get("position_embeddings"))
     call, own_causal = find_call(
@@ -266,7 +265,7 @@ def examine(
             f" {' '.join(str(error).split())[:200]}"
         )
         raise ValueError(text) from error
-    table, class_token = _tables(small, stack, seen, found["start_norm"], grid, num_front)
+    table, class_token = _tables(small, stack, seen, norms["start_norm"], grid, num_front)
     down = layers[-1].get_submodule(roles.projections["fc2"][-1])
     return Anatomy(
         stack=stack,
@@ -283,7 +282,7 @@ def examine(
         bias_owner=bias_owner,
         class_token=class_token,
         table=table,
-        **found,
+        **norms,
     )
 
 
@@ -306,22 +305,26 @@ def _check_shapes(model: LibraryModel, seen: _Run, num_layers: int) -> None:
 
 def _around(model: LibraryModel, seen: _Run) -> dict[str, str]:
     """The norm whose output goes into the first layer, and the one behind the last."""
-    begin = next(index for index, entry in enumerate(seen.order) if entry[0] == "LAYER")
-    end = max(index for index, entry in enumerate(seen.order) if entry[0] == "LAYER")
-    start_norm = final_norm = ""
-    for path, module, _, output in seen.order[:begin]:
-        if is_norm(module) and isinstance(output, Tensor) and output.shape == seen.hidden.shape:
-            start_norm = path if torch.equal(output, seen.hidden) else start_norm
+    layers = [index for index, entry in enumerate(seen.order) if entry[0] == "LAYER"]
+    before, behind = seen.order[: layers[0]], seen.order[layers[-1] + 1 :]
+    start_norm = ""
+    for path, module, _, output in before:
+        if is_norm(module) and _equal(output, seen.hidden):
+            start_norm = path
+
+    final_norm = ""
     last = first(seen.calls[-1][2])
-    for path, module, (args, _), _ in seen.order[end + 1 :]:
-        if final_norm or not is_norm(module) or not args or not isinstance(args[0], Tensor):
+    for path, module, (args, _), _ in behind:
+        if final_norm or not is_norm(module) or not args:
             continue
-        if any(
-            args[0].shape == part.shape and torch.equal(args[0], part)
-            for part in (last, last[:, 0])
-        ):
+        if _equal(args[0], last) or _equal(args[0], last[:, 0]):
             final_norm = path
     return {"start_norm": start_norm, "final_norm": final_norm}
+
+
+def _equal(value: Any, tensor: Tensor) -> bool:
+    """Return whether a value is a tensor with the same shape and numbers."""
+    return isinstance(value, Tensor) and value.shape == tensor.shape and torch.equal(value, tensor)
 
 
 def _patches(
@@ -388,7 +391,7 @@ def _tables(
     """
     before = _in_front(model, stack, start_norm, seen)
     width, num_tokens = before.shape[2], before.shape[1]
-    places: list[tuple[str, Tensor]] = []
+    tables: list[tuple[str, Tensor]] = []
     added: list[tuple[str, int]] = []
     class_token = ""
     for name, tensor in _outside(model, stack):
@@ -405,8 +408,13 @@ def _tables(
         tensor.data += delta
         moved = (_in_front(model, stack, start_norm, None) - before)[0]  # (N, C)
         tensor.data -= delta
-        felt = moved.abs().amax(dim=1) > 1e-9
-        if tensor.numel() == width and num_front and bool(felt[0]) and not bool(felt[1:].any()):
+        is_moved = moved.abs().amax(dim=1) > 1e-9
+        if (
+            tensor.numel() == width
+            and num_front
+            and bool(is_moved[0])
+            and not bool(is_moved[1:].any())
+        ):
             class_token = name
             continue
         rows = _rows(moved[num_front:], delta.reshape(-1, width))
@@ -417,12 +425,12 @@ def _tables(
         if len(rows.unique()) == num_tokens - num_front and (
             grid is None or bool((rows.diff() == 1).all())
         ):
-            places.append((name, rows))
+            tables.append((name, rows))
         elif len(rows.unique()) == 1:
             added.append((name, int(rows[0])))
-    if not places:
+    if not tables:
         return None, class_token
-    name, rows = places[0]
+    name, rows = tables[0]
     return Table(name, _extended(rows, model, name, width, grid), grid, tuple(added)), class_token
 
 
@@ -443,7 +451,9 @@ def _rows(moved: Tensor, delta: Tensor) -> Tensor | None:
     otherwise.
     """
     rows = (moved @ delta.t()).argmax(dim=1)
-    return rows if torch.allclose(moved, delta[rows], atol=1e-8) else None
+    if torch.allclose(moved, delta[rows], atol=1e-8):
+        return rows
+    return None
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -466,5 +476,5 @@ def _in_front(model: LibraryModel, stack: str, start_norm: str, seen: _Run | Non
         seen = run(model, stack, until_first=True)
     for path, _, (args, _), output in seen.order:
         if start_norm and path == start_norm and isinstance(output, Tensor) and args:
-            found: Tensor = args[0]
-    return found if start_norm else seen.hidden
+            hidden: Tensor = args[0]
+    return hidden if start_norm else seen.hidden

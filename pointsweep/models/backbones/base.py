@@ -81,11 +81,9 @@ class Plane:
 
 def make_norm(shape: Shape) -> nn.Module:
     """Layer norm, or T5's without mean and shift."""
-    return (
-        nn.RMSNorm(shape.dim, eps=shape.eps)
-        if shape.norm == "rms"
-        else nn.LayerNorm(shape.dim, eps=shape.eps)
-    )
+    if shape.norm == "rms":
+        return nn.RMSNorm(shape.dim, eps=shape.eps)
+    return nn.LayerNorm(shape.dim, eps=shape.eps)
 
 
 class Attention(nn.Module):
@@ -127,7 +125,9 @@ class Attention(nn.Module):
         # (B, H, T, C / H)
         mixed = self._attend(self._heads(q), self._heads(k), self._heads(v), bias)
         output = self.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
-        return output.transpose(0, 1) if self.across_batch else output
+        if self.across_batch:
+            return output.transpose(0, 1)
+        return output
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         if bias is not None:
@@ -308,9 +308,9 @@ class Backbone(nn.Module):
         # of a 3d backbone a `Stem`: what makes its tokens and positions of points
         self.stem: Any = None
 
-    def positions_at(self, index: int, places: Tensor) -> Tensor | None:
+    def positions_at(self, index: int, locations: Tensor) -> Tensor | None:
         """`positions` for the scale that begins at block `index`."""
-        return self.positions(places)
+        return self.positions(locations)
 
     def use_compat(self, compat: str) -> None:
         """`official`: behave like the published program where it is known to differ (spec 8)."""
@@ -335,14 +335,14 @@ class Backbone(nn.Module):
                 patch.keep_statistics(not program.trains_frozen_norms)
 
     @abstractmethod
-    def positions(self, places: Tensor) -> Tensor | None:
+    def positions(self, locations: Tensor) -> Tensor | None:
         """Source encodings (..., N, C) at places (..., N) of a line, (..., N, 2) of a plane, or
         centres (..., N, 3).
 
         None where the source has none but in its attention (T5).
         """
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
+    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Any:
         """Return what block `index` and those of its scale add to the attention logits, (B, H or 1,
         N, N); None for nothing.
 
@@ -534,34 +534,36 @@ def _same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
     return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-def lookup_line(table: Tensor, places: Tensor) -> Tensor:
+def lookup_line(table: Tensor, locations: Tensor) -> Tensor:
     """Linear interpolation in a table (length, C) at places (..., N) in [0, length - 1] -> (..., N,
     C).
     """
-    left = places.floor().clamp(0, len(table) - 1)
+    left = locations.floor().clamp(0, len(table) - 1)
     right = (left + 1).clamp(max=len(table) - 1)
-    weight = (places - left).unsqueeze(-1)
+    weight = (locations - left).unsqueeze(-1)
     return (1 - weight) * table[left.long()] + weight * table[right.long()]
 
 
-def lookup_plane(table: Tensor, places: Tensor) -> Tensor:
+def lookup_plane(table: Tensor, locations: Tensor) -> Tensor:
     """Bilinear interpolation in a grid (rows, columns, C) at places (..., N, 2) = (column, row) in
     grid units -> (..., N, C).
 
     Zero outside the grid, like grid_sample with align_corners and zero padding.
     """
     rows, columns, channels = table.shape
-    scale = places.new_tensor([max(columns - 1, 1), max(rows - 1, 1)])
-    grid = (2 * places / scale - 1).reshape(1, 1, -1, 2)
+    scale = locations.new_tensor([max(columns - 1, 1), max(rows - 1, 1)])
+    grid = (2 * locations / scale - 1).reshape(1, 1, -1, 2)
     image = table.permute(2, 0, 1).unsqueeze(0)  # (1, C, rows, columns)
-    found = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-    return found.reshape(channels, -1).t().reshape(*places.shape[:-1], channels)
+    sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return sampled.reshape(channels, -1).t().reshape(*locations.shape[:-1], channels)
 
 
-def grid_positions(table: Tensor, places: Tensor, plane: Plane) -> Tensor:
+def grid_positions(table: Tensor, locations: Tensor, plane: Plane) -> Tensor:
     """Encodings (..., N, C) at pixels (..., N, 2) of a plane whose corners are those of the grid
     `table` (rows, columns, C).
     """
     rows, columns = table.shape[:2]
-    scale = places.new_tensor([(columns - 1) / (plane.width - 1), (rows - 1) / (plane.height - 1)])
-    return lookup_plane(table, places * scale)
+    scale = locations.new_tensor(
+        [(columns - 1) / (plane.width - 1), (rows - 1) / (plane.height - 1)]
+    )
+    return lookup_plane(table, locations * scale)

@@ -65,8 +65,8 @@ class BERT(Backbone):
         self.register_buffer("table", torch.zeros(512, self.dim))
         self.embedding_norm = nn.LayerNorm(self.dim, eps=self.form.eps)
 
-    def positions(self, places: Tensor) -> Tensor:
-        return lookup_line(self.table, places)
+    def positions(self, locations: Tensor) -> Tensor:
+        return lookup_line(self.table, locations)
 
     def start(self, tokens: Tensor) -> Tensor:
         return self.embedding_norm(tokens)
@@ -77,9 +77,9 @@ class BERT(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         body = without_prefix(state, self.prefix_of_names)
-        found = NAMES.apply(body, len(self.blocks))
+        tensors = NAMES.apply(body, len(self.blocks))
         kinds = body.get("embeddings.token_type_embeddings.weight")
-        if "table" in found and kinds is not None:
-            rows = line_table(found["table"], self.reserved + len(self.table))
-            found["table"] = rows[self.reserved :] + kinds[0]
-        return with_new_norm(found, self.dim)
+        if "table" in tensors and kinds is not None:
+            rows = line_table(tensors["table"], self.reserved + len(self.table))
+            tensors["table"] = rows[self.reserved :] + kinds[0]
+        return with_new_norm(tensors, self.dim)

@@ -150,11 +150,10 @@ def _without_prefixes(
         yield prefix, bare
     if depth:
         for more in PREFIXES:
-            below = {
-                name.removeprefix(more): tensor
-                for name, tensor in bare.items()
-                if name.startswith(more)
-            }
+            below = {}
+            for name, tensor in bare.items():
+                if name.startswith(more):
+                    below[name.removeprefix(more)] = tensor
             if below:
                 yield from _without_prefixes(below, prefix + more, depth - 1)
 
@@ -234,11 +233,11 @@ def _refused_kind(text: str) -> str | None:
     """Return the name of the kind of object that torch has refused; None if it stopped for
     something else.
     """
-    found = REFUSED.search(ESCAPES.sub("", text))
-    return found.group(1) if found else None
+    match = REFUSED.search(ESCAPES.sub("", text))
+    return match.group(1) if match else None
 
 
 def _plain(error: Exception) -> str:
     """Return an exception's first words without the escapes of a terminal."""
-    words = " ".join(ESCAPES.sub("", str(error)).split())
-    return words.rpartition("WeightsUnpickler error: ")[2][:200] or type(error).__name__
+    message = " ".join(ESCAPES.sub("", str(error)).split())
+    return message.rpartition("WeightsUnpickler error: ")[2][:200] or type(error).__name__

@@ -57,12 +57,12 @@ def allowed_weights(config: BackboneConfig) -> str:
     return f"{meant}allowed: {', '.join(WEIGHT_KINDS)} or a file's path"
 
 
-def _from_s3(config: BackboneConfig, place: str) -> Path:
+def _from_s3(config: BackboneConfig, address: str) -> Path:
     try:
-        return staged_file(place)
+        return staged_file(address)
     except (ValueError, FileNotFoundError) as error:
         raise MissingWeightsError(
-            f"weights of {config.name}: {place} cannot be staged: {error}"
+            f"weights of {config.name}: {address} cannot be staged: {error}"
         ) from error
 
 
@@ -130,33 +130,37 @@ def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
-    wrong = []
-    blocks, needed = num_blocks(state), num_blocks(own)
-    if 0 < blocks < needed:
-        wrong.append(
-            f"the file holds {blocks} blocks, {needed} are needed (num_blocks: {blocks} takes"
-            " those)"
+    problems = []
+    num_stored, num_needed = num_blocks(state), num_blocks(own)
+    if 0 < num_stored < num_needed:
+        problems.append(
+            f"the file holds {num_stored} blocks, {num_needed} are needed (num_blocks:"
+            f" {num_stored} takes those)"
         )
-        missing = [name for name in missing if not _is_block_from(name, blocks)]
-    for number, name in enumerate(missing):
-        wrong.append(f"missing {name}{_nearest(name, unexpected) if number < NUM_HINTS else ''}")
-    for number, name in enumerate(unexpected):
-        wrong.append(f"unexpected {name}{_nearest(name, missing) if number < NUM_HINTS else ''}")
+        missing = [name for name in missing if not _is_block_from(name, num_stored)]
+    for word, names, others in (
+        ("missing", missing, unexpected),
+        ("unexpected", unexpected, missing),
+    ):
+        for number, name in enumerate(names):
+            hint = _nearest(name, others) if number < NUM_HINTS else ""
+            problems.append(f"{word} {name}{hint}")
     for name, tensor in own.items():
         if name in state and state[name].shape != tensor.shape:
-            wrong.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
-    return wrong
+            found, expected = tuple(state[name].shape), tuple(tensor.shape)
+            problems.append(f"{name} is {found}, expected {expected}")
+    return problems
 
 
 def num_blocks(names: Iterable[str]) -> int:
     """Return how many blocks a state dict of this package's names has."""
-    numbers = [int(found.group(1)) for name in names if (found := BLOCK.match(name))]
+    numbers = [int(match.group(1)) for name in names if (match := BLOCK.match(name))]
     return max(numbers, default=-1) + 1
 
 
 def _is_block_from(name: str, first: int) -> bool:
-    found = BLOCK.match(name)
-    return found is not None and int(found.group(1)) >= first
+    match = BLOCK.match(name)
+    return match is not None and int(match.group(1)) >= first
 
 
 def _nearest(name: str, others: Sequence[str]) -> str:
@@ -184,26 +188,26 @@ def check_values(
 
     broken: list[str] = []
     for name, tensor in module.state_dict().items():
-        found = state[name]
-        if found.layout != torch.strided:
+        stored = state[name]
+        if stored.layout != torch.strided:
             raise ValueError(
-                f"{source}: {name} is of the layout {found.layout}, an ordinary tensor is expected"
+                f"{source}: {name} is of the layout {stored.layout}, an ordinary tensor is expected"
             )
         if not tensor.is_floating_point():
-            if found.is_floating_point() or found.is_complex():
+            if stored.is_floating_point() or stored.is_complex():
                 raise ValueError(
-                    f"{source}: {in_the_file(name)} is {_type(found)}, whole numbers are expected"
+                    f"{source}: {in_the_file(name)} is {_type(stored)}, whole numbers are expected"
                 )
-        elif found.dtype not in FLOATS:
+        elif stored.dtype not in FLOATS:
             raise ValueError(
-                f"{source}: {in_the_file(name)} is {_type(found)}, expected"
+                f"{source}: {in_the_file(name)} is {_type(stored)}, expected"
                 f" {', '.join(map(_name, FLOATS))}; quantised weights are not read: save them as"
                 " they were before"
             )
-        elif not (finite := torch.isfinite(found.to(tensor.dtype))).all():
+        elif not (finite := torch.isfinite(stored.to(tensor.dtype))).all():
             count = int((~finite).sum())
             broken.append(
-                f"{in_the_file(name)}: {count} of {found.numel()} values are not finite as"
+                f"{in_the_file(name)}: {count} of {stored.numel()} values are not finite as"
                 f" {_name(tensor.dtype)}"
             )
     if broken:
@@ -259,7 +263,9 @@ class Names:
         stem, _, leaf = name.rpartition(".")
         if name in self.blocks:
             return self.blocks[name]
-        return f"{self.blocks[stem]}.{leaf}" if stem in self.blocks else name
+        if stem in self.blocks:
+            return f"{self.blocks[stem]}.{leaf}"
+        return name
 
 
 def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -343,12 +349,11 @@ OPENAI_BLOCKS = {
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors below a prefix, without it; all of them where none has it."""
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    return found or dict(state)
+    tensors = {}
+    for name, tensor in state.items():
+        if name.startswith(prefix):
+            tensors[name.removeprefix(prefix)] = tensor
+    return tensors or dict(state)
 
 
 def grid_table(table: Tensor, rows: int, columns: int, leading: int = 1) -> Tensor:
@@ -369,9 +374,9 @@ def position_table_size(shape: Sequence[int], rows: int, columns: int, leading: 
     expected = f"expected {rows} x {columns} positions ({leading} + {rows * columns} rows)"
     count = shape[-2] - leading if len(shape) > 1 else 0
     side = math.isqrt(max(count, 0))
-    found = f"{side} x {side} positions" if side and side * side == count else f"{count} positions"
+    size = f"{side} x {side} positions" if side and side * side == count else f"{count} positions"
     return (
-        f"its position table {tuple(shape)} has {found}, {expected}: a checkpoint for another input"
+        f"its position table {tuple(shape)} has {size}, {expected}: a checkpoint for another input"
         " size"
     )
 

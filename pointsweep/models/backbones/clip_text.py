@@ -72,8 +72,8 @@ class CLIPText(Backbone):
             if isinstance(module, Attention):
                 module.across_batch = compat == "official"
 
-    def positions(self, places: Tensor) -> Tensor:
-        return lookup_line(self.table, places)
+    def positions(self, locations: Tensor) -> Tensor:
+        return lookup_line(self.table, locations)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
@@ -86,7 +86,7 @@ class CLIPText(Backbone):
         # has no prefix.
         return self._sized(NAMES.apply(without_prefix(state, "text_model."), len(self.blocks)))
 
-    def _sized(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        if "table" in found:
-            found["table"] = line_table(found["table"], len(self.table))
-        return found
+    def _sized(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "table" in tensors:
+            tensors["table"] = line_table(tensors["table"], len(self.table))
+        return tensors

@@ -70,8 +70,8 @@ class CLIPVision(Backbone):
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 768))
         self.pre_norm = nn.LayerNorm(768, eps=1e-5)
 
-    def positions(self, places: Tensor) -> Tensor:
-        return grid_positions(self.table, places, self.plane)
+    def positions(self, locations: Tensor) -> Tensor:
+        return grid_positions(self.table, locations, self.plane)
 
     def start(self, tokens: Tensor) -> Tensor:
         return self.pre_norm(tokens)
@@ -82,13 +82,13 @@ class CLIPVision(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if any(name.startswith("visual.transformer.resblocks.") for name in state):
-            found = OPENAI_NAMES.apply(
+            tensors = OPENAI_NAMES.apply(
                 split_in_proj(without_prefix(state, "visual.")), len(self.blocks)
             )
         else:
-            found = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
-        if "table" in found:
-            found["table"] = grid_table(found["table"].unsqueeze(0), SIDE, SIDE)
-        if "cls_token" in found:
-            found["cls_token"] = found["cls_token"].reshape(1, 1, -1)
-        return found
+            tensors = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
+        if "table" in tensors:
+            tensors["table"] = grid_table(tensors["table"].unsqueeze(0), SIDE, SIDE)
+        if "cls_token" in tensors:
+            tensors["cls_token"] = tensors["cls_token"].reshape(1, 1, -1)
+        return tensors

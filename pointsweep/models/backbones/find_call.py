@@ -1,4 +1,5 @@
-"""How the layers of a library's transformer are to be called, found by calling them and comparing.
+"""Search for the arguments that the layers of a library's transformer take, by calling them and
+comparing.
 
 The arguments that the model's own program gives to a layer are taken apart into those that stay as
 they are, the mask, and what carries positions. A call counts only if the layer then gives what it
@@ -10,9 +11,9 @@ Letters: B clouds, N tokens, C channels, H heads.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,10 @@ Called = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 
 def tokens_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """The tokens (B, N, C) that a layer was called with. Raises ValueError where there are none."""
-    found = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
-    if not isinstance(found, Tensor):
+    tokens = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
+    if not isinstance(tokens, Tensor):
         raise ValueError("its layers take no tokens as their first argument")
-    return found
+    return tokens
 
 
 def arguments_of(
@@ -136,35 +137,39 @@ def _is_plain(value: Any) -> bool:
 def _with_positions(call: LayerCall, given: Mapping[str, Any], heads: int) -> LayerCall:
     """The call with the argument that carries positions."""
     pair = given.get("position_embeddings")
-    if (
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and all(isinstance(part, Tensor) for part in pair)
-    ):
+    if _is_pair_of_tensors(pair):
         kind = ROTARY if pair[0].dim() == 3 else GRID_ROTARY
         return _carried_by(call, "position_embeddings", kind, tuple(pair), heads)
     rope = given.get("rope")
     if isinstance(rope, Tensor) and rope.dim() == 2:
         sines, cosines = rope.chunk(2, dim=-1)
-        return replace(_carried_by(call, "rope", GRID_ROTARY, (cosines, sines), heads), packed=True)
+        carried = _carried_by(call, "rope", GRID_ROTARY, (cosines, sines), heads)
+        return replace(carried, packed=True)
     for name in ("alibi", "position_bias"):
         if _is_slopes(given.get(name), heads):
             return _carried_by(call, name, ALIBI, given[name], heads)
     bias = given.get("position_bias")
     if isinstance(bias, Tensor) and bias.dim() == 4:
         return _carried_by(call, "position_bias", RELATIVE, bias, bias.shape[1])
+
     constants = dict(call.constants)
     if isinstance(bias, Tensor):  # WavLM's, which each layer weighs by what it reads
         constants["position_bias"] = lambda x: x.new_zeros(len(x) * heads, x.shape[1], x.shape[1])
         return replace(call, constants=constants, positions=UNPLACED, heads=heads)
-    rows = given.get("rel_embeddings")
-    if isinstance(rows, Tensor):  # DeBERTa's
-        constants["rel_embeddings"] = lambda x: x.new_zeros(rows.shape)
+    table = given.get("rel_embeddings")
+    if isinstance(table, Tensor):  # DeBERTa's
+        constants["rel_embeddings"] = lambda x: x.new_zeros(table.shape)
         constants["relative_pos"] = lambda x: torch.zeros(
             1, x.shape[1], x.shape[1], dtype=torch.long, device=x.device
         )
         return replace(call, constants=constants, positions=UNPLACED, heads=heads)
     return replace(call, heads=heads)
+
+
+def _is_pair_of_tensors(value: Any) -> TypeGuard[Sequence[Tensor]]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return False
+    return all(isinstance(item, Tensor) for item in value)
 
 
 def _carried_by(call: LayerCall, argument: str, kind: str, example: Any, heads: int) -> LayerCall:
@@ -220,20 +225,21 @@ def own_arguments(call: LayerCall, x: Tensor) -> dict[str, Any]:
     """Arguments for tokens with the positions that the model's own program gave them, as far as
     there are as many.
     """
-    count = x.shape[1]
+    num_clouds, num_tokens = x.shape[:2]
     bias: Any = None
     if call.packed:
-        num_own = min(count, call.example[0].shape[0])
-        bias = (tuple(part[:num_own].expand(len(x), -1, -1) for part in call.example),)
+        tables = [table[:num_tokens] for table in call.example]
+        bias = (tuple(table.expand(num_clouds, -1, -1) for table in tables),)
     elif call.positions in (ROTARY, GRID_ROTARY):
-        pair = [part if part.dim() == 3 else part.unsqueeze(0) for part in call.example]
-        num_own = min(count, pair[0].shape[1])
-        bias = (tuple(part[:, :num_own].expand(len(x), -1, -1) for part in pair),)
+        tables = [table if table.dim() == 3 else table.unsqueeze(0) for table in call.example]
+        tables = [table[:, :num_tokens] for table in tables]
+        bias = (tuple(table.expand(num_clouds, -1, -1) for table in tables),)
     elif call.positions == RELATIVE:
-        bias = call.example[:, :, :count, :count]
+        bias = call.example[:, :, :num_tokens, :num_tokens]
     elif call.positions == ALIBI:
-        bias = own_slopes(call)[None, :, None, None] * torch.arange(count, dtype=x.dtype)
-        bias = bias.expand(-1, -1, count, -1)
+        distances = torch.arange(num_tokens, dtype=x.dtype)
+        bias = own_slopes(call)[None, :, None, None] * distances
+        bias = bias.expand(-1, -1, num_tokens, -1)
     return call.arguments(x, bias)
 
 

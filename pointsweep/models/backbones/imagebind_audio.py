@@ -62,11 +62,11 @@ class ImageBindAudio(Backbone):
         )
         self.register_buffer("table", torch.zeros(FREQUENCIES, TIMES, 768))
 
-    def positions(self, places: Tensor) -> Tensor:
+    def positions(self, locations: Tensor) -> Tensor:
         scrambled = self.table.reshape(TIMES, FREQUENCIES, -1)
         return grid_positions(
             scrambled if self.compat == "official" else self.table.transpose(0, 1),
-            places,
+            locations,
             self.plane,
         )
 
@@ -75,12 +75,12 @@ class ImageBindAudio(Backbone):
         return hub_file(config, "nielsr/imagebind-huge", fetch, "pytorch_model.bin")
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = NAMES.apply(split_in_proj(state), len(self.blocks))
-        if "table" in found:
-            found["table"] = grid_table(found["table"], FREQUENCIES, TIMES)
+        tensors = NAMES.apply(split_in_proj(state), len(self.blocks))
+        if "table" in tensors:
+            tensors["table"] = grid_table(tensors["table"], FREQUENCIES, TIMES)
         keep = self.shape.extra_key
         return {
             name: tensor
-            for name, tensor in found.items()
+            for name, tensor in tensors.items()
             if keep or not name.endswith("attn.extra")
         }

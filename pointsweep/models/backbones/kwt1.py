@@ -48,15 +48,15 @@ class KWT1(Backbone):
         )
         self.register_buffer("table", torch.zeros(LENGTH, 64))
 
-    def positions(self, places: Tensor) -> Tensor:
-        return lookup_line(self.table, places)
+    def positions(self, locations: Tensor) -> Tensor:
+        return lookup_line(self.table, locations)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         return data_file(config, "weights/kwt1/model.safetensors")
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = NAMES.apply(split_qkv(state), len(self.blocks))
-        if "table" in found:
-            found["table"] = line_table(found["table"].squeeze(0), 1 + LENGTH)[1:]
-        return with_new_norm(found, self.dim)
+        tensors = NAMES.apply(split_qkv(state), len(self.blocks))
+        if "table" in tensors:
+            tensors["table"] = line_table(tensors["table"].squeeze(0), 1 + LENGTH)[1:]
+        return with_new_norm(tensors, self.dim)

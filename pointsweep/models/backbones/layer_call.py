@@ -1,5 +1,5 @@
-"""How a library's layer is called for tokens of ours: its mask, its positions, and all else that
-its program hands to it.
+"""Call of a library's layer for tokens of ours: its mask, its positions, and all else that its
+program hands to it.
 
 Letters: B clouds, T tokens, N of them points, H heads, D channels of a rotation.
 """
@@ -85,7 +85,9 @@ class LayerCall:
                 sines = torch.cat([sines, bias[variant][1].to(x.dtype)], dim=1)
         if self.spare_axis:
             cosines, sines = cosines.unsqueeze(1), sines.unsqueeze(1)
-        return torch.cat([sines, cosines], dim=-1) if self.packed else (cosines, sines)
+        if self.packed:
+            return torch.cat([sines, cosines], dim=-1)
+        return (cosines, sines)
 
     def _no_bias(self, x: Tensor) -> Tensor:
         return x.new_zeros(1, self.heads, x.shape[1], x.shape[1])
@@ -100,21 +102,19 @@ class LayerCall:
         if self.mask_kind == "none" and added is None:
             return None
         num_tokens = x.shape[1]
-        looks = torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool, device=x.device)
+        allowed = torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool, device=x.device)
         if self.causal:
-            looks = looks.tril()
+            allowed = allowed.tril()
         if self.mask_kind == "attend":
-            return looks
+            return allowed
         if self.mask_kind == "masked":
-            return ~looks
+            return ~allowed
         mask = x.new_zeros(1, 1, num_tokens, num_tokens).masked_fill(
-            ~looks, torch.finfo(x.dtype).min
+            ~allowed, torch.finfo(x.dtype).min
         )
-        return (
-            mask
-            if added is None
-            else (mask + added.to(x.dtype)).clamp(min=torch.finfo(x.dtype).min)
-        )
+        if added is None:
+            return mask
+        return (mask + added.to(x.dtype)).clamp(min=torch.finfo(x.dtype).min)
 
 
 def _padded(bias: Tensor, x: Tensor) -> Tensor:

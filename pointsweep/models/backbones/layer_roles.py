@@ -1,4 +1,4 @@
-"""What the modules inside one layer of a transformer do, found by experiments on a small copy and
+"""Roles of the modules inside one layer of a transformer, found by experiments on a small copy and
 not by their names.
 
 The layer is run once as its own program runs it. Then outputs are moved and gradients looked at:
@@ -51,7 +51,9 @@ def is_norm(module: nn.Module) -> bool:
 
 def first(output: Any) -> Any:
     """Return a layer's tokens: its output, or the first of several."""
-    return output[0] if isinstance(output, (tuple, list)) else output
+    if isinstance(output, (tuple, list)):
+        return output[0]
+    return output
 
 
 def find_roles(layer: nn.Module, run: Run, hidden: Tensor) -> LayerRoles:
@@ -59,26 +61,26 @@ def find_roles(layer: nn.Module, run: Run, hidden: Tensor) -> LayerRoles:
 
     The layer must be in double precision, with weights that are drawn.
     """
-    calls, seen, whole = _executed(layer, run, hidden)
+    calls, seen, output = _executed(layer, run, hidden)
     linears = _linears(layer, calls, seen)
-    last_norm = _last_norm(layer, calls, seen, whole)
+    last_norm = _last_norm(layer, calls, seen, output)
     width = hidden.shape[-1]
-    ends = [index for index, name in enumerate(linears) if seen[name][1].shape[-1] == width]
-    if not ends or len(linears) < 2:
+    closing = [i for i, name in enumerate(linears) if seen[name][1].shape[-1] == width]
+    if not closing or len(linears) < 2:
         raise ValueError("its layers have no feed-forward branch of linear layers")
-    end = ends[-1]
-    branch = _branch(layer, run, hidden, _Seen(calls, seen, whole, linears[end], last_norm))
-    begin = end - 1
-    while begin > 0 and _same_input(seen, linears[begin - 1], linears[begin]):
-        begin -= 1
-    projections, fused = _attention_roles(layer, run, hidden, linears[:begin])
-    projections["fc1"] = tuple(linears[begin:end])
-    projections["fc2"] = (linears[end],)
+    fc2 = closing[-1]
+    branch = _branch(layer, run, hidden, _Seen(calls, seen, output, linears[fc2], last_norm))
+    fc1 = fc2 - 1  # the first of several where the branch has a gate beside it
+    while fc1 > 0 and _same_input(seen, linears[fc1 - 1], linears[fc1]):
+        fc1 -= 1
+    projections, fused = _attention_roles(layer, run, hidden, linears[:fc1])
+    projections["fc1"] = tuple(linears[fc1:fc2])
+    projections["fc2"] = (linears[fc2],)
     norms = [name for name in calls if _is_token_norm(layer, name, seen, width)]
     return LayerRoles(
         branch=branch,
         branch_calls=calls.count(branch),
-        ffn_input=linears[begin],
+        ffn_input=linears[fc1],
         post_norm=last_norm is not None,
         projections=projections,
         norms=tuple(dict.fromkeys(norms)),
@@ -116,33 +118,36 @@ def _executed(
 
     handles = [module.register_forward_hook(note, with_kwargs=True) for module in names]
     try:
-        whole = run(hidden)
+        layer_output = run(hidden)
     finally:
         for handle in handles:
             handle.remove()
-    return calls, seen, whole
+    return calls, seen, layer_output
 
 
 def _linears(
     layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor, Tensor]]
 ) -> list[str]:
     """Return the linear layers over tokens, in the order of their calls."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for name in calls:
         if name in seen and isinstance(layer.get_submodule(name), nn.Linear):
-            found[name] = None
-    return list(found)
+            names[name] = None
+    return list(names)
 
 
 def _last_norm(
-    layer: nn.Module, calls: list[str], seen: Mapping[str, tuple[Tensor, Tensor]], whole: Tensor
+    layer: nn.Module,
+    calls: list[str],
+    seen: Mapping[str, tuple[Tensor, Tensor]],
+    layer_output: Tensor,
 ) -> str | None:
     """Return the norm whose output is the layer's, of a post-norm layer."""
     for name in reversed(calls):
         if (
             name in seen
             and is_norm(layer.get_submodule(name))
-            and torch.equal(seen[name][1], whole)
+            and torch.equal(seen[name][1], layer_output)
         ):
             return name
     return None
@@ -186,17 +191,17 @@ def _changed(
 @contextmanager
 def _watched(layer: nn.Module, name: str | None, of_input: bool) -> Iterator[list[Tensor]]:
     """Collect what goes into a module, or comes out of it, while a layer runs."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     if name is None:
-        yield found
+        yield outputs
         return
     module = layer.get_submodule(name)
     if of_input:
-        handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        handle = module.register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
     else:
-        handle = module.register_forward_hook(lambda _, args, output: found.append(output))
+        handle = module.register_forward_hook(lambda _, args, output: outputs.append(output))
     try:
-        yield found
+        yield outputs
     finally:
         handle.remove()
 
@@ -249,33 +254,33 @@ def _attention_roles(
     """Tell queries, keys, values and the output projection apart; and the rows of fused
     matrices.
     """
-    alone = _felt(layer, run, hidden[:, :1], linears)
-    across = _felt(layer, run, hidden, linears)
-    found: dict[str, list[str]] = {role: [] for role in ("q", "k", "v", "out")}
+    felt_alone = _felt(layer, run, hidden[:, :1], linears)
+    felt_by_others = _felt(layer, run, hidden, linears)
+    names_of: dict[str, list[str]] = {role: [] for role in ("q", "k", "v", "out")}
     fused: dict[str, dict[str, Tensor]] = {}
     for name in linears:
-        if name not in alone or name not in across:
+        if name not in felt_alone or name not in felt_by_others:
             continue
-        by_itself, by_others = alone[name], across[name]
-        kinds = {
-            "q": ~by_itself & ~by_others,
-            "k": ~by_itself & by_others,
-            "v": by_itself & by_others,
-            "out": by_itself & ~by_others,
+        alone, by_others = felt_alone[name], felt_by_others[name]
+        rows_of = {
+            "q": ~alone & ~by_others,
+            "k": ~alone & by_others,
+            "v": alone & by_others,
+            "out": alone & ~by_others,
         }
-        there = {kind: rows for kind, rows in kinds.items() if bool(rows.any())}
-        if len(there) == 1:
-            found[next(iter(there))].append(name)
-        elif len(there) > 1:
-            fused[name] = {kind: rows.nonzero().flatten() for kind, rows in there.items()}
-            for kind in there:
-                found[kind].append(name)
-    # What stands behind the values alone is the attention's output projection.
-    values = [linears.index(name) for name in found["v"]]
-    found["out"] = [name for name in found["out"] if values and linears.index(name) > max(values)][
-        :1
-    ]
-    return {role: tuple(names) for role, names in found.items()}, fused
+        present = {role: rows for role, rows in rows_of.items() if bool(rows.any())}
+        for role in present:
+            names_of[role].append(name)
+        if len(present) > 1:
+            fused[name] = {role: rows.nonzero().flatten() for role, rows in present.items()}
+
+    # The first layer behind the last one of values is the attention's output projection.
+    outputs: list[str] = []
+    if names_of["v"]:
+        last_value = max(linears.index(name) for name in names_of["v"])
+        outputs = [name for name in names_of["out"] if linears.index(name) > last_value]
+    names_of["out"] = outputs[:1]
+    return {role: tuple(names) for role, names in names_of.items()}, fused
 
 
 def _felt(layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]) -> dict[str, Tensor]:

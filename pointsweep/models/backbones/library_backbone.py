@@ -45,44 +45,40 @@ class LibraryBackbone(Backbone):
         loaded.
         """
         model = self.empty(config)
-        found = anatomy_of(type(self), config)
-        whole = copy.deepcopy(model.module) if module is None else module
-        layers = list(whole.get_submodule(found.stack).children())
+        anatomy = anatomy_of(type(self), config)
+        library_module = copy.deepcopy(model.module) if module is None else module
+        layers = list(library_module.get_submodule(anatomy.stack).children())
+        post_norm = anatomy.roles.post_norm
         shape = Shape(
-            found.dim, found.num_layers, model.heads, found.mlp, post_norm=found.roles.post_norm
+            anatomy.dim, anatomy.num_layers, model.heads, anatomy.mlp, post_norm=post_norm
         )
-        rotary = whole.get_submodule(found.rotary) if found.rotary else None
+        rotary = library_module.get_submodule(anatomy.rotary) if anatomy.rotary else None
         layer_types = model.layer_types if _by_layer_type(rotary) else ()
-        variants = _variants(layer_types)
-        super().__init__(
-            config,
-            shape,
-            lambda index, rate: LibraryBlock(
-                layers[index], found.roles, found.call, rate, variants[index] if variants else 0
-            ),
-        )
-        self.anatomy, self.model_name, self.modality = (
-            found,
-            model.name,
-            self._modality(config, found, model),
-        )
+        variants = _variants(layer_types) or [0] * len(layers)
+
+        def make_block(index: int, rate: float) -> LibraryBlock:
+            return LibraryBlock(layers[index], anatomy.roles, anatomy.call, rate, variants[index])
+
+        super().__init__(config, shape, make_block)
+        self.anatomy = anatomy
+        self.model_name = model.name
+        self.modality = self._modality(config, anatomy, model)
         self.layer_types = tuple(dict.fromkeys(layer_types))
-        self.blind_class_token = found.call.causal
-        self.norm = (
-            whole.get_submodule(found.final_norm) if found.final_norm else nn.LayerNorm(found.dim)
-        )
-        self.start_norm = (
-            whole.get_submodule(found.start_norm) if found.start_norm else nn.Identity()
-        )
+        self.blind_class_token = anatomy.call.causal
+        self.norm: nn.Module = nn.LayerNorm(anatomy.dim)
+        if anatomy.final_norm:
+            self.norm = library_module.get_submodule(anatomy.final_norm)
+        self.start_norm: nn.Module = nn.Identity()
+        if anatomy.start_norm:
+            self.start_norm = library_module.get_submodule(anatomy.start_norm)
         self.rotary = rotary
-        tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
-        if found.class_token:
-            self.cls_token = nn.Parameter(
-                tensors[found.class_token].detach().reshape(1, 1, -1).clone()
-            )
+        tensors = dict(library_module.named_parameters()) | dict(library_module.named_buffers())
+        if anatomy.class_token:
+            token = tensors[anatomy.class_token].detach()
+            self.cls_token = nn.Parameter(token.reshape(1, 1, -1).clone())
         self._take_table(tensors)
         self.plane = self._plane(config, model)
-        self._take_attention_positions(whole)
+        self._take_attention_positions(library_module)
         if torch.empty(0).device.type != "meta":
             fill(self, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         self.requires_grad_(False)
@@ -156,10 +152,12 @@ class LibraryBackbone(Backbone):
     # Positions
 
     @staticmethod
-    def _modality(config: LibraryBackboneConfig, found: Anatomy, model: LibraryModel) -> str:
+    def _modality(config: LibraryBackboneConfig, anatomy: Anatomy, model: LibraryModel) -> str:
         if config.modality is not None:
             return config.modality
-        return "1d" if found.grid is None and not model.reads_images else "2d"
+        if anatomy.grid is None and not model.reads_images:
+            return "1d"
+        return "2d"
 
     def _take_table(self, tensors: dict[str, Tensor]) -> None:
         """Keep the position table as a buffer: (length, C) of a line, (rows, columns, C) of a
@@ -181,7 +179,7 @@ class LibraryBackbone(Backbone):
         self.register_buffer("table", table)
 
     def _plane(self, config: LibraryBackboneConfig, model: LibraryModel) -> Plane:
-        found = self.anatomy
+        anatomy = self.anatomy
         if self.modality == "1d":
             length = min(model.context or LONGEST_LINE, LONGEST_LINE)
             if self.has_table:
@@ -194,29 +192,32 @@ class LibraryBackbone(Backbone):
                     )
                 length = config.line
             return Plane(length, 1, config.cell or float(max(1, round(length / 39))))
-        rows, columns = found.grid or (14, 14)
-        patch = found.patch or (16, 16)
+        rows, columns = anatomy.grid or (14, 14)
+        patch = anatomy.patch or (16, 16)
         return Plane(columns * patch[1], rows * patch[0], config.cell or float(patch[1]))
 
-    def _take_attention_positions(self, whole: nn.Module) -> None:
-        found = self.anatomy
+    def _take_attention_positions(self, library_module: nn.Module) -> None:
+        anatomy = self.anatomy
         assert self.plane is not None
-        kind = found.call.positions
-        fits = kind == GRID_ROTARY if self.modality == "2d" else kind in (ROTARY, RELATIVE, ALIBI)
-        if kind == GRID_ROTARY and found.grid is None:
-            fits = False
-        if kind == RELATIVE and not found.bias_owner:
-            fits = False
-        self.attention_positions = kind if fits else ""
+        kind = anatomy.call.positions
+        is_usable = kind in (ROTARY, RELATIVE, ALIBI)
+        if self.modality == "2d":
+            is_usable = kind == GRID_ROTARY
+        if kind == GRID_ROTARY and anatomy.grid is None:
+            is_usable = False
+        if kind == RELATIVE and not anatomy.bias_owner:
+            is_usable = False
+        self.attention_positions = kind if is_usable else ""
         if self.attention_positions == GRID_ROTARY:
-            assert found.grid is not None
-            for name, part in zip(("cosines", "sines"), found.call.example, strict=True):
-                last = part[-found.grid[0] * found.grid[1] :]
-                self.register_buffer(name, last.float().reshape(*found.grid, -1), persistent=False)
-        if kind == RELATIVE and found.bias_owner:
-            self._take_biases(whole.get_submodule(found.bias_owner), keep=fits)
+            assert anatomy.grid is not None
+            height, width = anatomy.grid
+            for name, table in zip(("cosines", "sines"), anatomy.call.example, strict=True):
+                of_grid = table[-height * width :].float().reshape(height, width, -1)
+                self.register_buffer(name, of_grid, persistent=False)
+        if kind == RELATIVE and anatomy.bias_owner:
+            self._take_biases(library_module.get_submodule(anatomy.bias_owner), keep=is_usable)
         if self.attention_positions == ALIBI:
-            self.register_buffer("slopes", own_slopes(found.call).float(), persistent=False)
+            self.register_buffer("slopes", own_slopes(anatomy.call).float(), persistent=False)
 
     def _take_biases(self, owner: nn.Module, keep: bool) -> None:
         """Take the table of biases by distance out of the layer that has it: it is handed to all of
@@ -241,52 +242,54 @@ class LibraryBackbone(Backbone):
     def start(self, tokens: Tensor) -> Tensor:
         return self.start_norm(tokens)
 
-    def positions(self, places: Tensor) -> Tensor | None:
+    def positions(self, locations: Tensor) -> Tensor | None:
         if not self.has_table:
             return None
         table = self.get_buffer("table")
         if self.modality == "1d":
-            return lookup_line(table, places)
+            return lookup_line(table, locations)
         assert self.plane is not None
-        return grid_positions(table, places, self.plane)
+        return grid_positions(table, locations, self.plane)
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Any:
+    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Any:
         """Rotations ((cos, sin) (B, N, D), ...), one for each kind of layer, or a bias (B, H, N,
         N); None for nothing.
         """
         assert self.plane is not None
-        if places is None or not self.attention_positions:
+        if locations is None or not self.attention_positions:
             return None
         if self.attention_positions == ROTARY:
-            return self._rotations(centers, places)
+            return self._rotations(centers, locations)
         if self.attention_positions == GRID_ROTARY:
             tables = self.get_buffer("cosines"), self.get_buffer("sines")
             return (
-                tuple(grid_positions(table, places, self.plane).mean(dim=1) for table in tables),
+                tuple(grid_positions(table, locations, self.plane).mean(dim=1) for table in tables),
             )
-        away = places.unsqueeze(2) - places.unsqueeze(3)  # (B, M, N, N): key - query
+        away = locations.unsqueeze(2) - locations.unsqueeze(3)  # (B, M, N, N): key - query
         if self.attention_positions == ALIBI:
-            slopes = self.get_buffer("slopes").to(places.dtype)
+            slopes = self.get_buffer("slopes").to(locations.dtype)
             return -slopes[:, None, None] * away.abs().mean(dim=1).unsqueeze(1)
         rows = self.get_buffer("bucket_rows")[away.round().long() + self.plane.width]
         return self.get_buffer("biases")[rows].mean(dim=1).permute(0, 3, 1, 2)
 
-    def _rotations(self, centers: Tensor, places: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    def _rotations(self, centers: Tensor, locations: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         assert self.rotary is not None
         kinds: tuple[str | None, ...] = self.layer_types or (None,)
-        found = []
+        rotations = []
         for kind in kinds:
             more = {} if kind is None else {"layer_type": kind}
             # (cos, sin) (B, N, D) each
-            pairs = [self.rotary(centers, view, **more) for view in places.unbind(1)]
+            pairs = [self.rotary(centers, view, **more) for view in locations.unbind(1)]
             cosines, sines = (torch.stack(parts).mean(dim=0) for parts in zip(*pairs, strict=True))
-            found.append((cosines, sines))
-        return tuple(found)
+            rotations.append((cosines, sines))
+        return tuple(rotations)
 
     # What is said
 
     def marks(self) -> tuple[str, ...]:
-        return () if self.has_table or self.attention_positions else (NO_POSITIONS,)
+        if self.has_table or self.attention_positions:
+            return ()
+        return (NO_POSITIONS,)
 
     def flat_parameters(self, prefix: str = "") -> list[str]:
         """Return names of biases whose gradient is zero by construction: what is added to every key
@@ -296,16 +299,15 @@ class LibraryBackbone(Backbone):
         every pair of tokens.
         """
         roles = self.anatomy.roles
-        keys = [
-            f".layer.{path}.k." if path in roles.fused else f".layer.{path}."
-            for path in roles.projections["k"]
-        ]
+        keys = []
+        for path in roles.projections["k"]:
+            keys.append(f".layer.{path}.k." if path in roles.fused else f".layer.{path}.")
         known = [
             f".layer.{path}."
             for paths in roles.projections.values()
             for path in (*paths, *roles.norms)
         ]
-        found = []
+        names = []
         for name, _ in self.named_parameters():
             if not name.startswith("blocks.") or not name.endswith(("bias", "shift")):
                 continue
@@ -314,25 +316,25 @@ class LibraryBackbone(Backbone):
                 path in name for path in known
             )
             if of_keys or of_positions:
-                found.append(f"{prefix}{name}")
-        return found
+                names.append(f"{prefix}{name}")
+        return names
 
     def describe(self) -> str:
-        found = self.anatomy
-        norm = "post-norm" if found.roles.post_norm else "pre-norm"
-        looks = "causal" if found.call.causal else "every token looks at all others"
-        if found.call.causal != found.own_causal:
-            looks += f" (its own program: {'causal' if found.own_causal else 'all others'})"
+        anatomy = self.anatomy
+        norm = "post-norm" if anatomy.roles.post_norm else "pre-norm"
+        attention = "causal" if anatomy.call.causal else "every token looks at all others"
+        if anatomy.call.causal != anatomy.own_causal:
+            attention += f" (its own program: {'causal' if anatomy.own_causal else 'all others'})"
         text = (
             f"{self.model_name}: {WORDS[self.modality]}, width {self.dim}, {len(self.blocks)} of"
-            f" {found.num_layers} {norm} blocks, "
+            f" {anatomy.num_layers} {norm} blocks, "
         )
-        text += f"{self.shape.num_heads} heads, {looks}, {self._positions_in_words()}"
-        missing = [role for role, paths in found.roles.projections.items() if not paths]
+        text += f"{self.shape.num_heads} heads, {attention}, {self._positions_in_words()}"
+        missing = [role for role, paths in anatomy.roles.projections.items() if not paths]
         if missing:
             text += f"; projections not found: {', '.join(missing)}"
-        if found.num_front > 1:
-            text += f"; of its {found.num_front} tokens in front the class token alone is used"
+        if anatomy.num_front > 1:
+            text += f"; of its {anatomy.num_front} tokens in front the class token alone is used"
         return text
 
     def _positions_in_words(self) -> str:
@@ -348,11 +350,9 @@ class LibraryBackbone(Backbone):
         unplaced = self.anatomy.call.positions == UNPLACED or (
             self.anatomy.call.positions and not self.attention_positions
         )
-        rest = (
-            "; relative positions in its attention cannot be placed and are not used"
-            if unplaced
-            else ""
-        )
+        rest = ""
+        if unplaced:
+            rest = "; relative positions in its attention cannot be placed and are not used"
         height = "" if self.plane.height == 1 else f" x {self.plane.height}"
         return f"{' and '.join(words)} on {self.plane.width}{height}{rest}"
 
@@ -420,11 +420,10 @@ def _small_values(name: str, tensor: Tensor, seed: int) -> Tensor:
 
 
 def _check_finite(state: dict[str, Tensor], origin: str) -> None:
-    broken = [
-        name
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
+    broken = []
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            broken.append(name)
     if broken:
         raise ValueError(
             f"{origin}: {broken[0]} has values that are not finite ({len(broken)} such tensors)"

@@ -27,21 +27,21 @@ class SplitLinear(nn.Module):
 
     order: Tensor | None
 
-    def __init__(self, whole: nn.Linear, rows: Mapping[str, Tensor]) -> None:
+    def __init__(self, fused: nn.Linear, rows: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.parts = tuple(rows)
         for name, own in rows.items():
             part = nn.Linear(
-                whole.in_features,
+                fused.in_features,
                 len(own),
-                bias=whole.bias is not None,
-                device=whole.weight.device,
-                dtype=whole.weight.dtype,
+                bias=fused.bias is not None,
+                device=fused.weight.device,
+                dtype=fused.weight.dtype,
             )
             with torch.no_grad():
-                part.weight.copy_(whole.weight[own])
-                if whole.bias is not None:
-                    part.bias.copy_(whole.bias[own])
+                part.weight.copy_(fused.weight[own])
+                if fused.bias is not None:
+                    part.bias.copy_(fused.bias[own])
             setattr(self, name, part)
         stacked = torch.cat(list(rows.values()))
         in_order = bool((stacked.diff() == 1).all())
@@ -49,7 +49,9 @@ class SplitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = torch.cat([getattr(self, name)(x) for name in self.parts], dim=-1)
-        return outputs if self.order is None else outputs.index_select(-1, self.order)
+        if self.order is None:
+            return outputs
+        return outputs.index_select(-1, self.order)
 
 
 def plain_linears(layer: nn.Module) -> None:
@@ -135,18 +137,18 @@ class LibraryBlock(TransformerBlock):
         paths = self.roles.projections.get(role, ())
         if not paths:
             known = (
-                ", ".join(name for name, there in self.roles.projections.items() if there) or "none"
+                ", ".join(name for name, names in self.roles.projections.items() if names) or "none"
             )
             raise ValueError(
                 f"no projection {role} was found in a {type(self.layer).__name__}; found: {known}"
             )
-        places = []
+        module_paths = []
         for path in paths:
             split = path in self.roles.fused and role in self.roles.fused[path]
-            places.append(
+            module_paths.append(
                 (self.layer.get_submodule(path), role) if split else _place(self.layer, path)
             )
-        return places
+        return module_paths
 
     def norms(self) -> list[tuple[nn.Module, str]]:
         return [_place(self.layer, path) for path in self.roles.norms if _has(self.layer, path)]

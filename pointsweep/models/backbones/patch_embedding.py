@@ -1,5 +1,5 @@
-"""What the 3D transformers make their tokens and positions with: a small PointNet over each group
-of points, and an MLP of centres.
+"""Tokens and positions of the 3D transformers: a small PointNet over each group of points, and an
+MLP of centres.
 
 Sources: Point-BERT (arXiv 2111.14819), section 3; Point-MAE (arXiv 2203.06604); Point-M2AE (arXiv
 2205.14401), section 3.1; spec 1.4. Letters: B clouds, N tokens, K points of a group, C channels.
@@ -32,9 +32,10 @@ class PatchEmbedding(nn.Module):
 
     def train(self, mode: bool = True) -> PatchEmbedding:
         parts = (self.first_conv, self.second_conv)
-        trains = [
-            self.trains_norms or any(p.requires_grad for p in part.parameters()) for part in parts
-        ]
+        trains = []
+        for part in parts:
+            is_trained = any(parameter.requires_grad for parameter in part.parameters())
+            trains.append(self.trains_norms or is_trained)
         super().train(mode and any(trains))
         for part, part_trains in zip(parts, trains, strict=True):
             part.train(mode and part_trains)
@@ -47,8 +48,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, groups: Tensor) -> Tensor:
         points = groups.flatten(0, 1).transpose(1, 2)  # (B N, C_in, K)
         points = self.first_conv(points)
-        whole = points.amax(dim=2, keepdim=True).expand_as(points)
-        tokens = self.second_conv(torch.cat([whole, points], dim=1)).amax(dim=2)  # (B N, C_out)
+        pooled = points.amax(dim=2, keepdim=True).expand_as(points)
+        tokens = self.second_conv(torch.cat([pooled, points], dim=1)).amax(dim=2)  # (B N, C_out)
         return tokens.unflatten(0, groups.shape[:2])
 
 

@@ -51,8 +51,8 @@ class PointBERT(Backbone):
         )
         self.cls_position = nn.Parameter(torch.zeros(1, 1, 384))
 
-    def positions(self, places: Tensor) -> Tensor:
-        encodings: Tensor = self.stem.places[0](places)
+    def positions(self, locations: Tensor) -> Tensor:
+        encodings: Tensor = self.stem.places[0](locations)
         return encodings
 
     @classmethod

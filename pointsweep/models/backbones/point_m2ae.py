@@ -42,36 +42,36 @@ class PointM2AE(Backbone):
     prefix = 0
 
     def __init__(self, config: PointM2AEConfig) -> None:
-        depth = DEPTH * len(WIDTHS) if config.num_blocks is None else config.num_blocks
-        if depth > DEPTH * len(WIDTHS):
+        most_blocks = DEPTH * len(WIDTHS)
+        depth = most_blocks if config.num_blocks is None else config.num_blocks
+        if depth > most_blocks:
             raise ValueError(
-                f"backbone.num_blocks: {config.name} has {DEPTH * len(WIDTHS)} blocks, got {depth}"
+                f"backbone.num_blocks: {config.name} has {most_blocks} blocks, got {depth}"
             )
-        # of the scales that `num_blocks` leaves
-        widths = WIDTHS[: (max(depth, 1) - 1) // DEPTH + 1]
+        num_scales = (max(depth, 1) - 1) // DEPTH + 1  # that `num_blocks` leaves
+        widths = WIDTHS[:num_scales]
         shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
         super().__init__(config, shapes[-1])
         self.scale_tokens, self.scale_neighbours = config.scale_tokens, config.scale_neighbours
         self.widths = [widths[i // DEPTH] for i in range(max(depth, 1))]
         self.scale_starts = list(range(0, depth, DEPTH))
-        self.blocks = nn.ModuleList(
-            Block(shapes[i // DEPTH], config.attention_dropout, rate)
-            for i, rate in enumerate(self.drop_path_rates)
-        )
-        later = [PatchEmbedding((a, a, a), (b, b)) for a, b in itertools.pairwise(widths)]
-        self.stem = Stem(
-            [PatchEmbedding((3, 128, 256), (512, WIDTHS[0])), *later],
-            [place_mlp(width, width) for width in widths],
-        )
+        self.blocks = nn.ModuleList()
+        for i, rate in enumerate(self.drop_path_rates):
+            self.blocks.append(Block(shapes[i // DEPTH], config.attention_dropout, rate))
+        merging = []
+        for finer, coarser in itertools.pairwise(widths):
+            merging.append(PatchEmbedding((finer, finer, finer), (coarser, coarser)))
+        embedding = PatchEmbedding((3, 128, 256), (512, WIDTHS[0]))
+        self.stem = Stem([embedding, *merging], [place_mlp(width, width) for width in widths])
 
-    def positions(self, places: Tensor) -> Tensor:
-        return self.positions_at(0, places)
+    def positions(self, locations: Tensor) -> Tensor:
+        return self.positions_at(0, locations)
 
-    def positions_at(self, index: int, places: Tensor) -> Tensor:
-        encodings: Tensor = self.stem.places[index // DEPTH](places)
+    def positions_at(self, index: int, locations: Tensor) -> Tensor:
+        encodings: Tensor = self.stem.places[index // DEPTH](locations)
         return encodings
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor:
+    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Tensor:
         away = (centers.unsqueeze(1) - centers.unsqueeze(2)).norm(dim=-1)  # (B, N, N)
         return torch.where(away >= RADII[index // DEPTH], FAR, 0.0).unsqueeze(1)
 
@@ -87,27 +87,28 @@ class PointM2AE(Backbone):
         return hub_file(config, "torch-pointcloud/point-m2ae-base.pretrain.renrui-zhang", fetch)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        body = {
-            _flat_name(name): tensor for name, tensor in body_of(state, ("h_encoder.",)).items()
-        }
-        found = NAMES.apply(split_qkv(body), len(self.blocks))
+        body = {}
+        for name, tensor in body_of(state, ("h_encoder.",)).items():
+            body[_flat_name(name)] = tensor
+        tensors = NAMES.apply(split_qkv(body), len(self.blocks))
         unused = tuple(
             f"stem.{part}.{scale}."
             for part in ("patches", "places")
             for scale in range(len(self.scale_starts), len(WIDTHS))
         )
         return with_new_norm(
-            {name: t for name, t in found.items() if not name.startswith(unused)}, self.dim
+            {name: t for name, t in tensors.items() if not name.startswith(unused)}, self.dim
         )
 
 
 def _flat_name(name: str) -> str:
     """`encoder_blocks.1.blocks.2.` is block 7; the embeddings of the scales lie in the stem."""
-    kind, _, rest = name.partition(".")
-    scale, _, leaf = rest.partition(".")
+    kind, _, suffix = name.partition(".")
+    scale, _, leaf = suffix.partition(".")
     if kind == "encoder_blocks":
         number, _, leaf = leaf.removeprefix("blocks.").partition(".")
         return f"blocks.{DEPTH * int(scale) + int(number)}.{leaf}"
-    return {"token_embed": f"stem.patches.{rest}", "encoder_pos_embeds": f"stem.places.{rest}"}.get(
-        kind, name
-    )
+    return {
+        "token_embed": f"stem.patches.{suffix}",
+        "encoder_pos_embeds": f"stem.places.{suffix}",
+    }.get(kind, name)

@@ -42,8 +42,8 @@ class PointMAE(Backbone):
         super().__init__(config, Shape(384, 12, 6, 1536, qkv_bias=False, eps=1e-5))
         self.stem = Stem([PatchEmbedding((3, 128, 256), (512, 384))], [place_mlp(128, 384)])
 
-    def positions(self, places: Tensor) -> Tensor:
-        encodings: Tensor = self.stem.places[0](places)
+    def positions(self, locations: Tensor) -> Tensor:
+        encodings: Tensor = self.stem.places[0](locations)
         return encodings
 
     @classmethod

@@ -56,8 +56,8 @@ class SSAST(Backbone):
         super().__init__(config, Shape(768, 12, 12, 3072, class_token=True))
         self.register_buffer("table", torch.zeros(FREQUENCIES, TIMES, 768))
 
-    def positions(self, places: Tensor) -> Tensor:
-        return grid_positions(self.table, places, self.plane)
+    def positions(self, locations: Tensor) -> Tensor:
+        return grid_positions(self.table, locations, self.plane)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
@@ -67,7 +67,7 @@ class SSAST(Backbone):
         # The original file also holds the heads and the mask of the pretraining beside `module.v.`.
         body = without_prefix(without_prefix(state, "audio_spectrogram_transformer."), "module.v.")
         names = ORIGINAL_NAMES if "pos_embed" in body else NAMES
-        found = names.apply(split_qkv(body), len(self.blocks))
-        if "table" in found:
-            found["table"] = grid_table(found["table"], FREQUENCIES, TIMES, leading=2)
-        return found
+        tensors = names.apply(split_qkv(body), len(self.blocks))
+        if "table" in tensors:
+            tensors["table"] = grid_table(tensors["table"], FREQUENCIES, TIMES, leading=2)
+        return tensors

@@ -64,16 +64,17 @@ class T5(Backbone):
         super().__init__(config, shape)
         self.register_buffer("table", torch.zeros(BUCKETS, 12))  # of the first block, shared by all
 
-    def positions(self, places: Tensor) -> None:
+    def positions(self, locations: Tensor) -> None:
         return None
 
-    def attention_bias(self, index: int, centers: Tensor, places: Tensor | None) -> Tensor:
-        assert places is not None
+    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Tensor:
+        assert locations is not None
         # (B, N, N, H)
         bias = sum(
-            self.table[bucket(view.unsqueeze(1) - view.unsqueeze(2))] for view in places.unbind(1)
+            self.table[bucket(view.unsqueeze(1) - view.unsqueeze(2))]
+            for view in locations.unbind(1)
         )
-        return torch.as_tensor(bias).permute(0, 3, 1, 2) / places.shape[1]
+        return torch.as_tensor(bias).permute(0, 3, 1, 2) / locations.shape[1]
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:

@@ -47,9 +47,9 @@ class TimmBackbone(LibraryBackbone):
         except (OSError, RuntimeError, KeyError) as error:
             text = " ".join(str(error).split())[:300]
             raise ValueError(f"{path}: does not fit {architecture(config)}: {text}") from error
-        revision = (
-            f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
-        )
+        revision = ""
+        if path.parent.parent.name == "snapshots":
+            revision = f", revision {path.parent.name}"
         return module, f"{cls.origin(config)}{revision}, {path.name}, sha256 {digest}"
 
     @classmethod
@@ -83,13 +83,13 @@ def _repository(config: TimmConfig) -> str:
     if model_folder(config) is not None:
         return config.model
     _check_name(config)
-    found = timm.get_pretrained_cfg(config.model)
-    if found is None or not found.hf_hub_id:
+    pretrained = timm.get_pretrained_cfg(config.model)
+    if pretrained is None or not pretrained.hf_hub_id:
         raise ValueError(
             f"backbone.model: timm names no repository with weights of {config.model}; set weights"
             " to random"
         )
-    repository: str = found.hf_hub_id
+    repository: str = pretrained.hf_hub_id
     return repository
 
 
@@ -131,7 +131,7 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
         sizes["img_size"] = config.image_size
     try:
         with torch.device("cpu"):
-            made: nn.Module = timm.create_model(
+            model: nn.Module = timm.create_model(
                 architecture(config), num_classes=0, **sizes, **more
             )
     except TypeError as error:
@@ -140,7 +140,7 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
             f"backbone.sizes: timm cannot build {config.model} with {', '.join(config.sizes)}:"
             f" {text}"
         ) from error
-    return made
+    return model
 
 
 @functools.lru_cache(maxsize=32)

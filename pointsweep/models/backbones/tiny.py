@@ -51,10 +51,10 @@ class Tiny(Backbone):
                     tensor.mul_(25.0)
         return f"random, seed {seed}"
 
-    def positions(self, places: Tensor) -> Tensor:
+    def positions(self, locations: Tensor) -> Tensor:
         if self.plane is None:
-            encodings: Tensor = self.stem.places[0](places)
+            encodings: Tensor = self.stem.places[0](locations)
             return encodings
         if self.plane.height == 1:
-            return lookup_line(self.table, places)
-        return lookup_plane(self.table, places * ((SIDE - 1) / (self.plane.width - 1)))
+            return lookup_line(self.table, locations)
+        return lookup_plane(self.table, locations * ((SIDE - 1) / (self.plane.width - 1)))

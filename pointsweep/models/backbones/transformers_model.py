@@ -56,7 +56,7 @@ class TransformersBackbone(LibraryBackbone):
         hf = library_config(config)
         try:
             with torch.device("cpu"):
-                whole, report = _auto_model().from_pretrained(
+                loaded, report = _auto_model().from_pretrained(
                     str(path.parent),
                     config=hf,
                     use_safetensors=True,
@@ -67,23 +67,25 @@ class TransformersBackbone(LibraryBackbone):
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             text = " ".join(str(error).split())[:300]
             raise ValueError(f"{path}: cannot be read as {config.model}: {text}") from error
-        module, prefix = _tower(whole, hf, config)
+        module, prefix = _tower(loaded, hf, config)
         _check_loaded(config, path, prefix, report)
         return module, f"{cls.origin(config)}, {path.name}, sha256 {digest}"
 
     @classmethod
     def locate(cls, config: Any, fetch: bool = True) -> Path:
         path = config_file(config)
-        return path if config.weights in WITHOUT_CHECKPOINT else weight_file(config, fetch)
+        if config.weights in WITHOUT_CHECKPOINT:
+            return path
+        return weight_file(config, fetch)
 
     @classmethod
     def origin(cls, config: TransformersConfig) -> str:
         if config.model_type:
             return f"transformers' {config.model_type}{_sizes(config)}"
         path = config_file(config)
-        revision = (
-            f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
-        )
+        revision = ""
+        if path.parent.parent.name == "snapshots":
+            revision = f", revision {path.parent.name}"
         if config.weights in WITHOUT_CHECKPOINT:
             return (
                 f"transformers {config.model}{revision}{_sizes(config)}, config.json, sha256"
@@ -93,16 +95,24 @@ class TransformersBackbone(LibraryBackbone):
 
 
 def _sizes(config: TransformersConfig) -> str:
-    return f" ({', '.join(config.sizes)})" if config.sizes else ""
+    if config.sizes:
+        return f" ({', '.join(config.sizes)})"
+    return ""
 
 
 def _check_loaded(config: TransformersConfig, path: Path, prefix: str, report: Any) -> None:
     """Raise ValueError where the file lacks what the backbone uses: the library would fill it with
     random numbers.
     """
-    found = anatomy_of(TransformersBackbone, config)
-    used = [found.stack, found.start_norm, found.final_norm, found.class_token, found.bias_owner]
-    used += [] if found.table is None else [found.table.name]
+    anatomy = anatomy_of(TransformersBackbone, config)
+    used = [
+        anatomy.stack,
+        anatomy.start_norm,
+        anatomy.final_norm,
+        anatomy.class_token,
+        anatomy.bias_owner,
+    ]
+    used += [] if anatomy.table is None else [anatomy.table.name]
     beginnings = tuple(f"{prefix}{name}" for name in used if name)
     missing = sorted(name for name in report["missing_keys"] if name.startswith(beginnings))
     if missing:
@@ -151,9 +161,9 @@ def _empty(config: TransformersConfig, stamp: Any) -> LibraryModel:
 
 def _heads(hf: Any) -> int:
     for name in ("num_attention_heads", "encoder_attention_heads"):
-        found = getattr(hf, name, None)
-        if isinstance(found, int):
-            return found
+        value = getattr(hf, name, None)
+        if isinstance(value, int):
+            return value
     return 1
 
 
@@ -218,11 +228,11 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
     sizes = dict(_entry(entry) for entry in config.sizes)
     if not sizes:
         return hf
-    whole = {name: value for name, value in written.items() if name != "model_type"}
-    own, kind = whole, hf
+    settings = {name: value for name, value in written.items() if name != "model_type"}
+    own, kind = settings, hf
     if config.tower and hasattr(hf, f"{config.tower}_config"):
         kind = getattr(hf, f"{config.tower}_config")
-        own = whole[f"{config.tower}_config"] = dict(written.get(f"{config.tower}_config") or {})
+        own = settings[f"{config.tower}_config"] = dict(written.get(f"{config.tower}_config") or {})
     allowed = {
         *kind.to_dict(),
         *getattr(kind, "attribute_map", {}),
@@ -239,7 +249,7 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
         own.pop("layer_types", None)  # one for each layer: the library writes it anew
     own.update(sizes)
     try:
-        return type(hf)(**whole)
+        return type(hf)(**settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"backbone.sizes: {named(config)} cannot have them: {text}") from error
@@ -269,20 +279,22 @@ def _without_noise(hf: Any) -> Any:
 
 
 def _config_of(hf: Any, config: TransformersConfig) -> Any:
-    return getattr(hf, f"{config.tower}_config", hf) if config.tower else hf
+    if config.tower:
+        return getattr(hf, f"{config.tower}_config", hf)
+    return hf
 
 
-def _tower(whole: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module, str]:
+def _tower(loaded: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module, str]:
     """The part of a model that is taken, and what the names of its tensors begin with."""
-    module: Any = whole
+    module: Any = loaded
     towers = [name for name in TOWERS if hasattr(hf, f"{name}_config")]
     if config.tower:
         names = TOWERS.get(config.tower, ())
         module = next(
             (
-                getattr(whole, name)
+                getattr(loaded, name)
                 for name in names
-                if isinstance(getattr(whole, name, None), nn.Module)
+                if isinstance(getattr(loaded, name, None), nn.Module)
             ),
             None,
         )
@@ -295,9 +307,9 @@ def _tower(whole: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module, 
         raise ValueError(
             f"backbone.tower: {named(config)} has several towers, name one: {', '.join(towers)}"
         )
-    elif getattr(hf, "is_encoder_decoder", False) and hasattr(whole, "get_encoder"):
-        module = whole.get_encoder()
-    prefix = next(name for name, part in whole.named_modules() if part is module)
+    elif getattr(hf, "is_encoder_decoder", False) and hasattr(loaded, "get_encoder"):
+        module = loaded.get_encoder()
+    prefix = next(name for name, part in loaded.named_modules() if part is module)
     return module, f"{prefix}." if prefix else ""
 
 

@@ -55,8 +55,8 @@ class ViT(Backbone):
         super().__init__(config, Shape(768, 12, 12, 3072, class_token=True))
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 768))
 
-    def positions(self, places: Tensor) -> Tensor:
-        return grid_positions(self.table, places, self.plane)
+    def positions(self, locations: Tensor) -> Tensor:
+        return grid_positions(self.table, locations, self.plane)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
@@ -65,10 +65,10 @@ class ViT(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = TIMM_NAMES if "pos_embed" in state else NAMES
         body = without_prefix(without_prefix(state, "vit."), "deit.")
-        found = names.apply(split_qkv(body), len(self.blocks))
-        if "table" in found:
-            found["table"] = grid_table(found["table"], SIDE, SIDE)
-        return found
+        tensors = names.apply(split_qkv(body), len(self.blocks))
+        if "table" in tensors:
+            tensors["table"] = grid_table(tensors["table"], SIDE, SIDE)
+        return tensors
 
 
 class DeiT(ViT):

@@ -57,15 +57,15 @@ class ViTMNIST(Backbone):
         super().__init__(config, shape)
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 64))
 
-    def positions(self, places: Tensor) -> Tensor:
-        return grid_positions(self.table, places, self.plane)
+    def positions(self, locations: Tensor) -> Tensor:
+        return grid_positions(self.table, locations, self.plane)
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
         return data_file(config, "weights/vit_mnist/model.safetensors")
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = NAMES.apply(split_qkv(state), len(self.blocks))
-        if "table" in found:
-            found["table"] = grid_table(found["table"], SIDE, SIDE)
-        return found
+        tensors = NAMES.apply(split_qkv(state), len(self.blocks))
+        if "table" in tensors:
+            tensors["table"] = grid_table(tensors["table"], SIDE, SIDE)
+        return tensors

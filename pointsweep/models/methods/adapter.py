@@ -39,8 +39,8 @@ class Adapter(Method):
         self.own = nn.ModuleList()
         for block, width in zip(backbone.blocks, backbone.widths, strict=True):
             assert isinstance(block, TransformerBlock)
-            made = self._bottleneck(width)
-            self.own.append(made)
+            bottleneck = self._bottleneck(width)
+            self.own.append(bottleneck)
             if config.kind == "houlsby":
                 owner, name = block.attention()
                 setattr(
@@ -55,6 +55,6 @@ class Adapter(Method):
         )
 
     def _bottleneck(self, dim: int) -> Bottleneck:
-        made = Bottleneck(dim, self.config.bottleneck, self.config.dropout)
-        made.start("zero_up" if self.config.kind == "adaptformer" else "xavier")
-        return made
+        bottleneck = Bottleneck(dim, self.config.bottleneck, self.config.dropout)
+        bottleneck.start("zero_up" if self.config.kind == "adaptformer" else "xavier")
+        return bottleneck

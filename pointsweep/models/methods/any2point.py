@@ -185,11 +185,11 @@ class Any2Point(Method):
                     drop_path.lead = 3  # type: ignore[assignment]  # a draw for every cloud, view and token
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
     ) -> tuple[Tensor, Neighbourhoods | None]:
-        return tokens, self.geometry(centers, places)
+        return tokens, self.geometry(centers, locations)
 
-    def geometry(self, centers: Tensor, places: Tensor | None) -> Neighbourhoods | None:
+    def geometry(self, centers: Tensor, locations: Tensor | None) -> Neighbourhoods | None:
         if self.config.adapter != "guided":
             return None
         config = self.config
@@ -202,17 +202,19 @@ class Any2Point(Method):
             config.local_space,
             config.bn_nonempty_only,
         )
-        return once([centers] if places is None else [centers, places], kind, self._neighbourhoods)
+        return once(
+            [centers] if locations is None else [centers, locations], kind, self._neighbourhoods
+        )
 
-    def _neighbourhoods(self, centers: Tensor, places: Tensor | None = None) -> Neighbourhoods:
+    def _neighbourhoods(self, centers: Tensor, locations: Tensor | None = None) -> Neighbourhoods:
         voxel = voxel_ids(centers, self.config.voxel_size)
         voxels = cells_of(voxel.unsqueeze(1), None)
         if self.config.local_space == "3d":
             ids, count = voxel.unsqueeze(1).expand(-1, self.num_views, -1), None
         else:
-            assert places is not None
+            assert locations is not None
             assert self.plane is not None
-            ids, count = source_cells(places, self.plane, self.config.cell_size)
+            ids, count = source_cells(locations, self.plane, self.config.cell_size)
         cells = cells_of(ids, None if self.config.bn_nonempty_only else count)
         far = torch.where(ids.unsqueeze(3) == ids.unsqueeze(2), 0.0, FAR).unsqueeze(2)
         return Neighbourhoods(cells, far, voxels)
@@ -275,9 +277,9 @@ class Any2Point(Method):
         return (weights.unsqueeze(3) * views).sum(dim=1)
 
 
-def source_cells(places: Tensor, plane: Plane, cell_size: float | None) -> tuple[Tensor, int]:
+def source_cells(locations: Tensor, plane: Plane, cell_size: float | None) -> tuple[Tensor, int]:
     """Cell ids (B, M, N) of places on a line or plane, and the number of cells of one view."""
     size = cell_size or plane.cell
     if plane.height == 1:
-        return line_cells(places, size, plane.width)
-    return plane_cells(places, size, (plane.width, plane.height))
+        return line_cells(locations, size, plane.width)
+    return plane_cells(locations, size, (plane.width, plane.height))

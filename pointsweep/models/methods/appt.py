@@ -64,7 +64,7 @@ class APPT(Method):
         return tokens, vector
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
     ) -> tuple[Tensor, Prompts]:
         return tokens, Prompts(seen)
 
@@ -73,9 +73,9 @@ class APPT(Method):
             return tokens
         own = self.config.prompt_source == "learnable"
         prompt = self.prompts[index].unsqueeze(0) if own else context.vector  # (1, C) or (B, 1, C)
-        at = self.prefix + context.count
+        start = self.prefix + context.count
         context.count += 1
-        return insert_tokens(tokens, prompt, at)
+        return insert_tokens(tokens, prompt, start)
 
     def after_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
         if index >= self.depth:

@@ -1,4 +1,4 @@
-"""What a method is: hooks, each of which does nothing by default (design.md, section 4)."""
+"""Interface of a method: hooks, each of which does nothing by default (design.md, section 4)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Method(nn.Module):
         return tokens, None
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
     ) -> tuple[Tensor, Any]:
         """Begin a scale, in front of its first block `index` (0 where there is one scale).
 
@@ -71,7 +71,7 @@ class Method(nn.Module):
         """
         return tokens, None
 
-    def geometry(self, centers: Tensor, places: Tensor | None) -> Any:
+    def geometry(self, centers: Tensor, locations: Tensor | None) -> Any:
         """Return what `begin` makes of the first scale's centres and places alone, for `once` to
         keep; on a GPU called one batch ahead.
         """

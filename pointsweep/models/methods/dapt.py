@@ -68,7 +68,7 @@ class DAPT(Method):
             shift_norm(backbone)
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
     ) -> tuple[Tensor, list[Tensor]]:
         return tokens, []
 

@@ -1,5 +1,5 @@
-"""Nothing in the backbone: only what every model trains (tokenizer, class token, norm, head); Table
-3, row 2 of Any2Point.
+"""Head-only training: nothing in the backbone, only what every model trains (tokenizer, class
+token, norm, head); Table 3, row 2 of Any2Point.
 
 Source: the linear-probing row of the papers; the tokenizer must train, for the backbone has no
 point stem (spec 5).

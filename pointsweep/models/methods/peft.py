@@ -32,8 +32,8 @@ class PEFT(Method):
         self.starts_from_weights = tuner.starts_from_weights
         targets = self.config.target or tuner.targets
         paths = paths_of(backbone, {*targets, "fc2"})
-        places = [path for target in targets for path in paths[target]]
-        layers = [backbone.blocks.get_submodule(path) for path in places]
+        modules = [path for target in targets for path in paths[target]]
+        layers = [backbone.blocks.get_submodule(path) for path in modules]
         if tuner.rewrites_weights:
             _take_own_weights(layers)
         on_meta = any(parameter.is_meta for layer in layers for parameter in layer.parameters())
@@ -42,10 +42,10 @@ class PEFT(Method):
                 with torch.device("cpu"):
                     for layer in layers:
                         layer.to_empty(device="cpu")
-                    self._inject(tuner, places, layers, backbone, paths)
+                    self._inject(tuner, modules, layers, backbone, paths)
                 backbone.blocks.to("meta")
             else:
-                self._inject(tuner, places, layers, backbone, paths)
+                self._inject(tuner, modules, layers, backbone, paths)
         except (ValueError, TypeError, RuntimeError, AssertionError) as error:
             text = (
                 f"method: peft's {self.config.tuner} cannot be put into {', '.join(targets)} of"
@@ -56,7 +56,7 @@ class PEFT(Method):
     def _inject(
         self,
         tuner: Tuner,
-        places: list[str],
+        modules: list[str],
         layers: list[nn.Module],
         backbone: Backbone,
         paths: Mapping[str, list[str]],
@@ -66,7 +66,7 @@ class PEFT(Method):
 
         settings = dict(tuner.settings)
         if tuner.kind == "IA3":
-            settings["feedforward_modules"] = [place for place in places if place in paths["fc2"]]
+            settings["feedforward_modules"] = [place for place in modules if place in paths["fc2"]]
         if tuner.kind == "GLORA" and any(getattr(layer, "bias", None) is None for layer in layers):
             settings["config_D_E"] = "none"  # its scale of the bias would train nothing
         if self.config.r is not None:
@@ -75,8 +75,8 @@ class PEFT(Method):
         if tuner.alpha is not None and (self.config.alpha is not None or self.config.r is not None):
             settings[tuner.alpha] = self._alpha(tuner)
         kinds: dict[Any, Any] = peft.PEFT_TYPE_TO_CONFIG_MAPPING
-        made = kinds[peft.PeftType(tuner.kind)](target_modules=places, **settings)
-        peft.inject_adapter_in_model(made, backbone.blocks)
+        tuner_config = kinds[peft.PeftType(tuner.kind)](target_modules=modules, **settings)
+        peft.inject_adapter_in_model(tuner_config, backbone.blocks)
 
     def _alpha(self, tuner: Tuner) -> float:
         if self.config.alpha is None:
@@ -90,7 +90,7 @@ def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
     that a block does not have.
     """
     names = {module: name for name, module in backbone.blocks.named_modules()}
-    found: dict[str, list[str]] = {}
+    paths: dict[str, list[str]] = {}
     for block in backbone.blocks:
         assert isinstance(block, TransformerBlock)
         for target in sorted(targets):
@@ -99,8 +99,8 @@ def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
                 if target in NORMS
                 else block.projections(target)
             )
-            found.setdefault(target, []).extend(names[getattr(owner, name)] for owner, name in own)
-    return found
+            paths.setdefault(target, []).extend(names[getattr(owner, name)] for owner, name in own)
+    return paths
 
 
 def _take_own_weights(layers: list[nn.Module]) -> None:

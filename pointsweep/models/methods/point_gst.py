@@ -121,11 +121,11 @@ class PointGST(Method):
         backbone.norm.requires_grad_(False)
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Any
+        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
     ) -> tuple[Tensor, Context]:
-        return tokens, Context(self.geometry(centers, places))
+        return tokens, Context(self.geometry(centers, locations))
 
-    def geometry(self, centers: Tensor, places: Tensor | None) -> Spectra:
+    def geometry(self, centers: Tensor, locations: Tensor | None) -> Spectra:
         size = self.config.local_size
         return once([centers], ("spectra", size), lambda own: spectra_of(own, size))
 
@@ -164,12 +164,12 @@ def basis_of(centers: Tensor) -> Tensor:
     """centers (..., S, 3) -> the Laplacian's eigenvectors in columns, lowest frequency first (...,
     S, S).
     """
-    places = centers.double()
-    distances = (places.unsqueeze(-2) - places.unsqueeze(-3)).norm(dim=-1)  # (..., S, S)
-    apart = torch.where(distances > 0, distances, torch.inf)
-    smallest = apart.flatten(-2).amin(dim=-1)[..., None, None]
+    xyz = centers.double()
+    distances = (xyz.unsqueeze(-2) - xyz.unsqueeze(-3)).norm(dim=-1)  # (..., S, S)
+    separated = torch.where(distances > 0, distances, torch.inf)
+    smallest = separated.flatten(-2).amin(dim=-1)[..., None, None]
     # of a centre with itself 1, which the Laplacian drops
-    weights = torch.where(distances > 0, smallest / apart, 1.0)
+    weights = torch.where(distances > 0, smallest / separated, 1.0)
     laplacian = torch.diag_embed(weights.sum(dim=-1)) - weights
     vectors = torch.linalg.eigh(laplacian).eigenvectors
     largest = vectors.abs().argmax(dim=-2, keepdim=True)

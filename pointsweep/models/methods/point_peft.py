@@ -200,15 +200,22 @@ class PointPEFT(Method):
         top = similarity.topk(min(self.config.num_prompts - 2, similarity.shape[1]), dim=1)
         columns = self.bank.t()[top.indices]  # (B, K, C)
         mixed = (top.values.softmax(dim=1).unsqueeze(2) * columns).sum(dim=1)
-        found = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
+        features = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
         # a bank of fewer clouds than columns asked for
-        lacking = self.config.num_prompts - found.shape[1]
+        lacking = self.config.num_prompts - features.shape[1]
         return (
-            torch.cat([found, found[:, -1:].expand(-1, lacking, -1)], dim=1) if lacking else found
+            torch.cat([features, features[:, -1:].expand(-1, lacking, -1)], dim=1)
+            if lacking
+            else features
         )
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: BankOutput
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: BankOutput,
     ) -> tuple[Tensor, Context]:
         if not self.config.local:
             return tokens, Context(seen, None, None)
@@ -225,10 +232,10 @@ class PointPEFT(Method):
         if self.compat == "official":
             cloud = torch.cat([own, seen.points], dim=1)
             centers = gather(cloud, farthest_points(cloud.detach(), centers.shape[1], skip))
-            places = centers
+            locations = centers
         else:
-            places = torch.cat([own, centers], dim=1)
-        prompted = local.groups(places, centers, count, config.local_neighbours, skip)
+            locations = torch.cat([own, centers], dim=1)
+        prompted = local.groups(locations, centers, count, config.local_neighbours, skip)
         return tokens, Context(seen, plain, prompted)
 
     def before_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
@@ -282,8 +289,8 @@ class PointPEFT(Method):
         local: Any = self.local[scale]
         stride = groups.back.shape[1] if short else None
         # (B, N, C)
-        found = local(values, groups, self.norms[index], stride, self.drop_paths[index])
-        front = tokens.shape[1] - found.shape[1]
+        pooled = local(values, groups, self.norms[index], stride, self.drop_paths[index])
+        front = tokens.shape[1] - pooled.shape[1]
         return torch.cat(
-            [tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * found], dim=1
+            [tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * pooled], dim=1
         )

@@ -48,21 +48,21 @@ class LocalStage(nn.Module):
 
     @staticmethod
     def groups(
-        places: Tensor,
+        xyz: Tensor,
         tokens_at: Tensor,
         count: int,
         neighbours: int,
         skip_near_origin: bool = False,
     ) -> Groups:
-        """Group values at `places` (B, n, 3) for tokens at (B, N, 3). A gradient flows through
+        """Group values at `xyz` (B, n, 3) for tokens at (B, N, 3). A gradient flows through
         `back` alone.
         """
-        count = min(count, places.shape[1])
-        chosen = farthest_points(places.detach(), count, skip_near_origin)  # (B, G)
-        at = gather(places, chosen)
-        near = nearest(at.detach(), places.detach(), min(neighbours, places.shape[1]))
+        count = min(count, xyz.shape[1])
+        chosen = farthest_points(xyz.detach(), count, skip_near_origin)  # (B, G)
+        centers = gather(xyz, chosen)
+        near = nearest(centers.detach(), xyz.detach(), min(neighbours, xyz.shape[1]))
         # (B, N, G)
-        closeness = 1 / ((tokens_at.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=3) + 1e-8)
+        closeness = 1 / ((tokens_at.unsqueeze(2) - centers.unsqueeze(1)).square().sum(dim=3) + 1e-8)
         return Groups(near, chosen, closeness / closeness.sum(dim=2, keepdim=True))
 
     def forward(

@@ -85,7 +85,7 @@ class PPT(Method):
         return tokens, Prompts(prompts, self.stem.places[0](centers))
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, places: Tensor | None, seen: Prompts
+        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Prompts
     ) -> tuple[Tensor, Prompts]:
         return insert_tokens(tokens, seen.tokens, at=self.prefix), seen  # (B, prefix + S + N, C)
 

@@ -47,10 +47,10 @@ class SSF(Method):
 
 def shift_outputs(block: TransformerBlock) -> None:
     """Put a scale and a shift behind every linear layer and norm of a block."""
-    places = block.norms()
+    norms = block.norms()
     for role in ("q", "k", "v", "out", "fc1", "fc2"):
-        places += block.projections(role)
-    for owner, name in places:
+        norms += block.projections(role)
+    for owner, name in norms:
         layer = getattr(owner, name)
         width = layer.out_features if isinstance(layer, nn.Linear) else layer.weight.shape[0]
         setattr(owner, name, Chain(layer, Shift(width)))

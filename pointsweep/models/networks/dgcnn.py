@@ -56,13 +56,13 @@ class DGCNN(nn.Module):
         )  # fmt: skip
 
     def forward(self, points: Tensor) -> Tensor:
-        x, near, found = points, self._graph(points), []
+        x, near, features = points, self._graph(points), []
         for index, layer in enumerate(self.layers):
             if index and self.config.dynamic:
                 near = self._graph(x)
             x = layer(x, near)
-            found.append(x)
-        x = self.embed(torch.cat(found, dim=2).transpose(1, 2))  # (B, embed_dim, P)
+            features.append(x)
+        x = self.embed(torch.cat(features, dim=2).transpose(1, 2))  # (B, embed_dim, P)
         logits: Tensor = self.head(torch.cat([x.amax(dim=2), x.mean(dim=2)], dim=1))
         return logits
 

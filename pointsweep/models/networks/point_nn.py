@@ -47,38 +47,36 @@ class PointNN(nn.Module):
         self.bank_labels = torch.cat([labels for _, labels in pairs])
 
     def tune(self, test: Callable[[], Batches]) -> dict[str, float]:
-        """Chooses the sharpness of the vote; what it chose, as a metric. Only `official` looks at
-        the test set.
+        """Choose the sharpness of the vote; return it as a metric. Only `official` looks at the
+        test set.
         """
         if self.official:
-            pairs = [(self.encode(points), labels) for points, labels in test()]
-            similarity = torch.cat([features for features, _ in pairs]) @ self.bank.t()
-            labels, gammas = (
-                torch.cat([labels for _, labels in pairs]),
-                [2.0 * i for i in range(5000)],
-            )
+            encoded = [(self.encode(points), labels) for points, labels in test()]
+            features = torch.cat([features for features, _ in encoded])  # (clouds, D)
+            labels = torch.cat([labels for _, labels in encoded])
+            similarity = features @ self.bank.t()  # (clouds, bank)
+            gammas = [2.0 * i for i in range(5000)]
         else:
-            judges = (
-                torch.linspace(0, len(self.bank) - 1, min(JUDGES, len(self.bank))).round().long()
-            )
-            similarity, labels = self.bank[judges] @ self.bank.t(), self.bank_labels[judges]
+            num_bank = len(self.bank)
+            judges = torch.linspace(0, num_bank - 1, min(JUDGES, num_bank)).round().long()
+            labels = self.bank_labels[judges]
+            similarity = self.bank[judges] @ self.bank.t()
             # a cloud must not vote for itself
             similarity[torch.arange(len(judges)), judges] = -torch.inf
             gammas = [10 ** (i / 10) for i in range(41)]
-        # The published list is long: one buffer for all of it, and the classes of the bank spread
-        # out once.
-        away, classes = (
-            similarity - 1,
-            F.one_hot(self.bank_labels, self.num_classes).to(similarity.dtype),
-        )
-        weights = torch.empty_like(away)
-        right = []
+
+        # The published list is long: one buffer for all of it, and the classes of the bank
+        # spread out once.
+        exponents = similarity - 1
+        classes = F.one_hot(self.bank_labels, self.num_classes).to(similarity.dtype)
+        weights = torch.empty_like(exponents)
+        num_correct = []
         for gamma in gammas:
-            votes = torch.mul(away, gamma, out=weights).exp_() @ classes
-            right.append(int((votes.argmax(dim=1) == labels).sum()))
-        best = max(range(len(gammas)), key=lambda i: right[i])
+            votes = torch.mul(exponents, gamma, out=weights).exp_() @ classes
+            num_correct.append(int((votes.argmax(dim=1) == labels).sum()))
+        best = num_correct.index(max(num_correct))
         self.gamma = torch.tensor(gammas[best])
-        return {"vote/gamma": gammas[best], "vote/accuracy": right[best] / len(labels)}
+        return {"vote/gamma": gammas[best], "vote/accuracy": num_correct[best] / len(labels)}
 
     def forward(self, points: Tensor) -> Tensor:
         return self.vote(self.encode(points) @ self.bank.t(), float(self.gamma))
@@ -99,36 +97,36 @@ class PointNN(nn.Module):
         order = farthest_points(points, size >> 1, skip)
         # (B, P, C)
         x = pos_e(points, config.embed_dim, config.alpha, config.beta, interleaved=True)
-        places, own, centers = points, gather(x, order), gather(points, order)
+        xyz, own, centers = points, gather(x, order), gather(points, order)
         for stage in range(1, config.num_stages + 1):
             centers = centers[:, : size >> stage]
-            near = nearest(centers, places, config.neighbours)  # (B, G, K)
-            own = x = self._aggregate(x, places, own[:, : size >> stage], centers, near)
-            places = centers
+            near = nearest(centers, xyz, config.neighbours)  # (B, G, K)
+            own = x = self._aggregate(x, xyz, own[:, : size >> stage], centers, near)
+            xyz = centers
         return F.normalize(x.amax(dim=1) + x.mean(dim=1), dim=1)
 
     def _aggregate(
-        self, x: Tensor, places: Tensor, own: Tensor, centers: Tensor, near: Tensor
+        self, x: Tensor, xyz: Tensor, own: Tensor, centers: Tensor, near: Tensor
     ) -> Tensor:
         """Features (B, G, 2C) of the centres from those of their neighbours (eq. 4-7)."""
         groups = [range(len(x))] if self.official else [[i] for i in range(len(x))]
         parts = []
         for group in groups:
             spread_x, spread_p = (
-                self._spread(v, c, near, group) for v, c in ((x, own), (places, centers))
+                self._spread(v, c, near, group) for v, c in ((x, own), (xyz, centers))
             )
             for i in group:
                 rows = zip(
                     own[i].split(ROWS), centers[i].split(ROWS), near[i].split(ROWS), strict=True
                 )
-                parts += [
-                    self._pool(
-                        (x[i][n] - c.unsqueeze(1)) / spread_x,
-                        c,
-                        (places[i][n] - p.unsqueeze(1)) / spread_p,
+                for c, p, n in rows:
+                    parts.append(
+                        self._pool(
+                            (x[i][n] - c.unsqueeze(1)) / spread_x,
+                            c,
+                            (xyz[i][n] - p.unsqueeze(1)) / spread_p,
+                        )
                     )
-                    for c, p, n in rows
-                ]
         # The published pooling has a batch normalisation that was never trained: running mean 0,
         # variance 1.
         return F.gelu(torch.cat(parts).reshape(*own.shape[:2], -1) / (1 + 1e-5) ** 0.5)

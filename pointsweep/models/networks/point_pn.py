@@ -68,11 +68,11 @@ class PointPN(nn.Module):
         order, counts = pyramid(points, [STRIDE] * len(self.stages))
         x = with_height(points) if self.config.heights else points
         x = self.embed(x.transpose(1, 2)).transpose(1, 2)  # (B, P, C)
-        places, centers, own = points, gather(points, order), gather(x, order)
+        xyz, centers, own = points, gather(points, order), gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
-            near = nearest(centers, places, self.config.neighbours)  # (B, G, K)
-            own = x = stage(x, own[:, :count], near, gather(places, near) - centers.unsqueeze(2))
-            places = centers
+            near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)
+            own = x = stage(x, own[:, :count], near, gather(xyz, near) - centers.unsqueeze(2))
+            xyz = centers
         logits: Tensor = self.head(x.amax(dim=1) + x.mean(dim=1))
         return logits

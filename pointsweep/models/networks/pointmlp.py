@@ -87,11 +87,11 @@ class PointMLP(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         order, counts = pyramid(points, [STRIDE] * self.config.num_stages)
         x = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, C)
-        places, centers, own = points, gather(points, order), gather(x, order)
+        xyz, centers, own = points, gather(points, order), gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
-            near = nearest(centers, places, self.config.neighbours)  # (B, G, K)
+            near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)
             own = x = stage(gather(x, near), own[:, :count])
-            places = centers
+            xyz = centers
         logits: Tensor = self.head(x.amax(dim=1))
         return logits

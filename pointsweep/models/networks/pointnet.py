@@ -31,8 +31,8 @@ class Transform(nn.Module):
             self.matrix.bias.copy_(torch.eye(width).flatten())
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.cloud(self.points(x.transpose(1, 2)).amax(dim=2))  # (B, 256)
-        return x @ self.matrix(found).reshape(len(x), x.shape[2], x.shape[2])
+        features = self.cloud(self.points(x.transpose(1, 2)).amax(dim=2))  # (B, 256)
+        return x @ self.matrix(features).reshape(len(x), x.shape[2], x.shape[2])
 
 
 class PointNet(nn.Module):

@@ -40,17 +40,17 @@ class PointNet2(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         config = self.config
-        places, x = coordinates(points), points[:, :, 3:]
-        order, counts = pyramid(places, config.strides)
-        centers = gather(places, order)
+        xyz, x = coordinates(points), points[:, :, 3:]
+        order, counts = pyramid(xyz, config.strides)
+        centers = gather(xyz, order)
         for stage, (count, radius) in enumerate(zip(counts, config.radii, strict=True)):
             centers = centers[:, :count]
-            near = ball(centers, places, radius, config.neighbours << stage)  # (B, G, K)
-            relative = gather(places, near) - centers.unsqueeze(2)  # (B, G, K, 3)
+            near = ball(centers, xyz, radius, config.neighbours << stage)  # (B, G, K)
+            relative = gather(xyz, near) - centers.unsqueeze(2)  # (B, G, K, 3)
             x = pool(self.stages[stage], torch.cat([relative, gather(x, near)], dim=3))  # (B, G, C)
-            places = centers
+            xyz = centers
         # The last stage has one group: all centres, relative to the origin.
-        x = pool(self.stages[2], torch.cat([places, x], dim=2).unsqueeze(1))  # (B, 1, C)
+        x = pool(self.stages[2], torch.cat([xyz, x], dim=2).unsqueeze(1))  # (B, 1, C)
         logits: Tensor = self.head(x.squeeze(1))
         return logits
 

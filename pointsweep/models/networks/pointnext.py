@@ -62,21 +62,20 @@ class PointNeXt(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         config, radius = self.config, self.config.radius
-        places, features = coordinates(points), points[:, :, 3:]
-        order, counts = pyramid(places, [STRIDE] * config.num_stages)
-        stem = with_height(places) if config.heights else places
+        xyz, features = coordinates(points), points[:, :, 3:]
+        order, counts = pyramid(xyz, [STRIDE] * config.num_stages)
+        inputs = with_height(xyz) if config.heights else xyz
         if features.shape[2]:
-            stem = torch.cat([stem, features], dim=2)
-        x = self.stem(stem)  # (B, P, C)
-        centers, own = gather(places, order), gather(x, order)
+            inputs = torch.cat([inputs, features], dim=2)
+        x = self.stem(inputs)  # (B, P, C)
+        centers, own = gather(xyz, order), gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
-            near = ball(centers, places, radius, config.neighbours)  # (B, G, K)
-            offsets = (gather(places, near) - centers.unsqueeze(2)) / (
-                radius if config.normalised_offsets else 1.0
-            )
+            near = ball(centers, xyz, radius, config.neighbours)  # (B, G, K)
+            unit = radius if config.normalised_offsets else 1.0
+            offsets = (gather(xyz, near) - centers.unsqueeze(2)) / unit
             own = x = stage(offsets, gather(x, near), own[:, :count])
-            places, radius = centers, radius * config.radius_scaling
-        x = self.all(torch.cat([places, x], dim=2).transpose(1, 2)).amax(dim=2)  # (B, D)
+            xyz, radius = centers, radius * config.radius_scaling
+        x = self.all(torch.cat([xyz, x], dim=2).transpose(1, 2)).amax(dim=2)  # (B, D)
         logits: Tensor = self.head(x)
         return logits

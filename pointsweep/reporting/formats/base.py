@@ -1,5 +1,5 @@
-"""What an output format is: a file ending, and a function that makes of a table what stands in the
-file.
+"""Interface of an output format: a file ending, and a function that makes of a table what stands in
+the file.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Format:
 
     def unheeded(self, options: TableOptions) -> list[str]:
         """Return the options that were chosen and that this format does not heed."""
-        chosen = [
-            field.name
-            for field in fields(options)
-            if getattr(options, field.name) != getattr(DEFAULTS, field.name)
-        ]
-        return [name for name in chosen if name not in self.options]
+        names = []
+        for field in fields(options):
+            is_chosen = getattr(options, field.name) != getattr(DEFAULTS, field.name)
+            if is_chosen and field.name not in self.options:
+                names.append(field.name)
+        return names

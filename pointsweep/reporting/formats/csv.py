@@ -42,7 +42,9 @@ def spreadsheet_text(value: object) -> object:
     if not isinstance(value, str):
         return value
     shown = visible(value, keep="\n\t")
-    return f"'{shown}" if FORMULA.match(shown) and not MINUS.fullmatch(shown) else shown
+    if FORMULA.match(shown) and not MINUS.fullmatch(shown):
+        return f"'{shown}"
+    return shown
 
 
 class _SpreadsheetWriter:
@@ -94,10 +96,17 @@ def comma_separated(table: Table, options: TableOptions) -> str:
     return out.getvalue()
 
 
-def _verdict_fields(found: Verdict | None) -> tuple[object, ...]:
-    if found is None:
+def _verdict_fields(verdict: Verdict | None) -> tuple[object, ...]:
+    if verdict is None:
         return ("",) * 6
-    return found.kind, found.reason, found.difference, found.low, found.high, found.margin
+    return (
+        verdict.kind,
+        verdict.reason,
+        verdict.difference,
+        verdict.low,
+        verdict.high,
+        verdict.margin,
+    )
 
 
 FORMAT = Format(suffix="csv", render=comma_separated)

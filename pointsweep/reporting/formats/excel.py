@@ -73,11 +73,11 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
     labels = len(table.row_headers)
     titles = _titles(table, options)
     _write_headings(sheet, table, titles, options)
-    places = standings(table, options.mark)
+    ranks = standings(table, options.mark)
     for row, names in enumerate(table.rows):
         line = FIRST_ROW + 2 + row
-        for place, name in enumerate(names, start=1):
-            _write(sheet, line, place, name)
+        for position, name in enumerate(names, start=1):
+            _write(sheet, line, position, name)
         for column in range(len(table.columns)):
             first = labels + 1 + column * len(titles)
             _write_cell(
@@ -86,7 +86,7 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
                 table,
                 table.cell(row, column),
                 titles,
-                places.get((row, column), ""),
+                ranks.get((row, column), ""),
             )
     names_shown = [table.row_headers[0], *(row[0] for row in table.rows)]
     sheet.column_dimensions["A"].width = min(max(12, *(len(name) + 2 for name in names_shown)), 60)
@@ -99,8 +99,8 @@ def _write_headings(sheet: Any, table: Table, titles: Sequence[str], options: Ta
     bold = Font(bold=True)
     _write(sheet, 1, 1, table.title).font = Font(bold=True, size=13)
     _write(sheet, 2, 1, headline(table, options.without))
-    for place, header in enumerate(table.row_headers, start=1):
-        _write(sheet, FIRST_ROW + 1, place, header).font = bold
+    for position, header in enumerate(table.row_headers, start=1):
+        _write(sheet, FIRST_ROW + 1, position, header).font = bold
     for column, name in enumerate(table.columns):
         first = len(table.row_headers) + 1 + column * len(titles)
         top = _write(sheet, FIRST_ROW, first, name)
@@ -112,45 +112,45 @@ def _write_headings(sheet: Any, table: Table, titles: Sequence[str], options: Ta
             start_column=first,
             end_column=first + len(titles) - 1,
         )
-        for place, title in enumerate(titles):
-            _write(sheet, FIRST_ROW + 1, first + place, title).font = bold
+        for position, title in enumerate(titles):
+            _write(sheet, FIRST_ROW + 1, first + position, title).font = bold
 
 
 def _write_cell(
     sheet: Any,
-    at: tuple[int, int],
+    position: tuple[int, int],
     table: Table,
     cell: TableCell,
     titles: Sequence[str],
-    place: str,
+    rank: str,
 ) -> None:
-    """Write what the table has of a cell, from the row and column `at` on."""
+    """Write what the table has of a cell, from the row and column `position` on."""
     from openpyxl.styles import Font
 
     fonts = {"best": Font(bold=True), "second": Font(underline="single")}
     values = _values(table, cell)
     for number, title in enumerate(titles):
-        made = _write(sheet, at[0], at[1] + number, values[title])
+        excel_cell = _write(sheet, position[0], position[1] + number, values[title])
         if title in (measure(table), "sd", "paper"):
-            made.number_format = PERCENT
+            excel_cell.number_format = PERCENT
         elif title in ("params", "paper params"):
-            made.number_format = COUNT
-        if title == measure(table) and place:
-            made.font = fonts[place]
+            excel_cell.number_format = COUNT
+        if title == measure(table) and rank:
+            excel_cell.font = fonts[rank]
 
 
 def _titles(table: Table, options: TableOptions) -> list[str]:
     """Return the sub-columns: as in every format, but with the spread and what belongs to a cell in
     columns of their own.
     """
-    made: list[str] = []
+    titles: list[str] = []
     for title, _ in headings(table, options.without):
-        made.append(title)
+        titles.append(title)
         if title == measure(table):
-            made += ["sd", "seeds"]
+            titles += ["sd", "seeds"]
             if symbols(table):
-                made.append("notes")
-    return made
+                titles.append("notes")
+    return titles
 
 
 def _values(table: Table, cell: TableCell) -> dict[str, object]:
@@ -158,13 +158,16 @@ def _values(table: Table, cell: TableCell) -> dict[str, object]:
     percent.
     """
     value, params_m = paper(cell)
-    signs = "".join(
-        sign for mark, sign in symbols(table).items() if mark in cell.marks and cell.values
-    )
+    signs = ""
+    if cell.values:
+        for mark, sign in symbols(table).items():
+            if mark in cell.marks:
+                signs += sign
+    seeds = num_seeds(cell)
     return {
         measure(table): cell.mean if cell.mean is not None else instead_of_a_mean(cell),
         "sd": cell.sd,
-        "seeds": cell.n if not num_seeds(cell) else num_seeds(cell).removeprefix("n="),
+        "seeds": seeds.removeprefix("n=") if seeds else cell.n,
         "notes": signs,
         "params": trained(cell),
         "paper": float(value) / 100 if value else None,
@@ -174,13 +177,13 @@ def _values(table: Table, cell: TableCell) -> dict[str, object]:
 
 def _write(sheet: Any, row: int, column: int, value: object) -> Any:
     """Write a value; a text is a text, also where it looks like a formula."""
-    made = sheet.cell(row, column)
+    excel_cell = sheet.cell(row, column)
     if isinstance(value, str):
-        made.value = visible(value, keep="\n\t")
-        made.data_type = "s"
+        excel_cell.value = visible(value, keep="\n\t")
+        excel_cell.data_type = "s"
     else:
-        made.value = value
-    return made
+        excel_cell.value = value
+    return excel_cell
 
 
 def _fixed(book: Any) -> bytes:

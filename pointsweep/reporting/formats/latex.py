@@ -9,10 +9,10 @@ stand at the right edge of their column.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pointsweep.reporting.best_cells import Places, legend, standings
+from pointsweep.reporting.best_cells import Ranks, legend, standings
 from pointsweep.reporting.cell_text import (
     PROTOCOLS,
     footnotes,
@@ -59,7 +59,8 @@ MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
 def escaped(value: str) -> str:
     """Return a text so that LaTeX prints it as it is."""
-    return "".join(TEX.get(char, char) for char in " ".join(one_line(value).split()))
+    text = " ".join(one_line(value).split())
+    return "".join(TEX.get(char, char) for char in text)
 
 
 def sentence(value: str) -> str:
@@ -91,167 +92,194 @@ class SubColumn:
 def latex(table: Table, options: TableOptions) -> str:
     """Return a table environment."""
     columns = [_sub_columns(table, column, options) for column in range(len(table.columns))]
-    characters = _characters(table, columns)
-    size = next((size for most, size in SIZES if characters <= most), None)
     lines = [f"% \\usepackage{{{','.join(PACKAGES)}}}"]
+    size = _size(_characters(table, columns))
     if size is None:
         lines.append("% wider than a page of one column: --drop leaves columns out")
+        size = SIZES[-1][1]
     lines += [r"\begin{table}", r"\centering", r"\setlength{\belowcaptionskip}{6pt}"]
     lines += [f"\\caption{{{_caption(table, columns)}}}", f"\\label{{{_label(table, options)}}}"]
     lines.append(r"\sisetup{table-number-alignment=right,table-text-alignment=right}")
-    size = SIZES[-1][1] if size is None else size
     if size:
         lines.append(size)
+
     tabular = _tabular(table, columns)
-    notes = [
-        note
-        for note in (legend(table, options.mark, "Bold", "underlined"), *footnotes(table))
-        if note
-    ]
+    notes = _notes(table, options)
     if options.notes and notes:
-        lines += [
-            r"\begin{threeparttable}",
-            *tabular,
-            *_table_notes(table, options),
-            r"\end{threeparttable}",
-            r"\end{table}",
-        ]
+        lines += [r"\begin{threeparttable}", *tabular, *_table_notes(table, options)]
+        lines += [r"\end{threeparttable}", r"\end{table}"]
     else:
         # What a reader of the file must know does not get lost.
-        lines += [
-            *tabular,
-            r"\end{table}",
-            *(f"% {' '.join(one_line(note).split())}" for note in notes),
-        ]
+        comments = [" ".join(one_line(note).split()) for note in notes]
+        lines += [*tabular, r"\end{table}", *(f"% {comment}" for comment in comments)]
     return "\n".join(lines) + "\n"
+
+
+def _size(characters: int) -> str | None:
+    """Return how a table of so many characters a line is set; None if no size fits a page."""
+    for most, size in SIZES:
+        if characters <= most:
+            return size
+    return None
+
+
+def _notes(table: Table, options: TableOptions) -> list[str]:
+    marks = legend(table, options.mark, "Bold", "underlined")
+    return [note for note in (marks, *footnotes(table)) if note]
 
 
 def _caption(table: Table, columns: Sequence[Sequence[SubColumn]]) -> str:
     split, _, _ = table.metric.partition("/")
-    shown = any("params" in " ".join(sub.heading) for subs in columns for sub in subs)
-    params = "; params: trainable, without the head" if shown else ""
-    what = (
+    words = [word for subs in columns for sub in subs for word in sub.heading]
+    shows_params = any("params" in word for word in words)
+    params = "; params: trainable, without the head" if shows_params else ""
+    description = (
         f"{split.capitalize()} {measure(table)} in %, {over_seeds(table)},"
         f" {PROTOCOLS[table.protocol]}{params}."
     )
     title = escaped(table.title)
-    return f"{title}{'' if title.endswith(('.', '!', '?')) else '.'} {escaped(what)}"
+    if not title.endswith((".", "!", "?")):
+        title += "."
+    return f"{title} {escaped(description)}"
 
 
 def _label(table: Table, options: TableOptions) -> str:
-    return options.label or "tab:" + re.sub(r"[^A-Za-z0-9]+", "-", table.name).strip("-")
+    if options.label:
+        return options.label
+    name = re.sub(r"[^A-Za-z0-9]+", "-", table.name).strip("-")
+    return f"tab:{name}"
 
 
 def _table_notes(table: Table, options: TableOptions) -> list[str]:
-    signs = list(symbols(table).items())
+    symbol_of = symbols(table)
     lines = [r"\begin{tablenotes}[flushleft]", r"\footnotesize"]
-    lines += [f"\\item[{escaped(symbol)}] {sentence(mark)}" for mark, symbol in signs]
+    for mark, symbol in symbol_of.items():
+        lines.append(f"\\item[{escaped(symbol)}] {sentence(mark)}")
+    notes = footnotes(table)[len(symbol_of) :]
     marks = legend(table, options.mark, "Bold", "underlined")
-    for note in [*([marks] if marks else []), *footnotes(table)[len(signs) :]]:
+    for note in [marks, *notes] if marks else notes:
         lines.append(f"\\item {sentence(note)}")
     return [*lines, r"\end{tablenotes}"]
 
 
 def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
-    labels = len(table.row_headers)
-    types = "l" * labels + "".join(sub.types for subs in columns for sub in subs)
-    tops = [""] * labels
-    rules = []
-    first = labels + 1
+    num_labels = len(table.row_headers)
+    types = "l" * num_labels
+    tops = [""] * num_labels
+    first_heads = [""] * num_labels
+    second_heads = [escaped(header) for header in table.row_headers]
+    rules = ""
+    first = num_labels + 1
     for title, subs in zip(table.columns, columns, strict=True):
         width = sum(sub.width for sub in subs)
         tops.append(f"\\multicolumn{{{width}}}{{c}}{{{escaped(title)}}}")
-        rules.append(f"\\cmidrule(lr){{{first}-{first + width - 1}}}")
+        rules += f"\\cmidrule(lr){{{first}-{first + width - 1}}}"
         first += width
-    heads = [[""] * labels, [escaped(header) for header in table.row_headers]]
-    for subs in columns:
         for sub in subs:
             first_line, second_line = sub.titles()
-            heads[0].append(first_line)
-            heads[1].append(second_line)
-    lines = [
-        f"\\begin{{tabular}}{{{types}}}",
-        r"\toprule",
-        f"{' & '.join(tops)} \\\\",
-        "".join(rules),
-    ]
-    lines += [f"{' & '.join(line)} \\\\" for line in heads]
-    lines.append(r"\midrule")
-    for row, names in enumerate(table.rows):
-        if row and labels > 1 and names[0] != table.rows[row - 1][0]:
+            first_heads.append(first_line)
+            second_heads.append(second_line)
+            types += sub.types
+
+    lines = [f"\\begin{{tabular}}{{{types}}}", r"\toprule", _line(tops), rules]
+    lines += [_line(first_heads), _line(second_heads), r"\midrule"]
+    for row, labels in enumerate(table.rows):
+        if row and num_labels > 1 and labels[0] != table.rows[row - 1][0]:
             lines.append(r"\addlinespace")
-        cells = [escaped(name) for name in names]
-        cells += [sub.cells[row] for subs in columns for sub in subs]
-        lines.append(f"{' & '.join(cells)} \\\\")
+        cells = [escaped(label) for label in labels]
+        for subs in columns:
+            cells += [sub.cells[row] for sub in subs]
+        lines.append(_line(cells))
     return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    """Return a line of a tabular."""
+    return f"{' & '.join(cells)} \\\\"
 
 
 def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubColumn]:
     """Return what one column of the table shows; what all its cells lack is left out."""
     cells = [table.cell(row, column) for row in range(len(table.rows))]
-    places = standings(table, options.mark)
-    made: list[SubColumn] = []
+    published = [paper(cell) for cell in cells]
+    subs: list[SubColumn] = []
     for title, _ in headings(table, options.without):
         if title == measure(table):
-            made.append(_means(table, cells, places, options))
+            subs.append(_means(table, cells, standings(table, options.mark), options))
         elif title == "params":
-            counted = unit(cells)
-            numbers = [counted.shown(trained(cell)).removesuffix(counted.letter) for cell in cells]
-            made.append(
-                _numbers(("params", f"({counted.letter})" if counted.letter else ""), numbers)
-            )
+            subs.append(_params(cells))
         elif title == "paper":
-            made.append(_numbers(("paper", "(%)"), [paper(cell)[0] for cell in cells]))
+            subs.append(_numbers(("paper", "(%)"), [value for value, _ in published]))
         elif title == "paper params":
-            made.append(
-                _numbers(
-                    ("paper", "params (M)"), [paper(cell)[1].removesuffix("M") for cell in cells]
-                )
-            )
-    filled = [sub for sub in made if any(re.search(r"\w", cell) for cell in sub.cells)]
-    return filled or made[:1] or [_numbers(("", ""), [""] * len(cells))]
+            params = [params.removesuffix("M") for _, params in published]
+            subs.append(_numbers(("paper", "params (M)"), params))
+
+    filled = [sub for sub in subs if re.search(r"\w", " ".join(sub.cells))]
+    return filled or subs[:1] or [_numbers(("", ""), [""] * len(cells))]
+
+
+def _params(cells: Sequence[TableCell]) -> SubColumn:
+    """Return the sub-column of trainable parameters, whose unit stands in its heading."""
+    column_unit = unit(cells)
+    letter = column_unit.letter
+    numbers = [column_unit.shown(trained(cell)).removesuffix(letter) for cell in cells]
+    return _numbers(("params", f"({letter})" if letter else ""), numbers)
 
 
 def _means(
-    table: Table, cells: Sequence[TableCell], places: Places, options: TableOptions
+    table: Table, cells: Sequence[TableCell], ranks: Ranks, options: TableOptions
 ) -> SubColumn:
     """Return the means, and behind each what belongs to it: its ±, missing seeds, footnotes."""
-    known = symbols(table) if options.notes else {}
-    numbers: list[str] = []
+    symbol_of = symbols(table) if options.notes else {}
+    means: list[str] = []
     behind: list[str] = []
-    widest = 0
+    widest = len(measure(table))
     for cell in cells:
         if cell.mean is None:
-            numbers.append(f"{{{escaped(instead_of_a_mean(cell))}}}")
+            means.append(f"{{{escaped(instead_of_a_mean(cell))}}}")
             behind.append("")
             continue
-        number = percent(cell.mean)
-        numbers.append(MARKUP.get(places.get((cell.row, cell.column), ""), "{}").format(number))
-        spread = f"$\\pm$\\,{percent(cell.sd)}" if cell.sd is not None else ""
-        seeds = num_seeds(cell)
-        short = f"(${seeds}$)" if seeds else ""
-        signs = "".join(
-            f"\\tnote{{{escaped(symbol)}}}" for mark, symbol in known.items() if mark in cell.marks
-        )
-        behind.append("\\,".join(part for part in (spread, short) if part) + signs)
-        widest = max(widest, len(number) + (4 if spread else 0) + len(seeds) + (1 if signs else 0))
+        markup = MARKUP.get(ranks.get((cell.row, cell.column), ""), "{}")
+        means.append(markup.format(percent(cell.mean)))
+        text, characters = _behind_mean(cell, symbol_of)
+        behind.append(text)
+        widest = max(widest, len(percent(cell.mean)) + characters)
+
     heading = (measure(table), "(%)")
     types = _number_type([percent(cell.mean) for cell in cells if cell.mean is not None])
-    characters = max(widest, len(measure(table)))
     if not any(behind):
-        return SubColumn(heading, types, tuple(numbers), 1, characters)
-    both = tuple(
-        f"{number} & {more}".rstrip() for number, more in zip(numbers, behind, strict=True)
-    )
-    return SubColumn(heading, rf"{types}@{{\,}}>{{\scriptsize}}l", both, 2, characters)
+        return SubColumn(heading, types, tuple(means), 1, widest)
+    lines = []
+    for mean, text in zip(means, behind, strict=True):
+        lines.append(f"{mean} & {text}".rstrip())
+    return SubColumn(heading, rf"{types}@{{\,}}>{{\scriptsize}}l", tuple(lines), 2, widest)
+
+
+def _behind_mean(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, int]:
+    """Return what stands behind a mean, and about how many characters wide it is printed."""
+    parts = []
+    characters = 0
+    if cell.sd is not None:
+        parts.append(f"$\\pm$\\,{percent(cell.sd)}")
+        characters += 4
+    seeds = num_seeds(cell)
+    if seeds:
+        parts.append(f"(${seeds}$)")
+        characters += len(seeds)
+    text = "\\,".join(parts)
+    marks = [mark for mark in symbol_of if mark in cell.marks]
+    for mark in marks:
+        text += f"\\tnote{{{escaped(symbol_of[mark])}}}"
+    if marks:
+        characters += 1
+    return text, characters
 
 
 def _numbers(heading: tuple[str, str], values: Sequence[str]) -> SubColumn:
     """Return a sub-column of numbers, some of which may be missing."""
-    characters = max(len(text) for text in (*heading, *values))
-    return SubColumn(
-        heading, _number_type([value for value in values if value]), tuple(values), 1, characters
-    )
+    characters = max(map(len, (*heading, *values)))
+    types = _number_type([value for value in values if value])
+    return SubColumn(heading, types, tuple(values), 1, characters)
 
 
 def _number_type(numbers: Sequence[str]) -> str:
@@ -262,16 +290,20 @@ def _number_type(numbers: Sequence[str]) -> str:
         return "r"
     before = max(len(number.partition(".")[0]) for number in numbers)
     behind = max(len(number.partition(".")[2]) for number in numbers)
-    return f"S[table-format={before}.{behind}]" if behind else f"S[table-format={before}]"
+    if behind:
+        return f"S[table-format={before}.{behind}]"
+    return f"S[table-format={before}]"
 
 
 def _characters(table: Table, columns: Sequence[Sequence[SubColumn]]) -> int:
     """Return about how many characters a line of the table has."""
     total = 0
-    for place, header in enumerate(table.row_headers):
-        total += max([len(header), *(len(row[place]) for row in table.rows)]) + 2
+    for position, header in enumerate(table.row_headers):
+        labels = [header, *(row[position] for row in table.rows)]
+        total += max(map(len, labels)) + 2
     for title, subs in zip(table.columns, columns, strict=True):
-        total += max(sum(sub.characters + 2 for sub in subs), len(title) + 2)
+        numbers = sum(sub.characters + 2 for sub in subs)
+        total += max(numbers, len(title) + 2)
     return total
 
 

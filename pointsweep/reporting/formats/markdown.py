@@ -27,32 +27,31 @@ def markdown(table: Table, options: TableOptions) -> str:
     heads = list(table.row_headers)
     for column in table.columns:
         heads += [f"{column} {title}" for title in titles]
-    rule = ["---"] * len(table.row_headers) + ["---:"] * (len(table.columns) * len(titles))
+    num_labels = len(table.row_headers)
+    rule = ["---"] * num_labels + ["---:"] * (len(heads) - num_labels)
 
-    rows = [[escaped(value) for value in heads], rule, *_body(table, options)]
     lines = [f"**{escaped(table.title)}**", "", escaped(headline(table, options.without)), ""]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-
-    notes = []
+    for row in [list(map(escaped, heads)), rule, *_body(table, options)]:
+        lines.append(f"| {' | '.join(row)} |")
     if options.notes:
-        notes = [note for note in (legend(table, options.mark), *footnotes(table)) if note]
         lines.append("")
-    for note in notes:
-        item = LIST_ITEM.sub(r"\1\\", escaped(note))
-        lines.append(f"- {item}")
+        for note in (legend(table, options.mark), *footnotes(table)):
+            if note:
+                item = LIST_ITEM.sub(r"\1\\", escaped(note))
+                lines.append(f"- {item}")
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _body(table: Table, options: TableOptions) -> list[list[str]]:
     """Return the rows, with the best and the second of each column marked."""
     shown = headings(table, options.without)
-    places = standings(table, options.mark)
+    ranks = standings(table, options.mark)
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     body = []
     for row, labels in enumerate(table.rows):
         line = [escaped(label) for label in labels]
         for column in range(len(table.columns)):
-            markup = MARKUP.get(places.get((row, column), ""), "{}")
+            markup = MARKUP.get(ranks.get((row, column), ""), "{}")
             for title, show in shown:
                 value = escaped(show(cells[row, column]))
                 line.append(markup.format(value) if title == measure(table) else value)

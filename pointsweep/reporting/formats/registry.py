@@ -29,8 +29,8 @@ FORMATS = {
 def load(name: str) -> Format:
     """Return a registered format."""
     module, _, attribute = FORMATS[name].partition(":")
-    found: Format = getattr(importlib.import_module(module), attribute)
-    return found
+    table_format: Format = getattr(importlib.import_module(module), attribute)
+    return table_format
 
 
 def format_name(text: str) -> str:
@@ -45,25 +45,21 @@ def format_name(text: str) -> str:
     for point in entry_points.offered("formats", text):
         FORMATS[text] = point.value
         return text
-    raise ValueError(
-        unknown(
-            "format",
-            text,
-            [*FORMATS, *(point.name for point in entry_points.offered("formats"))],
-            "Allowed",
-        )
-    )
+    offered = [point.name for point in entry_points.offered("formats")]
+    raise ValueError(unknown("format", text, [*FORMATS, *offered], "Allowed"))
 
 
 def render(table: Table, name: str, options: TableOptions = DEFAULTS) -> str:
     """Return the table in a format that is text, with a line break at its end."""
-    made = load(format_name(name)).render(table, options)
-    if isinstance(made, bytes):
+    content = load(format_name(name)).render(table, options)
+    if isinstance(content, bytes):
         raise ValueError(f"{name} is no text: it is written to a file")
-    return made
+    return content
 
 
 def render_bytes(table: Table, name: str, options: TableOptions = DEFAULTS) -> bytes:
     """Return the table in a format as what stands in a file."""
-    made = load(format_name(name)).render(table, options)
-    return made if isinstance(made, bytes) else made.encode()
+    content = load(format_name(name)).render(table, options)
+    if isinstance(content, bytes):
+        return content
+    return content.encode()

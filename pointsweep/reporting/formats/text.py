@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -45,78 +46,84 @@ def text(
     """Return the table as plain text; of a terminal's `columns` what does not fit side by side is
     printed below.
     """
-
-    def shown(value: str) -> str:
-        return encodable(one_line(value), encoding)
-
     size = columns or WIDTH
-    lines = [[shown(value) for value in line] for line in grid(table, options.without)]
-    tops = [shown(column) for column in table.columns]
-    blocks = _blocks(lines, len(table.row_headers), tops, columns)
     head = [table.title, headline(table, options.without)]
-    parts = [_sentences([shown(line) for line in head], size), *blocks]
+    lines = _encodable(grid(table, options.without), encoding)
+    (tops,) = _encodable([table.columns], encoding)
+    paragraphs = [_sentences(head, size, encoding)]
+    paragraphs += _blocks(lines, len(table.row_headers), tops, columns)
     if options.notes:
-        parts.append(_sentences([shown(line) for line in footnotes(table)], size))
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+        paragraphs.append(_sentences(footnotes(table), size, encoding))
+    texts = ["\n".join(paragraph) for paragraph in paragraphs if paragraph]
+    return "\n\n".join(texts) + "\n"
 
 
 def half_filled(table: Table, columns: int, encoding: str) -> list[str]:
     """Return the lines of a table that is not finished, for a terminal: without the sentences under
     it.
     """
-
-    def shown(value: str) -> str:
-        return encodable(one_line(value), encoding)
-
-    lines = [[shown(value) for value in line] for line in grid(table)]
-    blocks = _blocks(
-        lines, len(table.row_headers), [shown(column) for column in table.columns], columns
-    )
-    made = wrapped(shown(f"{table.title}: {table.metric} in %"), columns)
-    for block in blocks:
-        made += ["", *block]
-    return made
+    lines = _encodable(grid(table), encoding)
+    (tops,) = _encodable([table.columns], encoding)
+    shown = _sentences([f"{table.title}: {table.metric} in %"], columns, encoding)
+    for block in _blocks(lines, len(table.row_headers), tops, columns):
+        shown += ["", *block]
+    return shown
 
 
-def _sentences(lines: Sequence[str], size: int) -> list[str]:
-    found = []
+def _encodable(lines: Sequence[Sequence[str]], encoding: str) -> list[list[str]]:
+    """Return lines of texts with the signs that an encoding has."""
+    shown = []
     for line in lines:
-        found += wrapped(line, size)
-    return found
+        shown.append([encodable(one_line(text), encoding) for text in line])
+    return shown
+
+
+def _sentences(sentences: Sequence[str], size: int, encoding: str) -> list[str]:
+    """Return sentences in lines of at most `size` cells."""
+    lines = []
+    for sentence in sentences:
+        lines += wrapped(encodable(one_line(sentence), encoding), size)
+    return lines
 
 
 def _blocks(
-    lines: Sequence[Sequence[str]], labels: int, tops: Sequence[str], size: int | None
+    lines: Sequence[Sequence[str]], num_labels: int, tops: Sequence[str], size: int | None
 ) -> list[list[str]]:
     """Lay a grid out in blocks of at most `size` cells, each with the rows' labels; in one block
     without a size.
 
-    `tops` are the headings over the grid's columns after its `labels`, which they share evenly.
+    `tops` are the headings over the grid's columns after its labels, which they share evenly.
     """
-    columns = list(zip(*lines, strict=True))
-    each = (len(columns) - labels) // len(tops)
-    numbers = [columns[labels + i * each : labels + (i + 1) * each] for i in range(len(tops))]
-    parts = [
-        _Part(top, _side_by_side(mine, right)) for top, mine in zip(tops, numbers, strict=True)
-    ]
+    grid_columns = list(zip(*lines, strict=True))
+    label_columns, number_columns = grid_columns[:num_labels], grid_columns[num_labels:]
+    per_top = len(number_columns) // len(tops)
+    columns_of = []
+    for i in range(len(tops)):
+        columns_of.append(number_columns[i * per_top : (i + 1) * per_top])
+
+    parts = []
+    for top, columns in zip(tops, columns_of, strict=True):
+        parts.append(_Part(top, _side_by_side(columns, right)))
     if size is None:
-        return [_block(_labels(columns[:labels]), parts)]
+        return [_block(_labels(label_columns), parts)]
+
     widest = max(part.size for part in parts)
-    names = _labels(columns[:labels], max(size - widest - GAP, NARROWEST))
-    if names.size + GAP + widest > size:
+    labels = _labels(label_columns, max(size - widest - GAP, NARROWEST))
+    if labels.size + GAP + widest > size:
         # Not even one column fits beside the labels: its numbers go below each other too.
-        parts = [
-            _Part(top, list(one)) for top, mine in zip(tops, numbers, strict=True) for one in mine
-        ]
+        parts = []
+        for top, columns in zip(tops, columns_of, strict=True):
+            parts += [_Part(top, list(column)) for column in columns]
+
     blocks: list[list[_Part]] = []
-    left_over = 0
+    remaining = 0
     for part in parts:
-        if GAP + part.size > left_over:
+        if GAP + part.size > remaining:
             blocks.append([])
-            left_over = size - names.size
+            remaining = size - labels.size
         blocks[-1].append(part)
-        left_over -= GAP + part.size
-    return [_block(names, block) for block in blocks]
+        remaining -= GAP + part.size
+    return [_block(labels, block) for block in blocks]
 
 
 GAP = 4  # cells before a column's first number
@@ -149,21 +156,18 @@ def _labels(columns: Sequence[Sequence[str]], size: int | None = None) -> _Label
     widths = [max(map(width, column)) for column in columns]
     while size is not None and sum(widths) + between > size and max(widths) > NARROWEST // 2:
         widths[widths.index(max(widths))] -= 1
-    rows = []
-    for labels in zip(*columns, strict=True):
-        parts = [
-            wrapped(label, width) if label else [""]
-            for label, width in zip(labels, widths, strict=True)
-        ]
-        height = max(map(len, parts))
-        filled = [[*part, *[""] * (height - len(part))] for part in parts]
-        lines = []
-        for line in zip(*filled, strict=True):
-            lines.append(
-                "  ".join(left(label, width) for label, width in zip(line, widths, strict=True))
-            )
-        rows.append(lines)
-    return _Labels(rows)
+    return _Labels([_row_of_labels(labels, widths) for labels in zip(*columns, strict=True)])
+
+
+def _row_of_labels(labels: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Return the lines of one row's labels, each label in a column as wide as given."""
+    columns = []
+    for label, size in zip(labels, widths, strict=True):
+        columns.append(wrapped(label, size) if label else [""])
+    lines = []
+    for texts in itertools.zip_longest(*columns, fillvalue=""):
+        lines.append("  ".join(map(left, texts, widths)))
+    return lines
 
 
 def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
@@ -171,25 +175,30 @@ def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
     column's first number.
     """
     gap = " " * GAP
-    first = gap.join([" " * names.size, *(part.top for part in parts)]).rstrip()
-    body: list[str] = []
-    for number, labels in enumerate(names.rows):
-        numbers = gap.join(part.lines[number] for part in parts)
-        body.append(f"{labels[0]}{gap}{numbers}".rstrip())
-        body += [label.rstrip() for label in labels[1:]]
-    heading = body[: len(names.rows[0])]
-    rule = "-" * max(map(width, [first, *body]))
-    return [first, *heading, rule, *body[len(heading) :]]
+    tops = [part.top for part in parts]
+    first = gap.join([" " * names.size, *tops]).rstrip()
+    heading, *rows = [_block_row(names.rows[i], parts, i) for i in range(len(names.rows))]
+    body = [line for row in rows for line in row]
+    rule = "-" * max(map(width, [first, *heading, *body]))
+    return [first, *heading, rule, *body]
+
+
+def _block_row(labels: Sequence[str], parts: Sequence[_Part], number: int) -> list[str]:
+    """Return the lines of one row: its numbers stand beside the first line of its labels."""
+    gap = " " * GAP
+    numbers = gap.join(part.lines[number] for part in parts)
+    lines = [f"{labels[0]}{gap}{numbers}", *labels[1:]]
+    return [line.rstrip() for line in lines]
 
 
 def _side_by_side(
     columns: Sequence[Sequence[str]], aligned: Callable[[str, int], str]
 ) -> list[str]:
-    """Columns -> lines, each column as wide as its widest text."""
-    widths = [max(map(width, column)) for column in columns]
+    """Return the lines of columns, each column as wide as its widest text."""
     filled = []
-    for column, size in zip(columns, widths, strict=True):
-        filled.append([aligned(value, size) for value in column])
+    for column in columns:
+        size = max(map(width, column))
+        filled.append([aligned(text, size) for text in column])
     return ["  ".join(line) for line in zip(*filled, strict=True)]
 
 

@@ -54,9 +54,9 @@ class Chart:
 
     def as_json(self) -> str:
         """Return the figure as JSON that no text inside can end an element with."""
-        made = json.loads(self.figure.to_json())
-        made["layout"].pop("template", None)
-        return as_json(made)
+        data = json.loads(self.figure.to_json())
+        data["layout"].pop("template", None)
+        return as_json(data)
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ class Choice:
     @property
     def options(self) -> list[tuple[str, list[str]]]:
         """Return every name with its labels."""
-        return [
-            (name, list(dict.fromkeys(labels[i] for labels in self.charts)))
-            for i, name in enumerate(self.names)
-        ]
+        options = []
+        for i, name in enumerate(self.names):
+            labels = dict.fromkeys(labels[i] for labels in self.charts)
+            options.append((name, list(labels)))
+        return options
 
 
 def as_json(data: Any) -> str:
@@ -98,7 +99,7 @@ def label(text: object) -> str:
 @functools.cache
 def themes() -> dict[str, Any]:
     """Return the templates of Plotly that the page follows, light and dark, and their colours."""
-    found: dict[str, Any] = {}
+    theme_by_name: dict[str, Any] = {}
     for name, base, colors in (("light", "plotly_white", LIGHT), ("dark", "plotly_dark", DARK)):
         axis = {"gridcolor": GRID[name], "zerolinecolor": GRID[name], "linecolor": GRID[name]}
         own = go.layout.Template(
@@ -119,13 +120,13 @@ def themes() -> dict[str, Any]:
         )
         merged = plotly.io.templates.merge_templates(base, own)
         template = json.loads(go.Figure(layout={"template": merged}).to_json())["layout"]
-        found[name] = {
+        theme_by_name[name] = {
             "template": template["template"],
             "colors": colors,
             "card": CARD[name],
             "ink": INK[name],
         }
-    return found
+    return theme_by_name
 
 
 def figure(
@@ -134,7 +135,7 @@ def figure(
     """Return a figure with the page's margins, its legend below; `crosshair`: one line over all
     traces, with the numbers of each.
     """
-    made = go.Figure(
+    drawn = go.Figure(
         data=list(traces),
         layout={
             "template": None,
@@ -148,14 +149,16 @@ def figure(
     )
     if crosshair:
         spike = {"showspikes": True, "spikemode": "across", "spikethickness": 1, "spikedash": "dot"}
-        made.update_layout(hovermode="x unified", xaxis=spike)
-    made.update_layout(**layout)
-    return made
+        drawn.update_layout(hovermode="x unified", xaxis=spike)
+    drawn.update_layout(**layout)
+    return drawn
 
 
 def legend_height(num_names: int) -> int:
     """Return the pixels that a legend of so many names takes below a chart."""
-    return 0 if num_names < 2 else 22 * math.ceil(num_names / 4)
+    if num_names < 2:
+        return 0
+    return 22 * math.ceil(num_names / 4)
 
 
 def with_band(
@@ -163,21 +166,20 @@ def with_band(
     slot: int,
     points: Sequence[tuple[float, float, float, float]],
     *,
-    form: str = ".1f",
+    number_format: str = ".1f",
     markers: bool = False,
 ) -> list[go.Scatter]:
-    """Return a line through (x, y, low, high), with the band from low to high behind it; `form` is
-    how its numbers are printed.
+    """Return a line through (x, y, low, high), with the band from low to high behind it;
+    `number_format` is how its numbers are printed.
     """
     x = np.array([point[0] for point in points], dtype=float)
     if np.all(np.abs(x) < 2**15) and np.all(x == np.rint(x)):
         x = x.astype(np.int16)  # epochs: a quarter of the bytes
     # Single precision draws as well, and makes a smaller page.
     y, low, high = np.array([point[1:] for point in points], dtype=np.float32).T
-    shown = label(name)
-    banded = bool(np.any(high > low))
+    has_band = bool(np.any(high > low))
     traces = []
-    if banded and len(points) > 1:
+    if has_band and len(points) > 1:
         traces.append(
             go.Scatter(
                 x=np.concatenate([x, x[::-1]]),
@@ -188,11 +190,18 @@ def with_band(
                 showlegend=False,
                 legendgroup=str(slot),
                 meta={"slot": slot, "band": True},
-                name=shown,
+                name=label(name),
             )
         )
-    dash = "solid" if slot < SLOTS else ("dash", "dot", "dashdot")[slot // SLOTS % 3]
-    span = f" (%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}})" if banded else ""
+
+    dash = "solid"
+    if slot >= SLOTS:
+        dash = ("dash", "dot", "dashdot")[slot // SLOTS % 3]
+    hover = f"%{{y:{number_format}}}"
+    interval = None
+    if has_band:
+        hover += f" (%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}})"
+        interval = np.stack([low, high], axis=1)
     traces.append(
         go.Scatter(
             x=x,
@@ -200,10 +209,10 @@ def with_band(
             mode="lines+markers" if markers or len(points) == 1 else "lines",
             line={"width": 2, "dash": dash},
             marker={"size": 7, "symbol": SYMBOLS[slot // SLOTS % len(SYMBOLS)]},
-            name=shown,
+            name=label(name),
             legendgroup=str(slot),
-            customdata=np.stack([low, high], axis=1) if banded else None,
-            hovertemplate=f"%{{y:{form}}}{span}",
+            customdata=interval,
+            hovertemplate=hover,
             meta={"slot": slot},
         )
     )

@@ -1,5 +1,5 @@
-"""What the report lets a reader choose: two arms to compare (settings, objects gained and lost,
-clouds), one arm's confusions.
+"""Parts of the report in which a reader chooses: two arms to compare (settings, objects gained and
+lost, clouds), one arm's confusions.
 
 The page carries the data as JSON; report.js draws them. Python only packs: what is gained or
 confused is counted from these bytes.
@@ -20,7 +20,7 @@ from pointsweep.reporting.best_cells import ordered
 from pointsweep.reporting.html.evidence import Evidence, Truth
 from pointsweep.reporting.html.sections import Section, flat, row_name
 from pointsweep.reporting.table import Table, TableCell
-from pointsweep.results.records import Record, class_type
+from pointsweep.results.records import Record, class_type, records_by_seed
 
 PREDICTION_BYTES = 600_000  # of all trials in the page; beyond it, fewer seeds an arm
 CLOUD_BYTES = 450_000  # of all clouds in the page; beyond it, those that most arms disagree on
@@ -37,56 +37,97 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
     """Everything report.js needs, as plain values. Arms are the cells with at least one finished
     trial.
     """
-    cells = [cell for cell in table.cells if any(key in records for _, key in cell.keys)]
-    configs = [
-        next(flat(records[key].config) for _, key in cell.keys if key in records) for cell in cells
-    ]
-    differing = _differing(configs)
-    truths = {id(truth): truth for truth in evidence.truths.values()}
-    order = {identity: index for index, identity in enumerate(truths)}
-    seeds = _seeds_kept(cells, evidence)
-    number = _type_of_classes(evidence)
-    carried = _arms_kept(table, cells, evidence)
+    cells, configs = _finished_arms(table, records)
+    settings = _differing(configs)
+    # Trials of one data set share one truth: each stands in the page once.
+    truths = list({id(truth): truth for truth in evidence.truths.values()}.values())
+    index_of = {id(truth): index for index, truth in enumerate(truths)}
+    most_seeds = _most_seeds(cells, evidence)
+    class_dtype = _class_dtype(evidence)
+    carried = _carried_cells(table, cells, evidence)
     arms = []
     for cell, config in zip(cells, configs, strict=True):
-        runs = [(seed, key) for seed, key in cell.keys if key in evidence.truths][:seeds]
-        if (cell.row, cell.column) not in carried:
-            runs = []
-        chosen = order[id(evidence.truths[runs[0][1]])] if runs else None
-        arms.append({
-            "name": table.place(cell), "row": cell.row, "column": cell.column, "mean": cell.mean,
-            "truth": chosen,
-            "seeds": [seed for seed, _ in runs],
-            "predictions": [_packed(evidence.predictions[key].astype(number)) for _, key in runs],
-            "config": [shown(config[key]) if key in config else None for key in differing],
-        })  # fmt: skip
+        runs = []
+        if (cell.row, cell.column) in carried:
+            predicted = [(seed, key) for seed, key in cell.keys if key in evidence.truths]
+            runs = predicted[:most_seeds]
+        predictions = [evidence.predictions[key].astype(class_dtype) for _, key in runs]
+        arms.append(
+            {
+                "name": table.cell_name(cell),
+                "row": cell.row,
+                "column": cell.column,
+                "mean": cell.mean,
+                "truth": index_of[id(evidence.truths[runs[0][1]])] if runs else None,
+                "seeds": [seed for seed, _ in runs],
+                "predictions": [_base64(values) for values in predictions],
+                "config": [_value_in(config, key) for key in settings],
+            }
+        )
     first, second = _first_pair(table, cells)
     return {
-        "metric": table.metric, "arms": arms, "settings": differing, "first": first,
+        "metric": table.metric,
+        "arms": arms,
+        "settings": settings,
+        "first": first,
         "second": second,
-        "truths": [_truth(truth, evidence, len(truths), number) for truth in truths.values()],
-        "whole": len(carried) == len(cells), "class_bytes": np.dtype(number).itemsize,
-    }  # fmt: skip
+        "truths": [_truth(truth, evidence, len(truths), class_dtype) for truth in truths],
+        "whole": len(carried) == len(cells),
+        "class_bytes": np.dtype(class_dtype).itemsize,
+    }
+
+
+def _finished_arms(
+    table: Table, records: Mapping[str, Record]
+) -> tuple[list[TableCell], list[dict[str, Any]]]:
+    """Return the cells with a finished trial, and the flat configuration of the first of each."""
+    cells, configs = [], []
+    for cell in table.cells:
+        finished = records_by_seed(cell.keys, records)
+        if finished:
+            cells.append(cell)
+            configs.append(flat(next(iter(finished.values())).config))
+    return cells, configs
+
+
+def _value_in(config: Mapping[str, Any], key: str) -> str | None:
+    return shown(config[key]) if key in config else None
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The settings in which two arms differ, in their order; the seed is no setting of an arm."""
-    keys = list(dict.fromkeys(key for config in configs for key in config if key != "seed"))
-    return [key for key in keys if len({repr(config.get(key, KeyError)) for config in configs}) > 1]
+    # A dict in place of a set keeps the order.
+    keys: dict[str, None] = {}
+    for config in configs:
+        keys.update(dict.fromkeys(config))
+    keys.pop("seed", None)
+
+    differing = []
+    for key in keys:
+        # KeyError stands for a missing key: no setting has it as its value.
+        values = {repr(config.get(key, KeyError)) for config in configs}
+        if len(values) > 1:
+            differing.append(key)
+    return differing
 
 
 def shown(value: object) -> str:
     """A setting's value as YAML writes it."""
-    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _seeds_kept(cells: Sequence[TableCell], evidence: Evidence) -> int:
-    most = max((len(cell.keys) for cell in cells), default=1)
-    size = sum(len(values) for values in evidence.predictions.values()) or 1
-    return most if size <= PREDICTION_BYTES else max(1, most * PREDICTION_BYTES // size)
+def _most_seeds(cells: Sequence[TableCell], evidence: Evidence) -> int:
+    """Return of how many seeds of an arm the page has room for the predictions."""
+    most_seeds = max((len(cell.keys) for cell in cells), default=1)
+    size = sum(len(values) for values in evidence.predictions.values())
+    if size <= PREDICTION_BYTES:
+        return most_seeds
+    return max(1, most_seeds * PREDICTION_BYTES // size)
 
 
-def _arms_kept(
+def _carried_cells(
     table: Table, cells: Sequence[TableCell], evidence: Evidence
 ) -> set[tuple[int, int]]:
     """Return the cells whose predictions the page carries, one seed each at least: those of the
@@ -104,53 +145,63 @@ def _first_pair(table: Table, cells: Sequence[TableCell]) -> tuple[int, int]:
     ranked = sorted(range(len(cells)), key=lambda i: -(cells[i].mean or 0.0))
     if len(ranked) < 2:
         return (0, 0)
-    best = ranked[0]
-    return best, next((i for i in ranked[1:] if cells[i].column == cells[best].column), ranked[1])
+    best, *others = ranked
+    for other in others:
+        if cells[other].column == cells[best].column:
+            return best, other
+    return best, others[0]
 
 
-def _type_of_classes(evidence: Evidence) -> str:
+def _class_dtype(evidence: Evidence) -> str:
     """The type in which the page holds the numbers of classes: those of all trials alike."""
     values = [*evidence.predictions.values(), *(truth.labels for truth in evidence.truths.values())]
     largest = max((int(numbers.max()) for numbers in values if len(numbers)), default=0)
     return np.dtype(class_type(largest + 1)).newbyteorder("<").str
 
 
-def _truth(truth: Truth, evidence: Evidence, among: int, number: str) -> dict[str, Any]:
-    trials = [key for key, one in evidence.truths.items() if one is truth]
-    # (trials, n)
-    right = np.stack([evidence.predictions[key] == truth.labels for key in sorted(trials)])
-    most = max(int(truth.labels.max()), *(int(evidence.predictions[key].max()) for key in trials))
-    names = [
-        *truth.class_names,
-        *(f"class {number}" for number in range(len(truth.class_names), most + 1)),
-    ]
+def _truth(truth: Truth, evidence: Evidence, num_truths: int, class_dtype: str) -> dict[str, Any]:
+    predictions = []
+    for key in sorted(evidence.truths):
+        if evidence.truths[key] is truth:
+            predictions.append(evidence.predictions[key])
+    largest = max(int(values.max()) for values in (truth.labels, *predictions))
+    names = list(truth.class_names)
+    for number in range(len(names), largest + 1):
+        names.append(f"class {number}")
+
+    clouds = None
+    if truth.clouds is not None:
+        correct = np.stack([values == truth.labels for values in predictions])  # (trials, n)
+        clouds = _clouds(truth, correct.mean(axis=0), CLOUD_BYTES // num_truths)
     return {
-        "digest": truth.digest, "labels": _packed(truth.labels.astype(number)), "classes": names,
-        "clouds": _clouds(truth, right.mean(axis=0),
-        CLOUD_BYTES // among) if truth.clouds is not None else None,
-    }  # fmt: skip
+        "digest": truth.digest,
+        "labels": _base64(truth.labels.astype(class_dtype)),
+        "classes": names,
+        "clouds": clouds,
+    }
 
 
-def _clouds(truth: Truth, right: np.ndarray, budget: int) -> dict[str, Any]:
+def _clouds(truth: Truth, correct: np.ndarray, budget: int) -> dict[str, Any]:
     """Return as many test clouds as the budget (bytes of base64) holds, those first on which the
-    trials disagree most, as int8.
+    trials disagree most, as int8. `correct` (n,) is the share of trials that are right.
     """
     assert truth.clouds is not None
-    points = min(CLOUD_POINTS, truth.clouds.shape[1])
-    most = budget // (4 * points)
-    objects = np.sort(np.argsort(right * (right - 1), kind="stable")[:most])
-    chosen = np.random.default_rng(0).permutation(truth.clouds.shape[1])[:points]
-    clouds = np.array(truth.clouds[objects][:, chosen], dtype=np.float32)  # (objects, points, 3)
+    num_points = min(CLOUD_POINTS, truth.clouds.shape[1])
+    num_objects = budget // (4 * num_points)
+    disagreement = correct * (correct - 1)
+    objects = np.sort(np.argsort(disagreement, kind="stable")[:num_objects])
+    points = np.random.default_rng(0).permutation(truth.clouds.shape[1])[:num_points]
+    clouds = np.array(truth.clouds[objects][:, points], dtype=np.float32)  # (objects, points, 3)
     clouds -= (clouds.max(axis=1, keepdims=True) + clouds.min(axis=1, keepdims=True)) / 2
     clouds /= np.maximum(np.linalg.norm(clouds, axis=2).max(axis=1), 1e-9)[:, None, None]
     return {
         "objects": objects.tolist(),
-        "points": points,
-        "bytes": _packed(np.rint(127 * clouds).astype(np.int8)),
+        "points": num_points,
+        "bytes": _base64(np.rint(127 * clouds).astype(np.int8)),
     }
 
 
-def _packed(values: np.ndarray) -> str:
+def _base64(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
@@ -194,25 +245,21 @@ def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
     """Return the section of the resolved settings: those of all arms once, then of every arm what
     is its own, with the command that runs its cell.
     """
-    found = [
-        (cell, done[0])
-        for cell in table.cells
-        if (done := [records[key] for _, key in cell.keys if key in records])
-    ]
-    if not found:
+    cells, flat_configs = _finished_arms(table, records)
+    if not cells:
         return None
-    flats = [flat(record.config) for _, record in found]
-    differing = set(_differing(flats))
-    common = {
-        key: shown(value)
-        for key, value in flats[0].items()
-        if key not in differing and key != "seed"
-    }
+    differing = set(_differing(flat_configs))
+    common = {}
+    for key, value in flat_configs[0].items():
+        if key not in differing and key != "seed":
+            common[key] = shown(value)
+
     arms = []
-    for (cell, _), config in zip(found, flats, strict=True):
-        own = {key: shown(value) for key, value in config.items() if key in differing}
-        settings = own if len(found) > 1 else common
-        arms.append((table.place(cell), settings, commands(table, cell).strip()))
+    for cell, config in zip(cells, flat_configs, strict=True):
+        settings = common
+        if len(cells) > 1:
+            settings = {key: shown(value) for key, value in config.items() if key in differing}
+        arms.append((table.cell_name(cell), settings, commands(table, cell).strip()))
     lead = (
         "As resolved, defaults included: first the settings that all arms share, then what each has"
         " of its own and its command."
@@ -220,7 +267,7 @@ def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
     if len(arms) > MOST_ARMS:
         lead += f" Of {len(arms):,} arms the first {MOST_ARMS}; every cell of the table has its"
         lead += " command."
-    values = {"common": common if len(found) > 1 else None, "arms": arms[:MOST_ARMS]}
+    values = {"common": common if len(cells) > 1 else None, "arms": arms[:MOST_ARMS]}
     return Section("configs", "Settings and commands", lead, "configs.html", values)
 
 
@@ -236,8 +283,12 @@ def commands(table: Table, cell: TableCell) -> str:
     """Return what can be done with a cell: train its finished trials again and compare, run those
     that are not finished.
     """
-    again = f"{replay(table, cell)}\n" if cell.values else ""
-    return again + (rerun(table, cell) if cell.n < cell.expected or not cell.values else "")
+    lines = ""
+    if cell.values:
+        lines = f"{replay(table, cell)}\n"
+    if cell.n < cell.expected or not cell.values:
+        lines += rerun(table, cell)
+    return lines
 
 
 def rerun(table: Table, cell: TableCell) -> str:

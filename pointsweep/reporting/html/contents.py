@@ -45,7 +45,7 @@ def sections(
     where the sweep has nothing to show in it.
     """
     data = payload(table, records, evidence)
-    found = [
+    drawn = [
         pareto(table),
         _search(evidence),
         axes(table, records),
@@ -64,7 +64,7 @@ def sections(
         ),
         _origins(table, records),
     ]
-    return [section for section in found if section is not None], {**data, "themes": themes()}
+    return [section for section in drawn if section is not None], {**data, "themes": themes()}
 
 
 def _search(evidence: Evidence) -> Section | None:
@@ -125,11 +125,10 @@ def _origins(table: Table, records: Mapping[str, Record]) -> Section:
             f" {data['num_test']} test clouds, digest {data['digest']}",
         ))  # fmt: skip
         lines.add((1, f"code: {code(record)}"))
-        machine = [
-            f"{name.removeprefix('version.')} {record.origin[name]}"
-            for name in ORIGIN
-            if name in record.origin
-        ]
+        machine = []
+        for name in ORIGIN:
+            if name in record.origin:
+                machine.append(f"{name.removeprefix('version.')} {record.origin[name]}")
         lines.add((2, ", ".join(machine)))
     return Section(
         "origin",

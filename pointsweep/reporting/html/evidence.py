@@ -1,5 +1,5 @@
-"""What the report shows beside the records: curves, predictions, the true classes, and clouds where
-this machine has them.
+"""Evidence that the report shows beside the records: curves, predictions, the true classes, and
+clouds where this machine has them.
 
 Everything comes from the trials' folders, but for the true classes of trials that did not keep
 them, and the clouds: those are taken from the data sets that this machine has opened before
@@ -61,36 +61,46 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     """The evidence of every finished trial of a table, as far as it was kept."""
     from pointsweep.tracking.mirroring import run_pages  # the page alone needs it
 
-    every = sorted({key for cell in table.cells for _, key in cell.keys})
-    keys = [key for key in every if key in records]
-    predictions: dict[str, np.ndarray] = {}
-    # by digest and number of test objects: trials of one data set share one truth
-    kept: dict[str, Truth] = {}
+    keys = sorted({key for cell in table.cells for _, key in cell.keys})
+    finished = {key: records[key] for key in keys if key in records}
+    predictions, kept_truths = _read_predictions(store, finished, table.protocol)
+
+    # Trials of one data set share one truth.
+    examples = {_data_name(finished[key]): finished[key] for key in predictions}
+    truth_of = {name: _with_clouds(kept_truths.get(name), one) for name, one in examples.items()}
+    truths = {}
+    for key, predicted in predictions.items():
+        truth = truth_of[_data_name(finished[key])]
+        if truth is not None and fits(predicted, truth, finished[key], table.protocol):
+            truths[key] = truth
+
+    histories = {}
     for key in keys:
+        history = _history(store, key)
+        if history:
+            histories[key] = history
+    searches = read_searches(store, table.name)
+    return Evidence(predictions, truths, searches, histories, run_pages(store, table.name))
+
+
+def _read_predictions(
+    store: Store, records: Mapping[str, Record], protocol: str
+) -> tuple[dict[str, np.ndarray], dict[str, Truth]]:
+    """Return the predictions that trials have kept, by key, and the truths, by data set."""
+    predictions: dict[str, np.ndarray] = {}
+    truths: dict[str, Truth] = {}
+    for key, record in records.items():
         folder = read_folder(store, key, PREDICTIONS)
         try:
-            found, kept_truth = folder.predictions(), folder.truth()
+            by_protocol, truth = folder.predictions(), folder.truth()
         except UNREADABLE:
             continue  # the page says which arms lack them
-        if table.protocol in found:
-            predictions[key] = found[table.protocol]
-            if kept_truth is not None:
-                kept.setdefault(
-                    _name(records[key]), Truth(str(records[key].dataset["digest"]), *kept_truth)
-                )
-    examples = {_name(records[key]): records[key] for key in predictions}
-    truths = {name: _with_clouds(kept.get(name), record) for name, record in examples.items()}
-    chosen = [
-        (key, truth) for key in predictions if (truth := truths[_name(records[key])]) is not None
-    ]
-    fitting = {
-        key: t for key, t in chosen if fits(predictions[key], t, records[key], table.protocol)
-    }
-    histories: dict[str, dict[str, Any]] = {
-        key: history for key in every if (history := _history(store, key))
-    }
-    searches = read_searches(store, table.name)
-    return Evidence(predictions, fitting, searches, histories, run_pages(store, table.name))
+        if protocol not in by_protocol:
+            continue
+        predictions[key] = by_protocol[protocol]
+        if truth is not None:
+            truths.setdefault(_data_name(record), Truth(str(record.dataset["digest"]), *truth))
+    return predictions, truths
 
 
 def _history(store: Store, key: str) -> dict[str, Any]:
@@ -100,14 +110,20 @@ def _history(store: Store, key: str) -> dict[str, Any]:
     epochs = read_folder(store, key).epochs()
     if not epochs:
         return {}
-    # A trial has some hundred epochs, a sweep thousands of trials: single precision draws as well.
-    found = {
-        name: np.array([epoch["metrics"].get(name, np.nan) for epoch in epochs], np.float32)
-        for name in epochs[0]["metrics"]
-        if name.rpartition("/")[2] in DRAWN
-    }
-    found[RATE] = np.array([epoch.get("lr", np.nan) for epoch in epochs], np.float32)
-    return {name: values for name, values in found.items() if np.isfinite(values).all()}
+    curves = {}
+    for name in epochs[0]["metrics"]:
+        if name.rpartition("/")[2] in DRAWN:
+            curves[name] = [epoch["metrics"].get(name, np.nan) for epoch in epochs]
+    curves[RATE] = [epoch.get("lr", np.nan) for epoch in epochs]
+
+    history = {}
+    for name, curve in curves.items():
+        # A trial has some hundred epochs, a sweep thousands of trials: single precision draws as
+        # well.
+        values = np.array(curve, np.float32)
+        if np.isfinite(values).all():
+            history[name] = values
+    return history
 
 
 def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> bool:
@@ -122,14 +138,16 @@ def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> 
 
 def curves(store: Store, table: Table) -> dict[str, list[float]]:
     """The table's metric by epoch, for every trial of it that has begun."""
-    found = {}
-    for key in sorted({key for cell in table.cells for _, key in cell.keys}):
-        epochs = [event["metrics"] for event in read_folder(store, key).epochs()]
-        found[key] = [metrics[table.metric] for metrics in epochs if table.metric in metrics]
-    return found
+    by_key = {}
+    keys = {key for cell in table.cells for _, key in cell.keys}
+    for key in sorted(keys):
+        metrics = [event["metrics"] for event in read_folder(store, key).epochs()]
+        by_key[key] = [values[table.metric] for values in metrics if table.metric in values]
+    return by_key
 
 
-def _name(record: Record) -> str:
+def _data_name(record: Record) -> str:
+    """Return the digest and the number of test objects: equal where the test objects are."""
     return f"{record.dataset['digest']} {record.dataset['num_test']}"
 
 
@@ -156,7 +174,7 @@ def _cached(digest: str) -> Mapping[str, np.ndarray] | None:
     arrays = find_entry(digest)
     if arrays is None or "test_labels" not in arrays:
         return None
-    found: dict[str, np.ndarray] = {"test_labels": arrays["test_labels"]}
+    split: dict[str, np.ndarray] = {"test_labels": arrays["test_labels"]}
     if "test_points" in arrays:
-        found["test_points"] = arrays["test_points"][..., :3]  # without features
-    return found
+        split["test_points"] = arrays["test_points"][..., :3]  # without features
+    return split

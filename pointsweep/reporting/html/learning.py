@@ -34,25 +34,27 @@ def learning(
     by_name: dict[str, Curves] = {table.metric: curves}
     for name in quantities(histories):
         if name != table.metric:
-            by_name[name] = {key: kept[name] for key, kept in histories.items() if name in kept}
+            with_name = {key: history for key, history in histories.items() if name in history}
+            by_name[name] = {key: history[name] for key, history in with_name.items()}
 
     charts: dict[tuple[str, ...], Chart] = {}
-    cut = False
-    for name, found in by_name.items():
+    is_cut = False
+    for name, curves_of_name in by_name.items():
         for column, title in enumerate(table.columns):
-            cells = [
-                (cell, seeds)
-                for cell in table.cells
-                if cell.column == column and (seeds := seeds_of(cell, records, found))
-            ]
-            if max((len(seeds[0]) for _, seeds in cells), default=0) < 2:
+            cells = []
+            for cell in table.cells:
+                if cell.column == column:
+                    cells.append((cell, seeds_of(cell, records, curves_of_name)))
+            cells = [(cell, seeds) for cell, seeds in cells if seeds]
+            num_epochs = max((len(seeds[0]) for _, seeds in cells), default=0)
+            if num_epochs < 2:
                 continue
-            cut = cut or len(cells) > MOST_LINES
+            is_cut = is_cut or len(cells) > MOST_LINES
             charts[name, title] = _chart(table, name, title, cells)
     if not charts:
         return None
     lead = "By epoch: the mean of the seeds, and the band from the lowest to the highest of them."
-    if cut:
+    if is_cut:
         lead += f" Of more rows, the {MOST_LINES} with the best means."
     choice = Choice(("Curve", "Column"), charts)
     return Section("curves", "Learning curves", lead, "charts.html", {"charts": [choice]})
@@ -60,7 +62,7 @@ def learning(
 
 def quantities(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     """Return what can be drawn by epoch: accuracies, losses, the learning rate."""
-    names = {name for kept in histories.values() for name in kept}
+    names = {name for history in histories.values() for name in history}
     return sorted(names, key=lambda name: (name == RATE, name.rpartition("/")[2], name))
 
 
@@ -70,8 +72,9 @@ def seeds_of(
     """Return the curves of a cell's finished trials (of those under way if none is finished), cut
     to the shortest.
     """
-    begun = [(key, curves[key]) for _, key in cell.keys if len(curves.get(key, ()))]
-    chosen = [curve for key, curve in begun if key in records] or [curve for _, curve in begun]
+    begun = {key: curves[key] for _, key in cell.keys if len(curves.get(key, ()))}
+    finished = [curve for key, curve in begun.items() if key in records]
+    chosen = finished or list(begun.values())
     shortest = min(map(len, chosen), default=0)
     return [curve[:shortest] for curve in chosen]
 
@@ -79,43 +82,43 @@ def seeds_of(
 def _chart(
     table: Table, name: str, title: str, cells: Sequence[tuple[TableCell, list[Sequence[float]]]]
 ) -> Chart:
-    curves = {cell.row: (cell, seeds) for cell, seeds in cells}
     best = ordered(table, [cell for cell, _ in cells if cell.mean is not None])
     under_way = [cell for cell, _ in cells if cell.mean is None]
-    rows = sorted(cell.row for cell in [*best, *under_way][:MOST_LINES])
+    shown = sorted(cell.row for cell in [*best, *under_way][:MOST_LINES])
+    seeds_of_row = {cell.row: (cell, seeds) for cell, seeds in cells}
 
-    fraction = name != RATE and not name.endswith("/loss")
+    is_fraction = name != RATE and not name.endswith("/loss")
+    number_format = ".1f" if is_fraction else ".4g"
     traces, lines = [], []
-    for row in rows:
-        cell, seeds = curves[row]
-        points = [
-            _point(epoch, values, fraction)
-            for epoch, values in thinned(list(enumerate(zip(*seeds, strict=True), 1)))
-        ]
+    for row in shown:
+        cell, seeds = seeds_of_row[row]
+        by_epoch = list(enumerate(zip(*seeds, strict=True), 1))
+        points = [_point(epoch, values, is_fraction) for epoch, values in thinned(by_epoch)]
         # Rows keep their colours in every column; of many rows those that are shown have their own.
-        slot = row if len(table.rows) <= MOST_LINES else rows.index(row)
-        form = ".1f" if fraction else ".4g"
-        traces += with_band(row_name(table, cell), slot, points, form=form)
+        slot = row if len(table.rows) <= MOST_LINES else shown.index(row)
+        traces += with_band(row_name(table, cell), slot, points, number_format=number_format)
         epoch, y, low, high = points[-1]
         lines.append(
             (
                 row_name(table, cell),
                 str(int(epoch)),
-                format(y, form),
-                f"{low:{form}} to {high:{form}}",
+                format(y, number_format),
+                f"{low:{number_format}} to {high:{number_format}}",
                 str(len(seeds)),
             )
         )
-    drawn = figure(traces, "epoch", f"{name} in %" if fraction else name, crosshair=True)
+    y_title = f"{name} in %" if is_fraction else name
+    drawn = figure(traces, "epoch", y_title, crosshair=True)
     if name == RATE:
         drawn.update_layout(yaxis={"exponentformat": "power"})
+    num_epochs = max(len(seeds[0]) for _, seeds in cells)
     return Chart(
         f"{name} by epoch, {title}",
         drawn,
-        f"{len(rows)} lines over {max(len(seeds[0]) for _, seeds in cells)} epochs.",
+        f"{len(shown)} lines over {num_epochs} epochs.",
         ("", "last epoch", name, "lowest to highest", "seeds"),
         lines,
-        460 + legend_height(len(rows)),
+        460 + legend_height(len(shown)),
     )
 
 

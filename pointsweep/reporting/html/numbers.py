@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pointsweep.reporting.cell_text import PROTOCOLS
 from pointsweep.reporting.html.sections import Section
 from pointsweep.reporting.table import Table, TableCell
-from pointsweep.results.records import Record
+from pointsweep.results.records import Record, records_by_seed
 from pointsweep.statistics.seeds import summary
 from pointsweep.utils.numbers import percent
 
@@ -39,15 +39,21 @@ def optimism(table: Table, records: Mapping[str, Record]) -> Section | None:
     cells = [cell for cell in table.cells if cell.optimism is not None]
     if not cells:
         return None
-    most = max(cell.optimism or 0.0 for cell in cells)
+    longest = max(cell.optimism or 0.0 for cell in cells)
     rows: list[list[str | Bar]] = []
     for cell in cells:
-        found = [records[key] for _, key in cell.keys if key in records]
-        last, best = (_mean(found, protocol, table.metric) for protocol in ("last", "best_test"))
-        epochs = ", ".join(str(int(record.metrics["best_test"]["epoch"])) for record in found)
-        share = (cell.optimism or 0.0) / most if most else 0.0
-        added = Bar(share, percent(cell.optimism, signed=True))
-        rows.append([table.place(cell), percent(last), percent(best), added, epochs])
+        finished = list(records_by_seed(cell.keys, records).values())
+        epochs = [str(int(record.metrics["best_test"]["epoch"])) for record in finished]
+        share = (cell.optimism or 0.0) / longest if longest else 0.0
+        rows.append(
+            [
+                table.cell_name(cell),
+                percent(_mean(finished, "last", table.metric)),
+                percent(_mean(finished, "best_test", table.metric)),
+                Bar(share, percent(cell.optimism, signed=True)),
+                ", ".join(epochs),
+            ]
+        )
     lead = Markup(
         "A table that takes the best epoch <em>by test accuracy</em> is optimistic by this much"
         " over the last epoch. This table's protocol: {}."
@@ -57,149 +63,171 @@ def optimism(table: Table, records: Mapping[str, Record]) -> Section | None:
     return Section("optimism", "Optimism of best_test", lead, "numbers.html", values)
 
 
-def _mean(found: Sequence[Record], protocol: str, metric: str) -> float:
-    return summary([record.metrics[protocol][metric] for record in found]).mean
+def _mean(finished: Sequence[Record], protocol: str, metric: str) -> float:
+    return summary([record.metrics[protocol][metric] for record in finished]).mean
 
 
 def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """Return of every cell with a finished trial how many there are, their hours of GPUs (or CPUs),
     and the price if an hour has one.
     """
-    found = []
-    for cell in table.cells:
-        timed = _timed(cell, records)
-        if timed:
-            hours = math.fsum(record.device_s for record in timed) / 3600
-            money = {} if table.per_hour is None else {"money": hours * table.per_hour}
-            found.append(
-                {
-                    "row": table.rows[cell.row],
-                    "column": table.columns[cell.column],
-                    "trials": len(timed),
-                    "hours": hours,
-                    **money,
-                }
-            )
-    return found
+    entries = []
+    for cell, timed in _timed_cells(table, records):
+        hours = math.fsum(record.device_s for record in timed) / 3600
+        entry: dict[str, Any] = {
+            "row": table.rows[cell.row],
+            "column": table.columns[cell.column],
+            "trials": len(timed),
+            "hours": hours,
+        }
+        if table.per_hour is not None:
+            entry["money"] = hours * table.per_hour
+        entries.append(entry)
+    return entries
 
 
 def cost(table: Table, records: Mapping[str, Record]) -> Section | None:
     """Return the section of seconds, throughput, memory and attempts of a cell's trials, in the
     mean (memory: the highest); hours and price in sum.
     """
-    cells = [(cell, found) for cell in table.cells if (found := _timed(cell, records))]
+    cells = _timed_cells(table, records)
     if not cells:
         return None
-    seconds = [summary([record.seconds["total"] for record in found]).mean for _, found in cells]
-    read = any(record.energy_j for _, found in cells for record in found)
-    rows: list[list[str | Bar]] = []
-    for (cell, found), mean, spent in zip(cells, seconds, costs(table, records), strict=True):
-        speed = summary([record.clouds_per_s for record in found]).mean
-        memory = max(record.peak_memory_bytes for record in found)
-        tries = max(record.attempts for record in found)
-        row: list[str | Bar] = [
-            table.place(cell),
-            Bar(mean / max(seconds) if max(seconds) else 0.0, duration(mean)),
-            f"{speed:.0f}" if speed else "",
-            f"{memory / 2**30:.2f}" if memory else "",
-            str(tries),
-            f"{spent['hours']:.3g}",
-        ]
-        if "money" in spent:
-            row.append(f"{spent['money']:.3g}")
-        if read:
-            row.append(kilojoules(found))
+    trials = {}
+    for cell, _ in cells:
+        for _, key in cell.keys:
+            if key in records:
+                trials[key] = records[key]
+    with_energy = any(record.energy_j for _, timed in cells for record in timed)
+    longest_s = max(_mean_seconds(timed) for _, timed in cells)
+    rows = []
+    for (cell, timed), spent in zip(cells, costs(table, records), strict=True):
+        row = _cost_row(table.cell_name(cell), timed, spent, longest_s)
+        if with_energy:
+            row.append(kilojoules(timed))
         rows.append(row)
 
     heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts"]
     heads.append("device hours of all")
     if table.per_hour is not None:
         heads.append("price of all")
-    if read:
+    if with_energy:
         heads.append("energy, kJ")
-    every = {key: records[key] for cell, _ in cells for _, key in cell.keys if key in records}
-    lead = _cost_lead(list(every.values()))
+    lead = _cost_lead(list(trials.values()))
     values = {"heads": heads, **_longest(rows)}
     return Section("cost", "Cost", lead, "numbers.html", values)
+
+
+def _cost_row(
+    name: str, timed: Sequence[Record], spent: Mapping[str, Any], longest_s: float
+) -> list[str | Bar]:
+    """Return a cell's line of the table of costs; `longest_s` are the seconds of the longest
+    bar.
+    """
+    seconds = _mean_seconds(timed)
+    share = seconds / longest_s if longest_s else 0.0
+    clouds_per_s = summary([record.clouds_per_s for record in timed]).mean
+    memory = max(record.peak_memory_bytes for record in timed)
+    row: list[str | Bar] = [
+        name,
+        Bar(share, duration(seconds)),
+        f"{clouds_per_s:.0f}" if clouds_per_s else "",
+        f"{memory / 2**30:.2f}" if memory else "",
+        str(max(record.attempts for record in timed)),
+        f"{spent['hours']:.3g}",
+    ]
+    if "money" in spent:
+        row.append(f"{spent['money']:.3g}")
+    return row
 
 
 def _longest(rows: Sequence[Sequence[str | Bar]]) -> dict[str, Any]:
     """Return the rows that a page has room for, and a sentence where some are left out."""
     if len(rows) <= MOST_ROWS:
         return {"rows": rows, "note": ""}
-    ranked = sorted(
-        rows, key=lambda row: -next(each.share for each in row if isinstance(each, Bar))
-    )
+    ranked = sorted(rows, key=_first_bar, reverse=True)
     note = f"Of {len(rows):,} cells those with the {MOST_ROWS} longest bars."
     return {"rows": ranked[:MOST_ROWS], "note": note}
 
 
-def _cost_lead(found: Sequence[Record]) -> str:
-    total = sum(record.seconds.get("total", 0.0) for record in found)
-    devices = sorted({record.origin.get("device", "unknown device") for record in found})
-    on_gpu = sum(
-        record.seconds.get("total", 0.0)
-        for record in found
-        if record.origin.get("device", "").startswith("cuda")
-    )
-    gpu = f"{on_gpu:,.0f} GPU seconds" if on_gpu else "none on a GPU"
+def _first_bar(row: Sequence[str | Bar]) -> float:
+    return next(value.share for value in row if isinstance(value, Bar))
+
+
+def _cost_lead(trials: Sequence[Record]) -> str:
+    total_s = on_gpu_s = 0.0
+    devices = set()
+    for record in trials:
+        seconds = record.seconds.get("total", 0.0)
+        device = record.origin.get("device", "unknown device")
+        total_s += seconds
+        if device.startswith("cuda"):
+            on_gpu_s += seconds
+        devices.add(device)
+    gpu = f"{on_gpu_s:,.0f} GPU seconds" if on_gpu_s else "none on a GPU"
     return (
-        f"{len(found)} trials took {duration(total)} in all on {', '.join(devices)}, {gpu}: means"
-        " of a cell's trials, the highest peak of memory and of attempts. On the CPU the peak is"
-        " that of the worker's process, earlier trials in it included. Device hours are a trial's"
-        f" hours times its part of a pack's GPUs, or CPUs. {energy(found)}"
+        f"{len(trials)} trials took {duration(total_s)} in all on {', '.join(sorted(devices))},"
+        f" {gpu}: means of a cell's trials, the highest peak of memory and of attempts. On the CPU"
+        " the peak is that of the worker's process, earlier trials in it included. Device hours"
+        " are a trial's hours times its part of a pack's GPUs, or CPUs."
+        f" {energy(trials)}"
     )
 
 
 def mean_seconds(table: Table, records: Mapping[str, Record]) -> dict[str, float]:
     """Return the seconds of a trial in the mean, of every cell that has one."""
-    return {
-        table.place(cell): summary([record.seconds["total"] for record in found]).mean
-        for cell in table.cells
-        if (found := _timed(cell, records))
-    }
+    means = {}
+    for cell, timed in _timed_cells(table, records):
+        means[table.cell_name(cell)] = _mean_seconds(timed)
+    return means
 
 
-def kilojoules(found: Sequence[Record]) -> str:
+def _mean_seconds(timed: Sequence[Record]) -> float:
+    return summary([record.seconds["total"] for record in timed]).mean
+
+
+def kilojoules(trials: Sequence[Record]) -> str:
     """ "gpu 12.3, cpu 4.5", the mean of those trials that could read it; "—" of none."""
-    by_device = {
-        name: [r.energy_j[name] for r in found if name in r.energy_j] for name in ("gpu", "cpu")
-    }
-    return (
-        ", ".join(
-            f"{name} {summary(values).mean / 1000:.1f}"
-            for name, values in by_device.items()
-            if values
-        )
-        or "—"
-    )
+    parts = []
+    for device in ("gpu", "cpu"):
+        values = [record.energy_j[device] for record in trials if device in record.energy_j]
+        if values:
+            parts.append(f"{device} {summary(values).mean / 1000:.1f}")
+    return ", ".join(parts) or "—"
 
 
-def energy(found: Sequence[Record]) -> str:
+def energy(trials: Sequence[Record]) -> str:
     """Return what the column of energy holds, in a sentence."""
-    known = [record for record in found if record.energy_j]
+    known = [record for record in trials if record.energy_j]
     if not known:
         return "Energy: not readable on the machines that ran them."
     total = sum(sum(record.energy_j.values()) for record in known)
-    part = (
-        ""
-        if len(known) == len(found)
-        else f" (of {len(known)} trials; not readable for the others)"
-    )
+    part = ""
+    if len(known) < len(trials):
+        part = f" (of {len(known)} trials; not readable for the others)"
     return (
         f"Energy: {total / 3.6e6:.3f} kWh{part}, of the whole device: trials that ran at once on it"
         " each count all of it."
     )
 
 
-def _timed(cell: TableCell, records: Mapping[str, Record]) -> list[Record]:
-    return [
-        records[key] for _, key in cell.keys if key in records and "total" in records[key].seconds
-    ]
+def _timed_cells(
+    table: Table, records: Mapping[str, Record]
+) -> list[tuple[TableCell, list[Record]]]:
+    """Return the cells with their finished trials whose seconds are known, if they have any."""
+    cells = []
+    for cell in table.cells:
+        finished = records_by_seed(cell.keys, records).values()
+        timed = [record for record in finished if "total" in record.seconds]
+        if timed:
+            cells.append((cell, timed))
+    return cells
 
 
 def duration(seconds: float) -> str:
     """ "106 s", "12.4 min", "3.1 h"."""
     if seconds < 600:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

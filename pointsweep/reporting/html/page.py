@@ -51,8 +51,8 @@ def page(
         # Plotly takes half a second to import, and most commands make no page.
         from pointsweep.reporting.html.contents import sections as further
 
-        found, data = further(table, records, curves, evidence)
-        sections += found
+        drawn, data = further(table, records, curves, evidence)
+        sections += drawn
         plotly = plotly_js()
         plotly_digest = digest(plotly)
     data = {"name": table.name, "metric": table.metric, **data}
@@ -69,7 +69,7 @@ def page(
     scripts = [digest(own)]
     if plotly:
         scripts.append(_allowed(plotly_src) if plotly_src else plotly_digest)
-    made = _environment().get_template("page.html").render(
+    html = _environment().get_template("page.html").render(
         title=visible(table.title),
         policy=_policy(scripts),
         style=Markup(_file("report.css")),
@@ -79,7 +79,7 @@ def page(
         plotly_digest=plotly_digest.strip("'"),
         script=Markup(own),
     )  # fmt: skip
-    return f"{made}\n"
+    return f"{html}\n"
 
 
 @functools.cache
@@ -129,22 +129,22 @@ def _file(name: str) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pointsweep.reporting.html", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["script_json"] = _script_json
-    return made
+    environment.filters["script_json"] = _script_json
+    return environment
 
 
 def _script_json(data: Any) -> Markup:
     """Return data as JSON that no text inside can end an element with."""
-    text = (
-        data if isinstance(data, str) else json.dumps(data, allow_nan=False, separators=(",", ":"))
-    )
+    text = data
+    if not isinstance(data, str):
+        text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return Markup(text)
@@ -153,13 +153,15 @@ def _script_json(data: Any) -> Markup:
 def _facts(table: Table, records: Mapping[str, Record]) -> list[tuple[str, str]]:
     """Return the few numbers that a reader wants before the table."""
     keys = {key for cell in table.cells for _, key in cell.keys}
-    done = [records[key] for key in sorted(keys & records.keys())]
+    finished = [records[key] for key in sorted(keys & records.keys())]
+    facts = [("trials finished", f"{len(finished)} of {len(keys)}")]
     best = best_mean(table)
-    facts = [("trials finished", f"{len(done)} of {len(keys)}")]
     if best is not None:
-        facts.append((f"best mean: {table.place(best)}", f"{percent(best.mean)} %"))
-    if seconds := sum(record.seconds.get("total", 0.0) for record in done):
+        facts.append((f"best mean: {table.cell_name(best)}", f"{percent(best.mean)} %"))
+    seconds = sum(record.seconds.get("total", 0.0) for record in finished)
+    if seconds:
         facts.append(("of training and testing", duration(seconds)))
-    if objects := {int(record.dataset["num_test"]) for record in done}:
-        facts.append(("test clouds", " or ".join(f"{number:,}" for number in sorted(objects))))
+    sizes = sorted({int(record.dataset["num_test"]) for record in finished})
+    if sizes:
+        facts.append(("test clouds", " or ".join(f"{size:,}" for size in sizes)))
     return facts

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import Markup, escape
@@ -37,45 +38,59 @@ def pareto(table: Table) -> Section | None:
         return None
     higher = higher_is_better(table.metric)
     best = front(cells, higher)
-    zero = min(sizes - {0}) / 10**0.5  # no parameters at all: left of the logarithmic scale
-    places = {size: float(size) if size else zero for size in sizes}
-    traces = _traces(table, cells, places)
-    traces += _front(table, best, places)
-
+    positions = _positions(sizes)
+    traces = [*_traces(table, cells, positions), *_front(table, best, positions)]
     drawn = figure(traces, f"{SIZES} (logarithmic)", f"{table.metric} in %")
-    low, high = math.log10(min(places.values())), math.log10(max(places.values()))
-    pad = 0.05 * (high - low)
-    drawn.update_layout(xaxis={"type": "log", "range": [low - pad, high + pad]})
-    if 0 in sizes:
-        powers = [10**power for power in range(12) if min(sizes - {0}) <= 10**power <= max(sizes)]
-        ticks = powers or sorted({min(sizes - {0}), max(sizes)})
-        drawn.update_layout(
-            xaxis={"tickvals": [zero, *ticks], "ticktext": ["0", *map(count, ticks)]}
-        )
-    else:
-        drawn.update_layout(xaxis={"dtick": "D2" if high - low < 1 else 1, "exponentformat": "SI"})
-
-    names = Markup(", ").join(
-        Markup("<b>{}</b>").format(table.place(cell)) for cell in best[-MOST_LABELS:]
-    )
-    if len(best) > MOST_LABELS:
-        names += escape(f" and {len(best) - MOST_LABELS} smaller ones")
-    lead = Markup(
-        "The dashed line is the Pareto front by the means: no cell has fewer parameters and a {}"
-        " mean than {}. Parameters are those without the head, bars are ± one"
-        " standard deviation over the seeds."
-    ).format("higher" if higher else "lower", names)
+    drawn.update_layout(xaxis=_x_axis(sizes, positions))
     chart = Chart(
         f"{table.metric} against trainable parameters",
         drawn,
         f"{len(cells)} cells, {len(best)} of them on the front.",
         ("on the front", SIZES, f"{table.metric} in %"),
-        [(table.place(cell), f"{size_of(cell):,}", _mean(cell)) for cell in best],
+        [(table.cell_name(cell), f"{size_of(cell):,}", _mean(cell)) for cell in best],
         480 + legend_height(len(traces)),
     )
+    lead = _lead(table, best, higher)
     return Section(
         "pareto", "Accuracy against parameters", lead, "charts.html", {"charts": [chart]}
     )
+
+
+def _positions(sizes: Collection[int]) -> dict[int, float]:
+    """Return where on the logarithmic scale each number of parameters is drawn: none at all left of
+    all others.
+    """
+    position_of_zero = min(set(sizes) - {0}) / 10**0.5
+    return {size: float(size) if size else position_of_zero for size in sizes}
+
+
+def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
+    low, high = math.log10(min(positions.values())), math.log10(max(positions.values()))
+    margin = 0.05 * (high - low)
+    axis: dict[str, Any] = {"type": "log", "range": [low - margin, high + margin]}
+    if 0 in sizes:
+        smallest, largest = min(sizes - {0}), max(sizes)
+        powers = [10**power for power in range(12) if smallest <= 10**power <= largest]
+        ticks = powers or sorted({smallest, largest})
+        axis["tickvals"] = [positions[0], *ticks]
+        axis["ticktext"] = ["0", *map(count, ticks)]
+    else:
+        axis["dtick"] = "D2" if high - low < 1 else 1
+        axis["exponentformat"] = "SI"
+    return axis
+
+
+def _lead(table: Table, best: Sequence[TableCell], higher: bool) -> Markup:
+    """Return the sentence above the chart, which names the largest cells of the front."""
+    bold = [Markup("<b>{}</b>").format(table.cell_name(cell)) for cell in best[-MOST_LABELS:]]
+    names = Markup(", ").join(bold)
+    if len(best) > MOST_LABELS:
+        names += escape(f" and {len(best) - MOST_LABELS} smaller ones")
+    return Markup(
+        "The dashed line is the Pareto front by the means: no cell has fewer parameters and a {}"
+        " mean than {}. Parameters are those without the head, bars are ± one"
+        " standard deviation over the seeds."
+    ).format("higher" if higher else "lower", names)
 
 
 def front(cells: Sequence[TableCell], higher: bool = True) -> list[TableCell]:
@@ -89,11 +104,11 @@ def front(cells: Sequence[TableCell], higher: bool = True) -> list[TableCell]:
     def gain(cell: TableCell) -> float:
         return sign * (cell.mean or 0.0)
 
-    found: list[TableCell] = []
+    best: list[TableCell] = []
     for cell in sorted(cells, key=lambda cell: (size_of(cell), -gain(cell))):
-        if not found or gain(cell) > gain(found[-1]):
-            found.append(cell)
-    return found
+        if not best or gain(cell) > gain(best[-1]):
+            best.append(cell)
+    return best
 
 
 def size_of(cell: TableCell) -> int:
@@ -101,32 +116,40 @@ def size_of(cell: TableCell) -> int:
     return int((cell.parameters or {})["trainable_without_head"])
 
 
-def _traces(table: Table, cells: Sequence[TableCell], places: dict[int, float]) -> list[go.Scatter]:
+def _traces(
+    table: Table, cells: Sequence[TableCell], positions: Mapping[int, float]
+) -> list[go.Scatter]:
     """Return a trace for each column, in its colour; rows have the shape of their first label."""
-    kind = marks(len(cells))
-    firsts = list(dict.fromkeys(row[0] for row in table.rows))
-    shapes = (
-        {name: SYMBOLS[i] for i, name in enumerate(firsts)} if len(firsts) <= len(SYMBOLS) else {}
-    )
+    trace_type = marks(len(cells))
+    symbol_of = {}
+    first_labels = list(dict.fromkeys(row[0] for row in table.rows))
+    if len(first_labels) <= len(SYMBOLS):
+        symbol_of = dict(zip(first_labels, SYMBOLS, strict=False))
+
     traces = []
     for column, title in enumerate(table.columns):
-        mine = [cell for cell in cells if cell.column == column]
-        if not mine:
+        x, y, deviations, symbols, texts = [], [], [], [], []
+        for cell in cells:
+            if cell.column == column:
+                x.append(positions[size_of(cell)])
+                y.append(100 * (cell.mean or 0.0))
+                deviations.append(100 * cell.sd if cell.sd is not None else 0.0)
+                symbols.append(symbol_of.get(table.rows[cell.row][0], "circle"))
+                texts.append(words(_hover_text(table, cell)))
+        if not x:
             continue
-        spread = [100 * cell.sd if cell.sd is not None else 0.0 for cell in mine]
-        bars = {"type": "data", "array": spread, "thickness": 1, "width": 0}
+        bars = None
+        if any(deviations):
+            bars = {"type": "data", "array": deviations, "thickness": 1, "width": 0}
         traces.append(
-            kind(
-                x=[places[size_of(cell)] for cell in mine],
-                y=[100 * (cell.mean or 0.0) for cell in mine],
-                error_y=bars if any(spread) else None,
+            trace_type(
+                x=x,
+                y=y,
+                error_y=bars,
                 mode="markers",
-                marker={
-                    "size": 10,
-                    "symbol": [shapes.get(table.rows[cell.row][0], "circle") for cell in mine],
-                },
+                marker={"size": 10, "symbol": symbols},
                 name=label(title),
-                text=[words(_told(table, cell)) for cell in mine],
+                text=texts,
                 hovertemplate="%{text}<extra></extra>",
                 meta={"slot": column},
             )
@@ -134,15 +157,22 @@ def _traces(table: Table, cells: Sequence[TableCell], places: dict[int, float]) 
     return traces
 
 
-def _front(table: Table, best: Sequence[TableCell], places: dict[int, float]) -> list[go.Scatter]:
+def _front(
+    table: Table, best: Sequence[TableCell], positions: Mapping[int, float]
+) -> list[go.Scatter]:
     """Return the steps of the front, and the names of its last cells."""
-    x, y = [places[size_of(cell)] for cell in best], [100 * (cell.mean or 0.0) for cell in best]
-    named = best[-MOST_LABELS:]
-    middle = (math.log10(min(places.values())) + math.log10(max(places.values()))) / 2
-    sides = [math.log10(places[size_of(cell)]) > middle for cell in named]
+    x = [positions[size_of(cell)] for cell in best]
+    y = [100 * (cell.mean or 0.0) for cell in best]
+    largest = max(positions.values())
+    middle = (math.log10(min(positions.values())) + math.log10(largest)) / 2
+    names, sides = [], []
+    for cell in best[-MOST_LABELS:]:
+        names.append(f"\u2002{words(table.cell_name(cell))}\u2002")
+        right_half = math.log10(positions[size_of(cell)]) > middle
+        sides.append("top left" if right_half else "top right")
     return [
         go.Scatter(
-            x=[*x, max(places.values())],
+            x=[*x, largest],
             y=[*y, y[-1]],
             mode="lines",
             line={"shape": "hv", "dash": "dash", "width": 1.5},
@@ -154,8 +184,8 @@ def _front(table: Table, best: Sequence[TableCell], places: dict[int, float]) ->
             x=x[-MOST_LABELS:],
             y=y[-MOST_LABELS:],
             mode="text",
-            text=[f"\u2002{words(table.place(cell))}\u2002" for cell in named],
-            textposition=["top left" if side else "top right" for side in sides],
+            text=names,
+            textposition=sides,
             hoverinfo="skip",
             showlegend=False,
             meta={"wide": True},
@@ -164,8 +194,10 @@ def _front(table: Table, best: Sequence[TableCell], places: dict[int, float]) ->
 
 
 def _mean(cell: TableCell) -> str:
-    return percent(cell.mean) + (f" ± {percent(cell.sd)}" if cell.sd is not None else "")
+    if cell.sd is None:
+        return percent(cell.mean)
+    return f"{percent(cell.mean)} ± {percent(cell.sd)}"
 
 
-def _told(table: Table, cell: TableCell) -> str:
-    return f"{table.place(cell)}: {_mean(cell)}, {size_of(cell):,} parameters"
+def _hover_text(table: Table, cell: TableCell) -> str:
+    return f"{table.cell_name(cell)}: {_mean(cell)}, {size_of(cell):,} parameters"

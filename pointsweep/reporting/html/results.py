@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsweep.reporting.best_cells import legend, standings, tied
@@ -53,9 +53,9 @@ class ShownCell:
     place: str  # best, second, tied or nothing
     bad: bool
     interval: str
-    runs: tuple[Run, ...]
-    commands: tuple[str, ...]
     beside: tuple[str, ...]  # what the further sub-columns show
+    runs: tuple[Run, ...] = ()
+    commands: tuple[str, ...] = ()
     curves: tuple[Mapping[str, Any], ...] = ()  # the metric by epoch, of every seed
 
 
@@ -66,18 +66,20 @@ def results(
     curves: Mapping[str, Sequence[float]],
 ) -> Section:
     """Return the section of the table."""
-    later = sum(len(cell.keys) for cell in table.cells) > MOST_OPEN
-    rows = list(_rows(table, records, links, curves, CURVE_POINTS[later]))
+    num_trials = sum(len(cell.keys) for cell in table.cells)
+    by_script = num_trials > MOST_OPEN  # then report.js writes the runs
+    rows = list(_rows(table, records, links, curves, CURVE_POINTS[by_script]))
     opened = [cell for _, cells in rows for cell in cells if cell.runs]
+    cell_curves = [cell.curves for cell in opened]
     values: dict[str, Any] = {
         "table": table,
         "subs": [name for name, _ in headings(table)],
         "rows": rows,
         "notes": footnotes(table),
         "legend": _legend(table),
-        "later": later,
-        "runs": _later(opened) if later else {},
-        "curves": [cell.curves for cell in opened] if any(cell.curves for cell in opened) else [],
+        "later": by_script,
+        "runs": _packed_runs(opened) if by_script else {},
+        "curves": cell_curves if any(cell_curves) else [],
         "exports": {
             f"{table.name}.csv": comma_separated(table, DEFAULTS),
             f"{table.name}.tex": latex(table, DEFAULTS),
@@ -99,30 +101,33 @@ def _rows(
     most_points: int,
 ) -> Iterator[tuple[tuple[str, ...], list[ShownCell]]]:
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    places = standings(table, "tests") | dict.fromkeys(tied(table), "tied")
-    subs, known = headings(table)[1:], symbols(table)
+    ranks = standings(table, "tests") | dict.fromkeys(tied(table), "tied")
+    symbol_of = symbols(table)
+    _, *sub_columns = headings(table)
     for row, labels in enumerate(table.rows):
         shown = []
         for column in range(len(table.columns)):
             cell = cells[row, column]
-            opened = bool(cell.keys and records)
-            shown.append(
-                ShownCell(
-                    marked(table, cell, known),
-                    cell.mean,
-                    places.get((row, column), ""),
-                    bool(cell.failures),
-                    _interval(cell),
-                    tuple(_runs(table, cell, records, links)) if opened else (),
-                    tuple(commands(table, cell).strip().splitlines()) if opened else (),
-                    tuple(show(cell) for _, show in subs),
-                    tuple(_curves(cell, curves, most_points)) if opened else (),
-                )
+            shown_cell = ShownCell(
+                words=marked(table, cell, symbol_of),
+                value=cell.mean,
+                place=ranks.get((row, column), ""),
+                bad=bool(cell.failures),
+                interval=_interval(cell),
+                beside=tuple(show(cell) for _, show in sub_columns),
             )
+            if cell.keys and records:
+                shown_cell = replace(
+                    shown_cell,
+                    runs=tuple(_runs(table, cell, records, links)),
+                    commands=tuple(commands(table, cell).strip().splitlines()),
+                    curves=tuple(_curves(cell, curves, most_points)),
+                )
+            shown.append(shown_cell)
         yield labels, shown
 
 
-def _later(cells: Sequence[ShownCell]) -> dict[str, Any]:
+def _packed_runs(cells: Sequence[ShownCell]) -> dict[str, Any]:
     """Return what report.js writes when a cell opens. Most lines stand in many trials: each is
     kept once, and a trial has their numbers.
     """
@@ -131,14 +136,16 @@ def _later(cells: Sequence[ShownCell]) -> dict[str, Any]:
     def number(line: str) -> int:
         return numbers.setdefault(line, len(numbers))
 
-    found = []
+    packed = []
     for cell in cells:
         runs = []
         for run in cell.runs:
-            kept = [run.seed, run.key, [number(line) for line in run.lines], int(run.bad)]
-            runs.append([*kept, number(run.link.replace(run.key, KEY))] if run.link else kept)
-        found.append([cell.interval, runs, cell.commands])
-    return {"lines": list(numbers), "cells": found}
+            values = [run.seed, run.key, [number(line) for line in run.lines], int(run.bad)]
+            if run.link:
+                values.append(number(run.link.replace(run.key, KEY)))
+            runs.append(values)
+        packed.append([cell.interval, runs, cell.commands])
+    return {"lines": list(numbers), "cells": packed}
 
 
 def _curves(
@@ -180,12 +187,14 @@ def _runs(
 
 def _lines(record: Record, metric: str) -> Iterator[str]:
     """Yield a trial's value by every protocol, its parameters and where it comes from."""
-    chosen = sorted(record.metrics.items(), key=lambda item: (item[0] != "last", item[0]))
-    yield ", ".join(
-        f"{protocol} {percent(values[metric])} (epoch {int(values['epoch'])})"
-        for protocol, values in chosen
-        if metric in values
-    )
+    values = []
+    for protocol in sorted(record.metrics, key=lambda name: (name != "last", name)):
+        metrics = record.metrics[protocol]
+        if metric in metrics:
+            epoch = int(metrics["epoch"])
+            values.append(f"{protocol} {percent(metrics[metric])} (epoch {epoch})")
+    yield ", ".join(values)
+
     sizes = record.parameters
     seconds = f"; {record.seconds['total']:.0f} s" if "total" in record.seconds else ""
     yield (
@@ -201,7 +210,8 @@ def code(record: Record) -> str:
     far as the record has them.
     """
     commit = record.origin.get("code", "unknown")
-    short = commit[:12] + "+" * commit.endswith("+") if len(commit) >= 40 else commit
-    if short.startswith("tree") or "tree" not in record.origin:
-        return short
-    return f"{short}, tree {record.origin['tree']}"
+    if len(commit) >= 40:
+        commit = commit[:12] + "+" * commit.endswith("+")
+    if commit.startswith("tree") or "tree" not in record.origin:
+        return commit
+    return f"{commit}, tree {record.origin['tree']}"

@@ -1,4 +1,4 @@
-"""What a search saw on the way to its table, as sweeps/<name>/search.json holds it."""
+"""History of a search behind its table, as sweeps/<name>/search.json holds it."""
 
 from __future__ import annotations
 
@@ -50,30 +50,31 @@ def read_searches(store: Store, name: str) -> list[ArmSearch]:
         data = json.loads(store.read(path))
         return [_searched(data, arm) for arm in data["arms"]]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        words = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         log.warning(
             "%s is damaged (%s): the report is without it; the search's command, run again, writes"
             " it anew",
             path,
-            words,
+            reason,
         )
         return []
 
 
 def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> ArmSearch:
-    done = [each for each in arm["suggestions"] if each["state"] == "complete"]
+    suggestions = arm["suggestions"]
     axes = []
-    for each in data["parameters"]:
-        values = [
-            trial["drawn"][each["key"]]
-            for trial in arm["suggestions"]
-            if each["key"] in trial["drawn"]
-        ]
-        if values:
-            ends = (0.0, 0.0) if each["kind"] == "choice" else (min(values), max(values))
-            axes.append(Axis(each["key"], each["kind"], each["log"], each["labels"], *ends))
-    states = [each["state"] for each in arm["suggestions"]]
+    for parameter in data["parameters"]:
+        key = parameter["key"]
+        values = [trial["drawn"][key] for trial in suggestions if key in trial["drawn"]]
+        if not values:
+            continue
+        low = high = 0.0
+        if parameter["kind"] != "choice":
+            low, high = min(values), max(values)
+        axes.append(Axis(key, parameter["kind"], parameter["log"], parameter["labels"], low, high))
+    states = [trial["state"] for trial in suggestions]
     others = {state: states.count(state) for state in ("stopped", "failed") if state in states}
+    complete = [trial for trial in suggestions if trial["state"] == "complete"]
     return ArmSearch(
-        arm["name"], data["objectives"], axes, arm["importances"], done, others, arm["suggestions"]
+        arm["name"], data["objectives"], axes, arm["importances"], complete, others, suggestions
     )

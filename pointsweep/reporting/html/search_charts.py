@@ -74,26 +74,28 @@ class StoredImportances(BaseImportanceEvaluator):
         return dict(sorted(self.shares.items(), key=lambda item: -item[1]))
 
 
-def searches(found: Sequence[ArmSearch]) -> Section | None:
+def searches(arm_searches: Sequence[ArmSearch]) -> Section | None:
     """Return the section of every arm's search; None of a sweep that is no search."""
     arms = []
-    for one in found:
-        if one.trials and one.axes:
-            others = "".join(f", {number} {state}" for state, number in one.others.items())
-            arms.append((f"{one.name}: {len(one.trials)} finished{others}", charts(one)))
+    for search in arm_searches:
+        if search.trials and search.axes:
+            title = f"{search.name}: {len(search.trials)} finished"
+            for state, number in search.others.items():
+                title += f", {number} {state}"
+            arms.append((title, charts(search)))
     if not arms:
         return None
     lead = "What the search suggested and what came of it, on the validation split."
     return Section("search", "The search", lead, "search.html", {"arms": arms})
 
 
-def charts(one: ArmSearch) -> list[Chart]:
+def charts(search: ArmSearch) -> list[Chart]:
     """Return the charts of one arm's search, by objective where it has several."""
-    names = list(one.objectives)
-    found: list[Chart] = []
+    names = list(search.objectives)
+    all_charts: list[Chart] = []
     if len(names) > 1:
         drawn = visualization.plot_pareto_front(
-            _study(one, one.trials, names[:2]),
+            _study(search, search.trials, names[:2]),
             target_names=[_shown(name) for name in names[:2]],
         )
         others, front = drawn.data
@@ -101,83 +103,96 @@ def charts(one: ArmSearch) -> list[Chart]:
         others.update(name="not on the front", showlegend=True, meta={"slot": 7})
         front.marker = {"size": 9}
         front.update(name="on the front", showlegend=True, meta={"slot": 4})
-        found.append(_chart(one, "Pareto front", drawn))
+        all_charts.append(_chart(search, "Pareto front", drawn))
     for name in names:
-        found += _objective(one, name, f", {name}" if len(names) > 1 else "")
-    return found + _courses(one)
+        all_charts += _objective(search, name, f", {name}" if len(names) > 1 else "")
+    all_charts += _curves(search)
+    all_charts += _timeline(search)
+    return all_charts
 
 
-def _objective(one: ArmSearch, name: str, of: str) -> list[Chart]:
-    """Return the charts of one objective, drawn from a study that has no other; `of` ends their
+def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
+    """Return the charts of one objective, drawn from a study that has no other; `suffix` ends their
     titles.
     """
-    study, shown = _study(one, one.ended, [name]), _shown(name)
+    study = _study(search, search.ended, [name])
+    shown = _shown(name)
     history = visualization.plot_optimization_history(study, target_name=shown)
     history.update_layout(yaxis={"title": {"text": shown}})
-    found = [_chart(one, f"Optimization history{of}", history)]
+    of_objective = [_chart(search, f"Optimization history{suffix}", history)]
 
-    shares = one.importances.get(name) or {}
+    shares = search.importances.get(name) or {}
     if shares:
         drawn = visualization.plot_param_importances(study, evaluator=StoredImportances(shares))
         drawn.update_traces(hovertemplate="%{y}: %{x:.3f}<extra></extra>")
-        rows = [
-            (key, f"{share:.3f}")
-            for key, share in sorted(shares.items(), key=lambda item: -item[1])
-        ]
-        title, height = f"Importance of the keys{of}", 140 + 34 * len(rows)
-        found.append(_chart(one, title, drawn, ("key", "importance"), rows, height))
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        rows = [(key, f"{share:.3f}") for key, share in ranked]
+        title = f"Importance of the keys{suffix}"
+        height = 140 + 34 * len(rows)
+        of_objective.append(_chart(search, title, drawn, ("key", "importance"), rows, height))
 
-    best = _study(one, _best(one, name), [name])
+    best = _study(search, _best(search, name), [name])
     parallel = visualization.plot_parallel_coordinate(best, target_name=shown)
-    width = 240 + 160 * len(one.axes)
-    found.append(_chart(one, f"Parallel coordinates{of}", parallel, min_width=width))
-    sliced = visualization.plot_slice(study, target_name=shown)
-    sliced.update_layout(yaxis={"title": {"text": shown}})
-    found.append(_chart(one, f"Slices{of}", sliced, min_width=width))
-    keys = _keys(one, shares)
+    width = 240 + 160 * len(search.axes)
+    of_objective.append(_chart(search, f"Parallel coordinates{suffix}", parallel, min_width=width))
+
+    slices = visualization.plot_slice(study, target_name=shown)
+    slices.update_layout(yaxis={"title": {"text": shown}})
+    of_objective.append(_chart(search, f"Slices{suffix}", slices, min_width=width))
+
+    keys = _keys(search, shares)
     if len(keys) > 1:
         drawn = visualization.plot_contour(study, params=keys, target_name=shown)
         height = 360 + 130 * (len(keys) - 1)
         width = 200 + 190 * len(keys)
-        found.append(_chart(one, f"Contours{of}", drawn, height=height, min_width=width))
-    return found
+        of_objective.append(
+            _chart(search, f"Contours{suffix}", drawn, height=height, min_width=width)
+        )
+    return of_objective
 
 
-def _courses(one: ArmSearch) -> list[Chart]:
-    """Return what happened in time: the curves of the trials, and when each was trained."""
-    first = next(iter(one.objectives))
-    found = []
-    unfinished = [trial for trial in one.ended if trial["state"] != "complete"]
-    curves = [trial for trial in _best(one, first) if len(trial.get("curve", ())) > 1]
-    stopped = [trial for trial in unfinished if trial.get("curve")][:MOST_LINES]
-    if curves or stopped:
-        # The stopped ones first, so that what ran to its end lies on top, the best topmost.
-        chosen = [*stopped, *reversed(curves)]
-        drawn = visualization.plot_intermediate_values(_study(one, chosen, [first]))
-        for trace, trial in zip(drawn.data, chosen, strict=True):
-            ended = trial["state"] == "complete"
-            best = trial is chosen[-1]
-            trace.update(
-                name=f"suggestion {trial['number']}, {trial['state']}",
-                mode="lines" if len(trial["curve"]) > 1 else "markers",
-                line={"width": 3 if best else 1.5},
-                opacity=1 if best else 0.5,
-                hovertemplate="epoch %{x}: %{y:.1f}",
-                meta={"slot": 4 if best else 0 if ended else 7},
-            )
-        drawn.update_layout(yaxis={"title": {"text": "validation accuracy in %"}}, showlegend=False)
-        title = "Validation accuracy by epoch: grey what a scheduler stopped, red the best"
-        found.append(_chart(one, title, drawn))
+def _curves(search: ArmSearch) -> list[Chart]:
+    """Return the chart of the trials' curves, if there are any."""
+    objective = next(iter(search.objectives))
+    stopped = []
+    for trial in search.ended:
+        if trial["state"] != "complete" and trial.get("curve"):
+            stopped.append(trial)
+    complete = [trial for trial in _best(search, objective) if len(trial.get("curve", ())) > 1]
+    # The stopped ones first, so that what ran to its end lies on top, the best topmost.
+    chosen = [*stopped[:MOST_LINES], *reversed(complete)]
+    if not chosen:
+        return []
 
-    timed = [trial for trial in one.ended if trial.get("times")][-MOST_BARS:]
-    if timed:
-        drawn = visualization.plot_timeline(_study(one, timed, [first]))
-        found.append(_chart(one, "Timeline", drawn))
-    return found
+    drawn = visualization.plot_intermediate_values(_study(search, chosen, [objective]))
+    for trace, trial in zip(drawn.data, chosen, strict=True):
+        best = trial is chosen[-1]
+        slot = 0 if trial["state"] == "complete" else 7
+        trace.update(
+            name=f"suggestion {trial['number']}, {trial['state']}",
+            mode="lines" if len(trial["curve"]) > 1 else "markers",
+            line={"width": 3 if best else 1.5},
+            opacity=1 if best else 0.5,
+            hovertemplate="epoch %{x}: %{y:.1f}",
+            meta={"slot": 4 if best else slot},
+        )
+    drawn.update_layout(yaxis={"title": {"text": "validation accuracy in %"}}, showlegend=False)
+    title = "Validation accuracy by epoch: grey what a scheduler stopped, red the best"
+    return [_chart(search, title, drawn)]
+
+
+def _timeline(search: ArmSearch) -> list[Chart]:
+    """Return the chart of when each trial was trained, if the times are known."""
+    timed = [trial for trial in search.ended if trial.get("times")]
+    if not timed:
+        return []
+    objective = next(iter(search.objectives))
+    drawn = visualization.plot_timeline(_study(search, timed[-MOST_BARS:], [objective]))
+    return [_chart(search, "Timeline", drawn)]
 
 
 def _chart(
-    one: ArmSearch,
+    search: ArmSearch,
     title: str,
     drawn: go.Figure,
     heads: Sequence[str] = (),
@@ -205,15 +220,18 @@ def _chart(
     )
     _in_words(drawn)
     drawn.data = [trace for trace in drawn.data if trace.x is None or len(trace.x)]
-    if sum(len(trace.x) for trace in drawn.data if trace.x is not None) > MOST_SVG:
+    num_marks = sum(len(trace.x) for trace in drawn.data if trace.x is not None)
+    if num_marks > MOST_SVG:
         drawn = go.Figure([_by_webgl(trace) for trace in drawn.data], drawn.layout)
-    name = next(iter(one.objectives))
+
+    objective = next(iter(search.objectives))
     if not rows:
-        heads = ("best suggestions", name, "values")
-        rows = [_told(one, name, trial) for trial in _best(one, name)[:10]]
-    cut = f", the {MOST_LINES} best are drawn" if len(one.trials) > MOST_LINES else ""
-    summary = f"{one.name}: {len(one.trials)} finished suggestions{cut}."
-    return Chart(title, drawn, summary, heads, rows, height, min_width)
+        heads = ("best suggestions", objective, "values")
+        rows = [_row(search, objective, trial) for trial in _best(search, objective)[:10]]
+    summary = f"{search.name}: {len(search.trials)} finished suggestions"
+    if len(search.trials) > MOST_LINES:
+        summary += f", the {MOST_LINES} best are drawn"
+    return Chart(title, drawn, f"{summary}.", heads, rows, height, min_width)
 
 
 def _in_words(drawn: go.Figure) -> None:
@@ -249,36 +267,39 @@ def _trace_in_words(trace: Any) -> None:
 
 
 def _unquoted(value: Any) -> Any:
-    return value[1:-1] if isinstance(value, str) and value[:1] == value[-1:] == "'" else value
+    if isinstance(value, str) and value[:1] == value[-1:] == "'":
+        return value[1:-1]
+    return value
 
 
 def _by_webgl(trace: Any) -> Any:
     if trace.type != "scatter" or trace.mode != "markers":
         return trace
-    return go.Scattergl(
-        **{key: value for key, value in trace.to_plotly_json().items() if key != "type"}
-    )
+    properties = trace.to_plotly_json()
+    properties.pop("type", None)
+    return go.Scattergl(**properties)
 
 
-def _told(one: ArmSearch, name: str, trial: Mapping[str, Any]) -> tuple[str, str, str]:
-    value = trial["values"][0] * (100 if _percent(name) else 1)
-    drawn = ", ".join(
-        f"{key} {each:.4g}" if isinstance(each, float) else f"{key} {scalars.spelled(each)}"
-        for key, each in trial["drawn"].items()
-    )
-    return f"suggestion {trial['number']}", f"{value:.4g}", drawn
+def _row(search: ArmSearch, objective: str, trial: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return a trial's line below a chart: its number, its value, and what was suggested."""
+    value = trial["values"][0] * (100 if _percent(objective) else 1)
+    suggested = []
+    for key, drawn in trial["drawn"].items():
+        shown = f"{drawn:.4g}" if isinstance(drawn, float) else scalars.spelled(drawn)
+        suggested.append(f"{key} {shown}")
+    return f"suggestion {trial['number']}", f"{value:.4g}", ", ".join(suggested)
 
 
-def _best(one: ArmSearch, name: str) -> list[Mapping[str, Any]]:
+def _best(search: ArmSearch, objective: str) -> list[Mapping[str, Any]]:
     """Return the best finished trials by an objective, as many as have lines of their own."""
-    index = list(one.objectives).index(name)
-    sign = -1 if one.objectives[name] == "maximize" else 1
-    return sorted(one.trials, key=lambda trial: sign * trial["values"][index])[:MOST_LINES]
+    index = list(search.objectives).index(objective)
+    sign = -1 if search.objectives[objective] == "maximize" else 1
+    return sorted(search.trials, key=lambda trial: sign * trial["values"][index])[:MOST_LINES]
 
 
-def _keys(one: ArmSearch, shares: Mapping[str, float]) -> list[str]:
+def _keys(search: ArmSearch, shares: Mapping[str, float]) -> list[str]:
     """Return the keys of the contours, as the study calls them."""
-    varied = [axis for axis in one.axes if axis.kind == "choice" or axis.low < axis.high]
+    varied = [axis for axis in search.axes if axis.kind == "choice" or axis.low < axis.high]
     ranked = sorted(varied, key=lambda axis: -shares.get(axis.key, 0.0))
     return [words(axis.key) for axis in ranked[:MOST_KEYS]]
 
@@ -292,40 +313,44 @@ def _shown(name: str) -> str:
 
 
 def _study(
-    one: ArmSearch, trials: Sequence[Mapping[str, Any]], names: Sequence[str]
+    search: ArmSearch, trials: Sequence[Mapping[str, Any]], objectives: Sequence[str]
 ) -> optuna.Study:
     """Return a study in memory with these trials and objectives, accuracies in percent."""
+    directions = [StudyDirection[search.objectives[name].upper()] for name in objectives]
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(
-            directions=[StudyDirection[one.objectives[name].upper()] for name in names]
-        )
-        study.add_trials([_trial(one, trial, names) for trial in trials])
+        study = optuna.create_study(directions=directions)
+        study.add_trials([_trial(search, trial, objectives) for trial in trials])
     finally:
         optuna.logging.set_verbosity(verbosity)
     return study
 
 
-def _trial(one: ArmSearch, trial: Mapping[str, Any], names: Sequence[str]) -> FrozenTrial:
-    space = {axis.key: axis for axis in one.axes}
-    drawn = {key: value for key, value in trial["drawn"].items() if key in space}
+def _trial(search: ArmSearch, trial: Mapping[str, Any], objectives: Sequence[str]) -> FrozenTrial:
+    params, distributions = {}, {}
+    for axis in search.axes:
+        if axis.key in trial["drawn"]:
+            name = words(axis.key)
+            params[name] = _drawn(axis, trial["drawn"][axis.key])
+            distributions[name] = _distribution(axis)
+
     state = STATES[trial["state"]]
     values = None
     if state == TrialState.COMPLETE:
-        by_name = dict(zip(one.objectives, trial["values"], strict=True))
-        values = [by_name[name] * (100 if _percent(name) else 1) for name in names]
-    begun, ended = trial.get("times") or (0.0, 0.0)
+        by_name = dict(zip(search.objectives, trial["values"], strict=True))
+        values = [by_name[name] * (100 if _percent(name) else 1) for name in objectives]
+    started, ended = trial.get("times") or (0.0, 0.0)
     return FrozenTrial(
         number=trial["number"],
         trial_id=trial["number"],
         state=state,
         value=None,
         values=values,
-        datetime_start=datetime.fromtimestamp(begun, UTC).replace(tzinfo=None),
+        datetime_start=datetime.fromtimestamp(started, UTC).replace(tzinfo=None),
         datetime_complete=datetime.fromtimestamp(ended, UTC).replace(tzinfo=None),
-        params={words(key): _drawn(space[key], value) for key, value in drawn.items()},
-        distributions={words(key): _distribution(space[key]) for key in drawn},
+        params=params,
+        distributions=distributions,
         user_attrs={},
         system_attrs={},
         intermediate_values={int(epoch): 100 * value for epoch, value in trial.get("curve", ())},
@@ -333,7 +358,9 @@ def _trial(one: ArmSearch, trial: Mapping[str, Any], names: Sequence[str]) -> Fr
 
 
 def _drawn(axis: Axis, value: Any) -> Any:
-    return words(scalars.spelled(value)) if axis.kind == "choice" else value
+    if axis.kind == "choice":
+        return words(scalars.spelled(value))
+    return value
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

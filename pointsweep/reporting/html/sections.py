@@ -1,4 +1,4 @@
-"""What the sections of the report share: their form, and settings as dotted keys."""
+"""Parts shared by the report's sections: their form, and settings as dotted keys."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a config with dotted keys, {"method.rank": 4}; lists become tuples, which sets can
     hold.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            settings |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = _frozen(value)
-    return found
+            settings[f"{prefix}{key}"] = _frozen(value)
+    return settings
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    return value

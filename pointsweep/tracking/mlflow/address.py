@@ -28,7 +28,9 @@ def scheme_of(uri: str) -> str:
     if uri in SERVERS:
         return uri
     scheme, colon, _ = uri.partition(":")
-    return scheme.lower() if colon and "/" not in scheme else ""
+    if colon and "/" not in scheme:
+        return scheme.lower()
+    return ""
 
 
 def target_problem(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a trial and of a sweep as files, beside names and numbers.
+"""Files that MLflow keeps of a trial and of a sweep, beside names and numbers.
 
 Of a finished trial: its configuration, history, record and predictions, and a logged model of its
 trained weights, which `mlflow.pyfunc.load_model` loads (training/predictor.py). Of a sweep: its

@@ -422,26 +422,24 @@ class Runs:
         from mlflow.entities import Metric, RunTag
 
         values, final_tags = summary(record) if record is not None else ({}, {})
-        run_id, params, missing = self.open(key, events, tags, existing, final_tags)
+        run_id, params, missing_tags = self.open(key, events, tags, existing, final_tags)
         sent = self.sent[key]
-        metrics, tagged = (
-            [Metric(name, value, 0, 0) for name, value in values.items()],
-            [RunTag(*word) for word in missing.items()],
-        )
+        metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
+        run_tags = [RunTag(*item) for item in missing_tags.items()]
         for event in epochs_of(events):
-            if event["epoch"] in sent:
+            epoch, time_ms = event["epoch"], int(1000 * event["time"])
+            if epoch in sent:
                 continue
-            points = [
-                Metric(name, value, int(1000 * event["time"]), event["epoch"])
-                for name, value in epoch_values(event).items()
-            ]
-            if len(metrics) + len(params) + len(tagged) + len(points) > BATCH:
-                self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
-                metrics, params, tagged = [], [], []
+            points = []
+            for name, value in epoch_values(event).items():
+                points.append(Metric(name, value, time_ms, epoch))
+            if len(metrics) + len(params) + len(run_tags) + len(points) > BATCH:
+                self.client.log_batch(run_id, metrics=metrics, params=params, tags=run_tags)
+                metrics, params, run_tags = [], [], []
             metrics += points
-            sent.add(event["epoch"])
-        if metrics or params or tagged:
-            self.client.log_batch(run_id, metrics=metrics, params=params, tags=tagged)
+            sent.add(epoch)
+        if metrics or params or run_tags:
+            self.client.log_batch(run_id, metrics=metrics, params=params, tags=run_tags)
         return run_id
 
     def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
@@ -556,7 +554,9 @@ def _send_artifacts(runs: Runs, store: Store, tags: Mapping[str, TrialTags], mod
             missing.append(key)
             message = " ".join(scrubbed(str(error), runs.target.uri).split())[:200]
             reason = reason or f"{type(error).__name__}: {message}"
-    return f"{len(missing)} trials have no files there: {reason}" if missing else ""
+    if missing:
+        return f"{len(missing)} trials have no files there: {reason}"
+    return ""
 
 
 def publish(target: Target, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
@@ -564,8 +564,8 @@ def publish(target: Target, files: Mapping[str, bytes], metrics: Mapping[str, fl
     TrackerUnavailableError.
     """
     with tracker_errors(target.uri):
-        wanted = files if artifact_mode() != "none" else {}
-        send_sweep(connected(target.uri), target.parent_run_id, wanted, metrics)
+        published = files if artifact_mode() != "none" else {}
+        send_sweep(connected(target.uri), target.parent_run_id, published, metrics)
 
 
 def _done(runs: Runs) -> set[str]:

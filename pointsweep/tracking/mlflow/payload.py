@@ -142,16 +142,14 @@ def epoch_values(event: Event) -> dict[str, float]:
 def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
     text = record.to_json()
-    chunks = {
-        f"pointsweep.record.{i}": text[at : at + CHUNK]
-        for i, at in enumerate(range(0, len(text), CHUNK))
-    }
-    values = {
-        metric_name(measure, protocol): chosen[f"test/{measure}"]
-        for protocol, chosen in record.metrics.items()
-        for measure in RECORDED_FRACTIONS
-        if f"test/{measure}" in chosen
-    }
+    chunks = {}
+    for i, at in enumerate(range(0, len(text), CHUNK)):
+        chunks[f"pointsweep.record.{i}"] = text[at : at + CHUNK]
+    values = {}
+    for protocol, chosen in record.metrics.items():
+        for measure in RECORDED_FRACTIONS:
+            if f"test/{measure}" in chosen:
+                values[metric_name(measure, protocol)] = chosen[f"test/{measure}"]
     values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
     values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
     tags = {
@@ -190,7 +188,9 @@ def layout_text(tags: Mapping[str, str]) -> str:
     if not count.isdecimal():
         return ""
     text = "".join(tags.get(f"{LAYOUT_DIGEST}.{number}", "") for number in range(int(count)))
-    return text if hashlib.sha256(text.encode()).hexdigest() == digest else ""
+    if hashlib.sha256(text.encode()).hexdigest() == digest:
+        return text
+    return ""
 
 
 def joined(tags: Mapping[str, str]) -> str:

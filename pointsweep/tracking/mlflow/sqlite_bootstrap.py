@@ -101,10 +101,9 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
             ("runs", "artifact_uri", "run_uuid"),
             ("logged_models", "artifact_location", "model_id"),
         )
-        tables = {
-            name
-            for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
+        tables = set()
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            tables.add(name)
         for table, column, key in location_columns:
             if table not in tables:  # MLflow before version 3 knows no logged models
                 continue

@@ -188,7 +188,7 @@ def test_a_model_without_blocks_is_tokens_positions_norm_and_head():
     points = torch.randn(2, 64, 3)
     with torch.no_grad():
         tokens, centers = model.tokenizer(points)
-        encodings = model.positions(centers, model.positions.places(centers))
+        encodings = model.positions(centers, model.positions.project(centers))
         places = torch.cat([model.cls_position.expand(2, -1, -1), encodings], dim=1)
         stream = torch.cat([model.cls_token.expand(2, -1, -1), tokens], dim=1) + places
         expected = model.head(model.norm(stream), [])
