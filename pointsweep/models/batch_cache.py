@@ -1,4 +1,4 @@
-"""What several trials work out of the same batch of clouds, worked out once per process: batches,
+"""Cache of what several trials compute from the same batch of clouds, once per process: batches,
 neighbourhoods, projections.
 
 Members of a pack with the same seed see the same batches, and every evaluation sees the same clouds
@@ -86,7 +86,7 @@ class LeastRecentlyUsed:
 
 
 def _memory(tensor: Tensor) -> Hashable:
-    """What a tensor shares with all its views."""
+    """Return what a tensor shares with all its views."""
     return tensor.device, tensor.untyped_storage().data_ptr()
 
 
