@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
 from pointsweep.execution.prometheus import GAUGES
@@ -80,6 +86,35 @@ def test_every_gauge_is_shown():
 def test_panels_have_places_and_ids_of_their_own():
     places = [tuple(panel["gridPos"].values()) for panel in DASHBOARD["panels"]]
     assert len(set(places)) == len(places) == len({panel["id"] for panel in DASHBOARD["panels"]})
+
+
+def unknown_to_grafana(dashboard: Any) -> list[str]:
+    """The settings that are lost when Grafana's own model of a dashboard, made from its schema, reads and writes it."""
+
+    def lost(given: Any, kept: Any, path: str) -> Iterator[str]:
+        if isinstance(given, dict) and isinstance(kept, dict):
+            for key, value in given.items():
+                yield from lost(value, kept[key], f"{path}.{key}") if key in kept else [f"{path}.{key}"]
+        elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+            for number, (one, other) in enumerate(zip(given, kept, strict=True)):
+                yield from lost(one, other, f"{path}[{number}]")
+        elif given != kept:
+            yield path
+
+    plugins.register_default_plugins()
+    return list(lost(dashboard, json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard))), ""))
+
+
+def test_grafanas_schema_knows_every_setting():
+    definition = ".templating.list[0].definition"  # which Grafana writes itself beside a query variable
+    assert unknown_to_grafana(DASHBOARD) == [definition]
+    wrong = copy.deepcopy(DASHBOARD)
+    wrong["panels"][0]["targets"][0]["expression"] = "up"
+    wrong["panels"][1]["fieldConfig"]["defaults"]["units"] = "s"
+    wrong["refreshing"] = "15s"
+    assert set(unknown_to_grafana(wrong)) == {
+        definition, ".panels[0].targets[0].expression", ".panels[1].fieldConfig.defaults.units", ".refreshing"
+    }  # fmt: skip
 
 
 def test_the_provisioning_fits_together():
