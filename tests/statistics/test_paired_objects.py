@@ -100,11 +100,14 @@ def drawn(generator: np.random.Generator, seeds: int, objects: int, seed_sd: flo
 def test_the_bootstraps_variance_is_that_of_the_crossed_design():
     first, second = drawn(np.random.default_rng(3), 6, 500)
     gain = np.stack([first[s].astype(float) - second[s] for s in range(6)])
-    objects, seeds = gain.mean(0).var() / 500, gain.mean(1).var(ddof=1) / 6
+    by_object, apart = gain.mean(0), gain - gain.mean(0)  # of the objects, and what a seed adds to each
+    # Given the objects drawn, the mean over seeds stands still; over their drawings the seeds' deviations have the spread of the
+    # seeds and that of their deviations' means over 500 drawn objects, widened by 6 / 5.
+    of_objects = by_object.var() / 500
+    of_seeds = 6 / 5 * (apart.mean(1).var() + apart.var(axis=1).mean() / 500) / 6
     found = bootstrap(first, second, 6000)
     assert found.mean == pytest.approx(gain.mean())
-    # Owen's bootstrap adds the part that both drawings share once more, which is small: at most the objects' part.
-    assert seeds + objects * 0.9 < found.standard_error**2 < (seeds + 2 * objects) * 1.1
+    assert found.standard_error**2 == pytest.approx(of_objects + of_seeds, rel=0.06)  # 6,000 drawings know it to 1.8 %
 
 
 def test_one_seed_draws_objects_alone():
