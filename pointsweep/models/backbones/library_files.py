@@ -6,6 +6,7 @@ runs what is in it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
@@ -134,15 +135,14 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
 
 
 def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: bool) -> Path:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     cached = _cached(repository, name, config.revision)
     if cached is not None:
         return cached
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
+        _require_hub(repository)
         if fetch:
             return Path(hf_hub_download(repository, name, revision=config.revision))
         _names_on_hub(config, repository)
@@ -157,11 +157,27 @@ def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: 
 
 
 @functools.cache
-def _listed(repository: str, revision: str | None) -> tuple[str, ...]:
-    from huggingface_hub import HfApi, constants
+def _require_hub(repository: str) -> None:
+    """Raise OSError, ValueError or HTTPError where the hub cannot be reached.
+
+    The library's own calls try five times, which lets a user without a network wait for minutes.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
+    # What the hub answers, a refusal too, is for the calls that follow.
+    with contextlib.suppress(HfHubHTTPError):
+        url = hf_hub_url(repository, CONFIG)
+        get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+
+@functools.cache
+def _listed(repository: str, revision: str | None) -> tuple[str, ...]:
+    from huggingface_hub import HfApi
+
+    _require_hub(repository)
     return tuple(HfApi().list_repo_files(repository, revision=revision))
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +108,30 @@ def test_what_is_not_here_says_what_was_tried_and_that_no_network_is_needed(tmp_
         "Without a network: put config.json and model.safetensors into a folder and set backbone.model to it",
     ):
         assert part in found[0]
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_not_five_times_over(tmp_path):
+    code = """
+from pointsweep.config import registry
+from pointsweep.data.inputs import read_all
+config = registry.config_class("backbones", "transformers")(name="transformers", model="google-bert/bert-base-uncased")
+print(*read_all([], [config], fetch=True).missing)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = []
+
+        def hang_up() -> None:
+            while True:
+                connection, _ = server.accept()
+                asked.append(connection.recv(120))
+                connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        hub = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | hub).stdout
+    assert "and the hub cannot be asked: " in said
+    of_the_model = [request.split()[0] for request in asked if b"bert-base-uncased" in request]  # the library asks for more
+    assert of_the_model == [b"HEAD"]
 
 
 @pytest.mark.parametrize(
