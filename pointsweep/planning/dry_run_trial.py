@@ -351,7 +351,8 @@ def _wrong_changes(
     """
     expected, given = reference_model.state_dict(), model.state_dict()
     moved, still, other = [], [], []
-    trained = {name for name, p in reference_model.named_parameters() if p.requires_grad}
+    named = reference_model.named_parameters(remove_duplicate=False)
+    trained = {name for name, parameter in named if parameter.requires_grad}
     for name, before in before_all.items():
         if not before.is_floating_point() or not before.numel():
             continue
