@@ -246,7 +246,8 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
         raise ValueError(f"{table.cell_name(cell)}: {reason}")
 
     scores = [score for _, score in cell.values]
-    row, column = " / ".join(table.rows[cell.row]), table.columns[cell.column]
+    row = " / ".join(table.rows[cell.row])
+    column = table.columns[cell.column]
     for seed, key in cell.keys:
         if seed not in finished or options.seed not in (None, seed):
             continue

@@ -89,7 +89,8 @@ def with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     leaves out.
     """
     filled = dict(data)
-    method, backbone = _name(data.get("method")), _name(data.get("backbone"))
+    method = _name(data.get("method"))
+    backbone = _name(data.get("backbone"))
     dataset = _name(data.get("dataset"))
     if data.get("compat") != "official" or data.get("network") is not None or not method:
         return filled

@@ -209,7 +209,8 @@ class _Loader(importlib.abc.ExecutionLoader):
     """Import loader that takes a module from the text of a plug-in."""
 
     def __init__(self, source: Source, file: str) -> None:
-        self.source, self.file = source, file
+        self.source = source
+        self.file = file
 
     def get_filename(self, fullname: str) -> str:
         """Return where the text was read from, for tracebacks."""

@@ -132,7 +132,10 @@ class TrialConfig(Config):
 
     def _misfits(self) -> Iterator[tuple[str, str]]:
         """Yield what does not go together though each part is right by itself."""
-        dataset, backbone, method, network = self.dataset, self.backbone, self.method, self.network
+        dataset = self.dataset
+        backbone = self.backbone
+        method = self.method
+        network = self.network
         if method is not None and backbone is not None:
             modality = registry.modality(backbone)
             possible = ("1d", "2d") if modality is None else (modality,)

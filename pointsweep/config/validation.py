@@ -157,7 +157,9 @@ class _Place:
     """Position of an error: where it stands, and what may stand there."""
 
     def __init__(self, owner: type[Config], path: str, field: str) -> None:
-        self.owner, self.path, self.field = owner, path, field
+        self.owner = owner
+        self.path = path
+        self.field = field
 
     def problem(self, item: Any) -> PathAndText:
         """Return the path and the message of one error of pydantic's."""

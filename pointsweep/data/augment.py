@@ -92,7 +92,10 @@ def normalise(points: Tensor, config: DatasetConfig) -> Tensor:
 def turns_about_y(count: int, generator: torch.Generator) -> Tensor:
     """Matrices (count, 3, 3) of uniform turns about the y axis (gravity)."""
     angle = math.pi * (2 * torch.rand(count, generator=generator) - 1)
-    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros(count), torch.ones(count)
+    cos = angle.cos()
+    sin = angle.sin()
+    zero = torch.zeros(count)
+    one = torch.ones(count)
     return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(count, 3, 3)
 
 

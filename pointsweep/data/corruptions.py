@@ -123,7 +123,8 @@ def corrupt(points: np.ndarray, corruption: str, severity: int) -> np.ndarray:
         )
     if corruption == "clean":
         return np.array(points[:, :NUM_POINTS], dtype=np.float32)
-    change, number = CORRUPTIONS[corruption], list(CORRUPTIONS).index(corruption)
+    change = CORRUPTIONS[corruption]
+    number = list(CORRUPTIONS).index(corruption)
     corrupted = []
     for index, stored in enumerate(points):
         cloud = np.asarray(stored, dtype=np.float64)

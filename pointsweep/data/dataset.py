@@ -99,7 +99,9 @@ class Dataset:
         """`groups`: of each stored split, which object a cloud is of (n,); numbers of two splits
         are comparable.
         """
-        self.config, self.class_names, self.digest = config, tuple(class_names), digest
+        self.config = config
+        self.class_names = tuple(class_names)
+        self.digest = digest
         self.num_classes = len(class_names)
         self._sampled: dict[str, np.ndarray] = {}
         self.marks: tuple[str, ...] = ()

@@ -239,7 +239,11 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.val is not None:
         splits["val"] = dataset.val
-    sizes, fewest_points, most_points, num_classes, num_objects = {}, {}, {}, {}, {}
+    sizes = {}
+    fewest_points = {}
+    most_points = {}
+    num_classes = {}
+    num_objects = {}
     for name, split in splits.items():
         points = _num_points(split)
         sizes[name] = len(split.labels)

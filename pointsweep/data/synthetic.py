@@ -167,22 +167,18 @@ def legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
 
 
 def _table(random: np.random.Generator, count: int) -> np.ndarray:
-    width, depth, height = (
-        random.uniform(1.2, 1.8),
-        random.uniform(0.8, 1.6),
-        random.uniform(0.7, 1.2),
-    )
+    width = random.uniform(1.2, 1.8)
+    depth = random.uniform(0.8, 1.6)
+    height = random.uniform(0.7, 1.2)
     return _boxes(
         random, count, [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)]
     )
 
 
 def _chair(random: np.random.Generator, count: int) -> np.ndarray:
-    width, depth, height = (
-        random.uniform(0.8, 1.1),
-        random.uniform(0.8, 1.1),
-        random.uniform(0.6, 1.0),
-    )
+    width = random.uniform(0.8, 1.1)
+    depth = random.uniform(0.8, 1.1)
+    height = random.uniform(0.6, 1.0)
     back = random.uniform(0.6, 1.1)
     parts: list[Part] = [
         ([0, 0, 0], [width, 0.1, depth]),
@@ -194,10 +190,8 @@ def _chair(random: np.random.Generator, count: int) -> np.ndarray:
 def _mug(random: np.random.Generator, count: int) -> np.ndarray:
     height, handle = random.uniform(1.0, 1.8), count // 6
     wall = revolved(random, count - handle, lambda t: np.full_like(t, 0.6), height)
-    angle, around = (
-        random.uniform(-np.pi / 2, np.pi / 2, handle),
-        random.uniform(-np.pi, np.pi, handle),
-    )
+    angle = random.uniform(-np.pi / 2, np.pi / 2, handle)
+    around = random.uniform(-np.pi, np.pi, handle)
     reach = 0.4 + 0.08 * np.cos(around)
     loop = np.stack(
         [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1
@@ -206,11 +200,9 @@ def _mug(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
-    width, height, boards = (
-        random.uniform(0.8, 1.2),
-        random.uniform(1.4, 2.0),
-        int(random.integers(2, 5)),
-    )
+    width = random.uniform(0.8, 1.2)
+    height = random.uniform(1.4, 2.0)
+    boards = int(random.integers(2, 5))
     sides = [([sx * width / 2, 0.0, 0.0], [0.08, height, 0.5]) for sx in (-1, 1)]
     shelves = []
     for i in range(boards):

@@ -96,22 +96,18 @@ def _boxes(
 
 
 def _table(random: np.random.Generator, count: int) -> Pieces:
-    width, depth, height = (
-        random.uniform(1.2, 1.8),
-        random.uniform(0.8, 1.6),
-        random.uniform(0.7, 1.2),
-    )
+    width = random.uniform(1.2, 1.8)
+    depth = random.uniform(0.8, 1.6)
+    height = random.uniform(0.7, 1.2)
     top, leg = _shares(count, 2, 1)
     board = box(random, top, np.array([width, 0.1, depth]))
     return [board, _boxes(random, leg, legs(width, depth, height, 0.15))]
 
 
 def _chair(random: np.random.Generator, count: int) -> Pieces:
-    width, depth, height = (
-        random.uniform(0.8, 1.1),
-        random.uniform(0.8, 1.1),
-        random.uniform(0.6, 1.0),
-    )
+    width = random.uniform(0.8, 1.1)
+    depth = random.uniform(0.8, 1.1)
+    height = random.uniform(0.6, 1.0)
     high = random.uniform(0.6, 1.1)
     seat, back, leg = _shares(count, 1, 1, 1)
     rest = box(random, back, np.array([width, high, 0.1])) + np.array([0, high / 2, -depth / 2])
@@ -124,10 +120,8 @@ def _chair(random: np.random.Generator, count: int) -> Pieces:
 
 def _mug(random: np.random.Generator, count: int) -> Pieces:
     wall, handle = _shares(count, 5, 1)
-    angle, around = (
-        random.uniform(-np.pi / 2, np.pi / 2, handle),
-        random.uniform(-np.pi, np.pi, handle),
-    )
+    angle = random.uniform(-np.pi / 2, np.pi / 2, handle)
+    around = random.uniform(-np.pi, np.pi, handle)
     reach = 0.4 + 0.08 * np.cos(around)
     loop = np.stack(
         [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1

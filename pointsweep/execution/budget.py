@@ -40,12 +40,10 @@ class Spending:
 
     def __init__(self, plan: Plan, store: Store) -> None:
         resources = plan.sweep.resources
-        self.name, self.store, self.budget, self.unit = (
-            plan.sweep.name,
-            store,
-            resources.budget,
-            resources.unit(),
-        )
+        self.name = plan.sweep.name
+        self.store = store
+        self.budget = resources.budget
+        self.unit = resources.unit()
         self.limit = self.budget.limit_hours()
         # Without a limit nobody asks, and a large sweep's histories need not be read.
         keys = plan.states if math.isfinite(self.limit) else ()

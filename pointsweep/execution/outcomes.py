@@ -40,7 +40,8 @@ class WorkerReporter:
     """
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
-        self.report, self.said_at = report, time.monotonic()
+        self.report = report
+        self.said_at = time.monotonic()
         # the last one of each trial that is not passed on yet
         self.epochs: dict[str, dict[str, Any]] = {}
 
@@ -63,7 +64,8 @@ class WorkerReporter:
                 "outcomes": json.dumps([vars(one) for one in outcomes]),
             }
         )
-        self.epochs, self.said_at = {}, time.monotonic()
+        self.epochs = {}
+        self.said_at = time.monotonic()
 
 
 class OutcomeCollector:
@@ -82,9 +84,12 @@ class OutcomeCollector:
         show: Callable[[], None],
         targets: Mapping[str, Target] | None = None,
     ) -> None:
-        self.job, self.listen, self.targets = job, listen, targets or {}
+        self.job = job
+        self.listen = listen
+        self.targets = targets or {}
         self.store = open_store(job.store)
-        self.gauges, self.show = gauges, show
+        self.gauges = gauges
+        self.show = show
         self.ended: dict[str, Outcome] = {}
         self.tags = {task.config.key(): task.tags for pack in packs for task in pack}
 

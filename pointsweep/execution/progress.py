@@ -122,7 +122,9 @@ class Display:
         clock: bool = True,
     ) -> None:
         self.stream = stream or sys.stdout
-        self.quiet, self.verbose, self.form = quiet, verbose, form
+        self.quiet = quiet
+        self.verbose = verbose
+        self.form = form
         self.clock = clock  # whether a log has heartbeats
         self.begun = self.spoken = self.phase_begun = time.monotonic()
         self.doing = "starting"  # what goes on while no trial trains
@@ -140,7 +142,8 @@ class Display:
     def __enter__(self) -> Display:
         if self.form == "json":
             # Whatever else is printed, standard output stays JSON alone.
-            self.before, sys.stdout = sys.stdout, sys.stderr
+            self.before = sys.stdout
+            sys.stdout = sys.stderr
         if self.quiet:
             return self
         if self.form == "text" and _draws(self.stream):
@@ -188,7 +191,8 @@ class Display:
     def phase(self, activity: str) -> None:
         """Take note of what goes on while no trial trains; it is shown if it takes long."""
         with self.lock:
-            self.doing, self.phase_begun = activity, time.monotonic()
+            self.doing = activity
+            self.phase_begun = time.monotonic()
             self.pause_s = HEARTBEAT_S
             if self.form == "json" and activity and not self.quiet:
                 self._line("", {"event": "phase", "phase": activity})
@@ -272,7 +276,8 @@ class Display:
         with self.lock:
             now = SearchProgress(ended, max(total, ended) if total else 0, hours_share)
             if self.whole is None:
-                self.search_begun, self.search_before = time.monotonic(), now
+                self.search_begun = time.monotonic()
+                self.search_before = now
             self.whole = now
 
     # The screen
@@ -338,8 +343,12 @@ class Progress:
         value: Callable[[str], float | None] = lambda key: None,
         tables: Callable[[], Sequence[Table]] = list,
     ) -> None:
-        self.display, self.labels, self.value, self.tables = display, labels, value, tables
-        self.ended, self.total = finished, total
+        self.display = display
+        self.labels = labels
+        self.value = value
+        self.tables = tables
+        self.ended = finished
+        self.total = total
         self.waiting = total - finished
         self.done_here = 0
         self.running: dict[str, RunningTrial] = {}
@@ -351,7 +360,8 @@ class Progress:
     def __enter__(self) -> Progress:
         search = self.display.whole
         if search is not None:
-            self.ended, self.total = search.ended, search.total
+            self.ended = search.ended
+            self.total = search.total
         with self.display.lock:
             self.display.progress = self
             self._draw()
@@ -398,11 +408,9 @@ class Progress:
         now = time.monotonic()
         self.begun = self.begun or now
         trial = self.running.setdefault(event.key, RunningTrial(now))
-        trial.epoch, trial.epochs, trial.metrics = (
-            event.epoch,
-            event.epochs,
-            dict(event.metrics or {}),
-        )
+        trial.epoch = event.epoch
+        trial.epochs = event.epochs
+        trial.metrics = dict(event.metrics or {})
         for name, value in trial.metrics.items():
             trial.best[name] = max(value, trial.best.get(name, value))
         if self.display.verbose or self.display.form == "json":
@@ -517,7 +525,8 @@ class Progress:
             if self.begun is None or done < 0.5 or rest <= 0:
                 return None
             return (now - self.begun) * rest / done
-        before, took_s = self.display.search_before, now - self.display.search_begun
+        before = self.display.search_before
+        took_s = now - self.display.search_begun
         done = self.ended - before.ended + started
         rest = self.total - self.ended - started
         ways = [took_s * rest / done] if done >= 0.5 and rest > 0 else []

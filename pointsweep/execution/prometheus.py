@@ -113,7 +113,8 @@ class SweepGauges:
     """
 
     def __init__(self, cells: Mapping[str, str], clock: Callable[[], float], began: float) -> None:
-        self.cells, self.clock = cells, clock
+        self.cells = cells
+        self.clock = clock
         self.begun = clock()
         self.began = began
         self.closed = False

@@ -17,7 +17,8 @@ class Batches:
     """The batches of one study."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self.search = study, study.search
+        self.study = study
+        self.search = study.search
         self.epochs: dict[int, int] = {}  # of a suggestion's trials, by its number
 
     def ask(self, spent: bool = False) -> list[Suggestion]:
@@ -28,7 +29,8 @@ class Batches:
         """
         batch, items = self.study.next_batch(), self.study.suggestions()
         num_begun = sum(not item.known and item.batch < batch for item in items)
-        fresh, promoted = max(0, self.search.trials - num_begun), self._promoted(items, batch)
+        fresh = max(0, self.search.trials - num_begun)
+        promoted = self._promoted(items, batch)
         if spent:
             any_complete = any(item.before(batch)[0] == "complete" for item in items)
             fresh, promoted = 0, [] if any_complete else promoted[:1]

@@ -109,7 +109,8 @@ def bracket_of(number: int, search: Search, epochs: int) -> int:
     """
     if search.scheduler != "hyperband":
         return 0
-    min_epochs, reduction = search.schedule["min_epochs"], search.schedule["reduction"]
+    min_epochs = search.schedule["min_epochs"]
+    reduction = search.schedule["reduction"]
     last_bracket = 0
     while min_epochs * reduction ** (last_bracket + 1) <= epochs - search.schedule.get(WARMUP, 0):
         last_bracket += 1

@@ -134,7 +134,9 @@ class Study:
     """The study of one arm. `url` is that of the log's database; None keeps the log in memory."""
 
     def __init__(self, url: str | None, name: str, arm: Arm, search: Search) -> None:
-        self.arm, self.search, self.name = arm, search, name
+        self.arm = arm
+        self.search = search
+        self.name = name
         sampler(search, search.seed)  # its options are looked at before anything is launched
         self.directions = [
             StudyDirection[direction.upper()] for direction in search.objectives.values()

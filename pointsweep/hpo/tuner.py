@@ -58,7 +58,9 @@ class Tuning:
 
     def __init__(self, sweep: Sweep, store: FileStore) -> None:
         assert sweep.search is not None
-        self.sweep, self.search, self.store = sweep, sweep.search, store
+        self.sweep = sweep
+        self.search = sweep.search
+        self.store = store
         self.cells = [cell for cell in sweep.cells if cell.arm is not None]
         # the page of a trial's run in MLflow, where there is one
         self.trial_page: Callable[[str], str] = lambda key: ""

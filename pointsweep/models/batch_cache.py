@@ -43,7 +43,9 @@ class LeastRecentlyUsed:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes, self.bytes, self.lasting_bytes = limit_bytes, 0, 0
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self.lasting_bytes = 0
         self.entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self.lasting: OrderedDict[Hashable, Entry] = OrderedDict()
         self.lasting_memory: Counter[Hashable] = Counter()

@@ -74,10 +74,8 @@ class Head(nn.Module):
                 " sees no point; allowed: mean_max, mean_plus_max, or backbone.causal: false"
             )
         by_class_token = prefix > 0 and not blind_class_token
-        self.pool, self.prefix = (
-            config.pool or ("class_max" if by_class_token else "mean_max"),
-            prefix,
-        )
+        self.pool = config.pool or ("class_max" if by_class_token else "mean_max")
+        self.prefix = prefix
         self.max_first = config.order == "max_cls"
         self.takes_first_mean = method.takes_first_mean
         inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + method.extra_features)
@@ -268,7 +266,9 @@ class PointModel(nn.Module):
             tokenized = self.tokenizer(points)
         tokens, centers = tokenized  # (B, N, C), (B, N, 3)
         tokens, observed = self.method.observe(points[:, :, :3], tokens)
-        context, encoding, bias = None, None, None
+        context = None
+        encoding = None
+        bias = None
         levels: list[Level] = []
         for index, block in enumerate(self.backbone.blocks):
             if index in self.backbone.scale_starts:

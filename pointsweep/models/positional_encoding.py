@@ -41,9 +41,12 @@ class Positions(nn.Module):
         self, config: PositionsConfig, backbone: Backbone, num_tokens: int, compat: str
     ) -> None:
         super().__init__()
-        self.config, self.plane, self.compat = config, backbone.plane, compat
+        self.config = config
+        self.plane = backbone.plane
+        self.compat = compat
         self.scrambled = compat == "official" if config.scrambled is None else config.scrambled
-        self.encode, self.bias = backbone.positions_at, backbone.attention_bias
+        self.encode = backbone.positions_at
+        self.bias = backbone.attention_bias
         if config.kind in ("learnable", "sinusoidal") and len(backbone.scale_starts) > 1:
             raise ValueError(
                 f"positions.kind: {config.kind} needs one scale, {backbone.config.name} has"
@@ -135,8 +138,10 @@ class Positions(nn.Module):
         assert self.plane is not None
         last = self.plane.width - 1
         position = projected * last / (projected.max() - projected.min())
-        left, right = position.floor().clamp(0, last), position.ceil().clamp(0, last)
-        at_left, at_right = self.encode(index, left), self.encode(index, right)
+        left = position.floor().clamp(0, last)
+        right = position.ceil().clamp(0, last)
+        at_left = self.encode(index, left)
+        at_right = self.encode(index, right)
         if at_left is None or at_right is None:
             return None
         left_weight = (right - position).unsqueeze(-1)

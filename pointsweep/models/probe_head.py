@@ -32,7 +32,9 @@ class ProbeHead(nn.Module):
 
     def __init__(self, config: HeadConfig, prefix: int, num_classes: int) -> None:
         super().__init__()
-        self.config, self.prefix, self.num_classes = config, prefix, num_classes
+        self.config = config
+        self.prefix = prefix
+        self.num_classes = num_classes
         self.pool = config.pool or ("class_max" if prefix else "mean_max")
         if self.pool == "class_max" and not prefix:
             raise ValueError(

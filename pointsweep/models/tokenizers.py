@@ -39,11 +39,9 @@ class PointPNLight(nn.Module):
 
     def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
-        self.config, self.num_tokens, self.official = (
-            config,
-            config.num_tokens,
-            compat == "official",
-        )
+        self.config = config
+        self.num_tokens = config.num_tokens
+        self.official = compat == "official"
         dim = backbone.widths[0]
         width = -(-dim // 24) * 24
         self.embed = nn.Sequential(
@@ -197,11 +195,9 @@ class PointPN(nn.Module):
 
     def __init__(self, config: PointPNTokenizerConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
-        self.config, self.num_tokens, self.official = (
-            config,
-            config.num_tokens,
-            compat == "official",
-        )
+        self.config = config
+        self.num_tokens = config.num_tokens
+        self.official = compat == "official"
         width, dim = config.embed_dim, backbone.widths[0]
         self.embed = _layer(4 if config.height else 3, width)
         plan = (
@@ -271,16 +267,16 @@ class Patch(nn.Module):
 
     def __init__(self, config: PatchConfig, backbone: Backbone, compat: str) -> None:
         super().__init__()
-        self.config, self.num_tokens = config, config.num_tokens
+        self.config = config
+        self.num_tokens = config.num_tokens
         stem = backbone.stem
         self.uses_stem = isinstance(stem, Stem)
         if self.uses_stem:
-            self.embed, self.reduce = stem.patches[0], stem.reduce
+            self.embed = stem.patches[0]
+            self.reduce = stem.reduce
         else:
-            self.embed, self.reduce = (
-                PatchEmbedding((3, 128, 256), (512, backbone.dim)),
-                nn.Identity(),
-            )
+            self.embed = PatchEmbedding((3, 128, 256), (512, backbone.dim))
+            self.reduce = nn.Identity()
 
     def geometry(self, points: Tensor) -> Tensor:
         """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
@@ -318,7 +314,9 @@ def neighbourhoods(
         # Farthest point sampling is nested: the centres of the later stages are the first ones of
         # this sample.
         index = farthest_points(points, counts[0], skip_near_origin)
-        order, places, found = gather(points, index), points, []
+        order = gather(points, index)
+        places = points
+        found = []
         for count in counts:
             centers = order[:, :count]
             near = nearest(centers, places, neighbours)

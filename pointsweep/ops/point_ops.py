@@ -257,7 +257,8 @@ def rotations(num_views: int) -> Tensor:
 
 def _turn(axis: int, half_turns: float) -> Tensor:
     """Rotation about one axis by half_turns * pi, exact at quarter turns."""
-    cos, sin = math.cos(math.pi * half_turns), math.sin(math.pi * half_turns)
+    cos = math.cos(math.pi * half_turns)
+    sin = math.sin(math.pi * half_turns)
     if (2 * half_turns) % 1 == 0:
         cos, sin = round(cos), round(sin)
     matrix = torch.eye(3, dtype=torch.float64)
@@ -300,7 +301,8 @@ def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fi
     """
     with without_autocast(centers.device):
         along = torch.einsum("bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines)
-    low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
+    low = along.amin(dim=2, keepdim=True)
+    high = along.amax(dim=2, keepdim=True)
     spread = high - low
     unit = torch.where(
         spread > 0,

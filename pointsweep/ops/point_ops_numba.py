@@ -54,13 +54,12 @@ def _farthest(points, nearest_chosen, chosen):
     # Arrays of their own: of parts of one array the compiler would not know that they do not
     # overlap.
     room = boxes * LEAF
-    x, y, z, near = (
-        np.empty(room, np.float32),
-        np.empty(room, np.float32),
-        np.empty(room, np.float32),
-        np.empty(room, np.float32),
-    )
-    low, high = np.empty((3, boxes), np.float32), np.empty((3, boxes), np.float32)
+    x = np.empty(room, np.float32)
+    y = np.empty(room, np.float32)
+    z = np.empty(room, np.float32)
+    near = np.empty(room, np.float32)
+    low = np.empty((3, boxes), np.float32)
+    high = np.empty((3, boxes), np.float32)
     top, bound = np.empty(boxes, np.float32), np.empty(boxes, np.float32)
     for b in range(clouds):
         order = _morton_order(points[b])
@@ -73,7 +72,9 @@ def _farthest(points, nearest_chosen, chosen):
                 low[axis, k] = values[k * LEAF : (k + 1) * LEAF].min()
                 high[axis, k] = values[k * LEAF : (k + 1) * LEAF].max()
         top[:] = np.float32(np.inf)
-        px, py, pz = points[b, 0, 0], points[b, 0, 1], points[b, 0, 2]
+        px = points[b, 0, 0]
+        py = points[b, 0, 1]
+        pz = points[b, 0, 2]
         for step in range(1, chosen.shape[1]):
             _reach(low, high, px, py, pz, bound)
             for k in range(boxes):
@@ -88,7 +89,9 @@ def _farthest(points, nearest_chosen, chosen):
                 # more
                 chosen[b, step:] = order[at]
                 break
-            px, py, pz = x[at], y[at], z[at]
+            px = x[at]
+            py = y[at]
+            pz = z[at]
 
 
 @njit(cache=True, fastmath=FAST)
@@ -132,7 +135,9 @@ def _update(x, y, z, near, start, px, py, pz):
     """
     best = np.float32(-2)
     for j in range(start, start + LEAF):
-        dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
+        dx = x[j] - px
+        dy = y[j] - py
+        dz = z[j] - pz
         left = min(near[j], dx * dx + dy * dy + dz * dz)
         near[j] = left
         best = max(best, left)
@@ -144,7 +149,9 @@ def _first_farthest(top, near, order, size):
     """Return where the farthest point stands; of several the one whose row in the cloud is the
     first.
     """
-    best, found, at = np.float32(-2), size, 0
+    best = np.float32(-2)
+    found = size
+    at = 0
     for k in range(len(top)):
         best = max(best, top[k])
     for k in range(len(top)):
@@ -158,19 +165,21 @@ def _first_farthest(top, near, order, size):
 @njit(cache=True, fastmath=FAST)
 def _nearest(queries, points, found):
     clouds, size = points.shape[:2]
-    x, y, z, distance = (
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-    )
+    x = np.empty(size, np.float32)
+    y = np.empty(size, np.float32)
+    z = np.empty(size, np.float32)
+    distance = np.empty(size, np.float32)
     taken = np.empty(size + 1, np.int64)
     for b in range(clouds):
         x[:], y[:], z[:] = points[b, :, 0], points[b, :, 1], points[b, :, 2]
         for g in range(queries.shape[1]):
-            px, py, pz = queries[b, g, 0], queries[b, g, 1], queries[b, g, 2]
+            px = queries[b, g, 0]
+            py = queries[b, g, 1]
+            pz = queries[b, g, 2]
             for i in range(size):
-                dx, dy, dz = px - x[i], py - y[i], pz - z[i]
+                dx = px - x[i]
+                dy = py - y[i]
+                dz = pz - z[i]
                 distance[i] = dx * dx + dy * dy + dz * dz
             _select(distance.view(np.int32), found[b, g], taken)
 
@@ -187,7 +196,9 @@ def _select(keys, found, taken):
     """Fill `found` with where the least keys stand, ascending. Floats that are not negative are
     ordered as their bits are.
     """
-    count, low, high = len(found), keys.min(), keys.max()
+    count = len(found)
+    low = keys.min()
+    high = keys.max()
     while low < high:  # to the least limit below which, itself included, there are enough
         middle = low + (high - low) // 2
         below = _not_above(keys, middle)

@@ -97,7 +97,10 @@ class Pairs:
     """
 
     def __init__(self, features: Tensor, own: Tensor, near: Tensor, encode: Encoder) -> None:
-        self.features, self.own, self.near, self.encode = features, own, near, encode
+        self.features = features
+        self.own = own
+        self.near = near
+        self.encode = encode
         self.clouds, self.centres, self.neighbours = near.shape
         self.points, self.half = features.shape[1:]
         self.width = 2 * self.half
@@ -144,7 +147,8 @@ class Pairs:
 
     def add_to_points(self, part: Slice, rows: Tensor, into: Tensor) -> None:
         """Add rows (., C) to what stands at their points in (B P, C)."""
-        start, stop = part.clouds.start * self.points, part.clouds.stop * self.points
+        start = part.clouds.start * self.points
+        stop = part.clouds.stop * self.points
         into[start:stop] += torch.ops.aten.embedding_dense_backward(
             rows, self.index[part.rows] - start, stop - start, -1, False
         )
@@ -222,7 +226,9 @@ class _Stage(torch.autograd.Function):
                 x = _room(features, *x.shape)
                 one.output(x)
             passes.append(one)
-        ctx.pairs, ctx.eps, ctx.kept = pairs, eps, [one.kept for one in passes]
+        ctx.pairs = pairs
+        ctx.eps = eps
+        ctx.kept = [one.kept for one in passes]
         rows = [tensor for one in passes for tensor in (one.x, one.a)]
         ctx.save_for_backward(found, place, *rows, *parameters)
         ctx.mark_non_differentiable(*statistics)
@@ -263,14 +269,17 @@ class _Pass:
         a: Tensor | None = None,
         kept: _Kept | None = None,
     ) -> None:
-        self.pairs, self.block, self.x = pairs, block, x
+        self.pairs = pairs
+        self.block = block
+        self.x = x
         self.a = _room(x, len(x), len(block.w1)) if a is None else a
         self.kept = _Kept() if kept is None else kept
 
     def first_layer(self, fill: bool) -> tuple[Tensor, Tensor]:
         """a = W1 x, less about its mean, which keeps the sum of squares exact; its statistics."""
         block, pilot = self.block, None
-        total, squares = _zeros(self.a, len(block.w1)), _zeros(self.a, len(block.w1))
+        total = _zeros(self.a, len(block.w1))
+        squares = _zeros(self.a, len(block.w1))
         across = block.w1.t()
         for part in self.pairs.slices():
             x = self.x[part.rows]
@@ -286,7 +295,9 @@ class _Pass:
         mean = total / len(self.x)
         var = (squares / len(self.x) - mean.square()).clamp_(min=0)
         scale, inverse = _scale(block.weight1, var, block.eps[0])
-        self.kept.mean1, self.kept.scale1, self.kept.inverse1 = mean, scale, inverse
+        self.kept.mean1 = mean
+        self.kept.scale1 = scale
+        self.kept.inverse1 = inverse
         self.kept.shift1 = block.bias1.double() - mean * scale
         return mean + pilot + block.b1, var
 
@@ -299,7 +310,8 @@ class _Pass:
         """Mean and scatter of r, and what follows from them: the statistics of W2 r + b2."""
         block, kept = self.block, self.kept
         middle, count = len(block.w1), len(self.x)
-        total, products = _zeros(self.a, middle), _zeros(self.a, middle, middle)
+        total = _zeros(self.a, middle)
+        products = _zeros(self.a, middle, middle)
         for part in self.pairs.slices():
             r = self.r(part.rows)
             total += _column_sums(r)
@@ -378,7 +390,8 @@ class _AtMaximum:
 
     def add_to(self, part: Slice, rows: Tensor) -> None:
         """Add the slice's gradient to its rows (., D)."""
-        place, gradient = self.place[part.centres], self.gradient[part.centres]
+        place = self.place[part.centres]
+        gradient = self.gradient[part.centres]
         self.pairs.by_centre(rows).scatter_add_(1, place.unsqueeze(1), gradient.unsqueeze(1))
 
 
@@ -413,14 +426,18 @@ class _Backward:
     """
 
     def __init__(self, one: _Pass, dy: _AtMaximum | _EveryRow) -> None:
-        self.one, self.pairs, self.dy = one, one.pairs, dy
+        self.one = one
+        self.pairs = one.pairs
+        self.dy = dy
         self.dz = _room(one.a, *one.a.shape)
 
     def second_layer(self) -> None:
         """The gradients of W2 and of the norm behind it, and the linear function of r that the norm
         takes from the gradient of r in every row.
         """
-        one, kept, block = self.one, self.one.kept, self.one.block
+        one = self.one
+        kept = self.one.kept
+        block = self.one.block
         width, middle = block.w2.shape
         w2 = block.w2.double()
         products, total = _zeros(one.a, width, middle), _zeros(one.a, width)
@@ -439,9 +456,12 @@ class _Backward:
 
     def first_norm(self) -> None:
         """The gradient of z, and those of the first norm."""
-        one, kept, scaled = self.one, self.one.kept, self.one.scaled_w2
+        one = self.one
+        kept = self.one.kept
+        scaled = self.one.scaled_w2
         linear, constant = -self.linear.to(one.a), self.constant.to(one.a)
-        total, products = _zeros(one.a, len(constant)), _zeros(one.a, len(constant))
+        total = _zeros(one.a, len(constant))
+        products = _zeros(one.a, len(constant))
         for part in self.pairs.slices():
             r, dz = one.r(part.rows), self.dz[part.rows]
             dr = product(r, linear, constant)
@@ -485,11 +505,15 @@ class _Backward:
         """The gradients of features (B, P, C) and own (B, G, C): sums over pairs first, then one
         product.
         """
-        pairs, half, scaled = self.pairs, self.pairs.half, self._scaled_w1
+        pairs = self.pairs
+        half = self.pairs.half
+        scaled = self._scaled_w1
         a = self.one.a
-        points, centres = pairs.clouds * pairs.points, pairs.clouds * pairs.centres
+        points = pairs.clouds * pairs.points
+        centres = pairs.clouds * pairs.centres
         features, own = a.new_zeros(points, half), a.new_zeros(centres, half)
-        u_points, u_own = a.new_zeros(points, a.shape[1]), a.new_empty(centres, a.shape[1])
+        u_points = a.new_zeros(points, a.shape[1])
+        u_own = a.new_empty(centres, a.shape[1])
         for part, u in self._of_rows():
             pairs.add_to_points(part, u, u_points)
             torch.sum(pairs.by_centre(u), dim=1, out=u_own[part.centres])

@@ -205,7 +205,9 @@ class _Layers(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        joint, rule, named = current(), RULES.get(function), kwargs or {}
+        joint = current()
+        rule = RULES.get(function)
+        named = kwargs or {}
         if joint is None or rule is None:
             return function(*args, **named)
         values = [*args, *named.values()]
@@ -230,7 +232,8 @@ class Part:
 
     def __init__(self, module: nn.Module, but: str | None = None) -> None:
         # which refers to this part: its memory must not wait for a collector
-        self._module, self.but = weakref.ref(module), but
+        self._module = weakref.ref(module)
+        self.but = but
         self.stack: Stack | None = None  # where its own tensors lie since it ran with others
         # Frozen parts are other members' too; they draw nothing.
         self.noise = [

@@ -24,7 +24,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (K, ..., C), weight (K, D, C), bias (K, D) -> (K, ..., D)."""
     if shared(weight) and shared(bias):
         return F.linear(x, weight[0], None if bias is None else bias[0])
-    rows, across = x.reshape(len(x), -1, x.shape[-1]), weight.transpose(1, 2)
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    across = weight.transpose(1, 2)
     found = (
         torch.bmm(rows, across) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, across)
     )
@@ -75,13 +76,11 @@ def layer_norm(
         return F.layer_norm(
             x, shape, None if weight is None else weight[0], None if bias is None else bias[0], eps
         )
-    normal, grid = (
-        F.layer_norm(x, shape, eps=eps),
-        (
-            len(x),
-            *[1] * (x.dim() - 1 - len(shape)),
-            *shape,
-        ),
+    normal = F.layer_norm(x, shape, eps=eps)
+    grid = (
+        len(x),
+        *[1] * (x.dim() - 1 - len(shape)),
+        *shape,
     )
     assert weight is not None
     assert bias is not None

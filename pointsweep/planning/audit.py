@@ -128,7 +128,8 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of the model in which two arms differ."""
     parts = (*MODEL_PARTS, "network", "compat")
-    a, b = flat(first.to_dict(only=parts)), flat(second.to_dict(only=parts))
+    a = flat(first.to_dict(only=parts))
+    b = flat(second.to_dict(only=parts))
     return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
 
 

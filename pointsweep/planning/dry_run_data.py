@@ -49,7 +49,8 @@ def small(dataset: Dataset) -> Recording:
             self.__dict__.update(dataset.__dict__)
             # its own: what is kept of a few clouds must never stand for those of the whole set
             self._sampled = {}
-            self.train_calls, self.states = [], []
+            self.train_calls = []
+            self.states = []
             self.train = few(dataset.train, STEPS * BATCH + 1)
             self.test = few(dataset.test, TEST_CLOUDS)
             self.val = None if dataset.val is None else few(dataset.val, VAL_CLOUDS)

@@ -56,7 +56,8 @@ def wrong_rates(train: TrainConfig) -> list[str]:
     """Say where the schedule is not the one that the settings describe."""
     for epoch in range(1, train.epochs + 1):
         for step in range(STEPS):
-            given, expected = step_rate(train, epoch, step, STEPS), rate(train, epoch, step, STEPS)
+            given = step_rate(train, epoch, step, STEPS)
+            expected = rate(train, epoch, step, STEPS)
             if not math.isclose(given, expected, rel_tol=1e-9, abs_tol=1e-15):
                 return [
                     f"the learning rate of epoch {epoch} is {given:.3g}, its settings say"

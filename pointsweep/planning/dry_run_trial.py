@@ -264,7 +264,8 @@ class Run:
         """
         trial = self.trial
         before = trial.best, trial.predictions
-        trial.best, trial.predictions = {}, {}
+        trial.best = {}
+        trial.predictions = {}
         measure = self.config.dataset.metrics[0]
         curves = {
             "train/accuracy": (0.9, 0.1, 0.2, 0.3),
@@ -350,7 +351,9 @@ def _wrong_changes(
     same start.
     """
     expected, given = reference_model.state_dict(), model.state_dict()
-    moved, still, other = [], [], []
+    moved = []
+    still = []
+    other = []
     named = reference_model.named_parameters(remove_duplicate=False)
     trained = {name for name, parameter in named if parameter.requires_grad}
     for name, before in before_all.items():

@@ -119,9 +119,13 @@ def unit(cells: Sequence[TableCell]) -> Unit:
     if not counts:
         return Unit("", 0, 0)
     if in_paper or max(counts) >= 10**6:
-        letter, power, most_digits = "M", 6, 3
+        letter = "M"
+        power = 6
+        most_digits = 3
     elif max(counts) >= 1000:
-        letter, power, most_digits = "k", 3, 1
+        letter = "k"
+        power = 3
+        most_digits = 1
     else:
         return Unit("", 0, 0)
     # the decimal of the smallest count's first digit

@@ -45,7 +45,9 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
     rows there are.
     """
     rows = row_number(table, first), row_number(table, second)
-    cells_of, arms_of, settings_of = [], [], []
+    cells_of = []
+    arms_of = []
+    settings_of = []
     for column in range(len(table.columns)):
         cells = table.cell(rows[0], column), table.cell(rows[1], column)
         arms = (

@@ -282,7 +282,8 @@ class TrialFolder:
         )
         for event in pending:
             self.append(event)
-        self._pending, self._held = self._pending[count:], None
+        self._pending = self._pending[count:]
+        self._held = None
         self._saved_at = time.monotonic()
         self._save_s = self._saved_at - started
 

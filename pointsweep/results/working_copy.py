@@ -80,7 +80,8 @@ class Copy:
     """
 
     def __init__(self, store: Store, folder: TrialFolder) -> None:
-        self.store, self.folder = store, folder
+        self.store = store
+        self.folder = folder
         self.remote = remote_of(store)
         self.sent: dict[str, tuple[int, int]] = {}  # name -> (mtime, size) as it was uploaded
         self.changed = threading.Condition()
@@ -151,7 +152,8 @@ class Copy:
         """
         if self.remote is None:
             return
-        marker, own_history = self.folder.path / UPLOADED, self.folder.path / HISTORY
+        marker = self.folder.path / UPLOADED
+        own_history = self.folder.path / HISTORY
         if not marker.exists() and own_history.is_file():
             history = self._read(HISTORY)
             if history and own_history.read_bytes().startswith(history):

@@ -147,7 +147,8 @@ class Routes:
     """Routes of the server: what is answered at each address."""
 
     def __init__(self, watch: StoreWatch, ending: Callable[[], bool]) -> None:
-        self.watch, self.ending = watch, ending
+        self.watch = watch
+        self.ending = ending
 
     async def index(self) -> Response:
         """The list of sweeps."""

@@ -71,7 +71,8 @@ class KeptFolder(TrialFolder):
 
     def __init__(self, store: ReadOnlyStore, key: str) -> None:
         super().__init__(work_folder(store.inner, key).path)
-        self.store, self.key = store, key
+        self.store = store
+        self.key = key
         self.partial = remote_of(store.inner) is not None
 
     def events(self) -> list[Event]:
@@ -183,7 +184,9 @@ class ReadOnlyStore:
                 changed = True
             trial.marks = marks
             if trial.record is not None:
-                trial.events, trial.parsed, trial.checksum = [], 0, 0
+                trial.events = []
+                trial.parsed = 0
+                trial.checksum = 0
             return changed
 
     def _record(self, key: str) -> tuple[Record | None, str]:

@@ -116,7 +116,10 @@ class SweepWatch:
         begun: Callable[[], frozenset[str]],
         make_page: MakePage,
     ) -> None:
-        self.store, self.name, self.begun, self.make_page = store, name, begun, make_page
+        self.store = store
+        self.name = name
+        self.begun = begun
+        self.make_page = make_page
         self.pause_s = PAUSE_S[store.disk is None]
         self.layout: Layout | None = None
         self.plan_mark: Mark | None = None
@@ -192,7 +195,8 @@ class SweepWatch:
             raise StoreError("no such sweep in the store")
         if self.layout is None or mark != self.plan_mark:
             layout = read_layout(self.store, self.name)
-            self.layout, self.plan_mark = layout, mark
+            self.layout = layout
+            self.plan_mark = mark
             self.keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
             self._completed = {}
             self.version += 1

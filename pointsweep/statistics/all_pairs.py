@@ -133,7 +133,8 @@ def compare(
     errors = Errors(np.delete(values, list(far), axis=0), len(order))
     set_aside = []
     for row, column in far.items():
-        value, usual = float(values[row, column]), float(np.nanmedian(values[row]))
+        value = float(values[row, column])
+        usual = float(np.nanmedian(values[row]))
         set_aside.append(ExcludedArm(order[row], seeds[column], value, usual))
 
     tested = [row for row in range(len(order)) if row not in far]

@@ -118,7 +118,8 @@ def sign_flip(net: np.ndarray) -> float | None:
 
     total = len(chances) // 2
     reached = abs(int(net.sum()))
-    below, above = chances[: total - reached], chances[total + reached + 1 :]
+    below = chances[: total - reached]
+    above = chances[total + reached + 1 :]
     equal = float(chances[total - reached])
     if reached:
         equal += float(chances[total + reached])
@@ -306,7 +307,8 @@ def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.nd
     """Return of each object (G,) the clouds that only the first gets right, less those that only
     the second does.
     """
-    first, second = correctness(one, protocol), correctness(other, protocol)
+    first = correctness(one, protocol)
+    second = correctness(other, protocol)
     assert first is not None
     assert second is not None
     gains = first.astype(np.int8) - second.astype(np.int8)

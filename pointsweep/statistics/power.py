@@ -27,10 +27,8 @@ def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -
     freedom = seeds - 1
     critical = float(stdtrit(freedom, 1 - (1 - LEVEL) / (2 * comparisons)))
     shift = gain * math.sqrt(seeds) / sd
-    not_above, below = (
-        float(nctdtr(freedom, shift, critical)),
-        float(nctdtr(freedom, shift, -critical)),
-    )
+    not_above = float(nctdtr(freedom, shift, critical))
+    below = float(nctdtr(freedom, shift, -critical))
     # Far out scipy gives nan for the tail that is all or nothing.
     return (1.0 if math.isnan(not_above) else 1 - not_above) + (0.0 if math.isnan(below) else below)
 

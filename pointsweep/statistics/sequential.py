@@ -83,7 +83,10 @@ def chance(differences: Summary, most: int, level: float) -> float:
     """
     from scipy.special import stdtr, stdtrit
 
-    n, mean, sd, rest = differences.n, abs(differences.mean), differences.sd, most - differences.n
+    n = differences.n
+    mean = abs(differences.mean)
+    sd = differences.sd
+    rest = most - differences.n
     if not sd:
         return float(mean > 0)
     needed = -float(stdtrit(most - 1, level / 2)) * sd * math.sqrt(most)  # of the sum of all

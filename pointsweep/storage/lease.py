@@ -102,7 +102,9 @@ class Lease:
     """A lease that this process has, renewed until `release`."""
 
     def __init__(self, path: Path, holder: Holder, file: IO[bytes]) -> None:
-        self.path, self.holder, self.file = path, holder, file
+        self.path = path
+        self.holder = holder
+        self.file = file
         self.ended = threading.Event()
         threading.Thread(target=self._renew, name=f"lease {path.parent.name}", daemon=True).start()
 

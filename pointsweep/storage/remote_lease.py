@@ -41,10 +41,14 @@ class RemoteLease:
     def __init__(
         self, store: RemoteStore, name: str, holder: Holder, version: str, since: float
     ) -> None:
-        self.store, self.name, self.holder, self.version = store, name, holder, version
+        self.store = store
+        self.name = name
+        self.holder = holder
+        self.version = version
         self.renewed = since  # by this process's clock, before the request was sent
         self.lost = False
-        self.busy, self.ended = threading.Lock(), threading.Event()
+        self.busy = threading.Lock()
+        self.ended = threading.Event()
         threading.Thread(target=self._run, name=f"lease {name}", daemon=True).start()
 
     def _run(self) -> None:
@@ -64,7 +68,8 @@ class RemoteLease:
         if version is None:
             self.lost = True
         else:
-            self.version, self.renewed = version, requested_at
+            self.version = version
+            self.renewed = requested_at
 
     def check(self) -> None:
         """Raise LeaseLostError if another process has taken the trial over, StoreError if that

@@ -291,21 +291,15 @@ class S3Store:
             try:
                 return request()
             except ClientError as error:
-                code, status = (
-                    error.response["Error"]["Code"],
-                    error.response["ResponseMetadata"]["HTTPStatusCode"],
-                )
+                code = error.response["Error"]["Code"]
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if code in ("NoSuchKey", "404", "NotFound", "NoSuchUpload"):
                     raise FileNotFoundError(self.location(name)) from error
-                problem, passing = (
-                    f"{code} ({status})",
-                    status >= 500 or status == 429 or code in PASSING,
-                )
+                problem = f"{code} ({status})"
+                passing = status >= 500 or status == 429 or code in PASSING
             except (BotoCoreError, OSError) as error:
-                problem, passing = (
-                    scrubbed(f"{type(error).__name__}: {error}"),
-                    isinstance(error, broken),
-                )
+                problem = scrubbed(f"{type(error).__name__}: {error}")
+                passing = isinstance(error, broken)
             if not passing or attempt == self.attempts:
                 raise StoreError(
                     f"{self.location(name)}: {problem}, after {attempt} attempts; {_HINT}"

@@ -78,7 +78,8 @@ class Ablation:
     """The `ablate:` section of a file."""
 
     def __init__(self, document: Document, path: Path, data: Any) -> None:
-        self.document, self.path = document, path
+        self.document = document
+        self.path = path
         self.data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
         if not isinstance(data, Mapping):
             self.complain(

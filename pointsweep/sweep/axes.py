@@ -142,7 +142,8 @@ def refuse_close(document: Document, path: tuple[Any, ...], entries: Sequence[En
         key = differing[0]
         location, other_location = first.location(key), entry.location(key)
         line = f" (line {location.line})" if location.line else ""
-        one, other = scalars.spelled(first.settings[key]), scalars.spelled(entry.settings[key])
+        one = scalars.spelled(first.settings[key])
+        other = scalars.spelled(entry.settings[key])
         text = f"{other} is the {one} of {location.path}{line} but for rounding: write both alike"
         document.problems.append(Problem(other_location.path, text, other_location.line))
 

@@ -118,7 +118,9 @@ class Reader:
     """
 
     def __init__(self, documents: Sequence[Document], source: str) -> None:
-        self.documents, self.document, self.source = documents, documents[-1], source
+        self.documents = documents
+        self.document = documents[-1]
+        self.source = source
         self.data = self.document.data  # overrides change it
         self.late: list[overrides.Override] = []  # of settings: they win over all others
         self.notes: list[str] = []

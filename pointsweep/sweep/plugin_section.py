@@ -228,7 +228,8 @@ def _named_by(late: list[Override]) -> Iterator[Named]:
         for named in _walk(None, holder, ()):
             named.place = f"override {override.text}"
             if named.holder is holder:
-                named.holder, named.key = _Late(late, number), "value"
+                named.holder = _Late(late, number)
+                named.key = "value"
             yield named
 
 
@@ -236,7 +237,8 @@ class _Late:
     """The value of an override, which is replaced as a whole."""
 
     def __init__(self, late: list[Override], number: int) -> None:
-        self.late, self.number = late, number
+        self.late = late
+        self.number = number
 
     def __getitem__(self, key: str) -> Any:
         return self.late[self.number].value

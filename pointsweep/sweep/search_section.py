@@ -149,7 +149,8 @@ class SearchReader:
     """Reader of the search section of one sweep; problems go to the sweep's reader."""
 
     def __init__(self, reader: Reader) -> None:
-        self.reader, self.per_arm = reader, "per_arm" in reader.data
+        self.reader = reader
+        self.per_arm = "per_arm" in reader.data
         self.path: Path = ("per_arm", "search") if self.per_arm else ("search",)
 
     def complain(self, path: Path, message: str) -> None:
@@ -430,7 +431,9 @@ class SearchReader:
     def _range(
         self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]
     ) -> Parameter | None:
-        limits, log, step = value[kind], value.get("log", False), value.get("step")
+        limits = value[kind]
+        log = value.get("log", False)
+        step = value.get("step")
         if not _are_limits(limits, kind):
             numbers = "two whole numbers" if kind == "int" else "two numbers"
             hint = ""

@@ -205,7 +205,8 @@ class _Builder:
     """
 
     def __init__(self, document: Document, anchored: set[int]) -> None:
-        self.document, self.anchored = document, anchored
+        self.document = document
+        self.anchored = anchored
         self.refused: set[tuple[Hashable, ...]] = set()
 
     def complain(self, path: tuple[Hashable, ...], message: str, node: yaml.Node) -> None:

@@ -301,7 +301,9 @@ def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
 def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
     """Run one round; map every invariant to what is wrong with it, "" if it holds."""
     chance = random.Random(f"{subject.seed} {this_round.number}")
-    folder, code, flipped = subject.folder / this_round.name, -1, this_round.way != "flip"
+    folder = subject.folder / this_round.name
+    code = -1
+    flipped = this_round.way != "flip"
     killers = [
         Killer(chance.uniform(0, KILLED_S[this_round.launcher]), chance)
         for _ in range(2 * (this_round.way == "kill"))
@@ -365,7 +367,8 @@ def flip(store: Path, chance: random.Random) -> bool:
 
 def compare(subject: Subject, finished: Round) -> dict[str, str]:
     """Every invariant of a finished round, with what is wrong with it."""
-    expected, found = observe(subject, UNDISTURBED.name), observe(subject, finished.name)
+    expected = observe(subject, UNDISTURBED.name)
+    found = observe(subject, finished.name)
     wrong = {name: "; ".join(differences(expected[name], found[name])) for name in expected}
     if finished.tracker == "server":  # the line may have been too bad to the end
         sync.mirror_sweep(FileStore(subject.store(finished.name)), subject.name, subject.server)
@@ -396,7 +399,10 @@ def compare(subject: Subject, finished: Round) -> dict[str, str]:
 def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
     """Return what a finished sweep has left, by invariant: as it must be whatever has happened."""
     store = subject.store(name)
-    records, weights, predictions, epochs = {}, {}, {}, {}
+    records = {}
+    weights = {}
+    predictions = {}
+    epochs = {}
     for path in sorted((store / "trials").iterdir()):
         key, folder = path.name, TrialFolder(path)
         record = json.loads((path / "record.json").read_text())

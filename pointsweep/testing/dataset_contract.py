@@ -124,7 +124,8 @@ def a_limit_takes_fewer_clouds(name: str, fields: Mapping[str, Any]) -> None:
 
 def validation_is_held_out_of_training(name: str, fields: Mapping[str, Any]) -> None:
     """`val_fraction` takes clouds of the training split, which are trained on no more."""
-    whole, parted = opened(name, fields), opened(name, {**fields, "val_fraction": 0.25})
+    whole = opened(name, fields)
+    parted = opened(name, {**fields, "val_fraction": 0.25})
     assert parted.val is not None, "val_fraction gives no validation split"
     if whole.val is None:
         assert len(parted.train.labels) + len(parted.val.labels) == len(whole.train.labels)

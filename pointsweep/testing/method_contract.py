@@ -153,10 +153,8 @@ def state_carries_over(method: str, modality: str, **fields: Any) -> None:
     """Check that what training changes is all that a checkpoint needs: a model of another seed with
     it gives the same.
     """
-    made, copy = (
-        settled(model(method, modality, **fields), POINTS),
-        model(method, modality, seed=5, **fields).eval(),
-    )
+    made = settled(model(method, modality, **fields), POINTS)
+    copy = model(method, modality, seed=5, **fields).eval()
     carried_over(made, copy, points())
 
 
@@ -168,10 +166,8 @@ def order_does_not_matter(method: str, modality: str, **fields: Any) -> None:
 @torch.no_grad()
 def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
     """A new model gives what `head_only` gives with the same tokenizer and head."""
-    plain, trial_model = (
-        model("head_only", modality).eval(),
-        model(method, modality, **fields).eval(),
-    )
+    plain = model("head_only", modality).eval()
+    trial_model = model(method, modality, **fields).eval()
     shared = trained_state(plain).keys()
     load_trained_state(
         plain, {name: value for name, value in trained_state(trial_model).items() if name in shared}

@@ -58,7 +58,8 @@ class Mirror:
         self.warned: set[str] = set()
         self.pace_s = PACE_S
         self.behind_since: float | None = None
-        self.synced, self.failing = 0, False
+        self.synced = 0
+        self.failing = False
         threading.Thread(target=self._run, name="tracker-mirror", daemon=True).start()
 
     def poke(self, folder: TrialFolder, tags: TrialTags) -> None:
@@ -111,10 +112,8 @@ class Mirror:
                 self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - started_at) / SHARE))
                 with self.changed:
                     self.synced += 1
-                    self.behind_since, self.failing = (
-                        (time.monotonic() if self.waiting else None),
-                        False,
-                    )
+                    self.behind_since = time.monotonic() if self.waiting else None
+                    self.failing = False
                     self.changed.notify_all()
             except Exception as error:
                 # the tracker's trouble is never the trial's: said once, tried again

@@ -164,7 +164,9 @@ def run_pages(store: Store, name: str) -> dict[str, str]:
     """
     try:
         mark = json.loads(store.read(f"sweeps/{name}/mirrored.json"))
-        uri, experiment, keys = str(mark["uri"]), str(mark["experiment"]), list(mark["keys"])
+        uri = str(mark["uri"])
+        experiment = str(mark["experiment"])
+        keys = list(mark["keys"])
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return {}
     if not experiment:

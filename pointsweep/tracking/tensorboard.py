@@ -39,7 +39,8 @@ def trials_of(
     seen_keys: set[str] = set()
     names: set[str] = set()
     for cell in layout.cells:
-        row, column = " ".join(layout.rows[cell.row]), layout.columns[cell.column]
+        row = " ".join(layout.rows[cell.row])
+        column = layout.columns[cell.column]
         for seed, key in cell.keys:
             epochs = epochs_of(histories.get(key, ()))
             if key in seen_keys or not epochs:

@@ -180,7 +180,8 @@ def train_steps(
     clouds = [torch.rand(train.batch_size, config.dataset.num_points, 3, device=device)]
     model.method.prepare(model, clouds)  # type: ignore[operator, union-attr]
     set_noise(model, torch.Generator(device).manual_seed(config.seed))
-    optimizer, draws = make_optimizer(model, train), torch.Generator().manual_seed(config.seed)
+    optimizer = make_optimizer(model, train)
+    draws = torch.Generator().manual_seed(config.seed)
     labels = torch.arange(train.batch_size, device=device) % classes
     trained = [p for p in model.parameters() if p.requires_grad]
 

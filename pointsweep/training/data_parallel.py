@@ -123,8 +123,10 @@ class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
-        self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.running_mean = norm.running_mean
+        self.running_var = norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
         self.train(norm.training)
 
@@ -142,10 +144,8 @@ class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
             and self.running_var is not None
             and self.momentum is not None
         )
-        wide, reduced_axes = (
-            x.to(self.running_mean.dtype),
-            [axis for axis in range(x.dim()) if axis != 1],
-        )
+        wide = x.to(self.running_mean.dtype)
+        reduced_axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = _summed(wide.new_tensor(wide.numel() / wide.shape[1]))
         mean = _Sum.apply(wide.sum(reduced_axes)) / count  # (C,)

@@ -142,7 +142,8 @@ def train_epoch(
     steps = len(dataset.train.labels) // train.batch_size
     trained = [p for p in model.parameters() if p.requires_grad]
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct, num_labels = torch.zeros((), dtype=torch.long, device=device), 0
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    num_labels = 0
     augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
     model.train()
     order = batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)
@@ -274,10 +275,8 @@ def _answers(
     forward: Forward, dataset: Dataset, split: Split, config: TrialConfig
 ) -> Iterator[Answer]:
     size = config.train.eval_batch_size
-    order, votes = (
-        dataset.evaluation_order(split),
-        (config.train.votes if split.name == "test" else 1),
-    )
+    order = dataset.evaluation_order(split)
+    votes = config.train.votes if split.name == "test" else 1
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         *inputs, labels = eval_batch(dataset, split, rows)
@@ -338,12 +337,11 @@ def score_parts(
         predicted += list(predictions.numpy())
         truth += list(labels.numpy())
     file_order = np.argsort(order)
-    predicted, truth = [predicted[i] for i in file_order], [truth[i] for i in file_order]
+    predicted = [predicted[i] for i in file_order]
+    truth = [truth[i] for i in file_order]
     ious = part_score(predicted, truth, category.tolist(), parts)
-    num_correct, count = (
-        sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)),
-        sum(map(len, truth)),
-    )
+    num_correct = sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True))
+    count = sum(map(len, truth))
     shape_metrics = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
     return Evaluation(
         loss / count, num_correct / count, np.array(ious.by_shape, dtype=np.float32), shape_metrics

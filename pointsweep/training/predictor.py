@@ -37,7 +37,9 @@ class Predictor:
     """A trained model with its classes."""
 
     def __init__(self, config: TrialConfig, model: nn.Module, class_names: Sequence[str]) -> None:
-        self.config, self.model, self.class_names = config, model.eval(), list(class_names)
+        self.config = config
+        self.model = model.eval()
+        self.class_names = list(class_names)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pandas.DataFrame:
         """Return a line for each cloud: its class's number, the class, and the probability of each

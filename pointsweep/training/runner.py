@@ -140,7 +140,8 @@ def _run_task(
     gather: Gather = alone,
 ) -> Outcome:
     config, store = task.config, open_store(job.store)
-    copy, target = Copy(store, work_folder(store, config.key())), job.tracking.get(task.tags.sweep)
+    copy = Copy(store, work_folder(store, config.key()))
+    target = job.tracking.get(task.tags.sweep)
     mirror = mirror_to(target) if target is not None else None
     folder = copy.folder
     folder.launch = job.launch
@@ -302,14 +303,14 @@ class Trial:
         devices: float = 1.0,
         group: Group = ALONE,
     ) -> None:
-        self.limits, self.devices, self.group = limits or {}, devices, group
-        self.config, self.folder, self.device, self.report, self.notify = (
-            config,
-            folder,
-            device,
-            report,
-            notify,
-        )
+        self.limits = limits or {}
+        self.devices = devices
+        self.group = group
+        self.config = config
+        self.folder = folder
+        self.device = device
+        self.report = report
+        self.notify = notify
         self.dataset = load_dataset(config.dataset)
         torch.manual_seed(stream(config.seed, "init"))
         build_model = shared.build if shared is not None else build

@@ -276,7 +276,8 @@ class Watchdog:
         """Progress: an epoch has ended."""
         now = time.monotonic()
         self.epochs.append(now - self.progress_at)
-        self.progress_at, self.quiet_s = now, 0.0
+        self.progress_at = now
+        self.quiet_s = 0.0
 
     def limit_s(self) -> float:
         """Return how long without progress is a hang."""

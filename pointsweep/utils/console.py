@@ -195,7 +195,9 @@ class SafeStream:
     """
 
     def __init__(self, stream: TextIO, outlives: bool = False, escapes: bool = True) -> None:
-        self.stream, self.outlives, self.escapes = stream, outlives, escapes
+        self.stream = stream
+        self.outlives = outlives
+        self.escapes = escapes
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:

@@ -30,7 +30,8 @@ class Meter:
         counter began anew since.
         """
         now = {name: read() for name, read in self.counters.items()}
-        before, self.before = self.before, now
+        before = self.before
+        self.before = now
         pairs = {name: (before[name], value) for name, value in now.items()}
         return {
             name: new - old

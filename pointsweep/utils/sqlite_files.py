@@ -84,7 +84,9 @@ def _bytes_by_header(header: bytes) -> int:
     page_bytes = int.from_bytes(header[16:18], "big")
     if page_bytes == 1:
         page_bytes = 65536
-    changes, pages, valid_for = header[24:28], int.from_bytes(header[28:32], "big"), header[92:96]
+    changes = header[24:28]
+    pages = int.from_bytes(header[28:32], "big")
+    valid_for = header[92:96]
     # Older writers leave the number of pages as it was; then the two counters differ.
     return pages * page_bytes if changes == valid_for else 0
 

@@ -30,7 +30,8 @@ class SystemMonitor:
 
     def read(self) -> dict[str, float]:
         """Return the values by name: of the CPUs since the last reading, of all else now."""
-        before, self.cpu_before = self.cpu_before, _cpu_seconds()
+        before = self.cpu_before
+        self.cpu_before = _cpu_seconds()
         memory = psutil.virtual_memory()
         values = {
             "system_memory_usage_megabytes": memory.used / MEGABYTE,

@@ -241,7 +241,8 @@ def read_room(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
                 f"{paths[0]}: must be rows of numbers x y z r g b class, found {rows.dtype}"
                 f" {rows.shape}"
             )
-        points, classes = rows[:, :3], point_classes(rows[:, 6], str(paths[0]))
+        points = rows[:, :3]
+        classes = point_classes(rows[:, 6], str(paths[0]))
     else:
         parts = [number_rows(read_text(path), str(path), (6,))[:, :3] for path in paths]
         points = np.concatenate(parts)

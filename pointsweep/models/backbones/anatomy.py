@@ -130,7 +130,8 @@ def small_copy(model: LibraryModel, stack: str, seed: int = 0) -> LibraryModel:
         table = module.get_submodule(model.words)
         assert isinstance(table, nn.Embedding)
         table.weight = nn.Parameter(torch.empty(WORDS, table.embedding_dim, device="meta"))
-        table.num_embeddings, table.padding_idx = WORDS, None
+        table.num_embeddings = WORDS
+        table.padding_idx = None
     generator = torch.Generator().manual_seed(seed)
     fill(module, lambda tensor: _draw(tensor, generator))
     return replace(model, module=module.double().eval().requires_grad_(True))

@@ -116,7 +116,9 @@ class Attention(nn.Module):
         """
         if self.across_batch:
             x = x.transpose(0, 1)
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q = self.q(x)
+        k = self.k(x)
+        v = self.v(x)
         if self.extra is not None:
             k, v = (
                 torch.cat([t, more.expand(len(x), 1, -1)], dim=1)
@@ -286,7 +288,10 @@ class Backbone(nn.Module):
         shape.
         """
         super().__init__()
-        self.config, self.shape, self.dim, self.compat = config, shape, shape.dim, "fixed"
+        self.config = config
+        self.shape = shape
+        self.dim = shape.dim
+        self.compat = "fixed"
         depth = shape.num_blocks if config.num_blocks is None else config.num_blocks
         if depth > shape.num_blocks:
             raise ValueError(
@@ -410,10 +415,8 @@ class Backbone(nn.Module):
             return f"reinitialised, seed {self.own_seed()}"
         state, origin = self._read()
         if self.config.weights == "shuffled":
-            state, origin = (
-                shuffled(state, self.own_seed()),
-                f"shuffled, seed {self.own_seed()}, {origin}",
-            )
+            state = shuffled(state, self.own_seed())
+            origin = f"shuffled, seed {self.own_seed()}, {origin}"
         self.load_state_dict(
             {name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()}
         )

@@ -65,7 +65,8 @@ def find_call(
     """
     layer = layers[-1]
     args, kwargs, output = called
-    given, tokens = arguments_of(layer, args, kwargs), tokens_of(args, kwargs)
+    given = arguments_of(layer, args, kwargs)
+    tokens = tokens_of(args, kwargs)
     own_causal = not _first_sees_last(layer, tokens, given)
     call = _with_positions(_plain(given), given, heads)
     _set_causal(layers, own_causal)

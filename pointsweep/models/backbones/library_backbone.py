@@ -120,20 +120,16 @@ class LibraryBackbone(Backbone):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 module = self.drawn(config)
-            state, origin = (
-                self._state_of(module),
-                f"{config.weights}, seed {seed}, {self.origin(config)}",
-            )
+            state = self._state_of(module)
+            origin = f"{config.weights}, seed {seed}, {self.origin(config)}"
             if config.weights == "random":
                 state = {name: _small_values(name, tensor, seed) for name, tensor in state.items()}
         else:
             module, origin = self.pretrained(config)
             state = self._state_of(module)
             if config.weights == "shuffled":
-                state, origin = (
-                    shuffled(state, self.own_seed()),
-                    f"shuffled, seed {self.own_seed()}, {origin}",
-                )
+                state = shuffled(state, self.own_seed())
+                origin = f"shuffled, seed {self.own_seed()}, {origin}"
         _check_finite(state, origin)
         self.load_state_dict(state)
         return origin

@@ -129,7 +129,10 @@ class LibraryBlock(TransformerBlock):
         for module in layer.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = call.causal  # type: ignore[assignment]
-        self.layer, self.roles, self.call, self.variant = layer, roles, call, variant
+        self.layer = layer
+        self.roles = roles
+        self.call = call
+        self.variant = variant
         self.post_norm = roles.post_norm
         self.drop_path = DropPath(rate)
 

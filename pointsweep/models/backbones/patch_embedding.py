@@ -79,7 +79,8 @@ class Stem(nn.Module):
         reduce: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.patches, self.places = nn.ModuleList(patches), nn.ModuleList(places)
+        self.patches = nn.ModuleList(patches)
+        self.places = nn.ModuleList(places)
         self.reduce = reduce or nn.Identity()
 
 

@@ -52,7 +52,8 @@ class PointM2AE(Backbone):
         widths = WIDTHS[:num_scales]
         shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
         super().__init__(config, shapes[-1])
-        self.scale_tokens, self.scale_neighbours = config.scale_tokens, config.scale_neighbours
+        self.scale_tokens = config.scale_tokens
+        self.scale_neighbours = config.scale_neighbours
         self.widths = [widths[i // DEPTH] for i in range(max(depth, 1))]
         self.scale_starts = list(range(0, depth, DEPTH))
         self.blocks = nn.ModuleList()

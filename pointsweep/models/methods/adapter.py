@@ -22,7 +22,9 @@ class AdapterAfter(nn.Module):
 
     def __init__(self, module: nn.Module, adapter: nn.Module, scale: float) -> None:
         super().__init__()
-        self.module, self.adapter, self.scale = module, adapter, scale
+        self.module = module
+        self.adapter = adapter
+        self.scale = scale
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         output: Tensor = self.module(x, *more)

@@ -111,12 +111,10 @@ class LocalAttention(nn.Module):
 
     def __init__(self, config: Any2PointConfig, num_views: int, dim: int) -> None:
         super().__init__()
-        middle, self.num_heads, self.num_views, self.dim = (
-            config.attn_dim,
-            config.attn_heads,
-            num_views,
-            dim,
-        )
+        middle = config.attn_dim
+        self.num_heads = config.attn_heads
+        self.num_views = num_views
+        self.dim = dim
         self.norm_weight = nn.Parameter(torch.ones(num_views * dim))
         self.norm_bias = nn.Parameter(torch.zeros(num_views * dim))
         self.qkv_weight = nn.Parameter(torch.empty(num_views, dim, 3 * middle))
@@ -165,7 +163,9 @@ class Any2Point(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: Any2PointConfig = self.config
         dim, depth = backbone.dim, len(backbone.blocks)
-        self.prefix, self.num_views, self.plane = prefix, num_views, backbone.plane
+        self.prefix = prefix
+        self.num_views = num_views
+        self.plane = backbone.plane
         if config.adapter == "none":
             return
         bottlenecks = [Bottleneck(dim, config.bottleneck, config.dropout) for _ in range(depth)]

@@ -44,7 +44,8 @@ class APPT(Method):
                 f"method: appt's prompts walk through all blocks, and {backbone.config.name} has"
                 " scales"
             )
-        self.prefix, self.depth = prefix, min(config.prompt_depth, len(backbone.blocks))
+        self.prefix = prefix
+        self.depth = min(config.prompt_depth, len(backbone.blocks))
         self.takes_first_mean = self.compat == "official"
         if config.position_feature:
             self.mix = nn.Linear(2, 1)

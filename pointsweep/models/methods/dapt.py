@@ -30,7 +30,8 @@ class DynamicAdapter(nn.Module):
     def __init__(self, config: DAPTConfig, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.down, self.up = nn.Linear(dim, config.bottleneck), nn.Linear(config.bottleneck, dim)
+        self.down = nn.Linear(dim, config.bottleneck)
+        self.up = nn.Linear(config.bottleneck, dim)
         self.dropout = Dropout(config.dropout)
         self.scale = nn.Linear(dim, 1) if config.dynamic_scale else None
         nn.init.zeros_(self.up.weight)
@@ -53,11 +54,9 @@ class DAPT(Method):
                 f"method.prompts: dapt's prompts walk through all blocks, {backbone.config.name}"
                 " has scales; allowed: false"
             )
-        self.prefix, self.last, self.extra_features = (
-            prefix,
-            len(backbone.blocks) - 1,
-            int(config.prompts),
-        )
+        self.prefix = prefix
+        self.last = len(backbone.blocks) - 1
+        self.extra_features = int(config.prompts)
         self.adapters = nn.ModuleList(DynamicAdapter(config, width) for width in backbone.widths)
         if config.prompts:
             self.prompt_shifts = nn.ModuleList(Shift(width) for width in backbone.widths)

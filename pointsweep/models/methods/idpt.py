@@ -30,7 +30,9 @@ class IDPT(Method):
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         layers = self.config.num_layers
-        self.prefix, self.last, dim = prefix, len(backbone.blocks) - 1, backbone.dim
+        self.prefix = prefix
+        self.last = len(backbone.blocks) - 1
+        dim = backbone.dim
         self.layers = nn.ModuleList(EdgeConv(dim, dim) for _ in range(layers))
         self.join = nn.Linear(layers * dim, dim, bias=False)
         self.prompt_position = nn.Parameter(drawn(0.02, 1, 1, dim))

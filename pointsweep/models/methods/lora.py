@@ -21,7 +21,8 @@ class LowRank(nn.Module):
 
     def __init__(self, frozen: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        self.frozen, self.scale = frozen, alpha / rank
+        self.frozen = frozen
+        self.scale = alpha / rank
         self.down = nn.Parameter(torch.empty(rank, frozen.in_features))  # A
         self.up = nn.Parameter(torch.zeros(frozen.out_features, rank))  # B
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))

@@ -63,8 +63,10 @@ class SpectralAdapter(nn.Module):
     def __init__(self, dim: int, config: Any) -> None:
         super().__init__()
         width = config.bottleneck
-        self.scopes, self.inverse_first = config.scopes, config.transform == "program"
-        self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.scopes = config.scopes
+        self.inverse_first = config.transform == "program"
+        self.down = nn.Linear(dim, width)
+        self.up = nn.Linear(width, dim)
         self.tune = nn.Linear(width, width)
         if self.scopes != "local":
             self.norm_whole = nn.LayerNorm(width)
@@ -135,7 +137,8 @@ class PointGST(Method):
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Context) -> Tensor:
         assert context.added is not None
-        added, context.added = context.added, None
+        added = context.added
+        context.added = None
         return output + added
 
 

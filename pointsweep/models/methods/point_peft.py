@@ -73,7 +73,9 @@ class PointPEFT(Method):
                 f"method: point_peft needs a backbone that reads points; {backbone.config.name} has"
                 " no stem"
             )
-        self.prefix, self.widths, self.starts = prefix, backbone.widths, backbone.scale_starts
+        self.prefix = prefix
+        self.widths = backbone.widths
+        self.starts = backbone.scale_starts
         self.depth = min(config.depth, len(backbone.blocks))
         # (C, n) columns of length 1
         self.register_buffer("bank", torch.empty(backbone.dim, 0), persistent=False)
@@ -161,7 +163,9 @@ class PointPEFT(Method):
         """points (B, P, 3) -> the maximum over the frozen encoder's tokens, (B, C); in Point-M2AE
         mean + maximum.
         """
-        encoder, config, skip = self.encoder, self.config, self.program.skips_near_origin
+        encoder = self.encoder
+        config = self.config
+        skip = self.program.skips_near_origin
         centers = gather(
             points, farthest_points(points, min(config.bank_groups, points.shape[1]), skip)
         )
@@ -173,10 +177,8 @@ class PointPEFT(Method):
             if index in encoder.scale_starts:
                 if index > 0:
                     tokens, centers = encoder.enter_scale(index, tokens, centers)
-                encoding, bias = (
-                    encoder.positions_at(index, centers),
-                    encoder.attention_bias(index, centers, None),
-                )
+                encoding = encoder.positions_at(index, centers)
+                bias = encoder.attention_bias(index, centers, None)
             tokens = block(tokens + encoding, lambda output, inputs: output, bias)
         tokens = encoder.norm(tokens)
         return tokens.amax(dim=1) + (tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0)
@@ -270,7 +272,8 @@ class PointPEFT(Method):
     def after_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
         prompted = index < self.depth
         if prompted and self.config.prompt_kind == "gated":
-            tokens, prompted = remove_tokens(tokens, self.config.num_prompts, at=self.prefix), False
+            tokens = remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
+            prompted = False
         if self.config.local:
             tokens = self._local(
                 index, tokens, context.prompted if prompted else context.plain, prompted

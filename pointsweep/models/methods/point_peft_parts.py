@@ -38,7 +38,8 @@ class LocalStage(nn.Module):
 
     def __init__(self, dim: int, mean_too: bool, center_scale: float) -> None:
         super().__init__()
-        self.mean_too, self.center_scale = mean_too, center_scale
+        self.mean_too = mean_too
+        self.center_scale = center_scale
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * HEADS * HEAD_DIM, bias=False)
         self.out = nn.Linear(HEADS * HEAD_DIM, dim)
@@ -115,19 +116,20 @@ class GatedPrompts(nn.Module):
 
     def __init__(self, attention: Attention, prefix: int, num_prompts: int) -> None:
         super().__init__()
-        self.attention, self.prefix, self.num_prompts = attention, prefix, num_prompts
+        self.attention = attention
+        self.prefix = prefix
+        self.num_prompts = num_prompts
         self.gate = nn.Parameter(torch.zeros(attention.num_heads, 1, 1))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         end, frozen = self.prefix + self.num_prompts, self.attention
-        prompts, tokens = (
-            x[:, self.prefix : end],
-            torch.cat([x[:, : self.prefix], x[:, end:]], dim=1),
-        )
+        prompts = x[:, self.prefix : end]
+        tokens = torch.cat([x[:, : self.prefix], x[:, end:]], dim=1)
         # (B, H, T, C / H)
         q, k, v = (frozen._heads(layer(tokens)) for layer in (frozen.q, frozen.k, frozen.v))
         # (B, H, S, C / H)
-        pk, pv = frozen._heads(frozen.k(prompts)), frozen._heads(frozen.v(prompts))
+        pk = frozen._heads(frozen.k(prompts))
+        pv = frozen._heads(frozen.v(prompts))
         weights = (q @ pk.transpose(-2, -1) * frozen.scale).softmax(dim=-1).softmax(dim=-1)
         mixed = frozen._attend(q, k, v, bias) + self.gate * (weights @ pv)
         output = frozen.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
@@ -143,7 +145,9 @@ class AroundPrompts(nn.Module):
 
     def __init__(self, norm: nn.Module, prefix: int, num_prompts: int) -> None:
         super().__init__()
-        self.norm, self.prefix, self.num_prompts = norm, prefix, num_prompts
+        self.norm = norm
+        self.prefix = prefix
+        self.num_prompts = num_prompts
 
     def forward(self, x: Tensor) -> Tensor:
         end = self.prefix + self.num_prompts

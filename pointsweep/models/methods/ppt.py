@@ -64,7 +64,8 @@ class PPT(Method):
                 "method: ppt thaws a part of the embedding of a 3d checkpoint (point_mae, ...);"
                 f" {backbone.config.name} has none"
             )
-        self.prefix, self.stem = prefix, backbone.stem
+        self.prefix = prefix
+        self.stem = backbone.stem
         width = self.config.bottleneck
         self.on_points = _bottleneck(backbone.dim, width)
         self.on_prompts = _bottleneck(backbone.dim, width)
@@ -78,7 +79,8 @@ class PPT(Method):
 
     def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, Prompts]:
         most = points.shape[1]
-        count, near = min(self.config.num_prompts, most), min(self.config.prompt_neighbours, most)
+        count = min(self.config.num_prompts, most)
+        near = min(self.config.prompt_neighbours, most)
         # (B, S, 3), (B, S, K, 3)
         _, [(centers, _, relative)] = neighbourhoods(points, [count], near)
         prompts = self.stem.reduce(self.stem.patches[0](relative))
@@ -103,7 +105,8 @@ class PPT(Method):
 
     def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Prompts) -> Tensor:
         assert context.added is not None
-        added, context.added = context.added, None
+        added = context.added
+        context.added = None
         return output + added
 
     def pool(self, tokens: Tensor, context: Prompts) -> tuple[Tensor, list[Tensor]]:

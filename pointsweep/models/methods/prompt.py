@@ -23,7 +23,8 @@ class Prompt(Method):
         self.deep = self.config.depth == "deep"
         # Shallow prompts end with the scale: the next one's tokens are made anew of the points'
         # tokens.
-        self.prefix, self.last = prefix, [*backbone.scale_starts, len(backbone.blocks)][1] - 1
+        self.prefix = prefix
+        self.last = [*backbone.scale_starts, len(backbone.blocks)][1] - 1
         widths = backbone.widths if self.deep else backbone.widths[:1]
         values = drawn(self.config.init_std, len(widths), self.config.num_prompts, max(widths))
         self.prompts = nn.ParameterList(

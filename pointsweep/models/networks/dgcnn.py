@@ -56,7 +56,9 @@ class DGCNN(nn.Module):
         )  # fmt: skip
 
     def forward(self, points: Tensor) -> Tensor:
-        x, near, features = points, self._graph(points), []
+        x = points
+        near = self._graph(points)
+        features = []
         for index, layer in enumerate(self.layers):
             if index and self.config.dynamic:
                 near = self._graph(x)

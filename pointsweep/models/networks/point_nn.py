@@ -34,7 +34,9 @@ class PointNN(nn.Module):
 
     def __init__(self, config: PointNNConfig, num_classes: int, compat: str) -> None:
         super().__init__()
-        self.config, self.num_classes, self.official = config, num_classes, compat == "official"
+        self.config = config
+        self.num_classes = num_classes
+        self.official = compat == "official"
         width = config.embed_dim * 2**config.num_stages
         self.register_buffer("bank", torch.empty(0, width))  # (n, C), rows of length 1
         self.register_buffer("bank_labels", torch.empty(0, dtype=torch.long))  # (n,)
@@ -97,7 +99,9 @@ class PointNN(nn.Module):
         order = farthest_points(points, size >> 1, skip)
         # (B, P, C)
         x = pos_e(points, config.embed_dim, config.alpha, config.beta, interleaved=True)
-        xyz, own, centers = points, gather(x, order), gather(points, order)
+        xyz = points
+        own = gather(x, order)
+        centers = gather(points, order)
         for stage in range(1, config.num_stages + 1):
             centers = centers[:, : size >> stage]
             near = nearest(centers, xyz, config.neighbours)  # (B, G, K)
@@ -134,7 +138,9 @@ class PointNN(nn.Module):
     @staticmethod
     def _spread(values: Tensor, own: Tensor, near: Tensor, group: Iterable[int]) -> float:
         """Standard deviation of (neighbour - centre) over all clouds of a group, plus 1e-5."""
-        total, squares, count = 0.0, 0.0, 0
+        total = 0.0
+        squares = 0.0
+        count = 0
         for i in group:
             for c, n in zip(own[i].split(ROWS), near[i].split(ROWS), strict=True):
                 away = values[i][n] - c.unsqueeze(1)  # (rows, K, C)

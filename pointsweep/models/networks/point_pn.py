@@ -68,7 +68,9 @@ class PointPN(nn.Module):
         order, counts = pyramid(points, [STRIDE] * len(self.stages))
         x = with_height(points) if self.config.heights else points
         x = self.embed(x.transpose(1, 2)).transpose(1, 2)  # (B, P, C)
-        xyz, centers, own = points, gather(points, order), gather(x, order)
+        xyz = points
+        centers = gather(points, order)
+        own = gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)

@@ -87,7 +87,9 @@ class PointMLP(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         order, counts = pyramid(points, [STRIDE] * self.config.num_stages)
         x = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, C)
-        xyz, centers, own = points, gather(points, order), gather(x, order)
+        xyz = points
+        centers = gather(points, order)
+        own = gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)

@@ -95,7 +95,8 @@ def _blocks(
     `tops` are the headings over the grid's columns after its labels, which they share evenly.
     """
     grid_columns = list(zip(*lines, strict=True))
-    label_columns, number_columns = grid_columns[:num_labels], grid_columns[num_labels:]
+    label_columns = grid_columns[:num_labels]
+    number_columns = grid_columns[num_labels:]
     per_top = len(number_columns) // len(tops)
     columns_of = []
     for i in range(len(tops)):

@@ -155,7 +155,8 @@ def _with_clouds(kept: Truth | None, record: Record) -> Truth | None:
     """The truth of a record's data set, with labels (if the trial kept none) and clouds from this
     machine's cache.
     """
-    digest, count = str(record.dataset["digest"]), int(record.dataset["num_test"])
+    digest = str(record.dataset["digest"])
+    count = int(record.dataset["num_test"])
     arrays = _cached(digest)
     if arrays is None or len(arrays["test_labels"]) != count:
         # a part of the test set was used: which objects those are is not written in the record

@@ -65,7 +65,8 @@ def _positions(sizes: Collection[int]) -> dict[int, float]:
 
 
 def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
-    low, high = math.log10(min(positions.values())), math.log10(max(positions.values()))
+    low = math.log10(min(positions.values()))
+    high = math.log10(max(positions.values()))
     margin = 0.05 * (high - low)
     axis: dict[str, Any] = {"type": "log", "range": [low - margin, high + margin]}
     if 0 in sizes:
@@ -128,7 +129,11 @@ def _traces(
 
     traces = []
     for column, title in enumerate(table.columns):
-        x, y, deviations, symbols, texts = [], [], [], [], []
+        x = []
+        y = []
+        deviations = []
+        symbols = []
+        texts = []
         for cell in cells:
             if cell.column == column:
                 x.append(positions[size_of(cell)])

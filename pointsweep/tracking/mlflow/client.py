@@ -310,7 +310,8 @@ class Runs:
     """
 
     def __init__(self, target: Target) -> None:
-        self.target, self.client = target, connected(target.uri)
+        self.target = target
+        self.client = connected(target.uri)
         self.ids: dict[str, str] = {}
         self.sent: dict[str, set[int]] = {}  # trial key -> epochs that MLflow has
         self.running: set[str] = set()  # runs that MLflow shows as such
@@ -353,7 +354,8 @@ class Runs:
                 run_id
             )
         else:
-            run_id, new_tags = self._create(key, events, start, tags, new_tags), {}
+            run_id = self._create(key, events, start, tags, new_tags)
+            new_tags = {}
             self.sent[key] = set()
             self.running.add(run_id)
         params = self._describe(run_id, start) if start is not None else []
@@ -435,7 +437,9 @@ class Runs:
                 points.append(Metric(name, value, time_ms, epoch))
             if len(metrics) + len(params) + len(run_tags) + len(points) > BATCH:
                 self.client.log_batch(run_id, metrics=metrics, params=params, tags=run_tags)
-                metrics, params, run_tags = [], [], []
+                metrics = []
+                params = []
+                run_tags = []
             metrics += points
             sent.add(epoch)
         if metrics or params or run_tags:

@@ -96,7 +96,8 @@ class Member:
 
     def _run(self, threads: int) -> None:
         self.turn.acquire()
-        _local.member, faults.waits.aside = self, self.aside
+        _local.member = self
+        faults.waits.aside = self.aside
         torch.set_num_threads(threads)
         try:
             self.result = self.body()
@@ -110,7 +111,8 @@ class Member:
         self.request = request
         self.back.release()
         self.turn.acquire()
-        failure, self.failure = self.failure, None
+        failure = self.failure
+        self.failure = None
         if failure is not None:
             raise failure
         return self.answer

@@ -181,7 +181,8 @@ class Joined(nn.Module):
 
     def __init__(self, place: tuple[int, ...], frozen: nn.Module) -> None:
         super().__init__()
-        self.place, self.frozen = place, frozen
+        self.place = place
+        self.frozen = frozen
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         if bias is not None:  # every member has its own: nothing to join
@@ -193,7 +194,8 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
     """Let members of equal structure run their tokenizers as one, and all behind them, whatever
     their seeds and rates.
     """
-    tokenizer, remainder = Part(model.tokenizer), Part(model, but="tokenizer")
+    tokenizer = Part(model.tokenizer)
+    remainder = Part(model, but="tokenizer")
     tokenizer_kind = (
         config.tokenizer,
         config.compat,
@@ -238,7 +240,9 @@ class JoinedLinear:
     """
 
     def __init__(self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear) -> None:
-        self.place, self.layer, self.shared = place, layer, shared
+        self.place = place
+        self.layer = layer
+        self.shared = shared
         self.own_bias = layer.bias is not None and layer.bias.requires_grad
 
     def __call__(self, x: Tensor) -> Tensor:
