@@ -70,9 +70,14 @@ class Plan:
     def refused(self) -> list[str]:
         """Return why a launch would refuse the sweep: what is missing here, then what the data and
         the audit forbid.
+
+        A model whose files are missing does not run either: that is said once.
         """
-        lacking = [f"lacking here: {text}" for text in self.missing]
-        return [*lacking, *(finding.text for finding in self.findings if finding.refuses)]
+        refused = [f"lacking here: {text}" for text in self.missing]
+        for finding in self.findings:
+            if finding.refuses and not any(text in finding.text for text in self.missing):
+                refused.append(finding.text)
+        return refused
 
     @property
     def to_run(self) -> list[TrialConfig]:

@@ -19,6 +19,9 @@ from pointsweep.config import registry
 from pointsweep.data.inputs import read_all, weight_facts
 from pointsweep.errors import MissingWeightsError
 from pointsweep.models.backbones.library_files import cached_models
+from pointsweep.planning.plan import make_plan
+from pointsweep.storage.base import FileStore
+from pointsweep.sweep.sweep import load
 from pointsweep.utils.digests import file_sha256
 from tests.models.backbones.architectures import BY_NAME
 
@@ -108,6 +111,16 @@ def test_what_is_not_here_says_what_was_tried_and_that_no_network_is_needed(tmp_
         "Without a network: put config.json and model.safetensors into a folder and set backbone.model to it",
     ):
         assert part in found[0]
+
+
+def test_a_model_that_is_not_here_is_one_problem_of_a_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    file = tmp_path / "t.yaml"
+    base = "dataset: synthetic, tokenizer: point_pn_light, method: lora, backbone: {name: transformers, model: nobody/nothing}"
+    file.write_text(f"name: t\nbase: {{{base}}}\nrows: [{{label: a, method.rank: 2}}]\nseeds: 1\n")
+    sweep = load(file)
+    [problem] = make_plan(sweep, FileStore(tmp_path / "store")).refused
+    assert problem.startswith("lacking here: backbone.model: nobody/nothing is no folder here")
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once_and_not_five_times_over(tmp_path):
