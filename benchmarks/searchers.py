@@ -159,7 +159,7 @@ def cost(sweep: Sweep, grid: Grid, table: Table, seed: int) -> float:
     # Composing and checking the trial of every suggestion would be most of the time; here none is
     # trained.
     arm = dataclasses.replace(
-        arm, lay=lambda drawn: Settings(), compose=lambda settings: (config, [])
+        arm, settings_of=lambda drawn: Settings(), compose=lambda settings: (config, [])
     )
     study = Study(None, "tabulated", arm, search)
     study.start([])
