@@ -284,6 +284,7 @@ NUMBERS = {
     "search_point_peft": 0,
     "pareto_peft": 0,
     "tuned_methods": 0,
+    "peft_modelnet40": 0,
     "untuned_methods": 12,
     "m_views": 60,
     "prompt_length": 72,
@@ -310,6 +311,7 @@ def test_every_search_states_its_budget():
         "search_point_peft": "search of 60 trials by tpe",
         "pareto_peft": "search of 120 trials by nsga2",
         "tuned_methods": "search of 8 trials by tpe for each of 4 arms, then 3 fresh seeds",
+        "peft_modelnet40": "search of 6 trials by tpe for each of 4 arms, then 5 fresh seeds",
     }
 
 
