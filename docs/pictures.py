@@ -36,11 +36,8 @@ from tests.support.terminal import Terminal
 HERE = Path(__file__).parent
 COLUMNS, LINES = 118, 30
 PHONE = (390, 844)
-REPORT_PICTURES = (
-    ("report.png", (1000, 1890), "light"),
-    ("report_dark.png", (1000, 1100), "dark"),
-    ("report_phone.png", PHONE, "light"),
-)
+# the ending of a picture's name, the system's colours, and whether it is of a phone
+LOOKS = (("", "light", False), ("_dark", "dark", False), ("_phone", "light", True))
 COMMAND = [
     sys.executable,
     "-c",
@@ -103,9 +100,7 @@ def trained(store: Path, words: list[str], folder: Path, serve_port: int) -> Non
     terminal.read_until(lambda: time.monotonic() > begun + 1)
     prompt = " ".join(["$ pointsweep run sweeps/quickstart.yaml", *words])
     terminal_picture(terminal.written, folder / "terminal.svg", prompt)
-    server = f"http://127.0.0.1:{serve_port}"
-    asyncio.run(photograph_serve(server, folder / "serve.png"))
-    asyncio.run(photograph_serve(server, folder / "serve_phone.png", PHONE, "dark"))
+    photograph_serve(f"http://127.0.0.1:{serve_port}", folder)
     code = terminal.wait()
     if code != 0:
         raise SystemExit(f"the sweep ended with {code}:\n{terminal.text[-3000:]}")
@@ -124,9 +119,15 @@ async def sized(width: int, height: int, colours: str = "light") -> AsyncIterato
         yield tab
 
 
-async def photograph_serve(
-    server: str, path: Path, size: tuple[int, int] = (1100, 1000), colours: str = "light"
-) -> None:
+async def photograph_index(server: str, path: Path, size: tuple[int, int], colours: str) -> None:
+    """Take the picture of the page with all sweeps."""
+    async with sized(*size, colours) as tab:
+        await tab.open(f"{server}/", "document.querySelector('[data-sweep] a')")
+        await asyncio.sleep(1)
+        await tab.picture(path)
+
+
+async def photograph_sweep(server: str, path: Path, size: tuple[int, int], colours: str) -> None:
     """Take the picture of the page of the sweep that runs."""
     frame = "document.querySelector('iframe:not(.next)')"
     async with sized(*size, colours) as tab:
@@ -137,9 +138,16 @@ async def photograph_serve(
         await tab.picture(path)
 
 
-async def photograph_report(
-    file: Path, path: Path, size: tuple[int, int] = (1000, 1890), colours: str = "light"
-) -> None:
+def photograph_serve(server: str, folder: Path) -> None:
+    """Take the pictures of all pages of `pointsweep serve`."""
+    for suffix, colours, is_phone in LOOKS:
+        index_size = (PHONE[0], 420) if is_phone else (1100, 420)
+        size = PHONE if is_phone else (1100, 1000)
+        asyncio.run(photograph_index(server, folder / f"index{suffix}.png", index_size, colours))
+        asyncio.run(photograph_sweep(server, folder / f"serve{suffix}.png", size, colours))
+
+
+async def photograph_report(file: Path, path: Path, size: tuple[int, int], colours: str) -> None:
     """Take the picture of the upper part of the report: its table and, as far down as it reaches,
     the first chart; charts are drawn when they come into view.
     """
@@ -205,8 +213,10 @@ def main() -> None:
             server.terminate()
             server.wait()
         [report] = (store / "sweeps").glob("*/report.html")
-        for name, size, colours in REPORT_PICTURES:
-            asyncio.run(photograph_report(report, options.folder / name, size, colours))
+        for suffix, colours, is_phone in LOOKS:
+            size = PHONE if is_phone else (1000, 1890)
+            picture = options.folder / f"report{suffix}.png"
+            asyncio.run(photograph_report(report, picture, size, colours))
         latex_picture(store, report.parent.name, options.folder / "latex.png")
         uri = f"sqlite:///{store / 'mlflow.db'}"
         [experiment] = [
