@@ -12,7 +12,8 @@ import difflib
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class TransformersBackbone(LibraryBackbone):
             raise ValueError(f"backbone.sha256: {path} has {digest}, expected {config.sha256}")
         hf = library_config(config)
         try:
-            with torch.device("cpu"):
+            with torch.device("cpu"), _no_progress_bar():
                 loaded, report = _auto_model().from_pretrained(
                     str(path.parent),
                     config=hf,
@@ -92,6 +93,21 @@ class TransformersBackbone(LibraryBackbone):
                 f" {file_sha256(path)}"
             )
         return f"transformers {config.model}{revision}"
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Load without the library's bar, which it draws into logs too."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    if enabled:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _sizes(config: TransformersConfig) -> str:

@@ -113,6 +113,11 @@ def test_what_is_not_here_says_what_was_tried_and_that_no_network_is_needed(tmp_
         assert part in found[0]
 
 
+def test_reading_a_model_draws_no_bar_into_a_log(folder, capfd):
+    make(model=str(folder))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_model_that_is_not_here_is_one_problem_of_a_plan(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     file = tmp_path / "t.yaml"
