@@ -499,6 +499,12 @@ class S3DISConfig(SceneDatasetConfig):
             )
 
 
+def _too_few_source_points(stored: int, taken: int) -> Iterator[tuple[str, str]]:
+    """Yield the problem of made clouds that have fewer points than are taken of them."""
+    if stored < taken:
+        yield "source_points", f"must be at least num_points ({taken}), got {stored}"
+
+
 class SyntheticConfig(DatasetConfig):
     """Synthetic shapes: parametric classes whose proportions overlap, seen from one side, with
     noise.
@@ -528,11 +534,7 @@ class SyntheticConfig(DatasetConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        if self.source_points < self.num_points:
-            yield (
-                "source_points",
-                f"must be at least num_points ({self.num_points}), got {self.source_points}",
-            )
+        yield from _too_few_source_points(self.source_points, self.num_points)
 
 
 class SyntheticPartsConfig(PartDatasetConfig):
@@ -559,11 +561,7 @@ class SyntheticPartsConfig(PartDatasetConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        if self.source_points < self.num_points:
-            yield (
-                "source_points",
-                f"must be at least num_points ({self.num_points}), got {self.source_points}",
-            )
+        yield from _too_few_source_points(self.source_points, self.num_points)
 
 
 class SyntheticRoomsConfig(SceneDatasetConfig):
@@ -590,8 +588,4 @@ class SyntheticRoomsConfig(SceneDatasetConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        if self.source_points < self.num_points:
-            yield (
-                "source_points",
-                f"must be at least num_points ({self.num_points}), got {self.source_points}",
-            )
+        yield from _too_few_source_points(self.source_points, self.num_points)

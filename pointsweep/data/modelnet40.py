@@ -19,7 +19,7 @@ from pointsweep.config.datasets import DatasetConfig, ModelNet40Config
 from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.hdf5 import read_h5
-from pointsweep.data.readers.text import decode, last_part, lines_of, number_rows
+from pointsweep.data.readers.text import decode, files_of_list, last_part, lines_of, number_rows
 from pointsweep.data.readers.text import read_text as read_text_file
 from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
@@ -139,15 +139,10 @@ def listed(folder: Path, split: str) -> list[Path]:
     paths of the maker's machine.
     """
     list_file = folder / f"{split}_files.txt"
-    files = [folder / last_part(name) for name in lines_of(_text(list_file))]
-    if not files:
+    names = lines_of(_text(list_file))
+    if not names:
         raise MissingDataError(f"data set modelnet40: {list_file} names no file")
-    for file in files:
-        if not file.is_file():
-            raise MissingDataError(
-                f"data set modelnet40: {list_file} names {file}, which is not there"
-            )
-    return files
+    return files_of_list(list_file, names, "modelnet40")
 
 
 def read_hdf5(folder: Path) -> dict[str, np.ndarray]:

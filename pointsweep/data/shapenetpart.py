@@ -26,7 +26,7 @@ from pointsweep.data.dataset import Copy, data_folder, folders_with
 from pointsweep.data.part_dataset import PartDataset
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.hdf5 import read_h5
-from pointsweep.data.readers.text import last_part, lines_of, number_rows, read_text
+from pointsweep.data.readers.text import files_of_list, lines_of, number_rows, read_text
 from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
 
@@ -238,15 +238,10 @@ def hdf5_listed(folder: Path, split: str) -> list[Path]:
     path = hdf5_list(folder, split)
     if not path.is_file():
         raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
-    files = [folder / last_part(name) for name in lines_of(read_text(path))]
-    if not files:
+    names = lines_of(read_text(path))
+    if not names:
         raise ValueError(f"{path}: names no file")
-    for file in files:
-        if not file.is_file():
-            raise MissingDataError(
-                f"data set shapenetpart: {path} names {file}, which is not there"
-            )
-    return files
+    return files_of_list(path, names, "shapenetpart")
 
 
 def read_hdf5(folder: Path) -> dict[str, np.ndarray]:

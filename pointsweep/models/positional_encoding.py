@@ -1,5 +1,5 @@
 """The positional encoding that every method shares: the source backbone's own encodings at
-projected projected, or an alternative.
+projected locations, or an alternative.
 
 Source: Any2Point (arXiv 2404.07989), equations 1-2 and Table 4; spec 2.1-2.4, 2.10. Letters: B
 clouds, N tokens, C channels, M views.

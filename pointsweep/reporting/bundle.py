@@ -103,7 +103,7 @@ def unpack(data: bytes) -> dict[str, bytes]:
             " extended"
         )
     if members.get(SUMS) != sums(members):
-        listed = members.get(SUMS, b"").splitlines()
+        listed = set(members.get(SUMS, b"").splitlines())
         wrong = []
         for line in sums(members).splitlines():
             if line not in listed:

@@ -30,7 +30,11 @@ def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -
     not_above = float(nctdtr(freedom, shift, critical))
     below = float(nctdtr(freedom, shift, -critical))
     # Far out scipy gives nan for the tail that is all or nothing.
-    return (1.0 if math.isnan(not_above) else 1 - not_above) + (0.0 if math.isnan(below) else below)
+    if math.isnan(not_above):
+        not_above = 0.0
+    if math.isnan(below):
+        below = 0.0
+    return (1 - not_above) + below
 
 
 def power_of_models(gain: float, objects: int, discordant: float) -> float:

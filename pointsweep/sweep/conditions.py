@@ -119,7 +119,12 @@ def owners(key: str, when: When) -> list[Any]:
         return []
     kind = PARTS[part]
     named = opened(when).get(part)
-    names = named if isinstance(named, list) else registry.names(kind) if named is None else [named]
+    if named is None:
+        names = registry.names(kind)
+    elif isinstance(named, list):
+        names = named
+    else:
+        names = [named]
     return [registry.config_class(kind, name) for name in names if name in registry.names(kind)]
 
 

@@ -452,9 +452,7 @@ class SearchReader:
         return Parameter(key, kind, float(low), float(high), log, step, when=when)
 
     def _constraints(self, value: Any) -> Iterator[Constraint]:
-        for index, text in enumerate(
-            value if isinstance(value, list) else [] if value is None else [value]
-        ):
+        for index, text in enumerate(_listed(value)):
             path = (*self.path, "constraints", index)
             try:
                 wrong = constraint_problems(str(text))
@@ -467,9 +465,7 @@ class SearchReader:
                 yield Constraint(str(text))
 
     def _enqueue(self, value: Any) -> Iterator[Mapping[str, Any]]:
-        for index, point in enumerate(
-            value if isinstance(value, list) else [] if value is None else [value]
-        ):
+        for index, point in enumerate(_listed(value)):
             if isinstance(point, Mapping):
                 yield point
             else:
@@ -533,3 +529,10 @@ def _step_problem(kind: str, limits: Sequence[Any], log: bool, step: Any) -> str
         # Optuna takes a value for a step within 1e-8 of one.
         return f"a step of {step} is too fine for numbers as large as {largest}"
     return ""
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a list as it is, one value as a list of it, and nothing as an empty one."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

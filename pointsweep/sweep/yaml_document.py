@@ -109,7 +109,12 @@ class Document:
         """A path as it is shown: rows[2].method.rank."""
         text = ""
         for part in path:
-            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+            if isinstance(part, int):
+                text += f"[{part}]"
+            elif text:
+                text += f".{part}"
+            else:
+                text = str(part)
         return text
 
 

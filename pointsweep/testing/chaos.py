@@ -429,18 +429,16 @@ def _epochs(folder: TrialFolder) -> list[tuple[int, dict[str, float]]]:
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The names under which two mappings differ."""
-    names = sorted(set(expected) | set(found))
-    words = {}
-    for name in names:
-        words[name] = (
-            "missing" if name not in found else "too many" if name not in expected else "differs"
-        )
-    return [
-        f"{name} {word}"
-        for name, word in words.items()
-        if word != "differs" or expected[name] != found[name]
-    ]
+    """Return the names under which two mappings differ, each with how."""
+    differing = []
+    for name in sorted(set(expected) | set(found)):
+        if name not in found:
+            differing.append(f"{name} missing")
+        elif name not in expected:
+            differing.append(f"{name} too many")
+        elif expected[name] != found[name]:
+            differing.append(f"{name} differs")
+    return differing
 
 
 def columns(this_round: Round) -> tuple[str, str]:

@@ -221,7 +221,7 @@ def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
     except (library.PlyParseError, StopIteration, *DAMAGED) as error:
         raise _damaged(path, "PLY", error) from error
     if not polygons:
-        fields = [property.name for property in vertex.properties]
+        fields = [one.name for one in vertex.properties]
         try:
             return joined(vertices, from_fields(features, fields, lambda field: vertex[field]))
         except ValueError as error:

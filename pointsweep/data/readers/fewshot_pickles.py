@@ -26,7 +26,7 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         content = load_numbers(file, str(path))
     arrays: dict[str, np.ndarray] = {}
-    class_of: set[tuple[int, int]] = set()  # (label, class)
+    label_classes: set[tuple[int, int]] = set()  # (label, class)
     for split in ("train", "test"):
         clouds, labels = [], []
         try:
@@ -35,7 +35,7 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
                 label, number = int(plain(item[1])), int(plain(item[2]))
                 clouds.append(cloud)
                 labels.append(label)
-                class_of.add((label, number))
+                label_classes.add((label, number))
             arrays[f"{split}_points"] = np.stack(clouds)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
@@ -43,7 +43,7 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
                 f" {error}"
             ) from error
         arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
-    pairs = sorted(class_of)
+    pairs = sorted(label_classes)
     if [label for label, _ in pairs] != list(range(way)):
         raise ValueError(
             f"{path}: labels must be 0 to {way - 1}, each of one class; found (label, class)"

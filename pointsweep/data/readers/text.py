@@ -14,6 +14,8 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from pointsweep.errors import MissingDataError
+
 OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 SHOWN = 60  # characters of a line in a message
 
@@ -46,6 +48,19 @@ def lines_of(text: str) -> list[str]:
 def last_part(name: str) -> str:
     """Return the last part of a path in the style of Unix or of Windows."""
     return PureWindowsPath(name).name
+
+
+def files_of_list(list_file: Path, names: Sequence[str], dataset: str) -> list[Path]:
+    """Return the files beside a list that it names, by the last part of each name: lists hold paths
+    of their maker's machine. Raises MissingDataError for one that is not there.
+    """
+    files = [list_file.parent / last_part(name) for name in names]
+    for file in files:
+        if not file.is_file():
+            raise MissingDataError(
+                f"data set {dataset}: {list_file} names {file}, which is not there"
+            )
+    return files
 
 
 def number_rows(text: str, source: str, columns: Sequence[int]) -> np.ndarray:

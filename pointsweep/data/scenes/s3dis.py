@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from pointsweep.config.datasets import S3DIS_FOLDERS, S3DISConfig
 from pointsweep.data.dataset import Copy, data_folder, folders_with, text_digest
 from pointsweep.data.readers.clouds import check_clouds
-from pointsweep.data.readers.text import last_part, lines_of, number_rows, read_text
+from pointsweep.data.readers.hdf5 import read_data_and_label
+from pointsweep.data.readers.text import files_of_list, lines_of, number_rows, read_text
 from pointsweep.data.scenes.dataset import CATEGORIES, SceneDataset
 from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
@@ -133,15 +133,11 @@ def block_files(folder: Path) -> list[Path]:
     """Return the h5 files that the list names; of a listed path its last part counts. Raises
     MissingDataError, ValueError.
     """
-    files = [folder / last_part(name) for name in lines_of(read_text(folder / BLOCKS_LIST))]
-    if not files:
-        raise ValueError(f"{folder / BLOCKS_LIST}: names no file")
-    for file in files:
-        if not file.is_file():
-            raise MissingDataError(
-                f"data set s3dis: {folder / BLOCKS_LIST} names {file}, which is not there"
-            )
-    return files
+    list_file = folder / BLOCKS_LIST
+    names = lines_of(read_text(list_file))
+    if not names:
+        raise ValueError(f"{list_file}: names no file")
+    return files_of_list(list_file, names, "s3dis")
 
 
 def _read_blocks(folder: Path, test_area: int) -> dict[str, np.ndarray]:
@@ -165,12 +161,7 @@ def _read_blocks(folder: Path, test_area: int) -> dict[str, np.ndarray]:
 
 def _read_block_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return points (n, P, 3) and classes (n, P) of a file. Raises ValueError."""
-    try:
-        with h5py.File(path, "r") as file:
-            data = np.asarray(file["data"][()])
-            classes = np.asarray(file["label"][()])
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not an S3DIS file with data and label: {error}") from error
+    data, classes = read_data_and_label(path, "S3DIS file")
     if data.ndim != 3 or data.shape[2] != 9 or classes.shape != data.shape[:2]:
         raise ValueError(
             f"{path}: data must be (n, P, 9) and label (n, P), found {data.shape} and"

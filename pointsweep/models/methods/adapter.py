@@ -37,7 +37,9 @@ class Adapter(Method):
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         config: AdapterConfig = self.config
         parallel = config.kind == "adaptformer"
-        self.scale = config.scale if config.scale is not None else (0.1 if parallel else 1.0)
+        self.scale = config.scale
+        if self.scale is None:
+            self.scale = 0.1 if parallel else 1.0
         self.own = nn.ModuleList()
         for block, width in zip(backbone.blocks, backbone.widths, strict=True):
             assert isinstance(block, TransformerBlock)
